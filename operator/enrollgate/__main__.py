@@ -1,0 +1,6 @@
+"""`python -m enrollgate` is the `enrollgate` command."""
+
+from enrollgate.cli import main
+
+if __name__ == "__main__":
+    main()

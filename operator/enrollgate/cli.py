@@ -1,0 +1,214 @@
+"""The command `enrollgate`. Each command is a few lines: read the settings, call the part that does the work, say how it went.
+
+Exit codes: 0 all well; 1 an error, or a check failed; 2 the command line, a setting or the database is wrong. `work` has its
+own, in docs/reasons.md.
+"""
+
+import json
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+
+from enrollgate import __version__
+from enrollgate.settings import Settings, SettingsError, load_settings
+
+app = typer.Typer(
+    name="enrollgate",
+    help="Turns enrolled task rows into downloaded courses: one run per task, and only after the database shows `enrolled`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+_OUT = Console()
+_ERR = Console(stderr=True)
+_MARKS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "failed": "[red]failed [/]"}
+
+
+def main() -> None:
+    """The entry point."""
+    app()
+
+
+def _give_up(problem: object, code: int = 2) -> NoReturn:
+    _ERR.print(f"[red]enrollgate:[/] {escape(str(problem))}", soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def _settings() -> Settings:
+    try:
+        return load_settings()
+    except SettingsError as error:
+        _give_up(error)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Say the version."""
+    if show:
+        _OUT.print(f"enrollgate {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run() -> None:
+    """Run the operator until it is told to stop (SIGTERM, Ctrl-C)."""
+    from enrollgate.database import DatabaseMisconfigured
+    from enrollgate.telemetry.log import configure_logging
+    from enrollgate.wiring import run_operator
+
+    settings = _settings()
+    if settings.launcher != "local":
+        _give_up("ENROLLGATE_LAUNCHER=kubernetes is not part of this version: use `local`")
+    configure_logging(settings.log_format, settings.log_level)
+    try:
+        run_operator(settings)
+    except DatabaseMisconfigured as error:
+        _give_up(error)
+
+
+@app.command()
+def migrate() -> None:
+    """Create or upgrade the two tables that Enrollgate owns. Additive, and harmless to repeat."""
+    from enrollgate.database import DatabaseMisconfigured, DatabaseUnavailable
+    from enrollgate.database import migrate as migrate_database
+    from enrollgate.wiring import database_of
+
+    database = database_of(_settings())
+    try:
+        before, after = migrate_database(database)
+    except DatabaseMisconfigured as error:
+        _give_up(error)
+    except DatabaseUnavailable as error:
+        _give_up(error, 1)
+    finally:
+        database.close()
+    _OUT.print(f"already at revision {after}" if before == after else f"migrated to revision {after}")
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it, every two seconds.")] = False,
+) -> None:
+    """Show tasks by status, unfinished runs with their progress, and the latest failures with their remedies."""
+    from enrollgate import status as view
+    from enrollgate.database import DatabaseMisconfigured, DatabaseUnavailable
+    from enrollgate.launchers.run_directory import read_progress
+    from enrollgate.wiring import database_of, tables_of
+
+    settings = _settings()
+    database, tables = database_of(settings), tables_of(settings)
+
+    def look() -> view.Overview:
+        return view.look(database, tables, lambda name: read_progress(settings.work_dir, name))
+
+    try:
+        if as_json:
+            print(json.dumps(view.as_json(look()), indent=2))  # noqa: T201 -- for programs: no colours, no wrapping
+        elif watch:
+            with Live(view.render(look(), tables), console=_OUT, auto_refresh=False) as live:
+                while True:
+                    time.sleep(2)
+                    live.update(view.render(look(), tables), refresh=True)
+        else:
+            _OUT.print(view.render(look(), tables))
+    except KeyboardInterrupt:
+        pass
+    except DatabaseMisconfigured as error:
+        _give_up(error)
+    except DatabaseUnavailable as error:
+        _give_up(error, 1)
+    finally:
+        database.close()
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Check the database, the task table, the destination and the tools: one line each, with the remedy."""
+    from dataclasses import asdict
+
+    from enrollgate.doctor import examine
+
+    checks = []
+    for check in examine(_settings()):
+        checks.append(check)
+        if not as_json:
+            remedy = f"\n          [dim]→[/] {escape(check.remedy)}" if check.remedy else ""
+            _OUT.print(f"{_MARKS[check.verdict]} {check.name}: {escape(check.detail)}{remedy}", soft_wrap=True)
+    if as_json:
+        print(json.dumps([asdict(check) for check in checks], indent=2))  # noqa: T201 -- as above
+    raise typer.Exit(1 if any(check.verdict == "failed" for check in checks) else 0)
+
+
+@app.command()
+def work(  # noqa: PLR0917 -- each is an environment variable that a launcher sets
+    task_id: Annotated[int, typer.Option(envvar="ENROLLGATE_TASK_ID", help="The task.")],
+    course_url: Annotated[str, typer.Option(envvar="ENROLLGATE_COURSE_URL", help="The course.")],
+    scratch_dir: Annotated[Path, typer.Option(envvar="ENROLLGATE_SCRATCH_DIR", help="Where files are downloaded to.")],
+    report_path: Annotated[
+        Path, typer.Option(envvar="ENROLLGATE_REPORT_PATH", help="Where the report goes.")
+    ] = Path("/dev/termination-log"),
+    attempt: Annotated[int, typer.Option(envvar="ENROLLGATE_ATTEMPT", help="The run's number.")] = 1,
+    cookies_name: Annotated[
+        str, typer.Option(envvar="ENROLLGATE_COOKIES_NAME", help="The account's cookies file.")
+    ] = "cookies.txt",
+    try_number: Annotated[int, typer.Option("--try", envvar="ENROLLGATE_TRY", help="Which try this is.")] = 1,
+    max_tries: Annotated[int, typer.Option(envvar="ENROLLGATE_MAX_TRIES", help="Of how many.")] = 1,
+    progress_path: Annotated[
+        Path | None, typer.Option(envvar="ENROLLGATE_PROGRESS_PATH", help="Where the progress is kept.")
+    ] = None,
+) -> None:
+    """Download one course and deliver it: what a launcher starts. It never asks whether the task is enrolled."""
+    from enrollgate import worker
+    from enrollgate.domain.order import WorkOrder
+    from enrollgate.domain.reasons import Reason, exit_code
+    from enrollgate.domain.report import Report
+
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        worker.write_report(report_path, Report(Reason.CONFIGURATION_ERROR, str(error)))
+        _give_up(error)
+    order = WorkOrder(
+        task_id=task_id,
+        attempt=attempt,
+        try_number=try_number,
+        max_tries=max_tries,
+        course_url=course_url,
+        cookies_dir=settings.cookies_dir,
+        cookies_name=cookies_name,
+        downloader=settings.downloader,
+        download_command=settings.download_command,
+        destination=settings.destination,
+        allowed_hosts=settings.allowed_hosts,
+        scratch_dir=scratch_dir,
+        scratch_limit=settings.scratch_limit,
+        report_path=report_path,
+        progress_path=progress_path,
+    )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    report = worker.work(order, stop=stop)
+    worker.write_report(report_path, report)
+    sys.exit(exit_code(report.reason))
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where the demo keeps its files.")] = Path("demo-output"),
+) -> None:
+    """Show the four cases of the contract live, on this machine: a course site, SQLite, real downloads."""
+    from enrollgate.demo.show import show
+
+    raise typer.Exit(0 if show(folder, _OUT) else 1)

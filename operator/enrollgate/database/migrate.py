@@ -1,0 +1,70 @@
+"""Creates and upgrades the two tables we own, by Alembic: additive only, harmless to repeat, safe to run twice at once."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+
+from enrollgate.database.engine import Database, DatabaseUnavailable
+
+VERSION_TABLE = "enrollgate_schema_version"
+"""Not Alembic's default name: the Node.js side may use Alembic's neighbours in the same database."""
+_LOCK = "enrollgate_migrate"
+_LOCK_TIMEOUT = 120
+
+
+def _configuration(connection: Connection | None = None) -> Config:
+    configuration = Config()
+    configuration.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    configuration.set_main_option("path_separator", "os")
+    configuration.attributes["connection"] = connection
+    configuration.attributes["version_table"] = VERSION_TABLE
+    return configuration
+
+
+def migrate(database: Database) -> tuple[str | None, str]:
+    """Brings our tables up to date. Gives the revision before (None on a first run) and after.
+
+    Raises DatabaseUnavailable or DatabaseMisconfigured. MySQL commits every DDL statement by itself, so a named lock keeps
+    two migrations apart there; on SQLite the IMMEDIATE transaction does.
+    """
+
+    def upgrade(connection: Connection) -> tuple[str | None, str]:
+        if (
+            not database.is_sqlite
+            and connection.execute(
+                text("SELECT GET_LOCK(:name, :seconds)"), {"name": _LOCK, "seconds": _LOCK_TIMEOUT}
+            ).scalar()
+            != 1
+        ):
+            raise DatabaseUnavailable("another `enrollgate migrate` is still running: try again when it has ended")
+        try:
+            before = _revision(connection)
+            command.upgrade(_configuration(connection), "head")
+            return before, head()
+        finally:
+            if not database.is_sqlite:
+                connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _LOCK})
+
+    return database.writing(upgrade)
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+
+
+def head() -> str:
+    """The newest revision this program knows."""
+    revision = ScriptDirectory.from_config(_configuration()).get_current_head()
+    if revision is None:
+        raise AssertionError("the package carries no migrations")
+    return revision
+
+
+def current(database: Database) -> str | None:
+    """The revision the database is at, None if `enrollgate migrate` never ran."""
+    with database.reading() as connection:
+        return _revision(connection)

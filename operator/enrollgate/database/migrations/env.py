@@ -1,0 +1,11 @@
+"""Alembic's entry: runs the migrations on the connection that `enrollgate.database.migrate` holds."""
+
+from alembic import context
+
+configuration = context.config
+context.configure(
+    connection=configuration.attributes["connection"],
+    version_table=configuration.attributes["version_table"],
+    target_metadata=None,
+)
+context.run_migrations()

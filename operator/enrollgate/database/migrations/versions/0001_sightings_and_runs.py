@@ -1,0 +1,61 @@
+"""The two tables: when a task was first seen, and the runs.
+
+Revision ID: 0001
+"""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects.mysql import DATETIME
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+_KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_INSTANT = sa.DateTime().with_variant(DATETIME(fsp=6), "mysql", "mariadb")
+_MYSQL = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+_MARIADB = {"mariadb_engine": "InnoDB", "mariadb_charset": "utf8mb4", "mariadb_collate": "utf8mb4_bin"}
+
+
+def upgrade() -> None:
+    """Creates the tables. A table that an interrupted migration left is taken as it is."""
+    op.create_table(
+        "enrollgate_tasks",
+        sa.Column("task_id", _KEY, primary_key=True, autoincrement=False),
+        sa.Column("first_seen_at", _INSTANT, nullable=False),
+        sa.Column("last_seen_status", sa.String(64), nullable=False),
+        sa.Index("ix_enrollgate_tasks_status_seen", "last_seen_status", "first_seen_at"),
+        if_not_exists=True,
+        **_MYSQL,
+        **_MARIADB,
+    )
+    op.create_table(
+        "enrollgate_runs",
+        sa.Column("id", _KEY, primary_key=True, autoincrement=True),
+        sa.Column("task_id", _KEY, nullable=False),
+        sa.Column("attempt", sa.Integer, nullable=False),
+        sa.Column("name", sa.String(63), nullable=False),
+        sa.Column("installation", sa.String(63), nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("claimed_at", _INSTANT, nullable=False),
+        sa.Column("launched_at", _INSTANT),
+        sa.Column("finished_at", _INSTANT),
+        sa.Column("outcome", sa.String(16)),
+        sa.Column("reason", sa.String(64)),
+        sa.Column("message", sa.Text),
+        sa.Column("result", sa.JSON),
+        sa.Column("active", sa.Integer, sa.Computed("CASE WHEN finished_at IS NULL THEN 1 END", persisted=True)),
+        sa.UniqueConstraint("task_id", "attempt", name="uq_enrollgate_runs_attempt"),
+        sa.UniqueConstraint("task_id", "active", name="uq_enrollgate_runs_active"),
+        sa.Index("ix_enrollgate_runs_active", "active", "installation"),
+        sa.Index("ix_enrollgate_runs_finished", "finished_at"),
+        if_not_exists=True,
+        **_MYSQL,
+        **_MARIADB,
+    )
+
+
+def downgrade() -> None:
+    """Migrations are additive: there is no way back that keeps the data."""
+    raise NotImplementedError("enrollgate's migrations are additive only; restore a back-up to go back")

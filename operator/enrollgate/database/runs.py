@@ -1,0 +1,264 @@
+"""Runs in the database: claimed before they exist, recorded in the transaction that moves their task."""
+
+import json
+from collections.abc import Collection
+from datetime import datetime
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    ScalarSelect,
+    Select,
+    String,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
+
+from enrollgate.database.engine import Database
+from enrollgate.database.tables import INSTANT, Tables, runs, sightings
+from enrollgate.domain.planner import Record
+from enrollgate.domain.reasons import Reason
+from enrollgate.domain.redaction import redact
+from enrollgate.domain.report import Report
+from enrollgate.domain.run import Outcome, RunState, UnfinishedRun, run_name
+from enrollgate.domain.task import TaskState
+
+MESSAGE_LIMIT = 1000
+"""Characters of a recorded message, at most."""
+
+
+def ignoring_duplicates(database: Database) -> str:
+    """The prefix that makes an INSERT skip the rows whose key is taken."""
+    return "OR IGNORE" if database.is_sqlite else "IGNORE"
+
+
+def claim(database: Database, tables: Tables, now: datetime, *, installation: str, slots: int) -> int:
+    """Claims a run for up to `slots` enrolled tasks that have no unfinished one, lowest id first, in one statement.
+
+    Gives how many were claimed. Two operators that claim at once never claim one task twice: the database's unique keys
+    see to that, and the loser's row is skipped.
+    """
+    previous = select(func.max(runs.c.attempt)).where(runs.c.task_id == tables.id).scalar_subquery()
+    unfinished = select(runs.c.id).where(runs.c.task_id == tables.id, runs.c.active == 1).exists()
+    chosen = (
+        select(tables.id.label("task_id"), (func.coalesce(previous, 0) + 1).label("attempt"))
+        .where(tables.is_enrolled(), ~unfinished)
+        .order_by(tables.id)
+        .limit(slots)
+        .subquery("chosen")
+    )
+    name = (
+        literal(f"{installation}-")
+        + cast(chosen.c.task_id, String(20))
+        + literal("-")
+        + cast(chosen.c.attempt, String(20))
+    )
+    source = select(
+        chosen.c.task_id,
+        chosen.c.attempt,
+        name,
+        literal(installation),
+        literal(RunState.CLAIMED.value),
+        literal(now, INSTANT),
+    )
+    columns = [runs.c.task_id, runs.c.attempt, runs.c.name, runs.c.installation, runs.c.state, runs.c.claimed_at]
+    statement = insert(runs).from_select(columns, source).prefix_with(ignoring_duplicates(database))
+    return database.writing(lambda connection: connection.execute(statement).rowcount)
+
+
+def unfinished(
+    database: Database, tables: Tables, *, installation: str, state: RunState | None = None
+) -> list[UnfinishedRun]:
+    """The unfinished runs of this installation with their tasks, by one statement. `state` narrows it."""
+    where = (runs.c.active == 1) & (runs.c.installation == installation)
+    if state is not None:
+        where &= runs.c.state == state.value
+    lost = _lost_in_a_row()
+    statement = (
+        select(
+            runs.c.id,
+            runs.c.task_id,
+            runs.c.attempt,
+            runs.c.name,
+            runs.c.state,
+            tables.id.is_(None).label("missing"),
+            tables.word(tables.status).label("word"),
+            tables.status.label("status"),
+            tables.email.label("email"),
+            tables.course_url.label("course_url"),
+            lost.label("lost"),
+            runs.c.reason,
+            runs.c.message,
+        )
+        .select_from(runs.outerjoin(tables.tasks, tables.id == runs.c.task_id))
+        .where(where)
+        .order_by(runs.c.id)
+    )
+    with database.reading() as connection:
+        return [
+            UnfinishedRun(
+                run_id=row.id,
+                task_id=row.task_id,
+                attempt=row.attempt,
+                name=row.name,
+                state=RunState(row.state),
+                task=TaskState.MISSING if row.missing else tables.words.state(row.word),
+                task_status=row.status,
+                email=row.email,
+                course_url=row.course_url,
+                lost_before=row.lost,
+                stop_reason=Reason(row.reason) if row.reason else None,
+                stop_message=row.message or "",
+            )
+            for row in connection.execute(statement)
+        ]
+
+
+def _lost_in_a_row() -> ScalarSelect[int]:
+    """How many runs of the task were lost since one of its runs ended otherwise."""
+    lost, other = runs.alias("lost"), runs.alias("other")
+    last_other = (
+        select(func.coalesce(func.max(other.c.attempt), 0))
+        .where(other.c.task_id == runs.c.task_id, other.c.outcome != Outcome.LOST.value)
+        .correlate(runs)
+        .scalar_subquery()
+    )
+    return (
+        select(func.count())
+        .where(lost.c.task_id == runs.c.task_id, lost.c.outcome == Outcome.LOST.value, lost.c.attempt > last_other)
+        .correlate(runs)
+        .scalar_subquery()
+    )
+
+
+def still_wanted(database: Database, tables: Tables, names: Collection[str]) -> set[str]:
+    """Of these claimed runs, those whose task is enrolled at this moment: the last look before they are created."""
+    statement = (
+        select(runs.c.name)
+        .join_from(runs, tables.tasks, tables.id == runs.c.task_id)
+        .where(runs.c.name.in_(names), runs.c.active == 1, runs.c.state == RunState.CLAIMED.value, tables.is_enrolled())
+    )
+    with database.reading() as connection:
+        return set(connection.execute(statement).scalars())
+
+
+def unfinished_names(database: Database, names: Collection[str]) -> set[str]:
+    """Of these names, those of unfinished runs: asked once more before a stray is stopped."""
+    with database.reading() as connection:
+        return set(connection.execute(select(runs.c.name).where(runs.c.name.in_(names), runs.c.active == 1)).scalars())
+
+
+def mark_launched(database: Database, names: Collection[str], now: datetime) -> None:
+    """Notes that claimed runs exist at their launcher."""
+    statement = (
+        update(runs)
+        .where(runs.c.name.in_(names), runs.c.active == 1, runs.c.state == RunState.CLAIMED.value)
+        .values(state=RunState.LAUNCHED.value, launched_at=now)
+    )
+    database.writing(lambda connection: connection.execute(statement))
+
+
+def mark_stopping(
+    database: Database, tables: Tables, run: UnfinishedRun, reason: Reason, message: str, *, fail_task: bool
+) -> None:
+    """Notes why a run is being stopped, before it is; with `fail_task` the task fails in the same transaction."""
+
+    def change(connection: Connection) -> None:
+        if fail_task:
+            _move_task(connection, tables, run, TaskState.FAILED)
+        connection.execute(
+            update(runs)
+            .where(runs.c.id == run.run_id, runs.c.active == 1, runs.c.state != RunState.STOPPING.value)
+            .values(state=RunState.STOPPING.value, reason=reason.value, message=redact(message, MESSAGE_LIMIT))
+        )
+
+    database.writing(change)
+
+
+def record(database: Database, tables: Tables, verdict: Record, now: datetime) -> bool:
+    """Finishes a run and moves its task, in one transaction. True if the task was moved.
+
+    Finishing twice changes nothing. A task that has moved on since it was read is left as it is.
+    """
+    run, report = verdict.run, verdict.report
+
+    def change(connection: Connection) -> bool:
+        # The task first: every transaction locks task, then sighting, then run, so that two never wait for each other.
+        moved = verdict.task_to is not None and _move_task(connection, tables, run, verdict.task_to)
+        connection.execute(
+            update(runs)
+            .where(runs.c.id == run.run_id, runs.c.active == 1)
+            .values(
+                state=RunState.FINISHED.value,
+                finished_at=now,
+                outcome=verdict.outcome.value,
+                reason=verdict.reason.value if verdict.reason else None,
+                message=redact(verdict.message, MESSAGE_LIMIT),
+                result=_result(report),
+            )
+        )
+        return moved
+
+    return database.writing(change)
+
+
+def _move_task(connection: Connection, tables: Tables, run: UnfinishedRun, to: TaskState) -> bool:
+    """Compare-and-set of the status, from what the plan saw; a task that is over ends its sighting."""
+    words = tables.words
+    word = {TaskState.COMPLETED: words.completed, TaskState.FAILED: words.failed}[to]
+    unchanged: ColumnElement[bool] = (
+        tables.status.is_(None) if run.task_status is None else tables.status == run.task_status
+    )
+    # The run must still be ours to decide: an operator that was paused here for long must not speak for a newer run.
+    mine = select(runs.c.id).where(runs.c.id == run.run_id, runs.c.active == 1).exists()
+    moved = (
+        connection.execute(
+            update(tables.tasks).where(tables.id == run.task_id, unchanged, mine).values({tables.status: word})
+        ).rowcount
+        == 1
+    )
+    if moved:
+        connection.execute(delete(sightings).where(sightings.c.task_id == run.task_id))
+    return moved
+
+
+def insert_refusals(
+    connection: Connection, reasons: dict[int, tuple[Reason, str]], now: datetime, installation: str
+) -> None:
+    """Records why tasks failed at the gate: a finished run that was never launched, one a task."""
+    last: Select[tuple[int, int]] = (
+        select(runs.c.task_id, func.max(runs.c.attempt))
+        .where(runs.c.task_id.in_(list(reasons)))
+        .group_by(runs.c.task_id)
+    )
+    attempts: dict[int, int] = {row[0]: row[1] for row in connection.execute(last)}
+    connection.execute(
+        insert(runs),
+        [
+            {
+                "task_id": task_id,
+                "attempt": attempts.get(task_id, 0) + 1,
+                "name": run_name(installation, task_id, attempts.get(task_id, 0) + 1),
+                "installation": installation,
+                "state": RunState.FINISHED.value,
+                "claimed_at": now,
+                "finished_at": now,
+                "outcome": Outcome.FAILED.value,
+                "reason": reason.value,
+                "message": redact(message, MESSAGE_LIMIT),
+            }
+            for task_id, (reason, message) in reasons.items()
+        ],
+    )
+
+
+def _result(report: Report | None) -> dict[str, object] | None:
+    if report is None:
+        return None
+    encoded: dict[str, object] = json.loads(report.encode())
+    return encoded

@@ -1,0 +1,137 @@
+"""The tables as SQLAlchemy sees them: Node.js's, with the names of this deployment, and our two."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Case,
+    Column,
+    ColumnElement,
+    Computed,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    case,
+    literal,
+)
+from sqlalchemy.dialects.mysql import DATETIME as MYSQL_DATETIME
+from sqlalchemy.types import DateTime
+
+from enrollgate.domain.task import StatusWords, TaskColumns
+
+INSTANT = DateTime().with_variant(MYSQL_DATETIME(fsp=6), "mysql", "mariadb")
+"""UTC with microseconds, without a time zone."""
+KEY = BigInteger().with_variant(Integer(), "sqlite")
+"""SQLite numbers rows by itself only for its own word INTEGER."""
+
+ours = MetaData()
+
+sightings = Table(
+    "enrollgate_tasks",
+    ours,
+    Column("task_id", KEY, primary_key=True, autoincrement=False),
+    Column("first_seen_at", INSTANT, nullable=False),
+    Column("last_seen_status", String(64), nullable=False),
+    Index("ix_enrollgate_tasks_status_seen", "last_seen_status", "first_seen_at"),
+)
+"""One row for each task that is waiting or enrolled: since when we know it. Gone when the task is over."""
+
+runs = Table(
+    "enrollgate_runs",
+    ours,
+    Column("id", KEY, primary_key=True, autoincrement=True),
+    Column("task_id", KEY, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("name", String(63), nullable=False),
+    Column("installation", String(63), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("claimed_at", INSTANT, nullable=False),
+    Column("launched_at", INSTANT),
+    Column("finished_at", INSTANT),
+    Column("outcome", String(16)),
+    Column("reason", String(64)),
+    Column("message", Text),
+    Column("result", JSON(none_as_null=True)),
+    Column("active", Integer, Computed("CASE WHEN finished_at IS NULL THEN 1 END", persisted=True)),
+    UniqueConstraint("task_id", "attempt", name="uq_enrollgate_runs_attempt"),
+    UniqueConstraint("task_id", "active", name="uq_enrollgate_runs_active"),
+    Index("ix_enrollgate_runs_active", "active", "installation"),
+    Index("ix_enrollgate_runs_finished", "finished_at"),
+)
+"""Every run ever claimed. `active` is 1 while unfinished and NULL after, so that its key allows one unfinished run a task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The task table under this deployment's names, and what its status words mean."""
+
+    tasks: Table
+    columns: TaskColumns
+    words: StatusWords
+
+    @classmethod
+    def named(cls, columns: TaskColumns, words: StatusWords) -> "Tables":
+        """The task table with these names; `table` may be `schema.table`."""
+        schema, _, name = columns.table.rpartition(".")
+        table = Table(
+            name,
+            MetaData(),
+            Column(columns.id, BigInteger, primary_key=True),
+            Column(columns.status, String),
+            Column(columns.email, String),
+            Column(columns.course_url, String),
+            schema=schema or None,
+        )
+        return cls(table, columns, words)
+
+    @property
+    def id(self) -> Column[int]:
+        """The key of the task table."""
+        return self.tasks.c[self.columns.id]
+
+    @property
+    def status(self) -> Column[str]:
+        """The status column of the task table."""
+        return self.tasks.c[self.columns.status]
+
+    @property
+    def email(self) -> Column[str]:
+        """The column of the enrolled account."""
+        return self.tasks.c[self.columns.email]
+
+    @property
+    def course_url(self) -> Column[str]:
+        """The column of the course's URL."""
+        return self.tasks.c[self.columns.course_url]
+
+    def is_waiting(self) -> ColumnElement[bool]:
+        """The task waits for its enrollment."""
+        return self.status.in_(self.words.waiting)
+
+    def is_enrolled(self) -> ColumnElement[bool]:
+        """The gate is open."""
+        return self.status == self.words.enrolled
+
+    def is_open(self) -> ColumnElement[bool]:
+        """The task is waiting or enrolled."""
+        return self.status.in_(self.words.open)
+
+    def is_unknown(self) -> ColumnElement[bool]:
+        """The status is none of the configured words, or NULL."""
+        return self.status.is_(None) | self.status.not_in(self.words.known)
+
+    def is_over(self) -> ColumnElement[bool]:
+        """The task is completed or failed."""
+        return self.status.in_((self.words.completed, self.words.failed))
+
+    def word(self, status: ColumnElement[str]) -> Case[str | None]:
+        """The configured word that the database holds equal to this status, by the column's own collation; else NULL.
+
+        The database compares, never Python: under a case-insensitive collation `ENROLLED` *is* `enrolled`.
+        """
+        return case(*((status == word, literal(word)) for word in self.words.known), else_=None)

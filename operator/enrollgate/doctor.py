@@ -1,0 +1,80 @@
+"""What `enrollgate doctor` looks at beside the database: the destination, the cookies, the tools, the folders."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from enrollgate.database.inspection import check_database
+from enrollgate.domain.check import Check, failed, ok, warning
+from enrollgate.settings import Settings
+from enrollgate.wiring import database_of, tables_of
+
+
+def examine(settings: Settings) -> Iterator[Check]:
+    """Every check, one at a time, in the order in which to mend them."""
+    database = database_of(settings)
+    try:
+        yield from check_database(database, tables_of(settings))
+    finally:
+        database.close()
+    yield check_folder("work folder", settings.work_dir, "ENROLLGATE_WORK_DIR")
+    yield check_folder("destination", Path(settings.destination.removeprefix("directory:")), "ENROLLGATE_DESTINATION")
+    yield check_cookies(settings.cookies_dir)
+    yield check_downloader(settings)
+    yield check_hosts(settings)
+
+
+def check_folder(name: str, folder: Path, variable: str) -> Check:
+    """Proves that the folder can be written, by writing."""
+    probe = folder / f".enrollgate-probe-{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"probe")
+        probe.unlink()
+    except OSError as error:
+        remedy = f"make it writable for user {os.getuid()}, or name another in {variable}"
+        return failed(name, f"{folder} cannot be written: {error.strerror}", remedy)
+    free = shutil.disk_usage(folder).free / 2**30
+    return ok(name, f"{folder} is writable, {free:.1f} GiB free")
+
+
+def check_cookies(folder: Path | None) -> Check:
+    """Looks whether the cookies folder is there and its files can be read."""
+    if folder is None:
+        remedy = "set ENROLLGATE_COOKIES_DIR if the course site wants a login"
+        return warning("cookies", "no folder is set: every download is anonymous", remedy)
+    try:
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        return failed("cookies", f"{folder}: {error.strerror}", "create the folder and let the worker read it")
+    unreadable = [path.name for path in files if not os.access(path, os.R_OK)]
+    if unreadable:
+        return failed("cookies", f"not readable: {', '.join(unreadable)}", f"let user {os.getuid()} read them")
+    if not files:
+        return warning("cookies", f"{folder} is empty", "add cookies.txt, or one file per account (docs/settings.md)")
+    return ok("cookies", f"{len(files)} file(s) in {folder}")
+
+
+def check_downloader(settings: Settings) -> Check:
+    """Looks for what the downloader needs on this machine."""
+    if settings.downloader == "command":
+        program = settings.download_command[0]
+        if shutil.which(program) is None:
+            remedy = "install it, or give its full path in ENROLLGATE_DOWNLOAD_COMMAND"
+            return failed("downloader", f"the command {program!r} is not on this machine", remedy)
+        return ok("downloader", f"command: {shutil.which(program)}")
+    ffmpeg = shutil.which("ffmpeg")
+    if ffmpeg is None:
+        remedy = "install ffmpeg; without it, sites that keep picture and sound apart give a lower quality"
+        return warning("downloader", "yt-dlp, but ffmpeg is not on this machine", remedy)
+    return ok("downloader", f"yt-dlp, with {ffmpeg}")
+
+
+def check_hosts(settings: Settings) -> Check:
+    """Says which hosts may be contacted."""
+    if settings.allowed_hosts:
+        return ok("allowed hosts", ", ".join(settings.allowed_hosts))
+    remedy = "list the course sites in ENROLLGATE_ALLOWED_HOSTS, so that no row can point a worker elsewhere"
+    return warning("allowed hosts", "every public host, over https", remedy)

@@ -1,0 +1,34 @@
+"""What a launcher sees of a run."""
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+
+from enrollgate.domain.report import Report
+
+
+class Phase(StrEnum):
+    """Where an existing run stands."""
+
+    LIVE = "live"
+    """It exists and has not finished: queued, starting, running, waiting for its next try, or being stopped."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One run as it stands. A finished run always has a report: the worker's own, or the launcher's explanation."""
+
+    name: str
+    phase: Phase
+    report: Report | None = None
+
+
+class LaunchOutcome(Enum):
+    """What came of one order to launch."""
+
+    LAUNCHED = "launched"
+    ADOPTED = "adopted"
+    """The run was there already."""
+    NAME_TAKEN = "name taken"
+    """Something that is not ours has the name; no run will come of this order."""

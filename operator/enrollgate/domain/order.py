@@ -1,0 +1,44 @@
+"""What a launcher is asked to start, and what a worker is asked to do."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunOrder:
+    """One run to launch. Carries no e-mail: the account is the name of its cookies file."""
+
+    name: str
+    task_id: int
+    attempt: int
+    course_url: str
+    cookies_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkOrder:
+    """Everything one try of a run needs to know. Built by the CLI from environment and options."""
+
+    task_id: int
+    attempt: int
+    try_number: int
+    """Counts from 1."""
+    max_tries: int
+    course_url: str
+    cookies_dir: Path | None
+    cookies_name: str
+    downloader: str
+    """`yt-dlp` or `command`."""
+    download_command: tuple[str, ...]
+    """The argv template of the `command` downloader, with `{course_url}` and `{output_dir}`."""
+    destination: str
+    """`directory:/path`."""
+    allowed_hosts: tuple[str, ...]
+    scratch_dir: Path
+    """Survives a try of the same run, so that partial files are resumed."""
+    scratch_limit: int
+    """Bytes that downloaded but undelivered files may take; one file larger than that still passes, alone."""
+    report_path: Path
+    """Where the report goes (Kubernetes: the termination message)."""
+    progress_path: Path | None
+    """Where the progress is kept for `enrollgate status`, if anywhere."""

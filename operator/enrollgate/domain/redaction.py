@@ -1,0 +1,17 @@
+"""Keeps e-mail addresses and credentials out of what people and databases read."""
+
+import re
+
+_EMAIL = re.compile(r"[^\s@<>\"'(),;:/=&?]+@[^\s@<>\"'(),;:/=&?]+\.[A-Za-z]{2,}")
+_USERINFO = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/\s?#@]*@", re.IGNORECASE)
+_QUERY = re.compile(r"(?P<url>[a-z][a-z0-9+.-]*://[^\s?#\"'<>]*)\?[^\s\"'<>]*", re.IGNORECASE)
+
+
+def redact(text: str, limit: int = 1000) -> str:
+    """The text without e-mail addresses, user names in URLs and URL queries (signed URLs are bearer credentials),
+    cut to `limit` characters.
+    """
+    text = _QUERY.sub(r"\g<url>?...", text)
+    text = _USERINFO.sub(r"\g<scheme>...@", text)
+    text = _EMAIL.sub("<e-mail>", text)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

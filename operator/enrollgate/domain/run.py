@@ -1,0 +1,55 @@
+"""A run: one attempt to bring one task's course to its destination."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from enrollgate.domain.reasons import Reason
+from enrollgate.domain.task import TaskState
+
+
+class RunState(StrEnum):
+    """How far a run has come. Every state but the last is *unfinished*, and a task has at most one unfinished run."""
+
+    CLAIMED = "claimed"
+    """Intended: recorded, and perhaps already launched."""
+    LAUNCHED = "launched"
+    """Known to exist at its launcher."""
+    STOPPING = "stopping"
+    """To be stopped; finished once its launcher shows it no longer live."""
+    FINISHED = "finished"
+
+
+class Outcome(StrEnum):
+    """How a run ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REVOKED = "revoked"
+    """Stopped, or never launched, because its task no longer wanted it."""
+    LOST = "lost"
+    """Vanished without a verdict; a new attempt is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedRun:
+    """A run that is not finished, with its task as the same statement saw it."""
+
+    run_id: int
+    task_id: int
+    attempt: int
+    name: str
+    state: RunState
+    task: TaskState
+    task_status: str | None
+    email: str | None
+    course_url: str | None
+    lost_before: int = 0
+    """Runs of this task that were lost, in a row, before this one."""
+    stop_reason: Reason | None = None
+    """Why it is being stopped, once it is."""
+    stop_message: str = ""
+
+
+def run_name(installation: str, task_id: int, attempt: int) -> str:
+    """The name of a run at its launcher (the Job's name): it follows from the task and the attempt alone."""
+    return f"{installation}-{task_id}-{attempt}"

@@ -1,0 +1,8 @@
+"""Where runs live: local child processes, or Kubernetes Jobs. The reconciler knows only the `Launcher` protocol.
+
+A launcher is told names and orders, and tells what it sees. It never decides, and it never reads the database.
+"""
+
+from enrollgate.launchers.protocol import Launcher, LauncherUnavailable, LaunchOutcome, Observation, Phase
+
+__all__ = ["LaunchOutcome", "Launcher", "LauncherUnavailable", "Observation", "Phase"]

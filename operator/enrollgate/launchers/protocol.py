@@ -1,0 +1,43 @@
+"""The one interface between the reconciler and whatever runs the runs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
+from enrollgate.domain.order import RunOrder
+
+__all__ = ["LaunchOutcome", "Launcher", "LauncherUnavailable", "Observation", "Phase"]
+
+
+class LauncherUnavailable(Exception):
+    """The runs cannot be seen or touched just now. The pass is given up; nothing may be concluded from it."""
+
+
+class Launcher(Protocol):
+    """Starts, watches and stops runs by name. Every method may be called again after a crash at any point."""
+
+    def observe(self) -> Mapping[str, Observation]:
+        """All runs of this installation that exist, by name: live ones, and finished ones not yet discarded.
+
+        A run that died without a verdict is not among them. Raises LauncherUnavailable; never returns a part.
+        """
+        ...
+
+    def launch(self, orders: Sequence[RunOrder]) -> Mapping[str, LaunchOutcome]:
+        """Starts each run under its name; a run that is there already is adopted, not started twice.
+
+        An order missing from the answer could not be started just now (a full machine, a quota): try it again later.
+        """
+        ...
+
+    def stop(self, name: str) -> None:
+        """Asks a run to end and returns at once. The run is gone when `observe` no longer shows it live. Idempotent."""
+        ...
+
+    def discard(self, names: Iterable[str]) -> None:
+        """Says that these runs are recorded: `observe` need not show them again. Idempotent."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of what the launcher holds. The runs themselves go on."""
+        ...

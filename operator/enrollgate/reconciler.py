@@ -1,0 +1,270 @@
+"""One pass: observe, plan, apply. Every pass starts from the rows and the runs as they are; nothing is remembered between
+passes but which strange statuses were warned about, and when the backlog was last surveyed exactly.
+
+    gate      survey -> sight the new, note the changed, expire the late, let go of the departed      (the tasks)
+    runs      unfinished rows -> the launcher's listing -> plan -> apply                              (what was claimed)
+    launches  claim up to the free slots -> plan -> a last look -> create                             (what is enrolled)
+
+A pass may be interrupted anywhere, at any time, by anything: the next one goes on from what it finds. A run exists in the
+database before it exists at the launcher, and its name follows from its task and attempt, so creating it again creates
+nothing new.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+
+from enrollgate.database import Database, Tables, gate, runs, survey
+from enrollgate.database.survey import Survey
+from enrollgate.domain.gate import closed_line, open_line, timeout_message, unexpected_status_message, waiting_line
+from enrollgate.domain.observation import LaunchOutcome
+from enrollgate.domain.planner import Action, Adopt, DiscardStray, Launch, Record, Stop, StopStray, plan
+from enrollgate.domain.policy import Policy
+from enrollgate.domain.reasons import Reason, explain
+from enrollgate.domain.run import Outcome, RunState, UnfinishedRun
+from enrollgate.domain.task import TaskState
+from enrollgate.launchers import Launcher, LauncherUnavailable
+
+_LOG = structlog.get_logger("enrollgate")
+EXACT_SURVEY_INTERVAL = timedelta(minutes=1)
+"""The longest time between two exact surveys of the backlog."""
+LAUNCH_BATCH = 50
+"""Runs created between two looks at whether their tasks are still enrolled."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassSummary:
+    """What one pass saw and did, for logs and metrics."""
+
+    waiting: int
+    enrolled: int
+    unfinished: int
+    """Runs not finished at the end of the pass."""
+    launched: int
+    finished: int
+    expired: int
+    statements: int
+    """SQL statements that the pass sent."""
+
+
+class Reconciler:
+    """Brings runs and tasks in line with each other, one `reconcile` at a time."""
+
+    def __init__(
+        self, database: Database, tables: Tables, launcher: Launcher, policy: Policy, *, installation: str
+    ) -> None:
+        self._database = database
+        self._tables = tables
+        self._launcher = launcher
+        self._policy = policy
+        self._installation = installation
+        self._warned = set[str | None]()
+        self._surveyed_at: datetime | None = None
+
+    def reconcile(self) -> PassSummary:
+        """One pass. Raises DatabaseUnavailable, DatabaseMisconfigured or LauncherUnavailable: then it is given up, and
+        whatever it did not get to is done by the next.
+        """
+        before = self._database.statements
+        now = self._database.now()
+        backlog = self._look(now)
+        expired = self._tend_gate(backlog, now)
+        unfinished = runs.unfinished(self._database, self._tables, installation=self._installation)
+        observed = self._launcher.observe()
+        finished, launched = self._apply(plan(unfinished, observed, self._policy), now)
+        remaining = len(unfinished) - finished
+        claimed = self._claim(backlog.count(self._tables.words.enrolled), unfinished, remaining, now)
+        refused, created = self._apply(plan(claimed, {}, self._policy), now)
+        return PassSummary(
+            waiting=sum(backlog.count(word) for word in self._tables.words.waiting),
+            enrolled=backlog.count(self._tables.words.enrolled),
+            unfinished=remaining + len(claimed) - refused,
+            launched=launched + created,
+            finished=finished + refused,
+            expired=expired,
+            statements=self._database.statements - before,
+        )
+
+    # the gate
+
+    def _look(self, now: datetime) -> Survey:
+        """A glance if one will do; the exact survey when the glance shows a change, and once in EXACT_SURVEY_INTERVAL."""
+        timeout = self._policy.enrollment_timeout
+        if self._surveyed_at is not None and now - self._surveyed_at < EXACT_SURVEY_INTERVAL:
+            glance = survey.glance(self._database, self._tables, now, timeout)
+            if glance is not None:
+                return glance
+        self._surveyed_at = now
+        return survey.survey(self._database, self._tables, now, timeout)
+
+    def _tend_gate(self, backlog: Survey, now: datetime) -> int:
+        self._warn_of_strange(backlog.strange)
+        if backlog.new:
+            for sighting in gate.sight(self._database, self._tables, now):
+                self._log_decision(sighting.task_id, sighting.word, 0.0)
+        if backlog.changed:
+            for change in gate.note_changes(self._database, self._tables, now):
+                restarted = change.was not in self._tables.words.waiting
+                elapsed = 0.0 if restarted else (now - change.since).total_seconds()
+                self._log_decision(change.task_id, change.word, elapsed)
+        expired = self._expire(now) if backlog.due else 0
+        if backlog.departed:
+            for departed in gate.departures(self._database, self._tables):
+                self._let_go(departed, now)
+        return expired
+
+    def _expire(self, now: datetime) -> int:
+        limit = self._policy.enrollment_timeout
+        message = timeout_message(limit)
+        expired = 0
+        for late in gate.expire(
+            self._database, self._tables, now, limit, installation=self._installation, message=message
+        ):
+            expired += 1
+            self._log_closed(late.task_id, late.word, f"{message}, failed", (now - late.since).total_seconds())
+        return expired
+
+    def _let_go(self, departed: list[gate.Departure], now: datetime) -> None:
+        gate.forget(self._database, [d.task_id for d in departed if d.state is not TaskState.UNKNOWN])
+        strange = {d.task_id: d for d in departed if d.state is TaskState.UNKNOWN and not d.has_run}
+        messages = {task_id: unexpected_status_message(d.status) for task_id, d in strange.items()}
+        rejected = (
+            gate.reject(self._database, self._tables, now, messages, installation=self._installation)
+            if messages
+            else []
+        )
+        for sighting in rejected:
+            why = f"rejected, failed: {Reason.UNEXPECTED_STATUS}"
+            self._log_closed(sighting.task_id, sighting.word, why, (now - sighting.since).total_seconds())
+        words = {TaskState.MISSING: "row deleted", TaskState.FAILED: "failed", TaskState.COMPLETED: "completed"}
+        for each in departed:
+            if each.state in words and not each.has_run:
+                elapsed = (now - each.since).total_seconds()
+                self._log_closed(each.task_id, each.status or each.was, f"over: {words[each.state]}", elapsed)
+
+    def _warn_of_strange(self, strange: Mapping[str | None, int]) -> None:
+        for status, count in strange.items():
+            if status not in self._warned:
+                self._warned.add(status)
+                _LOG.warning(
+                    "rows with a status that has no meaning here are left alone; name it in ENROLLGATE_STATUS_* if it has",
+                    status="NULL" if status is None else status,
+                    tasks=count,
+                )
+
+    def _log_decision(self, task_id: int, word: str, elapsed: float) -> None:
+        line = open_line if word == self._tables.words.enrolled else waiting_line
+        _LOG.info(line(task_id, word, elapsed, self._policy.enrollment_timeout))
+
+    def _log_closed(self, task_id: int, status: str, why: str, elapsed: float) -> None:
+        _LOG.warning(closed_line(task_id, status, why, elapsed, self._policy.enrollment_timeout))
+
+    # the runs
+
+    def _claim(
+        self, enrolled: int, unfinished: list[UnfinishedRun], remaining: int, now: datetime
+    ) -> list[UnfinishedRun]:
+        """Claims runs for the free slots and gives those that were claimed since `unfinished` was read."""
+        slots = self._policy.max_concurrent_runs - remaining
+        taken = sum(run.task is TaskState.ENROLLED for run in unfinished)
+        if slots <= 0 or (enrolled <= taken and remaining == len(unfinished)):
+            return []
+        if not runs.claim(self._database, self._tables, now, installation=self._installation, slots=slots):
+            return []
+        known = {run.run_id for run in unfinished}
+        fresh = runs.unfinished(self._database, self._tables, installation=self._installation, state=RunState.CLAIMED)
+        return [run for run in fresh if run.run_id not in known]
+
+    def _apply(self, actions: Iterable[Action], now: datetime) -> tuple[int, int]:
+        """Applies the actions, launches last and in batches. Gives how many runs were finished and launched."""
+        launches = list[Launch]()
+        adopted = list[str]()
+        recorded = list[str]()
+        strays = list[StopStray | DiscardStray]()
+        for action in actions:
+            match action:
+                case Launch():
+                    launches.append(action)
+                case Adopt(run):
+                    adopted.append(run.name)
+                case Stop():
+                    self._stop(action)
+                case Record(run):
+                    self._record(action, now)
+                    recorded.append(run.name)
+                case StopStray() | DiscardStray():
+                    strays.append(action)
+        if adopted:
+            runs.mark_launched(self._database, adopted, now)
+        if strays:
+            self._clear(strays)
+        if recorded:
+            self._launcher.discard(recorded)
+        launched, refused = 0, 0
+        for start in range(0, len(launches), LAUNCH_BATCH):
+            created, taken = self._launch(launches[start : start + LAUNCH_BATCH], now)
+            launched, refused = launched + created, refused + taken
+        return len(recorded) + refused, launched
+
+    def _launch(self, launches: Iterable[Launch], now: datetime) -> tuple[int, int]:
+        """Creates those runs whose tasks are enrolled at this moment. Gives how many were created and refused."""
+        by_name = {launch.run.name: launch for launch in launches}
+        wanted = runs.still_wanted(self._database, self._tables, list(by_name))
+        outcomes = self._launcher.launch([by_name[name].order for name in by_name if name in wanted])
+        taken = [name for name, outcome in outcomes.items() if outcome is LaunchOutcome.NAME_TAKEN]
+        created = [name for name in outcomes if name not in taken]
+        if created:
+            runs.mark_launched(self._database, created, now)
+        for name in created:
+            run = by_name[name].run
+            _LOG.info("run launched", run=name, task=run.task_id, attempt=run.attempt)
+        for name in taken:
+            message = f"something that is not ours is already called {name}"
+            refusal = Record(by_name[name].run, Outcome.FAILED, Reason.NAME_TAKEN, message, task_to=TaskState.FAILED)
+            self._record(refusal, now)
+        return len(created), len(taken)
+
+    def _stop(self, stop: Stop) -> None:
+        if stop.run.state is not RunState.STOPPING:
+            runs.mark_stopping(
+                self._database, self._tables, stop.run, stop.reason, stop.message, fail_task=stop.fail_task
+            )
+            _LOG.warning(
+                f"ENROLL CHECK task={stop.run.task_id} status={stop.run.task_status} rejected, stopping its run",
+                run=stop.run.name,
+                reason=stop.reason.value,
+                message=stop.message,
+            )
+        self._ask_to_stop(stop.run.name)
+
+    def _ask_to_stop(self, name: str) -> None:
+        try:
+            self._launcher.stop(name)
+        except LauncherUnavailable as error:  # one run that cannot be stopped now must not hold up the others
+            _LOG.warning("a run could not be stopped; the next pass tries again", run=name, error=str(error))
+
+    def _record(self, verdict: Record, now: datetime) -> None:
+        moved = runs.record(self._database, self._tables, verdict, now)
+        run = verdict.run
+        details: dict[str, object] = {"run": run.name, "task": run.task_id, "outcome": verdict.outcome.value}
+        if verdict.task_to is not None:
+            details["task_status"] = verdict.task_to.value if moved else "moved on by Node.js, left as it is"
+        if verdict.reason is None:
+            _LOG.info("run finished", **details)
+            return
+        details |= {"reason": verdict.reason.value, "detail": verdict.message, "remedy": explain(verdict.reason).remedy}
+        _LOG.warning("run finished", **details)
+
+    def _clear(self, strays: Iterable[StopStray | DiscardStray]) -> None:
+        """Asks the database once more, since a listing may show a run claimed after the rows were read."""
+        strays = list(strays)
+        ours = runs.unfinished_names(self._database, [stray.name for stray in strays])
+        for stray in strays:
+            if isinstance(stray, StopStray) and stray.name not in ours:
+                _LOG.warning("stopping a run that no unfinished row accounts for", run=stray.name)
+                self._ask_to_stop(stray.name)
+        self._launcher.discard(
+            [stray.name for stray in strays if isinstance(stray, DiscardStray) and stray.name not in ours]
+        )

@@ -1,0 +1,1 @@
+"""What the operator tells the people who run it: log lines."""

@@ -1,0 +1,402 @@
+"""The contract, sentence by sentence, on every database, on a driven clock."""
+
+from collections.abc import Iterator
+
+import pytest
+from structlog.testing import capture_logs
+from tests.world import World
+
+from enrollgate.domain.policy import Policy
+from enrollgate.domain.reasons import Reason
+
+
+@pytest.fixture
+def world(database_url: str) -> Iterator[World]:
+    world = World(database_url)
+    yield world
+    world.close()
+
+
+def tick(world: World, seconds: float, interval: float = 10) -> None:
+    """Lets time go by, with a pass every interval."""
+    for _ in range(round(seconds / interval)):
+        world.clock.advance(interval)
+        world.reconcile()
+
+
+def checks(logs: list[dict[str, object]]) -> list[str]:
+    return [str(entry["event"]) for entry in logs if "ENROLL CHECK" in str(entry["event"])]
+
+
+# the four cases
+
+
+def test_quick_enrollment_starts_the_run_when_enrolled_and_not_before(world: World) -> None:
+    task = world.add("processing")
+    world.reconcile()
+    tick(world, 20)
+    assert world.launcher.orders == []
+    tick(world, 10)
+    world.set(task, "enrolled")
+    world.reconcile()
+    assert [order.task_id for order in world.launcher.orders] == [task]
+    assert world.status(task) == "enrolled"
+    world.launcher.succeed(f"test-{task}-1")
+    world.reconcile()
+    assert world.status(task) == "completed"
+    (run,) = world.runs(task)
+    assert (run.state, run.outcome, run.reason) == ("finished", "succeeded", None)
+    assert run.result is not None and "file:///x" in run.result
+
+
+def test_slow_enrollment_does_not_fail_on_the_way(world: World) -> None:
+    task = world.add("processing")
+    world.reconcile()
+    for _ in range(12):
+        tick(world, 10)
+        assert world.status(task) == "processing"
+    world.set(task, "enrolled")
+    tick(world, 10)
+    world.launcher.succeed(f"test-{task}-1")
+    tick(world, 10)
+    assert world.status(task) == "completed"
+
+
+def test_a_failed_enrollment_never_gets_a_run_and_stays_as_node_wrote_it(world: World) -> None:
+    task = world.add("processing")
+    world.reconcile()
+    tick(world, 30)
+    world.set(task, "failed")
+    tick(world, 400)
+    assert world.status(task) == "failed"
+    assert world.runs(task) == [] and world.launcher.orders == []
+
+
+def test_an_enrollment_that_does_not_move_fails_after_the_timeout(world: World) -> None:
+    task = world.add("processing")
+    with capture_logs() as logs:
+        world.reconcile()
+        tick(world, 290)
+        assert world.status(task) == "processing"
+        tick(world, 10)
+    assert world.status(task) == "failed"
+    (run,) = world.runs(task)
+    assert (run.outcome, run.reason, run.message) == ("failed", "EnrollmentTimeout", "enrollment timeout after 300s")
+    assert world.launcher.orders == []
+    assert checks(logs) == [
+        f"ENROLL CHECK task={task} status=processing waiting... (0s/300s)",
+        f"ENROLL CHECK task={task} status=processing enrollment timeout after 300s, failed (300s/300s)",
+    ]
+
+
+def test_a_row_that_enrolls_at_the_deadline_is_not_failed(world: World) -> None:
+    task = world.add("processing")
+    world.reconcile()
+    world.clock.advance(300)
+    world.set(task, "enrolled")
+    world.reconcile()
+    assert world.status(task) == "enrolled"
+    assert len(world.launcher.orders) == 1
+
+
+def test_a_restart_of_the_operator_does_not_restart_the_clock(world: World) -> None:
+    task = world.add("processing")
+    world.reconcile()
+    tick(world, 150)
+    world.restart()
+    tick(world, 140)
+    assert world.status(task) == "processing"
+    world.restart()
+    tick(world, 10)
+    assert world.status(task) == "failed"
+
+
+# the gate
+
+
+def test_moving_between_waiting_words_keeps_the_clock_and_is_logged_once(world: World) -> None:
+    task = world.add("pending")
+    with capture_logs() as logs:
+        world.reconcile()
+        tick(world, 120)
+        world.set(task, "processing")
+        tick(world, 170)
+        assert world.status(task) == "processing"
+        tick(world, 10)
+    assert world.status(task) == "failed"
+    assert checks(logs)[1] == f"ENROLL CHECK task={task} status=processing waiting... (130s/300s)"
+    assert len(checks(logs)) == 3
+
+
+def test_a_task_set_back_after_a_failure_starts_afresh(world: World) -> None:
+    task = world.add("processing")
+    world.reconcile()
+    tick(world, 300)
+    assert world.status(task) == "failed"
+    world.set(task, "pending")
+    world.reconcile()
+    tick(world, 290)
+    assert world.status(task) == "pending"
+    world.set(task, "enrolled")
+    tick(world, 10)
+    assert [(order.task_id, order.attempt) for order in world.launcher.orders] == [(task, 2)]
+
+
+def test_a_failed_task_put_back_to_enrolled_gets_a_new_attempt_once_the_old_run_is_gone(world: World) -> None:
+    task = world.add("enrolled")
+    world.reconcile()
+    world.launcher.lingering = True
+    world.set(task, "failed")
+    world.reconcile()
+    world.set(task, "enrolled")
+    tick(world, 30)
+    assert len(world.launcher.orders) == 1, "the old run is still there"
+    world.launcher.lingering = False
+    tick(world, 20)
+    assert [order.attempt for order in world.launcher.orders] == [1, 2]
+    first, second = world.runs(task)
+    assert (first.outcome, first.reason) == ("revoked", "TaskFailed")
+    assert second.state == "launched"
+
+
+def test_a_completed_task_is_never_touched_again(world: World) -> None:
+    task = world.add("completed")
+    tick(world, 600)
+    assert world.status(task) == "completed" and world.runs() == []
+
+
+def test_an_unknown_status_on_a_row_never_seen_otherwise_is_left_alone_and_warned_about_once(world: World) -> None:
+    task = world.add("refunded")
+    empty = world.add(None)
+    with capture_logs() as logs:
+        tick(world, 600)
+    assert world.status(task) == "refunded" and world.status(empty) is None
+    warnings = [entry for entry in logs if "has no meaning here" in str(entry["event"])]
+    assert sorted(str(entry["status"]) for entry in warnings) == ["NULL", "refunded"]
+    assert world.runs() == []
+
+
+def test_an_unknown_status_on_a_waiting_task_is_rejected(world: World) -> None:
+    task = world.add("pending")
+    world.reconcile()
+    world.set(task, "refunded")
+    with capture_logs() as logs:
+        tick(world, 10)
+    assert world.status(task) == "failed"
+    (run,) = world.runs(task)
+    assert run.reason == "UnexpectedStatus"
+    assert run.message == "status became 'refunded', which is none of the configured status words"
+    assert checks(logs) == [f"ENROLL CHECK task={task} status=refunded rejected, failed: UnexpectedStatus (10s/300s)"]
+
+
+def test_a_null_status_on_a_waiting_task_is_rejected(world: World) -> None:
+    task = world.add("pending")
+    world.reconcile()
+    world.set(task, None)
+    tick(world, 10)
+    assert world.status(task) == "failed" and world.runs(task)[0].reason == "UnexpectedStatus"
+
+
+def test_an_unknown_status_on_a_running_task_stops_its_run_and_fails_it(world: World) -> None:
+    task = world.add("enrolled")
+    world.reconcile()
+    world.set(task, "refunded")
+    tick(world, 20)
+    assert world.status(task) == "failed"
+    assert world.launcher.live == []
+    (run,) = world.runs(task)
+    assert run.reason == "UnexpectedStatus"
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [("failed", "TaskFailed"), ("processing", "EnrollmentWithdrawn"), ("completed", "TaskCompleted")],
+)
+def test_a_task_moved_away_from_enrolled_while_running_is_stopped(world: World, status: str, reason: str) -> None:
+    task = world.add("enrolled")
+    world.reconcile()
+    world.set(task, status)
+    tick(world, 20)
+    assert world.launcher.live == []
+    assert world.status(task) == status
+    (run,) = world.runs(task)
+    assert (run.outcome, run.reason) == ("revoked", reason)
+
+
+def test_a_task_that_goes_back_to_waiting_gets_a_fresh_clock(world: World) -> None:
+    task = world.add("enrolled")
+    world.reconcile()
+    tick(world, 290)
+    world.set(task, "processing")
+    tick(world, 300)
+    assert world.status(task) == "processing"
+    tick(world, 10)
+    assert world.status(task) == "failed"
+
+
+def test_a_deleted_row_stops_its_run_which_is_recorded_as_task_not_found(world: World) -> None:
+    task = world.add("enrolled")
+    world.reconcile()
+    world.delete(task)
+    tick(world, 20)
+    assert world.launcher.live == []
+    (run,) = world.runs(task)
+    assert (run.outcome, run.reason) == ("revoked", "TaskNotFound")
+    assert world.scalar("SELECT COUNT(*) FROM enrollgate_tasks") == 0
+
+
+def test_other_columns_of_the_row_are_never_touched(world: World) -> None:
+    task = world.add("enrolled")
+    world.reconcile()
+    world.launcher.succeed(f"test-{task}-1")
+    world.reconcile()
+    where = "email='ada@example.com' AND note='Node.js' AND course_url LIKE 'https://%'"
+    assert world.scalar(f"SELECT COUNT(*) FROM download_tasks WHERE {where}") == 1
+
+
+# the runs
+
+
+def test_a_failed_run_fails_its_task_with_the_reason(world: World) -> None:
+    task = world.add("enrolled")
+    world.reconcile()
+    world.launcher.fail(f"test-{task}-1", Reason.ACCESS_DENIED)
+    world.reconcile()
+    assert world.status(task) == "failed"
+    (run,) = world.runs(task)
+    assert (run.outcome, run.reason, run.message) == ("failed", "AccessDenied", "the site said no")
+
+
+def test_a_lost_run_is_launched_again_up_to_the_limit(world: World) -> None:
+    task = world.add("enrolled")
+    for _ in range(4):
+        world.reconcile()
+        (name,) = world.launcher.live
+        world.launcher.lose(name)
+    world.reconcile()
+    assert world.status(task) == "failed"
+    assert [run.outcome for run in world.runs(task)] == ["lost", "lost", "lost", "failed"]
+    assert world.runs(task)[-1].reason == "Lost"
+    world.set(task, "enrolled")
+    world.reconcile()
+    world.launcher.lose(world.launcher.live[0])
+    world.reconcile()
+    assert len(world.launcher.live) == 1, "a fresh start has a fresh limit"
+
+
+def test_runs_never_exceed_the_concurrency_limit_and_all_tasks_end(database_url: str) -> None:
+    world = World(database_url, Policy(max_concurrent_runs=3))
+    tasks = [world.add("enrolled") for _ in range(10)]
+    for _ in range(20):
+        world.reconcile()
+        assert len(world.launcher.live) <= 3
+        for name in world.launcher.live[:2]:
+            world.launcher.succeed(name)
+    assert {world.status(task) for task in tasks} == {"completed"}
+    assert sorted(order.task_id for order in world.launcher.orders) == tasks
+    world.close()
+
+
+@pytest.mark.parametrize(
+    ("email", "url", "reason", "message"),
+    [
+        (None, "https://a.example/1", "InvalidTask", "e-mail"),
+        ("  ", "https://a.example/1", "InvalidTask", "e-mail"),
+        ("a@example.com", None, "InvalidTask", "course URL"),
+        ("a@example.com", "javascript:alert(1)", "InvalidCourseUrl", "javascript"),
+        ("a@example.com", "file:///etc/passwd", "InvalidCourseUrl", "file"),
+        ("a@example.com", "https://a.example/" + "x" * 10_000, "InvalidCourseUrl", "2,048"),
+        ("a@example.com", "http://169.254.169.254/latest", "HostNotAllowed", "169.254.169.254"),
+        ("a@example.com", "https://10.0.0.1/", "HostNotAllowed", "10.0.0.1"),
+    ],
+)
+def test_a_row_that_cannot_run_fails_with_its_reason_and_the_others_go_on(
+    world: World, email: str | None, url: str | None, reason: str, message: str
+) -> None:
+    bad = world.add("enrolled", email, url)
+    good = world.add("enrolled")
+    world.reconcile()
+    assert world.status(bad) == "failed" and world.status(good) == "enrolled"
+    (run,) = world.runs(bad)
+    assert run.reason == reason
+    assert run.message is not None and message in run.message and "a@example.com" not in run.message
+    assert [order.task_id for order in world.launcher.orders] == [good]
+
+
+def test_a_name_that_is_taken_fails_the_task_and_says_so(world: World) -> None:
+    task = world.add("enrolled")
+    world.launcher.taken.add(f"test-{task}-1")
+    world.reconcile()
+    assert world.status(task) == "failed" and world.runs(task)[0].reason == "NameTaken"
+
+
+def test_a_full_launcher_is_waited_for(world: World) -> None:
+    task = world.add("enrolled")
+    world.launcher.full = True
+    tick(world, 600)
+    assert world.status(task) == "enrolled" and world.runs(task)[0].state == "claimed"
+    world.launcher.full = False
+    world.reconcile()
+    assert world.runs(task)[0].state == "launched"
+
+
+def test_a_stray_run_is_stopped_and_a_recorded_one_discarded(world: World) -> None:
+    task = world.add("enrolled")
+    world.reconcile()
+    stray = world.launcher.runs.copy()
+    world.launcher.succeed(f"test-{task}-1")
+    world.reconcile()
+    assert world.launcher.runs == {}
+    world.launcher.runs.update(stray)
+    world.reconcile()
+    world.reconcile()
+    assert world.launcher.live == []
+
+
+def test_an_upper_case_status_is_what_the_columns_collation_says_it_is(world: World) -> None:
+    task = world.add("PROCESSING")
+    world.reconcile()
+    world.set(task, "ENROLLED")
+    world.reconcile()
+    if world.database.is_sqlite:  # compares byte by byte: a word it does not know, on a row it never knew
+        assert world.launcher.orders == [] and world.status(task) == "ENROLLED"
+        return
+    assert [order.task_id for order in world.launcher.orders] == [task]
+    world.launcher.succeed(f"test-{task}-1")
+    world.reconcile()
+    assert world.status(task) == "completed"
+
+
+# the cost
+
+
+@pytest.mark.parametrize("waiting", [1, 1200])
+def test_an_idle_pass_sends_the_same_few_statements_whatever_the_backlog(world: World, waiting: int) -> None:
+    rows = [{"status": "pending"} for _ in range(waiting)]
+    world.database.writing(
+        lambda connection: connection.exec_driver_sql(
+            "INSERT INTO download_tasks (status, email, course_url) VALUES "
+            + ",".join(f"('{row['status']}', 'a@example.com', 'https://a.example/')" for row in rows)
+        )
+    )
+    world.reconcile()
+    world.clock.advance(10)
+    assert world.reconcile().statements <= 4
+    assert world.scalar("SELECT COUNT(*) FROM enrollgate_tasks") == waiting
+    world.clock.advance(300)
+    assert world.reconcile().expired == waiting
+
+
+def test_a_swap_of_tasks_between_two_passes_is_noticed(world: World) -> None:
+    old = world.add("processing")
+    world.reconcile()
+    world.clock.advance(10)
+    world.set(old, "failed")
+    new = world.add("processing")
+    world.reconcile()
+    world.clock.advance(299)
+    world.reconcile()
+    assert world.status(new) == "processing"
+    world.clock.advance(1)
+    world.reconcile()
+    assert world.status(new) == "failed" and len(world.runs(new)) == 1 and world.runs(old) == []

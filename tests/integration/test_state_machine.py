@@ -1,0 +1,246 @@
+"""Everything at once: Node.js writes what it likes, time goes by, runs end or vanish, the operator crashes before and after
+every effect. The reconciler and SQLite are real. After each step the promises must hold; once the faults stop, every task
+must end.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import structlog
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
+from sqlalchemy import text
+from tests.world import World
+
+from enrollgate.database import Database
+from enrollgate.domain.observation import LaunchOutcome, Observation
+from enrollgate.domain.order import RunOrder
+from enrollgate.domain.policy import Policy
+from enrollgate.domain.reasons import Reason
+from enrollgate.reconciler import Reconciler
+
+structlog.configure(processors=[lambda *_: (_ for _ in ()).throw(structlog.DropEvent)])
+WAITING = ("pending", "paid", "processing")
+
+
+class OperatorCrashed(BaseException):
+    """The process is gone: nothing may catch this."""
+
+
+class CrashPoint:
+    """Counts the effects of a pass (each transaction that writes, each call to the launcher) and dies before or after one."""
+
+    def __init__(self) -> None:
+        self.countdown: int | None = None
+
+    def hit(self) -> None:
+        if self.countdown is not None:
+            if self.countdown == 0:
+                raise OperatorCrashed
+            self.countdown -= 1
+
+
+class CrashingDatabase(Database):
+    """The real database, whose writing transactions are crash points on both sides."""
+
+    def __init__(self, real: Database, crash: CrashPoint) -> None:
+        super().__init__(real.engine, real.clock)
+        self._crash = crash
+
+    def writing(self, change):  # type: ignore[no-untyped-def]  # the signature is Database.writing's
+        self._crash.hit()
+        result = super().writing(change)
+        self._crash.hit()
+        return result
+
+
+class CrashingLauncher:
+    """The launcher in memory, whose every effect is a crash point on both sides; launches crash between two runs, too."""
+
+    def __init__(self, world: World, crash: CrashPoint) -> None:
+        self.world = world
+        self.crash = crash
+
+    def observe(self) -> Mapping[str, Observation]:
+        return self.world.launcher.observe()
+
+    def launch(self, orders: Sequence[RunOrder]) -> Mapping[str, LaunchOutcome]:
+        outcomes: dict[str, LaunchOutcome] = {}
+        for order in orders:
+            self.crash.hit()
+            status = self.world.status(order.task_id)
+            assert status == "enrolled", f"launched a task at {status!r}"
+            outcomes |= self.world.launcher.launch([order])
+            self.crash.hit()
+        return outcomes
+
+    def stop(self, name: str) -> None:
+        self.crash.hit()
+        self.world.launcher.stop(name)
+        self.crash.hit()
+
+    def discard(self, names: Iterable[str]) -> None:
+        self.crash.hit()
+        self.world.launcher.discard(names)
+        self.crash.hit()
+
+    def close(self) -> None: ...
+
+
+class Promises(RuleBasedStateMachine):
+    tasks: Bundle[int] = Bundle("tasks")
+
+    @initialize()
+    def begin(self) -> None:
+        handle, name = tempfile.mkstemp(suffix=".db")
+        os.close(handle)
+        self.path = Path(name)
+        self.world = World(f"sqlite:///{name}", Policy(enrollment_timeout=300, max_concurrent_runs=2, max_lost_runs=2))
+        self.crash = CrashPoint()
+        self.succeeded = set[str]()
+        self.written: dict[int, str | None] = {}
+        """What Node.js wrote last, for each task that it ended itself."""
+        self.restart()
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self.world.close()
+            for path in self.path.parent.glob(self.path.name + "*"):
+                path.unlink()
+
+    def restart(self) -> None:
+        database = CrashingDatabase(self.world.database, self.crash)
+        self.operator = Reconciler(
+            database,
+            self.world.tables,
+            CrashingLauncher(self.world, self.crash),
+            self.world.policy,
+            installation="test",
+        )
+
+    # Node.js
+
+    @rule(target=tasks, status=st.sampled_from([*WAITING, "enrolled", "odd", None]))
+    def node_adds_a_task(self, status: str | None) -> int:
+        task = self.world.add(status)
+        self.written[task] = status
+        return task
+
+    @rule(task=tasks, status=st.sampled_from([*WAITING, "enrolled", "enrolled", "failed", "odd", None]))
+    def node_writes_a_status(self, task: int, status: str | None) -> None:
+        if self.world.status(task) == "completed":
+            return  # an application does not go on writing to a completed task
+        self.world.set(task, status)
+        self.written[task] = status
+
+    @rule(task=tasks)
+    def node_deletes_a_row(self, task: int) -> None:
+        self.world.delete(task)
+        self.written.pop(task, None)
+
+    # time and the runs
+
+    @rule(seconds=st.sampled_from([1, 10, 70, 299, 300, 301]))
+    def time_goes_by(self, seconds: int) -> None:
+        self.world.clock.advance(seconds)
+
+    @precondition(lambda self: self.world.launcher.live)
+    @rule(data=st.data(), how=st.sampled_from(["succeed", "fail", "lose"]))
+    def a_run_ends(self, data: st.DataObject, how: str) -> None:
+        name = data.draw(st.sampled_from(sorted(self.world.launcher.live)))
+        if how == "succeed":
+            self.world.launcher.succeed(name)
+            self.succeeded.add(name)
+        elif how == "fail":
+            self.world.launcher.fail(name, Reason.SITE_ERROR)
+        else:
+            self.world.launcher.lose(name)
+
+    @rule(lingering=st.booleans())
+    def stopped_runs_linger(self, lingering: bool) -> None:
+        self.world.launcher.lingering = lingering
+
+    # the operator
+
+    @rule()
+    def a_pass(self) -> None:
+        self.operator.reconcile()
+
+    @rule(effects=st.integers(0, 30))
+    def a_pass_that_crashes(self, effects: int) -> None:
+        self.crash.countdown = effects
+        try:
+            self.operator.reconcile()
+        except OperatorCrashed:
+            pass
+        finally:
+            self.crash.countdown = None
+        self.restart()
+
+    # the promises
+
+    @invariant()
+    def at_most_one_unfinished_run_per_task(self) -> None:
+        rows = self.world.runs()
+        unfinished = [run.task_id for run in rows if run.state != "finished"]
+        assert len(unfinished) == len(set(unfinished))
+
+    @invariant()
+    def no_task_runs_twice_at_once(self) -> None:
+        tasks = [name.split("-")[1] for name in self.world.launcher.live]
+        assert len(tasks) == len(set(tasks)), self.world.launcher.live
+
+    @invariant()
+    def a_completed_task_had_a_run_that_succeeded(self) -> None:
+        with self.world.database.reading() as connection:
+            completed = (
+                connection.execute(text("SELECT id FROM download_tasks WHERE status='completed'")).scalars().all()
+            )
+        for task in completed:
+            assert any(run.name in self.succeeded and run.outcome == "succeeded" for run in self.world.runs(task))
+
+    @invariant()
+    def what_node_ended_stays_as_node_wrote_it(self) -> None:
+        for task, status in self.written.items():
+            if status == "failed":
+                assert self.world.status(task) == "failed"
+
+    @invariant()
+    def every_failure_of_ours_has_its_reason(self) -> None:
+        for task, status in self.written.items():
+            if status != "failed" and self.world.status(task) == "failed":
+                assert any(run.reason for run in self.world.runs(task))
+
+    @rule()
+    def once_the_faults_stop_every_task_ends(self) -> None:
+        self.world.launcher.lingering = False
+        self.restart()
+        for _ in range(200):
+            self.operator.reconcile()
+            self.world.clock.advance(30)
+            for name in self.world.launcher.live:
+                if name not in self.world.launcher.stopping:
+                    self.world.launcher.succeed(name)
+                    self.succeeded.add(name)
+            open_tasks = self.world.scalar(
+                "SELECT COUNT(*) FROM download_tasks WHERE status IN ('pending','paid','processing','enrolled')"
+            )
+            unfinished = self.world.scalar("SELECT COUNT(*) FROM enrollgate_runs WHERE finished_at IS NULL")
+            if not open_tasks and not unfinished and not self.world.launcher.runs:
+                break
+        else:
+            raise AssertionError(f"tasks are left hanging: {self.world.runs()}")
+        self.operator.reconcile()
+        assert self.world.scalar("SELECT COUNT(*) FROM enrollgate_tasks") == 0
+
+
+TestPromises = Promises.TestCase
+TestPromises.settings = settings(
+    max_examples=int(os.environ.get("ENROLLGATE_TEST_EXAMPLES", "60")),
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)

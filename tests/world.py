@@ -1,0 +1,212 @@
+"""A small world to test the reconciler in: Node.js's hand on the table, a clock that tests drive, a launcher in memory.
+
+The database and the reconciler are the real ones. `MemoryLauncher` keeps the `Launcher` protocol's promises and lets a test
+say how each run goes.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, make_url, text
+
+from enrollgate.database import Database, Tables, migrate, open_database
+from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
+from enrollgate.domain.order import RunOrder
+from enrollgate.domain.policy import Policy
+from enrollgate.domain.reasons import Reason
+from enrollgate.domain.report import Report
+from enrollgate.domain.task import StatusWords, TaskColumns
+from enrollgate.launchers import LauncherUnavailable
+from enrollgate.reconciler import PassSummary, Reconciler
+
+EPOCH = datetime(2026, 1, 1, 12, 0, 0)  # noqa: DTZ001 -- the database's instants carry no time zone: they are UTC
+COURSE = "https://courses.example.com/course/1"
+
+
+class DrivenClock:
+    """Stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = EPOCH
+
+    def __call__(self, _connection: Connection) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    @property
+    def elapsed(self) -> float:
+        return (self.now - EPOCH).total_seconds()
+
+
+@dataclass
+class MemoryLauncher:
+    """Runs that are only data. A stopped run goes at the next observation, as a real one goes after its grace."""
+
+    runs: dict[str, Observation] = field(default_factory=dict)
+    orders: list[RunOrder] = field(default_factory=list)
+    stopping: set[str] = field(default_factory=set)
+    available: bool = True
+    taken: set[str] = field(default_factory=set)
+    full: bool = False
+    lingering: bool = False
+    """Stopped runs stay live until this is switched off."""
+
+    def observe(self) -> Mapping[str, Observation]:
+        if not self.available:
+            raise LauncherUnavailable("the launcher is away")
+        seen = dict(self.runs)
+        if not self.lingering:
+            for name in self.stopping & set(self.runs):
+                del self.runs[name]
+                del seen[name]
+            self.stopping.clear()
+        return seen
+
+    def launch(self, orders: Sequence[RunOrder]) -> Mapping[str, LaunchOutcome]:
+        if not self.available:
+            raise LauncherUnavailable("the launcher is away")
+        return {} if self.full else {order.name: self._launch(order) for order in orders}
+
+    def _launch(self, order: RunOrder) -> LaunchOutcome:
+        if order.name in self.taken:
+            return LaunchOutcome.NAME_TAKEN
+        if order.name in self.runs:
+            return LaunchOutcome.ADOPTED
+        self.orders.append(order)
+        self.runs[order.name] = Observation(order.name, Phase.LIVE)
+        return LaunchOutcome.LAUNCHED
+
+    def stop(self, name: str) -> None:
+        if not self.available:
+            raise LauncherUnavailable("the launcher is away")
+        if name in self.runs and self.runs[name].phase is Phase.LIVE:
+            self.stopping.add(name)
+
+    def discard(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.runs.pop(name, None)
+
+    def close(self) -> None: ...
+
+    # what a test does to the runs
+
+    @property
+    def live(self) -> list[str]:
+        return [name for name, seen in self.runs.items() if seen.phase is Phase.LIVE]
+
+    def succeed(self, name: str) -> None:
+        report = Report(
+            None, "the course is complete", items_delivered=3, bytes_delivered=300, destination_url="file:///x"
+        )
+        self.runs[name] = Observation(name, Phase.SUCCEEDED, report)
+
+    def fail(self, name: str, reason: Reason = Reason.ACCESS_DENIED) -> None:
+        self.runs[name] = Observation(name, Phase.FAILED, Report(reason, "the site said no"))
+
+    def lose(self, name: str) -> None:
+        del self.runs[name]
+
+
+@dataclass(frozen=True)
+class RunRow:
+    task_id: int
+    attempt: int
+    name: str
+    state: str
+    outcome: str | None
+    reason: str | None
+    message: str | None
+    result: str | None
+
+
+CREATE_TASKS = """
+CREATE TABLE download_tasks (
+  id INTEGER PRIMARY KEY {auto}, status VARCHAR(32), email VARCHAR(255), course_url TEXT, note VARCHAR(64) DEFAULT 'Node.js'
+)
+"""
+
+
+class World:
+    """One database, one clock, one launcher, and as many operators as a test wants."""
+
+    def __init__(self, url: str, policy: Policy | None = None, *, create: bool = True) -> None:
+        self.url = url
+        self.policy = policy or Policy(enrollment_timeout=300, max_concurrent_runs=10)
+        self.clock = DrivenClock()
+        self.launcher = MemoryLauncher()
+        self.words = StatusWords()
+        self.tables = Tables.named(TaskColumns(), self.words)
+        self.database = self.open()
+        if create:
+            auto = "" if self.database.is_sqlite else "AUTO_INCREMENT"
+            self.sql(CREATE_TASKS.format(auto=auto))
+            self.sql("CREATE INDEX ix_status ON download_tasks (status)")
+            migrate(self.database)
+        self.operator = self.new_operator()
+
+    def open(self) -> Database:
+        return open_database(make_url(self.url), clock=self.clock)
+
+    def new_operator(self, database: Database | None = None) -> Reconciler:
+        """An operator that has just started and remembers nothing."""
+        return Reconciler(database or self.database, self.tables, self.launcher, self.policy, installation="test")
+
+    def restart(self) -> None:
+        self.operator = self.new_operator()
+
+    def reconcile(self) -> PassSummary:
+        return self.operator.reconcile()
+
+    def close(self) -> None:
+        self.database.close()
+
+    # Node.js's hand
+
+    def sql(self, statement: str, **values: object) -> None:
+        self.database.writing(lambda connection: connection.execute(text(statement), values))
+
+    def add(
+        self, status: str | None = "processing", email: str | None = "ada@example.com", url: str | None = COURSE
+    ) -> int:
+        def insert(connection: Connection) -> int:
+            result = connection.execute(
+                text("INSERT INTO download_tasks (status, email, course_url) VALUES (:status, :email, :url)"),
+                {"status": status, "email": email, "url": url},
+            )
+            return int(result.lastrowid)
+
+        return self.database.writing(insert)
+
+    def set(self, task_id: int, status: str | None) -> None:
+        self.sql("UPDATE download_tasks SET status = :status WHERE id = :id", status=status, id=task_id)
+
+    def delete(self, task_id: int) -> None:
+        self.sql("DELETE FROM download_tasks WHERE id = :id", id=task_id)
+
+    # what anybody can read
+
+    def status(self, task_id: int) -> str | None:
+        with self.database.reading() as connection:
+            found: str | None = connection.execute(
+                text("SELECT status FROM download_tasks WHERE id = :id"), {"id": task_id}
+            ).scalar()
+        return found
+
+    def runs(self, task_id: int | None = None) -> list[RunRow]:
+        where = "" if task_id is None else "WHERE task_id = :id"
+        with self.database.reading() as connection:
+            rows = connection.execute(
+                text(
+                    "SELECT task_id, attempt, name, state, outcome, reason, message, result "
+                    f"FROM enrollgate_runs {where} ORDER BY task_id, attempt"
+                ),
+                {} if task_id is None else {"id": task_id},
+            )
+            return [RunRow(*row) for row in rows]
+
+    def scalar(self, statement: str) -> int:
+        with self.database.reading() as connection:
+            return int(connection.execute(text(statement)).scalar_one())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, literal, select, true, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, literal, select, true, update
 
 from enrollgate.database.engine import Database
 from enrollgate.database.runs import ignoring_duplicates, insert_refusals
@@ -156,24 +156,34 @@ class _Refusal:
 
 
 def _refuse(connection: Connection, *, tables: Tables, refusal: _Refusal) -> list[Sighting]:
-    """Locks the tasks that are still so, fails them, records why, and ends their sightings: all or nothing."""
-    statement = (
-        select(tables.id, func.coalesce(tables.status, "NULL"), sightings.c.first_seen_at)
-        .select_from(tables.tasks.join(sightings, sightings.c.task_id == tables.id))
-        .where(tables.id.in_(list(refusal.reasons)), refusal.still, refusal.still_seen)
+    """Locks the tasks, looks again, fails those that are still so, records why and ends their sightings: all or nothing.
+
+    Node.js must never lose a deadlock to us. So this locks by key alone and never waits for a row that Node.js holds: a row
+    that is being written just now (SKIP LOCKED) is left to the next pass.
+    """
+    locked = connection.execute(
+        select(tables.id, func.coalesce(tables.status, "NULL"))
+        .where(tables.id.in_(list(refusal.reasons)))
+        .with_for_update(skip_locked=True)
+    )
+    statuses: dict[int, str] = {row[0]: row[1] for row in locked}
+    seen = connection.execute(
+        select(sightings.c.task_id, sightings.c.first_seen_at)
+        .where(sightings.c.task_id.in_(list(statuses)), refusal.still_seen)
         .with_for_update()
     )
-    found = [Sighting(*row) for row in connection.execute(statement)]
-    ids = [sighting.task_id for sighting in found]
-    if not ids:
-        return []
-    connection.execute(
-        update(tables.tasks).where(tables.id.in_(ids), refusal.still).values({tables.status: tables.words.failed})
+    since: dict[int, datetime] = {row[0]: row[1] for row in seen}
+    compare_and_set = (
+        update(tables.tasks)
+        .where(tables.id == bindparam("task"), refusal.still)
+        .values({tables.status: tables.words.failed})
     )
-    why = {task_id: refusal.reasons[task_id] for task_id in ids}
-    insert_refusals(connection, why, refusal.now, refusal.installation)
-    connection.execute(delete(sightings).where(sightings.c.task_id.in_(ids)))
-    return found
+    refused = [task for task in since if connection.execute(compare_and_set, {"task": task}).rowcount == 1]
+    if refused:
+        why = {task: refusal.reasons[task] for task in refused}
+        insert_refusals(connection, why, refusal.now, refusal.installation)
+        connection.execute(delete(sightings).where(sightings.c.task_id.in_(refused)))
+    return [Sighting(task, statuses[task], since[task]) for task in refused]
 
 
 def departures(database: Database, tables: Tables) -> Iterator[list[Departure]]:

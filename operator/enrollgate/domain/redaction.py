@@ -12,6 +12,6 @@ def redact(text: str, limit: int = 1000) -> str:
     cut to `limit` characters.
     """
     text = _QUERY.sub(r"\g<url>?...", text)
-    text = _USERINFO.sub(r"\g<scheme>...@", text)
+    text = _USERINFO.sub(r"\g<scheme>", text)
     text = _EMAIL.sub("<e-mail>", text)
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,334 @@
+"""The local launcher: one supervised child process per run, on one machine, with no cluster.
+
+What exists is what the run directories say (`run_directory`), so nothing is remembered here and a restarted operator takes
+up where the last one was; two operators on one work directory get in nobody's way. Each run has a detached `supervisor`
+that does the trying, timing and killing. The launcher starts supervisors, reads their verdicts and passes on requests.
+
+A run is live exactly while its lock is held. The launcher takes the lock itself and hands it to the supervisor open, so
+there is no moment in which a run that is starting can be taken for one that is not there.
+
+    launch      mkdir -> take the lock -> clear what a dead supervisor left -> write the spec -> start a supervisor
+    observe     verdict: finished; else lock held: live; else: kill what the dead one left behind, and it is not there
+    stop        leave a note, and signal the supervisor
+    discard     move to finished/ without its scratch, where it is deleted after a while
+
+What `observe` does not show has no living process: a new attempt may follow at once, and nothing is done twice.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import structlog
+
+from enrollgate.domain.backoff import Backoff
+from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
+from enrollgate.domain.order import RunOrder
+from enrollgate.launchers.processes import find, kill_orphans, send
+from enrollgate.launchers.protocol import LauncherUnavailable
+from enrollgate.launchers.run_directory import (
+    RunDirectory,
+    RunSpec,
+    finished_folder,
+    is_run_name,
+    runs_folder,
+    write_atomically,
+)
+from enrollgate.launchers.watcher import Watcher
+
+_LOG = structlog.get_logger("enrollgate")
+SWEEP_INTERVAL = 600.0
+"""Seconds between two searches for what has outlived `run_ttl`."""
+_RESERVE = "-" * 16384
+_PASSED_ON = frozenset(
+    {"PATH", "HOME", "LANG", "TZ", "TMPDIR", "PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+    | {name for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY") for name in (proxy, proxy.lower())}
+)
+_MACHINE_IS_FULL = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+_REMEDIES = {
+    errno.ENOSPC: "free some space on its disk",
+    errno.EDQUOT: "raise the disk quota of the operator's user, or free some space",
+    errno.EROFS: "mount its disk writable",
+    errno.EACCES: "let the operator's user own it and everything below it",
+    errno.EPERM: "let the operator's user own it and everything below it",
+    errno.EIO: "see what the kernel says of its disk",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the limit of open files (fs.file-max)",
+    errno.ENOLCK: "put the work directory on a local disk, where files can be locked",
+}
+
+
+def child_environment(environ: Mapping[str, str], worker_env: Mapping[str, str]) -> dict[str, str]:
+    """What a supervisor and its worker are given of our environment, and the worker's settings. Nothing else is passed
+    on: the operator's environment may hold the database password.
+    """
+    passed = {name: value for name, value in environ.items() if name in _PASSED_ON or name.startswith("LC_")}
+    if "PYTHONPATH" in passed:  # the children have another working directory
+        folders = passed["PYTHONPATH"].split(os.pathsep)
+        passed["PYTHONPATH"] = os.pathsep.join(str(Path(folder).absolute()) for folder in folders if folder)
+    return passed | dict(worker_env)
+
+
+class LocalLauncher:
+    """Runs as child processes below `work_dir`. Implements `Launcher`.
+
+    Times are in seconds. `worker_argv` is the worker's command, `worker_env` its settings; what differs from run to run it
+    finds in ENROLLGATE_* variables (see `supervisor`). `max_tries`, `run_timeout` (over all tries), `stop_grace` and
+    `backoff` apply to runs launched from now on. `run_ttl` is how long a discarded run's log and report are kept.
+    `on_change` is called from another thread soon after a run that this launcher has launched or observed has ended.
+    `clock` gives the time of day as files carry it. Raises LauncherUnavailable if the directories cannot be made.
+    """
+
+    def __init__(
+        self,
+        work_dir: Path,
+        *,
+        worker_argv: Sequence[str],
+        worker_env: Mapping[str, str],
+        max_tries: int,
+        run_timeout: float,
+        stop_grace: float,
+        backoff: Backoff,
+        run_ttl: float,
+        on_change: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        work_dir = work_dir.absolute()
+        self._runs = runs_folder(work_dir)
+        self._finished = finished_folder(work_dir)
+        self._worker_argv = tuple(worker_argv)
+        self._environment = child_environment(os.environ, worker_env)
+        self._max_tries = max_tries
+        self._run_timeout = run_timeout
+        self._stop_grace = stop_grace
+        self._backoff = backoff
+        self._run_ttl = run_ttl
+        self._clock = clock
+        self._swept_at = float("-inf")
+        with _available(work_dir):
+            work_dir.mkdir(parents=True, exist_ok=True)
+            for folder in (self._runs, self._finished):
+                folder.mkdir(mode=0o700, exist_ok=True)
+        self._watcher = Watcher(on_change)
+
+    def observe(self) -> Mapping[str, Observation]:
+        """See `Launcher.observe`. Kills what outlived a dead supervisor: a run that is not shown is not running."""
+        with _available(self._runs):
+            seen = (self._look(run) for run in _directories(self._runs))
+            return {observation.name: observation for observation in seen if observation is not None}
+
+    def launch(self, orders: Sequence[RunOrder]) -> Mapping[str, LaunchOutcome]:
+        """See `Launcher.launch`. Raises ValueError if a name is not a run's name, before anything is started."""
+        for order in orders:
+            self._directory(order.name)
+        outcomes = dict[str, LaunchOutcome]()
+        for order in orders:
+            run = self._directory(order.name)
+            with _available(run.path):
+                try:
+                    outcomes[order.name] = self._launch(run, order)
+                except OSError as error:
+                    if error.errno not in _MACHINE_IS_FULL:
+                        raise
+                    _LOG.warning("no process can be started just now", run=order.name, error=error.strerror)
+                    break
+        return outcomes
+
+    def stop(self, name: str) -> None:
+        """See `Launcher.stop`. Raises LauncherUnavailable if the run's directory cannot be read or written."""
+        run = self._directory(name)
+        with _available(run.path), contextlib.suppress(FileNotFoundError):
+            if run.read_verdict() is not None or not run.is_live():
+                self._bury(run)
+                return
+            run.stop.touch(mode=0o600)
+            supervisor = run.read_supervisor()
+            process = find(supervisor[0]) if supervisor else None
+            if process is not None and supervisor is not None and process.started == supervisor[1]:
+                send(process, signal.SIGTERM)
+
+    def discard(self, names: Iterable[str]) -> None:
+        """See `Launcher.discard`. A run that is live after all is left alone."""
+        for name in names:
+            run = self._directory(name)
+            with _available(run.path), contextlib.suppress(FileNotFoundError):
+                self._discard(run)
+        now = self._clock()
+        if now - self._swept_at >= SWEEP_INTERVAL:
+            self._swept_at = now
+            with _available(self._finished):
+                self._sweep(now - self._run_ttl)
+
+    def close(self) -> None:
+        """Ends the watching thread. Live runs go on without us."""
+        self._watcher.close()
+
+    def _directory(self, name: str) -> RunDirectory:
+        if not is_run_name(name):
+            raise ValueError(f"a run's name is 1 to 63 of a-z, 0-9 and '-', not {name!r}")
+        return RunDirectory(self._runs / name)
+
+    # seeing
+
+    def _look(self, run: RunDirectory) -> Observation | None:
+        verdict = run.read_verdict()
+        if verdict is None:
+            if run.is_live():
+                self._watch(run)
+                return Observation(run.name, Phase.LIVE)
+            verdict = run.read_verdict()  # it may have ended between the two looks
+        if verdict is None:
+            with contextlib.suppress(FileNotFoundError):  # discarded by another operator
+                self._bury(run)
+            return None
+        return Observation(run.name, Phase.SUCCEEDED if verdict.succeeded else Phase.FAILED, verdict.report)
+
+    def _watch(self, run: RunDirectory) -> None:
+        supervisor = run.read_supervisor()
+        if supervisor is not None and not self._watcher.watches(*supervisor):
+            self._watcher.watch(*supervisor)
+
+    def _bury(self, run: RunDirectory) -> None:
+        """Kills what a dead supervisor left alive, once, unless the run has come to life again."""
+        if not run.process.exists() or run.read_verdict() is not None:
+            return
+        lock = run.acquire()
+        if lock is None:
+            return
+        try:
+            _kill_orphans(run)
+        finally:
+            os.close(lock)
+
+    # starting
+
+    def _launch(self, run: RunDirectory, order: RunOrder) -> LaunchOutcome:
+        while True:
+            run.path.mkdir(mode=0o700, exist_ok=True) if not run.path.is_dir() else None
+            if run.path.is_symlink():
+                return LaunchOutcome.NAME_TAKEN
+            try:
+                lock = run.acquire()
+            except FileNotFoundError:  # discarded by another operator between the two steps
+                continue
+            if lock is None:
+                return LaunchOutcome.ADOPTED
+            try:
+                return self._launch_locked(run, order, lock)
+            finally:
+                os.close(lock)
+
+    def _launch_locked(self, run: RunDirectory, order: RunOrder, lock: int) -> LaunchOutcome:
+        if run.read_verdict() is not None:
+            return LaunchOutcome.ADOPTED
+        _kill_orphans(run)
+        for leftover in (run.stop, run.report, run.progress):
+            leftover.unlink(missing_ok=True)
+        spec = RunSpec(
+            order, self._worker_argv, self._max_tries, self._run_timeout, self._stop_grace, self._backoff
+        )
+        write_atomically(run.reserve, _RESERVE)
+        write_atomically(run.spec, spec.encode())
+        self._watcher.watch(self._start_supervisor(run, lock))
+        return LaunchOutcome.LAUNCHED
+
+    def _start_supervisor(self, run: RunDirectory, lock: int) -> int:
+        """The pid of the new supervisor, which holds the lock from now on."""
+        log = os.open(run.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            started = subprocess.Popen(
+                [sys.executable, "-P", "-m", "enrollgate.launchers.supervisor", str(run.path)],
+                env=self._environment,
+                cwd=run.path,
+                stdin=lock,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        finally:
+            os.close(log)
+        started.returncode = 0  # it is not Popen that waits for it: the watcher does, or whoever comes after us
+        return started.pid
+
+    # clearing away
+
+    def _discard(self, run: RunDirectory) -> None:
+        if run.read_verdict() is not None:  # the supervisor's last word: it does nothing more here
+            self._retire(run)
+            return
+        if not run.path.is_dir():
+            return
+        lock = run.acquire()
+        if lock is None:
+            return
+        try:
+            _kill_orphans(run)
+            self._retire(run)
+        finally:
+            os.close(lock)
+
+    def _retire(self, run: RunDirectory) -> None:
+        target = self._finished / run.name
+        try:
+            run.path.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            shutil.rmtree(target)  # an earlier run of that name, before the database was started afresh
+            run.path.rename(target)
+        shutil.rmtree(target / "scratch", ignore_errors=True)
+
+    def _sweep(self, before: float) -> None:
+        """Deletes what was discarded before that time of day, and discards what died then and was asked for by nobody."""
+        for retired in _directories(self._finished):
+            if _modified(retired.path) < before:
+                shutil.rmtree(retired.path, ignore_errors=True)
+            elif retired.scratch.exists():
+                shutil.rmtree(retired.scratch, ignore_errors=True)
+        for run in _directories(self._runs):
+            if _modified(run.path) < before and run.read_verdict() is None:
+                with contextlib.suppress(FileNotFoundError):
+                    self._discard(run)
+
+
+def _kill_orphans(run: RunDirectory) -> None:
+    """Ends what a dead supervisor left alive. Call it with the lock held. Raises LauncherUnavailable if it cannot."""
+    supervisor = run.read_supervisor()
+    if supervisor is not None and not kill_orphans(*supervisor, run.path):
+        raise LauncherUnavailable(
+            f"{run.path}: processes of this run outlived their supervisor and cannot be killed; "
+            f"end those of session {supervisor[0]} by hand"
+        )
+    run.process.unlink(missing_ok=True)
+
+
+def _directories(folder: Path) -> Iterator[RunDirectory]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_run_name(entry.name) and entry.is_dir(follow_symlinks=False):
+                yield RunDirectory(Path(entry.path))
+
+
+def _modified(path: Path) -> float:
+    """When something was last put into or taken out of the directory; never, if it is gone."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
+
+
+@contextlib.contextmanager
+def _available(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        remedy = _REMEDIES.get(error.errno or 0, "see that ENROLLGATE_WORK_DIR is a sound directory of a local disk")
+        raise LauncherUnavailable(f"{where}: {error.strerror or error}; {remedy}") from error

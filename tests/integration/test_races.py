@@ -1,0 +1,112 @@
+"""Races that decide whether the promise holds: the moment of the timeout, and two operators on one database."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from random import Random
+
+import pytest
+from sqlalchemy import text
+
+from enrollgate.domain.policy import Policy
+from tests.world import World
+
+FLIPS = 10_000
+
+
+def test_no_row_that_enrolled_before_the_deadline_fell_is_failed_10000_times(mariadb_url: str) -> None:
+    """A writer flips rows from `processing` to `enrolled` by compare-and-set, as Node.js does, exactly while they expire.
+
+    Either the writer's update hit (then the task must never be failed by us), or ours did (then the writer's hit nothing).
+    """
+    world = World(mariadb_url, Policy(enrollment_timeout=300, max_concurrent_runs=FLIPS))
+    with closing(world):
+        hit = set[int]()
+        per_round = 500
+        for start in range(0, FLIPS, per_round):
+            values = ",".join(
+                f"({start + n + 1}, 'processing', 'a@example.com', 'https://courses.example.com/')" for n in range(per_round)
+            )
+            world.sql(f"INSERT INTO download_tasks (id, status, email, course_url) VALUES {values}")
+            world.reconcile()
+            world.clock.advance(300)
+            ready = threading.Barrier(2)
+
+            def write(first: int = start + 1, go: threading.Barrier = ready) -> None:
+                ids = list(range(first, first + per_round))
+                Random(first).shuffle(ids)
+                with world.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                    go.wait()
+                    for task_id in ids:
+                        moved = connection.execute(
+                            text("UPDATE download_tasks SET status='enrolled' WHERE id=:id AND status='processing'"),
+                            {"id": task_id},
+                        ).rowcount
+                        if moved:
+                            hit.add(task_id)
+
+            writer = threading.Thread(target=write)
+            writer.start()
+            ready.wait()
+            while writer.is_alive():
+                world.reconcile()
+            writer.join()
+            world.reconcile()
+        with world.database.reading() as connection:
+            status = dict(connection.execute(text("SELECT id, status FROM download_tasks")).all())
+        timed_out = {run.task_id for run in world.runs() if run.reason == "EnrollmentTimeout"}
+        launched = {order.task_id for order in world.launcher.orders}
+        assert len(status) == FLIPS
+        assert timed_out.isdisjoint(hit), "failed by us although enrolled before"
+        assert launched == hit, "every enrolled task was launched, and no other"
+        assert all(status[task] == "enrolled" for task in hit)
+        assert all(status[task] == "failed" for task in set(status) - hit)
+        assert hit and timed_out, "the race was a race: both sides won some"
+
+
+@pytest.fixture
+def two_operators(database_url: str) -> Iterator[tuple[World, World]]:
+    first = World(database_url, Policy(max_concurrent_runs=1000))
+    second = World(database_url, first.policy, create=False)
+    yield first, second
+    first.close()
+    second.close()
+
+
+def test_two_operators_on_one_database_launch_1000_tasks_exactly_once(two_operators: tuple[World, World]) -> None:
+    """Two operators of one installation, each with its own connection, share the launcher as two replicas share a cluster."""
+    first, second = two_operators
+    second.launcher = first.launcher
+    second.restart()
+    values = ",".join("('enrolled', 'a@example.com', 'https://courses.example.com/')" for _ in range(1000))
+    first.sql(f"INSERT INTO download_tasks (status, email, course_url) VALUES {values}")
+    launched: list[int] = []
+    lock = threading.Lock()
+    original = first.launcher._launch  # the launcher in memory is not made for threads: one at a time
+
+    def launch_alone(order):  # type: ignore[no-untyped-def]
+        with lock:
+            return original(order)
+
+    first.launcher._launch = launch_alone  # type: ignore[method-assign]
+    errors: list[BaseException] = []
+
+    def operate(world: World) -> None:
+        try:
+            for _ in range(5):
+                world.reconcile()
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    threads = [threading.Thread(target=operate, args=(world,)) for world in two_operators]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    launched = [order.task_id for order in first.launcher.orders]
+    assert len(launched) == 1000 and max(Counter(launched).values()) == 1
+    runs = first.runs()
+    assert len(runs) == 1000 and {run.attempt for run in runs} == {1}

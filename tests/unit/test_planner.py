@@ -1,0 +1,164 @@
+"""The decision over its whole matrix: task state by run state by what the launcher shows. A reader can check it against the
+contract line by line."""
+
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enrollgate.domain.observation import Observation, Phase
+from enrollgate.domain.planner import Action, Adopt, DiscardStray, Launch, Record, Stop, StopStray, plan
+from enrollgate.domain.policy import Policy
+from enrollgate.domain.reasons import Reason
+from enrollgate.domain.report import Report
+from enrollgate.domain.run import Outcome, RunState, UnfinishedRun
+from enrollgate.domain.task import TaskState
+
+POLICY = Policy(max_lost_runs=2)
+NAME = "test-7-1"
+DONE = Report(None, "the course is complete")
+DENIED = Report(Reason.ACCESS_DENIED, "403")
+STATUS = {
+    TaskState.WAITING: "processing",
+    TaskState.ENROLLED: "enrolled",
+    TaskState.COMPLETED: "completed",
+    TaskState.FAILED: "failed",
+    TaskState.UNKNOWN: "odd",
+    TaskState.MISSING: None,
+}
+SEEN = {
+    "absent": None,
+    "live": Observation(NAME, Phase.LIVE),
+    "succeeded": Observation(NAME, Phase.SUCCEEDED, DONE),
+    "failed": Observation(NAME, Phase.FAILED, DENIED),
+}
+
+
+def run_of(task: TaskState, state: RunState, lost_before: int = 0) -> UnfinishedRun:
+    stopping = state is RunState.STOPPING
+    return UnfinishedRun(
+        run_id=1,
+        task_id=7,
+        attempt=1,
+        name=NAME,
+        state=state,
+        task=task,
+        task_status=STATUS[task],
+        email="ada@example.com",
+        course_url="https://courses.example.com/1",
+        lost_before=lost_before,
+        stop_reason=Reason.TASK_FAILED if stopping else None,
+        stop_message="why" if stopping else "",
+    )
+
+
+def decide(task: TaskState, state: RunState, seen: str, lost_before: int = 0) -> Action | None:
+    observation = SEEN[seen]
+    actions = plan([run_of(task, state, lost_before)], {} if observation is None else {NAME: observation}, POLICY)
+    assert len(actions) <= 1
+    return actions[0] if actions else None
+
+
+def short(action: Action | None) -> str:
+    match action:
+        case None:
+            return "nothing"
+        case Launch():
+            return "launch"
+        case Adopt():
+            return "adopt"
+        case Stop(_, reason, _, fail_task):
+            return f"stop {reason}" + (" and fail the task" if fail_task else "")
+        case Record(_, outcome, reason, _, _, task_to):
+            return f"record {outcome}" + (f" {reason}" if reason else "") + (f", task to {task_to}" if task_to else "")
+        case _:
+            raise AssertionError(action)
+
+
+C, L, S = RunState.CLAIMED, RunState.LAUNCHED, RunState.STOPPING
+MATRIX = [
+    # the task is            the run is  absent, live, succeeded, failed
+    (TaskState.ENROLLED, C, "launch", "adopt"),
+    (TaskState.ENROLLED, L, "record lost Lost", "nothing"),
+    (TaskState.WAITING, C, "record revoked EnrollmentWithdrawn", "stop EnrollmentWithdrawn"),
+    (TaskState.WAITING, L, "record revoked EnrollmentWithdrawn", "stop EnrollmentWithdrawn"),
+    (TaskState.FAILED, C, "record revoked TaskFailed", "stop TaskFailed"),
+    (TaskState.FAILED, L, "record revoked TaskFailed", "stop TaskFailed"),
+    (TaskState.COMPLETED, C, "record revoked TaskCompleted", "stop TaskCompleted"),
+    (TaskState.COMPLETED, L, "record revoked TaskCompleted", "stop TaskCompleted"),
+    (TaskState.MISSING, C, "record revoked TaskNotFound", "stop TaskNotFound"),
+    (TaskState.MISSING, L, "record revoked TaskNotFound", "stop TaskNotFound"),
+    (
+        TaskState.UNKNOWN,
+        C,
+        "record failed UnexpectedStatus, task to failed",
+        "stop UnexpectedStatus and fail the task",
+    ),
+    (
+        TaskState.UNKNOWN,
+        L,
+        "record failed UnexpectedStatus, task to failed",
+        "stop UnexpectedStatus and fail the task",
+    ),
+]
+
+
+@pytest.mark.parametrize(("task", "state", "absent", "live"), MATRIX)
+def test_a_run_that_is_absent_or_live(task: TaskState, state: RunState, absent: str, live: str) -> None:
+    assert short(decide(task, state, "absent")) == absent
+    assert short(decide(task, state, "live")) == live
+
+
+@pytest.mark.parametrize(("task", "state"), list(product(TaskState, (C, L))))
+def test_a_verdict_moves_only_an_enrolled_task(task: TaskState, state: RunState) -> None:
+    succeeded, failed = short(decide(task, state, "succeeded")), short(decide(task, state, "failed"))
+    if task is TaskState.ENROLLED:
+        assert succeeded == "record succeeded, task to completed"
+        assert failed == "record failed AccessDenied, task to failed"
+    elif task is TaskState.UNKNOWN:
+        assert succeeded == failed == "record failed UnexpectedStatus, task to failed"
+    else:
+        assert succeeded == "record succeeded"
+        assert failed == "record failed AccessDenied"
+
+
+@pytest.mark.parametrize("task", TaskState)
+def test_a_run_being_stopped_is_revoked_once_it_is_gone_whatever_its_task_says_by_then(task: TaskState) -> None:
+    assert short(decide(task, S, "live")) == "stop TaskFailed"
+    for seen in ("absent", "succeeded", "failed"):
+        assert short(decide(task, S, seen)) == "record revoked TaskFailed"
+
+
+def test_a_vanished_run_is_tried_again_up_to_the_limit() -> None:
+    assert short(decide(TaskState.ENROLLED, L, "absent", lost_before=1)) == "record lost Lost"
+    assert short(decide(TaskState.ENROLLED, L, "absent", lost_before=2)) == "record failed Lost, task to failed"
+
+
+def test_strays_are_stopped_while_live_and_discarded_after() -> None:
+    assert plan([], {NAME: Observation(NAME, Phase.LIVE)}, POLICY) == (StopStray(NAME),)
+    assert plan([], {NAME: Observation(NAME, Phase.FAILED, DENIED)}, POLICY) == (DiscardStray(NAME),)
+
+
+def test_a_launch_order_names_the_cookies_file_and_never_the_account() -> None:
+    action = decide(TaskState.ENROLLED, C, "absent")
+    assert isinstance(action, Launch)
+    assert action.order.cookies_name.startswith("cookies-") and "ada" not in repr(action.order)
+
+
+@given(
+    task=st.sampled_from(TaskState),
+    state=st.sampled_from((C, L, S)),
+    seen=st.sampled_from(sorted(SEEN)),
+    lost=st.integers(0, 5),
+)
+def test_no_launch_without_enrolled_and_no_completion_without_success(
+    task: TaskState, state: RunState, seen: str, lost: int
+) -> None:
+    action = decide(task, state, seen, lost)
+    if isinstance(action, Launch):
+        assert task is TaskState.ENROLLED and state is C and seen == "absent"
+    if isinstance(action, Record) and action.task_to is TaskState.COMPLETED:
+        assert action.outcome is Outcome.SUCCEEDED and task is TaskState.ENROLLED and seen == "succeeded"
+    if isinstance(action, Record) and action.task_to is not None:
+        assert task in (TaskState.ENROLLED, TaskState.UNKNOWN)

@@ -155,9 +155,9 @@ def work(  # noqa: PLR0917 -- each is an environment variable that a launcher se
     task_id: Annotated[int, typer.Option(envvar="ENROLLGATE_TASK_ID", help="The task.")],
     course_url: Annotated[str, typer.Option(envvar="ENROLLGATE_COURSE_URL", help="The course.")],
     scratch_dir: Annotated[Path, typer.Option(envvar="ENROLLGATE_SCRATCH_DIR", help="Where files are downloaded to.")],
-    report_path: Annotated[
-        Path, typer.Option(envvar="ENROLLGATE_REPORT_PATH", help="Where the report goes.")
-    ] = Path("/dev/termination-log"),
+    report_path: Annotated[Path, typer.Option(envvar="ENROLLGATE_REPORT_PATH", help="Where the report goes.")] = Path(
+        "/dev/termination-log"
+    ),
     attempt: Annotated[int, typer.Option(envvar="ENROLLGATE_ATTEMPT", help="The run's number.")] = 1,
     cookies_name: Annotated[
         str, typer.Option(envvar="ENROLLGATE_COOKIES_NAME", help="The account's cookies file.")

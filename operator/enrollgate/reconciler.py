@@ -18,7 +18,7 @@ import structlog
 
 from enrollgate.database import Database, Tables, gate, runs, survey
 from enrollgate.database.survey import Survey
-from enrollgate.domain.gate import closed_line, open_line, timeout_message, unexpected_status_message, waiting_line
+from enrollgate.domain.gate import closed_line, open_line, timeout_message, waiting_line
 from enrollgate.domain.observation import LaunchOutcome
 from enrollgate.domain.planner import Action, Adopt, DiscardStray, Launch, Record, Stop, StopStray, plan
 from enrollgate.domain.policy import Policy
@@ -128,21 +128,19 @@ class Reconciler:
 
     def _let_go(self, departed: list[gate.Departure], now: datetime) -> None:
         gate.forget(self._database, [d.task_id for d in departed if d.state is not TaskState.UNKNOWN])
-        strange = {d.task_id: d for d in departed if d.state is TaskState.UNKNOWN and not d.has_run}
-        messages = {task_id: unexpected_status_message(d.status) for task_id, d in strange.items()}
-        rejected = (
-            gate.reject(self._database, self._tables, now, messages, installation=self._installation)
-            if messages
-            else []
-        )
-        for sighting in rejected:
-            why = f"rejected, failed: {Reason.UNEXPECTED_STATUS}"
-            self._log_closed(sighting.task_id, sighting.word, why, (now - sighting.since).total_seconds())
+        for each in departed:
+            if each.state is TaskState.UNKNOWN and not each.has_run:
+                self._reject(each, now)
         words = {TaskState.MISSING: "row deleted", TaskState.FAILED: "failed", TaskState.COMPLETED: "completed"}
         for each in departed:
             if each.state in words and not each.has_run:
                 elapsed = (now - each.since).total_seconds()
                 self._log_closed(each.task_id, each.status or each.was, f"over: {words[each.state]}", elapsed)
+
+    def _reject(self, departed: gate.Departure, now: datetime) -> None:
+        if gate.reject(self._database, self._tables, departed, now, installation=self._installation):
+            status, why = str(departed.status), f"rejected, failed: {Reason.UNEXPECTED_STATUS}"
+            self._log_closed(departed.task_id, status, why, (now - departed.since).total_seconds())
 
     def _warn_of_strange(self, strange: Mapping[str | None, int]) -> None:
         for status, count in strange.items():

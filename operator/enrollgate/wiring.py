@@ -1,8 +1,8 @@
 """The whole program, put together in one place: settings in, a running operator out.
 
-    settings ─▶ database ─┐
-             ─▶ launcher ─┼─▶ reconciler ─▶ loop      (the launcher wakes the loop when a run ends)
-             ─▶ policy ───┘
+settings ─▶ database ─┐
+         ─▶ launcher ─┼─▶ reconciler ─▶ loop      (the launcher wakes the loop when a run ends)
+         ─▶ policy ───┘
 """
 
 import signal
@@ -33,8 +33,8 @@ def database_of(settings: Settings) -> Database:
     """The database that the settings name. Does not connect yet."""
     return open_database(
         settings.sqlalchemy_url(),
-        tls_ca=settings.database.tls_ca if settings.database else None,
-        tls_verify_hostname=settings.database.tls_verify_hostname if settings.database else True,
+        tls_ca=settings.database.tls_ca,
+        tls_verify_hostname=settings.database.tls_verify_hostname,
     )
 
 

@@ -1,7 +1,7 @@
 """The gate, set by set: which tasks are new, which changed, which ran out of time, which left.
 
-These statements run only when the survey says that there is something to do. Everything that writes `status` locks the rows, looks
-again and writes in one short transaction: a compare-and-set.
+These statements run only when the survey says that there is something to do. Everything that writes `status` is
+a compare-and-set of one row in a short transaction of its own.
 """
 
 from collections.abc import Iterable, Iterator
@@ -9,17 +9,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, literal, select, true, update
+from sqlalchemy import Connection, delete, insert, literal, select, update
 
 from enrollgate.database.engine import Database
-from enrollgate.database.runs import ignoring_duplicates, insert_refusals
+from enrollgate.database.runs import compare_and_set, ignoring_duplicates, insert_refusal
 from enrollgate.database.survey import is_due
 from enrollgate.database.tables import INSTANT, Tables, runs, sightings
+from enrollgate.domain.gate import unexpected_status_message
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.task import TaskState
 
 BATCH = 500
-"""Tasks that one writing transaction touches, at most."""
+"""Rows of ours that one statement names, at most."""
+EXPIRY_LIMIT = 1000
+"""Tasks that one pass fails for their timeout, at most: a flood of them must not hold up the runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,77 +116,73 @@ def _update_sightings(connection: Connection, *, tables: Tables, changes: Iterab
 def expire(
     database: Database, tables: Tables, now: datetime, timeout: float, *, installation: str, message: str
 ) -> Iterator[Sighting]:
-    """Fails the waiting tasks whose time is over, batch by batch, and yields those that it did fail.
+    """Fails waiting tasks whose time is over, at most EXPIRY_LIMIT of them, and yields those that it did fail.
 
-    A task that Node.js moves in that very moment is left alone: the row is locked and looked at again before it is written.
+    A task that Node.js moves in that very moment is left alone: its status is not what it was.
     """
-    after: int | None = None
-    while True:
-        statement = select(sightings.c.task_id).where(is_due(tables, now, timeout)).order_by(sightings.c.task_id)
-        statement = (
-            statement.limit(BATCH) if after is None else statement.where(sightings.c.task_id > after).limit(BATCH)
-        )
-        with database.reading() as connection:
-            due = list(connection.execute(statement).scalars())
-        if not due:
-            return
-        reasons = dict.fromkeys(due, (Reason.ENROLLMENT_TIMEOUT, message))
-        refusal = _Refusal(reasons, tables.is_waiting(), is_due(tables, now, timeout), now, installation)
-        yield from database.writing(partial(_refuse, tables=tables, refusal=refusal))
-        after = due[-1]
+    statement = (
+        select(sightings.c.task_id, sightings.c.last_seen_status, sightings.c.first_seen_at)
+        .where(is_due(tables, now, timeout))
+        .order_by(sightings.c.first_seen_at)
+        .limit(EXPIRY_LIMIT)
+    )
+    with database.reading() as connection:
+        due = [Sighting(*row) for row in connection.execute(statement)]
+    for late in due:
+        refusal = _Refusal(late.task_id, late.word, Reason.ENROLLMENT_TIMEOUT, message, now, installation, late.since)
+        if _refuse(database, tables, refusal):
+            yield late
 
 
-def reject(
-    database: Database, tables: Tables, now: datetime, reasons: dict[int, str], *, installation: str
-) -> list[Sighting]:
-    """Fails tasks whose status became a word without meaning, unless it has one again. `reasons` maps task to message."""
-    why = {task_id: (Reason.UNEXPECTED_STATUS, message) for task_id, message in reasons.items()}
-    refusal = _Refusal(why, tables.is_unknown(), true(), now, installation)
-    return database.writing(partial(_refuse, tables=tables, refusal=refusal))
+def reject(database: Database, tables: Tables, departed: Departure, now: datetime, *, installation: str) -> bool:
+    """Fails a task whose status became a word without meaning, unless it has changed since. True if it was failed."""
+    message = unexpected_status_message(departed.status)
+    since = departed.since
+    reason = Reason.UNEXPECTED_STATUS
+    refusal = _Refusal(departed.task_id, departed.status, reason, message, now, installation, since)
+    return _refuse(database, tables, refusal)
 
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """Tasks to fail at the gate, each with its reason and message, provided that they are still as they were seen."""
+    """A task to fail at the gate, provided that its status and its sighting are still as they were seen."""
 
-    reasons: dict[int, tuple[Reason, str]]
-    still: ColumnElement[bool]
-    """What the task's status must still be."""
-    still_seen: ColumnElement[bool]
-    """What must still hold of its sighting."""
+    task_id: int
+    status: str | None
+    reason: Reason
+    message: str
     now: datetime
     installation: str
+    since: datetime
 
 
-def _refuse(connection: Connection, *, tables: Tables, refusal: _Refusal) -> list[Sighting]:
-    """Locks the tasks, looks again, fails those that are still so, records why and ends their sightings: all or nothing.
+class _ClockMoved(Exception):
+    """The task's sighting is not the one that was seen: another operator gave it a fresh clock. Undoes the refusal."""
 
-    Node.js must never lose a deadlock to us. So this locks by key alone and never waits for a row that Node.js holds: a row
-    that is being written just now (SKIP LOCKED) is left to the next pass.
+
+def _refuse(database: Database, tables: Tables, refusal: _Refusal) -> bool:
+    """Fails one task, records why and ends its sighting, in one transaction that begins with the compare-and-set.
+
+    One task a transaction, and the compare-and-set first and in the shape that an application would write it, so that Node.js
+    never loses a deadlock to us: the same shape takes its locks in the same order, and of two transactions that do collide
+    InnoDB gives up the lighter one, which is ours, and which is then tried again.
     """
-    locked = connection.execute(
-        select(tables.id, func.coalesce(tables.status, "NULL"))
-        .where(tables.id.in_(list(refusal.reasons)))
-        .with_for_update(skip_locked=True)
-    )
-    statuses: dict[int, str] = {row[0]: row[1] for row in locked}
-    seen = connection.execute(
-        select(sightings.c.task_id, sightings.c.first_seen_at)
-        .where(sightings.c.task_id.in_(list(statuses)), refusal.still_seen)
-        .with_for_update()
-    )
-    since: dict[int, datetime] = {row[0]: row[1] for row in seen}
-    compare_and_set = (
-        update(tables.tasks)
-        .where(tables.id == bindparam("task"), refusal.still)
-        .values({tables.status: tables.words.failed})
-    )
-    refused = [task for task in since if connection.execute(compare_and_set, {"task": task}).rowcount == 1]
-    if refused:
-        why = {task: refusal.reasons[task] for task in refused}
-        insert_refusals(connection, why, refusal.now, refusal.installation)
-        connection.execute(delete(sightings).where(sightings.c.task_id.in_(refused)))
-    return [Sighting(task, statuses[task], since[task]) for task in refused]
+
+    def change(connection: Connection) -> bool:
+        if not compare_and_set(connection, tables, refusal.task_id, refusal.status, tables.words.failed):
+            return False
+        ended = connection.execute(
+            delete(sightings).where(sightings.c.task_id == refusal.task_id, sightings.c.first_seen_at == refusal.since)
+        )
+        if ended.rowcount != 1:
+            raise _ClockMoved
+        insert_refusal(connection, refusal.task_id, refusal.reason, refusal.message, refusal.now, refusal.installation)
+        return True
+
+    try:
+        return database.writing(change)
+    except _ClockMoved:
+        return False
 
 
 def departures(database: Database, tables: Tables) -> Iterator[list[Departure]]:

@@ -1,14 +1,13 @@
 """Runs in the database: claimed before they exist, recorded in the transaction that moves their task."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from datetime import datetime
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     ScalarSelect,
-    Select,
     String,
     cast,
     delete,
@@ -163,6 +162,10 @@ def mark_launched(database: Database, names: Collection[str], now: datetime) -> 
     database.writing(lambda connection: connection.execute(statement))
 
 
+class _NotOurs(Exception):
+    """The run was finished by another operator meanwhile: whatever we were about to say of its task is undone."""
+
+
 def mark_stopping(
     database: Database, tables: Tables, run: UnfinishedRun, reason: Reason, message: str, *, fail_task: bool
 ) -> None:
@@ -171,13 +174,14 @@ def mark_stopping(
     def change(connection: Connection) -> None:
         if fail_task:
             _move_task(connection, tables, run, TaskState.FAILED)
-        connection.execute(
-            update(runs)
-            .where(runs.c.id == run.run_id, runs.c.active == 1, runs.c.state != RunState.STOPPING.value)
-            .values(state=RunState.STOPPING.value, reason=reason.value, message=redact(message, MESSAGE_LIMIT))
+        _update_run(
+            connection,
+            run,
+            {"state": RunState.STOPPING.value, "reason": reason.value, "message": redact(message, MESSAGE_LIMIT)},
         )
 
-    database.writing(change)
+    with suppress(_NotOurs):
+        database.writing(change)
 
 
 def record(database: Database, tables: Tables, verdict: Record, now: datetime) -> bool:
@@ -185,75 +189,69 @@ def record(database: Database, tables: Tables, verdict: Record, now: datetime) -
 
     Finishing twice changes nothing. A task that has moved on since it was read is left as it is.
     """
-    run, report = verdict.run, verdict.report
 
     def change(connection: Connection) -> bool:
-        # The task first: every transaction locks task, then sighting, then run, so that two never wait for each other.
-        moved = verdict.task_to is not None and _move_task(connection, tables, run, verdict.task_to)
-        connection.execute(
-            update(runs)
-            .where(runs.c.id == run.run_id, runs.c.active == 1)
-            .values(
-                state=RunState.FINISHED.value,
-                finished_at=now,
-                outcome=verdict.outcome.value,
-                reason=verdict.reason.value if verdict.reason else None,
-                message=redact(verdict.message, MESSAGE_LIMIT),
-                result=_result(report),
-            )
-        )
+        # The task first, then the sighting, then the run: every transaction takes its locks in this order.
+        moved = verdict.task_to is not None and _move_task(connection, tables, verdict.run, verdict.task_to)
+        values = {
+            "state": RunState.FINISHED.value,
+            "finished_at": now,
+            "outcome": verdict.outcome.value,
+            "reason": verdict.reason.value if verdict.reason else None,
+            "message": redact(verdict.message, MESSAGE_LIMIT),
+            "result": _result(verdict.report),
+        }
+        _update_run(connection, verdict.run, values)
         return moved
 
-    return database.writing(change)
+    try:
+        return database.writing(change)
+    except _NotOurs:
+        return False
+
+
+def _update_run(connection: Connection, run: UnfinishedRun, values: Mapping[str, object]) -> None:
+    statement = update(runs).where(runs.c.id == run.run_id, runs.c.active == 1).values(**values)
+    if connection.execute(statement).rowcount != 1:
+        raise _NotOurs
 
 
 def _move_task(connection: Connection, tables: Tables, run: UnfinishedRun, to: TaskState) -> bool:
-    """Compare-and-set of the status, from what the plan saw; a task that is over ends its sighting."""
+    """Moves the task from what the plan saw; a task that is over ends its sighting."""
     words = tables.words
     word = {TaskState.COMPLETED: words.completed, TaskState.FAILED: words.failed}[to]
-    unchanged: ColumnElement[bool] = (
-        tables.status.is_(None) if run.task_status is None else tables.status == run.task_status
-    )
-    # The run must still be ours to decide: an operator that was paused here for long must not speak for a newer run.
-    mine = select(runs.c.id).where(runs.c.id == run.run_id, runs.c.active == 1).exists()
-    moved = (
-        connection.execute(
-            update(tables.tasks).where(tables.id == run.task_id, unchanged, mine).values({tables.status: word})
-        ).rowcount
-        == 1
-    )
-    if moved:
-        connection.execute(delete(sightings).where(sightings.c.task_id == run.task_id))
-    return moved
+    if not compare_and_set(connection, tables, run.task_id, run.task_status, word):
+        return False
+    connection.execute(delete(sightings).where(sightings.c.task_id == run.task_id))
+    return True
 
 
-def insert_refusals(
-    connection: Connection, reasons: dict[int, tuple[Reason, str]], now: datetime, installation: str
+def compare_and_set(connection: Connection, tables: Tables, task_id: int, status: str | None, to: str) -> bool:
+    """`UPDATE ... SET status = to WHERE id = ? AND status = ?`: the only statement that ever writes Node.js's table."""
+    unchanged = tables.status.is_(None) if status is None else tables.status == status
+    statement = update(tables.tasks).where(tables.id == task_id, unchanged).values({tables.status: to})
+    return connection.execute(statement).rowcount == 1
+
+
+def insert_refusal(
+    connection: Connection, task_id: int, reason: Reason, message: str, now: datetime, installation: str
 ) -> None:
-    """Records why tasks failed at the gate: a finished run that was never launched, one a task."""
-    last: Select[tuple[int, int]] = (
-        select(runs.c.task_id, func.max(runs.c.attempt))
-        .where(runs.c.task_id.in_(list(reasons)))
-        .group_by(runs.c.task_id)
-    )
-    attempts: dict[int, int] = {row[0]: row[1] for row in connection.execute(last)}
+    """Records why a task failed at the gate: a finished run that was never launched."""
+    last: int | None = connection.execute(select(func.max(runs.c.attempt)).where(runs.c.task_id == task_id)).scalar()
+    attempt = (last or 0) + 1
     connection.execute(
-        insert(runs),
-        [
-            {
-                "task_id": task_id,
-                "attempt": attempts.get(task_id, 0) + 1,
-                "name": run_name(installation, task_id, attempts.get(task_id, 0) + 1),
-                "installation": installation,
-                "state": RunState.FINISHED.value,
-                "claimed_at": now,
-                "finished_at": now,
-                "outcome": Outcome.FAILED.value,
-                "reason": reason.value,
-                "message": redact(message, MESSAGE_LIMIT),
-            }
-            for task_id, (reason, message) in reasons.items()
-        ],
+        insert(runs).values(
+            task_id=task_id,
+            attempt=attempt,
+            name=run_name(installation, task_id, attempt),
+            installation=installation,
+            state=RunState.FINISHED.value,
+            claimed_at=now,
+            finished_at=now,
+            outcome=Outcome.FAILED.value,
+            reason=reason.value,
+            message=redact(message, MESSAGE_LIMIT),
+        )
     )
 
 

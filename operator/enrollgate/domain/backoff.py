@@ -18,7 +18,7 @@ class Backoff:
     """The share of a wait, from 0 to 1, that chance may take off."""
 
     def __post_init__(self) -> None:
-        if not (0 <= self.base and 0 <= self.cap and self.factor >= 1 and 0 <= self.jitter <= 1):
+        if not (self.base >= 0 and self.cap >= 0 and self.factor >= 1 and 0 <= self.jitter <= 1):
             raise ValueError(f"a back-off needs base and cap >= 0, factor >= 1 and jitter from 0 to 1, not {self}")
 
 

@@ -20,6 +20,7 @@ import errno
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -31,6 +32,7 @@ import structlog
 from enrollgate.domain.backoff import Backoff
 from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
 from enrollgate.domain.order import RunOrder
+from enrollgate.launchers.environment import child_environment
 from enrollgate.launchers.processes import find, kill_orphans, send
 from enrollgate.launchers.protocol import LauncherUnavailable
 from enrollgate.launchers.run_directory import (
@@ -47,10 +49,6 @@ _LOG = structlog.get_logger("enrollgate")
 SWEEP_INTERVAL = 600.0
 """Seconds between two searches for what has outlived `run_ttl`."""
 _RESERVE = "-" * 16384
-_PASSED_ON = frozenset(
-    {"PATH", "HOME", "LANG", "TZ", "TMPDIR", "PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR"}
-    | {name for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY") for name in (proxy, proxy.lower())}
-)
 _MACHINE_IS_FULL = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 _REMEDIES = {
     errno.ENOSPC: "free some space on its disk",
@@ -63,17 +61,6 @@ _REMEDIES = {
     errno.ENFILE: "raise the limit of open files (fs.file-max)",
     errno.ENOLCK: "put the work directory on a local disk, where files can be locked",
 }
-
-
-def child_environment(environ: Mapping[str, str], worker_env: Mapping[str, str]) -> dict[str, str]:
-    """What a supervisor and its worker are given of our environment, and the worker's settings. Nothing else is passed
-    on: the operator's environment may hold the database password.
-    """
-    passed = {name: value for name, value in environ.items() if name in _PASSED_ON or name.startswith("LC_")}
-    if "PYTHONPATH" in passed:  # the children have another working directory
-        folders = passed["PYTHONPATH"].split(os.pathsep)
-        passed["PYTHONPATH"] = os.pathsep.join(str(Path(folder).absolute()) for folder in folders if folder)
-    return passed | dict(worker_env)
 
 
 class LocalLauncher:
@@ -116,13 +103,19 @@ class LocalLauncher:
             work_dir.mkdir(parents=True, exist_ok=True)
             for folder in (self._runs, self._finished):
                 folder.mkdir(mode=0o700, exist_ok=True)
+        self._on_change = on_change
         self._watcher = Watcher(on_change)
 
     def observe(self) -> Mapping[str, Observation]:
         """See `Launcher.observe`. Kills what outlived a dead supervisor: a run that is not shown is not running."""
+        seen = dict[str, Observation]()
         with _available(self._runs):
-            seen = (self._look(run) for run in _directories(self._runs))
-            return {observation.name: observation for observation in seen if observation is not None}
+            for run in _directories(self._runs):
+                with _available(run.path):
+                    observation = self._look(run)
+                if observation is not None:
+                    seen[run.name] = observation
+        return seen
 
     def launch(self, orders: Sequence[RunOrder]) -> Mapping[str, LaunchOutcome]:
         """See `Launcher.launch`. Raises ValueError if a name is not a run's name, before anything is started."""
@@ -133,26 +126,29 @@ class LocalLauncher:
             run = self._directory(order.name)
             with _available(run.path):
                 try:
-                    outcomes[order.name] = self._launch(run, order)
+                    outcome = self._launch(run, order)
                 except OSError as error:
                     if error.errno not in _MACHINE_IS_FULL:
                         raise
                     _LOG.warning("no process can be started just now", run=order.name, error=error.strerror)
                     break
+            if outcome is not None:
+                outcomes[order.name] = outcome
         return outcomes
 
     def stop(self, name: str) -> None:
         """See `Launcher.stop`. Raises LauncherUnavailable if the run's directory cannot be read or written."""
         run = self._directory(name)
         with _available(run.path), contextlib.suppress(FileNotFoundError):
-            if run.read_verdict() is not None or not run.is_live():
-                self._bury(run)
+            if run.read_verdict() is not None:
                 return
-            run.stop.touch(mode=0o600)
-            supervisor = run.read_supervisor()
-            process = find(supervisor[0]) if supervisor else None
-            if process is not None and supervisor is not None and process.started == supervisor[1]:
+            run.stop.touch(mode=0o600)  # before the look at who supervises, who looks for it after having told
+            pid, started = run.read_supervisor() or (0, "")
+            process = find(pid)
+            if process is not None and process.started == started:
                 send(process, signal.SIGTERM)
+            elif not run.is_live():
+                self._bury(run)
 
     def discard(self, names: Iterable[str]) -> None:
         """See `Launcher.discard`. A run that is live after all is left alone."""
@@ -186,7 +182,8 @@ class LocalLauncher:
             verdict = run.read_verdict()  # it may have ended between the two looks
         if verdict is None:
             with contextlib.suppress(FileNotFoundError):  # discarded by another operator
-                self._bury(run)
+                if not self._bury(run):
+                    return Observation(run.name, Phase.LIVE)
             return None
         return Observation(run.name, Phase.SUCCEEDED if verdict.succeeded else Phase.FAILED, verdict.report)
 
@@ -195,28 +192,29 @@ class LocalLauncher:
         if supervisor is not None and not self._watcher.watches(*supervisor):
             self._watcher.watch(*supervisor)
 
-    def _bury(self, run: RunDirectory) -> None:
-        """Kills what a dead supervisor left alive, once, unless the run has come to life again."""
-        if not run.process.exists() or run.read_verdict() is not None:
-            return
+    def _bury(self, run: RunDirectory) -> bool:
+        """Kills what a dead supervisor left alive, once. False if the run lives on, or has come to life again."""
+        if not run.process.exists():
+            return True
         lock = run.acquire()
         if lock is None:
-            return
+            return False
         try:
-            _kill_orphans(run)
+            return run.read_verdict() is not None or _kill_orphans(run)
         finally:
             os.close(lock)
 
     # starting
 
-    def _launch(self, run: RunDirectory, order: RunOrder) -> LaunchOutcome:
+    def _launch(self, run: RunDirectory, order: RunOrder) -> LaunchOutcome | None:
         while True:
-            run.path.mkdir(mode=0o700, exist_ok=True) if not run.path.is_dir() else None
-            if run.path.is_symlink():
-                return LaunchOutcome.NAME_TAKEN
+            with contextlib.suppress(FileExistsError):
+                run.path.mkdir(mode=0o700)
             try:
+                if not stat.S_ISDIR(run.path.lstat().st_mode):
+                    return LaunchOutcome.NAME_TAKEN
                 lock = run.acquire()
-            except FileNotFoundError:  # discarded by another operator between the two steps
+            except FileNotFoundError:  # discarded by another operator between two steps
                 continue
             if lock is None:
                 return LaunchOutcome.ADOPTED
@@ -225,18 +223,18 @@ class LocalLauncher:
             finally:
                 os.close(lock)
 
-    def _launch_locked(self, run: RunDirectory, order: RunOrder, lock: int) -> LaunchOutcome:
+    def _launch_locked(self, run: RunDirectory, order: RunOrder, lock: int) -> LaunchOutcome | None:
         if run.read_verdict() is not None:
             return LaunchOutcome.ADOPTED
-        _kill_orphans(run)
-        for leftover in (run.stop, run.report, run.progress):
-            leftover.unlink(missing_ok=True)
-        spec = RunSpec(
-            order, self._worker_argv, self._max_tries, self._run_timeout, self._stop_grace, self._backoff
-        )
+        if not _kill_orphans(run):
+            return None
+        for leftover in (run.stop, run.report, run.progress, run.verdict):  # a verdict here is a damaged one
+            _remove(leftover)
+        spec = RunSpec(order, self._worker_argv, self._max_tries, self._run_timeout, self._stop_grace, self._backoff)
         write_atomically(run.reserve, _RESERVE)
         write_atomically(run.spec, spec.encode())
-        self._watcher.watch(self._start_supervisor(run, lock))
+        if not self._watcher.watch(self._start_supervisor(run, lock)):
+            self._on_change()  # it has ended already
         return LaunchOutcome.LAUNCHED
 
     def _start_supervisor(self, run: RunDirectory, lock: int) -> int:
@@ -269,8 +267,8 @@ class LocalLauncher:
         if lock is None:
             return
         try:
-            _kill_orphans(run)
-            self._retire(run)
+            if _kill_orphans(run):
+                self._retire(run)
         finally:
             os.close(lock)
 
@@ -298,15 +296,23 @@ class LocalLauncher:
                     self._discard(run)
 
 
-def _kill_orphans(run: RunDirectory) -> None:
-    """Ends what a dead supervisor left alive. Call it with the lock held. Raises LauncherUnavailable if it cannot."""
+def _kill_orphans(run: RunDirectory) -> bool:
+    """Ends what a dead supervisor left alive; the lock must be held. False if some of it cannot be killed just now."""
     supervisor = run.read_supervisor()
     if supervisor is not None and not kill_orphans(*supervisor, run.path):
-        raise LauncherUnavailable(
-            f"{run.path}: processes of this run outlived their supervisor and cannot be killed; "
-            f"end those of session {supervisor[0]} by hand"
+        _LOG.warning(
+            "a run that should be over still has processes, which outlive SIGKILL or hold no lock", run=run.name
         )
-    run.process.unlink(missing_ok=True)
+        return False
+    _remove(run.process)
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _directories(folder: Path) -> Iterator[RunDirectory]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _LINUX = sys.platform == "linux"
-_KILL_ROUNDS = 400
+_KILL_ROUNDS = 80
 _KILL_PAUSE = 0.025
 
 
@@ -87,7 +87,7 @@ def names_path(process: Process, path: Path) -> bool:
 
 
 def send(process: Process, number: signal.Signals) -> bool:
-    """Signals exactly this process. False if it is gone; a newcomer with its pid gets nothing."""
+    """Signals exactly this process. False if it is gone, or not ours to signal; a newcomer with its pid gets nothing."""
     try:
         descriptor = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else None
     except ProcessLookupError:
@@ -101,7 +101,7 @@ def send(process: Process, number: signal.Signals) -> bool:
             signal.pidfd_send_signal(descriptor, number)
         else:
             os.kill(process.pid, number)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
         return False
     finally:
         if descriptor is not None:
@@ -111,11 +111,12 @@ def send(process: Process, number: signal.Signals) -> bool:
 
 def kill_all(members: Iterable[Process]) -> bool:
     """Sends SIGKILL to all of them. True if there was none left to send it to."""
-    return not any([send(member, signal.SIGKILL) for member in members])
+    hit = [send(member, signal.SIGKILL) for member in members]
+    return not any(hit)
 
 
 def kill_family(leader: int) -> bool:
-    """Kills the leader's family and waits until it is gone. False if some of it has not died within about ten seconds
+    """Kills the leader's family and waits until it is gone. False if some of it has not died within about two seconds
     (stuck in the kernel, on a dead network disk perhaps).
     """
     for _ in range(_KILL_ROUNDS):
@@ -128,14 +129,15 @@ def kill_family(leader: int) -> bool:
 def kill_orphans(leader: int, started: str, path: Path) -> bool:
     """Kills what is left of a dead leader's session and bears the path; waits as `kill_family` does.
 
-    Nothing is killed if the leader lives, if its pid has gone to another process, or if the machine was started anew: the
+    Nothing is killed if the leader lives (then the answer is False), if its pid has gone to another process, or if the machine was started anew: the
     kernel gives a pid away only after the last member of the session of that number is gone.
     """
     if started.split(":", 1)[0] != _boot():
         return True
     for _ in range(_KILL_ROUNDS):
-        if find(leader) is not None:
-            return True
+        current = find(leader)
+        if current is not None:
+            return current.started != started
         if kill_all([member for member in session_of(leader) if names_path(member, path)]):
             return True
         time.sleep(_KILL_PAUSE)

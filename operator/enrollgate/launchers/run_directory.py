@@ -35,7 +35,8 @@ from enrollgate.launchers.verdict import Verdict
 
 _NAME = re.compile(r"[a-z0-9-]{1,63}")
 _READ_LIMIT = 1 << 20
-_NOT_A_FILE = frozenset({errno.EISDIR, errno.ELOOP, errno.ENXIO})
+_NOT_THERE = frozenset({errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO})
+"""Nothing there, or nothing that is a file of ours."""
 
 
 def is_run_name(name: str) -> bool:
@@ -178,8 +179,10 @@ class RunDirectory:
         """Whether somebody holds the run's lock exclusively."""
         try:
             descriptor = os.open(self.lock, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                return False
+            raise
         try:
             return not _flock(descriptor, fcntl.LOCK_SH)
         finally:
@@ -209,10 +212,8 @@ def read_text(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
             return file.read(_READ_LIMIT).decode(errors="replace")
-    except FileNotFoundError:
-        return None
     except OSError as error:
-        if error.errno in _NOT_A_FILE:
+        if error.errno in _NOT_THERE:
             return None
         raise
 
@@ -232,7 +233,7 @@ def write_atomically(path: Path, text: str, *, durable: bool = False) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             if durable:

@@ -177,7 +177,9 @@ def main(arguments: list[str]) -> int:
     run = RunDirectory(Path(arguments[0]))
     me = find(os.getpid())
     if me is None or me.session != me.pid or not _holds_lock(run):
-        _say("only the local launcher starts a supervisor: in a session of its own, with the run's lock as standard input")
+        _say(
+            "only the local launcher starts a supervisor: in a session of its own, with the run's lock as standard input"
+        )
         return 2
     run.write_supervisor(me)
     try:

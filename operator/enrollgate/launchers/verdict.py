@@ -43,11 +43,10 @@ class Verdict:
         """Reads an encoded verdict. Raises ValueError if it is not one."""
         try:
             raw = json.loads(text)
-            succeeded, tries, report = raw["succeeded"], raw["tries"], Report.decode(json.dumps(raw["report"]))
+            succeeded = {True: True, False: False}[raw["succeeded"]]
+            tries, report = int(raw["tries"]), Report.decode(json.dumps(raw["report"]))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"not a verdict ({error.__class__.__name__})") from error
-        if not isinstance(succeeded, bool) or not isinstance(tries, int):
-            raise ValueError("not a verdict (wrong types)")
         return cls(succeeded, report, tries)
 
 

@@ -36,6 +36,7 @@ class Watcher:
         """
         process = find(pid)
         if process is None or started not in (None, process.started):
+            _reap(pid)
             return False
         with self._guard:
             if self._closed or process in self._watched:
@@ -96,13 +97,17 @@ class Watcher:
                 pass
 
     def _forget(self, process: Process, selector: selectors.BaseSelector) -> None:
-        with contextlib.suppress(ChildProcessError):  # not a child of this operator
-            os.waitpid(process.pid, os.WNOHANG)
+        _reap(process.pid)
         with self._guard:
             descriptor = self._watched.pop(process)
         if descriptor is not None:
             selector.unregister(descriptor)
             os.close(descriptor)
+
+
+def _reap(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):  # not a child of this operator
+        os.waitpid(pid, os.WNOHANG)
 
 
 def _register(selector: selectors.BaseSelector, watched: dict[Process, int | None]) -> None:

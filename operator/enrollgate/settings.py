@@ -1,0 +1,456 @@
+"""Every setting of Enrollgate, from the environment, a mounted file or a folder of secrets, each checked before anything runs.
+
+A wrong value never gets past this module: `load_settings` raises one `SettingsError` whose lines each name the variable, the
+value (never a secret's), what is wrong with it and what to write instead.
+"""
+
+import difflib
+import ipaddress
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from enrollgate.domain.task import StatusWords, TaskColumns
+
+PREFIX = "ENROLLGATE_"
+"""Every variable begins with it."""
+RUN_VARIABLES = frozenset(
+    PREFIX + name
+    for name in (
+        "TASK_ID",
+        "ATTEMPT",
+        "COURSE_URL",
+        "COOKIES_NAME",
+        "TRY",
+        "MAX_TRIES",
+        "SCRATCH_DIR",
+        "REPORT_PATH",
+        "PROGRESS_PATH",
+    )
+)
+"""What a launcher tells a worker about its one run; not settings."""
+_SOURCES = frozenset({PREFIX + "CONFIG_FILE", PREFIX + "SECRETS_DIR"})
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_$]{1,64}")
+_HOST = re.compile(r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used. Its text has one line for each problem."""
+
+
+def _seconds(value: object) -> object:
+    if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", value)):
+        return float(match[1]) * _UNITS[match[2]]
+    return value
+
+
+def _words(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(word.strip() for word in value.split(",") if word.strip())
+    return value
+
+
+def _argv(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text.startswith("["):
+        try:
+            return tuple(TypeAdapter(list[str]).validate_python(json.loads(text)))
+        except ValueError as error:
+            raise ValueError(f"it is neither a command line nor a JSON array of strings ({error})") from error
+    return tuple(shlex.split(text))
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
+Argv = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_argv)]
+
+
+class DatabaseSettings(BaseModel):
+    """The parts of a MySQL or MariaDB address, for those who keep the password in a Secret of its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str | None = Field(None, description="Host of the MySQL or MariaDB server.", examples=["mysql"])
+    port: int = Field(3306, ge=1, le=65535, description="Its port.")
+    user: str | None = Field(None, description="The user to log in as.", examples=["enrollgate"])
+    password: SecretStr = Field(SecretStr(""), description="The user's password. Best from a secrets folder.")
+    name: str | None = Field(None, description="The database (schema) that holds the task table.", examples=["courses"])
+    tls_ca: Path | None = Field(
+        None, description="CA certificate (PEM) to verify the server with; sets TLS on.", examples=["/etc/mysql/ca.pem"]
+    )
+    tls_verify_hostname: bool = Field(True, description="Whether the server's certificate must name its host.")
+
+
+class Settings(BaseSettings):
+    """All settings. The secrets folder wins over the environment, and that over the file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="ignore", frozen=True, validate_default=True
+    )
+
+    # the database
+    database_url: SecretStr | None = Field(
+        None,
+        description="Where the task table is: `mysql://user:password@host:port/name`, or `sqlite:////absolute/path`. "
+        "Not given, and no ENROLLGATE_DATABASE__HOST either: an embedded SQLite file in the work folder.",
+        examples=["mysql://enrollgate:secret@mysql:3306/courses"],
+    )
+    database: DatabaseSettings = Field(
+        DatabaseSettings(), description="The same in parts, in place of ENROLLGATE_DATABASE_URL."
+    )
+    task_table: str = Field("download_tasks", description="Node.js's table; `schema.table` is possible.")
+    id_column: str = Field("id", description="Its integer key.")
+    status_column: str = Field("status", description="Its status, the only column that is ever written.")
+    email_column: str = Field("email", description="The enrolled account.")
+    course_url_column: str = Field("course_url", description="The course's URL.")
+    status_waiting: Words = Field(
+        ("pending", "paid", "processing"), description="The words for: enrollment is on its way. Comma-separated."
+    )
+    status_enrolled: str = Field("enrolled", description="The word for: the gate is open.")
+    status_completed: str = Field("completed", description="The word for: the course is at its destination.")
+    status_failed: str = Field("failed", description="The word for: it is over, badly.")
+
+    # the gate and the loop
+    enrollment_timeout: Seconds = Field(
+        300, description="Seconds that an enrollment may take (formerly `max_wait_seconds`)."
+    )
+    check_interval: Seconds = Field(
+        10, description="Seconds between two looks at the database (formerly `check_interval`)."
+    )
+    max_concurrent_runs: int = Field(4, ge=1, le=100_000, description="Runs at the same time, at most.")
+    max_attempts: int = Field(3, ge=1, le=100, description="Tries of a run's download before the task fails.")
+    max_lost_runs: int = Field(
+        3, ge=0, le=100, description="How often a run that vanished (reboot, deleted Job) is launched again."
+    )
+    run_timeout: Seconds = Field(21600, description="Seconds that one run may take, all its tries together.")
+    retry_backoff: Seconds = Field(10, description="Seconds before the second try; doubled for each further one.")
+    stop_grace: Seconds = Field(30, description="Seconds a run gets to end when it is asked to, before it is killed.")
+    run_ttl: Seconds = Field(86400, description="Seconds that a finished run's log and report are kept.")
+
+    # where runs live
+    launcher: Literal["local", "kubernetes"] = Field(
+        "local", description="What runs the runs: `local` or `kubernetes`."
+    )
+    installation: str = Field(
+        "enrollgate",
+        description="The name of this installation: the first part of its runs' names. Two installations on one database "
+        "need two names; a replacement for a machine that died takes over its runs under its name.",
+    )
+    work_dir: Path = Field(Path("var"), description="The folder for local runs: their logs, reports and scratch files.")
+
+    # the worker
+    downloader: Literal["yt-dlp", "command"] = Field("yt-dlp", description="What downloads: `yt-dlp` or `command`.")
+    download_command: Argv = Field(
+        (),
+        description="The command for `command`: a command line or a JSON array, with `{course_url}` and `{output_dir}` "
+        "in it. It is started without a shell.",
+        examples=["python3 main.py -c {course_url} -o {output_dir}"],
+    )
+    destination: str = Field("directory:downloads", description="Where courses go: `directory:/path`.")
+    allowed_hosts: Words = Field(
+        (),
+        description="The hosts that may be contacted, comma-separated; `*.example.com` means its subdomains. Empty: every "
+        "public host, over https. Plain http and private addresses need the host listed literally.",
+        examples=["courses.example.com,*.cdn.example.com"],
+    )
+    cookies_dir: Path | None = Field(
+        None,
+        description="The folder with the accounts' cookies files: `cookies-<first 32 hexadecimal digits of the SHA-256 of "
+        "the lower-cased e-mail>.txt`, and `cookies.txt` for all others. Netscape format.",
+        examples=["/etc/enrollgate/cookies"],
+    )
+    scratch_limit: ByteSize = Field(
+        ByteSize(5 * 2**30), gt=0, description="Bytes of files downloaded and not yet delivered, at most (`5GiB`)."
+    )
+
+    # the log
+    log_format: Literal["text", "json"] = Field("text", description="`text` for people, `json` for machines.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least important lines kept."
+    )
+
+    @field_validator("task_table")
+    @classmethod
+    def _table_name(cls, value: str) -> str:
+        parts = value.split(".")
+        if len(parts) > 2 or not all(_IDENTIFIER.fullmatch(part) for part in parts):
+            raise ValueError(
+                "write a table name, or schema.table: letters, digits, _ and $, at most 64 characters each"
+            )
+        return value
+
+    @field_validator("id_column", "status_column", "email_column", "course_url_column")
+    @classmethod
+    def _column_name(cls, value: str) -> str:
+        if not _IDENTIFIER.fullmatch(value):
+            raise ValueError("write a column name: letters, digits, _ and $, at most 64 characters")
+        return value
+
+    @field_validator("installation")
+    @classmethod
+    def _installation_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?", value):
+            raise ValueError(
+                "write a DNS label of at most 32 characters: lower-case letters, digits and -, a letter first"
+            )
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            _parse_database_url(value.get_secret_value())
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_check_host(host.lower()) for host in value)
+
+    @field_validator("destination")
+    @classmethod
+    def _destination(cls, value: str) -> str:
+        scheme, colon, rest = value.partition(":")
+        if scheme == "drive":
+            raise ValueError("Google Drive is not part of this version: write directory:/path")
+        if scheme != "directory" or not colon or not rest.strip():
+            raise ValueError("write directory:/path")
+        return f"directory:{Path(rest).expanduser().absolute()}"
+
+    @field_validator("work_dir", "cookies_dir")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "Settings":
+        if self.database_url is not None and self.database.host is not None:
+            raise ValueError("ENROLLGATE_DATABASE_URL and ENROLLGATE_DATABASE__HOST are both set: keep one of them")
+        if self.database.host is not None and not (self.database.user and self.database.name):
+            raise ValueError(
+                "ENROLLGATE_DATABASE__HOST needs ENROLLGATE_DATABASE__USER and ENROLLGATE_DATABASE__NAME, too"
+            )
+        _check_words(self.status_words())
+        _check_command(self.downloader, self.download_command)
+        return self
+
+    def sqlalchemy_url(self) -> URL:
+        """The address of the database, password included."""
+        if self.database_url is not None:
+            return _parse_database_url(self.database_url.get_secret_value())
+        if self.database.host is None:
+            return URL.create("sqlite", database=str(self.work_dir / "enrollgate.db"))
+        return URL.create(
+            "mysql+pymysql",
+            username=self.database.user,
+            password=self.database.password.get_secret_value(),
+            host=self.database.host,
+            port=self.database.port,
+            database=self.database.name,
+        )
+
+    def status_words(self) -> StatusWords:
+        """The status words as this deployment spells them."""
+        return StatusWords(self.status_waiting, self.status_enrolled, self.status_completed, self.status_failed)
+
+    def task_columns(self) -> TaskColumns:
+        """Where Node.js keeps its tasks."""
+        return TaskColumns(
+            self.task_table, self.id_column, self.status_column, self.email_column, self.course_url_column
+        )
+
+    def worker_environment(self) -> dict[str, str]:
+        """The settings that a worker needs, as environment variables. None of them is a secret."""
+        environment = {
+            "DOWNLOADER": self.downloader,
+            "DESTINATION": self.destination,
+            "ALLOWED_HOSTS": ",".join(self.allowed_hosts),
+            "SCRATCH_LIMIT": str(int(self.scratch_limit)),
+        }
+        if self.downloader == "command":
+            environment["DOWNLOAD_COMMAND"] = json.dumps(self.download_command)
+        if self.cookies_dir is not None:
+            environment["COOKIES_DIR"] = str(self.cookies_dir)
+        return {PREFIX + name: value for name, value in environment.items()}
+
+
+def _parse_database_url(text: str) -> URL:
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError) as error:
+        raise ValueError("it is not a database URL: write mysql://user:password@host:port/name") from error
+    if url.drivername == "sqlite":
+        if not url.database:
+            raise ValueError("it names no file: write sqlite:////absolute/path")
+        return url
+    if url.drivername not in ("mysql", "mysql+pymysql", "mariadb", "mariadb+pymysql"):
+        raise ValueError(f"{url.drivername!r} is not a database Enrollgate speaks: use mysql:// or sqlite:///")
+    if not url.host or not url.database:
+        raise ValueError("it names no host or no database: write mysql://user:password@host:port/name")
+    return url.set(drivername="mysql+pymysql").difference_update_query(["charset"])
+
+
+def _check_host(text: str) -> str:
+    host, _, port = (
+        text.rpartition(":") if re.search(r"(?<![:\[]):\d+$", text) and text.count(":") == 1 else (text, "", "")
+    )
+    if port and not 0 < int(port) < 65536:
+        raise ValueError(f"{text!r} has no valid port")
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        if not _HOST.fullmatch(host):
+            raise ValueError(
+                f"{text!r} is not a host: write a host name, *.domain or an IP address, without scheme or path"
+            ) from None
+    return text
+
+
+def _check_words(words: StatusWords) -> None:
+    for word in words.known:
+        if not word.strip() or word != word.strip() or len(word) > 64:
+            raise ValueError(
+                f"the status word {word!r} in ENROLLGATE_STATUS_* must have 1 to 64 characters, no spaces around"
+            )
+    if not words.waiting:
+        raise ValueError("ENROLLGATE_STATUS_WAITING is empty: name at least one waiting status")
+    lower = [word.lower() for word in words.known]
+    twice = sorted({word for word in lower if lower.count(word) > 1})
+    if twice:
+        raise ValueError(
+            f"the status word {twice[0]!r} has two meanings in ENROLLGATE_STATUS_*: each word may have one"
+        )
+
+
+def _check_command(downloader: str, command: tuple[str, ...]) -> None:
+    if downloader != "command":
+        if command:
+            raise ValueError("ENROLLGATE_DOWNLOAD_COMMAND is set but unused: set ENROLLGATE_DOWNLOADER=command, too")
+        return
+    if not command:
+        raise ValueError("ENROLLGATE_DOWNLOADER=command needs ENROLLGATE_DOWNLOAD_COMMAND")
+    text = " ".join(command)
+    for placeholder in ("{course_url}", "{output_dir}"):
+        if placeholder not in text:
+            raise ValueError(f"ENROLLGATE_DOWNLOAD_COMMAND does not contain {placeholder}: it could not do its work")
+    unknown = set(re.findall(r"\{([a-z_]+)\}", text)) - {"course_url", "output_dir"}
+    if unknown:
+        raise ValueError(
+            f"ENROLLGATE_DOWNLOAD_COMMAND contains {{{sorted(unknown)[0]}}}: only {{course_url}} and {{output_dir}} are known"
+        )
+
+
+def variables() -> dict[str, Any]:
+    """Every variable's name with its field, nested ones included."""
+    found: dict[str, Any] = {}
+    for name, field in Settings.model_fields.items():
+        if field.annotation is DatabaseSettings:
+            for inner, inner_field in DatabaseSettings.model_fields.items():
+                found[f"{PREFIX}{name.upper()}__{inner.upper()}"] = inner_field
+        else:
+            found[PREFIX + name.upper()] = field
+    return found
+
+
+def load_settings() -> Settings:
+    """Reads and checks all settings. Raises SettingsError."""
+    problems = _unknown_variables()
+    try:
+        config_file = _existing(PREFIX + "CONFIG_FILE", Path.is_file, "file")
+        secrets_dir = _existing(PREFIX + "SECRETS_DIR", Path.is_dir, "folder")
+        settings = Settings(_env_file=config_file, _secrets_dir=None, **_secrets(secrets_dir))  # type: ignore[call-arg]  # pydantic-settings takes its sources so
+    except ValidationError as error:
+        problems += [_explain(problem) for problem in error.errors()]
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(str(error))
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return settings
+
+
+def _unknown_variables() -> list[str]:
+    known = set(variables()) | RUN_VARIABLES | _SOURCES
+    problems = []
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known and not name.startswith(PREFIX + "TEST_"):
+            near = difflib.get_close_matches(name, known, 1)
+            remedy = f"did you mean {near[0]}?" if near else "remove it; docs/settings.md lists what there is"
+            problems.append(f"{name}: there is no such setting; {remedy}")
+    return problems
+
+
+def _existing(variable: str, is_there: Any, kind: str) -> Path | None:
+    text = os.environ.get(variable)
+    if not text:
+        return None
+    path = Path(text)
+    if not is_there(path):
+        raise OSError(f"{variable}={text}: there is no such {kind}: create it, or mend the path")
+    return path
+
+
+def _secrets(folder: Path | None) -> dict[str, Any]:
+    """The settings in a folder of files named like the variables (upper or lower case), as a mounted Secret has them."""
+    values: dict[str, Any] = {}
+    known = variables()
+    for path in sorted(folder.iterdir()) if folder else ():
+        name = path.name.upper()
+        if name not in known or not path.is_file():
+            continue
+        try:
+            text = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise OSError(
+                f"{name}: the secret {path} cannot be read ({error.__class__.__name__}): mend its file"
+            ) from error
+        outer, _, inner = name.removeprefix(PREFIX).lower().partition("__")
+        if inner:
+            values.setdefault(outer, {})[inner] = text
+        else:
+            values[outer] = text
+    return values
+
+
+def _explain(problem: Any) -> str:
+    """One line for one of pydantic's findings: the variable, the value, what is wrong."""
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not problem["loc"]:
+        return message
+    name = PREFIX + "__".join(str(part).upper() for part in problem["loc"][:2] if isinstance(part, str))
+    field = variables().get(name)
+    value = problem["input"]
+    secret = field is None or "SecretStr" in str(field.annotation)
+    shown = "***" if secret else _plain(value)
+    example = f"; for example {field.examples[0]}" if field is not None and field.examples else ""
+    return f"{name}={shown}: {message.replace('Input should', 'it should', 1)}{example}"
+
+
+def _plain(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def choices(annotation: Any) -> tuple[str, ...]:
+    """The values that a field of fixed choices takes; empty for any other."""
+    return get_args(annotation) if str(annotation).startswith("typing.Literal") else ()

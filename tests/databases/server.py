@@ -1,0 +1,117 @@
+"""A private database server: its own data folder, socket and port; it dies with the tests."""
+
+import atexit
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pymysql
+from sqlalchemy import URL, make_url
+
+USER = "root"
+PASSWORD = "only-for-tests"
+_START_TIMEOUT = 120
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: not even a killed test run leaves a server behind
+
+
+@dataclass
+class Server:
+    """Started by `start`; may be stopped, killed and started again on the same port."""
+
+    command: Sequence[str]
+    folder: Path
+    port: int
+    ready: Callable[[int], None] = field(default=lambda _port: None)
+    """Called once after the first start, to set the password."""
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        log = (self.folder / "log").open("ab")
+        with log:
+            self.process = subprocess.Popen(
+                self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent
+            )
+        atexit.register(self.kill)
+        deadline = time.monotonic() + _START_TIMEOUT
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                self.ready(self.port)
+            except (OSError, pymysql.err.OperationalError):
+                time.sleep(0.1)
+                continue
+            self.ready = lambda _port: None
+            return
+        raise RuntimeError(f"the server did not start:\n{(self.folder / 'log').read_text(errors='replace')[-3000:]}")
+
+    def stop(self) -> None:
+        """An orderly shutdown."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+            self.process.wait(timeout=120)
+
+    def url(self, database: str) -> str:
+        return _url(self.port, database).render_as_string(hide_password=False)
+
+
+def _url(port: int, database: str) -> URL:
+    return URL.create("mysql+pymysql", USER, PASSWORD, "127.0.0.1", port, database)
+
+
+@contextmanager
+def fresh_database(server_url: str) -> Iterator[str]:
+    """A new, empty database on the server that the URL names; dropped at the end."""
+    url = make_url(server_url)
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    execute(server_url, f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+    try:
+        yield url.set(database=name).render_as_string(hide_password=False)
+    finally:
+        execute(server_url, f"DROP DATABASE IF EXISTS {name}")
+
+
+def execute(server_url: str, *statements: str) -> None:
+    """Runs statements as the server's administrator."""
+    url = make_url(server_url)
+    assert url.username is not None
+    connection = pymysql.connect(
+        host=url.host or "127.0.0.1",
+        port=url.port or 3306,
+        user=url.username,
+        password=str(url.password or ""),
+        autocommit=True,
+        charset="utf8mb4",
+    )
+    with closing(connection), connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+
+
+def as_user(*command: str) -> list[str]:
+    """The `--user` option, since a server refuses to run as root."""
+    return [*command, "--user=nobody"] if os.geteuid() == 0 else list(command)

@@ -1,0 +1,26 @@
+import os
+from pathlib import Path
+
+from enrollgate.launchers.environment import child_environment
+
+
+def test_only_listed_variables_are_passed_on() -> None:
+    environ = {
+        "PATH": "/bin",
+        "LC_TIME": "C",
+        "NO_PROXY": "localhost",
+        "ENROLLGATE_DATABASE_URL": "mysql://root:secret@db/x",
+        "ENROLLGATE_DATABASE__PASSWORD": "secret",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "LD_PRELOAD": "/tmp/x.so",
+    }
+    assert child_environment(environ, {}) == {"PATH": "/bin", "LC_TIME": "C", "NO_PROXY": "localhost"}
+
+
+def test_the_workers_settings_win() -> None:
+    assert child_environment({"TMPDIR": "/a"}, {"TMPDIR": "/b", "X": "y"}) == {"TMPDIR": "/b", "X": "y"}
+
+
+def test_the_places_of_modules_do_not_depend_on_the_working_directory() -> None:
+    passed = child_environment({"PYTHONPATH": os.pathsep.join(["operator", "", "/opt/x"])}, {})
+    assert passed == {"PYTHONPATH": os.pathsep.join([str(Path.cwd() / "operator"), "/opt/x"])}

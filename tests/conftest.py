@@ -7,7 +7,6 @@ from typing import NoReturn
 
 import pytest
 import structlog
-
 from tests.databases import Server, ServerAbsent, start_mariadb, start_mysql
 from tests.databases.server import fresh_database
 

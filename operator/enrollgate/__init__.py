@@ -1,10 +1,14 @@
 """Enrollgate: one download run per enrolled task, and never a run before its enrollment."""
 
-from importlib.metadata import PackageNotFoundError, version
+__all__ = ["version"]
 
-try:
-    __version__ = version("enrollgate")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0.0.0+source"
 
-__all__ = ["__version__"]
+def version() -> str:
+    """The installed version. Looked up when asked for, since every supervisor imports this package and none asks."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("enrollgate")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "0.0.0+source"

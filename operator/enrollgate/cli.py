@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 
-from enrollgate import __version__
+from enrollgate import version as installed_version
 from enrollgate.settings import Settings, SettingsError, load_settings
 
 app = typer.Typer(
@@ -55,7 +55,7 @@ def version(
 ) -> None:
     """Say the version."""
     if show:
-        _OUT.print(f"enrollgate {__version__}")
+        _OUT.print(f"enrollgate {installed_version()}")
         raise typer.Exit
 
 

@@ -380,7 +380,7 @@ def load_settings() -> Settings:
     try:
         config_file = _existing(PREFIX + "CONFIG_FILE", Path.is_file, "file")
         secrets_dir = _existing(PREFIX + "SECRETS_DIR", Path.is_dir, "folder")
-        settings = Settings(_env_file=config_file, _secrets_dir=None, **_secrets(secrets_dir))  # type: ignore[call-arg]  # pydantic-settings takes its sources so
+        settings = Settings(_env_file=config_file, _secrets_dir=None, **_secrets(secrets_dir))
     except ValidationError as error:
         problems += [_explain(problem) for problem in error.errors()]
     except (OSError, UnicodeDecodeError) as error:

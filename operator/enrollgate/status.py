@@ -1,6 +1,6 @@
 """What `enrollgate status` shows: tasks by status, live runs with their progress, the latest failures and their remedies."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from enrollgate.database import Database, Tables, reading
 from enrollgate.domain.reasons import Reason, explain
 from enrollgate.domain.task import TaskState
 
-Progress = Callable[[str], dict[str, object] | None]
+Progress = Callable[[str], Mapping[str, object] | None]
 """Gives a run's progress by its name, None if it is not known here."""
 
 
@@ -23,7 +23,7 @@ class Overview:
     now: datetime
     tasks: list[reading.StatusCount]
     runs: list[reading.RunView]
-    progress: dict[str, dict[str, object]]
+    progress: dict[str, Mapping[str, object]]
     failures: list[reading.RunView]
 
 
@@ -57,7 +57,7 @@ def _run(run: reading.RunView) -> dict[str, Any]:
 
 
 def _remedy(reason: str | None) -> str:
-    return explain(Reason(reason)).remedy if reason in Reason else ""
+    return explain(Reason(reason)).remedy if reason else ""
 
 
 def render(overview: Overview, tables: Tables) -> RenderableType:

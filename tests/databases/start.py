@@ -6,7 +6,6 @@ import subprocess
 from pathlib import Path
 
 import pymysql
-
 from tests.databases.server import PASSWORD, Server, as_user, free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -8,9 +8,9 @@ from random import Random
 
 import pytest
 from sqlalchemy import text
+from tests.world import World
 
 from enrollgate.domain.policy import Policy
-from tests.world import World
 
 FLIPS = 10_000
 
@@ -26,7 +26,8 @@ def test_no_row_that_enrolled_before_the_deadline_fell_is_failed_10000_times(mar
         per_round = 500
         for start in range(0, FLIPS, per_round):
             values = ",".join(
-                f"({start + n + 1}, 'processing', 'a@example.com', 'https://courses.example.com/')" for n in range(per_round)
+                f"({start + n + 1}, 'processing', 'a@example.com', 'https://courses.example.com/')"
+                for n in range(per_round)
             )
             world.sql(f"INSERT INTO download_tasks (id, status, email, course_url) VALUES {values}")
             world.reconcile()

@@ -176,7 +176,14 @@ def _refuse(database: Database, tables: Tables, refusal: _Refusal) -> bool:
         )
         if ended.rowcount != 1:
             raise _ClockMoved
-        insert_refusal(connection, refusal.task_id, refusal.reason, refusal.message, refusal.now, refusal.installation)
+        insert_refusal(
+            connection,
+            refusal.task_id,
+            refusal.reason,
+            refusal.message,
+            now=refusal.now,
+            installation=refusal.installation,
+        )
         return True
 
     try:

@@ -234,7 +234,7 @@ def compare_and_set(connection: Connection, tables: Tables, task_id: int, status
 
 
 def insert_refusal(
-    connection: Connection, task_id: int, reason: Reason, message: str, now: datetime, installation: str
+    connection: Connection, task_id: int, reason: Reason, message: str, *, now: datetime, installation: str
 ) -> None:
     """Records why a task failed at the gate: a finished run that was never launched."""
     last: int | None = connection.execute(select(func.max(runs.c.attempt)).where(runs.c.task_id == task_id)).scalar()

@@ -17,12 +17,12 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from enrollgate.demo.site import CourseSite
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.tree import Tree
 
+from enrollgate.demo.site import CourseSite
 from enrollgate.domain.account import cookies_name
 
 TIMEOUT = 30

@@ -179,11 +179,11 @@ class LocalLauncher:
             if run.is_live():
                 self._watch(run)
                 return Observation(run.name, Phase.LIVE)
-            verdict = run.read_verdict()  # it may have ended between the two looks
-        if verdict is None:
             with contextlib.suppress(FileNotFoundError):  # discarded by another operator
                 if not self._bury(run):
                     return Observation(run.name, Phase.LIVE)
+            verdict = run.read_verdict()  # it may have ended after the first look
+        if verdict is None:
             return None
         return Observation(run.name, Phase.SUCCEEDED if verdict.succeeded else Phase.FAILED, verdict.report)
 

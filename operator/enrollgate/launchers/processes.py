@@ -129,8 +129,8 @@ def kill_family(leader: int) -> bool:
 def kill_orphans(leader: int, started: str, path: Path) -> bool:
     """Kills what is left of a dead leader's session and bears the path; waits as `kill_family` does.
 
-    Nothing is killed if the leader lives (then the answer is False), if its pid has gone to another process, or if the machine was started anew: the
-    kernel gives a pid away only after the last member of the session of that number is gone.
+    Nothing is killed if the leader lives (then the answer is False), if its pid has gone to another process, or if the
+    machine was started anew: the kernel gives a pid away only after the last member of the session of that number is gone.
     """
     if started.split(":", 1)[0] != _boot():
         return True

@@ -239,8 +239,9 @@ _VOICE = "supervisor: "
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{_VOICE}{redact(text)}\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # a full disk costs the line, not the run
+        sys.stderr.write(f"{_VOICE}{redact(text)}\n")
+        sys.stderr.flush()
 
 
 def _describe(ending: Ending) -> str:

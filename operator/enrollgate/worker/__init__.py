@@ -1,0 +1,9 @@
+"""The run itself: download a course and deliver it, item by item, and report how it went.
+
+It is told everything in a `WorkOrder` and knows nothing of databases, clusters or enrollment; that the gate was open is the
+operator's word. May import the domain only (and yt-dlp and rich).
+"""
+
+from enrollgate.worker.work import work, write_report
+
+__all__ = ["work", "write_report"]

@@ -1,0 +1,82 @@
+"""What passes between a downloader, the pipeline and a destination."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+OnBytes = Callable[[int], None]
+"""Told how many bytes of the current item are in scratch. May block: that is the back-pressure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One lecture, or whatever a course is made of."""
+
+    item_id: str
+    """The same on every try: what is at the destination is found again by it."""
+    index: int
+    """Counts from 1, in the course's order."""
+    title: str
+    section: str
+    """The chapter's title, empty if there is none."""
+    section_index: int
+    source_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """A course as its downloader found it. `items` is read once and lazily; iterating it may raise Failure."""
+
+    title: str
+    items: Iterator[Item]
+    total: int | None
+    """How many items there are, if that is known before they are listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """An item at its destination."""
+
+    item_id: str
+    size: int
+    """Bytes."""
+    md5: str
+
+
+class Downloader(Protocol):
+    """Brings items to scratch. All errors are Failures."""
+
+    def open(self) -> Course:
+        """Lists the course."""
+        ...
+
+    def fetch(self, item: Item, folder: Path, on_bytes: OnBytes, stop: threading.Event) -> Path:
+        """Brings one item into its folder, and gives the complete file. Goes on with what an earlier try left there."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of everything."""
+        ...
+
+
+class Destination(Protocol):
+    """Where a course goes. All errors are Failures."""
+
+    def open(self, title: str) -> None:
+        """Finds or makes the course's place."""
+        ...
+
+    def find(self, item: Item) -> Delivered | None:
+        """The item, if it is there already, complete."""
+        ...
+
+    def deliver(self, item: Item, file: Path) -> Delivered:
+        """Puts the file there, complete or not at all."""
+        ...
+
+    @property
+    def location(self) -> tuple[str, str]:
+        """The id and the URL of the course's place."""
+        ...

@@ -1,0 +1,151 @@
+"""The user's own command as downloader: it is started once, and what it leaves in its output folder is the course.
+
+No shell; a process group of its own, killed when the run is stopped; a small environment without our settings. Symbolic links
+and special files are refused, unfinished files (`.part`, `.ytdl`, `.tmp`) are left behind. Exit code and last words are the
+failure's message.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from enrollgate.domain.order import WorkOrder
+from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.domain.redaction import redact
+from enrollgate.worker.cookies import copy_cookies
+from enrollgate.worker.course import Course, Item, OnBytes
+
+STOP_GRACE = 10.0
+"""Seconds between SIGTERM and SIGKILL."""
+UNFINISHED = (".part", ".ytdl", ".tmp", ".temp", ".crdownload")
+"""Endings of files that are not complete."""
+_PASSED_ON = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+)
+_LAST_WORDS = 2000
+
+
+class Command:
+    """Implements `Downloader` by an argv template with `{course_url}` and `{output_dir}`."""
+
+    def __init__(self, order: WorkOrder, stop: threading.Event) -> None:
+        self._order = order
+        self._stop = stop
+        self._output = order.scratch_dir / "output"
+
+    def open(self) -> Course:
+        """Runs the command to its end and lists what it left."""
+        self._output.mkdir(parents=True, exist_ok=True)
+        self._run()
+        items = list(self._collect())
+        return Course(f"task {self._order.task_id}", iter(items), len(items))
+
+    def fetch(self, item: Item, folder: Path, on_bytes: OnBytes, stop: threading.Event) -> Path:  # noqa: ARG002 -- the protocol's
+        """Moves the item's file into its folder."""
+        source = self._output / item.item_id
+        target = folder / source.name
+        on_bytes(source.stat().st_size)
+        shutil.copyfile(source, target)
+        return target
+
+    def close(self) -> None:
+        """Nothing is held: the command has ended."""
+
+    def _argv(self) -> list[str]:
+        values = {"{course_url}": self._order.course_url, "{output_dir}": str(self._output)}
+        return [_fill(part, values) for part in self._order.download_command]
+
+    def _run(self) -> None:
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        environment["ENROLLGATE_SCRATCH_DIR"] = str(self._order.scratch_dir)  # so that an orphan can be told as ours
+        cookies = copy_cookies(self._order)
+        if cookies is not None:
+            environment["ENROLLGATE_COOKIES_FILE"] = str(cookies)
+        log = self._order.scratch_dir / "command.stderr"
+        argv = self._argv()
+        with log.open("wb") as errors:
+            try:
+                process = subprocess.Popen(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stderr=errors,
+                    env=environment,
+                    cwd=self._output,
+                    process_group=0,
+                )
+            except OSError as error:
+                message = f"the download command {argv[0]!r} cannot be started: {error.strerror}"
+                raise Failure(Reason.CONFIGURATION_ERROR, message) from error
+            self._wait(process)
+        if process.returncode != 0:
+            words = _last_words(log)
+            how = f"exit code {process.returncode}" if process.returncode > 0 else f"signal {-process.returncode}"
+            raise Failure(Reason.COMMAND_FAILED, f"the download command ended with {how}: {words or 'it said nothing'}")
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        while process.poll() is None:
+            if self._stop.wait(0.1):
+                _end(process)
+                raise Failure(Reason.STOPPED, "asked to stop; the download command was ended")
+        _signal_group(process.pid, signal.SIGKILL)  # what it may have left behind in its group
+
+    def _collect(self) -> Iterator[Item]:
+        sections = dict[str, int]()
+        index = 0
+        for path in sorted(self._output.rglob("*")):
+            mode = path.lstat().st_mode
+            name = str(path.relative_to(self._output))
+            if stat.S_ISDIR(mode):
+                continue
+            if not stat.S_ISREG(mode):
+                raise Failure(Reason.UNSAFE_OUTPUT, f"{name!r} is a symbolic link or a special file")
+            if path.suffix.lower() in UNFINISHED or path.stat().st_size == 0:
+                continue
+            index += 1
+            section = " - ".join(path.relative_to(self._output).parts[:-1])
+            number = sections.setdefault(section, len(sections) + 1) if section else 0
+            yield Item(name, index, path.stem, section, number, self._order.course_url)
+
+
+def _fill(part: str, values: dict[str, str]) -> str:
+    """Replaces the placeholders once: a URL that itself contains one stays as it is."""
+    first, *rest = values
+    pieces = part.split(first)
+    if rest:
+        pieces = [_fill(piece, {name: values[name] for name in rest}) for piece in pieces]
+    return values[first].join(pieces)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    _signal_group(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=STOP_GRACE)
+    _signal_group(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _last_words(log: Path) -> str:
+    text = log.read_bytes()[-_LAST_WORDS:].decode(errors="replace").strip()
+    return redact(" | ".join(text.splitlines()[-5:]), 600)

@@ -1,0 +1,151 @@
+"""yt-dlp's network, guarded: every request, every redirect and every address is checked before anything is sent.
+
+yt-dlp has several request handlers and may hand a stream to ffmpeg. Here there is one handler, urllib's, with a check of ours in
+its opener (urllib runs it for redirects, too) and in the making of its connections (a name that resolves to a private address
+is refused, whatever it resolved to a moment ago); ffmpeg may join files but not fetch them.
+"""
+
+import functools
+import http.client
+import socket
+import urllib.request
+from typing import Any
+
+from yt_dlp import YoutubeDL
+from yt_dlp.downloader.external import FFmpegFD
+from yt_dlp.networking import _helper as helper
+from yt_dlp.networking._urllib import HTTPHandler, UrllibRH
+from yt_dlp.networking.exceptions import RequestError
+
+from enrollgate.domain.hosts import check_address, check_url
+from enrollgate.domain.reasons import Failure, Reason
+
+_MEDIA_URL_LENGTH = 16384
+"""Characters: signed media URLs are long, and the site, not a row, gives them."""
+
+
+class Refused(RequestError):  # type: ignore[misc]  # yt-dlp carries no types
+    """A request that may not be sent. Carries the Failure through yt-dlp's own wrapping."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message, cause=failure)
+        self.failure = failure
+
+
+class _Check(urllib.request.BaseHandler):
+    """Sees every request of an opener before it is sent, redirects included."""
+
+    handler_order = 1
+
+    def __init__(self, allowed_hosts: tuple[str, ...]) -> None:
+        self._allowed_hosts = allowed_hosts
+
+    def http_request(self, request: urllib.request.Request) -> urllib.request.Request:
+        """Raises Refused unless the URL may be contacted."""
+        try:
+            check_url(request.full_url, self._allowed_hosts, max_length=_MEDIA_URL_LENGTH)
+        except Failure as failure:
+            raise Refused(failure) from failure
+        return request
+
+    https_request = ftp_request = data_request = file_request = http_request
+
+
+def _connect(
+    allowed_hosts: tuple[str, ...], address: tuple[str, int], *arguments: Any, **options: Any
+) -> socket.socket:
+    host, port = address
+
+    def checked(found: Any, timeout: Any, source: Any) -> socket.socket:
+        try:
+            check_address(host, port, found[4][0], allowed_hosts)
+        except Failure as failure:
+            raise Refused(failure) from failure
+        connected: socket.socket = helper._socket_connect(found, timeout, source)
+        return connected
+
+    connected: socket.socket = helper.create_connection(address, *arguments, _create_socket_func=checked, **options)
+    return connected
+
+
+class _Connections(HTTPHandler):  # type: ignore[misc]  # as above
+    """yt-dlp's HTTP handler, with connections that check the address they connect to."""
+
+    def __init__(self, allowed_hosts: tuple[str, ...], **options: Any) -> None:
+        super().__init__(**options)
+        self._allowed_hosts = allowed_hosts
+
+    def _make_conn_class(self, base: type[http.client.HTTPConnection], req: urllib.request.Request) -> Any:
+        made = HTTPHandler._make_conn_class(base, req)
+        if req.has_proxy() or getattr(req, "_tunnel_host", None):
+            return made  # the administrator's proxy connects; the URL was checked
+        connect = functools.partial(_connect, self._allowed_hosts)
+
+        def build(*arguments: Any, **options: Any) -> http.client.HTTPConnection:
+            connection: http.client.HTTPConnection = made(*arguments, **options)
+            connection._create_connection = connect  # type: ignore[attr-defined]  # yt-dlp sets it in the same way
+            return connection
+
+        return build
+
+
+class GuardedHandler(UrllibRH):  # type: ignore[misc]  # as above
+    """The one request handler: http and https only, each request and each connection checked."""
+
+    _SUPPORTED_URL_SCHEMES = ("http", "https")
+    RH_NAME = "urllib"
+    RH_KEY = "Urllib"
+
+    def __init__(self, *, allowed_hosts: tuple[str, ...], **options: Any) -> None:
+        super().__init__(**options)
+        self._allowed_hosts = allowed_hosts
+
+    def _create_instance(self, *arguments: Any, **options: Any) -> urllib.request.OpenerDirector:
+        opener: urllib.request.OpenerDirector = super()._create_instance(*arguments, **options)
+        connections = _Connections(
+            self._allowed_hosts,
+            context=self._make_sslcontext(legacy_ssl_support=options.get("legacy_ssl_support")),
+            source_address=self.source_address,
+        )
+        for scheme in ("http", "https"):
+            opener.handle_open[scheme] = [h for h in opener.handle_open[scheme] if not isinstance(h, HTTPHandler)]  # type: ignore[attr-defined]  # typeshed leaves it out
+        opener.add_handler(connections)
+        opener.add_handler(_Check(self._allowed_hosts))
+        return opener
+
+
+class _Logger:
+    """yt-dlp's chatter goes nowhere: errors reach us as exceptions."""
+
+    def debug(self, message: str) -> None: ...
+    def info(self, message: str) -> None: ...
+    def warning(self, message: str) -> None: ...
+    def error(self, message: str) -> None: ...
+
+
+def _refuse_to_fetch(*_: object, **__: object) -> bool:
+    raise Refused(Failure(Reason.UNSUPPORTED_COURSE, "this stream needs ffmpeg to fetch it, which is not allowed"))
+
+
+def open_youtube_dl(options: dict[str, Any], allowed_hosts: tuple[str, ...]) -> YoutubeDL:
+    """A YoutubeDL whose network is guarded."""
+    FFmpegFD.real_download = _refuse_to_fetch  # in a worker's process there is no other use of it
+    ydl = YoutubeDL({**options, "logger": _Logger()})
+    plain = ydl.build_request_director([UrllibRH]).handlers["Urllib"]
+    handler = GuardedHandler(
+        allowed_hosts=allowed_hosts,
+        logger=plain._logger,
+        headers=plain.headers,
+        cookiejar=plain.cookiejar,
+        proxies=plain.proxies,
+        prefer_system_certs=plain.prefer_system_certs,
+        verbose=plain.verbose,
+        timeout=plain.timeout,
+        legacy_ssl_support=plain.legacy_ssl_support,
+        verify=plain.verify,
+    )
+    director = ydl._request_director
+    director.close()
+    director.preferences.clear()
+    director.add_handler(handler)
+    return ydl

@@ -1,0 +1,157 @@
+"""yt-dlp as downloader: the course listed lazily, each lecture fetched by itself, errors turned into reasons.
+
+What makes the easy version wrong (each has its test): a failed HLS fragment is by default skipped silently; a title in an output
+template can leave the folder; the cookies file is written back; and Udemy's extractor *enrolls* the account in a free course
+when it is not enrolled, which is the one thing a worker must never do.
+"""
+
+import hashlib
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from yt_dlp.extractor import udemy
+from yt_dlp.utils import DownloadCancelled, YoutubeDLError, unsmuggle_url
+
+from enrollgate.domain.order import WorkOrder
+from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.worker.cookies import copy_cookies
+from enrollgate.worker.course import Course, Item, OnBytes
+from enrollgate.worker.downloaders.guarded import open_youtube_dl
+from enrollgate.worker.downloaders.site_errors import classify
+
+_NOT_ENROLLED = ("/course/subscribe/", "/payment/checkout/", "/cart/checkout/")
+"""Links that Udemy shows only to those who are not enrolled."""
+
+
+def _never_enroll(_self: object, _base_url: str, webpage: str, course_id: str) -> None:
+    """In place of `UdemyIE._enroll_course`, which opens the subscribe page: enrollment is Node.js's."""
+    if any(link in webpage for link in _NOT_ENROLLED):
+        raise Failure(Reason.ACCESS_DENIED, f"the account is not enrolled in course {course_id}")
+
+
+udemy.UdemyIE._enroll_course = _never_enroll
+
+
+class YtDlp:
+    """Implements `Downloader` by yt-dlp."""
+
+    def __init__(self, order: WorkOrder) -> None:
+        self._order = order
+        self._entries: dict[str, dict[str, Any]] = {}
+        self._on_bytes: OnBytes = lambda _bytes: None
+        self._stop = threading.Event()
+        cookies = copy_cookies(order)
+        self._ydl = _guard(open_youtube_dl, _options(cookies, self._hook), order.allowed_hosts)
+
+    def open(self) -> Course:
+        """Asks the site for the course; its entries are listed as they are wanted."""
+        info = _guard(self._ydl.extract_info, self._order.course_url, download=False, process=False)
+        for _ in range(5):
+            if info and info.get("_type") in ("url", "url_transparent"):
+                info = _guard(self._ydl.extract_info, info["url"], download=False, process=False)
+        if not info:
+            raise Failure(Reason.UNSUPPORTED_COURSE, "yt-dlp finds nothing to download on this page")
+        title = str(info.get("title") or info.get("id") or "course")
+        if info.get("_type") not in ("playlist", "multi_video"):
+            return Course(title, self._items([info]), 1)
+        entries = info.get("entries") or ()
+        return Course(title, self._items(entries), len(entries) if isinstance(entries, list | tuple) else None)
+
+    def fetch(self, item: Item, folder: Path, on_bytes: OnBytes, stop: threading.Event) -> Path:
+        """Fetches one entry into its folder, going on with a partial file that an earlier try left there."""
+        self._on_bytes, self._stop = on_bytes, stop
+        # The name never contains what the site says, so it cannot lead anywhere, and is the same on the next try.
+        self._ydl.params["outtmpl"]["default"] = str(folder).replace("%", "%%") + "/media.%(ext)s"
+        entry = self._entries[item.item_id]
+        extra = {"playlist_index": item.index} if entry.get("_type", "video") != "video" else {}
+        result = _guard(self._ydl.process_ie_result, dict(entry), download=True, extra_info=extra)
+        files = [
+            Path(found["filepath"]) for found in (result or {}).get("requested_downloads", ()) if "filepath" in found
+        ]
+        files = [file for file in files if file.is_file()]
+        if len(files) != 1:
+            raise Failure(Reason.UNSUPPORTED_COURSE, f"yt-dlp gave {len(files)} files for this item, not one")
+        on_bytes(files[0].stat().st_size)
+        return files[0]
+
+    def close(self) -> None:
+        """Closes yt-dlp's connections."""
+        _guard(self._ydl.close)
+
+    def _items(self, entries: Iterable[dict[str, Any] | None]) -> Iterator[Item]:
+        index = 0
+        sections = dict[str, int]()
+        listed = iter(entries)
+        while (entry := _guard(next, listed, None)) is not None:
+            index += 1
+            item_id = self._identify(entry)
+            self._entries[item_id] = entry
+            section = str(entry.get("chapter") or "")
+            number = sections.setdefault(section, len(sections) + 1) if section else 0
+            url, _ = unsmuggle_url(str(entry.get("webpage_url") or entry.get("url") or self._order.course_url))
+            title = str(entry.get("title") or entry.get("id") or f"item {index}")
+            yield Item(item_id, index, title, section, int(entry.get("chapter_number") or number), url)
+
+    def _identify(self, entry: dict[str, Any]) -> str:
+        """A name for the entry that is the same on every try: the site's own id, else its URL without the query."""
+        url, smuggled = unsmuggle_url(str(entry.get("url") or ""), {})
+        own = entry.get("id") or smuggled.get("force_videoid") or url.partition("?")[0] or entry.get("title")
+        name = f"{entry.get('ie_key') or entry.get('extractor_key') or 'Generic'}:{own}"
+        if len(name) > 200:
+            name = f"{name[:100]}#{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        number, unique = 1, name
+        while unique in self._entries:
+            number += 1
+            unique = f"{name}#{number}"
+        return unique
+
+    def _hook(self, state: dict[str, Any]) -> None:
+        if self._stop.is_set():
+            raise DownloadCancelled("asked to stop")
+        self._on_bytes(int(state.get("downloaded_bytes") or 0))
+
+
+def _options(cookies: Path | None, hook: Any) -> dict[str, Any]:
+    return {
+        "outtmpl": {"default": "media.%(ext)s"},
+        "quiet": True,
+        "no_warnings": True,
+        "noprogress": True,
+        "color": "never",
+        "cachedir": False,
+        "cookiefile": str(cookies) if cookies else None,
+        "skip_unavailable_fragments": False,
+        "allow_unplayable_formats": False,
+        "hls_prefer_native": True,
+        "continuedl": True,
+        "noplaylist": False,
+        "ignoreerrors": False,
+        "writethumbnail": False,
+        "retries": 2,
+        "fragment_retries": 3,
+        "extractor_retries": 1,
+        "socket_timeout": 30,
+        "progress_hooks": [hook],
+    }
+
+
+def _guard(function: Any, *arguments: Any, **options: Any) -> Any:
+    """Calls yt-dlp, and turns what it raises into a Failure."""
+    try:
+        return function(*arguments, **options)
+    except Failure:
+        raise
+    except DownloadCancelled as error:
+        raise Failure(Reason.STOPPED, "asked to stop; the partial file is kept for the next try") from error
+    except (YoutubeDLError, OSError) as error:
+        _raise(error)
+
+
+def _raise(error: BaseException) -> NoReturn:
+    failure = classify(error)
+    if failure.reason is Reason.UNSUPPORTED_COURSE:
+        sys.stderr.write(f"yt-dlp: {failure.message}\n")
+    raise failure from error

@@ -1,0 +1,127 @@
+"""How far the run is: a live bar on a terminal, else one plain line per item and per 10 %; and a small file for `status`."""
+
+import json
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TransferSpeedColumn
+from rich.progress import Progress as Bar
+
+from enrollgate.domain.reasons import Failure
+from enrollgate.domain.redaction import redact
+from enrollgate.worker.course import Item
+
+WRITE_INTERVAL = 1.0
+"""Seconds between two writes of the progress file, at least."""
+
+
+class Progress:
+    """Told by the pipeline's threads what happens. `clock` gives seconds since the epoch."""
+
+    def __init__(self, *, path: Path | None, clock: Callable[[], float], stream: TextIO | None = None) -> None:
+        self._path = path
+        self._clock = clock
+        self._stream = stream or sys.stderr
+        self._lock = threading.Lock()
+        self._total: int | None = None
+        self._done = 0
+        self._bytes = 0
+        self._current = ""
+        self._last_write = float("-inf")
+        self._last_tenth = 0
+        self._bar: Bar | None = None
+
+    def begin(self, title: str, total: int | None, attempt: str) -> None:
+        """The course is listed. `attempt` is the tag that people look for: `[ATTEMPT 1/3]`."""
+        self._total = total
+        if self._stream.isatty():
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                console=Console(file=self._stream),
+            )
+            self._items = self._bar.add_task("items", total=total)
+            self._item = self._bar.add_task("", total=None)
+            self._bar.start()
+        self._say(f"{attempt} course {redact(title, 200)!r}, {'some' if total is None else total} items")
+        self._write(force=True)
+
+    def item_started(self, item: Item) -> None:
+        """Its download begins."""
+        with self._lock:
+            self._current = redact(item.title, 100)
+            if self._bar:
+                self._bar.reset(self._item, description=self._current, total=None)
+        self._write()
+
+    def item_bytes(self, current: int) -> None:
+        """So many bytes of the item are here."""
+        with self._lock:
+            if self._bar:
+                self._bar.update(self._item, completed=current)
+        self._write()
+
+    def item_done(self, item: Item, *, size: int, skipped: bool) -> None:
+        """It is at the destination: `size` bytes."""
+        with self._lock:
+            self._done += 1
+            self._bytes += size
+            if self._bar:
+                self._bar.update(self._items, completed=self._done)
+        self._say(f"{'already there' if skipped else 'delivered'}: {item.index:02d} {redact(item.title, 200)!r}")
+        self._say_tenth()
+        self._write()
+
+    def item_failed(self, item: Item, failure: Failure) -> None:
+        """It did not arrive."""
+        self._say(f"failed: {item.index:02d} {redact(item.title, 200)!r}: {failure.reason}: {redact(failure.message)}")
+
+    def end(self, line: str) -> None:
+        """The run is over."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+        self._say(line)
+        self._write(force=True)
+
+    def _say_tenth(self) -> None:
+        if not self._total or self._bar:
+            return
+        tenth = self._done * 10 // self._total
+        if tenth > self._last_tenth:
+            self._last_tenth = tenth
+            self._say(f"{tenth * 10} % ({self._done} of {self._total} items)")
+
+    def _say(self, line: str) -> None:
+        with self._lock:
+            if self._bar:
+                self._bar.console.print(line, markup=False, highlight=False)
+            else:
+                self._stream.write(line + "\n")
+                self._stream.flush()
+
+    def _write(self, *, force: bool = False) -> None:
+        if self._path is None:
+            return
+        with self._lock:
+            now = self._clock()
+            if not force and now - self._last_write < WRITE_INTERVAL:
+                return
+            self._last_write = now
+            state = {
+                "items_done": self._done,
+                "items_total": self._total,
+                "bytes": self._bytes,
+                "current": self._current,
+                "updated_at": now,
+            }
+            part = self._path.with_name(self._path.name + ".new")
+            part.write_text(json.dumps(state), encoding="utf-8")
+            part.replace(self._path)

@@ -1,0 +1,114 @@
+"""One try of one run, from order to report."""
+
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from enrollgate.domain.hosts import check_url
+from enrollgate.domain.order import WorkOrder
+from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.domain.redaction import redact
+from enrollgate.domain.report import Report
+from enrollgate.worker.destinations import make_destination
+from enrollgate.worker.downloaders import make_downloader
+from enrollgate.worker.pipeline import Pipeline, Tally, disk_failure, failed_items, verdict
+from enrollgate.worker.progress import Progress
+from enrollgate.worker.scratch import Scratch
+
+
+def work(
+    order: WorkOrder,
+    *,
+    stop: threading.Event,
+    clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Report:
+    """Downloads the course and delivers it. Never raises: whatever happens is in the report.
+
+    `stop` ends it soon and cleanly; `clock` and `monotonic` give seconds.
+    """
+    start = monotonic()
+    progress = Progress(path=order.progress_path, clock=clock)
+    try:
+        report = _attempt(order, progress, stop)
+    except Failure as failure:
+        report = Report(failure.reason, failure.message, retry_after=failure.retry_after)
+    except OSError as error:
+        of_disk = disk_failure(error)
+        report = Report(of_disk.reason, of_disk.message)
+    except Exception as error:  # noqa: BLE001 -- the process's outermost edge: even a bug must end in a report
+        traceback.print_exc(file=sys.stderr)
+        report = Report(Reason.WORKER_CRASHED, f"{type(error).__name__}: {redact(str(error), 300)}")
+    outcome = "complete" if report.reason is None else f"{report.reason}: {redact(report.message)}"
+    progress.end(f"{_tag(order)} task {order.task_id}: {outcome}")
+    return _timed(report, monotonic() - start)
+
+
+def _tag(order: WorkOrder) -> str:
+    return f"[ATTEMPT {order.try_number}/{order.max_tries}]"
+
+
+def _timed(report: Report, seconds: float) -> Report:
+    return replace(report, seconds=round(seconds, 3))
+
+
+def _attempt(order: WorkOrder, progress: Progress, stop: threading.Event) -> Report:
+    check_url(order.course_url, order.allowed_hosts)
+    order.scratch_dir.mkdir(parents=True, exist_ok=True)
+    destination = make_destination(order)
+    downloader = make_downloader(order, stop)
+    try:
+        course = downloader.open()
+        destination.open(course.title)
+        progress.begin(course.title, course.total, _tag(order))
+        pipeline = Pipeline(
+            downloader,
+            destination,
+            folder=order.scratch_dir / "items",
+            scratch=Scratch(order.scratch_limit, stop),
+            progress=progress,
+            stop=stop,
+        )
+        try:
+            tally = pipeline.run(course)
+        except Failure as failure:  # the listing broke off: what was delivered until then stays
+            tally = pipeline.tally
+            tally.fatal = failure
+    finally:
+        downloader.close()
+    return _report(tally, destination.location)
+
+
+def _report(tally: Tally, location: tuple[str, str]) -> Report:
+    failure = verdict(tally)
+    done = f"{tally.delivered} items delivered, {tally.skipped} were there already"
+    return Report(
+        reason=failure.reason if failure else None,
+        message=failure.message if failure else done,
+        items_delivered=tally.delivered,
+        items_skipped=tally.skipped,
+        items_failed=len(tally.failures),
+        bytes_delivered=tally.bytes_delivered,
+        destination_id=location[0],
+        destination_url=location[1],
+        failed_items=failed_items(tally),
+        retry_after=failure.retry_after if failure else None,
+    )
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Writes the report in one piece. A Kubernetes termination message is a mounted file that cannot be renamed over:
+    it is written in place.
+    """
+    text = report.encode()
+    part = path.with_name(path.name + ".new")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        path.write_text(text, encoding="utf-8")

@@ -79,14 +79,14 @@ class _Connections(HTTPHandler):  # type: ignore[misc]  # as above
         made = HTTPHandler._make_conn_class(base, req)
         if req.has_proxy() or getattr(req, "_tunnel_host", None):
             return made  # the administrator's proxy connects; the URL was checked
-        connect = functools.partial(_connect, self._allowed_hosts)
+        connector = functools.partial(_connect, self._allowed_hosts)
 
-        def build(*arguments: Any, **options: Any) -> http.client.HTTPConnection:
-            connection: http.client.HTTPConnection = made(*arguments, **options)
-            connection._create_connection = connect  # type: ignore[attr-defined]  # yt-dlp sets it in the same way
-            return connection
+        class Guarded(made):  # type: ignore[valid-type, misc]  # the base is chosen by yt-dlp at run time
+            def connect(self) -> None:
+                self._create_connection = connector  # here, since yt-dlp sets its own after the constructor
+                super().connect()
 
-        return build
+        return Guarded
 
 
 class GuardedHandler(UrllibRH):  # type: ignore[misc]  # as above

@@ -1,0 +1,172 @@
+"""A real HTTP course site that misbehaves on demand: an RSS course whose every path can be scripted, with a log of bytes sent."""
+
+import re
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from random import Random
+from typing import Self
+from xml.sax.saxutils import escape
+
+
+@dataclass(frozen=True)
+class Lecture:
+    title: str
+    content: bytes
+    section: str = ""
+
+
+@dataclass(frozen=True)
+class Sent:
+    method: str
+    path: str
+    status: int
+    bytes: int
+    range: str | None
+    cookie: str | None
+
+
+@dataclass
+class Fault:
+    """What a path does instead of serving: used up after `times`."""
+
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    reset_after: int | None = None
+    """Sends so many bytes, then resets the connection."""
+    claim_more: int = 0
+    """Announces so many bytes more than it has."""
+    hold: threading.Event | None = None
+    """Waits for this event before the body's second half."""
+    location: str | None = None
+    times: int = 1_000_000
+
+
+def content(size: int, seed: int = 1) -> bytes:
+    return Random(seed).randbytes(size)
+
+
+class FaultySite:
+    """Serves `/feed` (RSS) and `/1.mp4`, `/2.mp4`, ... on 127.0.0.1."""
+
+    def __init__(self, lectures: list[Lecture]) -> None:
+        self.lectures = lectures
+        self.faults: dict[str, Fault] = {}
+        self.sent: list[Sent] = []
+        self.pages: dict[str, tuple[str, bytes]] = {}
+        self.on_request: Callable[[str], None] = lambda _path: None
+        site = self
+
+        class Handler(_Handler):
+            faulty_site = site
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self.host = f"127.0.0.1:{self._server.server_address[1]}"
+        self.url = f"http://{self.host}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def size(self) -> int:
+        return sum(len(lecture.content) for lecture in self.lectures)
+
+    @property
+    def media_bytes(self) -> int:
+        """Bytes of lectures that left the site."""
+        return sum(sent.bytes for sent in self.sent if sent.path.endswith(".mp4"))
+
+    def feed(self) -> bytes:
+        items = "".join(
+            f"<item><title>{escape(lecture.title)}</title><guid>lecture-{number}</guid>"
+            f'<enclosure url="{self.url}/{number}.mp4?token=secret" type="video/mp4"/></item>'
+            for number, lecture in enumerate(self.lectures, 1)
+        )
+        return f'<?xml version="1.0"?><rss version="2.0"><channel><title>A course</title>{items}</channel></rss>'.encode()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    faulty_site: FaultySite
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None: ...
+
+    def do_HEAD(self) -> None:
+        self._serve(with_body=False)
+
+    def do_GET(self) -> None:
+        self._serve(with_body=True)
+
+    def _serve(self, *, with_body: bool) -> None:
+        site, path = self.faulty_site, self.path.partition("?")[0]
+        site.on_request(path)
+        fault = site.faults.get(path, Fault())
+        if fault.times <= 0:
+            fault = Fault()
+        else:
+            fault.times -= 1
+        if fault.location:
+            self._send(302, b"", "text/plain", {"Location": fault.location}, fault, with_body)
+        elif fault.status:
+            self._send(fault.status, b"no", "text/plain", fault.headers, fault, with_body)
+        elif path == "/feed":
+            self._send(200, site.feed(), "application/rss+xml", {}, fault, with_body)
+        elif path in site.pages:
+            kind, body = site.pages[path]
+            self._send(200, body, kind, {}, fault, with_body)
+        elif (match := re.fullmatch(r"/(\d+)\.mp4", path)) and 1 <= int(match[1]) <= len(site.lectures):
+            self._send(200, site.lectures[int(match[1]) - 1].content, "video/mp4", {}, fault, with_body)
+        else:
+            self._send(404, b"no such page", "text/plain", {}, fault, with_body)
+
+    def _send(
+        self, status: int, body: bytes, kind: str, headers: dict[str, str], fault: Fault, with_body: bool
+    ) -> None:
+        asked = self.headers.get("Range")
+        start = 0
+        match = re.fullmatch(r"bytes=(\d+)-", asked or "")
+        if status == 200 and match and int(match[1]) < len(body):
+            start, status = int(match[1]), 206
+        sent = 0
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body) - start + fault.claim_more))
+            self.send_header("Accept-Ranges", "bytes")
+            if status == 206:
+                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            half = (len(body) - start) // 2
+            for offset in range(start, len(body), 8192) if with_body else ():
+                if fault.hold is not None and offset - start >= half:
+                    fault.hold.wait(60)
+                chunk = body[offset : offset + 8192]
+                if fault.reset_after is not None and sent + len(chunk) > fault.reset_after:
+                    self.wfile.flush()
+                    linger = struct.pack("ii", 1, 0)
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    self.close_connection = True
+                    self.connection.close()
+                    return
+                self.wfile.write(chunk)
+                sent += len(chunk)
+            if fault.claim_more:
+                self.close_connection = True
+        except (BrokenPipeError, ConnectionResetError, ValueError):
+            self.close_connection = True
+        finally:
+            record = Sent(self.command, self.path.partition("?")[0], status, sent, asked, self.headers.get("Cookie"))
+            self.faulty_site.sent.append(record)

@@ -1,0 +1,441 @@
+"""One try of one run against a real site that misbehaves, a real directory, real child processes."""
+
+import hashlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from enrollgate.domain.account import cookies_name
+from enrollgate.domain.order import WorkOrder
+from enrollgate.domain.reasons import Reason
+from enrollgate.domain.report import Report
+from enrollgate.worker import work, write_report
+from tests.conftest import absent
+from tests.faulty_site import FaultySite, Fault, Lecture, content
+
+
+@pytest.fixture
+def site() -> Iterator[FaultySite]:
+    lectures = [Lecture(f"Lecture {n}", content(100_000 + n, n)) for n in range(1, 5)]
+    with FaultySite(lectures) as running:
+        yield running
+
+
+def order_for(site: FaultySite, tmp_path: Path, **changes: object) -> WorkOrder:
+    values: dict[str, object] = {
+        "task_id": 7,
+        "attempt": 1,
+        "try_number": 1,
+        "max_tries": 3,
+        "course_url": f"{site.url}/feed",
+        "cookies_dir": None,
+        "cookies_name": "cookies-x.txt",
+        "downloader": "yt-dlp",
+        "download_command": (),
+        "destination": f"directory:{tmp_path / 'out'}",
+        "allowed_hosts": (site.host,),
+        "scratch_dir": tmp_path / "scratch",
+        "scratch_limit": 10_000_000,
+        "report_path": tmp_path / "report.json",
+        "progress_path": tmp_path / "progress.json",
+    }
+    return WorkOrder(**(values | changes))  # type: ignore[arg-type]
+
+
+def run(order: WorkOrder) -> Report:
+    return work(order, stop=threading.Event())
+
+
+def delivered(tmp_path: Path) -> dict[str, bytes]:
+    root = tmp_path / "out"
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.name != "manifest.json"
+    }
+
+
+def manifest(tmp_path: Path) -> list[dict[str, object]]:
+    (path,) = (tmp_path / "out").rglob("manifest.json")
+    items: list[dict[str, object]] = json.loads(path.read_text())["items"]
+    return items
+
+
+def test_a_course_is_delivered_whole_with_its_manifest(
+    site: FaultySite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = run(order_for(site, tmp_path))
+    assert report.reason is None and report.items_delivered == 4 and report.bytes_delivered == site.size
+    assert delivered(tmp_path) == {
+        f"A course [task-7]/{n:02d} - Lecture {n}.mp4": lecture.content for n, lecture in enumerate(site.lectures, 1)
+    }
+    for entry, lecture in zip(manifest(tmp_path), site.lectures, strict=True):
+        assert entry["bytes"] == len(lecture.content)
+        assert entry["md5"] == hashlib.md5(lecture.content).hexdigest()
+        assert str(entry["source_url"]).startswith(site.url) and "token" not in str(entry["source_url"])
+    assert list((tmp_path / "scratch" / "items").iterdir()) == [], "delivered files leave scratch"
+    log = capsys.readouterr().err
+    assert "[ATTEMPT 1/3] course 'A course', 4 items" in log and "50 % (2 of 4 items)" in log
+    assert "secret" not in log
+    progress = json.loads((tmp_path / "progress.json").read_text())
+    assert (progress["items_done"], progress["items_total"], progress["bytes"]) == (4, 4, site.size)
+
+
+def test_a_second_try_downloads_nothing_that_is_there(site: FaultySite, tmp_path: Path) -> None:
+    run(order_for(site, tmp_path))
+    before = site.media_bytes
+    report = run(order_for(site, tmp_path, try_number=2))
+    assert report.reason is None and report.items_skipped == 4
+    assert site.media_bytes == before
+
+
+def test_a_file_that_was_changed_at_the_destination_is_delivered_again(site: FaultySite, tmp_path: Path) -> None:
+    run(order_for(site, tmp_path))
+    victim = next((tmp_path / "out").rglob("02*.mp4"))
+    victim.write_bytes(b"x" * victim.stat().st_size)
+    report = run(order_for(site, tmp_path))
+    assert (report.items_delivered, report.items_skipped) == (1, 3)
+    assert victim.read_bytes() == site.lectures[1].content
+
+
+def test_a_damaged_manifest_is_as_good_as_none(site: FaultySite, tmp_path: Path) -> None:
+    run(order_for(site, tmp_path))
+    next((tmp_path / "out").rglob("manifest.json")).write_text('{"items": 7')
+    assert run(order_for(site, tmp_path)).items_delivered == 4
+    assert len(delivered(tmp_path)) == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "reason", "retry_after"),
+    [
+        (401, {}, Reason.COOKIES_EXPIRED, None),
+        (403, {}, Reason.ACCESS_DENIED, None),
+        (404, {}, Reason.COURSE_NOT_FOUND, None),
+        (410, {}, Reason.COURSE_NOT_FOUND, None),
+        (429, {"Retry-After": "7"}, Reason.RATE_LIMITED, 7.0),
+        (500, {}, Reason.SITE_ERROR, None),
+        (503, {"Retry-After": "3"}, Reason.SITE_ERROR, 3.0),
+    ],
+)
+def test_what_the_site_answers_for_the_course_is_the_reason(
+    site: FaultySite, tmp_path: Path, status: int, headers: dict[str, str], reason: Reason, retry_after: float | None
+) -> None:
+    site.faults["/feed"] = Fault(status=status, headers=headers)
+    report = run(order_for(site, tmp_path))
+    assert (report.reason, report.retry_after) == (reason, retry_after)
+    assert site.media_bytes == 0
+
+
+def test_one_refused_lecture_does_not_waste_the_others(site: FaultySite, tmp_path: Path) -> None:
+    site.faults["/2.mp4"] = Fault(status=403)
+    report = run(order_for(site, tmp_path))
+    assert report.reason is Reason.ACCESS_DENIED
+    assert (report.items_delivered, report.items_failed) == (3, 1)
+    assert [failed.item for failed in report.failed_items] == ["Lecture 2"]
+    assert "1 of 4 items failed: 'Lecture 2'" in report.message
+    site.faults.clear()
+    again = run(order_for(site, tmp_path, try_number=2))
+    assert again.reason is None and (again.items_delivered, again.items_skipped) == (1, 3)
+
+
+def test_a_run_with_a_retryable_failure_is_retryable(site: FaultySite, tmp_path: Path) -> None:
+    site.faults |= {"/1.mp4": Fault(status=403), "/3.mp4": Fault(status=404), "/4.mp4": Fault(status=503)}
+    report = run(order_for(site, tmp_path))
+    assert report.reason is Reason.SITE_ERROR and report.items_failed == 3
+
+
+def test_an_expired_cookie_in_the_middle_ends_the_run(site: FaultySite, tmp_path: Path) -> None:
+    site.faults["/2.mp4"] = Fault(status=401)
+    report = run(order_for(site, tmp_path))
+    assert report.reason is Reason.COOKIES_EXPIRED
+    assert not [sent for sent in site.sent if sent.path in ("/3.mp4", "/4.mp4")]
+
+
+def test_a_connection_reset_in_the_middle_of_a_file_is_resumed_and_the_file_is_whole(
+    site: FaultySite, tmp_path: Path
+) -> None:
+    site.faults["/1.mp4"] = Fault(reset_after=50_000, times=3)
+    report = run(order_for(site, tmp_path))
+    if report.reason is not None:  # the first try may end here; the next goes on from the partial file
+        report = run(order_for(site, tmp_path, try_number=2))
+    assert report.reason is None
+    assert delivered(tmp_path)["A course [task-7]/01 - Lecture 1.mp4"] == site.lectures[0].content
+
+
+def test_a_body_shorter_than_announced_is_never_delivered(site: FaultySite, tmp_path: Path) -> None:
+    site.faults["/1.mp4"] = Fault(claim_more=5_000)
+    report = run(order_for(site, tmp_path))
+    assert report.reason in (Reason.INCOMPLETE_DOWNLOAD, Reason.NETWORK_ERROR)
+    assert "A course [task-7]/01 - Lecture 1.mp4" not in delivered(tmp_path)
+    assert report.items_delivered == 3
+
+
+@pytest.mark.parametrize(
+    ("target", "what"),
+    [("http://169.254.169.254/latest", "169.254.169.254"), ("ftp://example.com/x", "scheme"), ("file:///etc/passwd", "")],
+)
+def test_a_redirect_to_a_forbidden_place_is_not_followed(
+    site: FaultySite, tmp_path: Path, target: str, what: str
+) -> None:
+    site.faults["/feed"] = Fault(location=target)
+    report = run(order_for(site, tmp_path))
+    assert report.reason in (Reason.HOST_NOT_ALLOWED, Reason.INVALID_COURSE_URL, Reason.UNSUPPORTED_COURSE)
+    assert what in report.message
+
+
+def test_a_redirect_to_a_host_that_is_not_listed_sends_nothing_there(site: FaultySite, tmp_path: Path) -> None:
+    with FaultySite([]) as other:
+        site.faults["/1.mp4"] = Fault(location=f"{other.url}/1.mp4")
+        report = run(order_for(site, tmp_path))
+        assert report.reason is Reason.HOST_NOT_ALLOWED and report.items_delivered == 3
+        assert other.sent == []
+
+
+def test_a_name_that_resolves_to_a_private_address_is_refused_before_it_is_contacted(
+    site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import socket
+
+    resolve = socket.getaddrinfo
+    port = int(site.host.partition(":")[2])
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda _host, _port, *rest, **more: resolve("127.0.0.1", port, *rest, **more)
+    )
+    url = "https://courses.example.com/feed"
+    report = run(order_for(site, tmp_path, course_url=url, allowed_hosts=("*.example.com",)))
+    assert report.reason is Reason.HOST_NOT_ALLOWED and "private address" in report.message
+    assert site.sent == []
+
+
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "file:///etc/passwd", "http://10.0.0.1/", "/relative", "https://"])
+def test_a_url_that_may_not_be_contacted_is_refused_at_once(site: FaultySite, tmp_path: Path, url: str) -> None:
+    report = run(order_for(site, tmp_path, course_url=url))
+    assert report.reason in (Reason.INVALID_COURSE_URL, Reason.HOST_NOT_ALLOWED)
+    assert site.sent == []
+
+
+def test_titles_never_lead_out_of_the_course_folder(tmp_path: Path) -> None:
+    titles = ["../../x", "..", "/etc/passwd", "a" * 400, "ü" * 400, "CON", "nul\x07l", ".hidden", "", "x/../../y", "..\\..\\z"]
+    with FaultySite([Lecture(title, content(1000 + n, n)) for n, title in enumerate(titles)]) as site:
+        report = run(order_for(site, tmp_path))
+        assert report.reason is None, report.message
+        assert report.items_delivered == len(titles)
+    files = delivered(tmp_path)
+    assert len(files) == len(titles)
+    assert all(name.startswith("A course [task-7]/") and name.count("/") == 1 for name in files)
+    outside = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix == ".mp4"]
+    assert len(outside) == len(titles)
+
+
+def test_two_lectures_with_one_title_are_both_there(tmp_path: Path) -> None:
+    with FaultySite([Lecture("Same", content(1000, 1)), Lecture("Same", content(1000, 2))]) as site:
+        assert run(order_for(site, tmp_path)).items_delivered == 2
+        assert sorted(delivered(tmp_path).values()) == sorted(lecture.content for lecture in site.lectures)
+
+
+def test_the_account_s_cookies_are_sent_and_the_secret_file_is_left_alone(site: FaultySite, tmp_path: Path) -> None:
+    cookies = tmp_path / "cookies"
+    cookies.mkdir()
+    name = cookies_name("ada@example.com")
+    text = "# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t4102444800\tsession\tada\n"
+    (cookies / name).write_text(text)
+    (cookies / name).chmod(0o444)
+    (cookies / "cookies.txt").write_text(text.replace("\tada", "\tdefault"))
+    run(order_for(site, tmp_path, cookies_dir=cookies, cookies_name=name))
+    assert {sent.cookie for sent in site.sent} == {"session=ada"}
+    assert (cookies / name).read_text() == text
+    assert stat.S_IMODE((tmp_path / "scratch" / "cookies.txt").stat().st_mode) == 0o600
+    site.sent.clear()
+    run(order_for(site, tmp_path, cookies_dir=cookies, cookies_name="cookies-other.txt"))
+    assert {sent.cookie for sent in site.sent} == {"session=default"}
+
+
+def test_a_cookies_file_in_another_format_is_refused(site: FaultySite, tmp_path: Path) -> None:
+    (tmp_path / "cookies.txt").write_text('[{"name": "session"}]')
+    report = run(order_for(site, tmp_path, cookies_dir=tmp_path))
+    assert report.reason is Reason.COOKIES_UNREADABLE and site.sent == []
+
+
+def test_download_and_delivery_overlap(site: FaultySite, tmp_path: Path) -> None:
+    """Lecture 2 cannot end before lecture 1 has been delivered: with one after the other this would never end well."""
+    gate = threading.Event()
+    site.faults["/2.mp4"] = Fault(hold=gate)
+    first = tmp_path / "out" / "A course [task-7]" / "01 - Lecture 1.mp4"
+
+    def open_when_delivered() -> None:
+        deadline = time.monotonic() + 60
+        while not first.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        seen.append(first.exists())
+        gate.set()
+
+    seen: list[bool] = []
+    watcher = threading.Thread(target=open_when_delivered)
+    watcher.start()
+    report = run(order_for(site, tmp_path))
+    watcher.join()
+    assert seen == [True] and report.reason is None
+
+
+def test_a_full_disk_says_so_and_the_next_try_goes_on(site: FaultySite, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "none", str(small)], capture_output=True, check=False)
+    if mounted.returncode != 0:
+        absent("the right to mount a small disk", "run as root, where mount works")
+    try:
+        report = run(order_for(site, tmp_path, destination=f"directory:{small}"))
+        assert report.reason is Reason.DISK_FULL
+        assert 1 <= report.items_delivered < 4
+        subprocess.run(["mount", "-o", "remount,size=10m", str(small)], check=True)
+        again = run(order_for(site, tmp_path, destination=f"directory:{small}", try_number=2))
+        assert again.reason is None and again.items_skipped == report.items_delivered
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_scratch_never_holds_more_than_its_limit(tmp_path: Path) -> None:
+    from enrollgate.worker.scratch import Scratch
+
+    stop = threading.Event()
+    scratch = Scratch(250, stop)
+    held: list[int] = []
+
+    def download() -> None:
+        for size in [100, 100, 100, 200, 50, 400, 100]:
+            scratch.wait_for_room()
+            for current in range(10, size + 1, 10):
+                scratch.grow(current)
+            scratch.complete(size)
+            held.append(size)
+
+    producer = threading.Thread(target=download)
+    producer.start()
+    released = 0
+    while producer.is_alive() or released < len(held):
+        if released < len(held):
+            scratch.release(held[released])
+            released += 1
+    producer.join()
+    assert released == 7 and scratch.peak <= 400, "only the file larger than the limit passes it, alone"
+
+
+WORKER = """
+import sys, threading, signal
+from pathlib import Path
+from enrollgate.worker import work, write_report
+from enrollgate.domain.order import WorkOrder
+stop = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stop.set())
+url, host, base = sys.argv[1:]
+base = Path(base)
+order = WorkOrder(7, 1, 1, 3, url, None, "x", "yt-dlp", (), f"directory:{base / 'out'}", (host,), base / "scratch", 10**8,
+                  base / "report.json", None)
+report = work(order, stop=stop)
+write_report(order.report_path, report)
+"""
+
+
+def start_worker(site: FaultySite, tmp_path: Path) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-c", WORKER, f"{site.url}/feed", site.host, str(tmp_path)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_after_a_worker_s_death_in_the_middle_of_a_file_only_what_is_missing_moves(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """The site holds lecture 2 back at its half; there the worker dies. All bytes that ever left the site are counted."""
+    with FaultySite([Lecture(f"Lecture {n}", content(2_000_000, n)) for n in range(1, 4)]) as site:
+        gate = threading.Event()
+        site.faults["/2.mp4"] = Fault(hold=gate, times=2)
+        process = start_worker(site, tmp_path)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            partial = list((tmp_path / "scratch").rglob("media.mp4.part"))
+            if partial and partial[0].stat().st_size >= 900_000:
+                break
+            time.sleep(0.02)
+        process.send_signal(number)
+        if number is signal.SIGTERM:
+            gate.set()
+        process.wait()
+        gate.set()
+        if number is signal.SIGTERM:
+            assert Report.decode((tmp_path / "report.json").read_text()).reason is Reason.STOPPED
+        report = run(order_for(site, tmp_path, try_number=2))
+        assert report.reason is None
+        assert sorted(delivered(tmp_path).values()) == sorted(lecture.content for lecture in site.lectures)
+        resumed = [sent for sent in site.sent if sent.path == "/2.mp4" and sent.range]
+        assert resumed, "the partial file was resumed by Range"
+        assert report.bytes_delivered < site.size, "the first lecture was not moved again"
+
+
+def test_a_report_is_written_in_one_piece_or_in_place(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    report = Report(Reason.SITE_ERROR, "HTTP 503")
+    write_report(path, report)
+    assert Report.decode(path.read_text()) == report
+    mounted = Path("/dev/null")
+    write_report(mounted, report)
+    assert mounted.is_char_device()
+
+
+def test_a_bug_in_the_worker_ends_in_a_report(site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug with ada@example.com in it")
+
+    monkeypatch.setattr("enrollgate.worker.work.make_destination", broken)
+    report = run(order_for(site, tmp_path))
+    assert report.reason is Reason.WORKER_CRASHED
+    assert report.message == "ZeroDivisionError: a bug with <e-mail> in it"
+
+
+def test_an_html_page_with_several_videos_is_a_course(site: FaultySite, tmp_path: Path) -> None:
+    videos = "".join(f'<video src="{site.url}/{n}.mp4" title="V{n}"></video>' for n in (1, 2, 3))
+    site.pages["/page"] = ("text/html", f"<html><title>Page</title>{videos}</html>".encode())
+    report = run(order_for(site, tmp_path, course_url=f"{site.url}/page"))
+    assert report.reason is None and report.items_delivered == 3, report
+    assert sorted(delivered(tmp_path).values()) == sorted(lecture.content for lecture in site.lectures[:3])
+
+
+def test_a_page_without_anything_is_unsupported(site: FaultySite, tmp_path: Path) -> None:
+    site.pages["/page"] = ("text/html", b"<html><title>Nothing</title></html>")
+    assert run(order_for(site, tmp_path, course_url=f"{site.url}/page")).reason is Reason.UNSUPPORTED_COURSE
+
+
+def test_a_missing_hls_segment_is_never_a_shorter_success(site: FaultySite, tmp_path: Path) -> None:
+    playlist = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:4\n" + "".join(
+        f"#EXTINF:4,\n{site.url}/{n}.mp4\n" for n in (1, 2, 3)
+    )
+    site.pages["/course.m3u8"] = ("application/vnd.apple.mpegurl", (playlist + "#EXT-X-ENDLIST\n").encode())
+    site.faults["/2.mp4"] = Fault(status=403)
+    report = run(order_for(site, tmp_path, course_url=f"{site.url}/course.m3u8"))
+    assert report.reason is not None and report.items_delivered == 0
+    site.faults.clear()
+    whole = run(order_for(site, tmp_path, course_url=f"{site.url}/course.m3u8", try_number=2))
+    assert whole.reason is None
+    assert list(delivered(tmp_path).values()) == [b"".join(lecture.content for lecture in site.lectures[:3])]
+
+
+def test_udemy_s_extractor_is_kept_from_enrolling() -> None:
+    from yt_dlp.extractor import udemy
+
+    from enrollgate.domain.reasons import Failure
+    from enrollgate.worker.downloaders import yt_dlp
+
+    for kind in (udemy.UdemyIE, udemy.UdemyCourseIE):
+        assert kind._enroll_course is yt_dlp._never_enroll
+        with pytest.raises(Failure, match="AccessDenied: the account is not enrolled"):
+            kind()._enroll_course("u", '<a href="https://www.udemy.com/course/subscribe/?courseId=1">', "1")
+        kind()._enroll_course("u", "<p>the lectures</p>", "1")

@@ -5,6 +5,7 @@ own, in docs/reasons.md.
 """
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -29,6 +30,8 @@ app = typer.Typer(
 )
 _OUT = Console()
 _ERR = Console(stderr=True)
+_STOP_PATIENCE = 10.0
+"""Seconds that a worker which is asked to stop may take to do so cleanly."""
 _MARKS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "failed": "[red]failed [/]"}
 
 
@@ -197,8 +200,21 @@ def work(  # noqa: PLR0917 -- each is an environment variable that a launcher se
         progress_path=progress_path,
     )
     stop = threading.Event()
+
+    def leave() -> None:
+        """What hangs in a silent connection cannot be asked to stop; its partial file is resumed by the next try."""
+        worker.write_report(report_path, Report(Reason.STOPPED, "asked to stop; what was begun is resumed"))
+        os._exit(exit_code(Reason.STOPPED))
+
+    def asked_to_stop(_number: int, _frame: object) -> None:
+        if not stop.is_set():
+            stop.set()
+            timer = threading.Timer(_STOP_PATIENCE, leave)
+            timer.daemon = True
+            timer.start()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.set())
+        signal.signal(number, asked_to_stop)
     report = worker.work(order, stop=stop)
     worker.write_report(report_path, report)
     sys.exit(exit_code(report.reason))

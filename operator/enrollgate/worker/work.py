@@ -101,10 +101,13 @@ def _report(tally: Tally, location: tuple[str, str]) -> Report:
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Writes the report in one piece. A Kubernetes termination message is a mounted file that cannot be renamed over:
-    it is written in place.
+    """Writes the report in one piece. What cannot be renamed over (a Kubernetes termination message is a mounted file) or is no
+    regular file is written in place.
     """
     text = report.encode()
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
     part = path.with_name(path.name + ".new")
     try:
         part.write_text(text, encoding="utf-8")

@@ -93,7 +93,9 @@ class FaultySite:
             f'<enclosure url="{self.url}/{number}.mp4?token=secret" type="video/mp4"/></item>'
             for number, lecture in enumerate(self.lectures, 1)
         )
-        return f'<?xml version="1.0"?><rss version="2.0"><channel><title>A course</title>{items}</channel></rss>'.encode()
+        return (
+            f'<?xml version="1.0"?><rss version="2.0"><channel><title>A course</title>{items}</channel></rss>'.encode()
+        )
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,12 +1,12 @@
 """Renders docs/settings.md from the settings themselves: `python -m enrollgate.settings_docs [--check FILE]`."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 from pydantic import ByteSize, SecretStr
 from pydantic_core import PydanticUndefined
 
+from enrollgate.generated import print_or_check
 from enrollgate.settings import choices, variables
 
 _HEAD = """# Settings
@@ -50,17 +50,5 @@ def _default(value: object) -> str:
     return f"`{value}`"
 
 
-def main(arguments: list[str]) -> int:
-    """Prints the page; with `--check FILE` compares it and gives 1 if the file is stale."""
-    if arguments[:1] == ["--check"]:
-        path = Path(arguments[1])
-        if not path.is_file() or path.read_text(encoding="utf-8") != render():
-            sys.stderr.write(f"{path} is stale: run `make docs`\n")
-            return 1
-        return 0
-    sys.stdout.write(render())
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(print_or_check(render(), sys.argv[1:]))

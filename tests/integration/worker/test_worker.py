@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.conftest import absent
+from tests.faulty_site import Fault, FaultySite, Lecture, content
 
 from enrollgate.domain.account import cookies_name
 from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
 from enrollgate.worker import work, write_report
-from tests.conftest import absent
-from tests.faulty_site import FaultySite, Fault, Lecture, content
 
 
 @pytest.fixture
@@ -181,7 +181,11 @@ def test_a_body_shorter_than_announced_is_never_delivered(site: FaultySite, tmp_
 
 @pytest.mark.parametrize(
     ("target", "what"),
-    [("http://169.254.169.254/latest", "169.254.169.254"), ("ftp://example.com/x", "scheme"), ("file:///etc/passwd", "")],
+    [
+        ("http://169.254.169.254/latest", "169.254.169.254"),
+        ("ftp://example.com/x", "scheme"),
+        ("file:///etc/passwd", ""),
+    ],
 )
 def test_a_redirect_to_a_forbidden_place_is_not_followed(
     site: FaultySite, tmp_path: Path, target: str, what: str
@@ -216,7 +220,9 @@ def test_a_name_that_resolves_to_a_private_address_is_refused_before_it_is_conta
     assert site.sent == []
 
 
-@pytest.mark.parametrize("url", ["javascript:alert(1)", "file:///etc/passwd", "http://10.0.0.1/", "/relative", "https://"])
+@pytest.mark.parametrize(
+    "url", ["javascript:alert(1)", "file:///etc/passwd", "http://10.0.0.1/", "/relative", "https://"]
+)
 def test_a_url_that_may_not_be_contacted_is_refused_at_once(site: FaultySite, tmp_path: Path, url: str) -> None:
     report = run(order_for(site, tmp_path, course_url=url))
     assert report.reason in (Reason.INVALID_COURSE_URL, Reason.HOST_NOT_ALLOWED)
@@ -289,7 +295,9 @@ def test_download_and_delivery_overlap(site: FaultySite, tmp_path: Path) -> None
 def test_a_full_disk_says_so_and_the_next_try_goes_on(site: FaultySite, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "none", str(small)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "none", str(small)], capture_output=True, check=False
+    )
     if mounted.returncode != 0:
         absent("the right to mount a small disk", "run as root, where mount works")
     try:
@@ -405,7 +413,9 @@ def test_a_report_on_a_mounted_file_is_written_in_place(tmp_path: Path) -> None:
         subprocess.run(["umount", str(target)], check=True)
 
 
-def test_a_bug_in_the_worker_ends_in_a_report(site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_in_the_worker_ends_in_a_report(
+    site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug with ada@example.com in it")
 

@@ -1,0 +1,179 @@
+"""Settings: what is taken, what is refused, and with which words."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from enrollgate.settings import Settings, SettingsError, load_settings, variables
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if name.startswith("ENROLLGATE_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def load(monkeypatch: pytest.MonkeyPatch, **values: str) -> Settings:
+    for name, value in values.items():
+        monkeypatch.setenv(f"ENROLLGATE_{name}", value)
+    return load_settings()
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, **values: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(monkeypatch, **values)
+    return str(caught.value)
+
+
+def test_the_defaults_are_the_contract_s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = load(monkeypatch)
+    assert (settings.enrollment_timeout, settings.check_interval, settings.max_attempts) == (300, 10, 3)
+    assert settings.status_words().waiting == ("pending", "paid", "processing")
+    assert settings.task_columns().table == "download_tasks"
+    assert settings.sqlalchemy_url().database == str(tmp_path / "var" / "enrollgate.db")
+    assert settings.destination == f"directory:{tmp_path / 'downloads'}"
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200), ("1d", 86400)])
+def test_times_are_seconds_or_have_a_unit(monkeypatch: pytest.MonkeyPatch, text: str, seconds: float) -> None:
+    assert load(monkeypatch, ENROLLMENT_TIMEOUT=text).enrollment_timeout == seconds
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("CHECK_INTERVAL", "soon", "ENROLLGATE_CHECK_INTERVAL=soon: it should be a valid number"),
+        ("CHECK_INTERVAL", "0", "ENROLLGATE_CHECK_INTERVAL=0: it should be greater than 0"),
+        ("CHECK_INTERVAL", "inf", "ENROLLGATE_CHECK_INTERVAL=inf: it should be a finite number"),
+        ("MAX_CONCURRENT_RUNS", "0", "ENROLLGATE_MAX_CONCURRENT_RUNS=0: it should be greater than or equal to 1"),
+        ("LAUNCHER", "docker", "ENROLLGATE_LAUNCHER=docker: it should be 'local' or 'kubernetes'"),
+        ("DATABASE_URL", "nonsense", "ENROLLGATE_DATABASE_URL=***: it is not a database URL: write mysql://"),
+        ("DATABASE_URL", "postgres://u:p@h/d", "'postgres' is not a database Enrollgate speaks"),
+        ("DATABASE_URL", "mysql://u:p@h", "it names no host or no database"),
+        ("DATABASE_URL", "sqlite://", "it names no file"),
+        ("DATABASE__PORT", "99999", "ENROLLGATE_DATABASE__PORT=99999: it should be less than or equal to 65535"),
+        ("DATABASE__HOST", "db", "ENROLLGATE_DATABASE__HOST needs ENROLLGATE_DATABASE__USER"),
+        ("ALLOWED_HOSTS", "https://a.example/x", "'https://a.example/x' is not a host"),
+        ("ALLOWED_HOSTS", "a.example:99999", "'a.example:99999' has no valid port"),
+        ("ALLOWED_HOSTS", "*.*.example", "'*.*.example' is not a host"),
+        ("DESTINATION", "drive:abc", "Google Drive is not part of this version"),
+        ("DESTINATION", "/just/a/path", "ENROLLGATE_DESTINATION=/just/a/path: write directory:/path"),
+        ("TASK_TABLE", "tasks; DROP TABLE x", "write a table name"),
+        ("STATUS_COLUMN", "a b", "write a column name"),
+        ("STATUS_WAITING", "paid,Enrolled", "the status word 'enrolled' has two meanings"),
+        ("STATUS_WAITING", "", "ENROLLGATE_STATUS_WAITING is empty"),
+        ("STATUS_FAILED", "x" * 65, "must have 1 to 64 characters"),
+        ("DOWNLOADER", "command", "ENROLLGATE_DOWNLOADER=command needs ENROLLGATE_DOWNLOAD_COMMAND"),
+        ("DOWNLOAD_COMMAND", "get {course_url}", "is set but unused"),
+        ("SCRATCH_LIMIT", "big", "ENROLLGATE_SCRATCH_LIMIT=big: could not parse"),
+        ("INSTALLATION", "Not_A_Label", "write a DNS label of at most 32 characters"),
+        ("DATABSE_URL", "x", "ENROLLGATE_DATABSE_URL: there is no such setting; did you mean ENROLLGATE_DATABASE_URL?"),
+        ("SECRETS_DIR", "/nowhere", "ENROLLGATE_SECRETS_DIR=/nowhere: there is no such folder"),
+        ("CONFIG_FILE", "/nowhere", "ENROLLGATE_CONFIG_FILE=/nowhere: there is no such file"),
+    ],
+)
+def test_nonsense_is_refused_with_the_variable_the_value_and_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    message = refusal(monkeypatch, **{name: value})
+    assert words.lower() in message.lower(), message
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("get {course_url}", "does not contain {output_dir}"),
+        ("get {output_dir}", "does not contain {course_url}"),
+        ("get {course_url} {output_dir} {email}", "contains {email}"),
+        ('["unclosed', "neither a command line nor a JSON array"),
+    ],
+)
+def test_a_download_command_that_could_not_work_is_refused(
+    monkeypatch: pytest.MonkeyPatch, command: str, words: str
+) -> None:
+    assert words in refusal(monkeypatch, DOWNLOADER="command", DOWNLOAD_COMMAND=command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python3 main.py -c {course_url} -o {output_dir}",
+        '["python3","main.py","-c","{course_url}","-o","{output_dir}"]',
+    ],
+)
+def test_a_download_command_is_a_command_line_or_a_json_array(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    settings = load(monkeypatch, DOWNLOADER="command", DOWNLOAD_COMMAND=command)
+    assert settings.download_command == ("python3", "main.py", "-c", "{course_url}", "-o", "{output_dir}")
+
+
+def test_all_problems_are_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = refusal(monkeypatch, CHECK_INTERVAL="soon", LAUNCHER="x", NONSENSE="1")
+    assert len(message.splitlines()) == 3
+
+
+def test_both_ways_to_name_the_database_are_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = refusal(
+        monkeypatch, DATABASE_URL="mysql://u:p@h/d", DATABASE__HOST="h", DATABASE__USER="u", DATABASE__NAME="d"
+    )
+    assert "keep one of them" in message
+
+
+def test_the_parts_of_an_address_make_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(
+        monkeypatch, DATABASE__HOST="db", DATABASE__USER="u", DATABASE__PASSWORD="p@ss/word", DATABASE__NAME="courses"
+    )
+    url = settings.sqlalchemy_url()
+    assert (url.drivername, url.password, url.host, url.port) == ("mysql+pymysql", "p@ss/word", "db", 3306)
+
+
+def test_a_mounted_secret_is_read_and_wins_over_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "ENROLLGATE_DATABASE__PASSWORD").write_text("from-the-secret\n")
+    (secrets / "unrelated").write_text("x")
+    settings = load(
+        monkeypatch,
+        SECRETS_DIR=str(secrets),
+        DATABASE__HOST="db",
+        DATABASE__USER="u",
+        DATABASE__NAME="d",
+        DATABASE__PASSWORD="from-the-environment",
+    )
+    assert settings.sqlalchemy_url().password == "from-the-secret"
+
+
+def test_an_unreadable_secret_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "ENROLLGATE_DATABASE_URL").write_bytes(b"\xff\xfe\x00")
+    message = refusal(monkeypatch, SECRETS_DIR=str(tmp_path))
+    assert "ENROLLGATE_DATABASE_URL" in message and "cannot be read" in message
+
+
+def test_a_file_of_settings_is_read_and_the_environment_wins_over_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "settings.env"
+    path.write_text("ENROLLGATE_CHECK_INTERVAL=7\nENROLLGATE_MAX_ATTEMPTS=2\n")
+    settings = load(monkeypatch, CONFIG_FILE=str(path), MAX_ATTEMPTS="5")
+    assert (settings.check_interval, settings.max_attempts) == (7, 5)
+
+
+def test_no_secret_is_ever_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, DATABASE_URL="mysql://u:hunter2@h/d")
+    assert "hunter2" not in repr(settings) + str(settings)
+    assert "hunter2" not in refusal(monkeypatch, DATABASE_URL="mysql://u:hunter2@/")
+
+
+def test_a_worker_is_told_its_settings_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, DATABASE_URL="mysql://u:hunter2@h/d", ALLOWED_HOSTS="a.example,*.b.example")
+    told = settings.worker_environment()
+    assert "hunter2" not in str(told) and told["ENROLLGATE_ALLOWED_HOSTS"] == "a.example,*.b.example"
+    assert set(told) <= set(variables())
+
+
+def test_every_setting_is_described() -> None:
+    assert all(field.description and field.description.endswith(".") for field in variables().values())

@@ -1,0 +1,170 @@
+"""Real processes die, and so does the database: nothing is lost, nothing is done twice."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.conftest import absent
+from tests.databases import Server
+from tests.databases.server import fresh_database
+from tests.e2e.operator_process import Operator, wait_until
+
+from enrollgate.demo.site import CourseSite
+
+COURSE = "ceramics"
+
+
+@pytest.fixture
+def site() -> Iterator[CourseSite]:
+    try:
+        with CourseSite(throttle=150_000) as running:
+            yield running
+    except RuntimeError as error:
+        absent("ffmpeg", str(error))
+
+
+@pytest.fixture
+def operator(tmp_path: Path, sqlite_url: str, site: CourseSite) -> Iterator[Operator]:
+    operator = Operator(tmp_path, sqlite_url, site)
+    operator.create_table()
+    yield operator
+    operator.stop_all()
+
+
+def media_bytes(site: CourseSite) -> int:
+    return sum(record.bytes for record in site.records if record.path.endswith(".mp4"))
+
+
+def workers(operator: Operator) -> list[psutil.Process]:
+    """The worker processes of this test, by their folder in the environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("ENROLLGATE_SCRATCH_DIR", "").startswith(str(operator.folder)):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def test_an_operator_killed_in_the_middle_of_a_run_adopts_it_and_downloads_nothing_twice(
+    operator: Operator, site: CourseSite
+) -> None:
+    operator.add(1, COURSE)
+    process = operator.start()
+    wait_until(lambda: media_bytes(site) > 50_000, lambda: operator.log)
+    process.kill()
+    process.wait()
+    assert workers(operator), "the run goes on without its operator"
+    pid = workers(operator)[0].pid
+    operator.start()
+    operator.await_status(1, "completed")
+    assert operator.runs() == [(1, 1, "finished", "succeeded", None)]
+    assert operator.files(1) == site.lectures(COURSE)
+    course = sum(map(len, site.lectures(COURSE)))
+    # yt-dlp's generic extractor looks at the first bytes of a file before it downloads it: two requests, one of them short.
+    whole = [record for record in site.records if record.path.endswith(".mp4") and record.bytes > 100_000]
+    assert len(whole) == 4 and sum(record.bytes for record in whole) == course, "every lecture left the site once"
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_run_that_ended_while_no_operator_lived_is_recorded_by_the_next_one(
+    operator: Operator, site: CourseSite
+) -> None:
+    site.throttle = 600_000
+    operator.add(1, COURSE)
+    process = operator.start()
+    wait_until(lambda: media_bytes(site) > 50_000, lambda: operator.log)
+    process.kill()
+    process.wait()
+    wait_until(lambda: not workers(operator), lambda: operator.log)
+    assert operator.status(1) == "enrolled"
+    operator.start()
+    operator.await_status(1, "completed")
+    assert operator.runs() == [(1, 1, "finished", "succeeded", None)]
+
+
+def test_after_a_worker_is_killed_the_next_try_moves_only_what_is_missing(operator: Operator, site: CourseSite) -> None:
+    operator.add(1, COURSE)
+    operator.start()
+    wait_until(lambda: any(path.name.startswith("01") for path in operator.folder.glob("courses/*/*.mp4")))
+    delivered = media_bytes(site)
+    for worker in workers(operator):
+        if "work" in worker.cmdline():
+            worker.send_signal(signal.SIGKILL)
+    operator.await_status(1, "completed")
+    assert operator.files(1) == site.lectures(COURSE)
+    assert operator.runs() == [(1, 1, "finished", "succeeded", None)]
+    first = [record for record in site.records if record.path.endswith("/1.mp4") and record.bytes > 100_000]
+    assert len(first) == 1 and delivered > 0, "the first lecture was not moved again"
+
+
+def test_a_task_failed_by_node_while_it_runs_has_its_processes_ended(operator: Operator, site: CourseSite) -> None:
+    operator.add(1, COURSE)
+    operator.start()
+    wait_until(lambda: media_bytes(site) > 50_000, lambda: operator.log)
+    operator.sql("UPDATE download_tasks SET status='failed' WHERE id=1")
+    wait_until(lambda: operator.runs()[0][2] == "finished", lambda: operator.log)
+    assert operator.runs() == [(1, 1, "finished", "revoked", "TaskFailed")]
+    assert not workers(operator) and operator.status(1) == "failed"
+
+
+def test_two_operator_processes_share_the_work_and_do_nothing_twice(operator: Operator, site: CourseSite) -> None:
+    site.throttle = None
+    operator.start()
+    operator.start()
+    for task in range(1, 9):
+        operator.add(task, "bread")
+    for task in range(1, 9):
+        operator.await_status(task, "completed")
+    assert [run[:4] for run in operator.runs()] == [(task, 1, "finished", "succeeded") for task in range(1, 9)]
+
+
+def test_mariadb_stopped_for_30_seconds_in_the_middle_of_a_run_loses_nothing(
+    own_mariadb: Server, tmp_path: Path, site: CourseSite
+) -> None:
+    with fresh_database(own_mariadb.url("")) as url:
+        operator = Operator(tmp_path, url, site, ENROLLMENT_TIMEOUT="600")
+        try:
+            operator.create_table()
+            assert operator.command("migrate").returncode == 0
+            operator.add(1, COURSE)
+            operator.add(2, "bread", status="processing")
+            process = operator.start()
+            wait_until(lambda: media_bytes(site) > 50_000, lambda: operator.log)
+            own_mariadb.stop()
+            time.sleep(30)  # the outage itself, not a wait for something
+            assert process.poll() is None, operator.log
+            own_mariadb.start()
+            operator.await_status(1, "completed")
+            assert operator.status(2) == "processing"
+            site.enroll("account2@example.com", "bread")
+            operator.sql("UPDATE download_tasks SET status='enrolled' WHERE id=2")
+            operator.await_status(2, "completed")
+            assert [run[:4] for run in operator.runs()] == [
+                (1, 1, "finished", "succeeded"),
+                (2, 1, "finished", "succeeded"),
+            ]
+            assert operator.files(1) == site.lectures(COURSE)
+            assert "the pass was given up and will be tried again" in operator.log
+            assert "passes succeed again" in operator.log
+            assert "@example.com" not in operator.log
+        finally:
+            operator.stop_all()
+
+
+def test_an_operator_asked_to_stop_leaves_with_0_and_its_runs_go_on(operator: Operator, site: CourseSite) -> None:
+    operator.add(1, COURSE)
+    process = operator.start()
+    wait_until(lambda: media_bytes(site) > 50_000, lambda: operator.log)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 0
+    assert workers(operator)
+    operator.start()
+    operator.await_status(1, "completed")
+    assert len(operator.runs()) == 1
+    assert os.listdir(operator.folder / "work" / "runs") == []  # noqa: PTH208

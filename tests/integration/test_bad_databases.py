@@ -1,0 +1,215 @@
+"""Databases that are wrong: each says what is wrong, with the remedy, and loses nothing."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+from sqlalchemy import make_url
+from tests.databases.server import execute
+from tests.world import World
+
+from enrollgate.database import (
+    Database,
+    DatabaseMisconfigured,
+    DatabaseUnavailable,
+    Tables,
+    migrate,
+    open_database,
+)
+from enrollgate.database.inspection import check_database, insist
+from enrollgate.database.migrate import current, head
+from enrollgate.domain.check import Verdict
+from enrollgate.domain.task import StatusWords, TaskColumns
+
+TABLES = Tables.named(TaskColumns(), StatusWords())
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    with closing(open_database(make_url(database_url))) as opened:
+        yield opened
+
+
+def create_tasks(database: Database, columns: str) -> None:
+    database.writing(lambda connection: connection.exec_driver_sql(f"CREATE TABLE download_tasks ({columns})"))
+
+
+def verdicts(database: Database) -> dict[str, tuple[Verdict, str]]:
+    return {
+        check.name: (check.verdict, f"{check.detail}: {check.remedy}") for check in check_database(database, TABLES)
+    }
+
+
+GOOD = "id INTEGER PRIMARY KEY, status VARCHAR(32), email VARCHAR(255), course_url VARCHAR(2048)"
+
+
+def test_a_migration_runs_once_and_is_harmless_to_repeat(database: Database) -> None:
+    assert current(database) is None
+    assert migrate(database) == (None, head())
+    assert migrate(database) == (head(), head())
+    assert current(database) == head()
+
+
+def test_two_migrations_at_once_both_end_well(database_url: str) -> None:
+    results: list[object] = []
+
+    def run() -> None:
+        with closing(open_database(make_url(database_url))) as database:
+            try:
+                results.append(migrate(database)[1])
+            except BaseException as error:
+                results.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [head(), head()]
+
+
+def test_without_a_migration_the_operator_says_so(database: Database) -> None:
+    create_tasks(database, GOOD)
+    with pytest.raises(DatabaseMisconfigured, match="run `enrollgate migrate`"):
+        insist(database, TABLES)
+
+
+def test_a_missing_table_is_named_with_the_remedy(database: Database) -> None:
+    migrate(database)
+    with pytest.raises(DatabaseMisconfigured, match="there is no table download_tasks: let Node.js create it"):
+        insist(database, TABLES)
+
+
+def test_a_table_dropped_while_running_is_an_error_with_a_remedy_and_not_the_end(database_url: str) -> None:
+    with closing(World(database_url)) as world:
+        world.sql("DROP TABLE download_tasks")
+        with pytest.raises(DatabaseMisconfigured, match="let Node.js create the task table"):
+            world.reconcile()
+
+
+def test_a_missing_column_is_named_with_the_remedy(database: Database) -> None:
+    create_tasks(database, "id INTEGER PRIMARY KEY, status VARCHAR(32), mail VARCHAR(255), course_url TEXT")
+    migrate(database)
+    words = "has no column email: name it in ENROLLGATE_EMAIL_COLUMN; the table has: id, status, mail"
+    with pytest.raises(DatabaseMisconfigured, match=words):
+        insist(database, TABLES)
+
+
+def test_a_good_database_passes_every_check(database: Database) -> None:
+    create_tasks(database, GOOD)
+    migrate(database)
+    insist(database, TABLES)
+    found = verdicts(database)
+    assert {verdict for verdict, _ in found.values()} <= {Verdict.OK, Verdict.WARNING}
+    assert "CREATE INDEX" in found["index on status"][1]
+    database.writing(lambda connection: connection.exec_driver_sql("CREATE INDEX ix ON download_tasks (status)"))
+    database.writing(
+        lambda connection: connection.exec_driver_sql("INSERT INTO download_tasks (id, status) VALUES (1, 'odd')")
+    )
+    found = verdicts(database)
+    assert found["index on status"][0] is Verdict.OK
+    assert found["statuses found"][0] is Verdict.WARNING and "'odd'" in found["statuses found"][1]
+
+
+def test_an_enum_status_column_must_hold_our_words(server_database_url: str) -> None:
+    with closing(open_database(make_url(server_database_url))) as database:
+        create_tasks(database, GOOD.replace("status VARCHAR(32)", "status ENUM('pending','enrolled','completed')"))
+        migrate(database)
+        with pytest.raises(DatabaseMisconfigured, match="ENUM without 'failed', which Enrollgate must write"):
+            insist(database, TABLES)
+
+
+def test_an_enum_status_column_with_every_word_works(server_database_url: str) -> None:
+    with closing(World(server_database_url)) as world:
+        words = ",".join(f"'{word}'" for word in world.words.known)
+        world.sql(f"ALTER TABLE download_tasks MODIFY status ENUM({words}) NOT NULL")
+        insist(world.database, world.tables)
+        late, good = world.add("processing"), world.add("enrolled")
+        world.reconcile()
+        world.launcher.succeed(f"test-{good}-1")
+        world.clock.advance(300)
+        world.reconcile()
+        assert (world.status(late), world.status(good)) == ("failed", "completed")
+
+
+def test_a_status_column_too_short_for_our_words_is_refused(server_database_url: str) -> None:
+    with closing(open_database(make_url(server_database_url))) as database:
+        create_tasks(database, GOOD.replace("VARCHAR(32)", "VARCHAR(8)"))
+        migrate(database)
+        with pytest.raises(DatabaseMisconfigured, match="it holds 8 characters only: widen it to 9 or more"):
+            insist(database, TABLES)
+
+
+def test_a_wrong_password_is_said_without_the_password(server_database_url: str) -> None:
+    url = make_url(server_database_url).set(password="hunter2")
+    with closing(open_database(url)) as database:
+        with pytest.raises(DatabaseMisconfigured, match="check the user name and the password") as caught:
+            database.now()
+        assert "hunter2" not in str(caught.value)
+
+
+def test_an_unknown_database_is_named(server_database_url: str) -> None:
+    with closing(open_database(make_url(server_database_url).set(database="nowhere"))) as database:
+        with pytest.raises(DatabaseMisconfigured, match="create the database, or mend its name"):
+            database.now()
+
+
+def test_a_server_that_is_away_is_waited_for_not_given_up() -> None:
+    with closing(open_database(make_url("mysql+pymysql://u:p@127.0.0.1:1/d"))) as database:
+        with pytest.raises(DatabaseUnavailable, match="127.0.0.1"):
+            database.now()
+
+
+def test_a_read_only_user_is_found_out_before_the_first_pass(server_database_url: str) -> None:
+    url = make_url(server_database_url)
+    user, password = f"ro_{url.database}"[:30], "reads-only"
+    with closing(World(server_database_url)):
+        execute(
+            server_database_url,
+            f"CREATE USER {user}@'%' IDENTIFIED BY '{password}'",
+            f"GRANT SELECT ON {url.database}.* TO {user}@'%'",
+        )
+        try:
+            with closing(open_database(url.set(username=user, password=password))) as limited:
+                with pytest.raises(DatabaseMisconfigured, match="grant SELECT and UPDATE on download_tasks"):
+                    insist(limited, TABLES)
+        finally:
+            execute(server_database_url, f"DROP USER {user}@'%'")
+
+
+def test_a_user_with_just_the_documented_privileges_can_do_everything(server_database_url: str) -> None:
+    """docs/operations: SELECT and UPDATE(status) on the task table, everything on ours. MySQL: caching_sha2_password."""
+    url = make_url(server_database_url)
+    user, password = f"eg_{url.database}"[:30], "just-enough"
+    with closing(World(server_database_url)) as world:
+        execute(
+            server_database_url,
+            f"CREATE USER {user}@'%' IDENTIFIED BY '{password}'",
+            f"GRANT SELECT, UPDATE (status) ON {url.database}.download_tasks TO {user}@'%'",
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON {url.database}.enrollgate_tasks TO {user}@'%'",
+            f"GRANT SELECT, INSERT, UPDATE ON {url.database}.enrollgate_runs TO {user}@'%'",
+            f"GRANT SELECT ON {url.database}.enrollgate_schema_version TO {user}@'%'",
+        )
+        try:
+            limited = open_database(url.set(username=user, password=password), clock=world.clock)
+            with closing(limited):
+                insist(limited, world.tables)
+                operator = world.new_operator(limited)
+                good, late = world.add("enrolled"), world.add("processing")
+                operator.reconcile()
+                world.launcher.succeed(f"test-{good}-1")
+                world.clock.advance(300)
+                operator.reconcile()
+                assert (world.status(good), world.status(late)) == ("completed", "failed")
+        finally:
+            execute(server_database_url, f"DROP USER {user}@'%'")
+
+
+def test_an_email_never_reaches_a_message_or_the_log(database_url: str) -> None:
+    with closing(World(database_url)) as world:
+        task = world.add("enrolled", "ada@example.com", "https://ada@example.com:secret@host.example/")
+        world.reconcile()
+        (run,) = world.runs(task)
+        assert run.reason == "InvalidCourseUrl"
+        assert "ada" not in str(run.message) and "secret" not in str(run.message)

@@ -1,7 +1,9 @@
 """Fixtures for real parts. What is absent is skipped loudly here, and is a failure in CI."""
 
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -30,25 +32,35 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
-def mariadb_server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    yield from _server("ENROLLGATE_TEST_MARIADB_URL", start_mariadb, tmp_path_factory.mktemp("mariadb"))
+def mariadb_server_url() -> Iterator[str]:
+    yield from _server("ENROLLGATE_TEST_MARIADB_URL", start_mariadb)
 
 
 @pytest.fixture(scope="session")
-def mysql_server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    yield from _server("ENROLLGATE_TEST_MYSQL_URL", start_mysql, tmp_path_factory.mktemp("mysql"))
+def mysql_server_url() -> Iterator[str]:
+    yield from _server("ENROLLGATE_TEST_MYSQL_URL", start_mysql)
 
 
-def _server(variable: str, start: object, folder: Path) -> Iterator[str]:
+def _server(variable: str, start: Callable[[Path], Server]) -> Iterator[str]:
     if url := os.environ.get(variable):
         yield url
         return
-    try:
-        server: Server = start(folder)  # type: ignore[operator]  # one of two functions of one signature
-    except ServerAbsent as error:
-        absent(variable.split("_")[2].lower(), str(error))
-    yield server.url("")
-    server.kill()
+    with _server_in_a_folder(variable, start) as server:
+        yield server.url("")
+
+
+@contextmanager
+def _server_in_a_folder(variable: str, start: Callable[[Path], Server]) -> Iterator[Server]:
+    """The server's data is no test's: pytest's own folders are closed to the user that the server runs as."""
+    with tempfile.TemporaryDirectory(prefix="enrollgate-", ignore_cleanup_errors=True) as folder:
+        try:
+            server = start(Path(folder))
+        except ServerAbsent as error:
+            absent(variable.split("_")[2].lower(), str(error))
+        try:
+            yield server
+        finally:
+            server.kill()
 
 
 @pytest.fixture
@@ -84,14 +96,10 @@ def server_database_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def own_mariadb(tmp_path: Path) -> Iterator[Server]:
+def own_mariadb() -> Iterator[Server]:
     """A MariaDB of the test's own, to stop and start at will."""
-    try:
-        server = start_mariadb(tmp_path / "own-mariadb")
-    except ServerAbsent as error:
-        absent("mariadb", str(error))
-    yield server
-    server.kill()
+    with _server_in_a_folder("ENROLLGATE_TEST_MARIADB_URL", start_mariadb) as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -76,4 +76,4 @@ class Loop:
             _LOG.info("passes succeed again", failed_passes=self._failures)
         self._failures, self._last_trouble = 0, ""
         self._after_pass(summary)
-        return self._interval
+        return 0.0 if summary.more else self._interval

@@ -48,6 +48,11 @@ class PassSummary:
     statements: int
     """SQL statements that the pass sent."""
 
+    @property
+    def more(self) -> bool:
+        """Whether the pass left late tasks to the next one, which should follow at once."""
+        return self.expired >= gate.EXPIRY_LIMIT
+
 
 class Reconciler:
     """Brings runs and tasks in line with each other, one `reconcile` at a time."""

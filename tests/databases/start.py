@@ -23,19 +23,11 @@ def _own(folder: Path) -> None:
             shutil.chown(path, "nobody", "nogroup")
 
 
-def _reachable(folder: Path) -> None:
-    """Lets the server's user pass through the folders above."""
-    for parent in folder.parents:
-        if parent.owner() == "root" and os.geteuid() == 0 and parent.is_relative_to("/tmp"):
-            parent.chmod(parent.stat().st_mode | 0o711)
-
-
 def start_mariadb(folder: Path) -> Server:
     """A fresh MariaDB in this folder. Raises ServerAbsent."""
     program = _mariadb_program()
     data = folder / "data"
     _own(folder)
-    _reachable(folder)
     installer = shutil.which("mariadb-install-db") or "/usr/bin/mariadb-install-db"
     _run(
         *as_user(
@@ -81,7 +73,6 @@ def start_mysql(folder: Path) -> Server:
     if loader is None or not program.exists():
         raise ServerAbsent("no MySQL server unpacked: run scripts/mysql, or set ENROLLGATE_TEST_MYSQL_URL")
     _own(folder)
-    _reachable(folder)
     libraries = ":".join(str(path) for path in (root / "usr/lib/x86_64-linux-gnu", root / "usr/lib/mysql/private"))
     base = [str(loader), "--library-path", libraries, str(program), "--no-defaults", f"--datadir={folder}/data"]
     messages = [f"--lc-messages-dir={root}/usr/share/mysql", "--secure-file-priv=", "--tmpdir=/tmp"]

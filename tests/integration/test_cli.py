@@ -1,0 +1,106 @@
+"""The command line, as people and scripts see it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.world import World
+
+
+@pytest.fixture
+def environment(tmp_path: Path, sqlite_url: str) -> dict[str, str]:
+    others = {name: value for name, value in os.environ.items() if not name.startswith("ENROLLGATE_")}
+    return others | {
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "COLUMNS": "160",
+        "ENROLLGATE_DATABASE_URL": sqlite_url,
+        "ENROLLGATE_WORK_DIR": str(tmp_path / "work"),
+        "ENROLLGATE_DESTINATION": f"directory:{tmp_path / 'courses'}",
+    }
+
+
+def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "enrollgate", *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_migrate_says_what_it_did(environment: dict[str, str]) -> None:
+    first, second = run(environment, "migrate"), run(environment, "migrate")
+    assert (first.returncode, first.stdout) == (0, "migrated to revision 0001\n")
+    assert (second.returncode, second.stdout) == (0, "already at revision 0001\n")
+
+
+def test_a_wrong_setting_ends_every_command_with_2_and_its_name(environment: dict[str, str]) -> None:
+    for command in ("run", "migrate", "status", "doctor"):
+        done = run(environment | {"ENROLLGATE_CHECK_INTERVAL": "soon"}, command)
+        assert done.returncode == 2 and "ENROLLGATE_CHECK_INTERVAL=soon" in done.stderr, done
+
+
+def test_run_refuses_a_database_without_the_task_table(environment: dict[str, str]) -> None:
+    done = run(environment, "run")
+    assert done.returncode == 2 and "there is no table download_tasks: let Node.js create it" in done.stderr
+
+
+def test_run_says_that_kubernetes_is_not_here_yet(environment: dict[str, str]) -> None:
+    done = run(environment | {"ENROLLGATE_LAUNCHER": "kubernetes"}, "run")
+    assert done.returncode == 2 and "not part of this version" in done.stderr
+
+
+def test_doctor_names_each_problem_with_its_remedy_and_fails(environment: dict[str, str]) -> None:
+    done = run(environment, "doctor")
+    assert done.returncode == 1
+    assert "failed  our tables" in done.stdout and "run `enrollgate migrate`" in done.stdout
+    assert "failed  task table" in done.stdout
+
+
+def test_doctor_is_content_with_a_good_installation(environment: dict[str, str], sqlite_url: str) -> None:
+    world = World(sqlite_url)
+    world.add("pending")
+    world.close()
+    done = run(environment, "doctor", "--json")
+    checks = {check["name"]: check["verdict"] for check in json.loads(done.stdout)}
+    assert done.returncode == 0, done.stdout
+    assert {"database", "our tables", "columns", "privileges", "index on status", "destination", "cookies"} <= set(checks)
+    assert "failed" not in checks.values()
+
+
+def test_status_shows_tasks_runs_and_failures_with_remedies(environment: dict[str, str], sqlite_url: str) -> None:
+    world = World(sqlite_url)
+    late = world.add("processing")
+    world.reconcile()
+    world.clock.advance(300)
+    world.add("enrolled")
+    world.add("odd")
+    world.reconcile()
+    world.close()
+    text = run(environment, "status").stdout
+    assert "waits for its enrollment" not in text and "EnrollmentTimeout" in text and "test-2-1" in text
+    assert "no meaning here" in text
+    data = json.loads(run(environment, "status", "--json").stdout)
+    assert [count["status"] for count in data["tasks"]] == ["enrolled", "failed", "odd"]
+    assert data["runs"][0]["name"] == "test-2-1" and data["runs"][0]["progress"] is None
+    (failure,) = data["failures"]
+    assert failure["task_id"] == late and "ENROLLGATE_ENROLLMENT_TIMEOUT" in failure["remedy"]
+
+
+def test_work_reports_a_wrong_setting_where_its_launcher_looks(environment: dict[str, str], tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    mine = {
+        "ENROLLGATE_TASK_ID": "1",
+        "ENROLLGATE_COURSE_URL": "https://a.example/",
+        "ENROLLGATE_SCRATCH_DIR": str(tmp_path / "scratch"),
+        "ENROLLGATE_REPORT_PATH": str(report),
+    }
+    done = run(environment | mine | {"ENROLLGATE_SCRATCH_LIMIT": "big"}, "work")
+    assert done.returncode == 2 and json.loads(report.read_text())["reason"] == "ConfigurationError"
+    done = run(environment | mine | {"ENROLLGATE_COURSE_URL": "http://10.0.0.1/"}, "work")
+    assert done.returncode == 69 and json.loads(report.read_text())["reason"] == "HostNotAllowed"
+
+
+def test_version(environment: dict[str, str]) -> None:
+    assert run(environment, "--version").stdout.startswith("enrollgate 0.")

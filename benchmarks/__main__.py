@@ -9,12 +9,12 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from tests.databases import ServerAbsent, start_mariadb
+from tests.databases.server import fresh_database
 
 from benchmarks.burst import measure_burst
 from benchmarks.idle import measure_idle
 from benchmarks.latency import measure_latency
-from tests.databases import ServerAbsent, start_mariadb
-from tests.databases.server import fresh_database
 
 OUTPUT = Path("build/benchmarks.json")
 FULL = ((1_000, 10_000, 100_000), 1_000_000)
@@ -24,10 +24,13 @@ QUICK = ((100, 1_000), 10_000)
 @contextmanager
 def databases() -> Iterator[dict[str, str]]:
     """A fresh database of each kind, by name. MariaDB is left out, loudly, where there is none."""
-    with tempfile.TemporaryDirectory(prefix="enrollgate-bench-", ignore_cleanup_errors=True) as folder:
-        sqlite = f"sqlite:///{Path(folder) / 'bench.db'}"
+    with (
+        tempfile.TemporaryDirectory(prefix="enrollgate-bench-") as mine,
+        tempfile.TemporaryDirectory(prefix="enrollgate-bench-", ignore_cleanup_errors=True) as theirs,
+    ):
+        sqlite = f"sqlite:///{Path(mine) / 'bench.db'}"
         try:
-            server = start_mariadb(Path(folder) / "mariadb")
+            server = start_mariadb(Path(theirs))
         except ServerAbsent as error:
             Console(stderr=True).print(f"[red]MariaDB is not measured: {error}[/]")
             yield {"sqlite": sqlite}

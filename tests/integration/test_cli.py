@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.world import World
 
 
@@ -65,7 +64,9 @@ def test_doctor_is_content_with_a_good_installation(environment: dict[str, str],
     done = run(environment, "doctor", "--json")
     checks = {check["name"]: check["verdict"] for check in json.loads(done.stdout)}
     assert done.returncode == 0, done.stdout
-    assert {"database", "our tables", "columns", "privileges", "index on status", "destination", "cookies"} <= set(checks)
+    assert {"database", "our tables", "columns", "privileges", "index on status", "destination", "cookies"} <= set(
+        checks
+    )
     assert "failed" not in checks.values()
 
 

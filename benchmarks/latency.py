@@ -1,0 +1,90 @@
+"""From the commit of `enrolled` to the worker's process, against the check interval. The rows come at random phases."""
+
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from random import Random
+
+import structlog
+from sqlalchemy import text
+
+from benchmarks.backlog import TABLES, fill, opened
+from enrollgate.domain.backoff import Backoff
+from enrollgate.domain.policy import Policy
+from enrollgate.launchers.local import LocalLauncher
+from enrollgate.loop import Loop
+from enrollgate.reconciler import Reconciler
+
+_WORKER = """
+import json, os, time
+started = time.time()
+open(os.environ["BENCH_DIR"] + "/" + os.environ["ENROLLGATE_TASK_ID"], "w").write(repr(started))
+open(os.environ["ENROLLGATE_REPORT_PATH"], "w").write(json.dumps({"reason": None, "message": ""}))
+"""
+
+
+def measure_latency(name: str, url: str, tasks: int) -> list[dict[str, object]]:
+    structlog.configure(processors=[_drop])
+    return [_measure(name, url, tasks, interval) for interval in (0.5, 2.0)]
+
+
+def _drop(*_: object) -> dict[str, object]:
+    raise structlog.DropEvent
+
+
+def _measure(name: str, url: str, tasks: int, interval: float) -> dict[str, object]:
+    with tempfile.TemporaryDirectory(prefix="enrollgate-bench-") as folder, opened(url) as database:
+        marks = Path(folder) / "marks"
+        marks.mkdir()
+        fill(database, tasks * 10, tasks, index=True)
+        loop = Loop(interval=interval, backoff=Backoff(base=1, factor=2, cap=10), random=Random(1))
+        os.environ["BENCH_DIR"] = str(marks)
+        launcher = LocalLauncher(
+            Path(folder),
+            worker_argv=(sys.executable, "-c", _WORKER),
+            worker_env={"BENCH_DIR": str(marks)},
+            max_tries=1,
+            run_timeout=60,
+            stop_grace=1,
+            backoff=Backoff(base=1, factor=2, cap=10),
+            run_ttl=60,
+            on_change=loop.wake,
+            clock=time.time,
+        )
+        policy = Policy(enrollment_timeout=86_400, max_concurrent_runs=tasks)
+        reconciler = Reconciler(database, TABLES, launcher, policy, installation="bench")
+        thread = threading.Thread(target=loop.run, args=(reconciler.reconcile,))
+        thread.start()
+        random = Random(7)
+        committed = {}
+        with opened(url) as node:
+            for number in range(1, tasks + 1):
+                time.sleep(random.uniform(0, interval))
+                task = number * 10
+                node.writing(
+                    lambda c, task=task: c.execute(
+                        text("UPDATE download_tasks SET status='enrolled' WHERE id=:i"), {"i": task}
+                    )
+                )
+                committed[task] = time.time()
+        deadline = time.monotonic() + 60
+        while len(list(marks.iterdir())) < tasks and time.monotonic() < deadline:
+            time.sleep(0.1)
+        loop.stop()
+        thread.join()
+        launcher.close()
+        waits = sorted(float((marks / str(task)).read_text()) - at for task, at in committed.items())
+    return {
+        "database": name,
+        "interval_s": interval,
+        "tasks": tasks,
+        "p50_s": statistics.median(waits),
+        "p99_s": waits[int(len(waits) * 0.99) - 1] if len(waits) > 1 else waits[0],
+        "max_s": waits[-1],
+        "p50_of_interval": statistics.median(waits) / interval,
+        "p99_of_interval": waits[int(len(waits) * 0.99) - 1] / interval if len(waits) > 1 else waits[0] / interval,
+    }

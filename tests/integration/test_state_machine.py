@@ -100,7 +100,9 @@ class Promises(RuleBasedStateMachine):
         self.crash = CrashPoint()
         self.succeeded = set[str]()
         self.written: dict[int, str | None] = {}
-        """What Node.js wrote last, for each task that it ended itself."""
+        """What Node.js wrote last to each task."""
+        self.over: dict[int, str] = {}
+        """Tasks that were seen to be over, and how; until Node.js writes to them again."""
         self.restart()
 
     def teardown(self) -> None:
@@ -129,15 +131,17 @@ class Promises(RuleBasedStateMachine):
 
     @rule(task=tasks, status=st.sampled_from([*WAITING, "enrolled", "enrolled", "failed", "odd", None]))
     def node_writes_a_status(self, task: int, status: str | None) -> None:
-        if self.world.status(task) == "completed":
-            return  # an application does not go on writing to a completed task
+        if task not in self.written or self.world.status(task) == "completed":
+            return  # the row is deleted, or completed: an application does not go on writing to it
         self.world.set(task, status)
         self.written[task] = status
+        self.over.pop(task, None)
 
     @rule(task=tasks)
     def node_deletes_a_row(self, task: int) -> None:
         self.world.delete(task)
         self.written.pop(task, None)
+        self.over.pop(task, None)
 
     # time and the runs
 
@@ -199,6 +203,17 @@ class Promises(RuleBasedStateMachine):
             )
         for task in completed:
             assert any(run.name in self.succeeded and run.outcome == "succeeded" for run in self.world.runs(task))
+
+    @invariant()
+    def what_is_over_stays_as_it_is(self) -> None:
+        with self.world.database.reading() as connection:
+            over = connection.execute(
+                text("SELECT id, status FROM download_tasks WHERE status IN ('completed', 'failed')")
+            )
+            now = {row[0]: row[1] for row in over}
+        for task, status in self.over.items():
+            assert now.get(task) == status
+        self.over = now
 
     @invariant()
     def what_node_ended_stays_as_node_wrote_it(self) -> None:

@@ -1,5 +1,6 @@
 """One try of one run against a real site that misbehaves, a real directory, real child processes."""
 
+import gc
 import hashlib
 import json
 import os
@@ -21,6 +22,15 @@ from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
 from enrollgate.worker import work, write_report
+
+# yt-dlp leaves the sockets of answers that it did not read to the end to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def collect_what_yt_dlp_left() -> Iterator[None]:
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -1,0 +1,140 @@
+"""In real time: the Node.js example writes rows into MariaDB, and the course site's own access log is the proof."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+from tests.conftest import absent
+from tests.e2e.operator_process import Operator, wait_until
+
+from enrollgate.demo.site import CourseSite
+from enrollgate.domain.account import cookies_name
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EXAMPLE = REPOSITORY / "examples" / "node-writer"
+
+
+@pytest.fixture(scope="session")
+def node_writer() -> Path:
+    """The example with its one dependency installed, in a copy that is kept between test runs."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        absent("node", "install Node.js 18 or newer with npm")
+    copy = REPOSITORY / ".cache" / "node-writer"
+    shutil.copytree(EXAMPLE, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules"))
+    if not (copy / "node_modules" / "mysql2").exists():
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=copy, check=True, capture_output=True)
+    return copy / "writer.mjs"
+
+
+@pytest.fixture
+def site() -> Iterator[CourseSite]:
+    try:
+        with CourseSite() as running:
+            yield running
+    except RuntimeError as error:
+        absent("ffmpeg", str(error))
+
+
+def node(writer: Path, url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    plain = make_url(url).set(drivername="mysql").render_as_string(hide_password=False)
+    environment = os.environ | {"DATABASE_URL": plain}
+    return subprocess.run(
+        ["node", str(writer), *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_no_request_reaches_the_site_before_node_has_written_enrolled(
+    node_writer: Path, mariadb_url: str, tmp_path: Path, site: CourseSite
+) -> None:
+    operator = Operator(tmp_path, mariadb_url, site, ENROLLMENT_TIMEOUT="6")
+    accounts = {"quick": "ada@example.com", "fail": "bob@example.com", "stall": "cyd@example.com"}
+    try:
+        assert node(node_writer, mariadb_url, "create-table").returncode == 0
+        assert operator.command("migrate").returncode == 0
+        for account in accounts.values():
+            (tmp_path / "cookies" / cookies_name(account)).write_text(site.cookies_file(account))
+        process = operator.start()
+        course = ("--course", "bread", "--course-url", site.course_url("bread"), "--site", site.url, "--seconds", "3")
+        quick = node(node_writer, mariadb_url, "play", "--email", accounts["quick"], *course)
+        failed = node(node_writer, mariadb_url, "play", "--email", accounts["fail"], *course, "--fail")
+        stalled = node(node_writer, mariadb_url, "play", "--email", accounts["stall"], *course, "--stall")
+        assert (quick.returncode, failed.returncode, stalled.returncode) == (0, 0, 0), quick.stderr
+        operator.await_status(1, "completed")
+        operator.await_status(3, "failed")
+        assert operator.status(2) == "failed"
+        assert operator.runs() == [
+            (1, 1, "finished", "succeeded", None),
+            (3, 1, "finished", "failed", "EnrollmentTimeout"),
+        ]
+        assert operator.files(1) == site.lectures("bread")
+        enrolled_at = (
+            next(int(line.split()[0]) for line in quick.stdout.splitlines() if line.endswith(" enrolled")) / 1000
+        )
+        requests = [record for record in site.records if record.method != "POST"]
+        assert requests and {record.account for record in requests} == {accounts["quick"]}
+        assert min(record.time for record in requests) >= enrolled_at
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+        assert "@example.com" not in operator.log and "ENROLL CHECK task=1" in operator.log
+    finally:
+        operator.stop_all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ((), 2, "name a command"),
+        (("dance",), 2, "there is no command 'dance'"),
+        (("set", "x", "paid"), 2, "'x' is not a task's id"),
+        (("set", "99", "paid"), 1, "there is no task 99"),
+        (("add", "--email", "a@example.com"), 2, "--course-url is missing"),
+        (("add", "--nonsense"), 2, "usage:"),
+    ],
+)
+def test_the_node_example_says_what_is_wrong(
+    node_writer: Path, mariadb_url: str, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    assert node(node_writer, mariadb_url, "create-table").returncode == 0
+    done = node(node_writer, mariadb_url, *arguments)
+    assert done.returncode == code and words in done.stderr
+
+
+def test_the_example_download_command_delivers_a_course(sqlite_url: str, tmp_path: Path, site: CourseSite) -> None:
+    script = REPOSITORY / "examples" / "download-command" / "main.py"
+    command = f"{sys.executable} {script} -c {{course_url}} -o {{output_dir}}"
+    operator = Operator(tmp_path, sqlite_url, site, DOWNLOADER="command", DOWNLOAD_COMMAND=command)
+    try:
+        operator.create_table()
+        operator.add(1, "harmony")
+        operator.start()
+        operator.await_status(1, "completed")
+        assert operator.files(1) == site.lectures("harmony")
+    finally:
+        operator.stop_all()
+
+
+def test_a_download_command_that_fails_is_tried_three_times_and_its_last_words_are_the_message(
+    sqlite_url: str, tmp_path: Path, site: CourseSite
+) -> None:
+    program = "import sys; sys.exit('sorry {course_url} {output_dir}')"
+    operator = Operator(
+        tmp_path, sqlite_url, site, DOWNLOADER="command", DOWNLOAD_COMMAND=f'{sys.executable} -c "{program}"'
+    )
+    try:
+        operator.create_table()
+        operator.add(1, "harmony")
+        operator.start()
+        operator.await_status(1, "failed")
+        wait_until(lambda: operator.runs()[0][2] == "finished")
+        assert operator.runs() == [(1, 1, "finished", "failed", "CommandFailed")]
+        message = str(operator.sql("SELECT message FROM enrollgate_runs")[0][0])
+        assert "exit code 1" in message and "sorry" in message
+        (log,) = (tmp_path / "work" / "finished").glob("*/log")
+        assert [f"[ATTEMPT {number}/3]" in log.read_text() for number in (1, 2, 3)] == [True] * 3
+    finally:
+        operator.stop_all()

@@ -1,0 +1,133 @@
+"""A command of the user's as downloader: real child processes that behave and misbehave."""
+
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from enrollgate.domain.order import WorkOrder
+from enrollgate.domain.reasons import Reason
+from enrollgate.domain.report import Report
+from enrollgate.worker import work
+
+URL = "https://courses.example.com/course/1"
+
+
+def order_for(tmp_path: Path, program: str) -> WorkOrder:
+    return WorkOrder(
+        task_id=7,
+        attempt=1,
+        try_number=1,
+        max_tries=3,
+        course_url=URL,
+        cookies_dir=None,
+        cookies_name="x",
+        downloader="command",
+        download_command=(sys.executable, "-c", program, "{course_url}", "{output_dir}"),
+        destination=f"directory:{tmp_path / 'out'}",
+        allowed_hosts=(),
+        scratch_dir=tmp_path / "scratch",
+        scratch_limit=10_000_000,
+        report_path=tmp_path / "report.json",
+        progress_path=None,
+    )
+
+
+HEAD = "import os, sys, pathlib\nurl, out = sys.argv[1:]\nout = pathlib.Path(out)\n"
+
+
+def run(tmp_path: Path, program: str) -> Report:
+    return work(order_for(tmp_path, HEAD + program), stop=threading.Event())
+
+
+def names(tmp_path: Path) -> list[str]:
+    root = tmp_path / "out"
+    return [str(path.relative_to(root)) for path in sorted(root.rglob("*")) if path.is_file()]
+
+
+def test_what_the_command_leaves_is_delivered_with_its_folders_as_sections(tmp_path: Path) -> None:
+    report = run(
+        tmp_path,
+        "(out / 'Basics').mkdir()\n(out / 'Basics' / 'Clay.mp4').write_text(url)\n(out / 'Intro.mp4').write_text('x')\n",
+    )
+    assert report.reason is None and report.items_delivered == 2
+    assert names(tmp_path) == [
+        "task 7 [task-7]/01 - Basics/01 - Clay.mp4",
+        "task 7 [task-7]/02 - Intro.mp4",
+        "task 7 [task-7]/manifest.json",
+    ]
+    assert (tmp_path / "out/task 7 [task-7]/01 - Basics/01 - Clay.mp4").read_text() == URL
+
+
+def test_unfinished_files_are_left_behind(tmp_path: Path) -> None:
+    program = (
+        "for n in ('a.part', 'b.ytdl', 'c.tmp', 'd.mp4'): (out / n).write_text('x')\n(out / 'empty.mp4').touch()\n"
+    )
+    assert run(tmp_path, program).items_delivered == 1
+
+
+@pytest.mark.parametrize("make", ["os.symlink('/etc/passwd', out / 'x.mp4')", "os.mkfifo(out / 'x.mp4')"])
+def test_links_and_special_files_are_refused(tmp_path: Path, make: str) -> None:
+    report = run(tmp_path, make)
+    assert report.reason is Reason.UNSAFE_OUTPUT and names(tmp_path) == []
+
+
+def test_an_exit_code_and_the_last_words_are_the_message(tmp_path: Path) -> None:
+    report = run(tmp_path, "sys.exit('login of ada@example.com failed')")
+    assert report.reason is Reason.COMMAND_FAILED
+    assert report.message == "the download command ended with exit code 1: login of <e-mail> failed"
+
+
+def test_a_command_that_leaves_nothing_is_an_empty_course(tmp_path: Path) -> None:
+    assert run(tmp_path, "pass").reason is Reason.EMPTY_COURSE
+
+
+def test_a_command_that_is_not_there_is_a_configuration_error(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    order = replace(order_for(tmp_path, ""), download_command=("/no/such/program", "{course_url}", "{output_dir}"))
+    report = work(order, stop=threading.Event())
+    assert report.reason is Reason.CONFIGURATION_ERROR and "/no/such/program" in report.message
+
+
+def test_the_command_sees_none_of_our_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENROLLGATE_DATABASE_URL", "mysql://u:hunter2@h/d")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    run(tmp_path, "(out / 'env.txt').write_text(repr(dict(os.environ)))")
+    seen = next((tmp_path / "out").rglob("*env.txt")).read_text()
+    assert "hunter2" not in seen and "ENROLLGATE_DATABASE_URL" not in seen
+
+
+def test_a_url_is_one_argument_whatever_is_in_it(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    url = "https://courses.example.com/;touch${IFS}x?a={output_dir}&b=$(id)"
+    order = replace(order_for(tmp_path, HEAD + "(out / 'url.txt').write_text(url)"), course_url=url)
+    assert work(order, stop=threading.Event()).reason is None
+    assert next((tmp_path / "out").rglob("*url.txt")).read_text() == url
+
+
+def test_stopping_ends_the_command_and_its_children(tmp_path: Path) -> None:
+    program = (
+        "import subprocess, time, signal\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "(out / 'pid').write_text(str(child.pid))\ntime.sleep(600)\n"
+    )
+    stop = threading.Event()
+    reports: list[Report] = []
+    thread = threading.Thread(target=lambda: reports.append(work(order_for(tmp_path, HEAD + program), stop=stop)))
+    thread.start()
+    pid_file = tmp_path / "scratch" / "output" / "pid"
+    deadline = time.monotonic() + 60
+    while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    pid = int(pid_file.read_text())
+    stop.set()
+    thread.join()
+    assert reports[0].reason is Reason.STOPPED
+    gone = not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert gone, f"the grandchild lives on; {signal.SIGKILL!r} did not reach it"

@@ -16,6 +16,9 @@ MAX_URL_LENGTH = 2048
 """Characters of a course's URL, at most."""
 _STRANGE = re.compile(r"[\x00-\x20\x7f-\x9f\\]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_CARRIERS = (_NAT64, ipaddress.IPv6Network("::/96"), ipaddress.IPv6Network("::ffff:0:0:0/96"))
+"""IPv6 networks whose last four bytes are an IPv4 address (RFC 6052, RFC 4291, RFC 2765), beside those that ipaddress knows."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -95,6 +98,8 @@ def is_public(address: Address) -> bool:
     """Whether the address is one of the open internet (not private, loopback, link-local, multicast or reserved)."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if any(address in network for network in _CARRIERS):
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None and not is_public(inner):
             return False
     return address.is_global and not address.is_multicast

@@ -1,11 +1,18 @@
-"""The account's cookies, copied to scratch: yt-dlp writes its cookie file back, which a mounted Secret does not allow."""
+"""The account's cookies, copied to scratch: yt-dlp writes its cookie file back, which a mounted Secret does not allow.
+
+Only lines that are cookies are copied: yt-dlp prints the ones it cannot read to standard error, values included.
+"""
 
 import os
+import re
 from pathlib import Path
 
 from enrollgate.domain.account import DEFAULT_COOKIES_NAME
 from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Failure, Reason
+
+_HTTP_ONLY = "#HttpOnly_"
+_COOKIE = re.compile(r"(?:[^\t]*\t){4}(?:[0-9]+(?:\.[0-9]+)?)?\t[^\t]*\t[^\t]*")
 
 
 def copy_cookies(order: WorkOrder) -> Path | None:
@@ -18,15 +25,29 @@ def copy_cookies(order: WorkOrder) -> Path | None:
     for name in (order.cookies_name, DEFAULT_COOKIES_NAME):
         source = order.cookies_dir / Path(name).name
         try:
-            content = source.read_bytes()
+            content = _cookie_lines(source.name, source.read_text(encoding="utf-8"))
         except FileNotFoundError:
             continue
         except OSError as error:
             raise Failure(Reason.COOKIES_UNREADABLE, f"{source.name}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise Failure(Reason.COOKIES_UNREADABLE, f"{source.name} is not text") from error
         copy = order.scratch_dir / "cookies.txt"
         copy.unlink(missing_ok=True)
         handle = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as stream:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
             stream.write(content)
         return copy
     return None
+
+
+def _cookie_lines(name: str, text: str) -> str:
+    """The lines that are cookies: seven fields between tabs, the fifth empty or a number."""
+    lines = [line for line in text.splitlines() if line.startswith(_HTTP_ONLY) or not line.startswith("#")]
+    written = [line for line in lines if line.strip()]
+    good = [line for line in written if _COOKIE.fullmatch(line)]
+    if written and not good:
+        raise Failure(
+            Reason.COOKIES_UNREADABLE, f"{name} holds no line in the Netscape format (seven fields between tabs)"
+        )
+    return "\n".join(["# Netscape HTTP Cookie File", *good, ""])

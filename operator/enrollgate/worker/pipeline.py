@@ -35,7 +35,10 @@ ENDS_THE_RUN = frozenset(
 )
 """Failures of one item that every further item would meet as well."""
 FAILURES_IN_A_ROW = 5
-"""After so many items failed one after the other the site is left in peace until the next try."""
+"""After so many items in a row failed in a way that a retry may mend, the site is left in peace until the next try. What is for
+good (a refused or DRM-protected lecture) says nothing of the next item."""
+NOWHERE_TO_DELIVER = frozenset({Reason.DESTINATION_AUTH, Reason.DESTINATION_QUOTA, Reason.DISK_FULL})
+"""After these, what is downloaded already cannot be delivered either."""
 
 
 @dataclass
@@ -73,11 +76,17 @@ class Pipeline:
         self._scratch = scratch
         self._progress = progress
         self._stop = stop
-        self._ready: queue.Queue[tuple[Item, Path] | None] = queue.Queue()
+        self._ready: queue.Queue[tuple[Item, Path, int] | None] = queue.Queue()
+        self._bug: Exception | None = None
+        """What nobody foresaw in the delivering thread."""
+        self._partial: list[Path] = []
+        """Folders of failed items, the oldest first."""
         self.tally = Tally()
 
     def run(self, course: Course) -> Tally:
-        """Brings every item to the destination that is not there yet. Raises Failure if the listing fails."""
+        """Brings every item to the destination that is not there yet. Raises Failure if the listing fails, and whatever nobody
+        foresaw in either thread: a delivery that died must never look like a success.
+        """
         deliverer = threading.Thread(target=self._deliver_all, name="deliver")
         deliverer.start()
         try:
@@ -85,6 +94,8 @@ class Pipeline:
         finally:
             self._ready.put(None)
             deliverer.join()
+        if self._bug is not None:
+            raise self._bug
         return self.tally
 
     def _fetch_all(self, course: Course) -> None:
@@ -97,7 +108,8 @@ class Pipeline:
                 self.tally.skipped += 1
                 self._progress.item_done(item, size=found.size, skipped=True)
                 continue
-            if self._fetch(item):
+            failure = self._fetch(item)
+            if failure is None or not explain(failure.reason).retry_can_help:
                 in_a_row = 0
                 continue
             in_a_row += 1
@@ -107,9 +119,9 @@ class Pipeline:
     def _ended(self) -> bool:
         if self._stop.is_set() and self.tally.fatal is None:
             self.tally.fatal = Failure(Reason.STOPPED, "asked to stop; what was begun is resumed by the next try")
-        return self.tally.fatal is not None
+        return self.tally.fatal is not None or self._bug is not None
 
-    def _fetch(self, item: Item) -> bool:
+    def _fetch(self, item: Item) -> Failure | None:
         folder = self._folder / hashlib.sha256(item.item_id.encode()).hexdigest()[:16]
         self._scratch.wait_for_room()
         self._progress.item_started(item)
@@ -118,14 +130,20 @@ class Pipeline:
             file = self._downloader.fetch(item, folder, self._on_bytes, self._stop)
             size = file.stat().st_size
         except Failure as failure:
-            self._note(item, failure)
-            return False
+            return self._leave(item, failure, folder)
         except OSError as error:
-            self._note(item, disk_failure(error))
-            return False
+            return self._leave(item, disk_failure(error), folder)
         self._scratch.complete(size)
-        self._ready.put((item, file))
-        return True
+        self._ready.put((item, file, size))
+        return None
+
+    def _leave(self, item: Item, failure: Failure, folder: Path) -> Failure:
+        """Keeps the failed item's partial file for the next try, and as many older ones as fit into the limit with it."""
+        self._note(item, failure)
+        self._partial.append(folder)
+        while len(self._partial) > 1 and sum(map(_size, self._partial)) > self._scratch.limit:
+            shutil.rmtree(self._partial.pop(0), ignore_errors=True)
+        return failure
 
     def _on_bytes(self, current: int) -> None:
         self._scratch.grow(current)
@@ -133,21 +151,27 @@ class Pipeline:
 
     def _deliver_all(self) -> None:
         while (ready := self._ready.get()) is not None:
-            item, file = ready
-            size = file.stat().st_size
+            item, file, size = ready
             try:
-                if self.tally.fatal is None or self.tally.fatal.reason is Reason.STOPPED:
-                    delivered = self._destination.deliver(item, file)
-                    self.tally.delivered += 1
-                    self.tally.bytes_delivered += delivered.size
-                    shutil.rmtree(file.parent, ignore_errors=True)
-                    self._progress.item_done(item, size=delivered.size, skipped=False)
+                if self._bug is None and (
+                    self.tally.fatal is None or self.tally.fatal.reason not in NOWHERE_TO_DELIVER
+                ):
+                    self._deliver(item, file)
             except Failure as failure:
                 self._note(item, failure)
             except OSError as error:
                 self._note(item, disk_failure(error))
+            except Exception as error:  # noqa: BLE001 -- the thread's outermost edge: run() raises it again
+                self._bug = error
             finally:
                 self._scratch.release(size)
+
+    def _deliver(self, item: Item, file: Path) -> None:
+        delivered = self._destination.deliver(item, file)
+        self.tally.delivered += 1
+        self.tally.bytes_delivered += delivered.size
+        shutil.rmtree(file.parent, ignore_errors=True)
+        self._progress.item_done(item, size=delivered.size, skipped=False)
 
     def _note(self, item: Item, failure: Failure) -> None:
         if failure.reason in ENDS_THE_RUN:
@@ -156,6 +180,10 @@ class Pipeline:
             return
         self.tally.failures.append((item, failure))
         self._progress.item_failed(item, failure)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir()) if folder.is_dir() else 0
 
 
 def disk_failure(error: OSError) -> Failure:

@@ -1,5 +1,6 @@
 """How far the run is: a live bar on a terminal, else one plain line per item and per 10 %; and a small file for `status`."""
 
+import contextlib
 import json
 import sys
 import threading
@@ -122,6 +123,7 @@ class Progress:
                 "current": self._current,
                 "updated_at": now,
             }
-            part = self._path.with_name(self._path.name + ".new")
-            part.write_text(json.dumps(state), encoding="utf-8")
-            part.replace(self._path)
+            with contextlib.suppress(OSError):  # a full disk must not turn a delivered item into a failed one
+                part = self._path.with_name(self._path.name + ".new")
+                part.write_text(json.dumps(state), encoding="utf-8")
+                part.replace(self._path)

@@ -10,7 +10,7 @@ class Scratch:
     """
 
     def __init__(self, limit: int, stop: threading.Event) -> None:
-        self._limit = limit
+        self.limit = limit
         self._stop = stop
         self._waiting = 0
         """Bytes of complete files that wait for delivery."""
@@ -21,7 +21,7 @@ class Scratch:
     def grow(self, current: int) -> None:
         """Says that the file being downloaded has `current` bytes; blocks while they do not fit."""
         with self._changed:
-            while self._waiting and self._waiting + current > self._limit and not self._stop.is_set():
+            while self._waiting and self._waiting + current > self.limit and not self._stop.is_set():
                 self._changed.wait(timeout=0.5)
             self.peak = max(self.peak, self._waiting + current)
 
@@ -40,5 +40,5 @@ class Scratch:
     def wait_for_room(self) -> None:
         """Blocks while the waiting files alone fill the space."""
         with self._changed:
-            while self._waiting >= self._limit and not self._stop.is_set():
+            while self._waiting >= self.limit and not self._stop.is_set():
                 self._changed.wait(timeout=0.5)

@@ -41,7 +41,7 @@ def work(
         of_disk = disk_failure(error)
         report = Report(of_disk.reason, of_disk.message)
     except Exception as error:  # noqa: BLE001 -- the process's outermost edge: even a bug must end in a report
-        traceback.print_exc(file=sys.stderr)
+        sys.stderr.write("".join(redact(line) for line in traceback.format_exc().splitlines(keepends=True)))
         report = Report(Reason.WORKER_CRASHED, f"{type(error).__name__}: {redact(str(error), 300)}")
     outcome = "complete" if report.reason is None else f"{report.reason}: {redact(report.message)}"
     progress.end(f"{_tag(order)} task {order.task_id}: {outcome}")
@@ -78,6 +78,9 @@ def _attempt(order: WorkOrder, progress: Progress, stop: threading.Event) -> Rep
         except Failure as failure:  # the listing broke off: what was delivered until then stays
             tally = pipeline.tally
             tally.fatal = failure
+        except OSError as error:
+            tally = pipeline.tally
+            tally.fatal = tally.fatal or disk_failure(error)
     finally:
         downloader.close()
     return _report(tally, destination.location)

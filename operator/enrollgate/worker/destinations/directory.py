@@ -58,8 +58,10 @@ class Directory:
             path = self._inside(self._folder() / str(entry["file"]))
             if path.is_symlink() or path.stat().st_size != entry["bytes"] or _md5(path) != entry["md5"]:
                 return None
-        except (OSError, KeyError, Failure):
+        except (FileNotFoundError, NotADirectoryError, KeyError, Failure):
             return None
+        except OSError as error:
+            raise _disk_failure(error) from error
         return Delivered(item.item_id, int(entry["bytes"]), str(entry["md5"]))
 
     def deliver(self, item: Item, file: Path) -> Delivered:
@@ -176,9 +178,13 @@ def _without_query(url: str) -> str:
 
 @contextmanager
 def _as_failures() -> Iterator[None]:
-    from enrollgate.worker.pipeline import disk_failure
-
     try:
         yield
     except OSError as error:
-        raise disk_failure(error) from error
+        raise _disk_failure(error) from error
+
+
+def _disk_failure(error: OSError) -> Failure:
+    from enrollgate.worker.pipeline import disk_failure
+
+    return disk_failure(error)

@@ -11,9 +11,11 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Failure, Reason
@@ -47,6 +49,7 @@ class Command:
         self._order = order
         self._stop = stop
         self._output = order.scratch_dir / "output"
+        self._files: dict[str, Path] = {}
 
     def open(self) -> Course:
         """Runs the command to its end and lists what it left."""
@@ -56,9 +59,9 @@ class Command:
         return Course(f"task {self._order.task_id}", iter(items), len(items))
 
     def fetch(self, item: Item, folder: Path, on_bytes: OnBytes, stop: threading.Event) -> Path:  # noqa: ARG002 -- the protocol's
-        """Moves the item's file into its folder."""
-        source = self._output / item.item_id
-        target = folder / source.name
+        """Copies the item's file into its folder: the command's own stays, in case it goes on with it on the next try."""
+        source = self._files[item.item_id]
+        target = folder / ("file" + (source.suffix if source.suffix.isascii() else ""))
         on_bytes(source.stat().st_size)
         shutil.copyfile(source, target)
         return target
@@ -83,6 +86,7 @@ class Command:
                 process = subprocess.Popen(
                     argv,
                     stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
                     stderr=errors,
                     env=environment,
                     cwd=self._output,
@@ -91,7 +95,12 @@ class Command:
             except OSError as error:
                 message = f"the download command {argv[0]!r} cannot be started: {error.strerror}"
                 raise Failure(Reason.CONFIGURATION_ERROR, message) from error
-            self._wait(process)
+            talk = threading.Thread(target=_pass_on, args=(process.stdout,), daemon=True)
+            talk.start()
+            try:
+                self._wait(process)
+            finally:
+                talk.join(timeout=5)
         if process.returncode != 0:
             words = _last_words(log)
             how = f"exit code {process.returncode}" if process.returncode > 0 else f"signal {-process.returncode}"
@@ -109,7 +118,7 @@ class Command:
         index = 0
         for path in sorted(self._output.rglob("*")):
             mode = path.lstat().st_mode
-            name = str(path.relative_to(self._output))
+            name = _text(str(path.relative_to(self._output)))
             if stat.S_ISDIR(mode):
                 continue
             if not stat.S_ISREG(mode):
@@ -117,9 +126,23 @@ class Command:
             if path.suffix.lower() in UNFINISHED or path.stat().st_size == 0:
                 continue
             index += 1
-            section = " - ".join(path.relative_to(self._output).parts[:-1])
+            self._files[name] = path
+            section = _text(" - ".join(path.relative_to(self._output).parts[:-1]))
             number = sections.setdefault(section, len(sections) + 1) if section else 0
-            yield Item(name, index, path.stem, section, number, self._order.course_url)
+            yield Item(name, index, _text(path.stem), section, number, self._order.course_url)
+
+
+def _text(name: str) -> str:
+    """A file's name as text: bytes that are no UTF-8 become escapes, so that it can be hashed, printed and stored."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _pass_on(output: IO[bytes]) -> None:
+    """Copies the command's standard output to the log, without secrets; of a line that is rewritten (a bar), its last state."""
+    with output:
+        for line in iter(lambda: output.readline(65536), b""):
+            text = line.rstrip().rpartition(b"\r")[2].decode(errors="replace")
+            sys.stderr.write(redact(text) + "\n")
 
 
 def _fill(part: str, values: dict[str, str]) -> str:

@@ -5,23 +5,29 @@ its opener (urllib runs it for redirects, too) and in the making of its connecti
 is refused, whatever it resolved to a moment ago); ffmpeg may join files but not fetch them.
 """
 
+import contextlib
 import functools
 import http.client
+import io
 import socket
 import urllib.request
+import weakref
 from typing import Any
 
 from yt_dlp import YoutubeDL
 from yt_dlp.downloader.external import FFmpegFD
 from yt_dlp.networking import _helper as helper
 from yt_dlp.networking._urllib import HTTPHandler, UrllibRH
-from yt_dlp.networking.exceptions import RequestError
+from yt_dlp.networking.common import Request, Response
+from yt_dlp.networking.exceptions import HTTPError, RequestError, TransportError
 
 from enrollgate.domain.hosts import check_address, check_url
 from enrollgate.domain.reasons import Failure, Reason
 
 _MEDIA_URL_LENGTH = 16384
 """Characters: signed media URLs are long, and the site, not a row, gives them."""
+_ERROR_PAGE = 1 << 20
+"""Bytes of an error's page that are read, at most."""
 
 
 class Refused(RequestError):  # type: ignore[misc]  # yt-dlp carries no types
@@ -99,6 +105,21 @@ class GuardedHandler(UrllibRH):  # type: ignore[misc]  # as above
     def __init__(self, *, allowed_hosts: tuple[str, ...], **options: Any) -> None:
         super().__init__(**options)
         self._allowed_hosts = allowed_hosts
+        self._open: weakref.WeakSet[Response] = weakref.WeakSet()
+
+    def hang_up(self) -> None:
+        """Closes what yt-dlp has left open: it looks at the head of a file, then asks for it anew."""
+        for response in list(self._open):
+            response.close()
+        self._open.clear()
+
+    def _send(self, request: Request) -> Response:
+        try:
+            response = super()._send(request)
+        except HTTPError as error:
+            raise HTTPError(_detached(error.response), error.redirect_loop) from error
+        self._open.add(response)
+        return response
 
     def _create_instance(self, *arguments: Any, **options: Any) -> urllib.request.OpenerDirector:
         opener: urllib.request.OpenerDirector = super()._create_instance(*arguments, **options)
@@ -112,6 +133,15 @@ class GuardedHandler(UrllibRH):  # type: ignore[misc]  # as above
         opener.add_handler(connections)
         opener.add_handler(_Check(self._allowed_hosts))
         return opener
+
+
+def _detached(response: Response) -> Response:
+    """An error page in memory, its connection closed: yt-dlp drops such responses without closing them."""
+    body = b""
+    with contextlib.suppress(TransportError):
+        body = response.read(_ERROR_PAGE)
+    response.close()
+    return Response(io.BytesIO(body), response.url, response.headers, response.status, response.reason)
 
 
 class _Logger:

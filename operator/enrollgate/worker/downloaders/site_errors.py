@@ -37,11 +37,11 @@ _BY_WORDS = (
     ("account credentials", Reason.COOKIES_EXPIRED),
     ("registered users", Reason.COOKIES_EXPIRED),
     ("http error 401", Reason.COOKIES_EXPIRED),
-    ("http error 403", Reason.ACCESS_DENIED),
-    ("http error 404", Reason.COURSE_NOT_FOUND),
     ("http error 429", Reason.RATE_LIMITED),
     ("http error 5", Reason.SITE_ERROR),
     ("no space left", Reason.DISK_FULL),
+    # without a cause it is one piece of a stream whose page was granted: its signature is old, the next try gets a new one
+    ("http error 4", Reason.INCOMPLETE_DOWNLOAD),
     ("fragment", Reason.INCOMPLETE_DOWNLOAD),
     ("downloaded", Reason.INCOMPLETE_DOWNLOAD),
     ("bytes read", Reason.INCOMPLETE_DOWNLOAD),
@@ -112,7 +112,8 @@ def _by_status(error: HTTPError) -> Failure:
 
 def retry_after(header: str | None) -> float | None:
     """The seconds of a Retry-After header (RFC 9110, 10.2.3). A date is not read: our own pause is as good."""
-    return float(header) if header is not None and header.strip().isdigit() else None
+    text = (header or "").strip()
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
 def _clean(text: str) -> str:

@@ -6,13 +6,16 @@ when it is not enrolled, which is the one thing a worker must never do.
 """
 
 import hashlib
+import re
 import sys
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from yt_dlp.extractor import udemy
+from yt_dlp.postprocessor.common import PostProcessor
 from yt_dlp.utils import DownloadCancelled, YoutubeDLError, unsmuggle_url
 
 from enrollgate.domain.order import WorkOrder
@@ -34,6 +37,24 @@ def _never_enroll(_self: object, _base_url: str, webpage: str, course_id: str) -
 
 udemy.UdemyIE._enroll_course = _never_enroll
 
+_END = object()
+_CREDENTIAL = re.compile(
+    r"(x-(amz|goog)-.*|.*(sig|signature|token|hmac|hash|auth|session).*|expires?|exp|policy|key-pair-id|hdn\w+|e|st|ts)",
+    re.IGNORECASE,
+)
+"""Names of URL parameters that sign a URL: other on every try, and nobody's business."""
+
+
+class _NameByRendition(PostProcessor):  # type: ignore[misc]  # yt-dlp carries no types
+    """Puts the chosen rendition into the partial file's name, so that only the same one is ever continued."""
+
+    def run(self, info: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+        """Called once the formats are chosen, before the file is named."""
+        chosen = info.get("requested_formats") or [info]
+        text = "\n".join(f"{each.get('format_id')} {urlsplit(str(each.get('url'))).path}" for each in chosen)
+        info["rendition"] = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:12]
+        return [], info
+
 
 class YtDlp:
     """Implements `Downloader` by yt-dlp."""
@@ -45,6 +66,7 @@ class YtDlp:
         self._stop = threading.Event()
         cookies = copy_cookies(order)
         self._ydl = _guard(open_youtube_dl, _options(cookies, self._hook), order.allowed_hosts)
+        self._ydl.add_post_processor(_NameByRendition(), when="video")
 
     def open(self) -> Course:
         """Asks the site for the course; its entries are listed as they are wanted."""
@@ -64,10 +86,13 @@ class YtDlp:
         """Fetches one entry into its folder, going on with a partial file that an earlier try left there."""
         self._on_bytes, self._stop = on_bytes, stop
         # The name never contains what the site says, so it cannot lead anywhere, and is the same on the next try.
-        self._ydl.params["outtmpl"]["default"] = str(folder).replace("%", "%%") + "/media.%(ext)s"
+        self._ydl.params["outtmpl"]["default"] = str(folder).replace("%", "%%") + "/media-%(rendition)s.%(ext)s"
         entry = self._entries[item.item_id]
         extra = {"playlist_index": item.index} if entry.get("_type", "video") != "video" else {}
-        result = _guard(self._ydl.process_ie_result, dict(entry), download=True, extra_info=extra)
+        try:
+            result = _guard(self._ydl.process_ie_result, dict(entry), download=True, extra_info=extra)
+        finally:
+            self._hang_up()
         files = [
             Path(found["filepath"]) for found in (result or {}).get("requested_downloads", ()) if "filepath" in found
         ]
@@ -79,14 +104,17 @@ class YtDlp:
 
     def close(self) -> None:
         """Closes yt-dlp's connections."""
+        self._hang_up()
         _guard(self._ydl.close)
 
     def _items(self, entries: Iterable[dict[str, Any] | None]) -> Iterator[Item]:
         index = 0
         sections = dict[str, int]()
         listed = iter(entries)
-        while (entry := _guard(next, listed, None)) is not None:
+        while (entry := _guard(next, listed, _END)) is not _END:
             index += 1
+            if entry is None:  # a place in the list whose lecture is gone
+                continue
             item_id = self._identify(entry)
             self._entries[item_id] = entry
             section = str(entry.get("chapter") or "")
@@ -96,10 +124,14 @@ class YtDlp:
             yield Item(item_id, index, title, section, int(entry.get("chapter_number") or number), url)
 
     def _identify(self, entry: dict[str, Any]) -> str:
-        """A name for the entry that is the same on every try: the site's own id, else its URL without the query."""
+        """A name for the entry that is the same on every try: the site's own id, else a digest of its unsigned URL."""
         url, smuggled = unsmuggle_url(str(entry.get("url") or ""), {})
-        own = entry.get("id") or smuggled.get("force_videoid") or url.partition("?")[0] or entry.get("title")
-        name = f"{entry.get('ie_key') or entry.get('extractor_key') or 'Generic'}:{own}"
+        kind = entry.get("ie_key") or entry.get("extractor_key") or "Generic"
+        own = smuggled.get("force_videoid") or entry.get("id")
+        if kind == "Generic" and own is entry.get("id"):  # made of the URL's last part, query included
+            own = None if own is None else str(own).partition("?")[0]
+        own = own or hashlib.sha256(_unsigned(url or str(entry.get("title"))).encode(errors="replace")).hexdigest()[:16]
+        name = f"{kind}:{own}".encode(errors="replace").decode()
         if len(name) > 200:
             name = f"{name[:100]}#{hashlib.sha256(name.encode()).hexdigest()[:16]}"
         number, unique = 1, name
@@ -108,10 +140,21 @@ class YtDlp:
             unique = f"{name}#{number}"
         return unique
 
+    def _hang_up(self) -> None:
+        for handler in self._ydl._request_director.handlers.values():
+            handler.hang_up()
+
     def _hook(self, state: dict[str, Any]) -> None:
         if self._stop.is_set():
             raise DownloadCancelled("asked to stop")
         self._on_bytes(int(state.get("downloaded_bytes") or 0))
+
+
+def _unsigned(url: str) -> str:
+    """The URL without the parameters that sign it; the others may be what tells one lecture from another."""
+    parts = urlsplit(url)
+    kept = [(name, value) for name, value in parse_qsl(parts.query) if not _CREDENTIAL.fullmatch(name)]
+    return parts._replace(query=urlencode(kept), fragment="").geturl()
 
 
 def _options(cookies: Path | None, hook: Any) -> dict[str, Any]:
@@ -122,6 +165,7 @@ def _options(cookies: Path | None, hook: Any) -> dict[str, Any]:
         "noprogress": True,
         "color": "never",
         "cachedir": False,
+        "geo_bypass": False,  # no other country is pretended
         "cookiefile": str(cookies) if cookies else None,
         "skip_unavailable_fragments": False,
         "allow_unplayable_formats": False,

@@ -216,7 +216,10 @@ def work(  # noqa: PLR0917 -- each is an environment variable that a launcher se
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, asked_to_stop)
     report = worker.work(order, stop=stop)
-    worker.write_report(report_path, report)
+    try:
+        worker.write_report(report_path, report)
+    except OSError as error:  # a full disk: the exit code still says whether a retry can help
+        _ERR.print(f"the report could not be written: {error.strerror}", markup=False)
     sys.exit(exit_code(report.reason))
 
 

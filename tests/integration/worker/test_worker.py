@@ -399,6 +399,8 @@ def test_after_a_worker_s_death_in_the_middle_of_a_file_only_what_is_missing_mov
         assert sorted(delivered(tmp_path).values()) == sorted(lecture.content for lecture in site.lectures)
         resumed = [sent for sent in site.sent if sent.path == "/2.mp4" and sent.range]
         assert resumed, f"the partial file was not resumed: {site.sent}, {report}"
+        start = int(str(resumed[0].range).removeprefix("bytes=").rstrip("-"))
+        assert start >= 100_000 and resumed[0].bytes == len(site.lectures[1].content) - start, "only what was missing"
         assert report.bytes_delivered < site.size, "the first lecture was not moved again"
 
 
@@ -473,3 +475,16 @@ def test_udemy_s_extractor_is_kept_from_enrolling() -> None:
         with pytest.raises(Failure, match="AccessDenied: the account is not enrolled"):
             kind()._enroll_course("u", '<a href="https://www.udemy.com/course/subscribe/?courseId=1">', "1")
         kind()._enroll_course("u", "<p>the lectures</p>", "1")
+
+
+def test_what_only_another_program_could_fetch_is_refused(site: FaultySite, tmp_path: Path) -> None:
+    from enrollgate.worker.downloaders.guarded import Refused, open_youtube_dl
+
+    with open_youtube_dl({"quiet": True, "cachedir": False}, (site.host,)) as ydl:
+        for url, protocol in (
+            ("rtmp://x.example/a", "rtmp"),
+            ("rtsp://x.example/a", "rtsp"),
+            ("mms://x.example/a", "mms"),
+        ):
+            with pytest.raises(Refused, match="only another program"):
+                ydl.dl(str(tmp_path / "x"), {"url": url, "protocol": protocol, "ext": "mp4", "id": "1", "title": "x"})

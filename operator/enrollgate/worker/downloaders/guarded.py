@@ -15,7 +15,11 @@ import weakref
 from typing import Any
 
 from yt_dlp import YoutubeDL
+from yt_dlp.downloader import get_suitable_downloader
+from yt_dlp.downloader.dash import DashSegmentsFD
 from yt_dlp.downloader.external import FFmpegFD
+from yt_dlp.downloader.hls import HlsFD
+from yt_dlp.downloader.http import HttpFD
 from yt_dlp.networking import _helper as helper
 from yt_dlp.networking._urllib import HTTPHandler, UrllibRH
 from yt_dlp.networking.common import Request, Response
@@ -26,6 +30,7 @@ from enrollgate.domain.reasons import Failure, Reason
 
 _MEDIA_URL_LENGTH = 16384
 """Characters: signed media URLs are long, and the site, not a row, gives them."""
+_THROUGH_OUR_HANDLER = frozenset({HttpFD, HlsFD, DashSegmentsFD})
 _ERROR_PAGE = 1 << 20
 """Bytes of an error's page that are read, at most."""
 
@@ -157,10 +162,22 @@ def _refuse_to_fetch(*_: object, **__: object) -> bool:
     raise Refused(Failure(Reason.UNSUPPORTED_COURSE, "this stream needs ffmpeg to fetch it, which is not allowed"))
 
 
+class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # as above
+    """Downloads only in ways that pass through our handler: other programs (rtmpdump, mplayer) would not."""
+
+    def dl(self, name: str, info: dict[str, Any], subtitle: bool = False, test: bool = False) -> Any:
+        """Refuses formats that another program would have to fetch."""
+        if info.get("url") and get_suitable_downloader(info, self.params) not in _THROUGH_OUR_HANDLER:
+            protocol = str(info.get("protocol"))[:20]
+            message = f"this item comes by {protocol}, which only another program could fetch"
+            raise Refused(Failure(Reason.UNSUPPORTED_COURSE, message))
+        return super().dl(name, info, subtitle, test)
+
+
 def open_youtube_dl(options: dict[str, Any], allowed_hosts: tuple[str, ...]) -> YoutubeDL:
     """A YoutubeDL whose network is guarded."""
     FFmpegFD.real_download = _refuse_to_fetch  # in a worker's process there is no other use of it
-    ydl = YoutubeDL({**options, "logger": _Logger()})
+    ydl = _GuardedYoutubeDL({**options, "logger": _Logger()})
     plain = ydl.build_request_director([UrllibRH]).handlers["Urllib"]
     handler = GuardedHandler(
         allowed_hosts=allowed_hosts,

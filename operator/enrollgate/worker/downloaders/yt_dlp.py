@@ -165,6 +165,7 @@ def _options(cookies: Path | None, hook: Any) -> dict[str, Any]:
         "noprogress": True,
         "color": "never",
         "cachedir": False,
+        "js_runtimes": {},  # a program of its own, with a network of its own
         "geo_bypass": False,  # no other country is pretended
         "cookiefile": str(cookies) if cookies else None,
         "skip_unavailable_fragments": False,

@@ -4,6 +4,7 @@ READ COMMITTED on MySQL and MariaDB, so that no statement holds locks on rows it
 transaction begins IMMEDIATE, so that two operators queue up where they would otherwise deadlock.
 """
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -167,7 +168,10 @@ def _open_sqlite(url: URL) -> Engine:
     def prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
         connection.isolation_level = None  # the driver must not begin transactions of its own
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
+        # The change to WAL is refused at once, without waiting, while another connection makes it.
+        for attempt in stamina.retry_context(on=sqlite3.OperationalError, attempts=20, wait_initial=0.02, wait_max=0.5):
+            with attempt:
+                cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.close()
 
@@ -188,7 +192,9 @@ def error_code(error: DBAPIError) -> int | None:
 def _in_the_way(error: Exception) -> bool:
     if isinstance(error, IntegrityError):  # another operator claimed the same attempt in the same moment
         return True
-    return isinstance(error, OperationalError) and error_code(error) in _TRANSIENT_CODES
+    if not isinstance(error, OperationalError):
+        return False
+    return error_code(error) in _TRANSIENT_CODES or "database is locked" in str(error.orig)
 
 
 @contextmanager

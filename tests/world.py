@@ -4,7 +4,7 @@ The database and the reconciler are the real ones. `MemoryLauncher` keeps the `L
 say how each run goes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -16,6 +16,7 @@ from enrollgate.domain.order import RunOrder
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
+from enrollgate.domain.story import Story
 from enrollgate.domain.task import StatusWords, TaskColumns
 from enrollgate.launchers import LauncherUnavailable
 from enrollgate.reconciler import PassSummary, Reconciler
@@ -51,17 +52,18 @@ class MemoryLauncher:
     available: bool = True
     taken: set[str] = field(default_factory=set)
     full: bool = False
+    stories: list[tuple[str, Story]] = field(default_factory=list)
     lingering: bool = False
     """Stopped runs stay live until this is switched off."""
 
-    def observe(self) -> Mapping[str, Observation]:
+    def observe(self, expected: Collection[str], *, only: bool = False) -> Mapping[str, Observation]:
         if not self.available:
             raise LauncherUnavailable("the launcher is away")
-        seen = dict(self.runs)
+        seen = {name: run for name, run in self.runs.items() if not only or name in expected}
         if not self.lingering:
             for name in self.stopping & set(self.runs):
                 del self.runs[name]
-                del seen[name]
+                seen.pop(name, None)
             self.stopping.clear()
         return seen
 
@@ -82,8 +84,11 @@ class MemoryLauncher:
     def stop(self, name: str) -> None:
         if not self.available:
             raise LauncherUnavailable("the launcher is away")
-        if name in self.runs and self.runs[name].phase is Phase.LIVE:
+        if name in self.runs and self.runs[name].phase in (Phase.LIVE, Phase.STUCK):
             self.stopping.add(name)
+
+    def tell(self, name: str, story: Story) -> None:
+        self.stories.append((name, story))
 
     def discard(self, names: Iterable[str]) -> None:
         for name in names:
@@ -105,6 +110,9 @@ class MemoryLauncher:
 
     def fail(self, name: str, reason: Reason = Reason.ACCESS_DENIED) -> None:
         self.runs[name] = Observation(name, Phase.FAILED, Report(reason, "the site said no"))
+
+    def stick(self, name: str) -> None:
+        self.runs[name] = Observation(name, Phase.STUCK, Report(Reason.IMAGE_PULL_BACK_OFF, "there is no such image"))
 
     def lose(self, name: str) -> None:
         del self.runs[name]
@@ -157,8 +165,8 @@ class World:
     def restart(self) -> None:
         self.operator = self.new_operator()
 
-    def reconcile(self) -> PassSummary:
-        return self.operator.reconcile()
+    def reconcile(self, changed: Collection[str] | None = None) -> PassSummary:
+        return self.operator.reconcile(changed)
 
     def close(self) -> None:
         self.database.close()

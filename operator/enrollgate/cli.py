@@ -66,16 +66,20 @@ def version(
 def run() -> None:
     """Run the operator until it is told to stop (SIGTERM, Ctrl-C)."""
     from enrollgate.database import DatabaseMisconfigured
+    from enrollgate.telemetry.http import PortUnavailable
     from enrollgate.telemetry.log import configure_logging
-    from enrollgate.wiring import run_operator
+    from enrollgate.wiring import Misconfigured, run_operator
 
     settings = _settings()
-    if settings.launcher != "local":
-        _give_up("ENROLLGATE_LAUNCHER=kubernetes is not part of this version: use `local`")
     configure_logging(settings.log_format, settings.log_level)
     try:
-        run_operator(settings)
-    except DatabaseMisconfigured as error:
+        if settings.launcher == "kubernetes":
+            from enrollgate.controller import run_in_cluster
+
+            run_in_cluster(settings)
+        else:
+            run_operator(settings)
+    except (DatabaseMisconfigured, Misconfigured, PortUnavailable) as error:
         _give_up(error)
 
 
@@ -165,7 +169,12 @@ def work(  # noqa: PLR0917 -- each is an environment variable that a launcher se
     cookies_name: Annotated[
         str, typer.Option(envvar="ENROLLGATE_COOKIES_NAME", help="The account's cookies file.")
     ] = "cookies.txt",
-    try_number: Annotated[int, typer.Option("--try", envvar="ENROLLGATE_TRY", help="Which try this is.")] = 1,
+    try_number: Annotated[
+        int | None, typer.Option("--try", envvar="ENROLLGATE_TRY", help="Which try this is, counted from 1.")
+    ] = None,
+    failed_tries: Annotated[
+        int, typer.Option(envvar="ENROLLGATE_FAILED_TRIES", help="The same, told as how many have failed before.")
+    ] = 0,
     max_tries: Annotated[int, typer.Option(envvar="ENROLLGATE_MAX_TRIES", help="Of how many.")] = 1,
     progress_path: Annotated[
         Path | None, typer.Option(envvar="ENROLLGATE_PROGRESS_PATH", help="Where the progress is kept.")
@@ -185,7 +194,7 @@ def work(  # noqa: PLR0917 -- each is an environment variable that a launcher se
     order = WorkOrder(
         task_id=task_id,
         attempt=attempt,
-        try_number=try_number,
+        try_number=failed_tries + 1 if try_number is None else try_number,
         max_tries=max_tries,
         course_url=course_url,
         cookies_dir=settings.cookies_dir,

@@ -5,12 +5,15 @@ passes but which strange statuses were warned about, and when the backlog was la
     runs      unfinished rows -> the launcher's listing -> plan -> apply                              (what was claimed)
     launches  claim up to the free slots -> plan -> a last look -> create                             (what is enrolled)
 
+That is a *full* pass. When the launcher says which runs have changed, a *focused* one looks at those alone and then fills the
+slots they leave: its cost follows the change, however many runs there are.
+
 A pass may be interrupted anywhere, at any time, by anything: the next one goes on from what it finds. A run exists in the
 database before it exists at the launcher, and its name follows from its task and attempt, so creating it again creates
 nothing new.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -22,10 +25,11 @@ from enrollgate.domain.gate import closed_line, open_line, timeout_message, wait
 from enrollgate.domain.observation import LaunchOutcome
 from enrollgate.domain.planner import Action, Adopt, DiscardStray, Launch, Record, Stop, StopStray, plan
 from enrollgate.domain.policy import Policy
-from enrollgate.domain.reasons import Reason, explain
+from enrollgate.domain.reasons import NOT_BEGUN, Reason, explain
 from enrollgate.domain.run import Outcome, RunState, UnfinishedRun
 from enrollgate.domain.task import TaskState
-from enrollgate.launchers import Launcher, LauncherUnavailable
+from enrollgate.launchers import Launcher, LauncherUnavailable, Story, StoryKind
+from enrollgate.telemetry import metrics
 
 _LOG = structlog.get_logger("enrollgate")
 EXACT_SURVEY_INTERVAL = timedelta(minutes=1)
@@ -67,24 +71,42 @@ class Reconciler:
         self._installation = installation
         self._warned = set[str | None]()
         self._surveyed_at: datetime | None = None
+        self._backlog = Survey((), seen=0, due=0)
+        """Of the last full pass: for what is told, not for what is decided."""
 
-    def reconcile(self) -> PassSummary:
-        """One pass. Raises DatabaseUnavailable, DatabaseMisconfigured or LauncherUnavailable: then it is given up, and
-        whatever it did not get to is done by the next.
+    def reconcile(self, changed: Collection[str] | None = None) -> PassSummary:
+        """One pass: a full one, or one focused on the runs that are named as changed.
+
+        Raises DatabaseUnavailable, DatabaseMisconfigured or LauncherUnavailable: then it is given up, and whatever it did not
+        get to is done by the next.
         """
+        with metrics.PASS_SECONDS.time():
+            return self._reconcile(changed)
+
+    def _reconcile(self, changed: Collection[str] | None) -> PassSummary:
         before = self._database.statements
         now = self._database.now()
-        backlog = self._look(now)
-        expired = self._tend_gate(backlog, now)
-        unfinished = runs.unfinished(self._database, self._tables, installation=self._installation)
-        observed = self._launcher.observe()
+        if changed is None:
+            backlog = self._backlog = self._look(now)
+            expired = self._tend_gate(backlog, now)
+        else:
+            backlog, expired = self._backlog, 0
+        enrolled = backlog.count(self._tables.words.enrolled)
+        unfinished = runs.unfinished(self._database, self._tables, installation=self._installation, names=changed)
+        observed = self._launcher.observe([run.name for run in unfinished], only=changed is not None)
         finished, launched = self._apply(plan(unfinished, observed, self._policy), now)
-        remaining = len(unfinished) - finished
-        claimed = self._claim(backlog.count(self._tables.words.enrolled), unfinished, remaining, now)
+        if changed is None:
+            remaining = len(unfinished) - finished
+            taken = sum(run.task is TaskState.ENROLLED for run in unfinished)
+            is_backlog = enrolled > taken or finished > 0
+        else:
+            remaining = runs.count_unfinished(self._database, installation=self._installation)
+            is_backlog = finished > 0
+        claimed = self._claim(unfinished, self._policy.max_concurrent_runs - remaining, now) if is_backlog else []
         refused, created = self._apply(plan(claimed, {}, self._policy), now)
         return PassSummary(
             waiting=sum(backlog.count(word) for word in self._tables.words.waiting),
-            enrolled=backlog.count(self._tables.words.enrolled),
+            enrolled=enrolled,
             unfinished=remaining + len(claimed) - refused,
             launched=launched + created,
             finished=finished + refused,
@@ -128,6 +150,7 @@ class Reconciler:
             self._database, self._tables, now, limit, installation=self._installation, message=message
         ):
             expired += 1
+            metrics.TASKS_EXPIRED.inc()
             self._log_closed(late.task_id, late.word, f"{message}, failed", (now - late.since).total_seconds())
         return expired
 
@@ -166,13 +189,9 @@ class Reconciler:
 
     # the runs
 
-    def _claim(
-        self, enrolled: int, unfinished: list[UnfinishedRun], remaining: int, now: datetime
-    ) -> list[UnfinishedRun]:
+    def _claim(self, unfinished: list[UnfinishedRun], slots: int, now: datetime) -> list[UnfinishedRun]:
         """Claims runs for the free slots and gives those that were claimed since `unfinished` was read."""
-        slots = self._policy.max_concurrent_runs - remaining
-        taken = sum(run.task is TaskState.ENROLLED for run in unfinished)
-        if slots <= 0 or (enrolled <= taken and remaining == len(unfinished)):
+        if slots <= 0:
             return []
         if not runs.claim(self._database, self._tables, now, installation=self._installation, slots=slots):
             return []
@@ -220,9 +239,12 @@ class Reconciler:
         created = [name for name in outcomes if name not in taken]
         if created:
             runs.mark_launched(self._database, created, now)
+        metrics.RUNS_LAUNCHED.inc(len(created))
         for name in created:
             run = by_name[name].run
             _LOG.info("run launched", run=name, task=run.task_id, attempt=run.attempt)
+            message = f"task {run.task_id} is enrolled: attempt {run.attempt} was launched"
+            self._launcher.tell(name, Story(StoryKind.LAUNCHED, message))
         for name in taken:
             message = f"something that is not ours is already called {name}"
             refusal = Record(by_name[name].run, Outcome.FAILED, Reason.NAME_TAKEN, message, task_to=TaskState.FAILED)
@@ -240,6 +262,8 @@ class Reconciler:
                 reason=stop.reason.value,
                 message=stop.message,
             )
+            kind = StoryKind.FAILED if stop.reason in NOT_BEGUN else StoryKind.REVOKED
+            self._launcher.tell(stop.run.name, Story(kind, f"stopping: {stop.reason}: {stop.message}"))
         self._ask_to_stop(stop.run.name)
 
     def _ask_to_stop(self, name: str) -> None:
@@ -254,6 +278,8 @@ class Reconciler:
         details: dict[str, object] = {"run": run.name, "task": run.task_id, "outcome": verdict.outcome.value}
         if verdict.task_to is not None:
             details["task_status"] = verdict.task_to.value if moved else "moved on by Node.js, left as it is"
+        metrics.RUNS_FINISHED.labels(verdict.outcome.value, verdict.reason.value if verdict.reason else "").inc()
+        self._launcher.tell(run.name, _story(verdict))
         if verdict.reason is None:
             _LOG.info("run finished", **details)
             return
@@ -271,3 +297,18 @@ class Reconciler:
         self._launcher.discard(
             [stray.name for stray in strays if isinstance(stray, DiscardStray) and stray.name not in ours]
         )
+
+
+_KINDS = {
+    Outcome.SUCCEEDED: StoryKind.COMPLETED,
+    Outcome.FAILED: StoryKind.FAILED,
+    Outcome.REVOKED: StoryKind.REVOKED,
+    Outcome.LOST: StoryKind.LOST,
+}
+
+
+def _story(verdict: Record) -> Story:
+    words = [verdict.message] if verdict.reason is None else [f"{verdict.reason}: {verdict.message}"]
+    if verdict.task_to is not None:
+        words.append(f"the task becomes {verdict.task_to.value}")
+    return Story(_KINDS[verdict.outcome], "; ".join(words))

@@ -9,27 +9,26 @@ import ipaddress
 import json
 import os
 import re
-import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ByteSize,
     ConfigDict,
     Field,
     SecretStr,
-    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from enrollgate.domain.task import StatusWords, TaskColumns
+from enrollgate.kubernetes_settings import KubernetesSettings
+from enrollgate.setting_types import Argv, Seconds, Words
 
 PREFIX = "ENROLLGATE_"
 """Every variable begins with it."""
@@ -41,6 +40,7 @@ RUN_VARIABLES = frozenset(
         "COURSE_URL",
         "COOKIES_NAME",
         "TRY",
+        "FAILED_TRIES",
         "MAX_TRIES",
         "SCRATCH_DIR",
         "REPORT_PATH",
@@ -51,40 +51,10 @@ RUN_VARIABLES = frozenset(
 _SOURCES = frozenset({PREFIX + "CONFIG_FILE", PREFIX + "SECRETS_DIR"})
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_$]{1,64}")
 _HOST = re.compile(r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class SettingsError(ValueError):
     """Settings that cannot be used. Its text has one line for each problem."""
-
-
-def _seconds(value: object) -> object:
-    if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", value)):
-        return float(match[1]) * _UNITS[match[2]]
-    return value
-
-
-def _words(value: object) -> object:
-    if isinstance(value, str):
-        return tuple(word.strip() for word in value.split(",") if word.strip())
-    return value
-
-
-def _argv(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    if text.startswith("["):
-        try:
-            return tuple(TypeAdapter(list[str]).validate_python(json.loads(text)))
-        except ValueError as error:
-            raise ValueError(f"it is neither a command line nor a JSON array of strings ({error})") from error
-    return tuple(shlex.split(text))
-
-
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
-Argv = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_argv)]
 
 
 class DatabaseSettings(BaseModel):
@@ -101,6 +71,10 @@ class DatabaseSettings(BaseModel):
         None, description="CA certificate (PEM) to verify the server with; sets TLS on.", examples=["/etc/mysql/ca.pem"]
     )
     tls_verify_hostname: bool = Field(True, description="Whether the server's certificate must name its host.")
+
+
+_GROUPS = (DatabaseSettings, KubernetesSettings)
+"""Settings whose variables carry the group's name: ENROLLGATE_DATABASE__HOST."""
 
 
 class Settings(BaseSettings):
@@ -160,6 +134,8 @@ class Settings(BaseSettings):
     )
     work_dir: Path = Field(Path("var"), description="The folder for local runs: their logs, reports and scratch files.")
 
+    kubernetes: KubernetesSettings = Field(KubernetesSettings(), description="For ENROLLGATE_LAUNCHER=kubernetes.")
+
     # the worker
     downloader: Literal["yt-dlp", "command"] = Field("yt-dlp", description="What downloads: `yt-dlp` or `command`.")
     download_command: Argv = Field(
@@ -185,7 +161,10 @@ class Settings(BaseSettings):
         ByteSize(5 * 2**30), gt=0, description="Bytes of files downloaded and not yet delivered, at most (`5GiB`)."
     )
 
-    # the log
+    # what others see
+    http_port: int = Field(
+        0, ge=0, le=65535, description="The port that serves /livez, /readyz and /metrics (Prometheus); 0: none."
+    )
     log_format: Literal["text", "json"] = Field("text", description="`text` for people, `json` for machines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least important lines kept."
@@ -252,9 +231,25 @@ class Settings(BaseSettings):
             raise ValueError(
                 "ENROLLGATE_DATABASE__HOST needs ENROLLGATE_DATABASE__USER and ENROLLGATE_DATABASE__NAME, too"
             )
+        if self.launcher == "kubernetes":
+            self._check_kubernetes()
         _check_words(self.status_words())
         _check_command(self.downloader, self.download_command)
         return self
+
+    def _check_kubernetes(self) -> None:
+        if self.kubernetes.image is None:
+            raise ValueError(
+                "ENROLLGATE_LAUNCHER=kubernetes needs ENROLLGATE_KUBERNETES__IMAGE, the image of the workers"
+            )
+        if self.database_url is None and self.database.host is None:
+            raise ValueError(
+                "ENROLLGATE_LAUNCHER=kubernetes needs a database server: set ENROLLGATE_DATABASE_URL or ENROLLGATE_DATABASE__HOST"
+            )
+        if self.kubernetes.destination_claim is not None and not self.destination.startswith("directory:"):
+            raise ValueError(
+                "ENROLLGATE_KUBERNETES__DESTINATION_CLAIM is set, but ENROLLGATE_DESTINATION is no directory: remove one of them"
+            )
 
     def sqlalchemy_url(self) -> URL:
         """The address of the database, password included."""
@@ -366,8 +361,8 @@ def variables() -> dict[str, Any]:
     """Every variable's name with its field, nested ones included."""
     found: dict[str, Any] = {}
     for name, field in Settings.model_fields.items():
-        if field.annotation is DatabaseSettings:
-            for inner, inner_field in DatabaseSettings.model_fields.items():
+        if field.annotation in _GROUPS:
+            for inner, inner_field in field.annotation.model_fields.items():
                 found[f"{PREFIX}{name.upper()}__{inner.upper()}"] = inner_field
         else:
             found[PREFIX + name.upper()] = field

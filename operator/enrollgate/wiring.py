@@ -1,32 +1,46 @@
 """The whole program, put together in one place: settings in, a running operator out.
 
 settings ─▶ database ─┐
-         ─▶ launcher ─┼─▶ reconciler ─▶ loop      (the launcher wakes the loop when a run ends)
+         ─▶ launcher ─┼─▶ reconciler ─▶ operation      (the launcher wakes it when a run ends)
          ─▶ policy ───┘
 """
 
 import signal
+import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime
 from random import Random
 
 import structlog
 
-from enrollgate.database import Database, DatabaseUnavailable, Tables, migrate, open_database
-from enrollgate.database.inspection import insist
-from enrollgate.domain.backoff import Backoff, delay
+from enrollgate.database import Database, Tables, open_database
+from enrollgate.domain.backoff import Backoff
 from enrollgate.domain.policy import Policy
 from enrollgate.launchers import Launcher
+from enrollgate.launchers.kubernetes import (
+    JobSettings,
+    KubernetesLauncher,
+    Lease,
+    Unconfigured,
+    connect,
+    read_template,
+)
 from enrollgate.launchers.local import LocalLauncher
-from enrollgate.loop import Loop
+from enrollgate.operation import Operation, Turn
 from enrollgate.reconciler import PassSummary, Reconciler
 from enrollgate.settings import Settings
+from enrollgate.telemetry.health import Health
+from enrollgate.telemetry.http import serving
 
 _LOG = structlog.get_logger("enrollgate")
-_TROUBLE_BACKOFF = Backoff(base=1.0, factor=2.0, cap=30.0)
-"""Seconds between attempts while the database or the launcher is away."""
+
+
+class Misconfigured(Exception):
+    """The operator cannot run like this; the message says what to mend."""
 
 
 def database_of(settings: Settings) -> Database:
@@ -53,6 +67,11 @@ def policy_of(settings: Settings) -> Policy:
     )
 
 
+def health_of(settings: Settings) -> Health:
+    """Health that counts as dead what has not turned for six intervals, and for two minutes at least."""
+    return Health(patience=max(120.0, 6 * settings.check_interval), monotonic=time.monotonic)
+
+
 def local_launcher_of(settings: Settings, on_change: Callable[[], None]) -> LocalLauncher:
     """The launcher that runs child processes on this machine."""
     return LocalLauncher(
@@ -69,58 +88,125 @@ def local_launcher_of(settings: Settings, on_change: Callable[[], None]) -> Loca
     )
 
 
+def kubernetes_launcher_of(settings: Settings, *, random: Random, stopped: threading.Event) -> KubernetesLauncher:
+    """The launcher that creates Jobs in the cluster this process belongs to. Raises Misconfigured."""
+    try:
+        return _kubernetes_launcher_of(settings, random, stopped)
+    except (Unconfigured, ValueError) as error:
+        raise Misconfigured(str(error)) from error
+
+
+def _kubernetes_launcher_of(settings: Settings, random: Random, stopped: threading.Event) -> KubernetesLauncher:
+    kubernetes = settings.kubernetes
+    api, own_namespace = connect(random=random, sleep=stopped.wait, connections=kubernetes.create_concurrency + 4)
+    jobs = JobSettings(
+        namespace=kubernetes.namespace or own_namespace,
+        installation=settings.installation,
+        image=kubernetes.image or "",
+        image_pull_policy=kubernetes.image_pull_policy,
+        environment=settings.worker_environment(),
+        max_tries=settings.max_attempts,
+        run_timeout=settings.run_timeout,
+        run_ttl=settings.run_ttl,
+        stop_grace=settings.stop_grace,
+        cookies_secret=kubernetes.cookies_secret,
+        drive_secret=kubernetes.drive_secret,
+        destination_claim=kubernetes.destination_claim,
+        destination_path=settings.destination.removeprefix("directory:"),
+        service_account=kubernetes.service_account,
+        scratch_volume=int(kubernetes.scratch_volume),
+        template=read_template(kubernetes.job_template) if kubernetes.job_template else {},
+    )
+    return KubernetesLauncher(
+        api,
+        jobs,
+        start_timeout=kubernetes.start_timeout,
+        concurrency=kubernetes.create_concurrency,
+        clock=utc_now,
+    )
+
+
+def lease_of(settings: Settings, launcher: KubernetesLauncher) -> Lease | None:
+    """The Lease by which replicas take turns, if they do."""
+    if not settings.kubernetes.leader_election:
+        return None
+    return Lease(
+        launcher.api,
+        namespace=launcher.namespace,
+        name=settings.kubernetes.lease_name or settings.installation,
+        me=f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}",
+        duration=settings.kubernetes.lease_duration,
+        monotonic=time.monotonic,
+        clock=utc_now,
+    )
+
+
+def operation_of(
+    settings: Settings,
+    *,
+    database: Database,
+    launcher: Callable[[], Launcher],
+    health: Health,
+    random: Random,
+    turn: Turn | None = None,
+    after_pass: Callable[[PassSummary], None] = lambda _summary: None,
+) -> Operation:
+    """The work of an operator on these parts. `launcher` is asked for when the work begins: it may wake the operation."""
+    tables = tables_of(settings)
+    policy = policy_of(settings)
+    return Operation(
+        database=database,
+        tables=tables,
+        make_reconciler=lambda: Reconciler(database, tables, launcher(), policy, installation=settings.installation),
+        check_interval=settings.check_interval,
+        health=health,
+        random=random,
+        turn=turn,
+        after_pass=after_pass,
+    )
+
+
+def utc_now() -> datetime:
+    """The present moment, with its time zone."""
+    return datetime.now(UTC)
+
+
 def run_operator(
     settings: Settings,
     *,
     install_signals: bool = True,
     after_pass: Callable[[PassSummary], None] = lambda _summary: None,
-    ready: Callable[[Loop], None] = lambda _loop: None,
+    ready: Callable[[Operation], None] = lambda _operation: None,
 ) -> None:
     """Runs the operator in local mode until it is told to stop. The runs go on without it and are adopted by the next one.
 
-    Raises DatabaseMisconfigured if the database cannot carry a task through. A database that is merely away is waited for.
+    Raises DatabaseMisconfigured if the database cannot carry a task through, and PortUnavailable if the HTTP port is taken. A
+    database that is merely away is waited for.
     """
     random = Random()  # noqa: S311 -- spreads retries; nothing secret depends on it
+    health = health_of(settings)
     database = database_of(settings)
-    tables = tables_of(settings)
-    loop = Loop(interval=settings.check_interval, backoff=_TROUBLE_BACKOFF, random=random, after_pass=after_pass)
-    stopped = threading.Event()
-    launcher: Launcher = local_launcher_of(settings, on_change=loop.wake)
-    reconciler = Reconciler(database, tables, launcher, policy_of(settings), installation=settings.installation)
+    operation = operation_of(
+        settings, database=database, launcher=lambda: launcher, health=health, random=random, after_pass=after_pass
+    )
+    launcher = local_launcher_of(settings, on_change=operation.wake)
     try:
         if install_signals:
-            _stop_on_signals(loop, stopped)
-        ready(loop)
-        if _prepare(database, tables, random, stopped):
+            _stop_on_signals(operation)
+        ready(operation)
+        with serving(settings.http_port, health):
             _LOG.info("operator started", launcher="local", installation=settings.installation)
-            loop.run(reconciler.reconcile)
+            operation.run()
         _LOG.info("operator stopped; live runs go on and are adopted at the next start")
     finally:
         launcher.close()
         database.close()
 
 
-def _prepare(database: Database, tables: Tables, random: Random, stopped: threading.Event) -> bool:
-    """Waits for the database, migrates the embedded one, and insists on a table that will do. False if stopped meanwhile."""
-    failures = 0
-    while not stopped.is_set():
-        try:
-            if database.is_sqlite:  # the embedded database has no deployment step that would migrate it
-                migrate(database)
-            insist(database, tables)
-            return True
-        except DatabaseUnavailable as error:
-            failures += 1
-            _LOG.warning("waiting for the database", error=str(error))
-            stopped.wait(delay(failures, _TROUBLE_BACKOFF, random))
-    return False
-
-
-def _stop_on_signals(loop: Loop, stopped: threading.Event) -> None:
+def _stop_on_signals(operation: Operation) -> None:
     def stop(number: int, _frame: object) -> None:
         _LOG.info("stopping after this pass", signal=signal.Signals(number).name)
-        stopped.set()
-        loop.stop()
+        operation.stop()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

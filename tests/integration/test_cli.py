@@ -45,9 +45,17 @@ def test_run_refuses_a_database_without_the_task_table(environment: dict[str, st
     assert done.returncode == 2 and "there is no table download_tasks: let Node.js create it" in done.stderr
 
 
-def test_run_says_that_kubernetes_is_not_here_yet(environment: dict[str, str]) -> None:
+def test_kubernetes_mode_says_what_it_lacks(environment: dict[str, str]) -> None:
     done = run(environment | {"ENROLLGATE_LAUNCHER": "kubernetes"}, "run")
-    assert done.returncode == 2 and "not part of this version" in done.stderr
+    assert done.returncode == 2 and "needs ENROLLGATE_KUBERNETES__IMAGE" in done.stderr
+    complete = environment | {
+        "ENROLLGATE_LAUNCHER": "kubernetes",
+        "ENROLLGATE_KUBERNETES__IMAGE": "enrollgate:test",
+        "ENROLLGATE_DATABASE_URL": "mysql://user:secret@127.0.0.1:1/courses",
+        "KUBECONFIG": "/nowhere/kubeconfig",
+    }
+    done = run(complete, "run")
+    assert done.returncode == 2 and "let KUBECONFIG name a kubeconfig file" in done.stderr
 
 
 def test_doctor_names_each_problem_with_its_remedy_and_fails(environment: dict[str, str]) -> None:

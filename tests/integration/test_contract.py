@@ -401,3 +401,45 @@ def test_a_swap_of_tasks_between_two_passes_is_noticed(world: World) -> None:
     world.clock.advance(1)
     world.reconcile()
     assert world.status(new) == "failed" and len(world.runs(new)) == 1 and world.runs(old) == []
+
+
+def test_a_run_that_never_begins_is_stopped_and_its_task_fails_with_the_reason(world: World) -> None:
+    task = world.add("enrolled")
+    world.reconcile()
+    world.launcher.stick(f"test-{task}-1")
+    world.reconcile()
+    assert world.status(task) == "failed"
+    world.reconcile()
+    (run,) = world.runs(task)
+    assert (run.outcome, run.reason) == ("failed", "ImagePullBackOff")
+    assert "no such image" in (run.message or "")
+    assert world.launcher.runs == {}
+
+
+def test_a_pass_focused_on_a_finished_run_records_it_and_fills_its_slot(database_url: str) -> None:
+    world = World(database_url, Policy(max_concurrent_runs=1))
+    try:
+        first, second = world.add("enrolled"), world.add("enrolled")
+        world.reconcile()
+        world.launcher.succeed(f"test-{first}-1")
+        summary = world.reconcile(changed={f"test-{first}-1", "test-999-1"})
+        assert world.status(first) == "completed"
+        assert world.launcher.live == [f"test-{second}-1"]
+        assert (summary.finished, summary.launched, summary.unfinished) == (1, 1, 1)
+    finally:
+        world.close()
+
+
+def test_the_turns_of_a_run_are_told_at_the_launcher(world: World) -> None:
+    done, withdrawn = world.add("enrolled"), world.add("enrolled")
+    world.reconcile()
+    world.launcher.succeed(f"test-{done}-1")
+    world.set(withdrawn, "pending")
+    world.reconcile()
+    told = [(name, story.kind.value) for name, story in world.launcher.stories]
+    assert told == [
+        (f"test-{done}-1", "Launched"),
+        (f"test-{withdrawn}-1", "Launched"),
+        (f"test-{done}-1", "Completed"),
+        (f"test-{withdrawn}-1", "Revoked"),
+    ]

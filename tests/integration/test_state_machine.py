@@ -5,7 +5,7 @@ must end.
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -15,13 +15,15 @@ from sqlalchemy import text
 from tests.world import World
 
 from enrollgate.database import Database
-from enrollgate.domain.observation import LaunchOutcome, Observation
+from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
+from enrollgate.domain.story import Story
 from enrollgate.reconciler import Reconciler
 
 WAITING = ("pending", "paid", "processing")
+ALIVE = (Phase.LIVE, Phase.STUCK)
 
 
 class OperatorCrashed(BaseException):
@@ -62,8 +64,11 @@ class CrashingLauncher:
         self.world = world
         self.crash = crash
 
-    def observe(self) -> Mapping[str, Observation]:
-        return self.world.launcher.observe()
+    def observe(self, expected: Collection[str], *, only: bool = False) -> Mapping[str, Observation]:
+        return self.world.launcher.observe(expected, only=only)
+
+    def tell(self, name: str, story: Story) -> None:
+        self.world.launcher.tell(name, story)
 
     def launch(self, orders: Sequence[RunOrder]) -> Mapping[str, LaunchOutcome]:
         outcomes: dict[str, LaunchOutcome] = {}
@@ -150,7 +155,7 @@ class Promises(RuleBasedStateMachine):
         self.world.clock.advance(seconds)
 
     @precondition(lambda self: self.world.launcher.live)
-    @rule(data=st.data(), how=st.sampled_from(["succeed", "fail", "lose"]))
+    @rule(data=st.data(), how=st.sampled_from(["succeed", "fail", "lose", "stick"]))
     def a_run_ends(self, data: st.DataObject, how: str) -> None:
         name = data.draw(st.sampled_from(sorted(self.world.launcher.live)))
         if how == "succeed":
@@ -158,6 +163,8 @@ class Promises(RuleBasedStateMachine):
             self.succeeded.add(name)
         elif how == "fail":
             self.world.launcher.fail(name, Reason.SITE_ERROR)
+        elif how == "stick":
+            self.world.launcher.stick(name)
         else:
             self.world.launcher.lose(name)
 
@@ -170,6 +177,11 @@ class Promises(RuleBasedStateMachine):
     @rule()
     def a_pass(self) -> None:
         self.operator.reconcile()
+
+    @rule(data=st.data())
+    def a_pass_focused_on_what_is_said_to_have_changed(self, data: st.DataObject) -> None:
+        names = sorted({run.name for run in self.world.runs()} | set(self.world.launcher.runs) | {"test-99-1"})
+        self.operator.reconcile(frozenset(data.draw(st.lists(st.sampled_from(names)))))
 
     @rule(effects=st.integers(0, 30))
     def a_pass_that_crashes(self, effects: int) -> None:
@@ -192,7 +204,7 @@ class Promises(RuleBasedStateMachine):
 
     @invariant()
     def no_task_runs_twice_at_once(self) -> None:
-        tasks = [name.split("-")[1] for name in self.world.launcher.live]
+        tasks = [name.split("-")[1] for name, seen in self.world.launcher.runs.items() if seen.phase in ALIVE]
         assert len(tasks) == len(set(tasks)), self.world.launcher.live
 
     @invariant()

@@ -1,13 +1,14 @@
 """The loop: it repeats, it can be woken, it survives trouble, and it ends only when told to."""
 
 import threading
+from collections.abc import Collection
 from random import Random
 
 from structlog.testing import capture_logs
 
 from enrollgate.database import DatabaseUnavailable
 from enrollgate.domain.backoff import Backoff
-from enrollgate.loop import Loop
+from enrollgate.loop import FOCUS_LIMIT, Loop
 from enrollgate.reconciler import PassSummary
 
 SUMMARY = PassSummary(waiting=0, enrolled=0, unfinished=0, launched=0, finished=0, expired=0, statements=3)
@@ -22,7 +23,7 @@ def test_a_wake_brings_the_next_pass_at_once() -> None:
     loop = make_loop(interval=3600)  # without the wake the second pass would be an hour away
     passes: list[int] = []
 
-    def reconcile() -> PassSummary:
+    def reconcile(_changed: Collection[str] | None) -> PassSummary:
         passes.append(len(passes))
         if len(passes) == 1:
             loop.wake()
@@ -38,7 +39,7 @@ def test_stop_ends_a_loop_that_sleeps() -> None:
     loop = make_loop(interval=3600)
     first = threading.Event()
 
-    def reconcile() -> PassSummary:
+    def reconcile(_changed: Collection[str] | None) -> PassSummary:
         first.set()
         return SUMMARY
 
@@ -54,7 +55,7 @@ def test_trouble_is_logged_once_for_each_cause_and_never_ends_the_loop() -> None
     loop = make_loop(interval=0.001)
     troubles = ["gone", "gone", "gone", "slow", "gone"]
 
-    def reconcile() -> PassSummary:
+    def reconcile(_changed: Collection[str] | None) -> PassSummary:
         if troubles:
             raise DatabaseUnavailable(troubles.pop(0))
         loop.stop()
@@ -71,7 +72,7 @@ def test_a_pass_that_left_work_is_followed_by_the_next_at_once() -> None:
     loop = make_loop(interval=3600)
     expired = [1000, 1000, 3]
 
-    def reconcile() -> PassSummary:
+    def reconcile(_changed: Collection[str] | None) -> PassSummary:
         count = expired.pop(0)
         if not expired:
             loop.stop()
@@ -79,3 +80,59 @@ def test_a_pass_that_left_work_is_followed_by_the_next_at_once() -> None:
 
     loop.run(reconcile)
     assert expired == []
+
+
+def test_what_has_changed_is_looked_at_by_a_focused_pass_and_a_full_pass_is_still_made_in_time() -> None:
+    clock = iter(range(1_000_000))  # every look at the clock finds it a second later
+    loop = Loop(interval=10, backoff=NO_PAUSE, random=Random(1), monotonic=lambda: float(next(clock)))
+    looks: list[Collection[str] | None] = []
+
+    def reconcile(changed: Collection[str] | None) -> PassSummary:
+        looks.append(changed)
+        loop.wake(f"run-{len(looks)}")
+        if len(looks) == 12:
+            loop.stop()
+        return SUMMARY
+
+    loop.run(reconcile)
+    assert looks[0] is None
+    assert looks[1] == {"run-1"}
+    assert looks[2:].count(None) >= 2  # the wakes do not put the full pass off
+    named = {name for look in looks if look is not None for name in look}
+    assert named <= {f"run-{number}" for number in range(1, 12)}
+
+
+def test_too_many_changes_make_one_full_pass() -> None:
+    loop = make_loop(interval=3600)
+    looks: list[Collection[str] | None] = []
+
+    def reconcile(changed: Collection[str] | None) -> PassSummary:
+        looks.append(changed)
+        if len(looks) == 1:
+            for number in range(FOCUS_LIMIT + 1):
+                loop.wake(f"run-{number}")
+        else:
+            loop.stop()
+        return SUMMARY
+
+    loop.run(reconcile)
+    assert looks == [None, None]
+
+
+def test_after_a_pass_that_was_given_up_the_next_is_a_full_one() -> None:
+    loop = make_loop(interval=3600)
+    looks: list[Collection[str] | None] = []
+
+    def reconcile(changed: Collection[str] | None) -> PassSummary:
+        looks.append(changed)
+        if len(looks) == 1:
+            loop.wake("run-1")
+            return SUMMARY
+        if len(looks) == 2:
+            loop.wake("run-2")
+            raise DatabaseUnavailable("gone")
+        loop.stop()
+        return SUMMARY
+
+    loop.run(reconcile)
+    assert looks == [None, {"run-1"}, None]

@@ -71,12 +71,19 @@ def claim(database: Database, tables: Tables, now: datetime, *, installation: st
 
 
 def unfinished(
-    database: Database, tables: Tables, *, installation: str, state: RunState | None = None
+    database: Database,
+    tables: Tables,
+    *,
+    installation: str,
+    state: RunState | None = None,
+    names: Collection[str] | None = None,
 ) -> list[UnfinishedRun]:
-    """The unfinished runs of this installation with their tasks, by one statement. `state` narrows it."""
+    """The unfinished runs of this installation with their tasks, by one statement. `state` and `names` narrow it."""
     where = (runs.c.active == 1) & (runs.c.installation == installation)
     if state is not None:
         where &= runs.c.state == state.value
+    if names is not None:
+        where &= runs.c.name.in_(names)
     lost = _lost_in_a_row()
     statement = (
         select(
@@ -116,6 +123,13 @@ def unfinished(
             )
             for row in connection.execute(statement)
         ]
+
+
+def count_unfinished(database: Database, *, installation: str) -> int:
+    """How many runs of this installation are unfinished."""
+    statement = select(func.count()).where(runs.c.active == 1, runs.c.installation == installation)
+    with database.reading() as connection:
+        return connection.execute(statement).scalar_one()
 
 
 def _lost_in_a_row() -> ScalarSelect[int]:

@@ -11,13 +11,17 @@ class Phase(StrEnum):
 
     LIVE = "live"
     """It exists and has not finished: queued, starting, running, waiting for its next try, or being stopped."""
+    STUCK = "stuck"
+    """It exists, has not begun in its time, and will not by itself; the report says why."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One run as it stands. A finished run always has a report: the worker's own, or the launcher's explanation."""
+    """One run as it stands. A finished run that was expected has a report: the worker's own, or the launcher's
+    explanation.
+    """
 
     name: str
     phase: Phase

@@ -8,8 +8,11 @@
 | waiting, over, missing | Record revoked | Record revoked | Stop | Record as it ended | Record as it ended |
 | unknown | Record failed, fail task | the same | Stop, fail task | as if nothing were there | the same |
 
-A run that is already being stopped is recorded as revoked once it is no longer live, whatever its task says by then, and
-stopped again while it is. What the launcher shows and no row accounts for is a stray: stopped while live, then discarded.
+A live run that is *stuck* (it has not begun in its time) is stopped, and its task fails with it, if the task is enrolled.
+
+A run that is already being stopped is recorded as revoked, or as failed if it never began, once it is no longer live, whatever
+its task says by then, and stopped again while it is. What the launcher shows and no row accounts for is a stray: stopped while
+live, then discarded.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,7 +24,7 @@ from enrollgate.domain.hosts import check_url
 from enrollgate.domain.observation import Observation, Phase
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.policy import Policy
-from enrollgate.domain.reasons import Failure, Reason, explain
+from enrollgate.domain.reasons import NOT_BEGUN, Failure, Reason, explain
 from enrollgate.domain.report import Report
 from enrollgate.domain.run import Outcome, RunState, UnfinishedRun
 from enrollgate.domain.task import TaskState
@@ -105,7 +108,7 @@ def plan(runs: Iterable[UnfinishedRun], observed: Mapping[str, Observation], pol
             actions.append(action)
     for name, observation in observed.items():
         if name not in known:
-            actions.append(StopStray(name) if observation.phase is Phase.LIVE else DiscardStray(name))
+            actions.append(StopStray(name) if _is_live(observation) else DiscardStray(name))
     return tuple(actions)
 
 
@@ -120,14 +123,15 @@ def _decide(run: UnfinishedRun, seen: Observation | None, policy: Policy) -> Act
 
 
 def _is_live(seen: Observation | None) -> bool:
-    return seen is not None and seen.phase is Phase.LIVE
+    return seen is not None and seen.phase in (Phase.LIVE, Phase.STUCK)
 
 
 def _decide_stopping(run: UnfinishedRun, seen: Observation | None) -> Action:
     reason = run.stop_reason or Reason.STOPPED
     if _is_live(seen):
         return Stop(run, reason, run.stop_message)
-    return Record(run, Outcome.REVOKED, reason, run.stop_message, seen.report if seen else None)
+    outcome = Outcome.FAILED if reason in NOT_BEGUN else Outcome.REVOKED
+    return Record(run, outcome, reason, run.stop_message, seen.report if seen else None)
 
 
 def _decide_unknown(run: UnfinishedRun, seen: Observation | None) -> Action:
@@ -141,7 +145,7 @@ def _decide_withdrawn(run: UnfinishedRun, seen: Observation | None) -> Action:
     reason, message = _WITHDRAWN[run.task]
     if seen is None:
         return Record(run, Outcome.REVOKED, reason, message)
-    if seen.phase is Phase.LIVE:
+    if _is_live(seen):
         return Stop(run, reason, message)
     return _record_verdict(run, seen, move_task=False)
 
@@ -151,7 +155,15 @@ def _decide_enrolled(run: UnfinishedRun, seen: Observation | None, policy: Polic
         return _launch(run, policy) if run.state is RunState.CLAIMED else _record_lost(run, policy)
     if seen.phase is Phase.LIVE:
         return Adopt(run) if run.state is RunState.CLAIMED else None
+    if seen.phase is Phase.STUCK:
+        return _stop_stuck(run, seen)
     return _record_verdict(run, seen, move_task=True)
+
+
+def _stop_stuck(run: UnfinishedRun, seen: Observation) -> Stop:
+    reason = (seen.report.reason if seen.report else None) or Reason.NEVER_STARTED
+    message = seen.report.message if seen.report else explain(reason).means
+    return Stop(run, reason, message, fail_task=True)
 
 
 def _record_verdict(run: UnfinishedRun, seen: Observation, *, move_task: bool) -> Record:

@@ -59,6 +59,15 @@ class Reason(StrEnum):
     LOST = "Lost"
     WORKER_CRASHED = "WorkerCrashed"
     NAME_TAKEN = "NameTaken"
+    # the cluster
+    IMAGE_PULL_BACK_OFF = "ImagePullBackOff"
+    CREATE_CONTAINER_CONFIG_ERROR = "CreateContainerConfigError"
+    UNSCHEDULABLE = "Unschedulable"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    NEVER_STARTED = "NeverStarted"
+    OOM_KILLED = "OOMKilled"
+    EVICTED = "Evicted"
+    BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +201,58 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Remove it, or give this installation another ENROLLGATE_INSTALLATION.",
         False,
     ),
+    Reason.IMAGE_PULL_BACK_OFF: Explanation(
+        "The nodes cannot pull the worker's image.",
+        "See that ENROLLGATE_KUBERNETES__IMAGE names an image that exists and that the nodes may pull "
+        "(imagePullSecrets in the job template); then set `enrolled` again.",
+        False,
+    ),
+    Reason.CREATE_CONTAINER_CONFIG_ERROR: Explanation(
+        "The worker's container cannot be made: a Secret or a volume that it wants is not there.",
+        "Create what the message names in the Jobs' namespace; then set `enrolled` again.",
+        False,
+    ),
+    Reason.UNSCHEDULABLE: Explanation(
+        "The worker's pod fits on no node.",
+        "Add nodes, or lower what the job template asks for; then set `enrolled` again.",
+        False,
+    ),
+    Reason.QUOTA_EXCEEDED: Explanation(
+        "The namespace's ResourceQuota let no pod of the Job in.",
+        "Raise the quota or lower ENROLLGATE_MAX_CONCURRENT_RUNS; then set `enrolled` again.",
+        False,
+    ),
+    Reason.NEVER_STARTED: Explanation(
+        "The worker's pod did not begin in its time.",
+        "Read the Events in the message; raise ENROLLGATE_KUBERNETES__START_TIMEOUT if the cluster is only slow; then "
+        "set `enrolled` again.",
+        False,
+    ),
+    Reason.OOM_KILLED: Explanation(
+        "The worker used more memory than its limit.", "Raise the memory limit in the job template.", True
+    ),
+    Reason.EVICTED: Explanation(
+        "The node took the worker's pod away: short of disk or memory, drained, or preempted.",
+        "Raise ENROLLGATE_KUBERNETES__SCRATCH_VOLUME or lower ENROLLGATE_SCRATCH_LIMIT if it was for ephemeral storage.",
+        True,
+    ),
+    Reason.BACKOFF_LIMIT_EXCEEDED: Explanation(
+        "The Job failed as often as it may, and nothing is left that says why.",
+        "Look at `kubectl describe job` and at the nodes; then set `enrolled` again.",
+        False,
+    ),
 }
+
+NOT_BEGUN = frozenset(
+    {
+        Reason.IMAGE_PULL_BACK_OFF,
+        Reason.CREATE_CONTAINER_CONFIG_ERROR,
+        Reason.UNSCHEDULABLE,
+        Reason.QUOTA_EXCEEDED,
+        Reason.NEVER_STARTED,
+    }
+)
+"""Why a run is stopped that has not begun in its time: it has failed, nobody has revoked it."""
 
 
 def explain(reason: Reason) -> Explanation:

@@ -3,6 +3,14 @@
 A launcher is told names and orders, and tells what it sees. It never decides, and it never reads the database.
 """
 
-from enrollgate.launchers.protocol import Launcher, LauncherUnavailable, LaunchOutcome, Observation, Phase
+from enrollgate.launchers.protocol import (
+    Launcher,
+    LauncherUnavailable,
+    LaunchOutcome,
+    Observation,
+    Phase,
+    Story,
+    StoryKind,
+)
 
-__all__ = ["LaunchOutcome", "Launcher", "LauncherUnavailable", "Observation", "Phase"]
+__all__ = ["LaunchOutcome", "Launcher", "LauncherUnavailable", "Observation", "Phase", "Story", "StoryKind"]

@@ -24,7 +24,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -32,6 +32,7 @@ import structlog
 from enrollgate.domain.backoff import Backoff
 from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
 from enrollgate.domain.order import RunOrder
+from enrollgate.domain.story import Story
 from enrollgate.launchers.environment import child_environment
 from enrollgate.launchers.processes import find, kill_orphans, send
 from enrollgate.launchers.protocol import LauncherUnavailable
@@ -106,11 +107,13 @@ class LocalLauncher:
         self._on_change = on_change
         self._watcher = Watcher(on_change)
 
-    def observe(self) -> Mapping[str, Observation]:
+    def observe(self, expected: Collection[str] = (), *, only: bool = False) -> Mapping[str, Observation]:
         """See `Launcher.observe`. Kills what outlived a dead supervisor: a run that is not shown is not running."""
         seen = dict[str, Observation]()
         with _available(self._runs):
             for run in _directories(self._runs):
+                if only and run.name not in expected:
+                    continue
                 with _available(run.path):
                     observation = self._look(run)
                 if observation is not None:
@@ -149,6 +152,11 @@ class LocalLauncher:
                 send(process, signal.SIGTERM)
             elif not run.is_live():
                 self._bury(run)
+
+    def tell(self, name: str, story: Story) -> None:
+        """See `Launcher.tell`: a line in the run's log."""
+        with contextlib.suppress(OSError), self._directory(name).log.open("a", encoding="utf-8") as log:
+            log.write(f"enrollgate: {story.kind}: {story.message}\n")
 
     def discard(self, names: Iterable[str]) -> None:
         """See `Launcher.discard`. A run that is live after all is left alone."""

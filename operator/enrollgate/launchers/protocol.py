@@ -1,12 +1,13 @@
 """The one interface between the reconciler and whatever runs the runs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
 from enrollgate.domain.order import RunOrder
+from enrollgate.domain.story import Story, StoryKind
 
-__all__ = ["LaunchOutcome", "Launcher", "LauncherUnavailable", "Observation", "Phase"]
+__all__ = ["LaunchOutcome", "Launcher", "LauncherUnavailable", "Observation", "Phase", "Story", "StoryKind"]
 
 
 class LauncherUnavailable(Exception):
@@ -16,10 +17,12 @@ class LauncherUnavailable(Exception):
 class Launcher(Protocol):
     """Starts, watches and stops runs by name. Every method may be called again after a crash at any point."""
 
-    def observe(self) -> Mapping[str, Observation]:
+    def observe(self, expected: Collection[str], *, only: bool = False) -> Mapping[str, Observation]:
         """All runs of this installation that exist, by name: live ones, and finished ones not yet discarded.
 
-        A run that died without a verdict is not among them. Raises LauncherUnavailable; never returns a part.
+        `expected` are the names of the unfinished runs: what is not there under one of them is looked for twice. With `only`,
+        no other runs are looked at. A run that died without a verdict is not in the answer. Raises LauncherUnavailable; never
+        returns a part.
         """
         ...
 
@@ -32,6 +35,10 @@ class Launcher(Protocol):
 
     def stop(self, name: str) -> None:
         """Asks a run to end and returns at once. The run is gone when `observe` no longer shows it live. Idempotent."""
+        ...
+
+    def tell(self, name: str, story: Story) -> None:
+        """Tells a turn of a run's life where people look at the run. Never fails, and nothing rests on it."""
         ...
 
     def discard(self, names: Iterable[str]) -> None:

@@ -1,0 +1,269 @@
+"""The Kubernetes launcher: one Job per run, observed afresh for every pass and remembered nowhere.
+
+    observe   list our unrecorded Jobs (or read the named ones) -> ask the pods of the finished, the overdue and the missing
+    launch    create; 409: adopt it if it is ours, else the name is taken; 403 `exceeded quota`: wait
+    stop      read afresh, then delete that very Job (uid) with background propagation
+    discard   label it as recorded: it leaves the listing and the watch, and the TTL controller removes it
+
+A Job that is gone may have left a pod behind that is still ending (background deletion, `kubectl delete job`). Its run counts as
+live until that pod is gone, so that no second worker is ever started beside the first.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime, timedelta
+from http import HTTPStatus
+from typing import TypeVar
+
+import structlog
+
+from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
+from enrollgate.domain.order import RunOrder
+from enrollgate.domain.story import Story
+from enrollgate.launchers.kubernetes.api import Api, ApiError, ConnectionDetails, Json
+from enrollgate.launchers.kubernetes.diagnosis import is_overdue, report_of, why_not_begun
+from enrollgate.launchers.kubernetes.manifest import JobSettings, build_job
+from enrollgate.launchers.kubernetes.stories import Narrator
+from enrollgate.launchers.kubernetes.views import (
+    INSTALLATION,
+    RECORDED,
+    EventView,
+    JobView,
+    PodView,
+    event_view,
+    job_view,
+    pod_view,
+    selector_of,
+)
+from enrollgate.launchers.protocol import LauncherUnavailable
+
+_LOG = structlog.get_logger("enrollgate")
+FEW = 20
+"""Up to so many missing runs, the pods of each are asked for; of more, all pods are listed once."""
+_GONE_FOR_GOOD = timedelta(seconds=60)
+"""How long after its deletion was due a pod counts as gone, though its node never said so."""
+_JOB_NAME = "batch.kubernetes.io/job-name"
+"""The label by which the Job controller marks a Job's pods."""
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+class KubernetesLauncher:
+    """Runs as Jobs in one namespace. Implements `Launcher`.
+
+    `start_timeout` is the seconds that a Job may take to get a running pod; `concurrency` bounds the requests at once. `clock`
+    gives the present moment with its time zone, by which pods are judged late.
+    """
+
+    def __init__(
+        self, api: Api, settings: JobSettings, *, start_timeout: float, concurrency: int, clock: Callable[[], datetime]
+    ) -> None:
+        self.api = api
+        self.namespace = settings.namespace
+        self._settings = settings
+        self._start_timeout = start_timeout
+        self._clock = clock
+        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="kubernetes")
+        self._jobs = f"/apis/batch/v1/namespaces/{settings.namespace}/jobs"
+        self._pods = f"/api/v1/namespaces/{settings.namespace}/pods"
+        self._events = f"/api/v1/namespaces/{settings.namespace}/events"
+        self._narrator = Narrator(api, settings.namespace, clock=clock)
+        self._uids = dict[str, str]()
+        """The uids of the Jobs last seen, for their Events alone: nothing is decided by them."""
+
+    # seeing
+
+    def observe(self, expected: Collection[str], *, only: bool = False) -> Mapping[str, Observation]:
+        """See `Launcher.observe`."""
+        jobs = self._read(expected) if only else self._list()
+        self._uids = (self._uids if only else {}) | {name: job.uid for name, job in jobs.items()}
+        wanted = frozenset(expected)
+        observed = self._each(lambda job: self._observation(job, job.name in wanted), jobs.values())
+        seen = {observation.name: observation for observation in observed}
+        missing = [name for name in wanted if name not in jobs]
+        return seen | {name: Observation(name, Phase.LIVE) for name in self._lingering(missing)}
+
+    def connection_details(self) -> ConnectionDetails:
+        """How to reach the same API server with the same, possibly renewed, credentials."""
+        return self.api.connection_details()
+
+    def _list(self) -> dict[str, JobView]:
+        query = {"labelSelector": selector_of(self._settings.installation)}
+        return {job.name: job for page in self._pages(self._jobs, query) for job in map(job_view, page)}
+
+    def _read(self, names: Iterable[str]) -> dict[str, JobView]:
+        found = self._each(self._find, names)
+        return {job.name: job for job in found if job is not None and self._is_ours(job) and not job.recorded}
+
+    def _find(self, name: str) -> JobView | None:
+        try:
+            return job_view(self._call("GET", f"{self._jobs}/{name}"))
+        except ApiError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise self._misconfigured(error) from error
+
+    def _is_ours(self, job: JobView) -> bool:
+        return job.installation == self._settings.installation
+
+    def _observation(self, job: JobView, is_wanted: bool) -> Observation:
+        if job.verdict is not None:
+            phase = Phase.SUCCEEDED if job.verdict.succeeded else Phase.FAILED
+            if not is_wanted:
+                return Observation(job.name, phase)
+            pods = self._pods_of(job.name)
+            return Observation(job.name, phase, report_of(job.verdict, pods, () if pods else self._events_of(job.name)))
+        if is_wanted and is_overdue(job, self._clock(), self._start_timeout):
+            return self._look_closely(job.name)
+        return Observation(job.name, Phase.LIVE)
+
+    def _look_closely(self, name: str) -> Observation:
+        """Whether an overdue Job has really not begun: everything is read afresh before anything is concluded."""
+        job = self._find(name)
+        if job is None or job.verdict is not None:
+            return Observation(name, Phase.LIVE)  # it moved on between two looks: the next pass sees where to
+        pods = self._pods_of(name)
+        subjects = [name, *(pod.name for pod in pods if not pod.is_over)]
+        events = [event for subject in subjects for event in self._events_of(subject)]
+        report = why_not_begun(job, pods, events, self._clock(), self._start_timeout)
+        return Observation(name, Phase.LIVE if report is None else Phase.STUCK, report)
+
+    def _pods_of(self, name: str) -> list[PodView]:
+        pages = self._pages(self._pods, {"labelSelector": f"{_JOB_NAME}={name}"})
+        return [pod_view(raw) for page in pages for raw in page]
+
+    def _events_of(self, name: str) -> list[EventView]:
+        pages = self._pages(self._events, {"fieldSelector": f"involvedObject.name={name}"})
+        return [event_view(raw) for page in pages for raw in page]
+
+    def _lingering(self, missing: Sequence[str]) -> set[str]:
+        """Of these runs without a Job, those that still have a pod."""
+        if len(missing) <= FEW:
+            found = self._each(self._pods_of, missing)
+            return {name for name, pods in zip(missing, found, strict=True) if any(map(self._may_run, pods))}
+        query = {
+            "labelSelector": f"{INSTALLATION}={self._settings.installation}",
+            "fieldSelector": "status.phase!=Succeeded,status.phase!=Failed",
+        }
+        alive = {
+            raw["metadata"].get("labels", {}).get(_JOB_NAME)
+            for page in self._pages(self._pods, query)
+            for raw in page
+            if self._may_run(pod_view(raw))
+        }
+        return alive & set(missing)
+
+    def _may_run(self, pod: PodView) -> bool:
+        late = pod.deleting_since is not None and self._clock() - pod.deleting_since > _GONE_FOR_GOOD
+        return not pod.is_over and not late
+
+    # doing
+
+    def launch(self, orders: Sequence[RunOrder]) -> Mapping[str, LaunchOutcome]:
+        """See `Launcher.launch`."""
+        self._narrator.hold()
+        try:
+            outcomes = self._each(self._create, orders)
+        finally:
+            self._narrator.release()
+        return {order.name: outcome for order, outcome in zip(orders, outcomes, strict=True) if outcome is not None}
+
+    def _create(self, order: RunOrder) -> LaunchOutcome | None:
+        try:
+            created = self._call("POST", self._jobs, body=build_job(order, self._settings))
+        except ApiError as error:
+            if error.status == HTTPStatus.CONFLICT:
+                return self._adopt(order.name)
+            if error.status == HTTPStatus.FORBIDDEN and "exceeded quota" in error.message:
+                _LOG.warning(
+                    "the namespace's quota lets no further Job in; the run waits", run=order.name, error=error.message
+                )
+                return None
+            raise self._misconfigured(error) from error
+        self._uids[order.name] = created["metadata"]["uid"]
+        return LaunchOutcome.LAUNCHED
+
+    def _adopt(self, name: str) -> LaunchOutcome | None:
+        job = self._find(name)
+        if job is None or job.deleting:
+            return None
+        if not self._is_ours(job):
+            return LaunchOutcome.NAME_TAKEN
+        if job.recorded:  # of an earlier database of this installation, whose numbers began afresh
+            self._delete(job)
+            return None
+        self._uids[name] = job.uid
+        return LaunchOutcome.ADOPTED
+
+    def stop(self, name: str) -> None:
+        """See `Launcher.stop`."""
+        job = self._find(name)
+        if job is not None and self._is_ours(job) and not job.deleting and job.verdict is None:
+            self._delete(job)
+
+    def _delete(self, job: JobView) -> None:
+        options: Json = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Background",
+            "preconditions": {"uid": job.uid},
+        }
+        try:
+            self._call("DELETE", f"{self._jobs}/{job.name}", body=options)
+        except ApiError as error:
+            if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
+                raise self._misconfigured(error) from error
+
+    def discard(self, names: Iterable[str]) -> None:
+        """See `Launcher.discard`."""
+        self._each(self._mark_recorded, names)
+
+    def _mark_recorded(self, name: str) -> None:
+        self._uids.pop(name, None)
+        try:
+            self._call("PATCH", f"{self._jobs}/{name}", body={"metadata": {"labels": {RECORDED: "true"}}})
+        except ApiError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise self._misconfigured(error) from error
+
+    def tell(self, name: str, story: Story) -> None:
+        """See `Launcher.tell`: a Kubernetes Event on the Job."""
+        uid = self._uids.get(name)
+        if uid is not None:
+            self._narrator.tell(name, uid, story)
+
+    def close(self) -> None:
+        """Writes the last Events and closes the connections."""
+        self._narrator.close()
+        self._pool.shutdown(wait=True)
+        self.api.close()
+
+    # asking
+
+    def _call(self, method: str, path: str, *, body: Json | None = None) -> Json:
+        return self.api.request(method, path, body=body)
+
+    def _pages(self, path: str, query: Mapping[str, str]) -> Iterable[list[Json]]:
+        try:
+            yield from self.api.pages(path, query=query)
+        except ApiError as error:
+            raise self._misconfigured(error) from error
+
+    def _each(self, function: Callable[[_T], _R], arguments: Iterable[_T]) -> list[_R]:
+        """Applies it to all, some at a time; raises the first error once all have ended."""
+        futures: list[Future[_R]] = [self._pool.submit(function, argument) for argument in arguments]
+        for future in futures:
+            future.exception()
+        return [future.result() for future in futures]
+
+    def _misconfigured(self, error: ApiError) -> LauncherUnavailable:
+        remedy = "see what it says; the tasks wait meanwhile"
+        if error.status == HTTPStatus.FORBIDDEN:
+            remedy = "give the operator's service account the verbs of the chart's Role, or see the admission policy it names"
+        elif error.status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY):
+            remedy = "mend ENROLLGATE_KUBERNETES__JOB_TEMPLATE, or the setting that it names"
+        elif error.status == HTTPStatus.NOT_FOUND:
+            remedy = f"see that the namespace {self._settings.namespace!r} exists"
+        elif error.status == HTTPStatus.UNAUTHORIZED:
+            remedy = "see that the operator's service account still exists"
+        return LauncherUnavailable(f"the Kubernetes API server refused a request: {error}; {remedy}")

@@ -1,0 +1,154 @@
+"""Leader election by a Lease, so that of several replicas one does the work. Correctness does not rest on it.
+
+The rules are client-go's (k8s.io/client-go/tools/leaderelection): a holder renews; others measure by their *own* clock how long
+the record has stood unchanged, and take it over once that exceeds its duration; every write carries the resourceVersion it has
+read, so that of two only one succeeds. Written here because the official client's election never retries a failed first create,
+and neither awaits nor reports a leading task that has died.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from http import HTTPStatus
+from typing import Literal
+
+from enrollgate.launchers.kubernetes.api import Api, ApiError, Json
+from enrollgate.launchers.protocol import LauncherUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A Lease as it was last read, and since when (own clock, seconds) it has read so."""
+
+    holder: str
+    version: str
+    transitions: int
+    duration: float
+    since: float
+
+
+def may_take(seen: Seen | None, me: str, now: float) -> bool:
+    """Whether the Lease is mine, nobody's, or its holder's time is over."""
+    return seen is None or seen.holder in ("", me) or now - seen.since > seen.duration
+
+
+class Lease:
+    """One candidate for one Lease. `duration` in seconds; `monotonic` measures, `clock` is what others read."""
+
+    def __init__(
+        self,
+        api: Api,
+        *,
+        namespace: str,
+        name: str,
+        me: str,
+        duration: float,
+        monotonic: Callable[[], float],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._api = api
+        self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+        self._name = name
+        self._me = me
+        self._duration = duration
+        self._monotonic = monotonic
+        self._clock = clock
+        self._seen: Seen | None = None
+        self._renewed: float | None = None
+        self._acquired = ""
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two attempts."""
+        return self._duration / 5
+
+    @property
+    def holder(self) -> str:
+        """Who held it when it was last read."""
+        return self._seen.holder if self._seen else ""
+
+    def is_held(self) -> bool:
+        """Whether it is ours for certain: renewed so lately that nobody else can have taken it over."""
+        return self._renewed is not None and self._monotonic() - self._renewed < self._duration * 2 / 3
+
+    def hold(self) -> bool:
+        """Takes or renews it, if that may be done. True if it is ours now.
+
+        An API server that is away leaves it as it is: ours until its time is over. Raises ApiError if it is refused.
+        """
+        started = self._monotonic()
+        try:
+            self._look(started)
+            if may_take(self._seen, self._me, started) and self._write(started):
+                self._renewed = started
+            elif self.holder != self._me:
+                self._renewed = None
+        except LauncherUnavailable:
+            pass
+        return self.is_held()
+
+    def release(self) -> None:
+        """Gives it up, so that another replica need not wait. Raises nothing: its time runs out all the same."""
+        if self._renewed is None or self._seen is None:
+            return
+        self._renewed = None
+        try:
+            self._put(self._body("", self._seen.transitions, self._seen.version), "PUT")
+        except (ApiError, LauncherUnavailable):
+            return
+
+    def _look(self, now: float) -> None:
+        try:
+            raw = self._api.request("GET", f"{self._path}/{self._name}")
+        except ApiError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            self._seen = None
+            return
+        version = str(raw["metadata"]["resourceVersion"])
+        if self._seen is None or self._seen.version != version:
+            self._remember(raw, now)
+
+    def _remember(self, raw: Json, now: float) -> None:
+        spec = raw.get("spec") or {}
+        self._seen = Seen(
+            holder=str(spec.get("holderIdentity") or ""),
+            version=str(raw["metadata"]["resourceVersion"]),
+            transitions=int(spec.get("leaseTransitions") or 0),
+            duration=float(spec.get("leaseDurationSeconds") or self._duration),
+            since=now,
+        )
+
+    def _write(self, now: float) -> bool:
+        try:
+            if self._seen is None:
+                raw = self._put(self._body(self._me, 0, None), "POST")
+            else:
+                transitions = self._seen.transitions + (self._seen.holder != self._me)
+                raw = self._put(self._body(self._me, transitions, self._seen.version), "PUT")
+        except ApiError as error:
+            if error.status in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
+                return False
+            raise
+        self._remember(raw, now)
+        return True
+
+    def _put(self, body: Json, method: Literal["POST", "PUT"]) -> Json:
+        return self._api.request(method, self._path if method == "POST" else f"{self._path}/{self._name}", body=body)
+
+    def _body(self, holder: str, transitions: int, version: str | None) -> Json:
+        at = self._clock().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        if self.holder != self._me:
+            self._acquired = at
+        return {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": self._name} | ({"resourceVersion": version} if version else {}),
+            "spec": {
+                "holderIdentity": holder,
+                "leaseDurationSeconds": max(1, round(self._duration)),
+                "leaseTransitions": transitions,
+                "renewTime": at,
+                "acquireTime": self._acquired or at,
+            },
+        }

@@ -1,0 +1,105 @@
+"""Kubernetes Events on a run's Job, so that `kubectl describe job` tells its story: launched, how it ended, why it was stopped.
+
+Events are for people: they are written by a thread of their own, after the launches, and losing one loses nothing else.
+https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/
+"""
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from enrollgate.domain.redaction import redact
+from enrollgate.domain.story import Story
+from enrollgate.launchers.kubernetes.api import Api, ApiError, Json
+from enrollgate.launchers.protocol import LauncherUnavailable
+
+_LOG = structlog.get_logger("enrollgate")
+QUEUE_LIMIT = 20_000
+"""Stories that may wait to be written; more are dropped."""
+MESSAGE_LIMIT = 1024
+"""Characters that the API server accepts as an Event's message."""
+_PATIENCE = 5.0
+"""Seconds that closing waits for the last stories."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Telling:
+    job: str
+    uid: str
+    story: Story
+    at: datetime
+
+
+class Narrator:
+    """Writes stories as Events, in order, one at a time."""
+
+    def __init__(self, api: Api, namespace: str, *, clock: Callable[[], datetime]) -> None:
+        self._api = api
+        self._namespace = namespace
+        self._clock = clock
+        self._told = queue.Queue[_Telling | None](QUEUE_LIMIT)
+        self._is_quiet = threading.Event()
+        self._is_quiet.set()
+        self._thread = threading.Thread(target=self._write_all, name="stories", daemon=True)
+        self._thread.start()
+
+    def tell(self, job: str, uid: str, story: Story) -> None:
+        """Queues a story for a Job."""
+        try:
+            self._told.put_nowait(_Telling(job, uid, story, self._clock()))
+        except queue.Full:
+            _LOG.warning("too many Events wait to be written; this one is dropped", run=job, event=story.kind.value)
+
+    def hold(self) -> None:
+        """Writes nothing until `release`: launches come first."""
+        self._is_quiet.clear()
+
+    def release(self) -> None:
+        """Goes on writing."""
+        self._is_quiet.set()
+
+    def close(self) -> None:
+        """Writes what is queued, for a few seconds at most."""
+        self.release()
+        try:
+            self._told.put_nowait(None)
+        except queue.Full:
+            return
+        self._thread.join(_PATIENCE)
+
+    def _write_all(self) -> None:
+        while (telling := self._told.get()) is not None:
+            self._is_quiet.wait()
+            try:
+                self._api.request("POST", f"/api/v1/namespaces/{self._namespace}/events", body=self._event(telling))
+            except (ApiError, LauncherUnavailable) as error:
+                _LOG.warning("an Event could not be written", run=telling.job, error=redact(str(error), 300))
+
+    def _event(self, telling: _Telling) -> Json:
+        at = telling.at.strftime("%Y-%m-%dT%H:%M:%SZ")
+        return {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {
+                "generateName": f"{telling.job}.",
+                "namespace": self._namespace,
+            },
+            "involvedObject": {
+                "apiVersion": "batch/v1",
+                "kind": "Job",
+                "name": telling.job,
+                "namespace": self._namespace,
+                "uid": telling.uid,
+            },
+            "type": "Warning" if telling.story.is_warning else "Normal",
+            "reason": telling.story.kind.value,
+            "message": redact(telling.story.message, MESSAGE_LIMIT),
+            "source": {"component": "enrollgate"},
+            "firstTimestamp": at,
+            "lastTimestamp": at,
+            "count": 1,
+        }

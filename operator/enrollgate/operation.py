@@ -1,0 +1,185 @@
+"""An operator at work: prepare the database, wait for one's turn, run the loop, give the turn up; until told to stop.
+
+    prepare ─▶ [ wait for the lease ] ─▶ loop of passes ─▶ lease lost? wait again
+                                              ▲
+                     wake(name) ──────────────┘
+
+It runs in one thread and is told things from others. Without a lease, its turn is always.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from random import Random
+from typing import Protocol
+
+import structlog
+
+from enrollgate.database import Database, DatabaseUnavailable, Tables, migrate
+from enrollgate.database.inspection import insist
+from enrollgate.domain.backoff import Backoff, delay
+from enrollgate.loop import Loop
+from enrollgate.reconciler import PassSummary, Reconciler
+from enrollgate.telemetry import metrics
+from enrollgate.telemetry.health import Health
+
+_LOG = structlog.get_logger("enrollgate")
+TROUBLE_BACKOFF = Backoff(base=1.0, factor=2.0, cap=30.0)
+"""Seconds between attempts while the database or the launcher is away."""
+
+
+class Turn(Protocol):
+    """What says whether it is this replica's turn."""
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two tries to hold it."""
+        ...
+
+    @property
+    def holder(self) -> str:
+        """Whose turn it was when it was last looked at."""
+        ...
+
+    def hold(self) -> bool:
+        """Takes or keeps the turn; True if it is ours now. Never raises for what may pass."""
+        ...
+
+    def release(self) -> None:
+        """Gives it up. Never raises."""
+        ...
+
+
+class Operation:
+    """One operator process's work. `run` blocks; `wake` and `stop` may be called from any thread, also before it.
+
+    `make_reconciler` gives a fresh one for each turn: nothing is remembered over a time in which others worked.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        tables: Tables,
+        make_reconciler: Callable[[], Reconciler],
+        check_interval: float,
+        health: Health,
+        random: Random,
+        turn: Turn | None = None,
+        after_pass: Callable[[PassSummary], None] = lambda _summary: None,
+    ) -> None:
+        self._database = database
+        self._tables = tables
+        self._make_reconciler = make_reconciler
+        self._check_interval = check_interval
+        self._health = health
+        self._random = random
+        self._turn = turn
+        self._after_pass = after_pass
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._loop: Loop | None = None
+
+    def wake(self, name: str | None = None) -> None:
+        """Passes on that a run has changed. What happens while it is not our turn is seen by our first pass."""
+        with self._lock:
+            if self._loop is not None:
+                self._loop.wake(name)
+
+    def stop(self) -> None:
+        """Ends the work after the pass that is under way."""
+        self._stopped.set()
+        with self._lock:
+            if self._loop is not None:
+                self._loop.stop()
+
+    def run(self) -> None:
+        """Works until stopped. Raises DatabaseMisconfigured, and whatever nobody foresaw: then the process must end."""
+        if not self._prepare():
+            return
+        while not self._stopped.is_set():
+            if self._turn is None:
+                self._work()
+            elif self._wait_for(self._turn):
+                with self._keeping(self._turn):
+                    self._work()
+
+    def _prepare(self) -> bool:
+        """Waits for the database, migrates the embedded one, and insists on a table that will do. False if stopped meanwhile."""
+        failures = 0
+        while not self._stopped.is_set():
+            self._health.turned(is_ready=False)
+            try:
+                if self._database.is_sqlite:  # the embedded database has no deployment step that would migrate it
+                    migrate(self._database)
+                insist(self._database, self._tables)
+                return True
+            except DatabaseUnavailable as error:
+                failures += 1
+                _LOG.warning("waiting for the database", error=str(error))
+                self._stopped.wait(delay(failures, TROUBLE_BACKOFF, self._random))
+        return False
+
+    def _work(self) -> None:
+        loop = Loop(
+            interval=self._check_interval, backoff=TROUBLE_BACKOFF, random=self._random, after_pass=self._note_pass
+        )
+        with self._lock:
+            self._loop = loop
+        metrics.LEADING.set(1)
+        try:
+            if not self._stopped.is_set():
+                loop.run(self._make_reconciler().reconcile)
+        finally:
+            metrics.LEADING.set(0)
+            with self._lock:
+                self._loop = None
+
+    def _note_pass(self, summary: PassSummary | None) -> None:
+        self._health.turned(is_ready=summary is not None)
+        metrics.PASSES.labels("given up" if summary is None else "completed").inc()
+        if summary is not None:
+            metrics.LAST_PASS.set(time.time())
+            metrics.TASKS.labels("waiting").set(summary.waiting)
+            metrics.TASKS.labels("enrolled").set(summary.enrolled)
+            metrics.RUNS_UNFINISHED.set(summary.unfinished)
+            self._after_pass(summary)
+
+    # taking turns
+
+    def _wait_for(self, turn: Turn) -> bool:
+        told = ""
+        while not self._stopped.is_set():
+            if turn.hold():
+                _LOG.info("it is this replica's turn to work")
+                return True
+            self._health.turned(is_ready=True)
+            if turn.holder != told:
+                told = turn.holder
+                _LOG.info("standing by", working=told)
+            self._stopped.wait(turn.interval)
+        return False
+
+    @contextmanager
+    def _keeping(self, turn: Turn) -> Iterator[None]:
+        """Keeps the turn while the work goes on, and ends the work if it is lost."""
+        is_over = threading.Event()
+
+        def keep() -> None:
+            while not is_over.wait(turn.interval):
+                if not turn.hold():
+                    _LOG.warning("the lease is lost: another replica may work now", working=turn.holder)
+                    break
+            with self._lock:
+                if self._loop is not None and not is_over.is_set():
+                    self._loop.stop()
+
+        keeper = threading.Thread(target=keep, name="lease", daemon=True)
+        keeper.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            keeper.join()
+            turn.release()

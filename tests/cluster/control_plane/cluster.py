@@ -1,0 +1,94 @@
+"""What tests do with a cluster: speak to it as its administrator, make namespaces, act as a service account."""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from kubernetes import client, config
+from tests.cluster.control_plane.start import ControlPlane
+
+from enrollgate.launchers.kubernetes import Api, ApiError
+
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+
+@dataclass
+class Cluster:
+    """A cluster that tests may do as they like with. `plane` is None if it is somebody else's."""
+
+    kubeconfig: Path
+    plane: ControlPlane | None
+
+    def __post_init__(self) -> None:
+        self.api = self.api_of(self.kubeconfig)
+
+    @staticmethod
+    def api_of(kubeconfig: Path, connections: int = 20) -> Api:
+        """The API as the user of a kubeconfig sees it."""
+        configuration = client.Configuration()
+        config.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
+        configuration.connection_pool_maxsize = connections
+        configuration.retries = False
+        return Api(configuration, random=Random(1), sleep=time.sleep)
+
+    @contextmanager
+    def namespace(self, **labels: str) -> Iterator[str]:
+        """A namespace of one's own, `restricted` by Pod Security; deleted at the end without waiting for it."""
+        name = f"test-{uuid.uuid4().hex[:10]}"
+        body: dict[str, Any] = {"metadata": {"name": name, "labels": RESTRICTED | labels}}
+        self.api.request("POST", "/api/v1/namespaces", body=body)
+        self.wait_for(lambda: self.find(f"/api/v1/namespaces/{name}/serviceaccounts/default") is not None)
+        try:
+            yield name
+        finally:
+            self.api.request("DELETE", f"/api/v1/namespaces/{name}")
+
+    def find(self, path: str) -> dict[str, Any] | None:
+        """The object at a path, None if there is none."""
+        try:
+            return self.api.request("GET", path)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def items(self, path: str, **query: str) -> list[dict[str, Any]]:
+        """All objects of a listing."""
+        return [each for page in self.api.pages(path, query=query) for each in page]
+
+    def jobs(self, namespace: str, **query: str) -> list[dict[str, Any]]:
+        return self.items(f"/apis/batch/v1/namespaces/{namespace}/jobs", **query)
+
+    def pods(self, namespace: str, **query: str) -> list[dict[str, Any]]:
+        return self.items(f"/api/v1/namespaces/{namespace}/pods", **query)
+
+    def events(self, namespace: str, **query: str) -> list[dict[str, Any]]:
+        return self.items(f"/api/v1/namespaces/{namespace}/events", **query)
+
+    def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        return self.api.request("POST", path, body=body)
+
+    def secret(self, namespace: str, name: str, **data: str) -> None:
+        self.create(f"/api/v1/namespaces/{namespace}/secrets", {"metadata": {"name": name}, "stringData": data})
+
+    def kubeconfig_for(self, namespace: str, service_account: str) -> Path:
+        """A kubeconfig with a token of that service account."""
+        assert self.plane is not None
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{service_account}/token"
+        self.wait_for(lambda: self.find(path.removesuffix("/token")) is not None)
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 7200}}
+        token = self.api.request("POST", path, body=body)["status"]["token"]
+        return self.plane.write_kubeconfig(f"{namespace}-{service_account}", {"token": token}, namespace)
+
+    @staticmethod
+    def wait_for(condition: Callable[[], object], patience: float = 120.0, what: str = "") -> None:
+        """Waits for what must happen; generous, since machines are slow at times."""
+        deadline = time.monotonic() + patience
+        while not condition():
+            assert time.monotonic() < deadline, f"it did not happen in {patience} s: {what or condition}"
+            time.sleep(0.05)

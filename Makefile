@@ -1,9 +1,9 @@
 # One-word tasks. `make demo` and `make test` are all a newcomer needs; both set up what they use.
-.PHONY: help demo test bench lint format types imports docs lock clean setup databases
+.PHONY: help demo test test-cluster control-plane bench lint format types imports docs lock clean setup databases
 BIN := .venv/bin
 
 help: ## Say what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: ## Make .venv from the lock
 	@scripts/setup
@@ -11,10 +11,16 @@ setup: ## Make .venv from the lock
 demo: setup ## Show the four cases live on this machine
 	@$(BIN)/enrollgate demo
 
-test: setup databases lint types imports ## Check everything and run all tests
+test: setup databases lint types imports ## Check everything and run all tests but those on a cluster
 	@$(BIN)/python -m enrollgate.settings_docs --check docs/settings.md
 	@$(BIN)/python -m enrollgate.reasons_docs --check docs/reasons.md
 	@$(BIN)/pytest
+
+test-cluster: setup databases control-plane ## Run the tests on a real Kubernetes control plane
+	@$(BIN)/pytest tests/cluster
+
+control-plane: ## See to it that etcd and the Kubernetes programs for the tests are here (built once, some minutes)
+	@[ -n "$$ENROLLGATE_TEST_KUBECONFIG" ] || scripts/control-plane >/dev/null || true
 
 databases: ## See to it that the database servers for the tests are here
 	@scripts/mariadb >/dev/null || true

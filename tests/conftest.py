@@ -24,7 +24,10 @@ def absent(part: str, remedy: str) -> NoReturn:
     pytest.skip(message)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        terminalreporter.section("THE TESTS ON A KUBERNETES CONTROL PLANE WERE NOT RUN", yellow=True, bold=True)
+        terminalreporter.write_line("They are a command of their own: make test-cluster")
     if _ABSENT:
         terminalreporter.section("SKIPPED: PARTS ABSENT", red=True, bold=True)
         for message in sorted(set(_ABSENT)):

@@ -27,6 +27,10 @@ class Cluster:
     def __post_init__(self) -> None:
         self.api = self.api_of(self.kubeconfig)
 
+    @property
+    def url(self) -> str:
+        return str(self.api.configuration.host)
+
     @staticmethod
     def api_of(kubeconfig: Path, connections: int = 20) -> Api:
         """The API as the user of a kubeconfig sees it."""

@@ -1,0 +1,53 @@
+"""One control plane and one pod runner for all cluster tests; a namespace for each."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.cluster.control_plane import Cluster, ControlPlaneAbsent, start_control_plane
+from tests.cluster.pod_runner import PodRunner
+from tests.conftest import absent
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The cluster that ENROLLGATE_TEST_KUBECONFIG names, else one of our own."""
+    if given := os.environ.get("ENROLLGATE_TEST_KUBECONFIG"):
+        yield Cluster(Path(given), None)
+        return
+    with tempfile.TemporaryDirectory(prefix="enrollgate-cluster-", ignore_cleanup_errors=True) as folder:
+        try:
+            plane = start_control_plane(Path(folder))
+        except ControlPlaneAbsent as error:
+            absent("kube-apiserver", str(error))
+        try:
+            yield Cluster(plane.kubeconfig("admin", plane.admin), plane)
+        finally:
+            plane.kill()
+
+
+@pytest.fixture(scope="session")
+def pod_runner(cluster: Cluster) -> Iterator[PodRunner]:
+    """Plays the kubelet. A cluster with nodes has its own."""
+    if cluster.plane is None:
+        absent(
+            "a control plane of our own", "this test makes pods misbehave, which only the tests' own pod runner does"
+        )
+    if os.geteuid() != 0:
+        absent("root", "the pod runner mounts what pods mount: run the cluster tests as root")
+    with tempfile.TemporaryDirectory(prefix="enrollgate-pods-", ignore_cleanup_errors=True) as folder:
+        runner = PodRunner(cluster, Path(folder))
+        runner.start()
+        try:
+            yield runner
+        finally:
+            runner.stop()
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A fresh namespace under the `restricted` Pod Security Standard."""
+    with cluster.namespace() as name:
+        yield name

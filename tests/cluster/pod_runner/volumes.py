@@ -1,0 +1,166 @@
+"""What a pod's volumes and variables hold, fetched from the API server and laid out as files."""
+
+import base64
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.control_plane import Cluster
+
+Json = dict[str, Any]
+
+
+class NotThere(Exception):
+    """A Secret or a ConfigMap that the pod wants does not exist; the text is the kubelet's."""
+
+
+@dataclass(frozen=True)
+class Mount:
+    source: Path
+    target: str
+    read_only: bool
+
+
+@dataclass(frozen=True)
+class Supplies:
+    """Gives one pod what it mounts. Folders are below `folder`; claims outlive the pod."""
+
+    cluster: Cluster
+    pod: Json
+    folder: Path
+    claims: Path
+
+    @property
+    def namespace(self) -> str:
+        return str(self.pod["metadata"]["namespace"])
+
+    def mounts(self, container: Json) -> list[Mount]:
+        volumes = {volume["name"]: volume for volume in self.pod["spec"].get("volumes", ())}
+        made = []
+        for mount in container.get("volumeMounts", ()):
+            volume = volumes[mount["name"]]
+            source = self._folder_of(volume)
+            if sub_path := mount.get("subPath"):
+                source = source / sub_path
+            read_only = bool(mount.get("readOnly")) or not {"secret", "configMap", "projected"}.isdisjoint(volume)
+            made.append(Mount(source, mount["mountPath"], read_only))
+        return made
+
+    def variables(self, container: Json, overrides: dict[str, str]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for each in container.get("envFrom", ()):
+            kind, reference = (
+                ("secret", each["secretRef"]) if "secretRef" in each else ("configmap", each["configMapRef"])
+            )
+            if (data := self._data(kind, reference["name"], bool(reference.get("optional")))) is not None:
+                found |= {key: value.decode() for key, value in data.items()}
+        for each in container.get("env", ()):
+            value = self._variable(each)
+            if value is not None:
+                found[each["name"]] = re.sub(r"\$\(([A-Za-z_]\w*)\)", lambda m: found.get(m[1], m[0]), value)
+        return found | overrides
+
+    def _variable(self, variable: Json) -> str | None:
+        source = variable.get("valueFrom")
+        if not source:
+            return str(variable.get("value", ""))
+        if reference := source.get("fieldRef"):
+            return self._field(reference["fieldPath"])
+        kind, reference = (
+            ("secret", source["secretKeyRef"]) if "secretKeyRef" in source else ("configmap", source["configMapKeyRef"])
+        )
+        data = self._data(kind, reference["name"], bool(reference.get("optional")))
+        if data is None or reference["key"] not in data:
+            if reference.get("optional"):
+                return None
+            raise NotThere(f"couldn't find key {reference['key']} in {kind} {self.namespace}/{reference['name']}")
+        return data[reference["key"]].decode()
+
+    def _field(self, path: str) -> str:
+        metadata = self.pod["metadata"]
+        if match := re.fullmatch(r"metadata\.(annotations|labels)\['(.+)'\]", path):
+            return str(metadata.get(match[1], {}).get(match[2], ""))
+        plain: dict[str, Callable[[], str]] = {
+            "metadata.name": lambda: metadata["name"],
+            "metadata.namespace": lambda: metadata["namespace"],
+            "metadata.uid": lambda: metadata["uid"],
+            "status.podIP": lambda: "127.0.0.1",
+            "status.hostIP": lambda: "127.0.0.1",
+            "spec.nodeName": lambda: "node-1",
+            "spec.serviceAccountName": lambda: self.pod["spec"].get("serviceAccountName", "default"),
+        }
+        return plain[path]()
+
+    def _folder_of(self, volume: Json) -> Path:
+        if claim := volume.get("persistentVolumeClaim"):
+            folder = self.claims / self.namespace / claim["claimName"]
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o777)
+            return folder
+        folder = self.folder / "volumes" / volume["name"]
+        folder.mkdir(parents=True, exist_ok=True)
+        if "emptyDir" in volume:
+            folder.chmod(0o777)
+            return folder
+        for name, data, mode in self._files(volume):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            path.chmod(mode)
+            group = self.pod["spec"].get("securityContext", {}).get("fsGroup")
+            if group is not None:
+                os.chown(path, 0, group)
+        return folder
+
+    def _files(self, volume: Json) -> Iterator[tuple[str, bytes, int]]:
+        if projected := volume.get("projected"):
+            for source in projected["sources"]:
+                yield from self._projected(source, projected.get("defaultMode", 0o644))
+            return
+        kind = "secret" if "secret" in volume else "configmap"
+        source = volume["secret"] if kind == "secret" else volume["configMap"]
+        name = source.get("secretName") or source.get("name")
+        data = self._data(kind, name, bool(source.get("optional")))
+        yield from _selected(data or {}, source, source.get("defaultMode", 0o644))
+
+    def _projected(self, source: Json, mode: int) -> Iterator[tuple[str, bytes, int]]:
+        if token := source.get("serviceAccountToken"):
+            path = f"/api/v1/namespaces/{self.namespace}/serviceaccounts/{self._field('spec.serviceAccountName')}/token"
+            body = {
+                "apiVersion": "authentication.k8s.io/v1",
+                "kind": "TokenRequest",
+                "spec": {"expirationSeconds": 7200},
+            }
+            issued = self.cluster.api.request("POST", path, body=body)["status"]["token"]
+            yield token["path"], issued.encode(), 0o644
+        elif api := source.get("downwardAPI"):
+            for item in api["items"]:
+                yield item["path"], self._field(item["fieldRef"]["fieldPath"]).encode(), mode
+        else:
+            kind = "secret" if "secret" in source else "configmap"
+            reference = source["secret"] if kind == "secret" else source["configMap"]
+            data = self._data(kind, reference["name"], bool(reference.get("optional")))
+            yield from _selected(data or {}, reference, mode)
+
+    def _data(self, kind: str, name: str, optional: bool) -> dict[str, bytes] | None:
+        found = self.cluster.find(f"/api/v1/namespaces/{self.namespace}/{kind}s/{name}")
+        if found is None:
+            if optional:
+                return None
+            raise NotThere(f'{kind} "{name}" not found')
+        data = found.get("data") or {}
+        if kind == "secret":
+            return {key: base64.b64decode(value) for key, value in data.items()}
+        return {key: value.encode() for key, value in data.items()}
+
+
+def _selected(data: dict[str, bytes], source: Json, mode: int) -> Iterator[tuple[str, bytes, int]]:
+    if items := source.get("items"):
+        for item in items:
+            yield item["path"], data[item["key"]], item.get("mode", mode)
+    else:
+        for name, value in data.items():
+            yield name, value, mode

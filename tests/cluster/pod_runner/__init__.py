@@ -1,13 +1,18 @@
 """Plays scheduler and kubelet on a control plane without nodes: pods become real child processes.
 
-runner    watches the pods of all namespaces, gives each a thread
-life      one pod, from binding to its last status
-sandbox   one container: its own mounts on a copy of this machine's root, its user, no privileges
-volumes   what is mounted: secrets, config maps, claims, tokens
-statuses  what a kubelet would report (pure)
+runner     watches the pods of all namespaces, gives each a thread
+life       one pod, from binding to its last status
+sandbox    one container: namespaces, mounts on a copy of this machine's root, its user, no privileges
+volumes    what is mounted and put into variables: secrets, config maps, claims, tokens
+probes     readiness, liveness, startup
+reporting  one pod's line to the API server
+statuses   what a kubelet would report (pure)
+logs       serves `kubectl logs`
+mimic      in place of all that, for benchmarks: very many pods, and no processes
 """
 
-from tests.cluster.pod_runner.life import Fault
+from tests.cluster.pod_runner.life import Fault, Life
+from tests.cluster.pod_runner.mimic import Mimic
 from tests.cluster.pod_runner.runner import PodRunner
 
-__all__ = ["Fault", "PodRunner"]
+__all__ = ["Fault", "Life", "Mimic", "PodRunner"]

@@ -1,30 +1,29 @@
 """One pod's life, in a thread of its own: bound, started, probed, ended, deleted; and what may go wrong on the way."""
 
-import functools
-import os
-import signal
-import subprocess
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.control_plane import Cluster
 from tests.cluster.pod_runner import sandbox, statuses
-from tests.cluster.pod_runner.volumes import NotThere, Supplies
+from tests.cluster.pod_runner.probes import Health
+from tests.cluster.pod_runner.reporting import Node, Reporting, Stopped
+from tests.cluster.pod_runner.volumes import NotThere, Supplies, VolumeNotThere
 from tests.databases.server import free_port
 
 from enrollgate.launchers.kubernetes import ApiError
 
 Json = dict[str, Any]
-NODE = "node-1"
 MESSAGE_LIMIT = 4096
-_TICK = 0.1
+"""Bytes of a termination message that a kubelet passes on."""
+_LOG_FALLBACK = 2048
+"""Bytes of the log that take its place, if the pod wants that."""
+_EVICTION_GRACE = 1.0
+_BACK_OFF = 1.0
+"""Seconds before a container is started again."""
+_TICK = 0.05
 
 
 class Fault(Enum):
@@ -35,42 +34,53 @@ class Fault(Enum):
     NEVER_REPORTS = "never reports"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Ending:
-    """How a container ended that somebody other than itself has ended."""
+    """Why somebody other than the container itself ended it."""
 
     reason: str = ""
+    """The container's, in place of Completed or Error."""
     pod_reason: str = ""
     pod_message: str = ""
     disruption: str = ""
+    """The reason of the pod's DisruptionTarget condition."""
+    grace: float | None = None
+    """Seconds after SIGTERM, if not the pod's own."""
 
 
 @dataclass
 class Life:
     """Runs one pod. `deleted` is set once the API server shows that it is to go."""
 
-    cluster: Cluster
+    node: Node
     pod: Json
     folder: Path
     claims: Path
     fault: Fault | None
-    node_is_lost: threading.Event
     deleted: threading.Event = field(default_factory=threading.Event)
     gone: threading.Event = field(default_factory=threading.Event)
-    ending: Ending = field(default_factory=Ending)
-    process: subprocess.Popen[bytes] | None = None
+    ending: Ending | None = None
+    container: sandbox.Sandbox | None = None
+    grace: float | None = None
+    """Seconds that the deletion gives it, if not its spec's."""
+    ready: bool = False
+    restarts: int = 0
+    last: Json | None = None
+    """How the container ended before it was started again."""
     port: int = field(default_factory=free_port)
     """Pods share this machine's network: each serves its probes on a port of its own."""
 
     def __post_init__(self) -> None:
-        metadata = self.pod["metadata"]
-        self.path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"
         self.spec = self.pod["spec"]
-        self.since = statuses.now()
+        self.line = Reporting(self.node, self.pod, statuses.now())
 
     @property
     def log(self) -> Path:
         return self.folder / "log"
+
+    @property
+    def running(self) -> bool:
+        return self.container is not None and self.container.poll() is None
 
     def run(self) -> None:
         """From beginning to end. What the API server refuses, because the pod is gone, ends it."""
@@ -80,251 +90,243 @@ class Life:
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
+        except Stopped:
+            pass
         finally:
-            if self.process is not None:
-                sandbox.kill(self.process)
+            if self.container is not None:
+                self.container.kill()
             self.gone.set()
-
-    def _live(self) -> None:
-        if self.fault is Fault.UNSCHEDULABLE:
-            message = "0/1 nodes are available: 1 Insufficient memory."
-            why = statuses.condition("PodScheduled", holds=False, reason="Unschedulable", message=message)
-            self._report(phase="Pending", conditions=[why])
-            self._event("FailedScheduling", message)
-            return
-        target = {"apiVersion": "v1", "kind": "Node", "name": NODE}
-        self.cluster.create(
-            f"{self.path}/binding", {"metadata": {"name": self.pod["metadata"]["name"]}, "target": target}
-        )
-        if self.fault is Fault.NEVER_REPORTS:
-            self.deleted.wait()
-            return
-        if self.fault is Fault.IMAGE_PULL:
-            image = self._containers[0]["image"]
-            self._pending("ImagePullBackOff", f'Back-off pulling image "{image}": ErrImagePull: not found')
-            self._event("Failed", f'Failed to pull image "{image}": not found')
-            self.deleted.wait()
-            self._remove()
-            return
-        for container in self.spec.get("initContainers", ()):
-            if not self._run_init(container):
-                return
-        self._run_main(self._containers[0])
-
-    @property
-    def _containers(self) -> list[Json]:
-        containers: list[Json] = self.spec["containers"]
-        return containers
-
-    def _run_init(self, container: Json) -> bool:
-        while not self.deleted.is_set():
-            started = self._start(container)
-            if started is None or self._wait(started) == 0:
-                return started is not None
-            self._pending("PodInitializing", "an init container failed")
-            self.deleted.wait(1)
-        self._remove()
-        return False
-
-    def _run_main(self, container: Json) -> None:
-        restarts = 0
-        while True:
-            since = statuses.now()
-            started = self._start(container)
-            if started is None:
-                return
-            self._report_running(container, since, restarts)
-            code = self._wait(started, functools.partial(self._probe, container, since, restarts))
-            if self.spec["restartPolicy"] == "Always" and not self.deleted.is_set():
-                restarts += 1
-                self.deleted.wait(1)
-                continue
-            break
-        if not self.node_is_lost.is_set():
-            self._report_end(container, since, code, restarts)
-            if self.deleted.is_set():
-                self._remove()
-
-    def _start(self, container: Json) -> subprocess.Popen[bytes] | None:
-        """Starts the container once all it wants is there; None if the pod is deleted before."""
-        supplies = Supplies(self.cluster, self.pod, self.folder, self.claims)
-        told = ""
-        while not self.deleted.is_set():
-            try:
-                self.process = sandbox.start(self._sandbox(container, supplies))
-            except NotThere as error:
-                if str(error) != told:
-                    told = str(error)
-                    self._say_what_is_missing(container, told)
-                self.deleted.wait(0.5)
-                continue
-            return self.process
-        self._remove()
-        return None
-
-    def _sandbox(self, container: Json, supplies: Supplies) -> sandbox.Container:
-        service = {
-            "KUBERNETES_SERVICE_HOST": "127.0.0.1",
-            "KUBERNETES_SERVICE_PORT": self.cluster.url.rpartition(":")[2],
-        }
-        declared = {each["name"] for each in container.get("env", ())}
-        ports = {"ENROLLGATE_HTTP_PORT": str(self.port)} if "ENROLLGATE_HTTP_PORT" in declared else {}
-        security = {**self.spec.get("securityContext", {}), **container.get("securityContext", {})}
-        return sandbox.Container(
-            command=[*(container.get("command") or ["enrollgate"]), *container.get("args", ())],
-            variables=service | supplies.variables(container, ports),
-            mounts=supplies.mounts(container),
-            user=security.get("runAsUser", 0),
-            read_only=bool(security.get("readOnlyRootFilesystem")),
-            folder=self.folder,
-            log=self.log,
-            message=self.folder / "termination-log",
-        )
-
-    def _say_what_is_missing(self, container: Json, what: str) -> None:
-        in_volume = "volume" in what or any(
-            name in what
-            for volume in self.spec.get("volumes", ())
-            for name in [volume.get("secret", {}).get("secretName", "\0")]
-        )
-        if in_volume:
-            self._pending("ContainerCreating", "")
-            self._event("FailedMount", f"MountVolume.SetUp failed for volume: {what}")
-        else:
-            self._pending("CreateContainerConfigError", what)
-            self._event("Failed", f"Error: {what}")
-
-    def _wait(self, process: subprocess.Popen[bytes], meanwhile: Callable[[], None] = lambda: None) -> int:
-        """Waits for its end; ends it if the pod is deleted."""
-        last = 0.0
-        while process.poll() is None:
-            if self.deleted.wait(_TICK):
-                return self._terminate(process)
-            if time.monotonic() - last > 0.5:
-                last = time.monotonic()
-                meanwhile()
-        return process.returncode if process.returncode >= 0 else 128 - process.returncode
-
-    def _terminate(self, process: subprocess.Popen[bytes]) -> int:
-        if self.node_is_lost.is_set():
-            self.node_is_lost_forever = True
-            return process.wait()
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(self.spec.get("terminationGracePeriodSeconds", 30))
-        except subprocess.TimeoutExpired:
-            sandbox.kill(process)
-            process.wait()
-        return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
     # ended by others
 
     def kill_for_memory(self) -> None:
         """The kernel's OOM killer strikes."""
-        assert self.process is not None
-        self.ending.reason = "OOMKilled"
-        sandbox.kill(self.process)
+        self.ending = Ending("OOMKilled", grace=0)
 
-    def evict(self, message: str) -> None:
+    def evict(
+        self, message: str = "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. "
+    ) -> None:
         """The kubelet evicts it: the pod fails, and is not deleted."""
-        assert self.process is not None
-        self.ending = Ending("Error", "Evicted", message, "TerminationByKubelet")
-        self.process.send_signal(signal.SIGTERM)
+        self.ending = Ending("", "Evicted", message, "TerminationByKubelet", _EVICTION_GRACE)
 
-    # probes
+    # the course of events
 
-    def _probe(self, container: Json, since: str, restarts: int) -> None:
-        readiness = container.get("readinessProbe")
-        if readiness is not None:
-            ready = self._answers(readiness)
-            if ready != self.is_ready:
-                self._report_running(container, since, restarts, ready=ready)
-        liveness = container.get("livenessProbe")
-        if liveness is not None and self.is_ready and not self._answers(liveness):
-            assert self.process is not None
-            os.kill(self.process.pid, signal.SIGTERM)
+    def _live(self) -> None:
+        if self.fault is Fault.UNSCHEDULABLE:
+            self._stay_unschedulable()
+            return
+        self.line.bind()
+        if self.fault is Fault.NEVER_REPORTS:
+            self.deleted.wait()
+            return
+        if self.fault is Fault.IMAGE_PULL:
+            self._stay_without_image()
+            return
+        for container in self.spec.get("initContainers", ()):
+            if not self._run_init(container):
+                return
+        self._run_main(self.spec["containers"][0])
 
-    def _answers(self, probe: Json) -> bool:
-        url = f"http://127.0.0.1:{self.port}{probe['httpGet'].get('path', '/')}"
-        try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                return bool(answer.status < 400)
-        except (OSError, urllib.error.URLError):
-            return False
+    def _stay_unschedulable(self) -> None:
+        message = "0/1 nodes are available: 1 Insufficient memory."
+        why = statuses.condition("PodScheduled", holds=False, reason="Unschedulable", message=message)
+        self.line.report(phase="Pending", conditions=[why])
+        self.line.event("FailedScheduling", message, source="default-scheduler")
+
+    def _stay_without_image(self) -> None:
+        image = self.spec["containers"][0]["image"]
+        self._pending("ImagePullBackOff", f'Back-off pulling image "{image}": ErrImagePull: {image}: not found')
+        self.line.event("Failed", f'Failed to pull image "{image}": {image}: not found')
+        self.line.event("BackOff", f'Back-off pulling image "{image}"', kind="Normal")
+        self._wait_for_deletion()
+        self.line.remove()
+
+    def _run_init(self, container: Json) -> bool:
+        while (started := self._start(container)) is not None:
+            code = self._wait(started)
+            if self.deleted.is_set():
+                self.line.remove()
+                return False
+            if code == 0:
+                return True
+            self._pending("PodInitializing", f"init container {container['name']} failed with exit code {code}")
+            self.deleted.wait(_BACK_OFF)
+        return False
+
+    def _run_main(self, container: Json) -> None:
+        while (started := self._start(container)) is not None:
+            since = statuses.now()
+            health = Health(container, self.port, time.monotonic())
+            self._report_running(container, since, ready=health.ready)
+            code = self._wait(started, health, container, since)
+            end = self._end(container, since, code)
+            if not self._starts_again(code):
+                self._report_end(end, code)
+                break
+            self.restarts += 1
+            self.last, self.ending = end["state"], None
+            why = f"back-off {_BACK_OFF:.0f}s restarting failed container={container['name']}"
+            self._pending("CrashLoopBackOff", why, phase="Running")
+            self.deleted.wait(_BACK_OFF)
+        else:
+            return
+        if self.deleted.is_set():
+            self.line.remove()
+
+    def _starts_again(self, code: int) -> bool:
+        policy = self.spec["restartPolicy"]
+        wanted = policy == "Always" or (policy == "OnFailure" and code != 0)
+        over = self.ending is not None and self.ending.pod_reason
+        return wanted and not over and not self.deleted.is_set()
+
+    def _start(self, container: Json) -> sandbox.Sandbox | None:
+        """Starts the container once all it wants is there; None, and the pod removed, if it is deleted before."""
+        supplies = Supplies(self.node.cluster, self.pod, self.folder, self.claims)
+        told = ""
+        while not self.deleted.is_set():
+            try:
+                self.container = sandbox.start(self.node.patiently(lambda: self._sandbox(container, supplies)))
+            except (NotThere, sandbox.NotStarted) as error:
+                if str(error) != told:
+                    told = str(error)
+                    self._say_what_is_missing(error)
+                self.deleted.wait(0.5)
+            else:
+                return self.container
+        self.line.remove()
+        return None
+
+    def _sandbox(self, container: Json, supplies: Supplies) -> sandbox.Container:
+        security = {**self.spec.get("securityContext", {}), **container.get("securityContext", {})}
+        mounts = supplies.mounts(container)
+        groups = [*security.get("supplementalGroups", ()), *([security["fsGroup"]] if "fsGroup" in security else ())]
+        declared = {each["name"] for each in container.get("env", ())}
+        return sandbox.Container(
+            command=[*(container.get("command") or ["enrollgate"]), *container.get("args", ())],
+            variables=self._service_variables
+            | supplies.variables(container)
+            | ({_PORT: str(self.port)} if _PORT in declared else {}),
+            mounts=mounts,
+            user=security.get("runAsUser", 0),
+            group=security.get("runAsGroup"),
+            groups=groups,
+            read_only=bool(security.get("readOnlyRootFilesystem")),
+            folder=self.folder,
+            log=self.log,
+            message=self.folder / "termination-log",
+            message_path=container.get("terminationMessagePath", "/dev/termination-log"),
+            host_name=self.pod["metadata"]["name"],
+            directory=container.get("workingDir") or "/tmp",
+        )
+
+    @property
+    def _service_variables(self) -> dict[str, str]:
+        """Where the API server is, for those inside the cluster."""
+        port = self.node.cluster.url.rpartition(":")[2]
+        return {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": port}
+
+    def _wait(
+        self, started: sandbox.Sandbox, health: Health | None = None, container: Json | None = None, since: str = ""
+    ) -> int:
+        """Waits for its end, asking its probes; ends it if the pod is deleted, evicted, late or ill."""
+        deadline = self.spec.get("activeDeadlineSeconds")
+        begun = time.monotonic()
+        while (code := started.poll()) is None:
+            if self.node.stopped.is_set():
+                raise Stopped
+            if self._hears_deletion:
+                return self._terminate(started, self._grace)
+            if deadline is not None and time.monotonic() > begun + deadline:
+                why = "Pod was active on the node longer than the specified deadline"
+                self.ending = Ending("", "DeadlineExceeded", why)
+            if self.ending is not None:
+                return self._terminate(started, self.ending.grace if self.ending.grace is not None else self._grace)
+            if health is not None and container is not None:
+                health.ask(time.monotonic())
+                if not health.alive:
+                    self.line.event("Unhealthy", "Liveness probe failed")
+                    return self._terminate(started, self._grace)
+                if health.ready != self.ready:
+                    self._report_running(container, since, ready=health.ready)
+            time.sleep(_TICK)
+        return code
+
+    @property
+    def _grace(self) -> float:
+        return float(self.spec.get("terminationGracePeriodSeconds", 30) if self.grace is None else self.grace)
+
+    @property
+    def _hears_deletion(self) -> bool:
+        return self.deleted.is_set() and not self.node.lost.is_set()
+
+    def _wait_for_deletion(self) -> None:
+        while not self.deleted.wait(1) and not self.node.stopped.is_set():
+            pass
+
+    @staticmethod
+    def _terminate(started: sandbox.Sandbox, grace: float) -> int:
+        if grace > 0:
+            started.terminate()
+        until = time.monotonic() + grace
+        while started.poll() is None and time.monotonic() < until:
+            time.sleep(_TICK)
+        started.kill()
+        code = started.poll()
+        assert code is not None
+        return code
 
     # what is told to the API server
 
-    is_ready = False
-
-    def _report_running(self, container: Json, since: str, restarts: int, *, ready: bool | None = None) -> None:
-        self.is_ready = container.get("readinessProbe") is None if ready is None else ready
-        state = statuses.running(container, since, ready=self.is_ready, restarts=restarts)
-        self._report(
+    def _report_running(self, container: Json, since: str, *, ready: bool) -> None:
+        self.ready = ready
+        state = statuses.running(container, since, ready=ready, restarts=self.restarts, last=self.last)
+        self.line.report(
             phase="Running",
             podIP="127.0.0.1",
             podIPs=[{"ip": "127.0.0.1"}],
+            hostIP="127.0.0.1",
             containerStatuses=[state],
-            conditions=[statuses.condition("Initialized", holds=True), *statuses.ready_conditions(ready=self.is_ready)],
+            conditions=[statuses.condition("Initialized", holds=True), *statuses.ready_conditions(ready=ready)],
         )
 
-    def _report_end(self, container: Json, since: str, code: int, restarts: int) -> None:
-        reason = self.ending.reason or ("Completed" if code == 0 else "Error")
-        state = statuses.terminated(
-            container, since, code=code, reason=reason, message=self._message(container, code), restarts=restarts
-        )
+    def _end(self, container: Json, since: str, code: int) -> Json:
+        reason = (self.ending.reason if self.ending else "") or ("Completed" if code == 0 else "Error")
+        message = self._message(container, code)
+        return statuses.terminated(container, since, code=code, reason=reason, message=message, restarts=self.restarts)
+
+    def _report_end(self, end: Json, code: int) -> None:
+        ending = self.ending or Ending()
         conditions = statuses.ready_conditions(ready=False)
-        if self.ending.disruption:
-            message = f"The node was low on resource: {self.ending.pod_message}"
-            conditions.append(
-                statuses.condition("DisruptionTarget", holds=True, reason=self.ending.disruption, message=message)
-            )
-        failed = code != 0 or self.ending.pod_reason
-        more = {"reason": self.ending.pod_reason, "message": self.ending.pod_message} if self.ending.pod_reason else {}
-        self._report(
-            phase="Failed" if failed else "Succeeded", containerStatuses=[state], conditions=conditions, **more
-        )
+        if ending.disruption:
+            why = {"reason": ending.disruption, "message": ending.pod_message}
+            conditions.append(statuses.condition("DisruptionTarget", holds=True, **why))
+        more = {"reason": ending.pod_reason, "message": ending.pod_message} if ending.pod_reason else {}
+        phase = "Failed" if code != 0 or ending.pod_reason else "Succeeded"
+        self.line.report(phase=phase, containerStatuses=[end], conditions=conditions, **more)
 
     def _message(self, container: Json, code: int) -> str:
-        message = (self.folder / "termination-log").read_text(errors="replace")[:MESSAGE_LIMIT]
+        message = (self.folder / "termination-log").read_bytes()[:MESSAGE_LIMIT]
         if not message and code != 0 and container.get("terminationMessagePolicy") == "FallbackToLogsOnError":
-            message = self.log.read_text(errors="replace")[-2048:]
-        return message
+            message = self.log.read_bytes()[-_LOG_FALLBACK:]
+        return message.decode(errors="replace")
 
-    def _pending(self, reason: str, message: str) -> None:
-        self._report(
-            phase="Pending", containerStatuses=[statuses.waiting(self._containers[0], reason, message)], conditions=[]
-        )
+    def _say_what_is_missing(self, error: NotThere | sandbox.NotStarted) -> None:
+        if isinstance(error, VolumeNotThere):
+            self._pending("ContainerCreating", "")
+            self.line.event("FailedMount", str(error))
+        elif isinstance(error, NotThere):
+            self._pending("CreateContainerConfigError", str(error))
+            self.line.event("Failed", f"Error: {error}")
+        else:
+            self._pending("RunContainerError", str(error))
+            self.line.event("Failed", f"Error: {error}")
 
-    def _report(self, *, conditions: list[Json], **status: Any) -> None:
-        current = self.cluster.find(self.path)
-        if current is None or current["metadata"]["uid"] != self.pod["metadata"]["uid"]:
-            return
-        merged = statuses.merged_conditions(current.get("status", {}).get("conditions") or [], conditions)
-        status |= {"conditions": merged, "startTime": self.since}
-        self.cluster.api.request("PATCH", f"{self.path}/status", body={"status": status})
+    def _pending(self, reason: str, message: str, phase: str = "Pending") -> None:
+        container = self.spec["containers"][0]
+        state = statuses.waiting(container, reason, message, restarts=self.restarts, last=self.last)
+        self.ready = False
+        self.line.report(phase=phase, containerStatuses=[state], conditions=statuses.ready_conditions(ready=False))
 
-    def _remove(self) -> None:
-        if not self.node_is_lost.is_set():
-            self.cluster.api.request("DELETE", self.path, query={"gracePeriodSeconds": "0"})
 
-    def _event(self, reason: str, message: str) -> None:
-        metadata = self.pod["metadata"]
-        self.cluster.create(
-            f"/api/v1/namespaces/{metadata['namespace']}/events",
-            {
-                "metadata": {"generateName": f"{metadata['name']}."},
-                "involvedObject": {
-                    "apiVersion": "v1",
-                    "kind": "Pod",
-                    "name": metadata["name"],
-                    "namespace": metadata["namespace"],
-                    "uid": metadata["uid"],
-                },
-                "type": "Warning",
-                "reason": reason,
-                "message": message,
-                "firstTimestamp": statuses.now(),
-                "lastTimestamp": statuses.now(),
-                "source": {"component": "kubelet"},
-            },
-        )
+_PORT = "ENROLLGATE_HTTP_PORT"
+"""The variable that tells the operator where to serve; ours to choose, since pods share a network here."""

@@ -12,13 +12,16 @@ from typing import Any
 import urllib3
 from kubernetes import client
 from tests.cluster.control_plane import Cluster
-from tests.cluster.pod_runner import statuses
-from tests.cluster.pod_runner.life import NODE, Fault, Life
+from tests.cluster.pod_runner import logs, statuses
+from tests.cluster.pod_runner.life import Fault, Life
+from tests.cluster.pod_runner.reporting import NODE, Node
 
 from enrollgate.launchers.kubernetes import ApiError
 from enrollgate.launchers.protocol import LauncherUnavailable
 
 Json = dict[str, Any]
+AWAY = (ApiError, LauncherUnavailable, urllib3.exceptions.HTTPError, client.ApiException, OSError, ValueError)
+"""What a listing or a watch ends with while the API server is away."""
 
 
 @dataclass
@@ -30,20 +33,27 @@ class PodRunner:
     lives: dict[str, Life] = field(default_factory=dict)
     """By uid."""
     faults: list[tuple[Callable[[Json], bool], Fault]] = field(default_factory=list)
-    node_is_lost: threading.Event = field(default_factory=threading.Event)
     errors: list[BaseException] = field(default_factory=list)
-    stopped: threading.Event = field(default_factory=threading.Event)
+    """What went wrong in the runner itself."""
+
+    def __post_init__(self) -> None:
+        self.node = Node(self.cluster)
 
     def start(self) -> None:
-        self._make_node()
+        assert self.cluster.plane is not None
         self.folder.chmod(0o755)
-        self.thread = threading.Thread(target=self._watch, name="pod-runner", daemon=True)
-        self.thread.start()
+        self._kubelet = logs.serve(self.log_of, self.cluster.plane.server)
+        self._make_node(self._kubelet.server_address[1])
+        threading.Thread(target=self._watch, name="pod-runner", daemon=True).start()
 
     def stop(self) -> None:
-        self.stopped.set()
+        """Ends all that runs, at once."""
+        self.node.stopped.set()
+        self._kubelet.shutdown()
+        self._kubelet.server_close()
         for life in list(self.lives.values()):
             life.deleted.set()
+            life.gone.wait(30)
 
     @contextlib.contextmanager
     def fault(self, kind: Fault, concerns: Callable[[Json], bool]) -> Iterator[None]:
@@ -65,73 +75,89 @@ class PodRunner:
 
     def running(self, namespace: str, prefix: str = "") -> list[Life]:
         """Those whose processes run."""
-        return [life for life in self.of(namespace, prefix) if life.process is not None and life.process.poll() is None]
+        return [life for life in self.of(namespace, prefix) if life.running]
 
-    def _make_node(self) -> None:
+    @contextlib.contextmanager
+    def lost_node(self) -> Iterator[None]:
+        """The node says nothing meanwhile: what runs goes on, and nobody hears of it."""
+        self.node.lost.set()
+        try:
+            yield
+        finally:
+            self.node.lost.clear()
+
+    def drain(self, namespace: str, prefix: str = "") -> None:
+        """Evicts pods through the API, as `kubectl drain` does."""
+        for life in self.running(namespace, prefix):
+            name = life.pod["metadata"]["name"]
+            body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": namespace}}
+            self.cluster.create(f"/api/v1/namespaces/{namespace}/pods/{name}/eviction", body)
+
+    def log_of(self, namespace: str, name: str) -> Path | None:
+        """The log of the pod of this name that came last."""
+        found = [life.log for life in self.of(namespace, name) if life.pod["metadata"]["name"] == name]
+        return found[-1] if found else None
+
+    def _make_node(self, port: int) -> None:
         with contextlib.suppress(ApiError):
-            self.cluster.create("/api/v1/nodes", {"metadata": {"name": NODE}})
-        status = {"conditions": [statuses.condition("Ready", holds=True, reason="KubeletReady")]}
+            self.cluster.create(
+                "/api/v1/nodes", {"metadata": {"name": NODE, "labels": {"kubernetes.io/hostname": NODE}}}
+            )
+        status = {
+            "conditions": [statuses.condition("Ready", holds=True, reason="KubeletReady")],
+            "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+        }
         self.cluster.api.request("PATCH", f"/api/v1/nodes/{NODE}/status", body={"status": status})
 
     def _watch(self) -> None:
-        while not self.stopped.is_set():
+        while not self.node.stopped.is_set():
             try:
-                for kind, pod in watch_pods(self.cluster):
+                listing = self.cluster.api.request("GET", "/api/v1/pods")
+                self._take(listing["items"])
+                for kind, pod in changes_of_pods(self.cluster, listing["metadata"]["resourceVersion"]):
                     self._handle(kind, pod)
-            except (
-                ApiError,
-                LauncherUnavailable,
-                urllib3.exceptions.HTTPError,
-                client.ApiException,
-                OSError,
-                ValueError,
-            ):
-                time.sleep(0.2)  # the API server is away: list again
+            except AWAY:
+                time.sleep(0.2)  # list again
+
+    def _take(self, pods: list[Json]) -> None:
+        """All pods there are: those that we knew and that are not among them went unseen."""
+        for uid in set(self.lives) - {pod["metadata"]["uid"] for pod in pods}:
+            self.lives[uid].deleted.set()
+        for pod in pods:
+            self._handle("ADDED", pod)
 
     def _handle(self, kind: str, pod: Json) -> None:
-        uid = pod["metadata"]["uid"]
-        life = self.lives.get(uid)
-        if kind == "DELETED" or pod["metadata"].get("deletionTimestamp"):
+        metadata = pod["metadata"]
+        life = self.lives.get(metadata["uid"])
+        if kind == "DELETED" or metadata.get("deletionTimestamp"):
             if life is not None:
+                life.grace = metadata.get("deletionGracePeriodSeconds")
                 life.deleted.set()
-            return
-        if life is None and not pod["spec"].get("nodeName"):
+        elif life is None and not pod["spec"].get("nodeName"):
             self._begin(pod)
 
     def _begin(self, pod: Json) -> None:
         fault = next((kind for concerns, kind in self.faults if concerns(pod)), None)
         metadata = pod["metadata"]
-        folder = self.folder / f"{metadata['namespace']}-{metadata['name']}"
-        life = Life(self.cluster, pod, folder, self.folder / "claims", fault, self.node_is_lost)
+        folder = self.folder / metadata["uid"]
+        life = Life(self.node, pod, folder, self.folder / "claims", fault)
         self.lives[metadata["uid"]] = life
         threading.Thread(target=self._run, args=(life,), name=metadata["name"], daemon=True).start()
 
     def _run(self, life: Life) -> None:
-        while True:
-            try:
-                life.run()
-            except LauncherUnavailable:  # the API server is away just now
-                if life.process is None and not life.gone.is_set():
-                    time.sleep(0.2)
-                    continue
-            except BaseException as error:
-                self.errors.append(error)
-                raise
-            return
+        try:
+            life.run()
+        except BaseException as error:
+            self.errors.append(error)
+            raise
 
 
-def watch_pods(cluster: Cluster) -> Iterator[tuple[str, Json]]:
-    """All pods as they are, then as they change; ends when the watch does."""
-    listing = cluster.api.request("GET", "/api/v1/pods")
-    for pod in listing["items"]:
-        yield "ADDED", pod
+def changes_of_pods(cluster: Cluster, since: str) -> Iterator[tuple[str, Json]]:
+    """All pods as they change from a resource version on; ends when the watch does."""
     core = client.CoreV1Api(client.ApiClient(cluster.api.configuration))
     stream = core.list_pod_for_all_namespaces(
-        watch=True,
-        resource_version=listing["metadata"]["resourceVersion"],
-        timeout_seconds=600,
-        _preload_content=False,
-        _request_timeout=(5, 630),
+        watch=True, resource_version=since, timeout_seconds=600, _preload_content=False, _request_timeout=(5, 630)
     )
     try:
         for line in _lines(stream):

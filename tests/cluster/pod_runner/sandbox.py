@@ -1,5 +1,8 @@
-"""One container as a child process: a mount namespace whose root is an overlay of this machine's, with the pod's volumes where
-its spec says, its user, no capabilities, and a read-only root if it wants one. Needs root, as a kubelet does.
+"""One container as real processes, in namespaces of its own: mounts, processes, host name. Its root is an overlay of this
+machine's, with the pod's volumes where its spec says; its user, no capabilities, and a read-only root if it wants one.
+
+The program is process 1, as in a container: a signal that it does not handle does not end it, and with it ends all that it
+started. The network is this machine's. Needs root, as a kubelet does.
 """
 
 import contextlib
@@ -8,17 +11,31 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tests.cluster.pod_runner.volumes import Mount
 from tests.databases.server import die_with_parent
 
-Json = dict[str, Any]
+REPOSITORY = Path(__file__).parents[3]
 BIN = Path(sys.executable).parent
 """Where the image's programs are, here: the environment that runs the tests."""
+IMAGE_VARIABLES = {
+    "PATH": f"{BIN}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/tmp",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+"""What the Dockerfile sets."""
+_IMAGE_FOLDERS = (BIN.parent, REPOSITORY / "operator", Path(sys.base_prefix))
+_NAMESPACES = ("unshare", "--mount", "--propagation", "private", "--uts", "--pid", "--fork", "--kill-child")
+_PATIENCE = 60.0
+
+
+class NotStarted(Exception):
+    """The container could not be set up; the text says what failed."""
 
 
 @dataclass(frozen=True)
@@ -34,53 +51,109 @@ class Container:
     log: Path
     message: Path
     """Its termination message."""
+    host_name: str = "container"
+    group: int | None = None
+    groups: Sequence[int] = field(default=())
+    message_path: str = "/dev/termination-log"
+    directory: str = "/tmp"
 
 
-def start(container: Container) -> subprocess.Popen[bytes]:
-    """Starts it. SIGTERM reaches the program itself; its process group is its own."""
+@dataclass(frozen=True)
+class Sandbox:
+    """A container that has been started. `process` is its parent, and ends as it does."""
+
+    process: subprocess.Popen[bytes]
+    first: int
+    """Process 1 of the container, as this machine numbers it."""
+
+    def poll(self) -> int | None:
+        """Its exit code as a kubelet gives it, 128 + n for a signal; None while it runs."""
+        code = self.process.poll()
+        return None if code is None else code if code >= 0 else 128 - code
+
+    def terminate(self) -> None:
+        """SIGTERM to the program."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.first, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL to the program, and with it to all that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.first, signal.SIGKILL)
+        self.process.wait()
+
+
+def start(container: Container) -> Sandbox:
+    """Starts it, and waits until its program is about to run. Raises NotStarted."""
     container.message.touch()
     container.message.chmod(0o666)
     (container.folder / "root").mkdir(parents=True, exist_ok=True)
-    script = "\n".join(["set -e", *_mounting(container), _executing(container)])
+    ready = container.folder / "ready"
+    ready.unlink(missing_ok=True)
+    script = "\n".join(["set -e; umask 022", *_mounting(container), f": >{ready}", _executing(container)])
     with container.log.open("ab") as log:
-        return subprocess.Popen(
-            ["unshare", "--mount", "--propagation", "private", "sh", "-c", script],
-            env={"PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"} | container.variables,
+        process = subprocess.Popen(
+            [*_NAMESPACES, "sh", "-c", script],
+            env=IMAGE_VARIABLES | {"HOSTNAME": container.host_name} | container.variables,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
             preexec_fn=die_with_parent,  # noqa: PLW1509
         )
+    return Sandbox(process, _first_process(container, process, ready))
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to all of it."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+def _first_process(container: Container, process: subprocess.Popen[bytes], ready: Path) -> int:
+    deadline = time.monotonic() + _PATIENCE
+    while not ready.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise NotStarted(container.log.read_text(errors="replace")[-1000:])
+        time.sleep(0.005)
+    # It is a child until it has ended, and its parent then ends too.
+    with contextlib.suppress(OSError, ValueError):
+        return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+    return process.pid
 
 
-def _mounting(container: Container) -> list[str]:
+def _mounting(container: Container) -> Iterator[str]:
     layer, root = container.folder / "layer", container.folder / "root"
-    lines = [
-        f"mkdir -p {layer}; mount -t tmpfs none {layer}; mkdir {layer}/upper {layer}/work",
-        f"mount -t overlay overlay -o lowerdir=/,upperdir={layer}/upper,workdir={layer}/work {root}",
-        f"cd {root}",
-        "mount -t tmpfs none dev; mount -t proc proc proc",
-        "for d in null zero full random urandom; do : >dev/$d; mount --bind /dev/$d dev/$d; done",
-        "ln -s /proc/self/fd dev/fd; mkdir -m 1777 dev/shm",
-        f": >dev/termination-log; mount --bind {container.message} dev/termination-log",
-        # the image's programs live in this machine's folders, some of which only root may enter
-        *(f"chmod o+rx .{shlex.quote(str(folder))}" for folder in _closed_folders()),
-    ]
+    yield f"mkdir -p {layer}; mount -t tmpfs none {layer}; mkdir {layer}/upper {layer}/work"
+    yield f"mount -t overlay overlay -o lowerdir=/,upperdir={layer}/upper,workdir={layer}/work {root}"
+    yield f"cd {root}; hostname {shlex.quote(container.host_name)}"
+    yield "mount -t tmpfs none dev; mount -t proc proc proc"
+    yield "for d in null zero full random urandom; do : >dev/$d; mount --bind /dev/$d dev/$d; done"
+    yield "ln -s /proc/self/fd dev/fd; mkdir -m 1777 dev/shm"
+    # the image's programs live in this machine's folders, some of which only root may enter
+    yield from (f"chmod o+rx .{shlex.quote(str(folder))}" for folder in _closed_folders())
     for mount in container.mounts:
-        source, target = shlex.quote(str(mount.source)), f".{shlex.quote(mount.target)}"
-        lines.append(f"mkdir -p {target}; mount --bind {source} {target}")
-        if mount.read_only:
-            lines.append(f"mount -o remount,ro,bind {target}")
+        yield from _bind(mount)
+    for folder in _IMAGE_FOLDERS:
+        if _hidden(folder, container.mounts):
+            yield from _bind(Mount(folder, str(folder), read_only=True))
+    yield from _bind(Mount(container.message, container.message_path, read_only=False))
     if container.read_only:
-        lines.append(f"mount -o remount,ro,bind {root}")
-    return lines
+        yield f"mount -o remount,ro,bind {root}"
+
+
+def _bind(mount: Mount) -> Iterator[str]:
+    inside = Path(mount.target).resolve()  # the root is a copy of this machine's: so are its links, such as /var/run
+    source, target = shlex.quote(str(mount.source)), shlex.quote(f".{inside}")
+    make = (
+        f"mkdir -p {target}"
+        if mount.source.is_dir()
+        else f"mkdir -p $(dirname {target}); [ -e {target} ] || : >{target}"
+    )
+    yield f"{make}; mount --bind {source} {target}"
+    if mount.read_only:
+        yield f"mount -o remount,ro,bind {target}"
+
+
+def _hidden(folder: Path, mounts: Sequence[Mount]) -> bool:
+    """Whether a volume covers it, or the overlay does not show it because it is on another file system."""
+    elsewhere = folder.stat().st_dev != Path("/").stat().st_dev
+    return elsewhere or any(folder.is_relative_to(Path(mount.target).resolve()) for mount in mounts)
 
 
 def _closed_folders() -> list[Path]:
@@ -90,13 +163,17 @@ def _closed_folders() -> list[Path]:
 
 
 def _executing(container: Container) -> str:
+    groups = ",".join(map(str, container.groups))
     privileges = [
         "setpriv",
         f"--reuid={container.user}",
-        f"--regid={container.user}",
-        "--clear-groups",
+        f"--regid={container.user if container.group is None else container.group}",
+        f"--groups={groups}" if groups else "--clear-groups",
         "--no-new-privs",
         "--bounding-set=-all",
         "--inh-caps=-all",
+        "--pdeathsig=KILL",  # a change of user takes it away
     ]
-    return "exec " + shlex.join(["chroot", ".", *privileges, *container.command])
+    return "exec " + shlex.join(
+        ["chroot", ".", "env", f"--chdir={container.directory}", *privileges, *container.command]
+    )

@@ -25,15 +25,16 @@ def merged_conditions(old: list[Json], new: list[Json]) -> list[Json]:
     return list(by_type.values())
 
 
-def waiting(container: Json, reason: str, message: str = "") -> Json:
-    return _container(container, {"waiting": {"reason": reason, "message": message}}, ready=False, restarts=0)
+def waiting(container: Json, reason: str, message: str = "", *, restarts: int = 0, last: Json | None = None) -> Json:
+    return _container(container, {"waiting": {"reason": reason, "message": message}}, restarts=restarts, last=last)
 
 
-def running(container: Json, since: str, *, ready: bool, restarts: int) -> Json:
-    return _container(container, {"running": {"startedAt": since}}, ready=ready, restarts=restarts)
+def running(container: Json, since: str, *, ready: bool, restarts: int = 0, last: Json | None = None) -> Json:
+    state = {"running": {"startedAt": since}}
+    return _container(container, state, ready=ready, restarts=restarts, last=last)
 
 
-def terminated(container: Json, since: str, *, code: int, reason: str, message: str, restarts: int) -> Json:
+def terminated(container: Json, since: str, *, code: int, reason: str, message: str, restarts: int = 0) -> Json:
     state = {
         "terminated": {
             "exitCode": code,
@@ -43,10 +44,12 @@ def terminated(container: Json, since: str, *, code: int, reason: str, message: 
             "finishedAt": now(),
         }
     }
-    return _container(container, state, ready=False, restarts=restarts)
+    return _container(container, state, restarts=restarts)
 
 
-def _container(container: Json, state: Json, *, ready: bool, restarts: int) -> Json:
+def _container(
+    container: Json, state: Json, *, ready: bool = False, restarts: int = 0, last: Json | None = None
+) -> Json:
     return {
         "name": container["name"],
         "image": container["image"],
@@ -55,8 +58,30 @@ def _container(container: Json, state: Json, *, ready: bool, restarts: int) -> J
         "started": "running" in state,
         "restartCount": restarts,
         "state": state,
+        "lastState": last or {},
     }
 
 
 def ready_conditions(*, ready: bool) -> list[Json]:
     return [condition("ContainersReady", holds=ready), condition("Ready", holds=ready)]
+
+
+def event(pod: Json, reason: str, message: str, *, source: str = "kubelet", kind: str = "Warning") -> Json:
+    metadata = pod["metadata"]
+    return {
+        "metadata": {"generateName": f"{metadata['name']}."},
+        "involvedObject": {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+        },
+        "type": kind,
+        "reason": reason,
+        "message": message,
+        "firstTimestamp": now(),
+        "lastTimestamp": now(),
+        "count": 1,
+        "source": {"component": source},
+    }

@@ -17,6 +17,10 @@ class NotThere(Exception):
     """A Secret or a ConfigMap that the pod wants does not exist; the text is the kubelet's."""
 
 
+class VolumeNotThere(NotThere):
+    """It is wanted as a volume."""
+
+
 @dataclass(frozen=True)
 class Mount:
     source: Path
@@ -42,14 +46,20 @@ class Supplies:
         made = []
         for mount in container.get("volumeMounts", ()):
             volume = volumes[mount["name"]]
-            source = self._folder_of(volume)
+            try:
+                source = self._folder_of(volume)
+            except NotThere as error:
+                raise VolumeNotThere(f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}') from error
             if sub_path := mount.get("subPath"):
                 source = source / sub_path
+                if not source.exists():
+                    source.mkdir(parents=True)
+                    source.chmod(0o777)
             read_only = bool(mount.get("readOnly")) or not {"secret", "configMap", "projected"}.isdisjoint(volume)
             made.append(Mount(source, mount["mountPath"], read_only))
         return made
 
-    def variables(self, container: Json, overrides: dict[str, str]) -> dict[str, str]:
+    def variables(self, container: Json) -> dict[str, str]:
         found: dict[str, str] = {}
         for each in container.get("envFrom", ()):
             kind, reference = (
@@ -61,7 +71,7 @@ class Supplies:
             value = self._variable(each)
             if value is not None:
                 found[each["name"]] = re.sub(r"\$\(([A-Za-z_]\w*)\)", lambda m: found.get(m[1], m[0]), value)
-        return found | overrides
+        return found
 
     def _variable(self, variable: Json) -> str | None:
         source = variable.get("valueFrom")
@@ -160,7 +170,10 @@ class Supplies:
 def _selected(data: dict[str, bytes], source: Json, mode: int) -> Iterator[tuple[str, bytes, int]]:
     if items := source.get("items"):
         for item in items:
-            yield item["path"], data[item["key"]], item.get("mode", mode)
+            if item["key"] in data:
+                yield item["path"], data[item["key"]], item.get("mode", mode)
+            elif not source.get("optional"):
+                raise NotThere(f"references non-existent secret key: {item['key']}")
     else:
         for name, value in data.items():
             yield name, value, mode

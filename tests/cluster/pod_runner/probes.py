@@ -1,0 +1,84 @@
+"""The httpGet probes of a container, by the kubelet's rules: a delay, a period, and so many answers in a row.
+
+https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/
+"""
+
+import http.client
+from dataclasses import dataclass
+from typing import Any
+
+Json = dict[str, Any]
+_LONGEST_PERIOD = 1.0
+"""Seconds: tests need not wait as long as a cluster may."""
+
+
+@dataclass
+class Probe:
+    """Asked again and again; `holds` is what the kubelet would believe by now."""
+
+    spec: Json
+    port: int
+    holds: bool
+    due: float
+    """On the clock that `ask` is given, in seconds."""
+    in_a_row: int = 0
+
+    def ask(self, now: float) -> bool:
+        """Sends a request if it is time; whether the belief has changed."""
+        if now < self.due:
+            return False
+        self.due = now + min(_LONGEST_PERIOD, self.spec.get("periodSeconds", 10))
+        good = self._answers()
+        self.in_a_row = 0 if good == self.holds else self.in_a_row + 1
+        wanted = self.spec.get("successThreshold", 1) if good else self.spec.get("failureThreshold", 3)
+        if self.in_a_row < wanted:
+            return False
+        self.holds, self.in_a_row = good, 0
+        return True
+
+    def _answers(self) -> bool:
+        get = self.spec["httpGet"]
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self.spec.get("timeoutSeconds", 1))
+        try:
+            connection.request("GET", get.get("path", "/"))
+            return bool(200 <= connection.getresponse().status < 400)
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+
+def probe_of(container: Json, kind: str, port: int, *, holds: bool, now: float) -> Probe | None:
+    """The container's `readiness`, `liveness` or `startup` probe, if it has one."""
+    spec = container.get(f"{kind}Probe")
+    return None if spec is None else Probe(spec, port, holds, now + spec.get("initialDelaySeconds", 0))
+
+
+class Health:
+    """What a container's probes say together."""
+
+    def __init__(self, container: Json, port: int, now: float) -> None:
+        self._startup = probe_of(container, "startup", port, holds=False, now=now)
+        self._readiness = probe_of(container, "readiness", port, holds=False, now=now)
+        self._liveness = probe_of(container, "liveness", port, holds=True, now=now)
+
+    @property
+    def ready(self) -> bool:
+        return self._started and (self._readiness is None or self._readiness.holds)
+
+    @property
+    def _started(self) -> bool:
+        return self._startup is None or self._startup.holds
+
+    @property
+    def alive(self) -> bool:
+        return self._liveness is None or self._liveness.holds
+
+    def ask(self, now: float) -> None:
+        """Lets those that are due ask."""
+        if self._startup is not None and not self._startup.holds:
+            self._startup.ask(now)
+            return
+        for probe in (self._readiness, self._liveness):
+            if probe is not None:
+                probe.ask(now)

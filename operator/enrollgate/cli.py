@@ -74,9 +74,12 @@ def run() -> None:
     configure_logging(settings.log_format, settings.log_level)
     try:
         if settings.launcher == "kubernetes":
-            from enrollgate.controller import run_in_cluster
+            from enrollgate.controller import Crashed, run_in_cluster
 
-            run_in_cluster(settings)
+            try:
+                run_in_cluster(settings)
+            except Crashed as error:
+                _give_up(error, 1)
         else:
             run_operator(settings)
     except (DatabaseMisconfigured, Misconfigured, PortUnavailable) as error:

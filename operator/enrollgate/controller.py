@@ -29,7 +29,7 @@ from enrollgate.wiring import database_of, health_of, kubernetes_launcher_of, le
 _LOG = structlog.get_logger("enrollgate")
 JOBS = ("batch", "v1", "jobs")
 """In full: another resource called `jobs` must never be meant."""
-_WATCH_SECONDS = 300.0
+_WATCH_SECONDS = 300
 """After so long a watch is begun anew, lest it be deaf without anybody knowing."""
 
 
@@ -95,10 +95,12 @@ async def _together(
     told.set()
     signals.cancel()
     stop_work()
-    ends = await asyncio.gather(watcher, worker, return_exceptions=True)
-    for end in ends:
-        if isinstance(end, BaseException) and not isinstance(end, asyncio.CancelledError):
-            raise end
+    watch_end, work_end = await asyncio.gather(watcher, worker, return_exceptions=True)
+    if isinstance(work_end, BaseException):
+        raise work_end
+    if isinstance(watch_end, BaseException):
+        remedy = "the operator ends, to be started anew; see that its service account may list and watch batch/v1 Jobs"
+        raise Crashed(f"the watch of Jobs broke: {type(watch_end).__name__}: {watch_end}; {remedy}") from watch_end
     if not in_order:
         raise Crashed(f"{first} ended without having been told to")
 
@@ -156,7 +158,7 @@ def _kopf_settings(installation: str) -> kopf.OperatorSettings:
     settings.scanning.disabled = True
     settings.watching.label_selectors[JOBS] = selector_of(installation)
     settings.watching.server_timeout = _WATCH_SECONDS
-    settings.watching.client_timeout = _WATCH_SECONDS + 30.0
+    settings.watching.client_timeout = _WATCH_SECONDS + 30
     settings.watching.connect_timeout = 10.0
     settings.watching.chunk_size = 500
     settings.networking.request_timeout = 60.0

@@ -1,0 +1,201 @@
+{{- define "enrollgate.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- else if contains "enrollgate" .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-enrollgate" .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "enrollgate.installation" -}}
+{{- .Values.installation | default (include "enrollgate.fullname" . | trunc 32 | trimSuffix "-") -}}
+{{- end -}}
+
+{{- define "enrollgate.image" -}}
+{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
+
+{{- define "enrollgate.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default (include "enrollgate.fullname" .) -}}
+{{- else -}}
+{{- .Values.serviceAccount.name | default "default" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "enrollgate.selectorLabels" -}}
+app.kubernetes.io/name: enrollgate
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "enrollgate.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{ include "enrollgate.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: enrollgate
+{{- end -}}
+
+{{/* The Secret with the database's address: the user's, or ours. */}}
+{{- define "enrollgate.databaseSecret" -}}
+{{- .Values.database.existingSecret | default (printf "%s-database" (include "enrollgate.fullname" .)) -}}
+{{- end -}}
+
+{{/* A mistake that the schema cannot see gets its sentence here. */}}
+{{- define "enrollgate.check" -}}
+{{- $database := .Values.database -}}
+{{- $ways := 0 -}}
+{{- range list $database.existingSecret $database.url $database.host }}{{ if . }}{{ $ways = add1 $ways }}{{ end }}{{ end -}}
+{{- if eq (int $ways) 0 }}{{ fail "No database: set database.existingSecret (a Secret with the key `url`), or database.url for a try-out." }}{{ end -}}
+{{- if gt (int $ways) 1 }}{{ fail "database.existingSecret, database.url and database.host exclude each other: keep one of them." }}{{ end -}}
+{{- if and $database.host (not (and $database.user $database.name)) }}{{ fail "database.host needs database.user and database.name, too." }}{{ end -}}
+{{- if not .Values.destination }}{{ fail "No destination: set destination to drive:<folder id>, or to directory:/path together with destinationVolume." }}{{ end -}}
+{{- $directory := hasPrefix "directory:" .Values.destination -}}
+{{- $volume := or .Values.destinationVolume.existingClaim .Values.destinationVolume.create -}}
+{{- if and $directory (not $volume) (not .Values.worker.jobTemplate) }}{{ fail "destination is a directory, which a worker's pod loses with it: set destinationVolume.existingClaim or destinationVolume.create." }}{{ end -}}
+{{- if and $volume (not $directory) }}{{ fail "destinationVolume is set, but destination is no directory: remove one of them." }}{{ end -}}
+{{- if and (eq .Values.downloader "command") (not .Values.downloadCommand) }}{{ fail "downloader: command needs downloadCommand." }}{{ end -}}
+{{- if and .Values.downloadCommand (ne .Values.downloader "command") }}{{ fail "downloadCommand is set but unused: set downloader: command, too." }}{{ end -}}
+{{- end -}}
+
+{{- define "enrollgate.claim" -}}
+{{- if .Values.destinationVolume.existingClaim -}}
+{{- .Values.destinationVolume.existingClaim -}}
+{{- else if .Values.destinationVolume.create -}}
+{{- printf "%s-courses" (include "enrollgate.fullname" .) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The settings, one line each: name and value, as far as they are set. */}}
+{{- define "enrollgate.settings" -}}
+{{- $v := .Values -}}
+{{- $settings := dict
+  "INSTALLATION" (include "enrollgate.installation" .)
+  "DESTINATION" $v.destination
+  "DOWNLOADER" $v.downloader
+  "DOWNLOAD_COMMAND" ($v.downloadCommand | empty | ternary "" (toJson $v.downloadCommand))
+  "ALLOWED_HOSTS" (join "," $v.allowedHosts)
+  "ENROLLMENT_TIMEOUT" $v.enrollmentTimeout
+  "CHECK_INTERVAL" $v.checkInterval
+  "MAX_CONCURRENT_RUNS" $v.maxConcurrentRuns
+  "MAX_ATTEMPTS" $v.maxAttempts
+  "MAX_LOST_RUNS" $v.maxLostRuns
+  "RUN_TIMEOUT" $v.runTimeout
+  "STOP_GRACE" $v.stopGrace
+  "RUN_TTL" $v.runTTL
+  "SCRATCH_LIMIT" $v.worker.scratchLimit
+  "TASK_TABLE" $v.tasks.table
+  "ID_COLUMN" $v.tasks.idColumn
+  "STATUS_COLUMN" $v.tasks.statusColumn
+  "EMAIL_COLUMN" $v.tasks.emailColumn
+  "COURSE_URL_COLUMN" $v.tasks.courseUrlColumn
+  "STATUS_WAITING" $v.tasks.statusWaiting
+  "STATUS_ENROLLED" $v.tasks.statusEnrolled
+  "STATUS_COMPLETED" $v.tasks.statusCompleted
+  "STATUS_FAILED" $v.tasks.statusFailed
+  "DRIVE_SUBJECT" $v.drive.subject
+  "DRIVE_CHUNK_SIZE" $v.drive.chunkSize
+  "DRIVE_ENDPOINT" $v.drive.endpoint
+  "DOWNLOADS" $v.worker.downloads
+  "UPLOADS" $v.worker.uploads
+  "DOWNLOAD_RATE" $v.worker.downloadRate
+  "UPLOAD_RATE" $v.worker.uploadRate
+  "LOG_FORMAT" $v.logFormat
+  "LOG_LEVEL" $v.logLevel
+  "LAUNCHER" "kubernetes"
+  "KUBERNETES__IMAGE" (include "enrollgate.image" .)
+  "KUBERNETES__IMAGE_PULL_POLICY" $v.image.pullPolicy
+  "KUBERNETES__JOB_TEMPLATE" "/etc/enrollgate/job-template/job.yaml"
+  "KUBERNETES__COOKIES_SECRET" $v.cookies.existingSecret
+  "KUBERNETES__DRIVE_SECRET" $v.drive.existingSecret
+  "KUBERNETES__DESTINATION_CLAIM" (include "enrollgate.claim" .)
+  "KUBERNETES__SERVICE_ACCOUNT" $v.worker.serviceAccountName
+  "KUBERNETES__SCRATCH_VOLUME" $v.worker.scratchVolume
+  "KUBERNETES__START_TIMEOUT" $v.startTimeout
+  "KUBERNETES__CREATE_CONCURRENCY" $v.createConcurrency
+  "KUBERNETES__LEADER_ELECTION" (gt (int $v.replicas) 1)
+  "KUBERNETES__LEASE_NAME" (include "enrollgate.fullname" .)
+  "KUBERNETES__LEASE_DURATION" $v.leaseDuration
+-}}
+{{- range $name, $value := $settings }}
+{{- if ne (toString $value) "" }}
+- name: ENROLLGATE_{{ $name }}
+  value: {{ $value | toString | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The database's address, as variables that refer to a Secret: (dict "root" $ "secret" <name>). */}}
+{{- define "enrollgate.databaseEnv" -}}
+{{- $secret := .secret }}
+{{- with .root }}
+{{- range $variable, $key := dict "DATABASE_URL" "url" "DATABASE__HOST" "host" "DATABASE__PORT" "port" "DATABASE__USER" "user" "DATABASE__PASSWORD" "password" "DATABASE__NAME" "name" }}
+- name: ENROLLGATE_{{ $variable }}
+  valueFrom:
+    secretKeyRef: {name: {{ $secret }}, key: {{ $key }}, optional: true}
+{{- end }}
+{{- if .Values.database.tlsCASecret }}
+- name: ENROLLGATE_DATABASE__TLS_CA
+  value: /etc/enrollgate/database-ca/ca.crt
+- name: ENROLLGATE_DATABASE__TLS_VERIFY_HOSTNAME
+  value: {{ .Values.database.tlsVerifyHostname | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "enrollgate.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "enrollgate.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{- define "enrollgate.volumes" -}}
+- name: tmp
+  emptyDir: {sizeLimit: 64Mi}
+- name: job-template
+  configMap: {name: {{ include "enrollgate.fullname" . }}-job-template}
+{{- if .Values.database.tlsCASecret }}
+- name: database-ca
+  secret: {secretName: {{ .Values.database.tlsCASecret }}, defaultMode: 0440}
+{{- end }}
+{{- with .Values.operator.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "enrollgate.volumeMounts" -}}
+- {name: tmp, mountPath: /tmp}
+- {name: job-template, mountPath: /etc/enrollgate/job-template, readOnly: true}
+{{- if .Values.database.tlsCASecret }}
+- {name: database-ca, mountPath: /etc/enrollgate/database-ca, readOnly: true}
+{{- end }}
+{{- with .Values.operator.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* What all Jobs have beyond what the operator builds. */}}
+{{- define "enrollgate.jobTemplate" -}}
+{{- $w := .Values.worker -}}
+{{- $pod := dict "containers" (list (dict "name" "worker" "resources" $w.resources)) -}}
+{{- with .Values.imagePullSecrets }}{{ $_ := set $pod "imagePullSecrets" . }}{{ end -}}
+{{- with $w.nodeSelector }}{{ $_ := set $pod "nodeSelector" . }}{{ end -}}
+{{- with $w.tolerations }}{{ $_ := set $pod "tolerations" . }}{{ end -}}
+{{- with $w.affinity }}{{ $_ := set $pod "affinity" . }}{{ end -}}
+{{- with $w.priorityClassName }}{{ $_ := set $pod "priorityClassName" . }}{{ end -}}
+{{- if $w.automountServiceAccountToken }}{{ $_ := set $pod "automountServiceAccountToken" true }}{{ end -}}
+{{- $labels := merge (dict "app.kubernetes.io/instance" .Release.Name) $w.labels -}}
+{{- $jobLabels := $w.kueueQueue | empty | ternary $labels (merge (dict "kueue.x-k8s.io/queue-name" $w.kueueQueue) $labels) -}}
+{{- $template := dict "metadata" (dict "labels" $labels "annotations" $w.annotations) "spec" $pod -}}
+{{- $job := dict "metadata" (dict "labels" $jobLabels "annotations" $w.annotations) "spec" (dict "template" $template) -}}
+{{- toYaml $job -}}
+{{- end -}}

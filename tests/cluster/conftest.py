@@ -14,23 +14,23 @@ from tests.conftest import absent
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The cluster that ENROLLGATE_TEST_KUBECONFIG names, else one of our own."""
-    if given := os.environ.get("ENROLLGATE_TEST_KUBECONFIG"):
-        yield Cluster(Path(given), None)
-        return
     with tempfile.TemporaryDirectory(prefix="enrollgate-cluster-", ignore_cleanup_errors=True) as folder:
+        if given := os.environ.get("ENROLLGATE_TEST_KUBECONFIG"):
+            yield Cluster(Path(given), None, Path(folder))
+            return
         try:
             plane = start_control_plane(Path(folder))
         except ControlPlaneAbsent as error:
             absent("kube-apiserver", str(error))
         try:
-            yield Cluster(plane.kubeconfig("admin", plane.admin), plane)
+            yield Cluster(plane.kubeconfig("admin", plane.admin), plane, Path(folder))
         finally:
             plane.kill()
 
 
 @pytest.fixture(scope="session")
 def pod_runner(cluster: Cluster) -> Iterator[PodRunner]:
-    """Plays the kubelet. A cluster with nodes has its own."""
+    """Plays the kubelet, and can misbehave. A cluster with nodes has its own: see `nodes`."""
     if cluster.plane is None:
         absent(
             "a control plane of our own", "this test makes pods misbehave, which only the tests' own pod runner does"
@@ -44,6 +44,20 @@ def pod_runner(cluster: Cluster) -> Iterator[PodRunner]:
             yield runner
         finally:
             runner.stop()
+        assert not runner.errors, runner.errors
+
+
+@pytest.fixture(scope="session")
+def nodes(cluster: Cluster, request: pytest.FixtureRequest) -> None:
+    """Something that runs pods as they should: the cluster's own nodes, or else our pod runner."""
+    if cluster.plane is not None:
+        request.getfixturevalue("pod_runner")
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    """What the Jobs run. The pod runner takes any name for this machine; a cluster of yours has to have the image."""
+    return os.environ.get("ENROLLGATE_TEST_IMAGE", "enrollgate:test")
 
 
 @pytest.fixture

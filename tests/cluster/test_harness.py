@@ -1,77 +1,88 @@
-"""The control plane and the pod runner do what real ones do, so that the other tests mean something."""
-
-from typing import Any
+"""The control plane and its nodes do what real ones do, so that the other tests mean something."""
 
 import pytest
 from tests.cluster.control_plane import Cluster
-from tests.cluster.pod_runner import PodRunner
+from tests.cluster.jobs import UP, delete, ended, logs_of, make_job, pods_of
 
-from enrollgate.domain.order import RunOrder
-from enrollgate.launchers.kubernetes import ApiError, JobSettings
-from enrollgate.launchers.kubernetes.manifest import build_job
-from enrollgate.launchers.kubernetes.views import job_view, pod_view
+from enrollgate.launchers.kubernetes import ApiError
 
-ORDER = RunOrder("harness-1-1", 1, 1, "https://courses.example.com/1", "cookies.txt")
+pytestmark = pytest.mark.usefixtures("nodes")
 
 
-def make_job(cluster: Cluster, namespace: str, script: str, **settings: Any) -> str:
-    """Our own Job, its program replaced by a shell script."""
-    job = build_job(ORDER, JobSettings(namespace, "harness", "enrollgate:test", **settings))
-    job["spec"]["template"]["spec"]["containers"][0] |= {"command": ["sh", "-c", script], "args": []}
-    cluster.create(f"/apis/batch/v1/namespaces/{namespace}/jobs", job)
-    return ORDER.name
-
-
-def ended(cluster: Cluster, namespace: str, name: str) -> dict[str, Any]:
-    def verdict() -> object:
-        return job_view(cluster.api.request("GET", path)).verdict
-
-    path = f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}"
-    cluster.wait_for(verdict, what=f"the end of {name}")
-    return cluster.api.request("GET", path)
-
-
-def test_a_job_runs_once_as_its_spec_says(cluster: Cluster, pod_runner: PodRunner, namespace: str) -> None:
+def test_a_job_runs_once_as_its_spec_says(cluster: Cluster, namespace: str, image: str) -> None:
     cluster.secret(namespace, "cookies", **{"cookies.txt": "secret-cookie"})
     script = """
         id -u; cat /etc/enrollgate/cookies/cookies.txt; touch /scratch/a /tmp/b && echo writable
         touch /etc/c 2>&1; touch /etc/enrollgate/cookies/d 2>&1; grep CapEff /proc/self/status
+        enrollgate --help >/scratch/help && echo "process $$ on $(hostname)"
         printf '%s' "task $ENROLLGATE_TASK_ID, failed before: $ENROLLGATE_FAILED_TRIES" > /dev/termination-log
     """
-    name = make_job(cluster, namespace, script, cookies_secret="cookies")
-    assert job_view(ended(cluster, namespace, name)).verdict.succeeded  # type: ignore[union-attr]
-    (pod,) = cluster.pods(namespace)
-    stop = pod_view(pod).stop
-    assert stop is not None and (stop.exit_code, stop.message) == (0, "task 1, failed before: 0")
-    (life,) = pod_runner.of(namespace)
-    log = life.log.read_text()
+    job = ended(cluster, make_job(cluster, namespace, script, image, cookies_secret="cookies"))
+    assert job.verdict is not None and job.verdict.succeeded
+    (pod,) = pods_of(cluster, namespace)
+    assert pod.stop is not None
+    assert (pod.stop.exit_code, pod.stop.reason, pod.stop.message) == (0, "Completed", "task 1, failed before: 0")
+    (log,) = logs_of(cluster, namespace)
     assert "10001\nsecret-cookie" in log and "writable" in log and log.count("Read-only file system") == 2
-    assert "CapEff:\t0000000000000000" in log
+    assert "CapEff:\t0000000000000000" in log and f"process 1 on {pod.name}" in log
 
 
-def test_a_permanent_exit_code_fails_the_job_at_once(cluster: Cluster, pod_runner: PodRunner, namespace: str) -> None:
-    job = job_view(ended(cluster, namespace, make_job(cluster, namespace, "exit 69")))
+def test_a_job_without_a_report_is_read_from_its_log(cluster: Cluster, namespace: str, image: str) -> None:
+    ended(cluster, make_job(cluster, namespace, "echo no such course; exit 69", image))
+    (pod,) = pods_of(cluster, namespace)
+    assert pod.stop is not None and pod.stop.message == "no such course\n"
+
+
+def test_a_permanent_exit_code_fails_the_job_at_once(cluster: Cluster, namespace: str, image: str) -> None:
+    job = ended(cluster, make_job(cluster, namespace, "exit 69", image))
     assert job.verdict is not None and not job.verdict.succeeded and job.verdict.reason == "PodFailurePolicy"
-    assert len(cluster.pods(namespace)) == 1
+    assert len(pods_of(cluster, namespace)) == 1
 
 
-def test_a_retried_pod_knows_how_many_failed_before_it(cluster: Cluster, pod_runner: PodRunner, namespace: str) -> None:
+def test_a_retried_pod_knows_how_many_failed_before_it(cluster: Cluster, namespace: str, image: str) -> None:
     script = 'printf %s "$ENROLLGATE_FAILED_TRIES" > /dev/termination-log; exit 75'
-    job = job_view(ended(cluster, namespace, make_job(cluster, namespace, script, max_tries=2)))
+    job = ended(cluster, make_job(cluster, namespace, script, image, max_tries=2))
     assert job.verdict is not None and job.verdict.reason == "BackoffLimitExceeded"
-    pods = sorted(map(pod_view, cluster.pods(namespace)), key=lambda pod: pod.created)
-    assert [pod.stop.message for pod in pods if pod.stop] == ["0", "1"]
+    assert [pod.stop.message for pod in pods_of(cluster, namespace) if pod.stop] == ["0", "1"]
 
 
-def test_a_deleted_jobs_process_is_asked_to_end(cluster: Cluster, pod_runner: PodRunner, namespace: str) -> None:
-    script = "trap 'echo asked; exit 75' TERM; echo up; while :; do sleep 0.1; done"
-    name = make_job(cluster, namespace, script)
-    cluster.wait_for(lambda: pod_runner.running(namespace) and "up" in pod_runner.of(namespace)[0].log.read_text())
-    options = {"propagationPolicy": "Background"}
-    cluster.api.request("DELETE", f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}", body=options)
-    cluster.wait_for(lambda: not cluster.pods(namespace))
-    (life,) = pod_runner.of(namespace)
-    assert "asked" in life.log.read_text()
+def test_a_deleted_jobs_process_is_asked_to_end(cluster: Cluster, namespace: str, image: str) -> None:
+    script = UP.replace("echo asked;", "echo asked >/dev/termination-log; sleep 3;")
+    job = make_job(cluster, namespace, script, image)
+    cluster.wait_for(lambda: logs_of(cluster, namespace) == ["up\n"])
+    delete(cluster, job)
+    seen: set[str] = set()
+
+    def gone() -> bool:
+        pods = pods_of(cluster, namespace)
+        seen.update(pod.stop.message for pod in pods if pod.stop)
+        return not pods
+
+    cluster.wait_for(gone)
+    assert cluster.find(job) is None
+
+
+@pytest.mark.parametrize(
+    ("as_volume", "waiting", "event", "text"),
+    [
+        (False, "CreateContainerConfigError", "Failed", 'Error: secret "gone" not found'),
+        (True, "ContainerCreating", "FailedMount", 'secret "gone" not found'),
+    ],
+)
+def test_a_pod_waits_for_its_secret(
+    cluster: Cluster, namespace: str, image: str, as_volume: bool, waiting: str, event: str, text: str
+) -> None:
+    from_secret = {"name": "WORD", "valueFrom": {"secretKeyRef": {"name": "gone", "key": "word"}}}
+    template = {"spec": {"template": {"spec": {"containers": [{"name": "worker", "env": [from_secret]}]}}}}
+    settings = {"cookies_secret": "gone"} if as_volume else {"template": template}
+    job = make_job(cluster, namespace, "true", image, **settings)
+    cluster.wait_for(lambda: [pod.waiting_reason for pod in pods_of(cluster, namespace)] == [waiting])
+    cluster.wait_for(lambda: [each for each in cluster.events(namespace) if each["reason"] == event])
+    (told, *_) = [each["message"] for each in cluster.events(namespace) if each["reason"] == event]
+    assert text in told
+    cluster.secret(namespace, "gone", word="here")
+    verdict = ended(cluster, job).verdict
+    assert verdict is not None and verdict.succeeded
 
 
 def test_an_account_without_a_role_is_refused(cluster: Cluster, namespace: str) -> None:

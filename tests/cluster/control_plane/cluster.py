@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import yaml
 from kubernetes import client, config
 from tests.cluster.control_plane.start import ControlPlane
 
@@ -23,6 +24,8 @@ class Cluster:
 
     kubeconfig: Path
     plane: ControlPlane | None
+    folder: Path
+    """For the files that are made for tests."""
 
     def __post_init__(self) -> None:
         self.api = self.api_of(self.kubeconfig)
@@ -81,13 +84,24 @@ class Cluster:
         self.create(f"/api/v1/namespaces/{namespace}/secrets", {"metadata": {"name": name}, "stringData": data})
 
     def kubeconfig_for(self, namespace: str, service_account: str) -> Path:
-        """A kubeconfig with a token of that service account."""
-        assert self.plane is not None
+        """A kubeconfig with a token of that service account, beside the administrator's."""
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{service_account}/token"
         self.wait_for(lambda: self.find(path.removesuffix("/token")) is not None)
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 7200}}
         token = self.api.request("POST", path, body=body)["status"]["token"]
-        return self.plane.write_kubeconfig(f"{namespace}-{service_account}", {"token": token}, namespace)
+        user = f"{namespace}-{service_account}"
+        content = yaml.safe_load(self.kubeconfig.read_text())
+        context = next(each["context"] for each in content["contexts"] if each["name"] == content["current-context"])
+        context |= {"user": user, "namespace": namespace}
+        path = self.folder / f"{user}.kubeconfig"
+        path.write_text(yaml.safe_dump(content | {"users": [{"name": user, "user": {"token": token}}]}))
+        path.chmod(0o600)
+        return path
+
+    def log(self, namespace: str, pod: str) -> str:
+        """What `kubectl logs` shows."""
+        core = client.CoreV1Api(client.ApiClient(self.api.configuration))
+        return str(core.read_namespaced_pod_log(pod, namespace))
 
     @staticmethod
     def wait_for(condition: Callable[[], object], patience: float = 120.0, what: str = "") -> None:

@@ -13,6 +13,7 @@ from tests.cluster.control_plane.certificates import Authority, Pair
 from tests.databases.server import die_with_parent, free_port
 
 _PATIENCE = 180.0
+_STOP_PATIENCE = 3.0
 REPOSITORY = Path(__file__).parents[3]
 _CONTROLLERS = (
     "job-controller",
@@ -98,11 +99,11 @@ class ControlPlane:
         )  # fmt: skip
 
     def stop(self, program: str) -> None:
-        """Ends one of the programs in an orderly way."""
+        """Ends one of the programs; an API server would wait for its watchers, so it is not given long."""
         process = self.processes.pop(program)
         process.terminate()
         try:
-            process.wait(30)
+            process.wait(_STOP_PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

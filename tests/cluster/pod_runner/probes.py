@@ -22,6 +22,9 @@ class Probe:
     due: float
     """On the clock that `ask` is given, in seconds."""
     in_a_row: int = 0
+    """Answers against that belief."""
+    misses: int = 0
+    """Bad answers in a row."""
 
     def ask(self, now: float) -> bool:
         """Sends a request if it is time; whether the belief has changed."""
@@ -29,6 +32,7 @@ class Probe:
             return False
         self.due = now + min(_LONGEST_PERIOD, self.spec.get("periodSeconds", 10))
         good = self._answers()
+        self.misses = 0 if good else self.misses + 1
         self.in_a_row = 0 if good == self.holds else self.in_a_row + 1
         wanted = self.spec.get("successThreshold", 1) if good else self.spec.get("failureThreshold", 3)
         if self.in_a_row < wanted:
@@ -72,6 +76,9 @@ class Health:
 
     @property
     def alive(self) -> bool:
+        """False if the container is to be started again."""
+        if self._startup is not None and not self._startup.holds:
+            return self._startup.misses < self._startup.spec.get("failureThreshold", 3)
         return self._liveness is None or self._liveness.holds
 
     def ask(self, now: float) -> None:

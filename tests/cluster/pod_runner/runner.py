@@ -33,6 +33,8 @@ class PodRunner:
     lives: dict[str, Life] = field(default_factory=dict)
     """By uid."""
     faults: list[tuple[Callable[[Json], bool], Fault]] = field(default_factory=list)
+    left_alone: set[str] = field(default_factory=set)
+    """Namespaces whose pods are somebody else's, such as a `Mimic`'s."""
     errors: list[BaseException] = field(default_factory=list)
     """What went wrong in the runner itself."""
 
@@ -134,7 +136,7 @@ class PodRunner:
             if life is not None:
                 life.grace = metadata.get("deletionGracePeriodSeconds")
                 life.deleted.set()
-        elif life is None and not pod["spec"].get("nodeName"):
+        elif life is None and not pod["spec"].get("nodeName") and metadata["namespace"] not in self.left_alone:
             self._begin(pod)
 
     def _begin(self, pod: Json) -> None:

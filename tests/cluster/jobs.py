@@ -1,0 +1,42 @@
+"""Our own Job, its program replaced by a shell script: for tests of what happens around the worker."""
+
+from typing import Any
+
+from tests.cluster.control_plane import Cluster
+
+from enrollgate.domain.order import RunOrder
+from enrollgate.launchers.kubernetes import JobSettings
+from enrollgate.launchers.kubernetes.manifest import build_job
+from enrollgate.launchers.kubernetes.views import JobView, PodView, job_view, pod_view
+
+ORDER = RunOrder("harness-1-1", 1, 1, "https://courses.example.com/1", "cookies.txt")
+UP = "trap 'echo asked; exit 75' TERM; echo up; while :; do sleep 0.1; done"
+"""Runs until it is asked to end."""
+
+
+def make_job(cluster: Cluster, namespace: str, script: str, image: str = "enrollgate:test", **settings: Any) -> str:
+    """Creates it, and gives the path of the Job."""
+    job = build_job(ORDER, JobSettings(namespace, "harness", image, **settings))
+    job["spec"]["template"]["spec"]["containers"][0] |= {"command": ["sh", "-c", script], "args": []}
+    cluster.create(f"/apis/batch/v1/namespaces/{namespace}/jobs", job)
+    return f"/apis/batch/v1/namespaces/{namespace}/jobs/{ORDER.name}"
+
+
+def ended(cluster: Cluster, job: str) -> JobView:
+    """The Job, once it has ended."""
+    cluster.wait_for(lambda: job_view(cluster.api.request("GET", job)).verdict, what=f"the end of {job}")
+    return job_view(cluster.api.request("GET", job))
+
+
+def pods_of(cluster: Cluster, namespace: str) -> list[PodView]:
+    """All pods of a namespace, the oldest first."""
+    return sorted(map(pod_view, cluster.pods(namespace)), key=lambda pod: pod.created)
+
+
+def logs_of(cluster: Cluster, namespace: str) -> list[str]:
+    """Their logs, in this order; empty if they have none yet."""
+    return [cluster.log(namespace, pod.name) if pod.has_started else "" for pod in pods_of(cluster, namespace)]
+
+
+def delete(cluster: Cluster, path: str) -> None:
+    cluster.api.request("DELETE", path, body={"propagationPolicy": "Background"})

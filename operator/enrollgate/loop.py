@@ -19,6 +19,8 @@ from enrollgate.reconciler import PassSummary
 
 _LOG = structlog.get_logger("enrollgate")
 _TROUBLE = (DatabaseMisconfigured, DatabaseUnavailable, LauncherUnavailable)
+ENDING_INTERVAL = 2.0
+"""Seconds until another look at runs that are about to be gone."""
 FOCUS_LIMIT = 200
 """Changed runs that are looked at one by one; more of them make a full pass."""
 
@@ -47,6 +49,7 @@ class Loop:
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._changed = set[str]()
+        self._ending = frozenset[str]()
         self._full_pass_due = monotonic()
         self._failures = 0
         self._last_trouble = ""
@@ -80,8 +83,9 @@ class Loop:
     def _take(self) -> frozenset[str] | None:
         """What the next pass is to look at."""
         with self._lock:
-            changed = frozenset(self._changed)
+            changed = self._ending | self._changed
             self._changed.clear()
+            self._ending = frozenset()
             now = self._monotonic()
             if changed and len(changed) <= FOCUS_LIMIT and now < self._full_pass_due:
                 return changed
@@ -103,7 +107,9 @@ class Loop:
         with self._lock:
             if summary.more:
                 self._full_pass_due = self._monotonic()
-            return max(0.0, self._full_pass_due - self._monotonic())
+            self._ending = summary.ending
+            pause = max(0.0, self._full_pass_due - self._monotonic())
+            return min(pause, ENDING_INTERVAL) if summary.ending else pause
 
     def _note_failure(self, error: Exception) -> float:
         self._failures += 1

@@ -51,6 +51,8 @@ class PassSummary:
     expired: int
     statements: int
     """SQL statements that the pass sent."""
+    ending: frozenset[str] = frozenset()
+    """Runs to look at again soon, since nobody will tell when they are gone."""
 
     @property
     def more(self) -> bool:
@@ -112,6 +114,7 @@ class Reconciler:
             finished=finished + refused,
             expired=expired,
             statements=self._database.statements - before,
+            ending=frozenset(name for name, seen in observed.items() if seen.is_ending),
         )
 
     # the gate

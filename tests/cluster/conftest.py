@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.cluster.chart import CHART, helm, kubectl
 from tests.cluster.control_plane import Cluster, ControlPlaneAbsent, start_control_plane
 from tests.cluster.pod_runner import PodRunner
+from tests.cluster.world import ClusterWorld
 from tests.conftest import absent
 
 
@@ -65,3 +67,26 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     """A fresh namespace under the `restricted` Pod Security Standard."""
     with cluster.namespace() as name:
         yield name
+
+
+@pytest.fixture
+def operator_kubeconfig(cluster: Cluster, namespace: str) -> Path:
+    """The chart's own service account and Role, as rendered for several replicas, and a token of that account."""
+    values = "replicas=2,destination=drive:0123456789,database.existingSecret=none,installation=school"
+    rendered = helm("template", "school", str(CHART), "-n", namespace, "-s", "templates/rbac.yaml", "--set", values,
+                    "--set", "fullnameOverride=school")  # fmt: skip
+    assert rendered.returncode == 0, rendered.stderr
+    kubectl("apply", "-n", namespace, "-f", "-", kubeconfig=cluster.kubeconfig, stdin=rendered.stdout)
+    return cluster.kubeconfig_for(namespace, "school")
+
+
+@pytest.fixture
+def world(
+    cluster: Cluster, pod_runner: PodRunner, namespace: str, operator_kubeconfig: Path, sqlite_url: str, tmp_path: Path
+) -> Iterator[ClusterWorld]:
+    """Rows, Jobs whose workers do what the test says, and an operator to start and stop."""
+    courses = pod_runner.folder / "claims" / namespace / "courses"
+    courses.mkdir(parents=True)
+    made = ClusterWorld(cluster, namespace, sqlite_url, operator_kubeconfig, tmp_path, courses)
+    yield made
+    made.close()

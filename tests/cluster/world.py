@@ -5,19 +5,31 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from sqlalchemy import make_url, text
 from tests.cluster.control_plane import Cluster
 from tests.world import CREATE_TASKS
 
 from enrollgate.database import migrate, open_database
+from enrollgate.domain.reasons import exit_code
+from enrollgate.domain.report import Report
 from enrollgate.launchers.kubernetes.views import ATTEMPT, TASK, job_view
 
 INSTALLATION = "school"
+OBEDIENT_WORKER = """
+name=${ENROLLGATE_SCRATCH_DIR##*/}
+echo "try $((ENROLLGATE_FAILED_TRIES + 1)) of $name"
+trap 'echo stopping; exit 75' TERM
+until [ -f /courses/$name.code ]; do sleep 0.1; done
+[ -f /courses/$name.report ] && cat /courses/$name.report > /dev/termination-log
+read code < /courses/$name.code || true
+exit $code
+"""
+"""Instead of the image's own program: it ends when and as the test says."""
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -42,7 +54,9 @@ class ClusterWorld:
     database_url: str
     kubeconfig: Path
     folder: Path
-    settings: dict[str, str]
+    courses: Path
+    """The folder behind the claim that every worker mounts; by files in it a test tells a worker how to end."""
+    settings: dict[str, str] = field(default_factory=dict)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -51,6 +65,10 @@ class ClusterWorld:
         self.sql(CREATE_TASKS.format(auto=auto))
         self.sql("CREATE INDEX ix_status ON download_tasks (status)")
         migrate(self.database)
+        self.courses.chmod(0o777)
+        self.template = self.folder / "job.yaml"
+        worker = {"name": "worker", "command": ["sh", "-c", OBEDIENT_WORKER], "args": []}
+        self.template.write_text(yaml.safe_dump({"spec": {"template": {"spec": {"containers": [worker]}}}}))
 
     def close(self) -> None:
         for process in self.processes:
@@ -71,6 +89,7 @@ class ClusterWorld:
             "ENROLLGATE_CHECK_INTERVAL": "0.5",
             "ENROLLGATE_DESTINATION": "directory:/courses",
             "ENROLLGATE_KUBERNETES__DESTINATION_CLAIM": "courses",
+            "ENROLLGATE_KUBERNETES__JOB_TEMPLATE": str(self.template),
             "ENROLLGATE_STOP_GRACE": "5",
             "KUBECONFIG": str(self.kubeconfig),
         } | {f"ENROLLGATE_{name}": value for name, value in self.settings.items()}
@@ -94,6 +113,20 @@ class ClusterWorld:
     def log(self) -> str:
         path = self.folder / "operator.log"
         return path.read_text(errors="replace") if path.exists() else ""
+
+    # the workers
+
+    def finish(self, name: str, report: Report | None = None, code: int | None = None) -> None:
+        """Lets the worker of a run end: with this report and the exit code that fits it, or with just a code."""
+        if report is not None:
+            (self.courses / f"{name}.report").write_text(report.encode())
+            code = exit_code(report.reason) if code is None else code
+        part = self.courses / f"{name}.part"
+        part.write_text(str(code or 0))
+        part.rename(self.courses / f"{name}.code")
+
+    def succeed(self, name: str) -> None:
+        self.finish(name, Report(None, "3 items delivered", items_delivered=3, destination_url="https://drive.test/f"))
 
     # Node.js's hand
 
@@ -149,6 +182,7 @@ class ClusterWorld:
     def stories(self, job: str) -> list[tuple[str, str]]:
         events = self.cluster.events(self.namespace, fieldSelector=f"involvedObject.name={job}")
         ours = [event for event in events if event.get("source", {}).get("component") == "enrollgate"]
+        ours.sort(key=lambda event: int(event["metadata"]["resourceVersion"]))
         return [(event["reason"], event["message"]) for event in ours]
 
     def wait_for(self, condition: Callable[[], object], what: str = "", patience: float = 120.0) -> None:
@@ -159,7 +193,3 @@ class ClusterWorld:
 
     def wait_for_status(self, task: int, status: str) -> None:
         self.wait_for(lambda: self.status(task) == status, f"task {task} becomes {status}")
-
-
-def closing_world(world: ClusterWorld) -> Any:
-    return closing(world)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Collection
+from dataclasses import replace
 from random import Random
 
 from structlog.testing import capture_logs
@@ -136,3 +137,17 @@ def test_after_a_pass_that_was_given_up_the_next_is_a_full_one() -> None:
 
     loop.run(reconcile)
     assert looks == [None, {"run-1"}, None]
+
+
+def test_a_run_that_is_about_to_be_gone_is_looked_at_again_soon() -> None:
+    loop = make_loop(interval=3600)
+    looks: list[Collection[str] | None] = []
+
+    def reconcile(changed: Collection[str] | None) -> PassSummary:
+        looks.append(changed)
+        if len(looks) == 2:
+            loop.stop()
+        return replace(SUMMARY, ending=frozenset({"run-1"}))
+
+    loop.run(reconcile)  # or it would sleep for an hour
+    assert looks == [None, {"run-1"}]

@@ -26,6 +26,8 @@ class Observation:
     name: str
     phase: Phase
     report: Report | None = None
+    is_ending: bool = False
+    """It is live only until its last process is gone, and nobody will tell of that: look again soon."""
 
 
 class LaunchOutcome(Enum):

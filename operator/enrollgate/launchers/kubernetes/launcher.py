@@ -81,7 +81,7 @@ class KubernetesLauncher:
         observed = self._each(lambda job: self._observation(job, job.name in wanted), jobs.values())
         seen = {observation.name: observation for observation in observed}
         missing = [name for name in wanted if name not in jobs]
-        return seen | {name: Observation(name, Phase.LIVE) for name in self._lingering(missing)}
+        return seen | {name: Observation(name, Phase.LIVE, is_ending=True) for name in self._lingering(missing)}
 
     def connection_details(self) -> ConnectionDetails:
         """How to reach the same API server with the same, possibly renewed, credentials."""

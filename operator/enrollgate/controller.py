@@ -95,6 +95,8 @@ async def _together(
     told.set()
     signals.cancel()
     stop_work()
+    watch_end: object
+    work_end: object
     watch_end, work_end = await asyncio.gather(watcher, worker, return_exceptions=True)
     if isinstance(work_end, BaseException):
         raise work_end

@@ -36,7 +36,10 @@ def test_no_package_is_without_its_init() -> None:
 
 
 def test_no_file_names_a_package_registry() -> None:
-    hosts = re.compile(r"(pypi|pythonhosted|npmjs|debian|golang)\.(org|com)\b|registry\.(npmjs|yarnpkg)", re.IGNORECASE)
+    hosts = re.compile(
+        r"(pypi|pythonhosted|npmjs|debian)\.(org|com)\b|(proxy|sum)\.golang\.org|registry\.(npmjs|yarnpkg)",
+        re.IGNORECASE,
+    )
     for path in tracked():
         if path.suffix not in (".png", ".ico") and path != Path(__file__):
             text = path.read_text(encoding="utf-8", errors="replace")

@@ -108,6 +108,12 @@ class ControlPlane:
             process.kill()
             process.wait()
 
+    def kill_one(self, program: str) -> None:
+        """Ends one of the programs by force."""
+        process = self.processes.pop(program)
+        process.kill()
+        process.wait()
+
     def kill(self) -> None:
         for process in reversed(self.processes.values()):
             process.kill()

@@ -1,0 +1,154 @@
+"""What may go wrong in a cluster, and how the run's row says it: each reason, its words, and that the task ends."""
+
+import pytest
+from tests.cluster.control_plane import Cluster
+from tests.cluster.pod_runner import Fault, PodRunner
+from tests.cluster.test_operator import logged, running_job
+from tests.cluster.world import ClusterWorld, Run
+
+
+def failed_run(world: ClusterWorld, task: int) -> Run:
+    world.wait_for_status(task, "failed")
+    world.wait_for(lambda: all(run.outcome for run in world.runs(task)), "the run is recorded")
+    (run,) = world.runs(task)
+    assert run.outcome == "failed"
+    return run
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "words"),
+    [
+        (Fault.IMAGE_PULL, "ImagePullBackOff", 'the image cannot be pulled: Back-off pulling image "enrollgate:test"'),
+        (Fault.UNSCHEDULABLE, "Unschedulable", "fits on no node: 0/1 nodes are available: 1 Insufficient memory"),
+        (Fault.NEVER_REPORTS, "NeverStarted", "no pod of the Job began to work within 2s"),
+    ],
+)
+def test_a_pod_that_never_starts_fails_its_task_with_the_clusters_own_words(
+    world: ClusterWorld, pod_runner: PodRunner, fault: Fault, reason: str, words: str
+) -> None:
+    with pod_runner.fault(fault, lambda pod: pod["metadata"]["namespace"] == world.namespace):
+        (task,) = world.add()
+        world.start_operator(KUBERNETES__START_TIMEOUT="2", STOP_GRACE="1")
+        world.wait_for_status(task, "failed")
+        assert world.stories("school-1-1")[1][0] == "Failed"
+        if fault is Fault.NEVER_REPORTS:  # a dead kubelet never lets its pod go
+            pod = world.cluster.pods(world.namespace)[0]["metadata"]["name"]
+            path = f"/api/v1/namespaces/{world.namespace}/pods/{pod}"
+            world.cluster.api.request("DELETE", path, query={"gracePeriodSeconds": "0"})
+        run = failed_run(world, task)
+    assert run.reason == reason and words in run.message
+    assert world.jobs() == {}
+
+
+@pytest.mark.parametrize("setting", ["KUBERNETES__COOKIES_SECRET", "KUBERNETES__DRIVE_SECRET"])
+def test_a_missing_secret_is_named(world: ClusterWorld, setting: str) -> None:
+    (task,) = world.add()
+    world.start_operator(KUBERNETES__START_TIMEOUT="3", **{setting: "not-there"})
+    run = failed_run(world, task)
+    assert run.reason == "CreateContainerConfigError"
+    assert "secret 'not-there' does not exist" in run.message
+
+
+def test_a_missing_secret_of_a_variable_is_named(world: ClusterWorld) -> None:
+    variable = "{name: TOKEN, valueFrom: {secretKeyRef: {name: not-there, key: token}}}"
+    world.template.write_text(f"spec: {{template: {{spec: {{containers: [{{name: worker, env: [{variable}]}}]}}}}}}")
+    (task,) = world.add()
+    world.start_operator(KUBERNETES__START_TIMEOUT="3")
+    run = failed_run(world, task)
+    assert run.reason == "CreateContainerConfigError" and 'secret "not-there" not found' in run.message
+
+
+def test_a_quota_on_pods_is_told_when_the_time_to_start_is_over(world: ClusterWorld, cluster: Cluster) -> None:
+    quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    path = f"/api/v1/namespaces/{world.namespace}/resourcequotas"
+    cluster.create(path, quota)
+    cluster.wait_for(lambda: cluster.items(path)[0].get("status", {}).get("hard"), what="the quota is in force")
+    (task,) = world.add()
+    world.start_operator(KUBERNETES__START_TIMEOUT="3")
+    run = failed_run(world, task)
+    assert run.reason == "QuotaExceeded" and "exceeded quota: none" in run.message
+
+
+def test_a_quota_on_jobs_is_waited_for(world: ClusterWorld, cluster: Cluster) -> None:
+    path = f"/api/v1/namespaces/{world.namespace}/resourcequotas"
+    cluster.create(path, {"metadata": {"name": "few"}, "spec": {"hard": {"count/jobs.batch": "1"}}})
+    cluster.wait_for(lambda: cluster.items(path)[0].get("status", {}).get("hard"), what="the quota is in force")
+    first, second = world.add(count=2)
+    world.start_operator()
+    logged(world, "quota lets no further Job in")
+    assert len(world.jobs()) == 1 and world.status(second) == "enrolled"
+    cluster.api.request("DELETE", f"{path}/few")
+    for task in (first, second):
+        world.succeed(running_job(world, task))
+        world.wait_for_status(task, "completed")
+    assert world.tasks_of_jobs() == [(first, 1), (second, 1)]
+
+
+def test_a_worker_that_needs_too_much_memory_is_told_apart(world: ClusterWorld, pod_runner: PodRunner) -> None:
+    (task,) = world.add()
+    world.start_operator(MAX_ATTEMPTS="1")
+    name = running_job(world, task)
+    pod_runner.running(world.namespace, name)[0].kill_for_memory()
+    run = failed_run(world, task)
+    assert run.reason == "OOMKilled" and "more memory than its limit" in run.message
+
+
+def test_an_evicted_pod_is_not_counted_and_tried_again(world: ClusterWorld, pod_runner: PodRunner) -> None:
+    (task,) = world.add()
+    world.start_operator(MAX_ATTEMPTS="1")
+    name = running_job(world, task)
+    first = pod_runner.running(world.namespace, name)[0]
+    first.evict("Pod ephemeral local storage usage exceeds the total limit of containers 11Gi.")
+    world.wait_for(
+        lambda: [life for life in pod_runner.running(world.namespace, name) if life is not first], "a new pod"
+    )
+    world.succeed(name)
+    world.wait_for_status(task, "completed")
+    assert world.tasks_of_jobs() == [(task, 1)] and len(world.runs(task)) == 1
+
+
+def test_a_run_that_takes_too_long_ends_as_deadline_exceeded(world: ClusterWorld) -> None:
+    (task,) = world.add()
+    world.start_operator(RUN_TIMEOUT="3", STOP_GRACE="1")
+    run = failed_run(world, task)
+    assert run.reason == "DeadlineExceeded" and "active longer than specified deadline" in run.message
+
+
+def test_a_worker_that_dies_without_a_word_is_described_by_its_log(world: ClusterWorld) -> None:
+    world.template.write_text(
+        world.template.read_text().replace("trap ", "echo boom of ada@example.com; exit 3; trap ")
+    )
+    (task,) = world.add()
+    world.start_operator(MAX_ATTEMPTS="1")
+    run = failed_run(world, task)
+    assert (
+        run.reason == "WorkerCrashed" and "ended with exit code 3" in run.message and "boom of <e-mail>" in run.message
+    )
+
+
+def test_a_broken_job_template_is_told_and_the_tasks_wait(world: ClusterWorld) -> None:
+    good = world.template.read_text()
+    world.template.write_text("spec: {template: {spec: {restartPolicy: Sometimes}}}")
+    (task,) = world.add()
+    first = world.start_operator()
+    logged(world, "ENROLLGATE_KUBERNETES__JOB_TEMPLATE")
+    assert "Sometimes" in world.log and world.status(task) == "enrolled"
+    world.stop_operator(first)
+    world.template.write_text(good)
+    world.start_operator()
+    world.succeed(running_job(world, task))
+    world.wait_for_status(task, "completed")
+
+
+def test_a_missing_verb_is_told_and_the_tasks_wait(world: ClusterWorld, cluster: Cluster) -> None:
+    role = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{world.namespace}/roles/school"
+    rules = cluster.api.request("GET", role)["rules"]
+    without = [{**rule, "verbs": [verb for verb in rule["verbs"] if verb != "patch"]} for rule in rules]
+    cluster.api.request("PATCH", role, body={"rules": without})
+    (task,) = world.add()
+    world.start_operator()
+    world.succeed(running_job(world, task))
+    world.wait_for_status(task, "completed")  # what has nothing to do with the verb goes on
+    logged(world, "give the operator's service account the verbs of the chart's Role")
+    cluster.api.request("PATCH", role, body={"rules": rules})
+    world.wait_for(lambda: "enrollgate.io/recorded" in world.jobs()["school-1-1"]["metadata"]["labels"], "it is marked")

@@ -1,0 +1,278 @@
+"""Things break at the worst moment: the operator between two steps, the API server, the watch; and two operators at once."""
+
+import json
+import threading
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from typing import Any
+
+import pytest
+from tests.cluster.control_plane import Cluster
+from tests.cluster.pod_runner import PodRunner
+from tests.cluster.test_operator import logged, running_job
+from tests.cluster.world import INSTALLATION, ClusterWorld
+
+from enrollgate.database import Tables
+from enrollgate.domain.observation import LaunchOutcome
+from enrollgate.domain.order import RunOrder
+from enrollgate.domain.policy import Policy
+from enrollgate.domain.reasons import Reason
+from enrollgate.domain.report import Report
+from enrollgate.domain.task import StatusWords, TaskColumns
+from enrollgate.launchers.kubernetes import Api, JobSettings, KubernetesLauncher, read_template
+from enrollgate.reconciler import Reconciler
+from enrollgate.wiring import utc_now
+
+
+class Killed(BaseException):
+    """The operator's process is gone."""
+
+
+class KilledWhile(KubernetesLauncher):
+    """The real launcher of an operator that dies before or after it has created its Jobs, or before it has marked one."""
+
+    moment = ""
+
+    def launch(self, orders: Sequence[RunOrder]) -> Mapping[str, LaunchOutcome]:
+        if orders and self.moment == "before create":
+            raise Killed
+        outcomes = super().launch(orders)
+        if orders and self.moment == "after create":
+            raise Killed
+        return outcomes
+
+    def discard(self, names: Any) -> None:
+        if list(names) and self.moment == "before mark":
+            raise Killed
+        super().discard(names)
+
+
+def in_process_operator(world: ClusterWorld, moment: str) -> Reconciler:
+    environment = JobSettings(
+        world.namespace,
+        INSTALLATION,
+        "enrollgate:test",
+        destination_claim="courses",
+        destination_path="/courses",
+        template=read_template(world.template),
+    )
+    api = Cluster.api_of(world.kubeconfig)
+    launcher = KilledWhile(api, environment, start_timeout=900, concurrency=4, clock=utc_now)
+    launcher.moment = moment
+    tables = Tables.named(TaskColumns(), StatusWords())
+    return Reconciler(world.database, tables, launcher, Policy(), installation=INSTALLATION)
+
+
+@pytest.mark.parametrize("moment", ["before create", "after create", "before mark"])
+def test_an_operator_killed_between_two_steps_is_continued_by_the_next_without_a_second_job(
+    world: ClusterWorld, moment: str
+) -> None:
+    tasks = world.add(count=3)
+    operator = in_process_operator(world, moment)
+    with pytest.raises(Killed):
+        operator.reconcile()
+        for task in tasks:
+            running_job(world, task)
+            world.succeed(f"school-{task}-1")
+        world.wait_for(lambda: world.live_jobs() == [], "the Jobs end")
+        operator.reconcile()
+    assert len(world.jobs()) == (0 if moment == "before create" else 3)
+    world.start_operator()
+    for task in tasks:
+        world.succeed(f"school-{task}-1")
+        world.wait_for_status(task, "completed")
+    assert world.tasks_of_jobs() == [(task, 1) for task in tasks]
+    assert [(run.attempt, run.outcome) for run in world.runs()] == [(1, "succeeded")] * 3
+
+
+def test_a_row_that_is_withdrawn_after_the_claim_gets_no_job(world: ClusterWorld) -> None:
+    (task,) = world.add()
+    with pytest.raises(Killed):
+        in_process_operator(world, "before create").reconcile()
+    world.set(task, "processing")
+    world.start_operator()
+    world.wait_for(lambda: [run.reason for run in world.runs(task)] == ["EnrollmentWithdrawn"], "the claim is revoked")
+    assert world.jobs() == {}
+
+
+def test_an_api_server_that_is_restarted_costs_no_task_and_no_second_job(world: ClusterWorld, cluster: Cluster) -> None:
+    assert cluster.plane is not None
+    first, second, third = world.add(count=2) + world.add("processing")
+    process = world.start_operator()
+    names = [running_job(world, first), running_job(world, second)]
+    cluster.plane.kill_one("kube-apiserver")
+    world.set(third, "enrolled")
+    world.succeed(names[0])
+    world.set(second, "processing")
+    logged(world, "the pass was given up")
+    assert world.status(first) == "enrolled" and world.status(third) == "enrolled"
+    cluster.plane.start_api()
+    world.wait_for_status(first, "completed")
+    world.succeed(running_job(world, third))
+    world.wait_for_status(third, "completed")
+    world.wait_for(lambda: world.runs(second)[0].outcome == "revoked", "the withdrawn run is revoked")
+    assert process.poll() is None, "the operator has lived through it"
+    assert world.tasks_of_jobs() == [(first, 1), (third, 1)]
+
+
+def test_a_watch_whose_place_is_forgotten_begins_anew(world: ClusterWorld, cluster: Cluster) -> None:
+    """Compacted history and a new API server: the watch gets `410 Gone` and must list again."""
+    assert cluster.plane is not None
+    (task,) = world.add()
+    process = world.start_operator(CHECK_INTERVAL="3600")
+    name = running_job(world, task)
+    compact(cluster, name, world.namespace)
+    cluster.plane.kill_one("kube-apiserver")
+    cluster.plane.start_api()
+    world.succeed(name)
+    world.wait_for_status(task, "completed")
+    assert process.poll() is None
+
+
+def compact(cluster: Cluster, job: str, namespace: str) -> None:
+    """Makes many revisions, and etcd forget all but the last."""
+    assert cluster.plane is not None
+    for number in range(50):
+        body = {"metadata": {"annotations": {"test/number": str(number)}}}
+        cluster.api.request("PATCH", f"/apis/batch/v1/namespaces/{namespace}/jobs/{job}", body=body)
+    etcd = f"http://127.0.0.1:{cluster.plane.etcd_port}/v3/kv"
+    key = {"key": "AA==", "range_end": "AA==", "limit": "1"}
+    revision = json.load(_post(f"{etcd}/range", key))["header"]["revision"]
+    _post(f"{etcd}/compaction", {"revision": revision, "physical": True})
+
+
+def _post(url: str, body: dict[str, Any]) -> Any:
+    return urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode()), timeout=30)
+
+
+def test_another_resource_called_jobs_is_never_meant(world: ClusterWorld, cluster: Cluster) -> None:
+    names = {"plural": "jobs", "singular": "job", "kind": "Job", "listKind": "JobList"}
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    version = {"name": "v1", "served": True, "storage": True, "schema": schema}
+    crd = {
+        "metadata": {"name": "jobs.print.example.com"},
+        "spec": {"group": "print.example.com", "names": names, "scope": "Namespaced", "versions": [version]},
+    }
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    cluster.create(path, crd)
+    try:
+        cluster.wait_for(lambda: cluster.find("/apis/print.example.com/v1"), what="the resource is served")
+        (task,) = world.add()
+        world.start_operator(CHECK_INTERVAL="3600")
+        world.succeed(running_job(world, task))
+        world.wait_for_status(task, "completed")
+    finally:
+        cluster.api.request("DELETE", f"{path}/jobs.print.example.com")
+
+
+def test_two_replicas_take_turns_and_the_second_takes_over_when_the_first_is_killed(world: ClusterWorld) -> None:
+    elected = {"KUBERNETES__LEADER_ELECTION": "true", "KUBERNETES__LEASE_DURATION": "3", "MAX_CONCURRENT_RUNS": "30"}
+    first = world.start_operator(**elected)
+    logged(world, "it is this replica's turn to work")
+    world.start_operator(**elected)
+    logged(world, "standing by")
+    before = world.add(count=10)
+    for task in before:
+        running_job(world, task)
+    first.kill()
+    after = world.add(count=10)
+    for task in before + after:
+        world.succeed(f"school-{task}-1")
+        world.wait_for_status(task, "completed")
+    assert world.tasks_of_jobs() == [(task, 1) for task in before + after]
+
+
+def test_a_replica_that_stops_in_order_gives_its_lease_up_at_once(world: ClusterWorld, cluster: Cluster) -> None:
+    elected = {"KUBERNETES__LEADER_ELECTION": "true", "KUBERNETES__LEASE_DURATION": "3600"}
+    first = world.start_operator(**elected)
+    logged(world, "it is this replica's turn to work")
+    assert world.stop_operator(first) == 0
+    lease = cluster.api.request("GET", f"/apis/coordination.k8s.io/v1/namespaces/{world.namespace}/leases/school")
+    assert lease["spec"]["holderIdentity"] == ""
+    (task,) = world.add()
+    world.start_operator(**elected)
+    running_job(world, task)  # or it would wait for an hour
+
+
+def test_two_operators_without_a_lease_make_no_job_twice(world: ClusterWorld) -> None:
+    for _ in range(2):
+        world.start_operator(MAX_CONCURRENT_RUNS="20", CHECK_INTERVAL="0.1")
+    logged(world, "operator started")
+    tasks = world.add(count=40)
+
+    def finish_those_that_run() -> bool:
+        for name in world.live_jobs():
+            world.succeed(name)
+        return world.statuses().get("completed") == len(tasks)
+
+    world.wait_for(finish_those_that_run, "all tasks are completed", patience=240)
+    assert world.tasks_of_jobs() == [(task, 1) for task in tasks]
+    assert [(run.attempt, run.outcome) for run in world.runs()] == [(1, "succeeded")] * 40
+
+
+def test_an_operator_whose_loop_dies_ends_with_an_error(world: ClusterWorld) -> None:
+    process = world.start_operator()
+    logged(world, "operator started")
+    world.sql("DROP TABLE enrollgate_runs")
+    logged(world, "the pass was given up")  # a table that is gone may come back: that alone ends nothing
+    assert process.poll() is None
+    process = world.start_operator()
+    assert process.wait(60) == 2  # but none is begun without it
+    assert "enrollgate migrate" in world.log
+
+
+def test_a_watch_that_may_not_be_ends_the_operator_with_the_remedy(world: ClusterWorld, cluster: Cluster) -> None:
+    role = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{world.namespace}/roles/school"
+    rules = cluster.api.request("GET", role)["rules"]
+    without = [{**rule, "verbs": [verb for verb in rule["verbs"] if verb != "watch"]} for rule in rules]
+    cluster.api.request("PATCH", role, body={"rules": without})
+    process = world.start_operator()
+    assert process.wait(120) == 1
+    assert "see that its service account may list and watch batch/v1 Jobs" in world.log
+
+
+@pytest.mark.parametrize("answer", [429, 500, 503])
+def test_an_overloaded_api_server_is_asked_again_and_no_job_is_made_twice(
+    world: ClusterWorld, cluster: Cluster, answer: int
+) -> None:
+    waits: list[float] = []
+    api = FlakyApi(Cluster.api_of(world.kubeconfig).configuration, random=Random(1), sleep=waits.append)
+    api.answer = answer
+    settings = JobSettings(world.namespace, INSTALLATION, "enrollgate:test")
+    launcher = KubernetesLauncher(api, settings, start_timeout=900, concurrency=4, clock=utc_now)
+    orders = [RunOrder(f"school-{n}-1", n, 1, "https://courses.example.com/1", "cookies.txt") for n in range(1, 21)]
+    outcomes = launcher.launch(orders)
+    launcher.close()
+    assert len(outcomes) == 20 and len(world.jobs()) == 20
+    assert len(waits) >= 10 and (answer != 429 or 7.0 in waits)
+
+
+class FlakyApi(Api):
+    """Every second request is carried out, but its answer is lost in favour of an error."""
+
+    answer = 503
+    _lock = threading.Lock()
+    _count = 0
+
+    def _send(self, *arguments: Any) -> Any:
+        status, headers, data = super()._send(*arguments)
+        with self._lock:
+            self._count += 1
+            spoiled = self._count % 2 == 1
+        if spoiled:
+            return self.answer, {"Retry-After": "7"} if self.answer == 429 else {}, b"{}"
+        return status, headers, data
+
+
+def test_the_reasons_of_the_report_reach_the_row(world: ClusterWorld, pod_runner: PodRunner) -> None:
+    told: list[Callable[[], None]] = []
+    reasons = [Reason.DRM_PROTECTED, Reason.COOKIES_EXPIRED, Reason.DESTINATION_QUOTA]
+    tasks = world.add(count=len(reasons))
+    world.start_operator()
+    for task, reason in zip(tasks, reasons, strict=True):
+        world.finish(running_job(world, task), Report(reason, f"because of {reason}"))
+        told.append(lambda task=task: world.wait_for_status(task, "failed"))  # type: ignore[misc]
+    for wait in told:
+        wait()
+    assert [(run.reason, run.message) for run in world.runs()] == [(r.value, f"because of {r}") for r in reasons]

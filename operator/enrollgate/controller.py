@@ -147,6 +147,8 @@ def _watch(
             settings=_kopf_settings(installation),
             namespaces=[namespace],
             standalone=True,
+            # kopf would ask for this process's user name, which a bare numeric user does not have; it is for peering, unused here
+            identity=installation,  # type: ignore[arg-type]  # a NewType of kopf's own, not exported
             ready_flag=ready,
             stop_flag=told,
         )

@@ -47,18 +47,11 @@ def test_a_retried_pod_knows_how_many_failed_before_it(cluster: Cluster, namespa
 
 
 def test_a_deleted_jobs_process_is_asked_to_end(cluster: Cluster, namespace: str, image: str) -> None:
-    script = UP.replace("echo asked;", "echo asked >/dev/termination-log; sleep 3;")
-    job = make_job(cluster, namespace, script, image)
+    job = make_job(cluster, namespace, UP.replace("echo asked;", "echo asked; sleep 3;"), image)
     cluster.wait_for(lambda: logs_of(cluster, namespace) == ["up\n"])
     delete(cluster, job)
-    seen: set[str] = set()
-
-    def gone() -> bool:
-        pods = pods_of(cluster, namespace)
-        seen.update(pod.stop.message for pod in pods if pod.stop)
-        return not pods
-
-    cluster.wait_for(gone)
+    cluster.wait_for(lambda: logs_of(cluster, namespace) == ["up\nasked\n"])
+    cluster.wait_for(lambda: not pods_of(cluster, namespace))
     assert cluster.find(job) is None
 
 

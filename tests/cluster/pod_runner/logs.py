@@ -4,31 +4,32 @@ import ssl
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from tests.cluster.control_plane.certificates import Pair
+from tests.cluster.pod_runner.life import Life
 
 
-def serve(log_of: Callable[[str, str], Path | None], pair: Pair) -> ThreadingHTTPServer:
+def serve(life_of: Callable[[str, str], Life | None], pair: Pair) -> ThreadingHTTPServer:
     """Serves `/containerLogs/<namespace>/<pod>/<container>` over TLS on a free port of 127.0.0.1, until it is shut down."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             url = urlsplit(self.path)
             parts, query = url.path.strip("/").split("/"), parse_qs(url.query)
-            path = log_of(parts[1], parts[2]) if parts[0] == "containerLogs" and len(parts) == 4 else None
-            if path is None or not path.exists():
+            life = life_of(parts[1], parts[2]) if parts[0] == "containerLogs" and len(parts) == 4 else None
+            if life is None or not life.log.exists():
                 self.send_error(404)
                 return
-            content = path.read_bytes()
-            if "tailLines" in query:
-                lines = content.splitlines(keepends=True)
-                content = b"".join(lines[max(0, len(lines) - int(query["tailLines"][0])) :])
             self.send_response(200)
             self.send_header("Content-Type", "text/plain")
             self.end_headers()
-            self.wfile.write(content)
+            with life.log.open("rb") as log:
+                lines = log.readlines()
+                wanted = int(query["tailLines"][0]) if "tailLines" in query else len(lines)
+                self.wfile.write(b"".join(lines[max(0, len(lines) - wanted) :]))
+                while "follow" in query and not life.gone.wait(0.2):
+                    self.wfile.write(log.read())
 
         def log_message(self, *_: object) -> None:
             """Says nothing."""

@@ -44,7 +44,7 @@ class PodRunner:
     def start(self) -> None:
         assert self.cluster.plane is not None
         self.folder.chmod(0o755)
-        self._kubelet = logs.serve(self.log_of, self.cluster.plane.server)
+        self._kubelet = logs.serve(self.life_of, self.cluster.plane.server)
         self._make_node(self._kubelet.server_address[1])
         threading.Thread(target=self._watch, name="pod-runner", daemon=True).start()
 
@@ -95,9 +95,9 @@ class PodRunner:
             body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": namespace}}
             self.cluster.create(f"/api/v1/namespaces/{namespace}/pods/{name}/eviction", body)
 
-    def log_of(self, namespace: str, name: str) -> Path | None:
-        """The log of the pod of this name that came last."""
-        found = [life.log for life in self.of(namespace, name) if life.pod["metadata"]["name"] == name]
+    def life_of(self, namespace: str, name: str) -> Life | None:
+        """The life of the pod of this name that came last."""
+        found = [life for life in self.of(namespace, name) if life.pod["metadata"]["name"] == name]
         return found[-1] if found else None
 
     def _make_node(self, port: int) -> None:

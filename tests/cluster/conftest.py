@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.cluster.chart import CHART, helm, kubectl
 from tests.cluster.control_plane import Cluster, ControlPlaneAbsent, start_control_plane
-from tests.cluster.pod_runner import PodRunner
+from tests.cluster.pod_runner import PodRunner, sandbox
 from tests.cluster.world import ClusterWorld
 from tests.conftest import absent
 
@@ -37,8 +37,10 @@ def pod_runner(cluster: Cluster) -> Iterator[PodRunner]:
         absent(
             "a control plane of our own", "this test makes pods misbehave, which only the tests' own pod runner does"
         )
-    if os.geteuid() != 0:
-        absent("root", "the pod runner mounts what pods mount: run the cluster tests as root")
+    if refused := sandbox.refusal():
+        absent(
+            "the right to mount", f"the pod runner mounts what pods mount: run the tests as root on Linux ({refused})"
+        )
     with tempfile.TemporaryDirectory(prefix="enrollgate-pods-", ignore_cleanup_errors=True) as folder:
         runner = PodRunner(cluster, Path(folder))
         runner.start()

@@ -82,6 +82,13 @@ class Sandbox:
         self.process.wait()
 
 
+def refusal() -> str:
+    """Why this machine cannot run containers for us; empty if it can."""
+    program = "mount -t tmpfs none /mnt && mount -t overlay overlay -o lowerdir=/etc:/usr /mnt"
+    tried = subprocess.run([*_NAMESPACES, "sh", "-c", program], capture_output=True, text=True, check=False)
+    return tried.stderr.strip()
+
+
 def start(container: Container) -> Sandbox:
     """Starts it, and waits until its program is about to run. Raises NotStarted."""
     container.message.touch()

@@ -177,7 +177,11 @@ def test_values_reach_their_settings_as_they_were_written(tmp_path: Path) -> Non
 
 def test_the_keys_of_a_secret_can_have_other_names(tmp_path: Path) -> None:
     container = one(render(tmp_path, EVERYTHING), "Deployment")["spec"]["template"]["spec"]["containers"][0]
-    references = {each["name"]: each["valueFrom"]["secretKeyRef"] for each in container["env"] if "DATABASE" in each["name"] and "valueFrom" in each}  # fmt: skip
+    references = {
+        each["name"]: each["valueFrom"]["secretKeyRef"]
+        for each in container["env"]
+        if "DATABASE" in each["name"] and "valueFrom" in each
+    }
 
     assert references["ENROLLGATE_DATABASE_URL"] == {"name": "courses-database", "key": "dsn", "optional": True}
     assert references["ENROLLGATE_DATABASE__PASSWORD"]["key"] == "db-password"
@@ -228,7 +232,9 @@ def test_the_migration_finds_its_secret_before_the_release_is_there(tmp_path: Pa
     objects = render(tmp_path, PARTS)
     job, secret = one(objects, "Job", "-migrate"), one(objects, "Secret", "-migrate")
     weights = [int(each["metadata"]["annotations"]["helm.sh/hook-weight"]) for each in (secret, job)]
-    names = {each["valueFrom"]["secretKeyRef"]["name"] for each in job["spec"]["template"]["spec"]["containers"][0]["env"]}  # fmt: skip
+    names = {
+        each["valueFrom"]["secretKeyRef"]["name"] for each in job["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
 
     assert names == {secret["metadata"]["name"]}
     assert weights == sorted(weights)

@@ -1,5 +1,5 @@
 # One-word tasks. `make demo` and `make test` are all a newcomer needs; both set up what they use.
-.PHONY: help demo test bench lint format types imports docs lock clean setup databases tools manifests
+.PHONY: help demo test bench lint format types imports docs lock clean setup databases tools manifests image
 BIN := .venv/bin
 
 help: ## Say what there is
@@ -48,6 +48,9 @@ docs: setup ## Generate docs/settings.md, docs/reasons.md and the chart's README
 	@$(BIN)/python -m enrollgate.settings_docs > docs/settings.md
 	@$(BIN)/python -m enrollgate.reasons_docs > docs/reasons.md
 	@$(BIN)/python scripts/chart_readme.py > charts/enrollgate/README.md
+
+image: setup ## Build the image's root folder into .cache, without a container engine (as root, on Debian)
+	@$(BIN)/python scripts/image_root.py
 
 lock: setup ## Pin the dependencies anew
 	@scripts/lock

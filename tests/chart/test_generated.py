@@ -1,5 +1,7 @@
 """What is rendered from the chart and kept: its README and the manifests."""
 
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.chart.rendering import complain, one, pods, settings_of, unrestricted
-from tests.cluster.chart import REPOSITORY, tools
+from tests.cluster.chart import REPOSITORY, helm, tools
 
 
 @pytest.fixture
@@ -81,3 +83,21 @@ def test_the_example_changes_what_it_says(manifests: Path) -> None:
         "registry.example.com/enrollgate:0.1.0"
     }
     assert {each["secretKeyRef"]["name"] for each in references} == {secret}
+
+
+@pytest.mark.parametrize("page", ["charts/enrollgate/README.md", "docs/kubernetes.md", "docs/operations.md"])
+def test_what_a_page_tells_to_install_can_be_installed(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its values, and its `helm install` put as `helm template`."""
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    commands = re.findall(r"^helm install (.+)$", text.replace("\\\n", " "), re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "charts").symlink_to(REPOSITORY / "charts")
+    for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
+        (tmp_path / "values.yaml").write_text(block, encoding="utf-8")
+
+    assert commands
+    for command in commands:
+        done = helm("template", *(word for word in shlex.split(command) if word != "--wait"))
+        assert done.returncode == 0, done.stderr

@@ -1,5 +1,5 @@
 # One-word tasks. `make demo` and `make test` are all a newcomer needs; both set up what they use.
-.PHONY: help demo test test-cluster control-plane bench lint format types imports docs lock clean setup databases
+.PHONY: help demo test test-cluster control-plane bench lint format types imports docs lock clean setup databases tools manifests image
 BIN := .venv/bin
 
 help: ## Say what there is
@@ -11,9 +11,11 @@ setup: ## Make .venv from the lock
 demo: setup ## Show the four cases live on this machine
 	@$(BIN)/enrollgate demo
 
-test: setup databases lint types imports ## Check everything and run all tests but those on a cluster
+test: setup databases tools lint types imports ## Check everything and run all tests but those on a cluster
 	@$(BIN)/python -m enrollgate.settings_docs --check docs/settings.md
 	@$(BIN)/python -m enrollgate.reasons_docs --check docs/reasons.md
+	@$(BIN)/python scripts/chart_readme.py --check charts/enrollgate/README.md
+	@$(BIN)/python scripts/manifests.py --check
 	@$(BIN)/pytest
 
 test-cluster: setup databases control-plane ## Run the tests on a real Kubernetes control plane
@@ -26,11 +28,15 @@ databases: ## See to it that the database servers for the tests are here
 	@scripts/mariadb >/dev/null || true
 	@scripts/mysql >/dev/null || true
 
+tools: setup ## See to it that helm and kubectl for the tests are here
+	@scripts/helm-kubectl >/dev/null
+
 bench: setup databases ## Measure, side by side
 	@$(BIN)/python -m benchmarks
 
-lint: setup ## ruff
+lint: setup ## ruff, hadolint
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
+	@$(BIN)/hadolint Dockerfile
 
 format: setup ## Format and mend what can be mended by itself
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
@@ -41,9 +47,16 @@ types: setup ## mypy, strict
 imports: setup ## The import contracts
 	@$(BIN)/lint-imports --config pyproject.toml
 
-docs: setup ## Generate docs/settings.md and docs/reasons.md
+manifests: setup tools ## Render manifests/base from the chart
+	@$(BIN)/python scripts/manifests.py
+
+docs: setup ## Generate docs/settings.md, docs/reasons.md and the chart's README
 	@$(BIN)/python -m enrollgate.settings_docs > docs/settings.md
 	@$(BIN)/python -m enrollgate.reasons_docs > docs/reasons.md
+	@$(BIN)/python scripts/chart_readme.py > charts/enrollgate/README.md
+
+image: setup ## Build the image's root folder into .cache, without a container engine (as root, on Debian)
+	@$(BIN)/python scripts/image_root.py
 
 lock: setup ## Pin the dependencies anew
 	@scripts/lock

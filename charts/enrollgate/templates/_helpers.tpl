@@ -1,19 +1,29 @@
-{{- define "enrollgate.fullname" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
-{{- else if contains "enrollgate" .Release.Name -}}
-{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{/* A name that fits: cut names keep a hash, so that two long ones stay two. (dict "text" <name> "length" <n>). */}}
+{{- define "enrollgate.short" -}}
+{{- if gt (len .text) (int .length) -}}
+{{- printf "%s-%s" (.text | trunc (int (sub .length 7)) | trimSuffix "-") (.text | sha256sum | trunc 6) -}}
 {{- else -}}
-{{- printf "%s-enrollgate" .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- .text -}}
 {{- end -}}
 {{- end -}}
 
+{{- define "enrollgate.fullname" -}}
+{{- $release := .Release.Name | replace "." "-" -}}
+{{- $name := contains "enrollgate" $release | ternary $release (printf "%s-enrollgate" $release) -}}
+{{- include "enrollgate.short" (dict "text" (.Values.fullnameOverride | default $name) "length" 48) -}}
+{{- end -}}
+
 {{- define "enrollgate.installation" -}}
-{{- .Values.installation | default (include "enrollgate.fullname" . | trunc 32 | trimSuffix "-") -}}
+{{- .Values.installation | default (include "enrollgate.short" (dict "text" (include "enrollgate.fullname" .) "length" 32)) -}}
 {{- end -}}
 
 {{- define "enrollgate.image" -}}
 {{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
+
+{{/* A value as a setting takes it: Helm reads numbers as floats, and would write a million as 1e+06. */}}
+{{- define "enrollgate.text" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) -}}{{ int64 . }}{{- else -}}{{ . }}{{- end -}}
 {{- end -}}
 
 {{- define "enrollgate.serviceAccountName" -}}
@@ -49,12 +59,18 @@ app.kubernetes.io/part-of: enrollgate
 {{- range list $database.existingSecret $database.url $database.host }}{{ if . }}{{ $ways = add1 $ways }}{{ end }}{{ end -}}
 {{- if eq (int $ways) 0 }}{{ fail "No database: set database.existingSecret (a Secret with the key `url`), or database.url for a try-out." }}{{ end -}}
 {{- if gt (int $ways) 1 }}{{ fail "database.existingSecret, database.url and database.host exclude each other: keep one of them." }}{{ end -}}
+{{- if not (regexMatch "^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$" (include "enrollgate.installation" .)) }}{{ fail (printf "The installation's name would be %q, which must begin with a letter: set installation." (include "enrollgate.installation" .)) }}{{ end -}}
 {{- if and $database.host (not (and $database.user $database.name)) }}{{ fail "database.host needs database.user and database.name, too." }}{{ end -}}
 {{- if not .Values.destination }}{{ fail "No destination: set destination to drive:<folder id>, or to directory:/path together with destinationVolume." }}{{ end -}}
 {{- $directory := hasPrefix "directory:" .Values.destination -}}
 {{- $volume := or .Values.destinationVolume.existingClaim .Values.destinationVolume.create -}}
 {{- if and $directory (not $volume) (not .Values.worker.jobTemplate) }}{{ fail "destination is a directory, which a worker's pod loses with it: set destinationVolume.existingClaim or destinationVolume.create." }}{{ end -}}
 {{- if and $volume (not $directory) }}{{ fail "destinationVolume is set, but destination is no directory: remove one of them." }}{{ end -}}
+{{- if and .Values.destinationVolume.existingClaim .Values.destinationVolume.create }}{{ fail "destinationVolume.existingClaim and destinationVolume.create exclude each other: keep one of them." }}{{ end -}}
+{{- if and $directory (or .Values.drive.existingSecret .Values.drive.subject) }}{{ fail "drive is set, but destination is no Drive folder: remove one of them." }}{{ end -}}
+{{- if and .Values.worker.automountServiceAccountToken (not .Values.worker.serviceAccountName) }}{{ fail "worker.automountServiceAccountToken needs worker.serviceAccountName: name the account whose token workers get." }}{{ end -}}
+{{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) }}{{ fail "serviceAccount.create: false needs serviceAccount.name, the account that the operator runs as." }}{{ end -}}
+{{- if dig "metadata" "name" "" .Values.worker.jobTemplate }}{{ fail "worker.jobTemplate names its Job: leave metadata.name out, each run has its own." }}{{ end -}}
 {{- if and (eq .Values.downloader "command") (not .Values.downloadCommand) }}{{ fail "downloader: command needs downloadCommand." }}{{ end -}}
 {{- if and .Values.downloadCommand (ne .Values.downloader "command") }}{{ fail "downloadCommand is set but unused: set downloader: command, too." }}{{ end -}}
 {{- end -}}
@@ -121,7 +137,7 @@ app.kubernetes.io/part-of: enrollgate
 {{- range $name, $value := $settings }}
 {{- if ne (toString $value) "" }}
 - name: ENROLLGATE_{{ $name }}
-  value: {{ $value | toString | quote }}
+  value: {{ include "enrollgate.text" $value | quote }}
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -133,7 +149,7 @@ app.kubernetes.io/part-of: enrollgate
 {{- range $variable, $key := dict "DATABASE_URL" "url" "DATABASE__HOST" "host" "DATABASE__PORT" "port" "DATABASE__USER" "user" "DATABASE__PASSWORD" "password" "DATABASE__NAME" "name" }}
 - name: ENROLLGATE_{{ $variable }}
   valueFrom:
-    secretKeyRef: {name: {{ $secret }}, key: {{ $key }}, optional: true}
+    secretKeyRef: {name: {{ $secret }}, key: {{ $.root.Values.database.existingSecret | empty | ternary $key (get $.root.Values.database.keys $key) }}, optional: true}
 {{- end }}
 {{- if .Values.database.tlsCASecret }}
 - name: ENROLLGATE_DATABASE__TLS_CA
@@ -197,5 +213,16 @@ capabilities: {drop: [ALL]}
 {{- $jobLabels := $w.kueueQueue | empty | ternary $labels (merge (dict "kueue.x-k8s.io/queue-name" $w.kueueQueue) $labels) -}}
 {{- $template := dict "metadata" (dict "labels" $labels "annotations" $w.annotations) "spec" $pod -}}
 {{- $job := dict "metadata" (dict "labels" $jobLabels "annotations" $w.annotations) "spec" (dict "template" $template) -}}
-{{- toYaml $job -}}
+{{- $overlay := deepCopy $w.jobTemplate -}}
+{{- $containers := dig "spec" "template" "spec" "containers" list $overlay -}}
+{{- if $containers -}}
+{{- /* Containers merge by name, as the operator merges them: a list of the overlay's own would lose our resources. */ -}}
+{{- $worker := dict "name" "worker" "resources" $w.resources -}}
+{{- $others := list -}}
+{{- range $containers -}}
+{{- if eq .name "worker" }}{{ $worker = mergeOverwrite $worker . }}{{ else }}{{ $others = append $others . }}{{ end -}}
+{{- end -}}
+{{- $_ := set $overlay.spec.template.spec "containers" (prepend $others $worker) -}}
+{{- end -}}
+{{- toYaml (mergeOverwrite $job $overlay) -}}
 {{- end -}}

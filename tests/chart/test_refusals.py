@@ -1,0 +1,62 @@
+"""Values that the chart refuses, and what it says then."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.chart.rendering import REQUIRED, merged, refusal
+
+DATABASE = {"database": {"existingSecret": "courses-database"}}
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "no database": ({"destination": "drive:x"}, "No database: set database.existingSecret"),
+    "two databases": (merged(REQUIRED, {"database": {"url": "mysql://u:p@h/n"}}), "exclude each other"),
+    "half a database": (
+        {"destination": "drive:x", "database": {"host": "h"}},
+        "database.host needs database.user and database.name",
+    ),
+    "no destination": (DATABASE, "No destination: set destination"),
+    "a directory that is lost": (DATABASE | {"destination": "directory:/courses"}, "destinationVolume.existingClaim"),
+    "a volume for nothing": (REQUIRED | {"destinationVolume": {"existingClaim": "c"}}, "destination is no directory"),
+    "two volumes": (
+        DATABASE | {"destination": "directory:/c", "destinationVolume": {"existingClaim": "c", "create": True}},
+        "destinationVolume.existingClaim and destinationVolume.create exclude each other",
+    ),
+    "drive for a directory": (
+        DATABASE
+        | {"destination": "directory:/c", "destinationVolume": {"create": True}, "drive": {"existingSecret": "g"}},
+        "drive is set, but destination is no Drive folder",
+    ),
+    "a command without words": (REQUIRED | {"downloader": "command"}, "downloader: command needs downloadCommand"),
+    "words without a command": (REQUIRED | {"downloadCommand": ["wget"]}, "downloadCommand is set but unused"),
+    "an account that nobody made": (REQUIRED | {"serviceAccount": {"create": False}}, "needs serviceAccount.name"),
+    "the token of no account": (
+        REQUIRED | {"worker": {"automountServiceAccountToken": True}},
+        "needs worker.serviceAccountName",
+    ),
+    "a name for all Jobs": (
+        REQUIRED | {"worker": {"jobTemplate": {"metadata": {"name": "x"}}}},
+        "leave metadata.name out",
+    ),
+    "an installation that begins with a digit": (REQUIRED | {"fullnameOverride": "1st"}, "set installation"),
+    "an unknown value": (REQUIRED | {"replica": 2}, "additional properties 'replica' not allowed"),
+    "an unknown value below": (REQUIRED | {"worker": {"resource": {}}}, "'resource' not allowed"),
+    "an unknown part of a Job": (REQUIRED | {"worker": {"jobTemplate": {"template": {}}}}, "'template' not allowed"),
+    "a word for a number": (REQUIRED | {"replicas": "two"}, "/replicas': got string, want integer"),
+    "too small": (REQUIRED | {"maxConcurrentRuns": 0}, "/maxConcurrentRuns': minimum"),
+    "a port that only root may open": (REQUIRED | {"operator": {"httpPort": 80}}, "/operator/httpPort': minimum"),
+    "a tag that is a number": (REQUIRED | {"image": {"tag": 1.1}}, "/image/tag': got number, want string"),
+    "a time without a unit we know": (REQUIRED | {"checkInterval": "10w"}, "/checkInterval'"),
+    "a word that is no choice": (REQUIRED | {"logLevel": "loud"}, "value must be one of"),
+    "a destination we cannot reach": (merged(REQUIRED, {"destination": "s3://x"}), "/destination'"),
+    "a database we cannot speak to": (
+        {"destination": "drive:x", "database": {"url": "postgres://u@h/n"}},
+        "/database/url'",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_it_is_refused_with_a_message_that_names_it(tmp_path: Path, what: str) -> None:
+    values, message = WRONG[what]
+
+    assert message in refusal(tmp_path, values)

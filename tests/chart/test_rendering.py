@@ -1,0 +1,305 @@
+"""What the chart renders: valid, restricted, complete."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.chart.rendering import (
+    EVERYTHING,
+    REQUIRED,
+    complain,
+    lint,
+    merged,
+    one,
+    pods,
+    render,
+    settings_of,
+    unrestricted,
+)
+from tests.cluster.chart import CHART
+
+from enrollgate.domain.order import RunOrder
+from enrollgate.launchers.kubernetes.manifest import JobSettings, build_job
+from enrollgate.settings import PREFIX, variables
+
+SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+DRIVE_SETTINGS = frozenset(
+    PREFIX + name
+    for name in (
+        "DRIVE_SUBJECT",
+        "DRIVE_CHUNK_SIZE",
+        "DRIVE_ENDPOINT",
+        "DOWNLOADS",
+        "UPLOADS",
+        "DOWNLOAD_RATE",
+        "UPLOAD_RATE",
+    )
+)
+"""Settings that come with the Drive destination."""
+NOT_FOR_THE_CHART = frozenset(
+    PREFIX + name
+    for name in (
+        "WORK_DIR",  # local mode's
+        "RETRY_BACKOFF",  # local mode's: the Job controller has a back-off of its own
+        "COOKIES_DIR",  # where a worker finds its Secret: the operator's to say
+        "DRIVE_CREDENTIALS",  # likewise
+    )
+)
+DIRECTORY = {
+    "database": {"url": "mysql://u:p@db:3306/courses"},
+    "destination": "directory:/courses",
+    "destinationVolume": {"create": True, "size": "5Gi", "storageClassName": "fast", "accessModes": ["ReadWriteOnce"]},
+}
+PARTS = {
+    "database": {"host": "db", "user": "u", "password": "p", "name": "courses"},
+    "destination": "directory:/courses",
+    "destinationVolume": {"existingClaim": "courses"},
+}
+NO_EXTRAS = REQUIRED | {
+    "migration": {"enabled": False},
+    "rbac": {"create": False},
+    "serviceAccount": {"create": False, "name": "mine"},
+    "podDisruptionBudget": {"enabled": False},
+}
+CASES = {"required": REQUIRED, "everything": EVERYTHING, "directory": DIRECTORY, "parts": PARTS, "least": NO_EXTRAS}
+CHOICES = [
+    *({"image": {"pullPolicy": each}} for each in ("Always", "IfNotPresent", "Never")),
+    {"downloader": "yt-dlp"},
+    *({"logFormat": each} for each in ("json", "text")),
+    *({"logLevel": each} for each in ("debug", "info", "warning", "error")),
+    *(
+        merged(DIRECTORY, {"destinationVolume": {"accessModes": [each]}})
+        for each in ("ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod")
+    ),
+]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_lint_is_strict_and_content(tmp_path: Path, name: str) -> None:
+    assert not lint(tmp_path, CASES[name])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_object_is_valid_and_every_pod_restricted(tmp_path: Path, name: str) -> None:
+    objects = render(tmp_path, CASES[name])
+
+    assert not complain(objects)
+    assert [unrestricted(pod) for pod in pods(objects)] == [[] for _ in pods(objects)]
+
+
+@pytest.mark.parametrize("values", CHOICES, ids=json.dumps)
+def test_every_choice_renders_valid_objects(tmp_path: Path, values: dict[str, Any]) -> None:
+    assert not complain(render(tmp_path, values if "database" in values else REQUIRED | values))
+
+
+def test_every_choice_of_the_schema_is_tried() -> None:
+    tried = {leaf for values in [*CHOICES, *CASES.values()] for leaf in _leaves(values)}
+
+    assert set(_choices(SCHEMA)) <= tried | {""}
+
+
+def _leaves(value: object) -> list[object]:
+    if isinstance(value, dict):
+        return [leaf for each in value.values() for leaf in _leaves(each)]
+    return [leaf for each in value for leaf in _leaves(each)] if isinstance(value, list) else [value]
+
+
+def _choices(schema: object) -> list[object]:
+    if isinstance(schema, dict):
+        own = schema.get("enum", []) if isinstance(schema.get("enum"), list) else []
+        return [*own, *(choice for each in schema.values() for choice in _choices(each))]
+    return [choice for each in schema for choice in _choices(each)] if isinstance(schema, list) else []
+
+
+def test_everything_is_really_everything() -> None:
+    """A value that is added to the chart is added to everything.yaml, or it is one of the few that exclude others."""
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    exclusive = {("database", name) for name in ("url", "host", "user", "password", "name")} | {("destinationVolume",)}
+
+    assert _keys(defaults) - _keys(EVERYTHING) <= exclusive | {
+        ("destinationVolume", name) for name in defaults["destinationVolume"]
+    }
+
+
+def test_the_schema_knows_every_value_and_no_other() -> None:
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+
+    def declared(schema: dict[str, Any], path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+        names: set[tuple[str, ...]] = set()
+        for name, each in schema.get("properties", {}).items():
+            names |= {(*path, name)} | declared(each, (*path, name))
+        return names
+
+    free_form = {"resources", "strategy", "jobTemplate"}  # Kubernetes' own objects: their parts are no values of ours
+
+    def ours(paths: set[tuple[str, ...]]) -> set[tuple[str, ...]]:
+        return {path for path in paths if free_form.isdisjoint(path[:-1])}
+
+    assert ours(declared(SCHEMA)) - {("global",)} == ours(_keys(defaults))
+
+
+def _keys(values: dict[str, Any], path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+    names: set[tuple[str, ...]] = set()
+    for name, value in values.items():
+        names.add((*path, name))
+        if isinstance(value, dict):
+            names |= _keys(value, (*path, name))
+    return names
+
+
+def test_every_setting_is_reachable_through_a_value_and_no_other_is_rendered(tmp_path: Path) -> None:
+    rendered: set[str] = set()
+    for values in CASES.values():
+        for pod in pods(render(tmp_path, values)):
+            for container in pod["containers"]:
+                rendered |= {each["name"] for each in container["env"] if each["name"].startswith(PREFIX)}
+
+    assert rendered - set(variables()) - DRIVE_SETTINGS <= NOT_FOR_THE_CHART
+    assert set(variables()) - rendered <= NOT_FOR_THE_CHART
+
+
+def test_values_reach_their_settings_as_they_were_written(tmp_path: Path) -> None:
+    container = one(render(tmp_path, EVERYTHING), "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    settings = settings_of(container)
+
+    assert settings["ENROLLGATE_ENROLLMENT_TIMEOUT"] == "1000000"
+    assert settings["ENROLLGATE_CHECK_INTERVAL"] == "2.5"
+    assert settings["ENROLLGATE_MAX_CONCURRENT_RUNS"] == "100000"
+    assert settings["ENROLLGATE_MAX_LOST_RUNS"] == "0"
+    assert settings["ENROLLGATE_DRIVE_CHUNK_SIZE"] == "16777216"
+    assert json.loads(settings["ENROLLGATE_DOWNLOAD_COMMAND"]) == EVERYTHING["downloadCommand"]
+    assert settings["ENROLLGATE_ALLOWED_HOSTS"] == "courses.example.com,*.cdn.example.com"
+    assert settings["ENROLLGATE_KUBERNETES__LEADER_ELECTION"] == "true"
+    assert settings["ENROLLGATE_KUBERNETES__IMAGE"] == container["image"]
+
+
+def test_the_keys_of_a_secret_can_have_other_names(tmp_path: Path) -> None:
+    container = one(render(tmp_path, EVERYTHING), "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    references = {
+        each["name"]: each["valueFrom"]["secretKeyRef"]
+        for each in container["env"]
+        if "DATABASE" in each["name"] and "valueFrom" in each
+    }
+
+    assert references["ENROLLGATE_DATABASE_URL"] == {"name": "courses-database", "key": "dsn", "optional": True}
+    assert references["ENROLLGATE_DATABASE__PASSWORD"]["key"] == "db-password"
+
+
+def test_no_password_is_outside_a_secret(tmp_path: Path) -> None:
+    values = merged(PARTS, {"database": {"password": "unlikely-password"}})
+    others = [each for each in render(tmp_path, values) if each["kind"] != "Secret"]
+
+    assert "unlikely-password" not in json.dumps(others)
+
+
+def test_the_role_has_the_least_verbs(tmp_path: Path) -> None:
+    rules = one(render(tmp_path, REQUIRED), "Role")["rules"]
+
+    assert {(rule["resources"][0], *rule["verbs"]) for rule in rules} == {
+        ("jobs", "get", "list", "watch", "create", "patch", "delete"),
+        ("pods", "list"),
+        ("events", "list", "create"),
+    }
+
+
+def test_several_replicas_get_a_lease_of_their_own_and_a_budget(tmp_path: Path) -> None:
+    objects = render(tmp_path, REQUIRED | {"replicas": 2})
+    leases = [rule for rule in one(objects, "Role")["rules"] if rule["resources"] == ["leases"]]
+
+    assert leases == [
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
+        {
+            "apiGroups": ["coordination.k8s.io"],
+            "resources": ["leases"],
+            "resourceNames": ["school-enrollgate"],
+            "verbs": ["get", "update"],
+        },
+    ]
+    assert one(objects, "PodDisruptionBudget")
+
+
+def test_only_the_operator_gets_a_token(tmp_path: Path) -> None:
+    tokens = {
+        each["containers"][0]["name"]: each["automountServiceAccountToken"] for each in pods(render(tmp_path, REQUIRED))
+    }
+
+    assert tokens == {"operator": True, "migrate": False, "doctor": False}
+
+
+def test_the_migration_finds_its_secret_before_the_release_is_there(tmp_path: Path) -> None:
+    objects = render(tmp_path, PARTS)
+    job, secret = one(objects, "Job", "-migrate"), one(objects, "Secret", "-migrate")
+    weights = [int(each["metadata"]["annotations"]["helm.sh/hook-weight"]) for each in (secret, job)]
+    names = {
+        each["valueFrom"]["secretKeyRef"]["name"] for each in job["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
+
+    assert names == {secret["metadata"]["name"]}
+    assert weights == sorted(weights)
+    assert secret["stringData"] == {"host": "db", "port": "3306", "user": "u", "password": "p", "name": "courses"}
+
+
+def test_a_changed_job_template_restarts_the_operator(tmp_path: Path) -> None:
+    def checksum(values: dict[str, Any]) -> str:
+        deployment = one(render(tmp_path, values), "Deployment")
+        return str(deployment["spec"]["template"]["metadata"]["annotations"]["checksum/job-template"])
+
+    assert checksum(REQUIRED) == checksum(REQUIRED)
+    assert checksum(REQUIRED) != checksum(REQUIRED | {"worker": {"priorityClassName": "low"}})
+
+
+def test_the_job_template_makes_valid_restricted_jobs(tmp_path: Path) -> None:
+    """The chart's overlay laid upon a Job by the operator's own code."""
+    template = yaml.safe_load(one(render(tmp_path, EVERYTHING), "ConfigMap")["data"]["job.yaml"])
+    order = RunOrder("night-school-7-1", 7, 1, "https://courses.example.com/1", "cookies.txt")
+    job = build_job(order, JobSettings("courses", "night-school", "enrollgate:1", template=template))
+    worker, proxy = job["spec"]["template"]["spec"]["containers"]
+
+    assert not complain([job])
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "courses"
+    assert job["metadata"]["labels"]["team"] == "courses"
+    assert worker["resources"]["limits"] == {"memory": "2Gi", "ephemeral-storage": str(11 * 2**30)}
+    assert {"name": "TZ", "value": "UTC"} in worker["env"]
+    assert proxy["image"] == "registry.example.com/proxy:1"
+    assert job["spec"]["template"]["spec"]["runtimeClassName"] == "gvisor"
+
+
+def test_without_an_overlay_every_job_is_restricted(tmp_path: Path) -> None:
+    template = yaml.safe_load(one(render(tmp_path, REQUIRED), "ConfigMap")["data"]["job.yaml"])
+    order = RunOrder("school-7-1", 7, 1, "https://courses.example.com/1", "cookies.txt")
+    job = build_job(order, JobSettings("courses", "school", "enrollgate:1", template=template))
+
+    assert not complain([job])
+    assert not unrestricted(job["spec"]["template"]["spec"])
+
+
+def test_the_network_policies_select_the_pods_they_are_for(tmp_path: Path) -> None:
+    objects = render(tmp_path, EVERYTHING)
+    operator = one(objects, "NetworkPolicy", "-operator")["spec"]["podSelector"]
+    workers = one(objects, "NetworkPolicy", "-workers")["spec"]["podSelector"]["matchLabels"]
+    order = RunOrder("night-school-7-1", 7, 1, "https://courses.example.com/1", "cookies.txt")
+    job = build_job(order, JobSettings("courses", "night-school", "enrollgate:1"))
+
+    labels = one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert operator["matchLabels"].items() <= labels.items()
+    assert labels["app.kubernetes.io/component"] in operator["matchExpressions"][0]["values"]
+    assert workers.items() <= job["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_releases_in_one_namespace_do_not_clash(tmp_path: Path) -> None:
+    releases = ("a", "b", "my.school", "a" * 50 + "-x", "a" * 50 + "-y")
+    names = [
+        {(each["kind"], each["metadata"]["name"]) for each in render(tmp_path, PARTS, release)} for release in releases
+    ]
+    installations = {
+        settings_of(one(render(tmp_path, PARTS, release), "Deployment")["spec"]["template"]["spec"]["containers"][0])[
+            "ENROLLGATE_INSTALLATION"
+        ]
+        for release in releases
+    }
+
+    assert len(set.union(*names)) == sum(len(each) for each in names)
+    assert len(installations) == len(releases)
+    assert all(len(name) <= 63 for each in names for _, name in each)

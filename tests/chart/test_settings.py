@@ -1,0 +1,75 @@
+"""What the chart hands to the operator is what the operator takes: its own settings are loaded from the rendered variables."""
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.chart.rendering import EVERYTHING, one, render, settings_of
+
+from enrollgate.settings import PREFIX, Settings, load_settings
+
+LEAST = {
+    "database": {"existingSecret": "courses-database"},
+    "destination": "directory:/courses",
+    "destinationVolume": {"existingClaim": "courses"},
+}
+
+
+def _everything_but_drive() -> dict[str, Any]:
+    values = copy.deepcopy(EVERYTHING) | {"destination": "directory:/courses", "drive": {}}
+    values["destinationVolume"] = {"existingClaim": "courses"}
+    for name in ("downloads", "uploads", "downloadRate", "uploadRate"):
+        del values["worker"][name]
+    return values
+
+
+def _loaded(values: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    container = one(render(folder, values), "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    for name, value in settings_of(container).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("ENROLLGATE_DATABASE_URL", "mysql://u:p@db:3306/courses")
+    return load_settings()
+
+
+def test_the_defaults_of_the_chart_are_those_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = _loaded(LEAST, tmp_path, monkeypatch)
+    different = {
+        name
+        for name, field in Settings.model_fields.items()
+        if name not in ("database", "kubernetes") and getattr(loaded, name) != field.default
+    }
+
+    assert different == {
+        "database_url",
+        "destination",
+        "http_port",
+        "installation",
+        "launcher",
+        "log_format",
+        "work_dir",
+    }
+
+
+def test_every_value_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = _loaded(_everything_but_drive(), tmp_path, monkeypatch)
+
+    assert loaded.enrollment_timeout == 1_000_000
+    assert loaded.check_interval == 2.5
+    assert loaded.run_timeout == 12 * 3600
+    assert list(loaded.download_command) == EVERYTHING["downloadCommand"]
+    assert list(loaded.allowed_hosts) == EVERYTHING["allowedHosts"]
+    assert loaded.status_words().waiting == ("new", "paying")
+    assert loaded.task_columns().table == "school.tasks"
+    assert loaded.installation == "night-school"
+    assert loaded.http_port == 9090
+    kubernetes = loaded.kubernetes
+    assert kubernetes.image == "registry.example.com/team/enrollgate:1.2.3"
+    assert kubernetes.scratch_volume == 20 * 2**30
+    assert kubernetes.leader_election
+    assert (kubernetes.cookies_secret, kubernetes.destination_claim) == ("cookies", "courses")
+    assert (kubernetes.lease_name, kubernetes.lease_duration) == ("night", 20)
+    assert not loaded.database.tls_verify_hostname

@@ -1,0 +1,110 @@
+"""The chart against a real API server: every object is admitted, and a release comes and goes without a trace."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.chart.rendering import EVERYTHING, REQUIRED, merged, pods, render
+from tests.cluster.chart import CHART, helm, kubectl
+from tests.cluster.control_plane import Cluster
+
+from enrollgate.domain.order import RunOrder
+from enrollgate.launchers.kubernetes.manifest import JobSettings, build_job
+
+WITHOUT_HOOKS = merged(REQUIRED, {"migration": {"enabled": False}})
+VOLUME = merged(
+    WITHOUT_HOOKS,
+    {
+        "destination": "directory:/courses",
+        "destinationVolume": {"create": True},
+        "networkPolicy": {"enabled": True},
+        "replicas": 2,
+    },
+)
+KINDS = (
+    "deployments,replicasets,pods,jobs,configmaps,secrets,serviceaccounts,roles,rolebindings,services,networkpolicies,"
+    "poddisruptionbudgets"
+)
+
+
+def _apply(cluster: Cluster, namespace: str, objects: list[dict[str, Any]]) -> str:
+    """What the API server says to these objects, which it only tries."""
+    documents = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+    arguments = ("apply", "--dry-run=server", "-n", namespace, "-f", "-")
+    return kubectl(*arguments, kubeconfig=cluster.kubeconfig, stdin=documents)
+
+
+def _present(cluster: Cluster, namespace: str) -> set[str]:
+    names = kubectl("get", KINDS, "-n", namespace, "-o", "name", kubeconfig=cluster.kubeconfig)
+    return set(names.split()) - {"configmap/kube-root-ca.crt", "serviceaccount/default"}
+
+
+@pytest.mark.parametrize("name", ["required", "everything", "volume"])
+def test_the_api_server_admits_every_object_and_every_pod(
+    cluster: Cluster, namespace: str, tmp_path: Path, name: str
+) -> None:
+    """The namespace enforces `restricted`: so that it is asked about the pods, they are put to it as pods."""
+    objects = render(tmp_path, {"required": REQUIRED, "everything": EVERYTHING, "volume": VOLUME}[name])
+    for each in objects:
+        each["metadata"].pop("namespace", None)
+    known = [each for each in objects if each["kind"] not in ("ServiceMonitor", "Pod")]
+    ours = [
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"pod-{number}"}, "spec": _alone(spec)}
+        for number, spec in enumerate(pods(objects))
+    ]
+
+    assert _apply(cluster, namespace, known).count("(server dry run)") == len(known)
+    assert _apply(cluster, namespace, ours).count("(server dry run)") == len(ours)
+
+
+def _alone(spec: dict[str, Any]) -> dict[str, Any]:
+    """The pod without what it must find in the namespace: Pod Security is what is asked about."""
+    return {name: value for name, value in spec.items() if name not in ("serviceAccountName", "priorityClassName")} | {
+        "restartPolicy": "Never"
+    }
+
+
+def test_a_release_leaves_nothing_behind_and_running_jobs_alone(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    def release(*arguments: str) -> None:
+        done = helm(*arguments, "-n", namespace, kubeconfig=cluster.kubeconfig)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def values(content: dict[str, Any]) -> str:
+        path = tmp_path / "release.yaml"
+        path.write_text(json.dumps(content), encoding="utf-8")
+        return str(path)
+
+    def operators() -> int:
+        path = f"/apis/apps/v1/namespaces/{namespace}/deployments"
+        return int(cluster.items(path)[0]["spec"]["replicas"])
+
+    release("install", "school", str(CHART), "-f", values(WITHOUT_HOOKS))
+    job = build_job(
+        RunOrder("school-enrollgate-1-1", 1, 1, "https://courses.example.com/1", "cookies.txt"),
+        JobSettings(namespace, "school-enrollgate", "enrollgate:1"),
+    )
+    kubectl("create", "-n", namespace, "-f", "-", kubeconfig=cluster.kubeconfig, stdin=json.dumps(job))
+    release("upgrade", "school", str(CHART), "-f", values(VOLUME))
+    assert operators() == 2
+    release("rollback", "school", "1")
+    assert operators() == 1
+    release("uninstall", "school", "--wait")
+
+    cluster.wait_for(
+        lambda: all("enrollgate-1-1" in name for name in _present(cluster, namespace)), what="nothing but the Job"
+    )
+    assert "job.batch/school-enrollgate-1-1" in _present(cluster, namespace)
+
+
+def test_two_releases_share_a_namespace(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
+    path = tmp_path / "release.yaml"
+    path.write_text(json.dumps(VOLUME), encoding="utf-8")
+    for name in ("day", "night"):
+        done = helm("install", name, str(CHART), "-f", str(path), "-n", namespace, kubeconfig=cluster.kubeconfig)
+        assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("day", "night"):
+        helm("uninstall", name, "-n", namespace, "--wait", kubeconfig=cluster.kubeconfig)
+    cluster.wait_for(lambda: not _present(cluster, namespace), what="nothing")

@@ -210,6 +210,7 @@ def work(  # noqa: PLR0917 -- each is an environment variable that a launcher se
         scratch_limit=settings.scratch_limit,
         report_path=report_path,
         progress_path=progress_path,
+        drive=settings.drive_access(),
     )
     stop = threading.Event()
 

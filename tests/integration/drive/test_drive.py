@@ -195,7 +195,8 @@ def test_retry_after_is_honoured_and_pauses_grow(bench: Bench) -> None:
     assert bench.pauses.seconds == [77.0]
     bench.emulator.faults.script("session", *[Fault(status=503)] * 6)
     bench.send(drive, number=2)
-    assert all(later > earlier * 0.99 for earlier, later in zip(bench.pauses.seconds[1::2], bench.pauses.seconds[3::2]))
+    first, *_, last = bench.pauses.seconds[1:]
+    assert len(bench.pauses.seconds) == 7 and first <= 1 and 16 <= last <= 32
 
 
 @pytest.mark.parametrize(

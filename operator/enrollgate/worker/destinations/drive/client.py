@@ -2,6 +2,7 @@
 
 import json
 import threading
+import weakref
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -24,6 +25,8 @@ class Client:
         self._credentials = credentials
         self._endpoint = endpoint.rstrip("/") + "/"
         self._mine = threading.local()
+        self._opened: list[Any] = []
+        weakref.finalize(self, _close, self._opened)
 
     def files(self) -> Any:
         """The thread's `files` resource."""
@@ -31,6 +34,7 @@ class Client:
         if files is None:
             plain = build_http()
             plain.timeout = SILENCE
+            self._opened.append(plain)
             http = google_auth_httplib2.AuthorizedHttp(self._credentials, http=plain)
             service = build_from_document(
                 {**_discovery(), "rootUrl": self._endpoint},
@@ -79,6 +83,11 @@ class Client:
     def generate_ids(self, count: int) -> Any:
         """A request for ids of files that are yet to be."""
         return self.files().generateIds(count=count, space="drive")
+
+
+def _close(connections: list[Any]) -> None:
+    for http in connections:
+        http.close()
 
 
 @cache

@@ -14,6 +14,7 @@ demo: setup ## Show the four cases live on this machine
 test: setup databases lint types imports ## Check everything and run all tests
 	@$(BIN)/python -m enrollgate.settings_docs --check docs/settings.md
 	@$(BIN)/python -m enrollgate.reasons_docs --check docs/reasons.md
+	@$(BIN)/python -m enrollgate.destinations_docs --check docs/destinations.md
 	@$(BIN)/pytest
 
 databases: ## See to it that the database servers for the tests are here
@@ -35,9 +36,10 @@ types: setup ## mypy, strict
 imports: setup ## The import contracts
 	@$(BIN)/lint-imports --config pyproject.toml
 
-docs: setup ## Generate docs/settings.md and docs/reasons.md
+docs: setup ## Generate docs/settings.md, docs/reasons.md and docs/destinations.md
 	@$(BIN)/python -m enrollgate.settings_docs > docs/settings.md
 	@$(BIN)/python -m enrollgate.reasons_docs > docs/reasons.md
+	@$(BIN)/python -m enrollgate.destinations_docs > docs/destinations.md
 
 lock: setup ## Pin the dependencies anew
 	@scripts/lock

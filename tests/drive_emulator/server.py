@@ -153,7 +153,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.drive.token_requests.append(form)
         if self.drive.token_refusal:
             return 400, {"error": self.drive.token_refusal, "error_description": "refused"}, {}
-        return 200, {"access_token": next(iter(self.drive.tokens)), "expires_in": 3600, "token_type": "Bearer"}, {}
+        again = {"refresh_token": "TOPSECRET-refresh"} if form.get("grant_type") == "authorization_code" else {}
+        return 200, {**again, "access_token": next(iter(self.drive.tokens)), "expires_in": 3600, "token_type": "Bearer"}, {}
 
     def _on_all_drives(self) -> None:
         if self.drive.store.drive_id and self.query.get("supportsAllDrives") != "true":

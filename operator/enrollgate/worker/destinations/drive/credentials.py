@@ -39,7 +39,7 @@ def load_credentials(access: DriveAccess) -> Any:
                 client_id=info["client_id"],
                 client_secret=info["client_secret"],
                 token_uri=info.get("token_uri") or "https://oauth2.googleapis.com/token",
-                scopes=[SCOPE] if not info.get("scopes") else info["scopes"],
+                scopes=info.get("scopes"),
             )
     except (ValueError, KeyError, TypeError, google.auth.exceptions.GoogleAuthError):
         message = f"{_VARIABLE}={access.credentials}: the file is damaged or lacks a field: download or make it again"

@@ -16,6 +16,7 @@ test: setup databases tools lint types imports ## Check everything and run all t
 	@$(BIN)/python -m enrollgate.reasons_docs --check docs/reasons.md
 	@$(BIN)/python scripts/chart_readme.py --check charts/enrollgate/README.md
 	@$(BIN)/python scripts/manifests.py --check
+	@$(BIN)/python -m enrollgate.destinations_docs --check docs/destinations.md
 	@$(BIN)/pytest
 
 test-cluster: setup databases control-plane ## Run the tests on a real Kubernetes control plane
@@ -50,9 +51,10 @@ imports: setup ## The import contracts
 manifests: setup tools ## Render manifests/base from the chart
 	@$(BIN)/python scripts/manifests.py
 
-docs: setup ## Generate docs/settings.md, docs/reasons.md and the chart's README
+docs: setup ## Generate docs/settings.md, docs/reasons.md, docs/destinations.md and the chart's README
 	@$(BIN)/python -m enrollgate.settings_docs > docs/settings.md
 	@$(BIN)/python -m enrollgate.reasons_docs > docs/reasons.md
+	@$(BIN)/python -m enrollgate.destinations_docs > docs/destinations.md
 	@$(BIN)/python scripts/chart_readme.py > charts/enrollgate/README.md
 
 image: setup ## Build the image's root folder into .cache, without a container engine (as root, on Debian)

@@ -13,6 +13,7 @@ from tests.databases import ServerAbsent, start_mariadb
 from tests.databases.server import fresh_database
 
 from benchmarks.burst import measure_burst
+from benchmarks.drive_faults import measure_drive_faults
 from benchmarks.idle import measure_idle
 from benchmarks.latency import measure_latency
 
@@ -58,6 +59,7 @@ def main() -> None:
         with databases() as urls:
             if name in urls:
                 results["latency"] += measure_latency(name, urls[name], 4 if options.quick else 40)
+    results["drive_faults"] = measure_drive_faults(100 if options.quick else 10_000)
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_text(json.dumps(results, indent=1))
     show(results)

@@ -28,6 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+drive_app = typer.Typer(help="Google Drive as destination.", no_args_is_help=True)
+app.add_typer(drive_app, name="drive")
 _OUT = Console()
 _ERR = Console(stderr=True)
 _STOP_PATIENCE = 10.0
@@ -210,6 +212,7 @@ def work(  # noqa: PLR0917 -- each is an environment variable that a launcher se
         scratch_limit=settings.scratch_limit,
         report_path=report_path,
         progress_path=progress_path,
+        drive=settings.drive_access(),
     )
     stop = threading.Event()
 
@@ -233,6 +236,24 @@ def work(  # noqa: PLR0917 -- each is an environment variable that a launcher se
     except OSError as error:  # a full disk: the exit code still says whether a retry can help
         _ERR.print(f"the report could not be written: {error.strerror}", markup=False)
     sys.exit(exit_code(report.reason))
+
+
+@drive_app.command()
+def login(
+    client_secrets: Annotated[Path, typer.Option(help="The JSON of your OAuth client (type: desktop app).")],
+    output: Annotated[Path, typer.Option(help="Where the login is written, readable by you only.")] = Path("login.json"),
+    port: Annotated[int, typer.Option(help="The loopback port that Google's answer comes to; 0: any free one.")] = 0,
+) -> None:
+    """Log in as a user, and write the file for ENROLLGATE_DRIVE_CREDENTIALS (docs/destinations.md has the steps)."""
+    from enrollgate.worker.destinations.drive.login import log_in
+
+    try:
+        log_in(client_secrets, output, port, lambda text: _OUT.print(text, markup=False))
+    except OSError as error:
+        _give_up(f"{error.filename or output}: {error.strerror or error.__class__.__name__}: mend it and log in again", 1)
+    except ValueError:
+        _give_up(f"{client_secrets} is not the JSON of an OAuth client of the type desktop app: download it again")
+    _OUT.print(f"{output} is written: set ENROLLGATE_DRIVE_CREDENTIALS to it", markup=False)
 
 
 @app.command()

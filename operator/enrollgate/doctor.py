@@ -20,10 +20,20 @@ def examine(settings: Settings) -> Iterator[Check]:
     finally:
         database.close()
     yield check_folder("work folder", settings.work_dir, "ENROLLGATE_WORK_DIR")
-    yield check_folder("destination", Path(settings.destination.removeprefix("directory:")), "ENROLLGATE_DESTINATION")
+    yield check_destination(settings)
     yield check_cookies(settings.cookies_dir)
     yield check_downloader(settings)
     yield check_hosts(settings)
+
+
+def check_destination(settings: Settings) -> Check:
+    """Proves that courses can be delivered, by delivering a probe."""
+    scheme, _, place = settings.destination.partition(":")
+    if scheme == "drive":
+        from enrollgate.worker.destinations.drive.probe import check_drive
+
+        return check_drive(settings.drive_access(), place)
+    return check_folder("destination", Path(place), "ENROLLGATE_DESTINATION")
 
 
 def check_folder(name: str, folder: Path, variable: str) -> Check:

@@ -5,7 +5,6 @@ value (never a secret's), what is wrong with it and what to write instead.
 """
 
 import difflib
-import ipaddress
 import json
 import os
 import re
@@ -13,9 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import (
-    BaseModel,
     ByteSize,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -23,11 +20,20 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL
 
+from enrollgate.database_settings import DatabaseSettings, parse_database_url
+from enrollgate.domain.order import DriveAccess
 from enrollgate.domain.task import StatusWords, TaskColumns
 from enrollgate.kubernetes_settings import KubernetesSettings
+from enrollgate.setting_checks import (
+    check_chunk,
+    check_command,
+    check_destination,
+    check_endpoint,
+    check_host,
+    check_words,
+)
 from enrollgate.setting_types import Argv, Seconds, Words
 
 PREFIX = "ENROLLGATE_"
@@ -50,27 +56,10 @@ RUN_VARIABLES = frozenset(
 """What a launcher tells a worker about its one run; not settings."""
 _SOURCES = frozenset({PREFIX + "CONFIG_FILE", PREFIX + "SECRETS_DIR"})
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_$]{1,64}")
-_HOST = re.compile(r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
 
 class SettingsError(ValueError):
     """Settings that cannot be used. Its text has one line for each problem."""
-
-
-class DatabaseSettings(BaseModel):
-    """The parts of a MySQL or MariaDB address, for those who keep the password in a Secret of its own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    host: str | None = Field(None, description="Host of the MySQL or MariaDB server.", examples=["mysql"])
-    port: int = Field(3306, ge=1, le=65535, description="Its port.")
-    user: str | None = Field(None, description="The user to log in as.", examples=["enrollgate"])
-    password: SecretStr = Field(SecretStr(""), description="The user's password. Best from a secrets folder.")
-    name: str | None = Field(None, description="The database (schema) that holds the task table.", examples=["courses"])
-    tls_ca: Path | None = Field(
-        None, description="CA certificate (PEM) to verify the server with; sets TLS on.", examples=["/etc/mysql/ca.pem"]
-    )
-    tls_verify_hostname: bool = Field(True, description="Whether the server's certificate must name its host.")
 
 
 _GROUPS = (DatabaseSettings, KubernetesSettings)
@@ -144,7 +133,24 @@ class Settings(BaseSettings):
         "in it. It is started without a shell.",
         examples=["python3 main.py -c {course_url} -o {output_dir}"],
     )
-    destination: str = Field("directory:downloads", description="Where courses go: `directory:/path`.")
+    destination: str = Field(
+        "directory:downloads", description="Where courses go: `directory:/path` or `drive:<folder id>`."
+    )
+    drive_credentials: Path | None = Field(
+        None,
+        description="A service account's key or a user's login (`enrollgate drive login`), as JSON. Not given: the workload's "
+        "own identity (application default credentials). docs/destinations.md has the steps.",
+        examples=["/etc/enrollgate/drive/credentials.json"],
+    )
+    drive_subject: str | None = Field(
+        None,
+        description="The user that a service account with domain-wide delegation acts for.",
+        examples=["courses@school.example"],
+    )
+    drive_chunk_size: ByteSize = Field(
+        ByteSize(8 * 2**20), description="Bytes of an upload's chunk, held in memory: a multiple of 256KiB."
+    )
+    drive_endpoint: str = Field("https://www.googleapis.com/", description="Where Google Drive is, for tests.")
     allowed_hosts: Words = Field(
         (),
         description="The hosts that may be contacted, comma-separated; `*.example.com` means its subdomains. Empty: every "
@@ -200,25 +206,31 @@ class Settings(BaseSettings):
     @classmethod
     def _database_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            _parse_database_url(value.get_secret_value())
+            parse_database_url(value.get_secret_value())
         return value
 
     @field_validator("allowed_hosts")
     @classmethod
     def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_check_host(host.lower()) for host in value)
+        return tuple(check_host(host.lower()) for host in value)
 
     @field_validator("destination")
     @classmethod
     def _destination(cls, value: str) -> str:
-        scheme, colon, rest = value.partition(":")
-        if scheme == "drive":
-            raise ValueError("Google Drive is not part of this version: write directory:/path")
-        if scheme != "directory" or not colon or not rest.strip():
-            raise ValueError("write directory:/path")
-        return f"directory:{Path(rest).expanduser().absolute()}"
+        return check_destination(value)
 
-    @field_validator("work_dir", "cookies_dir")
+    @field_validator("drive_endpoint")
+    @classmethod
+    def _endpoint(cls, value: str) -> str:
+        return check_endpoint(value)
+
+    @field_validator("drive_chunk_size")
+    @classmethod
+    def _chunk(cls, value: ByteSize) -> ByteSize:
+        check_chunk(value)
+        return value
+
+    @field_validator("work_dir", "cookies_dir", "drive_credentials")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
@@ -233,8 +245,8 @@ class Settings(BaseSettings):
             )
         if self.launcher == "kubernetes":
             self._check_kubernetes()
-        _check_words(self.status_words())
-        _check_command(self.downloader, self.download_command)
+        check_words(self.status_words())
+        check_command(self.downloader, self.download_command)
         return self
 
     def _check_kubernetes(self) -> None:
@@ -254,7 +266,7 @@ class Settings(BaseSettings):
     def sqlalchemy_url(self) -> URL:
         """The address of the database, password included."""
         if self.database_url is not None:
-            return _parse_database_url(self.database_url.get_secret_value())
+            return parse_database_url(self.database_url.get_secret_value())
         if self.database.host is None:
             return URL.create("sqlite", database=str(self.work_dir / "enrollgate.db"))
         return URL.create(
@@ -276,6 +288,10 @@ class Settings(BaseSettings):
             self.task_table, self.id_column, self.status_column, self.email_column, self.course_url_column
         )
 
+    def drive_access(self) -> DriveAccess:
+        """How a `drive:` destination is reached."""
+        return DriveAccess(self.drive_endpoint, self.drive_credentials, self.drive_subject, int(self.drive_chunk_size))
+
     def worker_environment(self) -> dict[str, str]:
         """The settings that a worker needs, as environment variables. None of them is a secret."""
         environment = {
@@ -286,75 +302,15 @@ class Settings(BaseSettings):
         }
         if self.downloader == "command":
             environment["DOWNLOAD_COMMAND"] = json.dumps(self.download_command)
+        if self.destination.startswith("drive:"):
+            environment |= {"DRIVE_ENDPOINT": self.drive_endpoint, "DRIVE_CHUNK_SIZE": str(int(self.drive_chunk_size))}
+            if self.drive_credentials is not None:
+                environment["DRIVE_CREDENTIALS"] = str(self.drive_credentials)
+            if self.drive_subject is not None:
+                environment["DRIVE_SUBJECT"] = self.drive_subject
         if self.cookies_dir is not None:
             environment["COOKIES_DIR"] = str(self.cookies_dir)
         return {PREFIX + name: value for name, value in environment.items()}
-
-
-def _parse_database_url(text: str) -> URL:
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError) as error:
-        raise ValueError("it is not a database URL: write mysql://user:password@host:port/name") from error
-    if url.drivername == "sqlite":
-        if not url.database:
-            raise ValueError("it names no file: write sqlite:////absolute/path")
-        return url
-    if url.drivername not in ("mysql", "mysql+pymysql", "mariadb", "mariadb+pymysql"):
-        raise ValueError(f"{url.drivername!r} is not a database Enrollgate speaks: use mysql:// or sqlite:///")
-    if not url.host or not url.database:
-        raise ValueError("it names no host or no database: write mysql://user:password@host:port/name")
-    return url.set(drivername="mysql+pymysql").difference_update_query(["charset"])
-
-
-def _check_host(text: str) -> str:
-    host, _, port = (
-        text.rpartition(":") if re.search(r"(?<![:\[]):\d+$", text) and text.count(":") == 1 else (text, "", "")
-    )
-    if port and not 0 < int(port) < 65536:
-        raise ValueError(f"{text!r} has no valid port")
-    try:
-        ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        if not _HOST.fullmatch(host):
-            raise ValueError(
-                f"{text!r} is not a host: write a host name, *.domain or an IP address, without scheme or path"
-            ) from None
-    return text
-
-
-def _check_words(words: StatusWords) -> None:
-    for word in words.known:
-        if not word.strip() or word != word.strip() or len(word) > 64:
-            raise ValueError(
-                f"the status word {word!r} in ENROLLGATE_STATUS_* must have 1 to 64 characters, no spaces around"
-            )
-    if not words.waiting:
-        raise ValueError("ENROLLGATE_STATUS_WAITING is empty: name at least one waiting status")
-    lower = [word.lower() for word in words.known]
-    twice = sorted({word for word in lower if lower.count(word) > 1})
-    if twice:
-        raise ValueError(
-            f"the status word {twice[0]!r} has two meanings in ENROLLGATE_STATUS_*: each word may have one"
-        )
-
-
-def _check_command(downloader: str, command: tuple[str, ...]) -> None:
-    if downloader != "command":
-        if command:
-            raise ValueError("ENROLLGATE_DOWNLOAD_COMMAND is set but unused: set ENROLLGATE_DOWNLOADER=command, too")
-        return
-    if not command:
-        raise ValueError("ENROLLGATE_DOWNLOADER=command needs ENROLLGATE_DOWNLOAD_COMMAND")
-    text = " ".join(command)
-    for placeholder in ("{course_url}", "{output_dir}"):
-        if placeholder not in text:
-            raise ValueError(f"ENROLLGATE_DOWNLOAD_COMMAND does not contain {placeholder}: it could not do its work")
-    unknown = set(re.findall(r"\{([a-z_]+)\}", text)) - {"course_url", "output_dir"}
-    if unknown:
-        raise ValueError(
-            f"ENROLLGATE_DOWNLOAD_COMMAND contains {{{sorted(unknown)[0]}}}: only {{course_url}} and {{output_dir}} are known"
-        )
 
 
 def variables() -> dict[str, Any]:

@@ -16,6 +16,19 @@ class RunOrder:
 
 
 @dataclass(frozen=True, slots=True)
+class DriveAccess:
+    """How a `drive:` destination is reached. Names the credentials' file, never its content."""
+
+    endpoint: str = "https://www.googleapis.com/"
+    credentials: Path | None = None
+    """A service account's key or a user's login; None: the workload's own identity."""
+    subject: str | None = None
+    """The user that a service account with domain-wide delegation acts for."""
+    chunk_size: int = 8 * 2**20
+    """Bytes, a multiple of 256 KiB."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkOrder:
     """Everything one try of a run needs to know. Built by the CLI from environment and options."""
 
@@ -32,7 +45,7 @@ class WorkOrder:
     download_command: tuple[str, ...]
     """The argv template of the `command` downloader, with `{course_url}` and `{output_dir}`."""
     destination: str
-    """`directory:/path`."""
+    """`directory:/path` or `drive:<folder id>`."""
     allowed_hosts: tuple[str, ...]
     scratch_dir: Path
     """Survives a try of the same run, so that partial files are resumed."""
@@ -42,3 +55,4 @@ class WorkOrder:
     """Where the report goes (Kubernetes: the termination message)."""
     progress_path: Path | None
     """Where the progress is kept for `enrollgate status`, if anywhere."""
+    drive: DriveAccess = DriveAccess()

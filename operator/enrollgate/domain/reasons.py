@@ -51,6 +51,9 @@ class Reason(StrEnum):
     DESTINATION_QUOTA = "DestinationQuota"
     DESTINATION_AUTH = "DestinationAuth"
     DESTINATION_UNAVAILABLE = "DestinationUnavailable"
+    DESTINATION_NOT_FOUND = "DestinationNotFound"
+    DESTINATION_RATE_LIMITED = "DestinationRateLimited"
+    CORRUPT_UPLOAD = "CorruptUpload"
     DISK_FULL = "DiskFull"
     # the run
     CONFIGURATION_ERROR = "ConfigurationError"
@@ -175,6 +178,21 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.DESTINATION_UNAVAILABLE: Explanation(
         "The destination did not answer properly.", "Try again later; run `enrollgate doctor`.", True
+    ),
+    Reason.DESTINATION_NOT_FOUND: Explanation(
+        "The destination's folder does not exist, or is not shared with the account.",
+        "See that ENROLLGATE_DESTINATION has the right folder and share it with the account.",
+        False,
+    ),
+    Reason.DESTINATION_RATE_LIMITED: Explanation(
+        "The destination takes no more for now: too many requests, or the day's limit.",
+        "Set the task back to `enrolled` tomorrow, or lower ENROLLGATE_MAX_CONCURRENT_RUNS.",
+        False,
+    ),
+    Reason.CORRUPT_UPLOAD: Explanation(
+        "A file at the destination was not the one that was sent; it was removed.",
+        "Try again; if it stays, see what stands between the worker and the destination.",
+        True,
     ),
     Reason.DISK_FULL: Explanation(
         "The disk for scratch files or the destination is full.", "Free some space; then set `enrolled` again.", True

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 OnBytes = Callable[[int], None]
-"""Told how many bytes of the current item are in scratch. May block: that is the back-pressure."""
+"""Told how many bytes of an item have been moved so far. May block: that is the back-pressure, or a bandwidth limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Downloader(Protocol):
 
 
 class Destination(Protocol):
-    """Where a course goes. All errors are Failures."""
+    """Where a course goes. All errors are Failures. `find` and `deliver` are called from several threads at once."""
 
     def open(self, title: str) -> None:
         """Finds or makes the course's place."""
@@ -72,8 +72,13 @@ class Destination(Protocol):
         """The item, if it is there already, complete."""
         ...
 
-    def deliver(self, item: Item, file: Path) -> Delivered:
-        """Puts the file there, complete or not at all."""
+    def deliver(self, item: Item, file: Path, on_bytes: OnBytes, stop: threading.Event) -> Delivered:
+        """Puts the file there, complete or not at all.
+
+        `on_bytes` is told how many bytes of the item have arrived (above 0 from the start, if an upload is resumed) and may
+        block: that is the bandwidth limit. Once `stop` is set, Failure (Stopped) is raised soon, and what was begun is kept
+        where the next try goes on with it, or removed.
+        """
         ...
 
     @property

@@ -167,7 +167,7 @@ class Pipeline:
                 self._scratch.release(size)
 
     def _deliver(self, item: Item, file: Path) -> None:
-        delivered = self._destination.deliver(item, file)
+        delivered = self._destination.deliver(item, file, lambda _sent: None, self._stop)
         self.tally.delivered += 1
         self.tally.bytes_delivered += delivered.size
         shutil.rmtree(file.parent, ignore_errors=True)

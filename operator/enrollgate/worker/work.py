@@ -59,7 +59,7 @@ def _timed(report: Report, seconds: float) -> Report:
 def _attempt(order: WorkOrder, progress: Progress, stop: threading.Event) -> Report:
     check_url(order.course_url, order.allowed_hosts)
     order.scratch_dir.mkdir(parents=True, exist_ok=True)
-    destination = make_destination(order)
+    destination = make_destination(order, stop)
     downloader = make_downloader(order, stop)
     try:
         course = downloader.open()

@@ -49,7 +49,7 @@ class _Place:
     def find(self, item):
         return None
 
-    def deliver(self, item, file):
+    def deliver(self, item, file, on_bytes, stop):
         if item.item_id == self.bad:
             raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
         return Delivered(item.item_id, 100, "")
@@ -157,9 +157,9 @@ def test_what_is_downloaded_is_delivered_although_the_cookies_then_expire(site, 
     failed = threading.Event()
     note = Pipeline._note
 
-    def slow(self, item, file):
+    def slow(self, item, file, on_bytes, stop):
         failed.wait(20)  # lecture 1 is being delivered while lecture 3's 401 comes in
-        return orig(self, item, file)
+        return orig(self, item, file, on_bytes, stop)
 
     def noted(self, item, failure):
         note(self, item, failure)
@@ -299,9 +299,9 @@ def test_scratch_on_the_disk_never_exceeds_its_limit(tmp_path: Path, monkeypatch
         while not done.wait(0.002):
             du()
 
-    def slow(self, item, file):
+    def slow(self, item, file, on_bytes, stop):
         time.sleep(0.3)
-        return orig(self, item, file)
+        return orig(self, item, file, on_bytes, stop)
 
     monkeypatch.setattr(Directory, "deliver", slow)
     with FaultySite([Lecture(f"L{n}", content(2_000_000, n)) for n in range(1, 6)]) as s:

@@ -1,5 +1,6 @@
 """Where courses go. One module for each kind; `make_destination` reads the setting."""
 
+import threading
 from pathlib import Path
 
 from enrollgate.domain.order import WorkOrder
@@ -10,11 +11,19 @@ from enrollgate.worker.destinations.directory import Directory
 __all__ = ["make_destination"]
 
 
-def make_destination(order: WorkOrder) -> Destination:
-    """The destination that `order.destination` names. Raises Failure (ConfigurationError) for one that does not exist."""
+def make_destination(order: WorkOrder, stop: threading.Event) -> Destination:
+    """The destination that `order.destination` names. Raises Failure (ConfigurationError) for one that does not exist.
+
+    `stop` ends whatever it waits for.
+    """
     scheme, _, rest = order.destination.partition(":")
+    if scheme == "drive" and rest:
+        from enrollgate.worker.destinations.drive import open_drive
+
+        return open_drive(order, rest, stop)
     if scheme != "directory":
-        raise Failure(Reason.CONFIGURATION_ERROR, f"ENROLLGATE_DESTINATION={scheme}: is unknown: write directory:/path")
+        message = f"ENROLLGATE_DESTINATION={scheme}: is unknown: write directory:/path or drive:<folder id>"
+        raise Failure(Reason.CONFIGURATION_ERROR, message)
     root = Path(rest)
     if not root.is_absolute():
         raise Failure(Reason.CONFIGURATION_ERROR, "ENROLLGATE_DESTINATION=directory: needs an absolute path")

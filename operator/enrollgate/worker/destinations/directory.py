@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +21,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from enrollgate.domain.reasons import Failure, Reason
-from enrollgate.worker.course import Delivered, Item
-from enrollgate.worker.names import safe_name
+from enrollgate.worker.course import Delivered, Item, OnBytes
+from enrollgate.worker.names import course_name, course_suffix, item_name, section_name
 
 MANIFEST = "manifest.json"
 _PART = ".enrollgate-part"
@@ -37,21 +38,26 @@ class Directory:
         self._course: Path | None = None
         self._title = ""
         self._items: dict[str, dict[str, Any]] = {}
+        self._places: dict[str, str] = {}
+        """Whose each file is, the ones being copied included: two items of one name never meet."""
+        self._lock = threading.Lock()
 
     def open(self, title: str) -> None:
         """Finds the course's folder by its task, or makes one. The title of a later try does not rename it."""
-        suffix = f"[task-{self._task_id}]"
+        suffix = course_suffix(self._task_id)
         with _as_failures():
             self._root.mkdir(parents=True, exist_ok=True)
             found = sorted(path for path in self._root.iterdir() if path.name.endswith(suffix) and path.is_dir())
-            course = found[0] if found else self._root / f"{safe_name(title, 150)} {suffix}"
+            course = found[0] if found else self._root / course_name(title, self._task_id)
             course.mkdir(exist_ok=True)
         self._course, self._title = course, title
         self._items = _read_manifest(course / MANIFEST)
+        self._places = {str(entry.get("file")): item_id for item_id, entry in self._items.items()}
 
     def find(self, item: Item) -> Delivered | None:
         """The item if the manifest has it and its file is whole."""
-        entry = self._items.get(item.item_id)
+        with self._lock:
+            entry = self._items.get(item.item_id)
         if entry is None:
             return None
         try:
@@ -64,28 +70,31 @@ class Directory:
             raise _disk_failure(error) from error
         return Delivered(item.item_id, int(entry["bytes"]), str(entry["md5"]))
 
-    def deliver(self, item: Item, file: Path) -> Delivered:
+    def deliver(self, item: Item, file: Path, on_bytes: OnBytes, stop: threading.Event) -> Delivered:
         """Copies the file beside its place, then renames it there, then notes it in the manifest."""
-        target = self._inside(self._place(item, file))
+        with self._lock:
+            target = self._inside(self._place(item, file))
+            self._places[str(target.relative_to(self._folder()))] = item.item_id
         part = target.with_name(target.name + _PART)
         with _as_failures():
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                digest = _copy(file, part)
+                digest = _copy(file, part, on_bytes, stop)
                 part.replace(target)
                 _sync(target.parent)
             finally:
                 part.unlink(missing_ok=True)
             size = target.stat().st_size
-            self._items[item.item_id] = {
-                "index": item.index,
-                "title": item.title,
-                "file": str(target.relative_to(self._folder())),
-                "bytes": size,
-                "md5": digest,
-                "source_url": _without_query(item.source_url),
-            }
-            self._write_manifest()
+            with self._lock:
+                self._items[item.item_id] = {
+                    "index": item.index,
+                    "title": item.title,
+                    "file": str(target.relative_to(self._folder())),
+                    "bytes": size,
+                    "md5": digest,
+                    "source_url": _without_query(item.source_url),
+                }
+                self._write_manifest()
         return Delivered(item.item_id, size, digest)
 
     @property
@@ -99,17 +108,10 @@ class Directory:
         return self._course
 
     def _place(self, item: Item, file: Path) -> Path:
-        folder = self._folder()
-        if item.section:
-            number = f"{item.section_index:02d} - " if item.section_index else ""
-            folder /= number + safe_name(item.section, 150)
-        suffix = safe_name(file.suffix, 16) if len(file.suffix) > 1 else ""
-        stem = f"{item.index:02d} - {safe_name(item.title, 150)}"
-        place = folder / f"{stem}{'.' + suffix if suffix else ''}"
-        taken = {entry["file"]: item_id for item_id, entry in self._items.items()}
-        if taken.get(str(place.relative_to(self._folder())), item.item_id) != item.item_id:
-            key = hashlib.sha256(item.item_id.encode()).hexdigest()[:8]
-            place = place.with_name(f"{stem} ({key}){place.suffix}")
+        folder = self._folder() / section_name(item)
+        place = folder / item_name(item, file.suffix)
+        if self._places.get(str(place.relative_to(self._folder())), item.item_id) != item.item_id:
+            return folder / item_name(item, file.suffix, taken=True)
         return place
 
     def _inside(self, path: Path) -> Path:
@@ -145,13 +147,18 @@ def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _copy(source: Path, target: Path) -> str:
+def _copy(source: Path, target: Path, on_bytes: OnBytes, stop: threading.Event) -> str:
     """Copies and syncs a file; gives its MD5."""
     digest = hashlib.md5(usedforsecurity=False)
+    copied = 0
     with source.open("rb") as reader, target.open("wb") as writer:
         while chunk := reader.read(_CHUNK):
             digest.update(chunk)
             writer.write(chunk)
+            copied += len(chunk)
+            on_bytes(copied)
+            if stop.is_set():
+                raise Failure(Reason.STOPPED, "asked to stop; this item is delivered by the next try")
         writer.flush()
         os.fsync(writer.fileno())
     shutil.copymode(source, target)

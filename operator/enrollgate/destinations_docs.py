@@ -1,0 +1,75 @@
+"""Renders docs/destinations.md from the rules of the code: `python -m enrollgate.destinations_docs [--check FILE]`."""
+
+import sys
+
+from enrollgate.domain.reasons import explain
+from enrollgate.generated import print_or_check
+from enrollgate.worker.destinations.drive.errors import RULES
+from enrollgate.worker.destinations.drive.patience import LONGEST_PAUSE, PAUSES, TRIES
+
+_HEAD = f"""# Destinations
+
+`ENROLLGATE_DESTINATION` says where courses go. Whatever it is, it is the checkpoint: what is there, whole, is not moved again.
+
+## A directory
+
+`directory:/path`: a folder for each course, with a `manifest.json` that says what is in it.
+
+## Google Drive
+
+`drive:<folder id>`; the folder's address from the browser is understood, too. Below it there is a folder for each course, found
+again by its `appProperties`, with a folder for each section. Uploads are resumable in chunks of `ENROLLGATE_DRIVE_CHUNK_SIZE`;
+each file's size and MD5 are verified; ids are made before the files, so a repeated request never leaves two. A killed worker goes
+on where the upload was. `enrollgate doctor` writes, verifies and deletes a probe file in the folder.
+
+Enable the *Google Drive API* in a Google Cloud project first. Then choose who delivers:
+
+| credentials | steps |
+| --- | --- |
+| service account, shared drive | Make a service account and a JSON key. Add the account to the **shared drive** as content manager. \
+`ENROLLGATE_DRIVE_CREDENTIALS=/path/key.json`. A folder of someone's My Drive does not do: the account has no storage of its own. |
+| service account for a user | As above; in the Workspace admin console grant the account's client id domain-wide delegation of the \
+scope `https://www.googleapis.com/auth/drive`. `ENROLLGATE_DRIVE_SUBJECT=user@your.domain`: files are that user's. |
+| a user's login | Make an OAuth client of the type *Desktop app*, download its JSON, and run `enrollgate drive login \
+--client-secrets client.json --output login.json`. `ENROLLGATE_DRIVE_CREDENTIALS=/path/login.json`. An app in *testing* loses its \
+login after seven days: publish it. |
+| workload identity | Set no `ENROLLGATE_DRIVE_CREDENTIALS`: application default credentials are used. The worker's Kubernetes \
+service account must be bound to a Google service account that is on the shared drive. |
+
+The scope is `drive`, not `drive.file`: the smaller one shows an application only what it made itself, so it could not see the
+folder that you name.
+
+## What Drive says, and what it means
+
+*Retried*: the same request is sent up to {TRIES} times without progress, after pauses that grow from {PAUSES.base:.0f} s to \
+{PAUSES.cap:.0f} s (less chance);
+`Retry-After` is honoured up to {LONGEST_PAUSE:.0f} s, and a longer one is left to the run's next try. *Next try* says whether the
+run's next try can help.
+
+| what Drive says | reason | message | remedy | retried | next try |
+| --- | --- | --- | --- | --- | --- |
+"""
+_TAIL = """
+A connection that is silent for 60 s counts as cut: the time-out of each read and write is the watchdog against stalls. After any
+trouble in an upload, Drive is asked how much it has (308 with `Range`; without it: nothing) before more is sent.
+
+This page is generated: `make docs`.
+"""
+
+
+def render() -> str:
+    """The page as Markdown."""
+    rows = "".join(
+        f"| {rule.says} | `{rule.reason}` | {rule.message} | {rule.remedy} | {_yes(rule.retried)} "
+        f"| {_yes(explain(rule.reason).retry_can_help)} |\n"
+        for rule in RULES
+    )
+    return _HEAD + rows + _TAIL
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+if __name__ == "__main__":
+    sys.exit(print_or_check(render(), sys.argv[1:]))

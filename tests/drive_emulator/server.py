@@ -1,0 +1,243 @@
+"""The wire protocol, over the store and the fault script."""
+
+import json
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
+
+from tests.drive_emulator.faults import Fault, Faults
+from tests.drive_emulator.store import FOLDER, Refused, Store
+
+CHUNK_UNIT = 256 * 1024
+_PAGE = 100
+
+
+class DriveEmulator:
+    """Serves between enter and exit. `rate`: bytes per second that it takes, all uploads together."""
+
+    def __init__(
+        self, store: Store | None = None, faults: Faults | None = None, port: int = 0, rate: float = 0
+    ) -> None:
+        self.store = store or Store()
+        self.faults = faults or Faults()
+        self.rate = rate
+        self.requests: list[tuple[str, int]] = []
+        self.tokens = {"good"}
+        self.token_requests: list[dict[str, str]] = []
+        self.token_refusal: str | None = None
+        self.on_chunk: Callable[[], None] = lambda: None
+        self._bucket = threading.Lock()
+        emulator = self
+
+        class Handler(_Handler):
+            drive = emulator
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 64
+
+            def handle_error(self, request: Any, client_address: Any) -> None: ...
+
+        self._server = Server(("127.0.0.1", port), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def user_login(self) -> dict[str, str]:
+        """An authorized_user file whose tokens come from here."""
+        return {
+            "type": "authorized_user",
+            "client_id": "client",
+            "client_secret": "TOPSECRET-client",
+            "refresh_token": "TOPSECRET-refresh",
+            "token_uri": self.url + "token",
+        }
+
+    def throttle(self, size: int) -> None:
+        if self.rate:
+            with self._bucket:
+                time.sleep(size / self.rate)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    drive: DriveEmulator
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, *_: object) -> None: ...
+
+    def do_GET(self) -> None:
+        self._handle()
+
+    def do_POST(self) -> None:
+        self._handle()
+
+    def do_PUT(self) -> None:
+        self._handle()
+
+    def do_DELETE(self) -> None:
+        self._handle()
+
+    def _handle(self) -> None:
+        parts = urlsplit(self.path)
+        self.query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        operation, respond = self._route(parts.path)
+        fault = self.drive.faults.next(operation)
+        length = int(self.headers.get("Content-Length") or 0)
+        if fault and fault.kind == "cut":
+            self.rfile.read(length // 2)
+            return self._reset()
+        self.body = self._read(length)
+        try:
+            if operation != "token" and self.headers.get("Authorization", "")[7:] not in self.drive.tokens:
+                raise Refused(401, "authError", "Invalid Credentials")
+            if fault and fault.kind == "status":
+                return self._send(
+                    fault.status, _problem(fault.status, fault.reason, fault.message), fault.headers, operation
+                )
+            status, answer, headers = respond(fault)
+        except Refused as refused:
+            status, answer, headers = refused.status, _problem(refused.status, refused.reason, refused.message), {}
+        if fault and fault.kind == "lost":
+            return self._reset()
+        self._send(status, answer, headers, operation, truncated=bool(fault and fault.kind == "truncated"))
+        return None
+
+    def _read(self, length: int) -> bytes:
+        data = bytearray()
+        while len(data) < length:
+            piece = self.rfile.read(min(65536, length - len(data)))
+            if not piece:
+                break
+            data += piece
+            self.drive.throttle(len(piece))
+        return bytes(data)
+
+    def _route(self, path: str) -> tuple[str, Callable[[Fault | None], Any]]:
+        if path == "/token":
+            return "token", self._token
+        if path == "/drive/v3/files/generateIds":
+            return "generateIds", lambda _: (200, {"ids": self.drive.store.new_ids(int(self.query["count"]))}, {})
+        if path == "/drive/v3/files":
+            return ("list", self._list) if self.command == "GET" else ("create", self._create)
+        if match := re.fullmatch(r"/drive/v3/files/([\w-]+)", path):
+            file_id = match[1]
+            return (
+                ("get", lambda _: self._get(file_id))
+                if self.command == "GET"
+                else ("delete", lambda _: self._delete(file_id))
+            )
+        if path == "/upload/drive/v3/files" and self.command == "POST":
+            return "session", self._begin
+        if path == "/upload/drive/v3/files":
+            asks = self.headers.get("Content-Range", "").startswith("bytes */")
+            return "probe" if asks else "chunk", self._chunk
+        return "unknown", lambda _: (404, _problem(404, "notFound", path), {})
+
+    def _token(self, _fault: Fault | None) -> Any:
+        form = {name: values[-1] for name, values in parse_qs(self.body.decode()).items()}
+        self.drive.token_requests.append(form)
+        if self.drive.token_refusal:
+            return 400, {"error": self.drive.token_refusal, "error_description": "refused"}, {}
+        again = {"refresh_token": "TOPSECRET-refresh"} if form.get("grant_type") == "authorization_code" else {}
+        return 200, {**again, "access_token": next(iter(self.drive.tokens)), "expires_in": 3600, "token_type": "Bearer"}, {}
+
+    def _on_all_drives(self) -> None:
+        if self.drive.store.drive_id and self.query.get("supportsAllDrives") != "true":
+            raise Refused(404, "notFound", "File not found")
+
+    def _list(self, _fault: Fault | None) -> Any:
+        if self.drive.store.drive_id and self.query.get("includeItemsFromAllDrives") != "true":
+            return 200, {"files": []}, {}
+        found = self.drive.store.find(self.query["q"])
+        start = int(self.query.get("pageToken", 0))
+        more = {"nextPageToken": str(start + _PAGE)} if len(found) > start + _PAGE else {}
+        return 200, {"files": found[start : start + _PAGE], **more}, {}
+
+    def _get(self, file_id: str) -> Any:
+        self._on_all_drives()
+        return 200, self.drive.store.get(file_id), {}
+
+    def _delete(self, file_id: str) -> Any:
+        self._on_all_drives()
+        self.drive.store.delete(file_id)
+        return 204, None, {}
+
+    def _create(self, _fault: Fault | None) -> Any:
+        self._on_all_drives()
+        body = json.loads(self.body)
+        if body.get("mimeType") != FOLDER:
+            raise Refused(400, "invalid", "only folders are made without media here")
+        return 200, self.drive.store.insert(body), {}
+
+    def _begin(self, _fault: Fault | None) -> Any:
+        self._on_all_drives()
+        if self.query.get("uploadType") != "resumable":
+            raise Refused(400, "invalid", "only resumable uploads")
+        name = self.drive.store.begin(json.loads(self.body), int(self.headers["X-Upload-Content-Length"]))
+        return 200, None, {"Location": f"{self.drive.url}upload/drive/v3/files?upload_id={name}"}
+
+    def _chunk(self, fault: Fault | None) -> Any:
+        store, name = self.drive.store, self.query["upload_id"]
+        span = self.headers.get("Content-Range", "")
+        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", span)
+        asks = span.startswith("bytes */")
+        data, start = self.body, int(match[1]) if match else 0
+        if match and int(match[2]) - start + 1 != len(data):
+            raise Refused(400, "invalid", "the body is not as long as Content-Range says")
+        if match and int(match[2]) + 1 != int(match[3]) and len(data) % CHUNK_UNIT:
+            raise Refused(400, "invalid", "a chunk must be a multiple of 256 KiB")
+        if fault and fault.kind == "partial":
+            data = data[: len(data) // 2 // CHUNK_UNIT * CHUNK_UNIT]
+        if (fault and fault.kind == "nothing_kept") or (asks and not self._whole(name)):
+            data = b""
+            upload = store.uploads.get(name)
+            if upload is None or upload.gone:
+                raise Refused(404, "notFound")
+        else:
+            upload = store.append(name, start, data, corrupt=bool(fault and fault.kind == "corrupt"))
+            self.drive.on_chunk()
+        if upload.file is not None and not (fault and fault.kind == "nothing_kept"):
+            return 200, upload.file, {}
+        return 308, None, {"Range": f"bytes=0-{upload.got - 1}"} if upload.got else {}
+
+    def _whole(self, name: str) -> bool:
+        upload = self.drive.store.uploads.get(name)
+        return upload is not None and upload.file is not None
+
+    def _send(
+        self, status: int, answer: Any, headers: dict[str, str], operation: str, *, truncated: bool = False
+    ) -> None:
+        body = b"" if answer is None else json.dumps(answer).encode()
+        self.drive.requests.append((operation, status))
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if status != 204:
+            self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if truncated else body)
+        self.close_connection = self.close_connection or truncated
+
+    def _reset(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+
+
+def _problem(status: int, reason: str, message: str) -> dict[str, Any]:
+    return {"error": {"code": status, "errors": [{"reason": reason, "message": message}], "message": message}}

@@ -1,0 +1,145 @@
+"""The commands against the emulator, as processes: a killed worker, the doctor, a user's login."""
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from tests.drive_emulator import DriveEmulator
+from tests.drive_emulator.store import FOLDER, Refused
+from tests.faulty_site import FaultySite, Lecture, content
+
+CHUNK = 256 * 1024
+SIZE = 2_000_000
+
+
+def environment(drive: DriveEmulator, tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "login.json").write_text(json.dumps(drive.user_login()))
+    others = {name: value for name, value in os.environ.items() if not name.startswith("ENROLLGATE_")}
+    return others | {
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "COLUMNS": "300",
+        "ENROLLGATE_DESTINATION": f"drive:{drive.store.root}",
+        "ENROLLGATE_DRIVE_ENDPOINT": drive.url,
+        "ENROLLGATE_DRIVE_CREDENTIALS": str(tmp_path / "login.json"),
+        "ENROLLGATE_DRIVE_CHUNK_SIZE": "256KiB",
+        "ENROLLGATE_WORK_DIR": str(tmp_path / "work"),
+        "ENROLLGATE_DATABASE_URL": f"sqlite:///{tmp_path / 'tasks.db'}",
+    }
+
+
+def test_a_worker_killed_in_mid_upload_again_and_again_leaves_each_file_once(tmp_path: Path) -> None:
+    lectures = [Lecture(f"L{n}", content(SIZE, n)) for n in range(1, 4)]
+    with DriveEmulator() as drive, FaultySite(lectures) as site:
+        order = {
+            "ENROLLGATE_TASK_ID": "7",
+            "ENROLLGATE_COURSE_URL": f"{site.url}/feed",
+            "ENROLLGATE_ALLOWED_HOSTS": site.host,
+            "ENROLLGATE_SCRATCH_DIR": str(tmp_path / "scratch"),
+            "ENROLLGATE_REPORT_PATH": str(tmp_path / "report.json"),
+        }
+        worker: subprocess.Popen[bytes] | None = None
+        chunks, kill_at, started = 0, 0, threading.Event()
+
+        def on_chunk() -> None:
+            nonlocal chunks
+            chunks += 1
+            if chunks == kill_at:
+                started.wait(10)
+                assert worker is not None
+                worker.send_signal(signal.SIGKILL)
+
+        drive.on_chunk = on_chunk
+        codes = []
+        for kill_at in (3, 8, 12, 17, 0):
+            started.clear()
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "enrollgate", "work"],
+                env=environment(drive, tmp_path) | order,
+                stderr=subprocess.DEVNULL,
+            )
+            started.set()
+            codes.append(worker.wait(60))
+        assert codes == [-9, -9, -9, -9, 0]
+        files = drive.store.media()
+        assert sorted(str(file["name"]) for file in files) == [f"0{n} - L{n}.mp4" for n in range(1, 4)]
+        assert drive.store.bytes <= 3 * SIZE + 4 * CHUNK, "at most a chunk is sent again for each kill"
+        assert sum(file["mimeType"] == FOLDER for file in drive.store.files.values()) == 2
+        report = (tmp_path / "report.json").read_text()
+        assert "upload_id" not in report and json.loads(report)["reason"] is None
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (None, "ok      destination: Google Drive folder rootfolder0001: a probe file was written, verified and deleted"),
+        ("storage", "a service account has no storage of its own"),
+        ("login", "enrollgate drive login"),
+    ],
+)
+def test_doctor_proves_access_or_says_what_is_wrong(tmp_path: Path, broken: str | None, words: str) -> None:
+    with DriveEmulator() as drive:
+        if broken == "storage":
+            drive.store.refuse = Refused(403, "storageQuotaExceeded", "Service Accounts do not have storage quota.")
+        if broken == "login":
+            drive.token_refusal = "invalid_grant"
+        done = subprocess.run(
+            [sys.executable, "-m", "enrollgate", "doctor"],
+            env=environment(drive, tmp_path),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert words in done.stdout and "TOPSECRET" not in done.stdout + done.stderr, done
+        assert drive.store.media() == []
+
+
+def test_a_user_logs_in_without_a_browser_on_the_machine(tmp_path: Path) -> None:
+    with DriveEmulator() as drive:
+        client = {
+            "client_id": "client",
+            "client_secret": "TOPSECRET-client",
+            "auth_uri": drive.url + "auth",
+            "token_uri": drive.url + "token",
+            "redirect_uris": ["http://localhost"],
+        }
+        secrets, output = tmp_path / "client.json", tmp_path / "login.json"
+        secrets.write_text(json.dumps({"installed": client}))
+        command = [sys.executable, "-u", "-m", "enrollgate", "drive", "login", "--client-secrets", str(secrets)]
+        login = subprocess.Popen(
+            [*command, "--output", str(output)],
+            env=environment(drive, tmp_path) | {"OAUTHLIB_INSECURE_TRANSPORT": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert login.stdout is not None
+        with login.stdout:
+            url = next(line.strip() for line in login.stdout if re.match("http://127.0.0.1:[0-9]+/auth", line))
+            query = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+            assert query["scope"] == "https://www.googleapis.com/auth/drive"
+            with urllib.request.urlopen(f"{query['redirect_uri']}?code=abc&state={query['state']}") as page:
+                assert b"close this page" in page.read()
+            assert "TOPSECRET" not in login.stdout.read()
+        assert login.wait(20) == 0
+        written = json.loads(output.read_text())
+        assert (written["type"], written["refresh_token"]) == ("authorized_user", "TOPSECRET-refresh")
+        assert stat.S_IMODE(output.stat().st_mode) == 0o600
+
+
+def test_client_secrets_of_another_kind_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "client.json").write_text("{}")
+    done = subprocess.run(
+        [sys.executable, "-m", "enrollgate", "drive", "login", "--client-secrets", str(tmp_path / "client.json")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "is not the JSON of an OAuth client" in done.stderr

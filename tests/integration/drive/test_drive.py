@@ -1,0 +1,408 @@
+"""The destination `drive:` against the emulator: real HTTP, the real client, nothing replaced but the pauses."""
+
+import hashlib
+import json
+import stat
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from random import Random
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from tests.drive_emulator import DriveEmulator, Fault, Faults, Store
+from tests.drive_emulator.store import FOLDER, Refused
+from tests.faulty_site import FaultySite, Lecture, content
+from tests.integration.worker.test_worker import order_for
+
+from enrollgate.domain.order import DriveAccess
+from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.worker.course import Item
+from enrollgate.worker.destinations.drive import Drive, open_drive
+from enrollgate.worker.destinations.drive.patience import Patience
+
+KIB = 1024
+CHUNK = 256 * KIB
+
+
+class Pauses:
+    """Sleeps that take no time, and are remembered."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def __call__(self, seconds: float, _stop: threading.Event) -> None:
+        self.seconds.append(seconds)
+
+
+class Bench:
+    """A destination on an emulator, and files to send."""
+
+    def __init__(self, emulator: DriveEmulator, tmp_path: Path) -> None:
+        self.emulator, self.folder = emulator, tmp_path
+        self.pauses = Pauses()
+        self.stop = threading.Event()
+        self.key_file = tmp_path / "login.json"
+        self.key_file.write_text(json.dumps(emulator.user_login()))
+        self.subject: str | None = None
+
+    def drive(self, root: str | None = None) -> Drive:
+        access = DriveAccess(self.emulator.url, self.key_file, self.subject, CHUNK)
+        with FaultySite([]) as site:
+            order = order_for(site, self.folder, drive=access)
+        return open_drive(order, root or self.emulator.store.root, self.stop, Patience(Random(1), self.pauses))
+
+    def opened(self) -> Drive:
+        drive = self.drive()
+        drive.open("A course")
+        return drive
+
+    def file(self, size: int, seed: int = 1) -> Path:
+        path = self.folder / f"{seed}.mp4"
+        path.write_bytes(content(size, seed))
+        return path
+
+    def send(self, drive: Drive, size: int = 600 * KIB, number: int = 1) -> list[int]:
+        told: list[int] = []
+        file = self.file(size, number)
+        done = drive.deliver(item(number), file, told.append, self.stop)
+        assert (done.size, done.md5) == (size, hashlib.md5(file.read_bytes()).hexdigest())
+        assert told == sorted(told) and (told or [0])[-1] == size
+        return told
+
+    def only_file(self) -> dict[str, object]:
+        (file,) = self.emulator.store.media()
+        return file
+
+
+def item(number: int, section: str = "", title: str | None = None) -> Item:
+    return Item(f"i{number}", number, title or f"Lecture {number}", section, 1 if section else 0, "https://x.example")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with DriveEmulator() as emulator:
+        yield Bench(emulator, tmp_path)
+
+
+def test_a_course_has_its_folder_its_sections_and_its_items_in_order(bench: Bench) -> None:
+    drive = bench.opened()
+    drive.deliver(item(1, "Start"), bench.file(10), lambda _n: None, bench.stop)
+    drive.deliver(item(2, "Start"), bench.file(0), lambda _n: None, bench.stop)
+    files = {file["id"]: file for file in bench.emulator.store.files.values()}
+    course = files[drive.location[0]]
+    assert course["name"] == "A course [task-7]" and course["appProperties"] == {"enrollgateTask": "7"}
+    assert drive.location[1].endswith(str(course["id"]))
+    first, second = bench.emulator.store.media()
+    assert [first["name"], second["name"]] == ["01 - Lecture 1.mp4", "02 - Lecture 2.mp4"]
+    assert files[first["parents"][0]]["name"] == "01 - Start" and files[first["parents"][0]]["parents"] == [
+        course["id"]
+    ]
+    assert second["size"] == "0"
+
+
+def test_another_try_finds_all_that_is_whole_and_no_second_folder_is_made(bench: Bench) -> None:
+    drive = bench.opened()
+    for number in range(1, 131):
+        drive.deliver(item(number, "Start" if number % 2 else ""), bench.file(3, number), lambda _n: None, bench.stop)
+    again = bench.opened()
+    assert all(again.find(item(number)) for number in range(1, 131)) and again.find(item(131)) is None
+    assert sum(file["mimeType"] == FOLDER for file in bench.emulator.store.files.values()) == 3
+
+
+def test_a_file_that_was_changed_is_not_there_and_is_replaced(bench: Bench) -> None:
+    bench.send(bench.opened())
+    bench.only_file()["md5Checksum"] = "f" * 32
+    again = bench.opened()
+    assert again.find(item(1)) is None
+    bench.send(again)
+    bench.only_file()
+
+
+def test_two_items_of_one_name_both_arrive(bench: Bench) -> None:
+    drive = bench.opened()
+    with ThreadPoolExecutor(8) as pool:
+        items = [Item(f"x{n}", 1, "Same", "Start", 1, "u") for n in range(20)]
+        list(
+            pool.map(lambda i: drive.deliver(i, bench.file(9, int(i.item_id[1:])), lambda _n: None, bench.stop), items)
+        )
+    assert len({file["name"] for file in bench.emulator.store.media()}) == 20
+
+
+def test_of_two_folders_of_one_task_the_oldest_is_used(bench: Bench) -> None:
+    store = bench.emulator.store
+    body = {"name": "A course [task-7]", "mimeType": FOLDER, "parents": [store.root]}
+    ours = {**body, "appProperties": {"enrollgateTask": "7"}}
+    oldest = store.insert({**ours, "id": "zzz"}, ours=True)
+    store.insert({**ours, "id": "aaa"}, ours=True)
+    assert bench.opened().location[0] == oldest["id"]
+
+
+def test_shared_drives_are_served(tmp_path: Path) -> None:
+    with DriveEmulator(Store(shared_drive=True)) as emulator:
+        bench = Bench(emulator, tmp_path)
+        bench.send(bench.opened())
+        assert bench.opened().find(item(1)) is not None
+
+
+@pytest.mark.parametrize(
+    ("operation", "fault"),
+    [
+        ("session", Fault(status=503)),
+        ("session", Fault("lost")),
+        ("chunk", Fault(status=500)),
+        ("chunk", Fault(status=429, reason="rateLimitExceeded")),
+        ("chunk", Fault(status=403, reason="userRateLimitExceeded")),
+        ("chunk", Fault(status=403, reason="rateLimitExceeded")),
+        ("chunk", Fault("cut")),
+        ("chunk", Fault("partial")),
+        ("chunk", Fault("nothing_kept")),
+        ("chunk", Fault("truncated")),
+        ("chunk", Fault(status=404, reason="notFound")),
+        ("chunk", Fault(status=410, reason="gone")),
+        ("chunk", Fault("lost")),
+        ("generateIds", Fault(status=502)),
+        ("create", Fault("lost")),
+        ("list", Fault("truncated")),
+    ],
+)
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_passes_is_waited_for_and_leaves_one_file(bench: Bench, operation: str, fault: Fault, times: int) -> None:
+    bench.emulator.faults.script(operation, *[fault] * times)
+    bench.send(bench.opened())
+    bench.only_file()
+    assert len(bench.emulator.faults.happened) == times
+
+
+def test_a_lost_last_answer_never_makes_a_second_file(bench: Bench) -> None:
+    drive = bench.opened()
+    bench.emulator.faults.script("chunk", Fault("lost"))
+    bench.send(drive, size=1000)
+    bench.emulator.faults.script("chunk", Fault("lost"))
+    bench.emulator.faults.script("probe", Fault(status=410, reason="gone"))
+    bench.send(drive, size=1000, number=2)
+    assert len(bench.emulator.store.media()) == 2
+
+
+def test_retry_after_is_honoured_and_pauses_grow(bench: Bench) -> None:
+    drive = bench.opened()
+    bench.emulator.faults.script(
+        "session", Fault(status=429, reason="rateLimitExceeded", headers={"Retry-After": "77"})
+    )
+    bench.send(drive)
+    assert bench.pauses.seconds == [77.0]
+    bench.emulator.faults.script("session", *[Fault(status=503)] * 6)
+    bench.send(drive, number=2)
+    first, *_, last = bench.pauses.seconds[1:]
+    assert len(bench.pauses.seconds) == 7 and first <= 1 and 16 <= last <= 32
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "words", "requests"),
+    [
+        (Fault(status=401, reason="authError"), Reason.DESTINATION_AUTH, "enrollgate drive login", 3),
+        (Fault(status=403, reason="storageQuotaExceeded"), Reason.DESTINATION_QUOTA, "raise the storage quota", 1),
+        (
+            Fault(status=403, reason="storageQuotaExceeded", message="Service Accounts do not have storage quota."),
+            Reason.DESTINATION_QUOTA,
+            "use a folder on a shared drive (account as content manager), or ENROLLGATE_DRIVE_SUBJECT",
+            1,
+        ),
+        (Fault(status=403, reason="teamDriveFileLimitExceeded"), Reason.DESTINATION_QUOTA, "as many items as", 1),
+        (Fault(status=403, reason="dailyLimitExceeded"), Reason.DESTINATION_RATE_LIMITED, "try again tomorrow", 1),
+        (Fault(status=403, reason="userRateLimitExceeded"), Reason.DESTINATION_RATE_LIMITED, "750 GB a day", 10),
+        (Fault(status=429, reason="x"), Reason.DESTINATION_RATE_LIMITED, "try again tomorrow", 10),
+        (Fault(status=403, reason="accessNotConfigured"), Reason.DESTINATION_AUTH, "enable the Google Drive API", 1),
+        (Fault(status=403, reason="insufficientPermissions"), Reason.DESTINATION_AUTH, "scope", 1),
+        (Fault(status=403, reason="insufficientFilePermissions"), Reason.DESTINATION_AUTH, "share the folder", 1),
+        (Fault(status=404, reason="notFound"), Reason.DESTINATION_NOT_FOUND, "is not shared with the account", 1),
+        (Fault(status=503), Reason.DESTINATION_UNAVAILABLE, "errors of its own", 10),
+        (Fault("truncated"), Reason.DESTINATION_UNAVAILABLE, "end early", 10),
+        (
+            Fault(status=418, reason="teapot"),
+            Reason.DESTINATION_UNAVAILABLE,
+            "refuses the request (HTTP 418 teapot)",
+            1,
+        ),
+    ],
+)
+def test_each_refusal_has_its_reason_and_its_remedy(
+    bench: Bench, fault: Fault, reason: Reason, words: str, requests: int
+) -> None:
+    drive = bench.opened()
+    bench.emulator.faults.script("generateIds", *[fault] * 20)
+    drive._uploads.ids._ids.clear()
+    with pytest.raises(Failure) as caught:
+        bench.send(drive)
+    assert caught.value.reason is reason and words in caught.value.message, caught.value
+    assert len(bench.emulator.faults.happened) == requests or fault.status == 401
+    assert "TOPSECRET" not in caught.value.message and "upload_id" not in caught.value.message
+    assert bench.emulator.store.media() == []
+
+
+def test_a_connection_that_is_always_cut_is_a_network_error(bench: Bench) -> None:
+    drive = bench.opened()
+    bench.emulator.faults.script("chunk", *[Fault("cut")] * 40)
+    bench.emulator.faults.script("probe", *[Fault("cut")] * 40)
+    with pytest.raises(Failure, match="NetworkError: Google Drive cannot be reached"):
+        bench.send(drive)
+
+
+def test_drive_that_never_takes_a_byte_ends_as_unavailable(bench: Bench) -> None:
+    drive = bench.opened()
+    bench.emulator.faults.script("chunk", *[Fault("nothing_kept")] * 40)
+    with pytest.raises(Failure, match="DestinationUnavailable: Google Drive takes no more bytes"):
+        bench.send(drive)
+
+
+def test_sessions_that_are_always_gone_end_as_unavailable(bench: Bench) -> None:
+    drive = bench.opened()
+    bench.emulator.faults.script("chunk", *[Fault(status=404, reason="notFound")] * 40)
+    with pytest.raises(Failure, match="DestinationUnavailable: Google Drive forgets uploads"):
+        bench.send(drive)
+
+
+def test_a_corrupt_upload_is_removed_and_sent_again(bench: Bench) -> None:
+    drive = bench.opened()
+    bench.emulator.faults.script("chunk", Fault("corrupt"))
+    bench.send(drive, size=1000)
+    bench.only_file()
+    bench.emulator.faults.script("chunk", *[Fault("corrupt")] * 3)
+    with pytest.raises(Failure, match="CorruptUpload"):
+        bench.send(drive, size=1000, number=2)
+    bench.only_file()
+
+
+def test_a_service_account_without_storage_is_told_what_to_do(bench: Bench) -> None:
+    drive = bench.opened()
+    bench.emulator.store.refuse = Refused(403, "storageQuotaExceeded", "Service Accounts do not have storage quota.")
+    with pytest.raises(Failure, match="DestinationQuota: a service account has no storage of its own"):
+        bench.send(drive)
+
+
+@pytest.mark.parametrize("root", ["nosuchfolder00", None])
+def test_a_folder_that_is_not_there_or_is_in_the_bin_is_named_so(bench: Bench, root: str | None) -> None:
+    bench.emulator.store.files[bench.emulator.store.root]["trashed"] = True
+    with pytest.raises(Failure, match="DestinationNotFound"):
+        bench.drive(root).open("A course")
+
+
+def test_a_stopped_upload_goes_on_in_the_next_try_where_it_was(bench: Bench) -> None:
+    drive = bench.opened()
+    file = bench.file(5 * CHUNK)
+
+    def stop_halfway(sent: int) -> None:
+        if sent >= 2 * CHUNK:
+            bench.stop.set()
+
+    with pytest.raises(Failure, match="Stopped"):
+        drive.deliver(item(1), file, stop_halfway, bench.stop)
+    (kept,) = (bench.folder / "scratch" / "drive").iterdir()
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600 and "upload_id" in kept.read_text()
+    bench.stop.clear()
+    told = bench.send(bench.opened(), size=5 * CHUNK)
+    assert told[0] > 2 * CHUNK, "it began where the first try had stopped"
+    assert bench.emulator.store.bytes == 5 * CHUNK
+    bench.only_file()
+    assert list((bench.folder / "scratch" / "drive").iterdir()) == []
+
+
+def test_a_kept_session_that_has_expired_is_begun_anew(bench: Bench) -> None:
+    drive = bench.opened()
+    bench.emulator.on_chunk = bench.stop.set
+    with pytest.raises(Failure, match="Stopped"):
+        drive.deliver(item(1), bench.file(5 * CHUNK), lambda _n: None, bench.stop)
+    for upload in bench.emulator.store.uploads.values():
+        upload.gone = True
+    bench.emulator.on_chunk = lambda: None
+    bench.stop.clear()
+    bench.send(bench.opened(), size=5 * CHUNK)
+    bench.only_file()
+
+
+def test_a_service_account_asks_for_its_token_with_or_without_a_subject(bench: Bench) -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+    account = {
+        "type": "service_account",
+        "client_email": "robot@school.example",
+        "private_key": pem,
+        "token_uri": bench.emulator.url + "token",
+    }
+    bench.key_file.write_text(json.dumps(account))
+    for subject in (None, "teacher@school.example"):
+        bench.subject = subject
+        bench.opened()
+        form = bench.emulator.token_requests[-1]
+        claims = form["assertion"].split(".")[1]
+        import base64
+
+        assert json.loads(base64.urlsafe_b64decode(claims + "==")).get("sub") == subject
+
+
+def test_a_revoked_login_says_so_and_tells_no_secret(bench: Bench) -> None:
+    bench.emulator.token_refusal = "invalid_grant"
+    with pytest.raises(Failure) as caught:
+        bench.opened()
+    assert caught.value.reason is Reason.DESTINATION_AUTH and "revoked" in caught.value.message
+    assert "TOPSECRET" not in caught.value.message
+
+
+def test_an_expired_token_is_renewed_once_and_the_upload_goes_on(bench: Bench) -> None:
+    drive = bench.opened()
+    bench.emulator.tokens = {"better"}
+    bench.send(drive)
+    assert len(bench.emulator.token_requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "No such file"),
+        ("{", "is no JSON"),
+        ('{"type": "x"}', "neither a service account's key nor a user's login"),
+        ('{"type": "authorized_user"}', "lacks a field"),
+        ('{"type": "service_account", "private_key": "TOPSECRET"}', "damaged or lacks a field"),
+    ],
+)
+def test_bad_credentials_are_named_by_their_file(bench: Bench, text: str | None, words: str) -> None:
+    bench.key_file.unlink() if text is None else bench.key_file.write_text(text)
+    with pytest.raises(Failure) as caught:
+        bench.drive()
+    assert caught.value.reason is Reason.CONFIGURATION_ERROR and words in caught.value.message
+    assert "login.json" in caught.value.message and "TOPSECRET" not in caught.value.message
+
+
+def test_three_hundred_uploads_with_a_fifth_of_all_answers_faulty_arrive_once_each(tmp_path: Path) -> None:
+    with DriveEmulator(faults=Faults(0.2, seed=4)) as emulator:
+        bench = Bench(emulator, tmp_path)
+        drive = bench.opened()
+        bench.file(300_000, 1)
+        with ThreadPoolExecutor(4) as pool:
+            list(
+                pool.map(
+                    lambda n: drive.deliver(item(n), bench.folder / "1.mp4", lambda _n: None, bench.stop), range(1, 301)
+                )
+            )
+        files = emulator.store.media()
+        assert len({file["name"] for file in files}) == len(files) == 300
+        assert {file["md5Checksum"] for file in files} == {hashlib.md5(content(300_000, 1)).hexdigest()}
+        assert len(emulator.faults.happened) > 100
+
+
+def test_a_whole_run_reports_the_folder_and_a_second_one_skips_all(tmp_path: Path) -> None:
+    from enrollgate.worker import work
+
+    with DriveEmulator() as emulator, FaultySite([Lecture(f"L{n}", content(70_000, n)) for n in range(3)]) as site:
+        bench = Bench(emulator, tmp_path)
+        access = DriveAccess(emulator.url, bench.key_file, None, CHUNK)
+        order = order_for(site, tmp_path, destination=f"drive:{emulator.store.root}", drive=access)
+        report = work(order, stop=threading.Event())
+        assert (report.reason, report.items_delivered) == (None, 3)
+        assert report.destination_url.startswith("https://drive.google.com/drive/folders/")
+        again = work(order, stop=threading.Event())
+        assert (again.reason, again.items_skipped, again.destination_id) == (None, 3, report.destination_id)

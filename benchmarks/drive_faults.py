@@ -32,7 +32,10 @@ SIZES = (0, 700, 40_000, 300_000)
 
 
 def measure_drive_faults(uploads: int, share: float = 0.2) -> list[dict[str, object]]:
-    with tempfile.TemporaryDirectory(prefix="enrollgate-bench-") as folder, DriveEmulator(faults=Faults(share)) as drive:
+    with (
+        tempfile.TemporaryDirectory(prefix="enrollgate-bench-") as folder,
+        DriveEmulator(faults=Faults(share)) as drive,
+    ):
         (Path(folder) / "login.json").write_text(json.dumps(drive.user_login()))
         begin = time.perf_counter()
         command = [sys.executable, "-m", "benchmarks.drive_faults", drive.url, drive.store.root, folder, str(uploads)]

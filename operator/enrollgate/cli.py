@@ -241,7 +241,9 @@ def work(  # noqa: PLR0917 -- each is an environment variable that a launcher se
 @drive_app.command()
 def login(
     client_secrets: Annotated[Path, typer.Option(help="The JSON of your OAuth client (type: desktop app).")],
-    output: Annotated[Path, typer.Option(help="Where the login is written, readable by you only.")] = Path("login.json"),
+    output: Annotated[Path, typer.Option(help="Where the login is written, readable by you only.")] = Path(
+        "login.json"
+    ),
     port: Annotated[int, typer.Option(help="The loopback port that Google's answer comes to; 0: any free one.")] = 0,
 ) -> None:
     """Log in as a user, and write the file for ENROLLGATE_DRIVE_CREDENTIALS (docs/destinations.md has the steps)."""
@@ -250,7 +252,9 @@ def login(
     try:
         log_in(client_secrets, output, port, lambda text: _OUT.print(text, markup=False))
     except OSError as error:
-        _give_up(f"{error.filename or output}: {error.strerror or error.__class__.__name__}: mend it and log in again", 1)
+        _give_up(
+            f"{error.filename or output}: {error.strerror or error.__class__.__name__}: mend it and log in again", 1
+        )
     except ValueError:
         _give_up(f"{client_secrets} is not the JSON of an OAuth client of the type desktop app: download it again")
     _OUT.print(f"{output} is written: set ENROLLGATE_DRIVE_CREDENTIALS to it", markup=False)

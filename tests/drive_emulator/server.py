@@ -154,7 +154,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.drive.token_refusal:
             return 400, {"error": self.drive.token_refusal, "error_description": "refused"}, {}
         again = {"refresh_token": "TOPSECRET-refresh"} if form.get("grant_type") == "authorization_code" else {}
-        return 200, {**again, "access_token": next(iter(self.drive.tokens)), "expires_in": 3600, "token_type": "Bearer"}, {}
+        return (
+            200,
+            {**again, "access_token": next(iter(self.drive.tokens)), "expires_in": 3600, "token_type": "Bearer"},
+            {},
+        )
 
     def _on_all_drives(self) -> None:
         if self.drive.store.drive_id and self.query.get("supportsAllDrives") != "true":

@@ -3,7 +3,7 @@
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from benchmarks.drive_faults import measure_drive_faults
 from benchmarks.idle import measure_idle
 from benchmarks.latency import measure_latency
 
+Results = dict[str, list[dict[str, object]]]
+"""Tables by title."""
 OUTPUT = Path("build/benchmarks.json")
 FULL = ((1_000, 10_000, 100_000), 1_000_000)
 QUICK = ((100, 1_000), 10_000)
@@ -43,29 +45,53 @@ def databases() -> Iterator[dict[str, str]]:
             server.kill()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("--quick", action="store_true", help="sizes a hundred times smaller: does it run at all?")
-    options = parser.parse_args()
-    waiting, rows = QUICK if options.quick else FULL
-    results: dict[str, list[dict[str, object]]] = {"idle": [], "latency": [], "burst": []}
+def measure_databases(quick: bool) -> Results:
+    waiting, rows = QUICK if quick else FULL
+    results: Results = {"idle": [], "latency": [], "burst": []}
     for name in ("mariadb", "sqlite"):
         with databases() as urls:
             if name in urls:
                 results["idle"] += measure_idle(name, urls[name], waiting, rows)
         with databases() as urls:
             if name in urls:
-                results["burst"] += measure_burst(name, urls[name], 100 if options.quick else 1_000)
+                results["burst"] += measure_burst(name, urls[name], 100 if quick else 1_000)
         with databases() as urls:
             if name in urls:
-                results["latency"] += measure_latency(name, urls[name], 4 if options.quick else 40)
-    results["drive_faults"] = measure_drive_faults(100 if options.quick else 10_000)
+                results["latency"] += measure_latency(name, urls[name], 4 if quick else 40)
+    return results
+
+
+def measure_drive(quick: bool) -> Results:
+    return {"drive_faults": measure_drive_faults(100 if quick else 10_000)}
+
+
+SUITES: dict[str, Callable[[bool], Results]] = {"databases": measure_databases, "drive": measure_drive}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("--quick", action="store_true", help="sizes a hundred times smaller: does it run at all?")
+    parser.add_argument(
+        "suites", nargs="*", metavar="SUITE", help=f"what to measure; all, if none is named: {', '.join(SUITES)}"
+    )
+    options = parser.parse_args()
+    unknown = set(options.suites) - set(SUITES)
+    if unknown:
+        parser.error(f"no such suite: {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}")
+    for suite in options.suites or SUITES:
+        results = SUITES[suite](options.quick)
+        keep(results)
+        show(results)
+
+
+def keep(results: Results) -> None:
+    """Writes the results beside those of the other suites."""
     OUTPUT.parent.mkdir(exist_ok=True)
-    OUTPUT.write_text(json.dumps(results, indent=1))
-    show(results)
+    before = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
+    OUTPUT.write_text(json.dumps(before | results, indent=1))
 
 
-def show(results: dict[str, list[dict[str, object]]]) -> None:
+def show(results: Results) -> None:
     console = Console(width=150)
     for title, rows in results.items():
         table = Table(title=title, title_justify="left")

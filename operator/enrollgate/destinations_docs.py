@@ -27,12 +27,15 @@ Enable the *Google Drive API* in a Google Cloud project first. Then choose who d
 | credentials | steps |
 | --- | --- |
 | service account, shared drive | Make a service account and a JSON key. Add the account to the **shared drive** as content \
-manager. `ENROLLGATE_DRIVE_CREDENTIALS=/path/key.json`. A folder of someone's My Drive does not do: the account has no storage of its own. |
+manager. \
+`ENROLLGATE_DRIVE_CREDENTIALS=/path/key.json`. A folder of someone's My Drive does not do: the account has no storage \
+of its own. |
 | service account for a user | As above; in the Workspace admin console grant the account's client id domain-wide \
-delegation of the scope `https://www.googleapis.com/auth/drive`. `ENROLLGATE_DRIVE_SUBJECT=user@your.domain`: files are that user's. |
-| a user's login | Make an OAuth client of the type *Desktop app*, download its JSON, and run `enrollgate drive login \
---client-secrets client.json --output login.json`. `ENROLLGATE_DRIVE_CREDENTIALS=/path/login.json`. An app in *testing* loses its \
-login after seven days: publish it. |
+delegation of the scope `https://www.googleapis.com/auth/drive`. `ENROLLGATE_DRIVE_SUBJECT=user@your.domain`: files are \
+that user's. |
+| a user's login | Make an OAuth client of the type *Desktop app*, download its JSON, and run \
+`enrollgate drive login --client-secrets client.json --output login.json`. `ENROLLGATE_DRIVE_CREDENTIALS=/path/login.json`. An app in *testing* \
+loses its login after seven days: publish it. |
 | workload identity | Set no `ENROLLGATE_DRIVE_CREDENTIALS`: application default credentials are used. The worker's Kubernetes \
 service account must be bound to a Google service account that is on the shared drive. |
 

@@ -34,7 +34,8 @@ of its own. |
 delegation of the scope `https://www.googleapis.com/auth/drive`. `ENROLLGATE_DRIVE_SUBJECT=user@your.domain`: files are \
 that user's. |
 | a user's login | Make an OAuth client of the type *Desktop app*, download its JSON, and run \
-`enrollgate drive login --client-secrets client.json --output login.json`. `ENROLLGATE_DRIVE_CREDENTIALS=/path/login.json`. An app in *testing* \
+`enrollgate drive login --client-secrets client.json --output login.json`. `ENROLLGATE_DRIVE_CREDENTIALS=/path/login.json`. \
+An app in *testing* \
 loses its login after seven days: publish it. |
 | workload identity | Set no `ENROLLGATE_DRIVE_CREDENTIALS`: application default credentials are used. The worker's Kubernetes \
 service account must be bound to a Google service account that is on the shared drive. |

@@ -30,7 +30,8 @@ def test_a_pod_that_never_starts_fails_its_task_with_the_clusters_own_words(
         (task,) = world.add()
         world.start_operator(KUBERNETES__START_TIMEOUT="2", STOP_GRACE="1")
         world.wait_for_status(task, "failed")
-        assert world.stories("school-1-1")[1][0] == "Failed"
+        kinds = ["Launched", "Failed"]
+        world.wait_for(lambda: [kind for kind, _ in world.stories("school-1-1")] == kinds, "the Job's Events")
         if fault is Fault.NEVER_REPORTS:  # a dead kubelet never lets its pod go
             pod = world.cluster.pods(world.namespace)[0]["metadata"]["name"]
             path = f"/api/v1/namespaces/{world.namespace}/pods/{pod}"
@@ -149,6 +150,6 @@ def test_a_missing_verb_is_told_and_the_tasks_wait(world: ClusterWorld, cluster:
     world.start_operator()
     world.succeed(running_job(world, task))
     world.wait_for_status(task, "completed")  # what has nothing to do with the verb goes on
-    logged(world, "give the operator's service account the verbs of the chart's Role")
+    logged(world, "grant the operator what the Role in the chart grants")
     cluster.api.request("PATCH", role, body={"rules": rules})
     world.wait_for(lambda: "enrollgate.io/recorded" in world.jobs()["school-1-1"]["metadata"]["labels"], "it is marked")

@@ -259,7 +259,7 @@ class KubernetesLauncher:
     def _misconfigured(self, error: ApiError) -> LauncherUnavailable:
         remedy = "see what it says; the tasks wait meanwhile"
         if error.status == HTTPStatus.FORBIDDEN:
-            remedy = "give the operator's service account the verbs of the chart's Role, or see the admission policy it names"
+            remedy = "grant the operator what the Role in the chart grants, or see the admission policy it names"
         elif error.status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY):
             remedy = "mend ENROLLGATE_KUBERNETES__JOB_TEMPLATE, or the setting that it names"
         elif error.status == HTTPStatus.NOT_FOUND:

@@ -1,15 +1,31 @@
-"""What `enrollgate doctor` looks at beside the database: the destination, the cookies, the tools, the folders."""
+"""What `enrollgate doctor` looks at beside the database: the cluster, the destination, the cookies, the tools, the folders.
+
+On Kubernetes it sees what its pod sees. The operator's pod has the token and none of the workers' volumes and Secrets; the chart's
+test pod (`helm test`) has those, and no token. What is not here is a warning that says where to look; what is here is proven.
+"""
 
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 from enrollgate.database.inspection import check_database
 from enrollgate.domain.check import Check, failed, ok, warning
+from enrollgate.launchers.kubernetes import check_access
 from enrollgate.settings import Settings
-from enrollgate.wiring import database_of, tables_of
+from enrollgate.wiring import (
+    Misconfigured,
+    NoCluster,
+    database_of,
+    kubernetes_launcher_of,
+    lease_name_of,
+    tables_of,
+)
+
+_HELM_TEST = "`helm test` proves it in a pod like a worker's"
 
 
 def examine(settings: Settings) -> Iterator[Check]:
@@ -19,21 +35,49 @@ def examine(settings: Settings) -> Iterator[Check]:
         yield from check_database(database, tables_of(settings))
     finally:
         database.close()
-    yield check_folder("work folder", settings.work_dir, "ENROLLGATE_WORK_DIR")
+    if settings.launcher == "kubernetes":
+        yield check_cluster(settings)
+    else:
+        yield check_folder("work folder", settings.work_dir, "ENROLLGATE_WORK_DIR")
     yield check_destination(settings)
-    yield check_cookies(settings.cookies_dir)
+    yield check_cookies(settings)
     yield check_downloader(settings)
     yield check_hosts(settings)
+
+
+def check_cluster(settings: Settings) -> Check:
+    """Asks the API server for each permission that the operator needs."""
+    try:
+        launcher = kubernetes_launcher_of(settings, random=Random(), stopped=threading.Event())  # noqa: S311 -- jitter
+    except NoCluster as error:
+        remedy = "nothing, if this is not the operator: kubectl exec deploy/<release> -- enrollgate doctor"
+        return warning("cluster", str(error), remedy)
+    except Misconfigured as error:
+        return failed("cluster", str(error), "mend the setting that it names")
+    try:
+        return check_access(launcher.api, launcher.namespace, lease_name_of(settings))
+    finally:
+        launcher.close()
 
 
 def check_destination(settings: Settings) -> Check:
     """Proves that courses can be delivered, by delivering a probe."""
     scheme, _, place = settings.destination.partition(":")
     if scheme == "drive":
+        if settings.kubernetes.drive_secret and settings.drive_credentials is None:
+            return _a_workers(
+                "destination", f"the Secret {settings.kubernetes.drive_secret} is mounted in workers only"
+            )
         from enrollgate.worker.destinations.drive.probe import check_drive
 
         return check_drive(settings.drive_access(), place)
+    if settings.launcher == "kubernetes" and not Path(place).exists():
+        return _a_workers("destination", f"{place} is mounted in workers only")
     return check_folder("destination", Path(place), "ENROLLGATE_DESTINATION")
+
+
+def _a_workers(name: str, detail: str) -> Check:
+    return warning(name, detail, _HELM_TEST)
 
 
 def check_folder(name: str, folder: Path, variable: str) -> Check:
@@ -50,8 +94,11 @@ def check_folder(name: str, folder: Path, variable: str) -> Check:
     return ok(name, f"{folder} is writable, {free:.1f} GiB free")
 
 
-def check_cookies(folder: Path | None) -> Check:
+def check_cookies(settings: Settings) -> Check:
     """Looks whether the cookies folder is there and its files can be read."""
+    folder, secret = settings.cookies_dir, settings.kubernetes.cookies_secret
+    if folder is None and settings.launcher == "kubernetes" and secret:
+        return _a_workers("cookies", f"the Secret {secret} is mounted in workers only")
     if folder is None:
         remedy = "set ENROLLGATE_COOKIES_DIR if the course site wants a login"
         return warning("cookies", "no folder is set: every download is anonymous", remedy)

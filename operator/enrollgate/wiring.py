@@ -43,6 +43,10 @@ class Misconfigured(Exception):
     """The operator cannot run like this; the message says what to mend."""
 
 
+class NoCluster(Misconfigured):
+    """This process belongs to no Kubernetes cluster, as far as it can see."""
+
+
 def database_of(settings: Settings) -> Database:
     """The database that the settings name. Does not connect yet."""
     return open_database(
@@ -92,7 +96,9 @@ def kubernetes_launcher_of(settings: Settings, *, random: Random, stopped: threa
     """The launcher that creates Jobs in the cluster this process belongs to. Raises Misconfigured."""
     try:
         return _kubernetes_launcher_of(settings, random, stopped)
-    except (Unconfigured, ValueError) as error:
+    except Unconfigured as error:
+        raise NoCluster(str(error)) from error
+    except ValueError as error:
         raise Misconfigured(str(error)) from error
 
 
@@ -126,14 +132,20 @@ def _kubernetes_launcher_of(settings: Settings, random: Random, stopped: threadi
     )
 
 
+def lease_name_of(settings: Settings) -> str | None:
+    """The Lease's name; None without leader election."""
+    return (settings.kubernetes.lease_name or settings.installation) if settings.kubernetes.leader_election else None
+
+
 def lease_of(settings: Settings, launcher: KubernetesLauncher) -> Lease | None:
     """The Lease by which replicas take turns, if they do."""
-    if not settings.kubernetes.leader_election:
+    name = lease_name_of(settings)
+    if name is None:
         return None
     return Lease(
         launcher.api,
         namespace=launcher.namespace,
-        name=settings.kubernetes.lease_name or settings.installation,
+        name=name,
         me=f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}",
         duration=settings.kubernetes.lease_duration,
         monotonic=time.monotonic,

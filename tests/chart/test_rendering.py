@@ -21,6 +21,7 @@ from tests.chart.rendering import (
 from tests.cluster.chart import CHART
 
 from enrollgate.domain.order import RunOrder
+from enrollgate.launchers.kubernetes import permissions
 from enrollgate.launchers.kubernetes.manifest import JobSettings, build_job
 from enrollgate.settings import PREFIX, variables
 
@@ -218,6 +219,25 @@ def test_several_replicas_get_a_lease_of_their_own_and_a_budget(tmp_path: Path) 
         },
     ]
     assert one(objects, "PodDisruptionBudget")
+    assert one(objects, "Lease")["metadata"]["name"] == "school-enrollgate", "it goes when the release goes"
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_the_role_grants_what_the_doctor_asks_for_and_no_more(tmp_path: Path, replicas: int) -> None:
+    rules = one(render(tmp_path, REQUIRED | {"replicas": replicas}), "Role")["rules"]
+    lease = "school-enrollgate" if replicas > 1 else None
+
+    granted = {
+        (*rule["apiGroups"], *rule["resources"], *rule["verbs"], *rule.get("resourceNames", [""])) for rule in rules
+    }
+    assert granted == {(each.group, each.resource, *each.verbs, each.name) for each in permissions(lease)}
+
+
+def test_the_doctor_is_who_the_workers_are(tmp_path: Path) -> None:
+    values = merged(REQUIRED, {"worker": {"serviceAccountName": "drive", "automountServiceAccountToken": True}})
+    doctor = next(each for each in pods(render(tmp_path, values)) if each["containers"][0]["name"] == "doctor")
+
+    assert doctor["serviceAccountName"] == "drive" and doctor["automountServiceAccountToken"]
 
 
 def test_only_the_operator_gets_a_token(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """What may go wrong in a cluster, and how the run's row says it: each reason, its words, and that the task ends."""
 
+import subprocess
+import sys
+
 import pytest
 from tests.cluster.control_plane import Cluster
 from tests.cluster.pod_runner import Fault, PodRunner
@@ -153,3 +156,19 @@ def test_a_missing_verb_is_told_and_the_tasks_wait(world: ClusterWorld, cluster:
     logged(world, "grant the operator what the Role in the chart grants")
     cluster.api.request("PATCH", role, body={"rules": rules})
     world.wait_for(lambda: "enrollgate.io/recorded" in world.jobs()["school-1-1"]["metadata"]["labels"], "it is marked")
+
+
+def test_the_doctor_names_each_verb_that_is_missing(world: ClusterWorld, cluster: Cluster) -> None:
+    def doctor() -> str:
+        command = [sys.executable, "-m", "enrollgate", "doctor"]
+        done = subprocess.run(
+            command, check=False, env=world.environment, capture_output=True, text=True, cwd=world.folder
+        )
+        return done.stdout
+
+    assert f"every permission that is needed in namespace {world.namespace}" in doctor()
+    role = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{world.namespace}/roles/school"
+    rules = cluster.api.request("GET", role)["rules"]
+    without = [{**rule, "verbs": [verb for verb in rule["verbs"] if verb not in {"patch", "create"}]} for rule in rules]
+    cluster.api.request("PATCH", role, body={"rules": [rule for rule in without if rule["verbs"]]})
+    world.wait_for(lambda: "may not: create jobs, patch jobs, create events" in doctor(), "the doctor finds it")

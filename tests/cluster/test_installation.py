@@ -74,6 +74,7 @@ def test_an_installation_delivers_the_course_of_an_enrolled_row(
     _helm(cluster, namespace, "uninstall", "school", "--wait")
     cluster.wait_for(lambda: not [life for life in pod_runner.running(namespace) if not life.deleted.is_set()])
     assert not cluster.items(f"/apis/apps/v1/namespaces/{namespace}/deployments")
+    assert not cluster.items(f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases")
 
 
 def _helm(cluster: Cluster, namespace: str, *arguments: str) -> str:

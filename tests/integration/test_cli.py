@@ -78,6 +78,25 @@ def test_doctor_is_content_with_a_good_installation(environment: dict[str, str],
     assert "failed" not in checks.values()
 
 
+def test_in_a_cluster_the_doctor_says_which_pod_can_prove_what_this_one_cannot(environment: dict[str, str]) -> None:
+    cluster = {
+        "ENROLLGATE_LAUNCHER": "kubernetes",
+        "ENROLLGATE_KUBERNETES__IMAGE": "enrollgate:1",
+        "ENROLLGATE_KUBERNETES__COOKIES_SECRET": "cookies",
+        "ENROLLGATE_DESTINATION": "directory:/not/mounted/here",
+        "KUBECONFIG": "/nowhere/kubeconfig",
+    }
+    done = run(environment | cluster, "doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert "work folder" not in checks
+    for name, words in {
+        "cluster": "kubectl exec deploy/<release> -- enrollgate doctor",
+        "destination": "`helm test` proves it",
+        "cookies": "`helm test` proves it",
+    }.items():
+        assert checks[name]["verdict"] == "warning" and words in checks[name]["remedy"], checks[name]
+
+
 def test_status_shows_tasks_runs_and_failures_with_remedies(environment: dict[str, str], sqlite_url: str) -> None:
     world = World(sqlite_url)
     late = world.add("processing")

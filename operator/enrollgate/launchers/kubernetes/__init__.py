@@ -7,10 +7,12 @@
     launcher   the `Launcher` protocol on top of these
     stories    the Kubernetes Events that `kubectl describe job` shows
     lease      leader election
+    access     whether the operator may do all that, for `enrollgate doctor`
 
 Only `wiring` and `controller` import this package; kopf is not imported here.
 """
 
+from enrollgate.launchers.kubernetes.access import check_access, permissions
 from enrollgate.launchers.kubernetes.api import Api, ApiError, ConnectionDetails, Unconfigured, connect
 from enrollgate.launchers.kubernetes.launcher import KubernetesLauncher
 from enrollgate.launchers.kubernetes.lease import Lease
@@ -26,7 +28,9 @@ __all__ = [
     "Lease",
     "Unconfigured",
     "changed_run",
+    "check_access",
     "connect",
+    "permissions",
     "read_template",
     "selector_of",
 ]

@@ -4,10 +4,13 @@ The rules are client-go's (k8s.io/client-go/tools/leaderelection): a holder rene
 the record has stood unchanged, and take it over once that exceeds its duration; every write carries the resourceVersion it has
 read, so that of two only one succeeds. Written here because the official client's election never retries a failed first create,
 and neither awaits nor reports a leading task that has died.
+
+A Lease that was there and is gone is made anew only after its duration: an uninstalled release takes its Lease with it, and a
+replica that has not yet been told to stop must not leave one behind.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from http import HTTPStatus
 from typing import Literal
@@ -21,10 +24,14 @@ class Seen:
     """A Lease as it was last read, and since when (own clock, seconds) it has read so."""
 
     holder: str
-    version: str
+    metadata: Json
+    """As it was read, the labels of others included: a write must not take them away. Empty once the Lease is gone."""
     transitions: int
     duration: float
     since: float
+
+
+_GONE = "nobody (the Lease was deleted)"
 
 
 def may_take(seen: Seen | None, me: str, now: float) -> bool:
@@ -93,7 +100,7 @@ class Lease:
             return
         self._renewed = None
         try:
-            self._put(self._body("", self._seen.transitions, self._seen.version), "PUT")
+            self._put(self._body("", self._seen.transitions, self._seen.metadata), "PUT")
         except (ApiError, LauncherUnavailable):
             return
 
@@ -103,17 +110,18 @@ class Lease:
         except ApiError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
-            self._seen = None
+            if self._seen is not None and self._seen.metadata:
+                self._seen = replace(self._seen, holder=_GONE, metadata={}, since=now)
             return
-        version = str(raw["metadata"]["resourceVersion"])
-        if self._seen is None or self._seen.version != version:
+        version = raw["metadata"]["resourceVersion"]
+        if self._seen is None or self._seen.metadata.get("resourceVersion") != version:
             self._remember(raw, now)
 
     def _remember(self, raw: Json, now: float) -> None:
         spec = raw.get("spec") or {}
         self._seen = Seen(
             holder=str(spec.get("holderIdentity") or ""),
-            version=str(raw["metadata"]["resourceVersion"]),
+            metadata={name: value for name, value in raw["metadata"].items() if name != "managedFields"},
             transitions=int(spec.get("leaseTransitions") or 0),
             duration=float(spec.get("leaseDurationSeconds") or self._duration),
             since=now,
@@ -121,11 +129,11 @@ class Lease:
 
     def _write(self, now: float) -> bool:
         try:
-            if self._seen is None:
-                raw = self._put(self._body(self._me, 0, None), "POST")
+            if self._seen is None or not self._seen.metadata:
+                raw = self._put(self._body(self._me, 0, {"name": self._name}), "POST")
             else:
                 transitions = self._seen.transitions + (self._seen.holder != self._me)
-                raw = self._put(self._body(self._me, transitions, self._seen.version), "PUT")
+                raw = self._put(self._body(self._me, transitions, self._seen.metadata), "PUT")
         except ApiError as error:
             if error.status in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
                 return False
@@ -136,14 +144,14 @@ class Lease:
     def _put(self, body: Json, method: Literal["POST", "PUT"]) -> Json:
         return self._api.request(method, self._path if method == "POST" else f"{self._path}/{self._name}", body=body)
 
-    def _body(self, holder: str, transitions: int, version: str | None) -> Json:
+    def _body(self, holder: str, transitions: int, metadata: Json) -> Json:
         at = self._clock().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         if self.holder != self._me:
             self._acquired = at
         return {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
-            "metadata": {"name": self._name} | ({"resourceVersion": version} if version else {}),
+            "metadata": metadata,
             "spec": {
                 "holderIdentity": holder,
                 "leaseDurationSeconds": max(1, round(self._duration)),

@@ -1,0 +1,71 @@
+"""What the operator must be allowed to do in its namespace, and whether it is: the chart's Role, asked for verb by verb."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from enrollgate.domain.check import Check, failed, ok
+from enrollgate.launchers.kubernetes.api import Api, ApiError
+from enrollgate.launchers.protocol import LauncherUnavailable
+
+_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+"""Everybody who is logged in may ask this of themselves:
+https://kubernetes.io/docs/reference/access-authn-authz/authorization/#checking-api-access"""
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """Some verbs on one resource; of one object, if it is named."""
+
+    group: str
+    resource: str
+    verbs: tuple[str, ...]
+    name: str = ""
+
+
+def permissions(lease: str | None) -> tuple[Permission, ...]:
+    """All that the operator needs, and nothing that it does not. `lease` is the name of its Lease, None without leader election."""
+    always = (
+        Permission("batch", "jobs", ("get", "list", "watch", "create", "patch", "delete")),
+        Permission("", "pods", ("list",)),
+        Permission("", "events", ("list", "create")),
+    )
+    if lease is None:
+        return always
+    elections = "coordination.k8s.io"
+    return (
+        *always,
+        Permission(elections, "leases", ("create",)),
+        Permission(elections, "leases", ("get", "update"), lease),
+    )
+
+
+def check_access(api: Api, namespace: str, lease: str | None) -> Check:
+    """Asks the API server for each verb whether we have it."""
+    try:
+        missing = list(_missing(api, namespace, lease))
+    except (ApiError, LauncherUnavailable) as error:
+        return failed(
+            "cluster", str(error), "see that this pod reaches the API server (a NetworkPolicy may be in the way)"
+        )
+    if missing:
+        detail = f"in namespace {namespace} this account may not: {', '.join(missing)}"
+        return failed(
+            "cluster", detail, "grant it what the Role in the chart grants (charts/enrollgate/templates/rbac.yaml)"
+        )
+    return ok("cluster", f"{api.configuration.host}: every permission that is needed in namespace {namespace}")
+
+
+def _missing(api: Api, namespace: str, lease: str | None) -> Iterator[str]:
+    for permission in permissions(lease):
+        for verb in permission.verbs:
+            attributes = {
+                "namespace": namespace,
+                "verb": verb,
+                "group": permission.group,
+                "resource": permission.resource,
+                "name": permission.name,
+            }
+            review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
+            answer = api.request("POST", _REVIEWS, body={**review, "spec": {"resourceAttributes": attributes}})
+            if not (answer.get("status") or {}).get("allowed"):
+                yield f"{verb} {permission.resource}"

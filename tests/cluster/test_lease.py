@@ -1,0 +1,127 @@
+"""Leader election against the real API server's optimistic locking, on a driven clock."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from tests.cluster.control_plane import Cluster
+
+from enrollgate.launchers.kubernetes import ApiError, Lease
+
+DURATION = 15.0
+
+
+class DrivenClock:
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def utc(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.now)
+
+
+@pytest.fixture
+def clock() -> DrivenClock:
+    return DrivenClock()
+
+
+@pytest.fixture
+def candidate(namespace: str, operator_kubeconfig: Path, clock: DrivenClock) -> Iterator[Callable[[str], Lease]]:
+    with closing(Cluster.api_of(operator_kubeconfig)) as api:
+
+        def make(me: str) -> Lease:
+            return Lease(
+                api,
+                namespace=namespace,
+                name="school",
+                me=me,
+                duration=DURATION,
+                monotonic=clock.monotonic,
+                clock=clock.utc,
+            )
+
+        yield make
+
+
+@pytest.fixture
+def path(namespace: str) -> str:
+    return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+
+
+Candidate = Callable[[str], Lease]
+
+
+def test_one_holds_it_and_another_takes_over_only_when_the_holders_time_is_over(
+    candidate: Candidate, clock: DrivenClock
+) -> None:
+    first, second = candidate("first"), candidate("second")
+    assert first.hold() and not second.hold() and second.holder == "first"
+    clock.now += DURATION  # the second has seen it unchanged for just as long as it lasts
+    assert not first.is_held() and not second.hold()
+    clock.now += 0.1
+    assert second.hold() and not first.hold() and first.holder == "second"
+
+
+def test_a_holder_that_renews_is_never_replaced(candidate: Candidate, clock: DrivenClock) -> None:
+    first, second = candidate("first"), candidate("second")
+    for _ in range(20):
+        assert first.hold() and not second.hold()
+        clock.now += first.interval
+
+
+def test_of_two_that_may_take_it_one_does(candidate: Candidate, clock: DrivenClock) -> None:
+    gone, second, third = candidate("gone"), candidate("second"), candidate("third")
+    assert gone.hold() and not second.hold() and not third.hold()
+    clock.now += DURATION + 1
+    assert [second.hold(), third.hold()] == [True, False]
+
+
+def test_what_is_given_up_is_taken_at_once(candidate: Candidate) -> None:
+    first, second = candidate("first"), candidate("second")
+    assert first.hold() and not second.hold()
+    first.release()
+    assert not first.is_held() and second.hold()
+
+
+def test_a_lease_that_was_deleted_is_made_anew_only_after_its_duration(
+    candidate: Candidate, clock: DrivenClock, cluster: Cluster, path: str
+) -> None:
+    first, second = candidate("first"), candidate("second")
+    assert first.hold() and not second.hold()
+    cluster.api.request("DELETE", f"{path}/school")
+    for _ in range(2):
+        assert not first.hold() and not second.hold()
+        clock.now += DURATION
+    assert cluster.find(f"{path}/school") is None
+    clock.now += 0.1
+    assert first.hold() and not second.hold()
+
+
+def test_the_labels_of_whoever_made_it_stay(candidate: Candidate, cluster: Cluster, path: str) -> None:
+    metadata = {"name": "school", "labels": {"app.kubernetes.io/managed-by": "Helm"}, "annotations": {"a": "b"}}
+    cluster.create(path, {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata})
+    lease = candidate("first")
+    assert lease.hold() and lease.hold()
+    lease.release()
+    kept = cluster.api.request("GET", f"{path}/school")["metadata"]
+    assert kept["labels"] == metadata["labels"] and kept["annotations"] == {"a": "b"}
+
+
+def test_what_the_role_does_not_grant_is_an_error_and_no_silence(
+    namespace: str, operator_kubeconfig: Path, clock: DrivenClock
+) -> None:
+    with closing(Cluster.api_of(operator_kubeconfig)) as api:
+        lease = Lease(
+            api,
+            namespace=namespace,
+            name="other",
+            me="x",
+            duration=DURATION,
+            monotonic=clock.monotonic,
+            clock=clock.utc,
+        )
+        with pytest.raises(ApiError, match="forbidden"):
+            lease.hold()

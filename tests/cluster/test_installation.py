@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from sqlalchemy import make_url, text
-from tests.cluster.chart import CHART, helm
+from tests.cluster.chart import CHART, REPOSITORY, helm, kubectl
 from tests.cluster.control_plane import Cluster
 from tests.cluster.pod_runner import PodRunner
 from tests.conftest import absent
@@ -66,6 +66,9 @@ def test_an_installation_delivers_the_course_of_an_enrolled_row(
         finally:
             runs = sql("SELECT outcome, reason, message FROM enrollgate_runs")
         assert [outcome for outcome, *_ in runs] == ["succeeded"], runs
+    told = transcript(cluster, namespace)
+    assert "school-enrollgate-1-1   Complete   1/1" in told and "Launched" in told and "Completed" in told
+    assert "[ATTEMPT 1/3] task 1: complete" in told and ACCOUNT not in told
     claim = pod_runner.folder / "claims" / namespace / "courses"
     files = sorted(path for path in claim.rglob("*.mp4") if path.is_file())
     assert [path.read_bytes() for path in files] == site.lectures("bread")
@@ -75,6 +78,17 @@ def test_an_installation_delivers_the_course_of_an_enrolled_row(
     cluster.wait_for(lambda: not [life for life in pod_runner.running(namespace) if not life.deleted.is_set()])
     assert not cluster.items(f"/apis/apps/v1/namespaces/{namespace}/deployments")
     assert not cluster.items(f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases")
+
+
+def transcript(cluster: Cluster, namespace: str) -> str:
+    """What an engineer sees of the run, also written to build/transcript.txt (docs/kubernetes.md shows one)."""
+    told = ""
+    for command in (["get", "jobs"], ["describe", "job", "school-enrollgate-1-1"], ["logs", "job/school-enrollgate-1-1"]):
+        answer = kubectl("-n", namespace, *command, kubeconfig=cluster.kubeconfig)
+        told += f"$ kubectl {' '.join(command)}\n{answer}\n"
+    (REPOSITORY / "build").mkdir(exist_ok=True)
+    (REPOSITORY / "build" / "transcript.txt").write_text(told)
+    return told
 
 
 def _helm(cluster: Cluster, namespace: str, *arguments: str) -> str:

@@ -83,7 +83,11 @@ def test_an_installation_delivers_the_course_of_an_enrolled_row(
 def transcript(cluster: Cluster, namespace: str) -> str:
     """What an engineer sees of the run, also written to build/transcript.txt (docs/kubernetes.md shows one)."""
     told = ""
-    for command in (["get", "jobs"], ["describe", "job", "school-enrollgate-1-1"], ["logs", "job/school-enrollgate-1-1"]):
+    for command in (
+        ["get", "jobs"],
+        ["describe", "job", "school-enrollgate-1-1"],
+        ["logs", "job/school-enrollgate-1-1"],
+    ):
         answer = kubectl("-n", namespace, *command, kubeconfig=cluster.kubeconfig)
         told += f"$ kubectl {' '.join(command)}\n{answer}\n"
     (REPOSITORY / "build").mkdir(exist_ok=True)

@@ -1,0 +1,193 @@
+"""From a Job, its pods and their events to a report in the closed list's words. Pure: no cluster."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from enrollgate.domain.reasons import Reason, exit_code
+from enrollgate.domain.report import Report
+from enrollgate.launchers.kubernetes.diagnosis import failure_of, report_of, why_not_begun
+from enrollgate.launchers.kubernetes.views import event_view, job_view, pod_view
+
+BEGIN = datetime(2026, 1, 1, 12, tzinfo=UTC)
+FAILED = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "has reached the limit"}
+
+
+def at(minutes: float = 0) -> str:
+    return (BEGIN + timedelta(minutes=minutes)).isoformat().replace("+00:00", "Z")
+
+
+def job(*conditions: dict[str, str], **fields: Any) -> Any:
+    status = {"startTime": at(), "conditions": list(conditions)} | fields.pop("status", {})
+    metadata = {"name": "school-1-1", "uid": "u", "creationTimestamp": at()}
+    return job_view({"metadata": metadata, "spec": fields, "status": status})
+
+
+def pod(name: str = "p1", created: float = 0, phase: str = "Failed", **status: Any) -> Any:
+    return pod_view({"metadata": {"name": name, "creationTimestamp": at(created)}, "status": {"phase": phase} | status})
+
+
+def stopped(code: int, message: str = "", reason: str = "Error") -> list[dict[str, Any]]:
+    return [{"name": "worker", "state": {"terminated": {"exitCode": code, "reason": reason, "message": message}}}]
+
+
+def waiting(reason: str, message: str) -> list[dict[str, Any]]:
+    return [{"name": "worker", "state": {"waiting": {"reason": reason, "message": message}}}]
+
+
+def warning(reason: str, message: str, minutes: float = 0) -> Any:
+    return event_view({"type": "Warning", "reason": reason, "message": message, "lastTimestamp": at(minutes)})
+
+
+def verdict_of(*conditions: dict[str, str]) -> Any:
+    return job(*conditions).verdict
+
+
+def test_the_workers_own_report_comes_first() -> None:
+    own = Report(Reason.DRM_PROTECTED, "lecture 3 is protected")
+    found = pod(containerStatuses=stopped(exit_code(own.reason), own.encode()))
+    assert report_of(verdict_of(FAILED), [found], []) == own
+
+
+@pytest.mark.parametrize("code", [0, 1, 137])
+def test_a_report_that_does_not_fit_its_exit_code_is_not_believed(code: int) -> None:
+    own = Report(Reason.DRM_PROTECTED, "lecture 3 is protected")
+    assert exit_code(own.reason) != code
+    report = failure_of(pod(containerStatuses=stopped(code, own.encode())))
+    assert report is not None and report.reason is Reason.WORKER_CRASHED
+
+
+def test_a_success_that_is_reported_by_a_failed_pod_is_no_success() -> None:
+    found = pod(containerStatuses=stopped(1, Report(None, "3 items delivered").encode()))
+    assert report_of(verdict_of(FAILED), [found], []).reason is Reason.WORKER_CRASHED
+
+
+def test_a_complete_job_without_a_report_is_a_success_that_says_so() -> None:
+    complete = verdict_of({"type": "Complete", "status": "True"})
+    assert report_of(complete, [], []) == Report(None, "the Job is complete; its pod left no report")
+    torn = pod(phase="Succeeded", containerStatuses=stopped(0, '{"reason": nul'))
+    assert report_of(complete, [torn], []).reason is None
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "words"),
+    [
+        ({"containerStatuses": stopped(137, reason="OOMKilled")}, Reason.OOM_KILLED, "more memory than its limit"),
+        ({"containerStatuses": stopped(137)}, Reason.WORKER_CRASHED, "was killed"),
+        (
+            {"containerStatuses": stopped(139, "Segmentation  fault")},
+            Reason.WORKER_CRASHED,
+            "code 139: Segmentation fault",
+        ),
+        ({"reason": "Evicted", "message": "low on resource: ephemeral-storage"}, Reason.EVICTED, "ephemeral-storage"),
+        (
+            {
+                "conditions": [{"type": "DisruptionTarget", "status": "True", "message": "preempted by p2"}],
+                "containerStatuses": stopped(143),
+            },
+            Reason.EVICTED,
+            "taken away: preempted by p2",
+        ),
+    ],
+)
+def test_a_pod_that_left_no_report_is_explained_by_its_state(
+    status: dict[str, Any], reason: Reason, words: str
+) -> None:
+    report = report_of(verdict_of(FAILED), [pod(**status)], [])
+    assert report.reason is reason and words in report.message
+
+
+def test_of_several_pods_the_youngest_that_is_over_speaks() -> None:
+    pods = [
+        pod("old", 0, containerStatuses=stopped(139)),
+        pod("young", 5, containerStatuses=stopped(137, reason="OOMKilled")),
+        pod("still there", 9, phase="Running"),
+    ]
+    assert "young" in report_of(verdict_of(FAILED), pods, []).message
+
+
+def test_a_deadline_is_the_jobs_own_word() -> None:
+    deadline = {"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "message": "was active too long"}
+    assert report_of(verdict_of(deadline), [], []) == Report(Reason.DEADLINE_EXCEEDED, "was active too long")
+
+
+def test_a_failed_job_without_pods_is_explained_by_its_latest_warning() -> None:
+    events = [warning("FailedCreate", "newer", 2), warning("FailedCreate", "older", 1)]
+    report = report_of(verdict_of(FAILED), [], events)
+    assert report.reason is Reason.BACKOFF_LIMIT_EXCEEDED and report.message.endswith(
+        "no pod to ask; FailedCreate: newer"
+    )
+
+
+def test_an_address_in_the_clusters_words_is_not_passed_on() -> None:
+    found = pod(containerStatuses=stopped(1, "login of ada@example.com failed"))
+    assert "ada@" not in report_of(verdict_of(FAILED), [found], []).message
+
+
+LATE = BEGIN + timedelta(minutes=16)
+
+
+@pytest.mark.parametrize(
+    ("pods", "events", "reason", "words"),
+    [
+        ([], [], Reason.NEVER_STARTED, "none could be created: Events: none"),
+        (
+            [],
+            [warning("FailedCreate", "pods is forbidden: exceeded quota: q")],
+            Reason.QUOTA_EXCEEDED,
+            "exceeded quota: q",
+        ),
+        (
+            [pod(phase="Pending", conditions=[{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}])],
+            [],
+            Reason.UNSCHEDULABLE,
+            "fits on no node: 0/3 nodes",
+        ),
+        (
+            [pod(phase="Pending", containerStatuses=waiting("ErrImagePull", "not found"))],
+            [],
+            Reason.IMAGE_PULL_BACK_OFF,
+            "cannot be pulled: not found",
+        ),
+        (
+            [pod(phase="Pending", containerStatuses=waiting("CreateContainerConfigError", 'secret "s" not found'))],
+            [],
+            Reason.CREATE_CONTAINER_CONFIG_ERROR,
+            'secret "s" not found',
+        ),
+        (
+            [pod(phase="Pending")],
+            [warning("FailedMount", 'MountVolume failed: secret "cookies" not found')],
+            Reason.CREATE_CONTAINER_CONFIG_ERROR,
+            "secret 'cookies' does not exist",
+        ),
+        ([pod(phase="Pending")], [], Reason.NEVER_STARTED, "pod p1 is Pending"),
+    ],
+)
+def test_a_job_that_does_not_begin_is_explained_once_its_time_is_over(
+    pods: list[Any], events: list[Any], reason: Reason, words: str
+) -> None:
+    report = why_not_begun(job(), pods, events, LATE, 900)
+    assert report is not None and report.reason is reason
+    assert "within 900s" in report.message and words in report.message
+    assert why_not_begun(job(), pods, events, BEGIN + timedelta(minutes=15), 900) is None, "it has all of its time"
+
+
+@pytest.mark.parametrize(
+    "live",
+    [
+        job(suspend=True),
+        job(status={"ready": 1}),
+        job({"type": "Complete", "status": "True"}),
+        job(status={"startTime": at(10)}),
+    ],
+    ids=["held back by Kueue", "ready", "finished", "let go ten minutes later"],
+)
+def test_a_job_that_has_begun_or_may_not_begin_yet_is_left_alone(live: Any) -> None:
+    assert why_not_begun(live, [], [], LATE, 900) is None
+
+
+def test_a_job_whose_pod_has_run_once_has_begun() -> None:
+    again = [pod("first", containerStatuses=stopped(1)), pod("second", 5, phase="Pending")]
+    assert why_not_begun(job(), again, [], LATE, 900) is None

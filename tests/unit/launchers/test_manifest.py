@@ -1,0 +1,108 @@
+"""An order becomes a Job, and what a deployment wants different is laid upon it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enrollgate.domain.order import RunOrder
+from enrollgate.domain.reasons import PERMANENT_EXIT_CODES
+from enrollgate.launchers.kubernetes import JobSettings, read_template
+from enrollgate.launchers.kubernetes.manifest import build_job, merge
+
+ORDER = RunOrder("school-7-2", 7, 2, "https://courses.example.com/7", "cookies-0a.txt")
+SETTINGS = JobSettings("courses", "school", "enrollgate:1", environment={"ENROLLGATE_DOWNLOADER": "yt-dlp"})
+
+
+def with_template(template: dict[str, Any]) -> Any:
+    return build_job(ORDER, JobSettings("courses", "school", "enrollgate:1", template=template))
+
+
+def container(job: Any) -> Any:
+    (only,) = job["spec"]["template"]["spec"]["containers"]
+    return only
+
+
+def test_the_job_is_one_pod_at_a_time_to_one_success() -> None:
+    spec = build_job(ORDER, SETTINGS)["spec"]
+    assert (spec["completions"], spec["parallelism"], spec["backoffLimit"]) == (1, 1, 2)
+    assert spec["podReplacementPolicy"] == "Failed" and spec["template"]["spec"]["restartPolicy"] == "Never"
+    rules = spec["podFailurePolicy"]["rules"]
+    permanent = next(rule["onExitCodes"] for rule in rules if "onExitCodes" in rule)
+    assert permanent["operator"] == "In" and set(permanent["values"]) == set(PERMANENT_EXIT_CODES)
+    assert any(rule["action"] == "Ignore" and "onPodConditions" in rule for rule in rules), "drains do not count"
+
+
+def test_the_worker_gets_no_token_and_no_address() -> None:
+    job = build_job(ORDER, SETTINGS)
+    assert job["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
+    assert "@" not in str(job)
+    names = [each["name"] for each in container(job)["env"]]
+    assert len(names) == len(set(names))
+
+
+def test_a_name_merges_and_everything_else_stays() -> None:
+    changed = with_template(
+        {"spec": {"template": {"spec": {"containers": [{"name": "worker", "env": [{"name": "HOME", "value": "/h"}]}]}}}}
+    )
+    plain = with_template({})
+    homes = [each["value"] for each in container(changed)["env"] if each["name"] == "HOME"]
+    assert homes == ["/h"] and len(container(changed)["env"]) == len(container(plain)["env"])
+    assert changed["spec"]["backoffLimit"] == plain["spec"]["backoffLimit"]
+
+
+def test_a_variable_from_elsewhere_replaces_its_value() -> None:
+    source = {"name": "HOME", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}}
+    over = {"spec": {"template": {"spec": {"containers": [{"name": "worker", "env": [source]}]}}}}
+    assert source in container(with_template(over))["env"], "a variable with both is refused by the API server"
+
+
+def test_null_removes() -> None:
+    job = with_template({"spec": {"ttlSecondsAfterFinished": None}})
+    assert "ttlSecondsAfterFinished" not in job["spec"]
+
+
+def test_another_container_is_added_beside_the_worker() -> None:
+    sidecar = {"name": "proxy", "image": "proxy:1"}
+    job = with_template({"spec": {"template": {"spec": {"containers": [sidecar]}}}})
+    assert [each["name"] for each in job["spec"]["template"]["spec"]["containers"]] == ["worker", "proxy"]
+
+
+json_values = st.recursive(
+    st.integers() | st.text(max_size=3) | st.booleans(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(json_values)
+def test_what_is_laid_upon_itself_stays_as_it_is(value: Any) -> None:
+    assert merge(value, value) == value
+
+
+@given(st.dictionaries(st.text(max_size=2), json_values), st.dictionaries(st.text(max_size=2), json_values))
+def test_what_is_laid_upon_wins_and_laying_it_twice_changes_nothing(base: Any, over: Any) -> None:
+    once = merge(base, over)
+    assert merge(once, over) == once
+    assert set(once) == set(base) | set(over)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("spec: [", "cannot be read"),
+        ("- a\n- b\n", "a map with `metadata` and `spec`"),
+        ("containers: []", "a map with `metadata` and `spec`"),
+        ("metadata: {name: mine}", "leave metadata.name out"),
+    ],
+)
+def test_a_template_that_is_none_is_refused_by_name(tmp_path: Path, content: str, words: str) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(content)
+    with pytest.raises(ValueError, match="job.yaml") as error:
+        read_template(file)
+    assert words in str(error.value)
+    file.write_text("")
+    assert read_template(file) == {}

@@ -1,0 +1,79 @@
+"""What Kubernetes and Prometheus ask the operator, over real HTTP."""
+
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from enrollgate.telemetry.health import Health
+from enrollgate.telemetry.http import PortUnavailable, serving
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def health(clock: Clock) -> Health:
+    return Health(patience=60, monotonic=clock)
+
+
+@pytest.fixture
+def port(health: Health) -> Iterator[int]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number = free.getsockname()[1]
+    with serving(number, health) as served:
+        yield served
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_it_is_alive_as_long_as_passes_end_and_ready_once_one_went_well(
+    port: int, clock: Clock, health: Health
+) -> None:
+    assert get(port, "/livez") == (200, "ok\n") and get(port, "/readyz")[0] == 503
+    health.turned(is_ready=True)
+    assert get(port, "/readyz") == (200, "ok\n")
+    health.turned(is_ready=False)
+    assert get(port, "/readyz")[0] == 503 and get(port, "/livez")[0] == 200, (
+        "a database that is away is no reason to restart"
+    )
+    clock.now = 60
+    assert get(port, "/livez") == (503, "no pass has ended lately\n")
+    health.turned(is_ready=True)
+    assert get(port, "/livez")[0] == 200
+
+
+def test_metrics_are_in_prometheus_own_format(port: int) -> None:
+    status, text = get(port, "/metrics?x=1")
+    assert status == 200 and "# TYPE enrollgate_passes_total counter" in text
+    assert get(port, "/elsewhere")[0] == 404
+
+
+def test_a_port_that_is_taken_is_named(port: int, health: Health) -> None:
+    with pytest.raises(PortUnavailable, match=f"ENROLLGATE_HTTP_PORT={port}: .*: choose another port"):
+        with serving(port, health):
+            pass
+
+
+def test_port_0_serves_nothing(health: Health) -> None:
+    with serving(0, health) as served:
+        assert served == 0

@@ -263,6 +263,11 @@ class Settings(BaseSettings):
                 "ENROLLGATE_KUBERNETES__DESTINATION_CLAIM is set, but ENROLLGATE_DESTINATION is no directory: remove one of them"
             )
 
+        if self.kubernetes.scratch_volume <= self.scratch_limit:
+            raise ValueError(
+                "ENROLLGATE_KUBERNETES__SCRATCH_VOLUME must be more than ENROLLGATE_SCRATCH_LIMIT, or workers are evicted"
+            )
+
     def sqlalchemy_url(self) -> URL:
         """The address of the database, password included."""
         if self.database_url is not None:

@@ -37,6 +37,42 @@ def test_the_defaults_are_the_contract_s(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert settings.destination == f"directory:{tmp_path / 'downloads'}"
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("IMAGE", "my image", "ENROLLGATE_KUBERNETES__IMAGE=my image: write an image reference without spaces"),
+        ("NAMESPACE", "Courses!", "ENROLLGATE_KUBERNETES__NAMESPACE=Courses!"),
+        (
+            "CREATE_CONCURRENCY",
+            "0",
+            "ENROLLGATE_KUBERNETES__CREATE_CONCURRENCY=0: it should be greater than or equal to 1",
+        ),
+        ("LEASE_DURATION", "1d", "it should be less than or equal to 3600"),
+        ("IMAGE_PULL_POLICY", "Sometimes", "it should be 'Always', 'IfNotPresent' or 'Never'"),
+        ("START_TIMEOUT", "soon", "ENROLLGATE_KUBERNETES__START_TIMEOUT=soon: it should be a valid number"),
+        ("SCRATCH_VOLUME", "1GiB", "SCRATCH_VOLUME must be more than ENROLLGATE_SCRATCH_LIMIT, or workers are evicted"),
+        ("DESTINATION_CLAIM", "courses", "but ENROLLGATE_DESTINATION is no directory: remove one of them"),
+        ("IMAGEE", "x", "there is no such setting; did you mean ENROLLGATE_KUBERNETES__IMAGE?"),
+    ],
+)
+def test_nonsense_for_the_cluster_is_refused_by_name_value_and_remedy(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    good = {
+        "LAUNCHER": "kubernetes",
+        "DATABASE_URL": "mysql://u:p@db/courses",
+        "KUBERNETES__IMAGE": "enrollgate:1",
+        "DESTINATION": "drive:0123456789abcdef",
+    }
+    assert load(monkeypatch, **good).kubernetes.image == "enrollgate:1"
+    assert words in refusal(monkeypatch, **good | {f"KUBERNETES__{name}": value})
+
+
+def test_a_cluster_needs_an_image_and_a_database_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "needs ENROLLGATE_KUBERNETES__IMAGE, the image of the workers" in refusal(monkeypatch, LAUNCHER="kubernetes")
+    assert "needs a database server" in refusal(monkeypatch, LAUNCHER="kubernetes", KUBERNETES__IMAGE="enrollgate:1")
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200), ("1d", 86400)])
 def test_times_are_seconds_or_have_a_unit(monkeypatch: pytest.MonkeyPatch, text: str, seconds: float) -> None:
     assert load(monkeypatch, ENROLLMENT_TIMEOUT=text).enrollment_timeout == seconds

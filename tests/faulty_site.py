@@ -57,6 +57,8 @@ class FaultySite:
         self.faults: dict[str, Fault] = {}
         self.sent: list[Sent] = []
         self.pages: dict[str, tuple[str, bytes]] = {}
+        self.wants_cookie = ""
+        """What the Cookie header must contain, or 401 is answered."""
         self.on_request: Callable[[str], None] = lambda _path: None
         site = self
 
@@ -118,7 +120,9 @@ class _Handler(BaseHTTPRequestHandler):
             fault = Fault()
         else:
             fault.times -= 1
-        if fault.location:
+        if site.wants_cookie not in (self.headers.get("Cookie") or ""):
+            self._send(401, b"log in", "text/plain", {}, fault, with_body)
+        elif fault.location:
             self._send(302, b"", "text/plain", {"Location": fault.location}, fault, with_body)
         elif fault.status:
             self._send(fault.status, b"no", "text/plain", fault.headers, fault, with_body)

@@ -1,0 +1,185 @@
+"""The ways in which sites really hand lectures out: a file, pages, feeds, HLS and DASH, with media that play, and with DRM."""
+
+import gc
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.conftest import absent
+from tests.faulty_site import Fault, FaultySite, Lecture, content
+from tests.integration.worker.test_worker import delivered, order_for, run
+from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
+
+from enrollgate.demo.media import FfmpegAbsent, find_ffmpeg
+from enrollgate.domain.account import cookies_name
+from enrollgate.domain.reasons import Reason
+
+# yt-dlp leaves the sockets of answers that it did not read to the end to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def collect_what_yt_dlp_left() -> Iterator[None]:
+    yield
+    gc.collect()
+
+
+@pytest.fixture
+def site() -> Iterator[FaultySite]:
+    with FaultySite([Lecture(f"Lecture {n}", content(50_000 + n, n)) for n in range(1, 4)]) as running:
+        yield running
+
+
+@pytest.fixture
+def ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """ffmpeg under its own name on the PATH, as in the image."""
+    try:
+        program = find_ffmpeg()
+    except FfmpegAbsent as error:
+        absent("ffmpeg", str(error))
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "ffmpeg").symlink_to(program)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    monkeypatch.setattr(FFmpegPostProcessor, "_version_cache", {})  # another test may have looked where there was none
+    return program
+
+
+SECONDS = 6
+
+
+@pytest.fixture
+def hls(site: FaultySite, tmp_path: Path, ffmpeg: str) -> str:
+    """A real HLS stream: a picture and a tone in three segments. Its address."""
+    folder = tmp_path / "hls"
+    folder.mkdir()
+    picture, tone = f"testsrc=size=160x90:rate=10:duration={SECONDS}", f"sine=frequency=440:duration={SECONDS}"
+    segments = [
+        "-f",
+        "hls",
+        "-hls_time",
+        "2",
+        "-hls_playlist_type",
+        "vod",
+        "-force_key_frames",
+        "expr:gte(t,n_forced*2)",
+    ]
+    subprocess.run(
+        [
+            ffmpeg,
+            "-loglevel",
+            "error",
+            "-f",
+            "lavfi",
+            "-i",
+            picture,
+            "-f",
+            "lavfi",
+            "-i",
+            tone,
+            *segments,
+            "stream.m3u8",
+        ],
+        cwd=folder,
+        check=True,
+    )
+    for file in folder.iterdir():
+        kind = "application/vnd.apple.mpegurl" if file.suffix == ".m3u8" else "video/mp2t"
+        site.pages[f"/{file.name}"] = (kind, file.read_bytes())
+    return f"{site.url}/stream.m3u8"
+
+
+def test_a_direct_file_is_a_course_of_one(site: FaultySite, tmp_path: Path) -> None:
+    report = run(order_for(site, tmp_path, course_url=f"{site.url}/2.mp4"))
+    assert report.reason is None, report
+    assert list(delivered(tmp_path).values()) == [site.lectures[1].content]
+
+
+def test_hls_becomes_one_file_that_plays_from_begin_to_end(
+    site: FaultySite, tmp_path: Path, hls: str, ffmpeg: str
+) -> None:
+    report = run(order_for(site, tmp_path, course_url=hls))
+    assert report.reason is None and report.items_delivered == 1, report
+    (file,) = (path for path in (tmp_path / "out").rglob("*.mp4"))
+    played = subprocess.run(
+        [ffmpeg, "-hide_banner", "-xerror", "-i", file, "-f", "null", "-"], capture_output=True, text=True, check=True
+    ).stderr
+    assert "mov,mp4" in played, "no transport stream under another name"
+    assert "Video: h264" in played and "Audio: aac" in played
+    *_, (minutes, seconds) = re.findall(r"time=00:(\d\d):(\d\d\.\d\d)", played)
+    assert minutes == "00" and abs(float(seconds) - SECONDS) < 0.5
+    asked = {sent.path for sent in site.sent}
+    assert {f"/stream{n}.ts" for n in range(3)} <= asked
+
+
+def test_an_hls_stream_that_broke_off_goes_on_at_its_next_segment(site: FaultySite, tmp_path: Path, hls: str) -> None:
+    site.faults["/stream2.ts"] = Fault(status=503)
+    assert run(order_for(site, tmp_path, course_url=hls)).reason is not None
+    site.faults.clear()
+    site.sent.clear()
+    assert run(order_for(site, tmp_path, course_url=hls, try_number=2)).reason is None
+    assert [sent.path for sent in site.sent if sent.path.endswith(".ts")] == ["/stream2.ts"]
+
+
+def test_the_account_s_cookie_opens_what_is_closed_to_others(site: FaultySite, tmp_path: Path) -> None:
+    site.pages["/members"] = ("text/html", b'<title>M</title><video src="/1.mp4"></video><video src="/3.mp4"></video>')
+    site.wants_cookie = "session=ada"
+    order = order_for(site, tmp_path, course_url=f"{site.url}/members")
+    assert run(order).reason is Reason.COOKIES_EXPIRED and delivered(tmp_path) == {}
+    name = cookies_name("ada@example.com")
+    (tmp_path / "cookies").mkdir()
+    line = "\t".join(("127.0.0.1", "FALSE", "/", "FALSE", "0", "session", "ada"))
+    (tmp_path / "cookies" / name).write_text(f"# Netscape HTTP Cookie File\n{line}\n")
+    order = order_for(
+        site, tmp_path, course_url=f"{site.url}/members", cookies_dir=tmp_path / "cookies", cookies_name=name
+    )
+    report = run(order)
+    assert report.reason is None and report.items_delivered == 2, report
+
+
+FAIRPLAY = """#EXTM3U
+#EXT-X-VERSION:5
+#EXT-X-TARGETDURATION:4
+#EXT-X-KEY:METHOD=SAMPLE-AES,URI="skd://key",KEYFORMAT="com.apple.streamingkeydelivery",KEYFORMATVERSIONS="1"
+#EXTINF:4,
+1.mp4
+#EXTINF:4,
+2.mp4
+#EXT-X-ENDLIST
+"""
+WIDEVINE = """<?xml version="1.0"?>
+<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT8S"
+     profiles="urn:mpeg:dash:profile:isoff-main:2011">
+ <Period><AdaptationSet mimeType="video/mp4" codecs="avc1.4d401f">
+  <ContentProtection schemeIdUri="urn:mpeg:dash:mp4protection:2011" value="cenc"/>
+  <ContentProtection schemeIdUri="urn:uuid:edef8ba9-79d6-4ace-a3c8-27dcd51d21ed"/>
+  <Representation id="1" bandwidth="100000" width="160" height="90"><BaseURL>1.mp4</BaseURL></Representation>
+ </AdaptationSet></Period>
+</MPD>
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "text"),
+    [("p.m3u8", "application/vnd.apple.mpegurl", FAIRPLAY), ("p.mpd", "application/dash+xml", WIDEVINE)],
+    ids=["FairPlay over HLS", "Widevine over DASH"],
+)
+def test_what_is_protected_by_drm_is_left_untouched(
+    site: FaultySite, tmp_path: Path, name: str, kind: str, text: str
+) -> None:
+    site.pages[f"/{name}"] = (kind, text.encode())
+    report = run(order_for(site, tmp_path, course_url=f"{site.url}/{name}"))
+    assert report.reason is Reason.DRM_PROTECTED, report
+    assert not [sent for sent in site.sent if sent.path.endswith(".mp4")], "not one byte of it was asked for"
+    assert delivered(tmp_path) == {}
+
+
+def test_one_protected_lecture_leaves_the_others_to_be_delivered(site: FaultySite, tmp_path: Path) -> None:
+    site.pages["/p.m3u8"] = ("application/vnd.apple.mpegurl", FAIRPLAY.encode())
+    sources = "".join(f'<video src="{site.url}/{path}"></video>' for path in ("1.mp4", "p.m3u8", "3.mp4"))
+    site.pages["/page"] = ("text/html", f"<title>Mixed</title>{sources}".encode())
+    report = run(order_for(site, tmp_path, course_url=f"{site.url}/page"))
+    assert (report.reason, report.items_delivered, report.items_failed) == (Reason.DRM_PROTECTED, 2, 1), report
+    assert sorted(delivered(tmp_path).values()) == sorted(site.lectures[n].content for n in (0, 2))

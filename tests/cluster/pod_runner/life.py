@@ -83,12 +83,12 @@ class Life:
         return self.container is not None and self.container.poll() is None
 
     def run(self) -> None:
-        """From beginning to end. What the API server refuses, because the pod is gone, ends it."""
+        """From beginning to end. What the API server refuses, because the pod or its namespace goes, ends it."""
         try:
             self.folder.mkdir(parents=True)
             self._live()
         except ApiError as error:
-            if error.status not in (404, 409):
+            if error.status not in (404, 409) and "is being terminated" not in error.message:
                 raise
         except Stopped:
             pass

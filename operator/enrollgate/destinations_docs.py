@@ -43,6 +43,9 @@ service account must be bound to a Google service account that is on the shared 
 The scope is `drive`, not `drive.file`: the smaller one shows an application only what it made itself, so it could not see the
 folder that you name.
 
+To try it without Google, from the repository: `.venv/bin/python -m tests.drive_emulator --folder var/drive --faults 0.2` starts a
+stand-in that speaks the same protocol, fails a fifth of the time, and prints the settings to use.
+
 ## What Drive says, and what it means
 
 *Retried*: the same request is sent up to {TRIES} times without progress, after pauses that grow from {PAUSES.base:.0f} s to \

@@ -21,6 +21,7 @@ from typing import Any
 import kopf
 import structlog
 
+from enrollgate.launchers import TurnRefused
 from enrollgate.launchers.kubernetes import ConnectionDetails, changed_run, selector_of
 from enrollgate.settings import Settings
 from enrollgate.telemetry.http import serving
@@ -75,6 +76,8 @@ async def _run(settings: Settings) -> None:
             watching = _watch(launcher.connection_details, launcher.namespace, settings.installation, operation.wake)
             await _together(watching, operation.run, stop)
         _LOG.info("operator stopped; live Jobs go on and are adopted at the next start")
+    except TurnRefused as error:
+        raise Crashed(str(error)) from error
     finally:
         launcher.close()
         database.close()

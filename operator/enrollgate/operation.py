@@ -19,6 +19,7 @@ import structlog
 from enrollgate.database import Database, DatabaseUnavailable, Tables, migrate
 from enrollgate.database.inspection import insist
 from enrollgate.domain.backoff import Backoff, delay
+from enrollgate.launchers import TurnRefused
 from enrollgate.loop import Loop
 from enrollgate.reconciler import PassSummary, Reconciler
 from enrollgate.telemetry import metrics
@@ -43,7 +44,7 @@ class Turn(Protocol):
         ...
 
     def hold(self) -> bool:
-        """Takes or keeps the turn; True if it is ours now. Never raises for what may pass."""
+        """Takes or keeps the turn; True if it is ours now. Raises TurnRefused, and nothing for what may pass."""
         ...
 
     def release(self) -> None:
@@ -95,7 +96,7 @@ class Operation:
                 self._loop.stop()
 
     def run(self) -> None:
-        """Works until stopped. Raises DatabaseMisconfigured, and whatever nobody foresaw: then the process must end."""
+        """Works until stopped. Raises DatabaseMisconfigured, TurnRefused, and what nobody foresaw: then the process must end."""
         if not self._prepare():
             return
         while not self._stopped.is_set():
@@ -168,9 +169,14 @@ class Operation:
 
         def keep() -> None:
             while not is_over.wait(turn.interval):
-                if not turn.hold():
-                    _LOG.warning("the lease is lost: another replica may work now", working=turn.holder)
+                try:
+                    if turn.hold():
+                        continue
+                except TurnRefused as error:
+                    _LOG.error("the lease is lost", error=str(error))
                     break
+                _LOG.warning("the lease is lost: another replica may work now", working=turn.holder)
+                break
             with self._lock:
                 if self._loop is not None and not is_over.is_set():
                     self._loop.stop()

@@ -183,6 +183,18 @@ def test_two_replicas_take_turns_and_the_second_takes_over_when_the_first_is_kil
     assert world.tasks_of_jobs() == [(task, 1) for task in before + after]
 
 
+def test_a_replica_that_loses_its_right_to_the_lease_ends_with_the_remedy(
+    world: ClusterWorld, cluster: Cluster
+) -> None:
+    process = world.start_operator(KUBERNETES__LEADER_ELECTION="true", KUBERNETES__LEASE_DURATION="3")
+    logged(world, "it is this replica's turn to work")
+    role = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{world.namespace}/roles/school"
+    rules = cluster.api.request("GET", role)["rules"]
+    cluster.api.request("PATCH", role, body={"rules": [rule for rule in rules if rule["resources"] != ["leases"]]})
+    assert process.wait(120) == 1
+    assert "the Lease school is refused" in world.log and "what the Role in the chart grants" in world.log
+
+
 def test_a_replica_that_stops_in_order_gives_its_lease_up_at_once(world: ClusterWorld, cluster: Cluster) -> None:
     elected = {"KUBERNETES__LEADER_ELECTION": "true", "KUBERNETES__LEASE_DURATION": "3600"}
     first = world.start_operator(**elected)

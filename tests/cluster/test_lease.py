@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from tests.cluster.control_plane import Cluster
 
-from enrollgate.launchers.kubernetes import ApiError, Lease
+from enrollgate.launchers import TurnRefused
+from enrollgate.launchers.kubernetes import Lease
 
 DURATION = 15.0
 
@@ -123,5 +124,5 @@ def test_what_the_role_does_not_grant_is_an_error_and_no_silence(
             monotonic=clock.monotonic,
             clock=clock.utc,
         )
-        with pytest.raises(ApiError, match="forbidden"):
+        with pytest.raises(TurnRefused, match="forbidden.*grant the operator what the Role in the chart grants"):
             lease.hold()

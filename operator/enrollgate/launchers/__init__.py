@@ -11,6 +11,16 @@ from enrollgate.launchers.protocol import (
     Phase,
     Story,
     StoryKind,
+    TurnRefused,
 )
 
-__all__ = ["LaunchOutcome", "Launcher", "LauncherUnavailable", "Observation", "Phase", "Story", "StoryKind"]
+__all__ = [
+    "LaunchOutcome",
+    "Launcher",
+    "LauncherUnavailable",
+    "Observation",
+    "Phase",
+    "Story",
+    "StoryKind",
+    "TurnRefused",
+]

@@ -14,6 +14,10 @@ class LauncherUnavailable(Exception):
     """The runs cannot be seen or touched just now. The pass is given up; nothing may be concluded from it."""
 
 
+class TurnRefused(Exception):
+    """This replica may not take part in leader election; the message has the remedy. It would be refused again."""
+
+
 class Launcher(Protocol):
     """Starts, watches and stops runs by name. Every method may be called again after a crash at any point."""
 

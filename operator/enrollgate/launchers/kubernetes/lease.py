@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import Literal
 
 from enrollgate.launchers.kubernetes.api import Api, ApiError, Json
-from enrollgate.launchers.protocol import LauncherUnavailable
+from enrollgate.launchers.protocol import LauncherUnavailable, TurnRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Lease:
     def hold(self) -> bool:
         """Takes or renews it, if that may be done. True if it is ours now.
 
-        An API server that is away leaves it as it is: ours until its time is over. Raises ApiError if it is refused.
+        An API server that is away leaves it as it is: ours until its time is over. Raises TurnRefused.
         """
         started = self._monotonic()
         try:
@@ -92,6 +92,11 @@ class Lease:
                 self._renewed = None
         except LauncherUnavailable:
             pass
+        except ApiError as error:
+            message = (
+                f"the Lease {self._name} is refused: {error}; grant the operator what the Role in the chart grants"
+            )
+            raise TurnRefused(message) from error
         return self.is_held()
 
     def release(self) -> None:

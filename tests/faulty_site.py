@@ -4,6 +4,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -59,14 +60,22 @@ class FaultySite:
         self.pages: dict[str, tuple[str, bytes]] = {}
         self.wants_cookie = ""
         """What the Cookie header must contain, or 401 is answered."""
+        self.rate = 0.0
+        """Bytes per second, all connections together; 0: as fast as can be."""
+        self.on_bytes: Callable[[int], None] = lambda _size: None
+        """Told of each piece of a body before it is sent."""
+        self._turn = threading.Lock()
         self.on_request: Callable[[str], None] = lambda _path: None
         site = self
 
         class Handler(_Handler):
             faulty_site = site
+            disable_nagle_algorithm = True
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        # What is sent and not yet read lies in buffers: small ones, for the bytes that are counted to be bytes that arrive.
+        self._server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self.host = f"127.0.0.1:{self._server.server_address[1]}"
         self.url = f"http://{self.host}"
@@ -79,6 +88,12 @@ class FaultySite:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+    def pace(self, size: int) -> None:
+        self.on_bytes(size)
+        if self.rate:
+            with self._turn:
+                time.sleep(size / self.rate)
 
     @property
     def size(self) -> int:
@@ -156,10 +171,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
             self.end_headers()
             half = (len(body) - start) // 2
-            for offset in range(start, len(body), 8192) if with_body else ():
+            piece = 16384 if self.faulty_site.rate else 8192
+            for offset in range(start, len(body), piece) if with_body else ():
                 if fault.hold is not None and offset - start >= half:
                     fault.hold.wait(60)
-                chunk = body[offset : offset + 8192]
+                chunk = body[offset : offset + piece]
+                self.faulty_site.pace(len(chunk))
                 if fault.reset_after is not None and sent + len(chunk) > fault.reset_after:
                     self.wfile.flush()
                     linger = struct.pack("ii", 1, 0)

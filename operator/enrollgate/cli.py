@@ -213,6 +213,10 @@ def work(  # noqa: PLR0917 -- each is an environment variable that a launcher se
         report_path=report_path,
         progress_path=progress_path,
         drive=settings.drive_access(),
+        downloads=settings.downloads,
+        uploads=settings.uploads,
+        download_rate=None if settings.download_rate is None else int(settings.download_rate),
+        upload_rate=None if settings.upload_rate is None else int(settings.upload_rate),
     )
     stop = threading.Event()
 

@@ -151,6 +151,22 @@ class Settings(BaseSettings):
         ByteSize(8 * 2**20), description="Bytes of an upload's chunk, held in memory: a multiple of 256KiB."
     )
     drive_endpoint: str = Field("https://www.googleapis.com/", description="Where Google Drive is, for tests.")
+    downloads: int = Field(2, ge=1, le=16, description="Items that a worker downloads at the same time, at most.")
+    uploads: int = Field(2, ge=1, le=16, description="Items that a worker delivers at the same time, at most.")
+    download_rate: ByteSize | None = Field(
+        None,
+        ge=1024,
+        description="Bytes per second that a worker downloads, at most, all its items together. Not given: no limit. A download "
+        "command is not limited: give it an option of its own.",
+        examples=["5MB"],
+    )
+    upload_rate: ByteSize | None = Field(
+        None,
+        ge=1024,
+        description="Bytes per second that a worker delivers, at most, all its items together; Google Drive is sent a chunk "
+        "(ENROLLGATE_DRIVE_CHUNK_SIZE) at full speed, then a pause. Not given: no limit.",
+        examples=["5MB"],
+    )
     allowed_hosts: Words = Field(
         (),
         description="The hosts that may be contacted, comma-separated; `*.example.com` means its subdomains. Empty: every "
@@ -304,7 +320,13 @@ class Settings(BaseSettings):
             "DESTINATION": self.destination,
             "ALLOWED_HOSTS": ",".join(self.allowed_hosts),
             "SCRATCH_LIMIT": str(int(self.scratch_limit)),
+            "DOWNLOADS": str(self.downloads),
+            "UPLOADS": str(self.uploads),
         }
+        if self.download_rate is not None:
+            environment["DOWNLOAD_RATE"] = str(int(self.download_rate))
+        if self.upload_rate is not None:
+            environment["UPLOAD_RATE"] = str(int(self.upload_rate))
         if self.downloader == "command":
             environment["DOWNLOAD_COMMAND"] = json.dumps(self.download_command)
         if self.destination.startswith("drive:"):

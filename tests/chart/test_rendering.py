@@ -26,19 +26,6 @@ from enrollgate.launchers.kubernetes.manifest import JobSettings, build_job
 from enrollgate.settings import PREFIX, variables
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
-DRIVE_SETTINGS = frozenset(
-    PREFIX + name
-    for name in (
-        "DRIVE_SUBJECT",
-        "DRIVE_CHUNK_SIZE",
-        "DRIVE_ENDPOINT",
-        "DOWNLOADS",
-        "UPLOADS",
-        "DOWNLOAD_RATE",
-        "UPLOAD_RATE",
-    )
-)
-"""Settings that come with the Drive destination."""
 NOT_FOR_THE_CHART = frozenset(
     PREFIX + name
     for name in (
@@ -157,7 +144,7 @@ def test_every_setting_is_reachable_through_a_value_and_no_other_is_rendered(tmp
             for container in pod["containers"]:
                 rendered |= {each["name"] for each in container["env"] if each["name"].startswith(PREFIX)}
 
-    assert rendered - set(variables()) - DRIVE_SETTINGS <= NOT_FOR_THE_CHART
+    assert rendered - set(variables()) <= NOT_FOR_THE_CHART
     assert set(variables()) - rendered <= NOT_FOR_THE_CHART
 
 

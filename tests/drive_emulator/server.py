@@ -32,6 +32,10 @@ class DriveEmulator:
         self.token_requests: list[dict[str, str]] = []
         self.token_refusal: str | None = None
         self.on_chunk: Callable[[], None] = lambda: None
+        self.on_bytes: Callable[[int], None] = lambda _size: None
+        """Told of each piece of a body that arrived."""
+        self.received = 0
+        """Bytes of chunks that arrived, whether they were kept or not."""
         self._bucket = threading.Lock()
         emulator = self
 
@@ -72,6 +76,10 @@ class DriveEmulator:
             with self._bucket:
                 time.sleep(size / self.rate)
 
+    def count(self, size: int) -> None:
+        with self._bucket:
+            self.received += size
+
 
 class _Handler(BaseHTTPRequestHandler):
     drive: DriveEmulator
@@ -102,6 +110,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.read(length // 2)
             return self._reset()
         self.body = self._read(length)
+        if operation == "chunk":
+            self.drive.count(len(self.body))
         try:
             if operation != "token" and self.headers.get("Authorization", "")[7:] not in self.drive.tokens:
                 raise Refused(401, "authError", "Invalid Credentials")
@@ -124,6 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
             if not piece:
                 break
             data += piece
+            self.drive.on_bytes(len(piece))
             self.drive.throttle(len(piece))
         return bytes(data)
 

@@ -56,3 +56,11 @@ class WorkOrder:
     progress_path: Path | None
     """Where the progress is kept for `enrollgate status`, if anywhere."""
     drive: DriveAccess = DriveAccess()
+    downloads: int = 2
+    """Items downloaded at the same time, at most."""
+    uploads: int = 2
+    """Items delivered at the same time, at most."""
+    download_rate: int | None = None
+    """Bytes per second of all downloads together; None: no limit."""
+    upload_rate: int | None = None
+    """Likewise for deliveries."""

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 OnBytes = Callable[[int], None]
-"""Told how many bytes of an item have been moved so far. May block: that is the back-pressure, or a bandwidth limit."""
+"""Told how many bytes of an item have arrived so far. May block: that is the bandwidth limit."""
+OnFetched = Callable[[int, int | None], None]
+"""Told how many bytes of an item are in scratch, and how many it is expected to have in the end (None: nobody knows). May block:
+that is the back-pressure. What it raises is to be passed through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +49,15 @@ class Delivered:
 
 
 class Downloader(Protocol):
-    """Brings items to scratch. All errors are Failures."""
+    """Brings items to scratch. All errors are Failures. `fetch` is called from several threads at once, also while the course's
+    items are listed.
+    """
 
     def open(self) -> Course:
         """Lists the course."""
         ...
 
-    def fetch(self, item: Item, folder: Path, on_bytes: OnBytes, stop: threading.Event) -> Path:
+    def fetch(self, item: Item, folder: Path, on_bytes: OnFetched, stop: threading.Event) -> Path:
         """Brings one item into its folder, and gives the complete file. Goes on with what an earlier try left there."""
         ...
 

@@ -1,24 +1,28 @@
-"""Download and delivery, overlapped: while item k is delivered, item k+1 is downloaded.
+"""Download and delivery, overlapped: while some items are delivered, the next are downloaded.
 
     list ─▶ at the destination already? ─▶ fetch ─▶ [scratch, bounded] ─▶ deliver ─▶ remove
-            └── skip                        one thread                    another thread
+            └── skip                       N threads                      M threads
 
-One failed item does not waste the others; what makes every further item pointless ends the run.
+Items end in whatever order they end. One failed item does not waste the others; what makes every further item pointless ends
+the run.
 """
 
+import contextlib
 import errno
 import hashlib
 import queue
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from enrollgate.domain.reasons import Failure, Reason, explain
 from enrollgate.domain.report import FailedItem
-from enrollgate.worker.course import Course, Destination, Downloader, Item
+from enrollgate.worker.bandwidth import Bandwidth, Meter
+from enrollgate.worker.course import Course, Destination, Downloader, Item, OnFetched
 from enrollgate.worker.progress import Progress
-from enrollgate.worker.scratch import Scratch
+from enrollgate.worker.scratch import READ, GiveWay, Scratch
 
 ENDS_THE_RUN = frozenset(
     {
@@ -43,7 +47,7 @@ NOWHERE_TO_DELIVER = frozenset({Reason.DESTINATION_AUTH, Reason.DESTINATION_QUOT
 
 @dataclass
 class Tally:
-    """What has become of the items so far. Written by both threads, each field by one of them."""
+    """What has become of the items so far."""
 
     delivered: int = 0
     skipped: int = 0
@@ -57,6 +61,23 @@ class Tally:
         return self.delivered + self.skipped + len(self.failures)
 
 
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """How much goes on at once, and how fast. The bandwidths are for all threads of a direction together."""
+
+    downloads: int
+    uploads: int
+    down: Bandwidth
+    up: Bandwidth
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    item: Item
+    file: Path
+    key: str
+
+
 class Pipeline:
     """One pass over one course."""
 
@@ -66,124 +87,200 @@ class Pipeline:
         destination: Destination,
         *,
         folder: Path,
-        scratch: Scratch,
+        scratch_limit: int,
+        lanes: Lanes,
         progress: Progress,
         stop: threading.Event,
     ) -> None:
         self._downloader = downloader
         self._destination = destination
         self._folder = folder
-        self._scratch = scratch
+        self._lanes = lanes
+        self.scratch = Scratch(max(1, scratch_limit - lanes.downloads * READ), stop, self._discard)
         self._progress = progress
         self._stop = stop
-        self._ready: queue.Queue[tuple[Item, Path, int] | None] = queue.Queue()
+        self._listing = threading.Lock()
+        self._ready: queue.Queue[_Ready | None] = queue.Queue()
+        self._lock = threading.Lock()
+        """For the tally and what follows."""
+        self._in_a_row = 0
+        self._broken_listing: Failure | OSError | None = None
         self._bug: Exception | None = None
-        """What nobody foresaw in the delivering thread."""
-        self._partial: list[Path] = []
-        """Folders of failed items, the oldest first."""
+        """What nobody foresaw in one of the threads."""
+        self._delivery_broke = False
+        """It was in one that delivers."""
         self.tally = Tally()
 
     def run(self, course: Course) -> Tally:
-        """Brings every item to the destination that is not there yet. Raises Failure if the listing fails, and whatever nobody
-        foresaw in either thread: a delivery that died must never look like a success.
+        """Brings every item to the destination that is not there yet. Raises Failure or OSError if the listing fails, and
+        whatever nobody foresaw in any thread: a delivery that died must never look like a success.
         """
-        deliverer = threading.Thread(target=self._deliver_all, name="deliver")
-        deliverer.start()
-        try:
-            self._fetch_all(course)
-        finally:
+        self._keep_what_is_there()
+        fetchers = [
+            self._start("fetch", number, lambda: self._fetch_all(course)) for number in range(self._lanes.downloads)
+        ]
+        deliverers = [self._start("deliver", number, self._deliver_all) for number in range(self._lanes.uploads)]
+        for thread in fetchers:
+            thread.join()
+        for _ in deliverers:
             self._ready.put(None)
-            deliverer.join()
-        if self._bug is not None:
-            raise self._bug
+        for thread in deliverers:
+            thread.join()
+        for error in (self._bug, self._broken_listing):
+            if error is not None:
+                raise error
         return self.tally
 
+    def _start(self, name: str, number: int, work: Callable[[], None]) -> threading.Thread:
+        def guarded() -> None:
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001 -- the thread's outermost edge: run() raises it again
+                self._note_bug(error)
+
+        thread = threading.Thread(target=guarded, name=f"{name}-{number + 1}")
+        thread.start()
+        return thread
+
+    # what lies in scratch
+
+    def _keep_what_is_there(self) -> None:
+        """Partial files of earlier tries count, too. The oldest are the first to go."""
+        if self._folder.is_dir():
+            for folder in sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime):
+                self.scratch.keep(folder.name, _size(folder))
+
+    def _discard(self, key: str) -> None:
+        shutil.rmtree(self._folder / key, ignore_errors=True)
+
+    # fetching
+
     def _fetch_all(self, course: Course) -> None:
-        in_a_row = 0
-        for item in course.items:
-            if self._ended():
-                return
+        while not self._ended() and (item := self._next(course)) is not None:
             found = self._destination.find(item)
             if found is not None:
-                self.tally.skipped += 1
+                with self._lock:
+                    self.tally.skipped += 1
                 self._progress.item_done(item, size=found.size, skipped=True)
                 continue
-            failure = self._fetch(item)
-            if failure is None or not explain(failure.reason).retry_can_help:
-                in_a_row = 0
-                continue
-            in_a_row += 1
-            if in_a_row >= FAILURES_IN_A_ROW:
-                return
+            self._count(self._fetch(item))
+
+    def _next(self, course: Course) -> Item | None:
+        with self._listing:
+            if self._ended() or self._broken_listing is not None:
+                return None
+            try:
+                return next(course.items, None)
+            except (Failure, OSError) as error:
+                self._broken_listing = error
+                return None
 
     def _ended(self) -> bool:
-        if self._stop.is_set() and self.tally.fatal is None:
-            self.tally.fatal = Failure(Reason.STOPPED, "asked to stop; what was begun is resumed by the next try")
-        return self.tally.fatal is not None or self._bug is not None
+        with self._lock:
+            if self._stop.is_set() and self.tally.fatal is None:
+                self.tally.fatal = Failure(Reason.STOPPED, "asked to stop; what was begun is resumed by the next try")
+            return self.tally.fatal is not None or self._bug is not None or self._in_a_row >= FAILURES_IN_A_ROW
+
+    def _count(self, failure: Failure | None) -> None:
+        with self._lock:
+            self._in_a_row = self._in_a_row + 1 if failure and explain(failure.reason).retry_can_help else 0
 
     def _fetch(self, item: Item) -> Failure | None:
-        folder = self._folder / hashlib.sha256(item.item_id.encode()).hexdigest()[:16]
-        self._scratch.wait_for_room()
-        self._progress.item_started(item)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            file = self._downloader.fetch(item, folder, self._on_bytes, self._stop)
-            size = file.stat().st_size
-        except Failure as failure:
-            return self._leave(item, failure, folder)
-        except OSError as error:
-            return self._leave(item, disk_failure(error), folder)
-        self._scratch.complete(size)
-        self._ready.put((item, file, size))
-        return None
+        key = hashlib.sha256(item.item_id.encode()).hexdigest()[:16]
+        folder = self._folder / key
+        while True:
+            self._progress.item_started(item)
+            self.scratch.begin(key)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                file = self._downloader.fetch(item, folder, self._watch(item, key), self._stop)
+                self.scratch.complete(key, _size(folder))
+            except GiveWay:
+                self._discard(key)
+                self.scratch.gone(key)
+                continue
+            except Failure as failure:
+                return self._leave(item, failure, key)
+            except OSError as error:
+                return self._leave(item, disk_failure(error), key)
+            except Exception:
+                self.scratch.keep(key, _size(folder))  # or the others would wait for it
+                raise
+            finally:
+                self._progress.item_fetched(item)
+            self._ready.put(_Ready(item, file, key))
+            return None
 
-    def _leave(self, item: Item, failure: Failure, folder: Path) -> Failure:
-        """Keeps the failed item's partial file for the next try, and as many older ones as fit into the limit with it."""
+    def _watch(self, item: Item, key: str) -> OnFetched:
+        meter = Meter(self._lanes.down)
+
+        def on_bytes(current: int, expected: int | None) -> None:
+            if self._is_pointless():
+                raise Failure(Reason.STOPPED, "there is nowhere to deliver it; the next try goes on with it")
+            self.scratch.grow(key, current, expected)
+            self._progress.item_bytes(item, current, expected)
+            meter(current)
+
+        return on_bytes
+
+    def _leave(self, item: Item, failure: Failure, key: str) -> Failure:
+        """Keeps the failed item's partial file for the next try."""
         self._note(item, failure)
-        self._partial.append(folder)
-        while len(self._partial) > 1 and sum(map(_size, self._partial)) > self._scratch.limit:
-            shutil.rmtree(self._partial.pop(0), ignore_errors=True)
+        self.scratch.keep(key, _size(self._folder / key))
         return failure
 
-    def _on_bytes(self, current: int) -> None:
-        self._scratch.grow(current)
-        self._progress.item_bytes(current)
+    # delivering
 
     def _deliver_all(self) -> None:
         while (ready := self._ready.get()) is not None:
-            item, file, size = ready
             try:
-                if self._bug is None and (
-                    self.tally.fatal is None or self.tally.fatal.reason not in NOWHERE_TO_DELIVER
-                ):
-                    self._deliver(item, file)
+                if self._is_pointless():
+                    self.scratch.keep(ready.key, _size(self._folder / ready.key))
+                else:
+                    self._deliver(ready)
             except Failure as failure:
-                self._note(item, failure)
+                self._leave(ready.item, failure, ready.key)
             except OSError as error:
-                self._note(item, disk_failure(error))
-            except Exception as error:  # noqa: BLE001 -- the thread's outermost edge: run() raises it again
-                self._bug = error
-            finally:
-                self._scratch.release(size)
+                self._leave(ready.item, disk_failure(error), ready.key)
+            except Exception as error:  # noqa: BLE001 -- as in `_start`, but what is ready must still be taken
+                self._delivery_broke = True
+                self._note_bug(error)
 
-    def _deliver(self, item: Item, file: Path) -> None:
-        delivered = self._destination.deliver(item, file, lambda _sent: None, self._stop)
-        self.tally.delivered += 1
-        self.tally.bytes_delivered += delivered.size
-        shutil.rmtree(file.parent, ignore_errors=True)
-        self._progress.item_done(item, size=delivered.size, skipped=False)
+    def _is_pointless(self) -> bool:
+        with self._lock:
+            fatal = self.tally.fatal
+            return self._delivery_broke or (fatal is not None and fatal.reason in NOWHERE_TO_DELIVER)
+
+    def _deliver(self, ready: _Ready) -> None:
+        delivered = self._destination.deliver(ready.item, ready.file, Meter(self._lanes.up), self._stop)
+        self._discard(ready.key)
+        self.scratch.gone(ready.key)
+        with self._lock:
+            self.tally.delivered += 1
+            self.tally.bytes_delivered += delivered.size
+        self._progress.item_done(ready.item, size=delivered.size, skipped=False)
+
+    def _note_bug(self, error: Exception) -> None:
+        with self._lock:
+            self._bug = self._bug or error
 
     def _note(self, item: Item, failure: Failure) -> None:
-        if failure.reason in ENDS_THE_RUN:
-            self.tally.fatal = self.tally.fatal or failure
-        if failure.reason is Reason.STOPPED:
-            return
-        self.tally.failures.append((item, failure))
+        with self._lock:
+            if failure.reason in ENDS_THE_RUN:
+                self.tally.fatal = self.tally.fatal or failure
+            if failure.reason is Reason.STOPPED:
+                return
+            self.tally.failures.append((item, failure))
         self._progress.item_failed(item, failure)
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir()) if folder.is_dir() else 0
+    """Bytes of the files in a folder; one that goes meanwhile counts nothing."""
+    total = 0
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def disk_failure(error: OSError) -> Failure:
@@ -216,5 +313,6 @@ def verdict(tally: Tally) -> Failure | None:
 
 
 def failed_items(tally: Tally) -> tuple[FailedItem, ...]:
-    """The failed items as the report names them."""
-    return tuple(FailedItem(item.title, failure.reason, failure.message) for item, failure in tally.failures)
+    """The failed items as the report names them, in the course's order."""
+    failures = sorted(tally.failures, key=lambda pair: pair[0].index)
+    return tuple(FailedItem(item.title, failure.reason, failure.message) for item, failure in failures)

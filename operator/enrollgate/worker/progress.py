@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TaskID, TextColumn, TransferSpeedColumn
 from rich.progress import Progress as Bar
 
 from enrollgate.domain.reasons import Failure
@@ -31,7 +31,9 @@ class Progress:
         self._total: int | None = None
         self._done = 0
         self._bytes = 0
-        self._current = ""
+        self._active = dict[str, str]()
+        """The titles of the items that are being downloaded, the oldest first, by their ids."""
+        self._rows = dict[str, TaskID]()
         self._last_write = float("-inf")
         self._last_tenth = 0
         self._bar: Bar | None = None
@@ -49,7 +51,6 @@ class Progress:
                 console=Console(file=self._stream),
             )
             self._items = self._bar.add_task("items", total=total)
-            self._item = self._bar.add_task("", total=None)
             self._bar.start()
         self._say(f"{attempt} course {redact(title, 200)!r}, {'some' if total is None else total} items")
         self._write(force=True)
@@ -57,17 +58,25 @@ class Progress:
     def item_started(self, item: Item) -> None:
         """Its download begins."""
         with self._lock:
-            self._current = redact(item.title, 100)
+            title = self._active[item.item_id] = redact(item.title, 100)
             if self._bar:
-                self._bar.reset(self._item, description=self._current, total=None)
+                self._rows[item.item_id] = self._bar.add_task(title, total=None)
         self._write()
 
-    def item_bytes(self, current: int) -> None:
-        """So many bytes of the item are here."""
+    def item_bytes(self, item: Item, current: int, expected: int | None) -> None:
+        """So many bytes of the item are here, of so many."""
         with self._lock:
-            if self._bar:
-                self._bar.update(self._item, completed=current)
+            if self._bar and item.item_id in self._rows:
+                self._bar.update(self._rows[item.item_id], completed=current, total=expected)
         self._write()
+
+    def item_fetched(self, item: Item) -> None:
+        """Its download is over, well or not."""
+        with self._lock:
+            self._active.pop(item.item_id, None)
+            row = self._rows.pop(item.item_id, None)
+            if self._bar and row is not None:
+                self._bar.remove_task(row)
 
     def item_done(self, item: Item, *, size: int, skipped: bool) -> None:
         """It is at the destination: `size` bytes."""
@@ -120,7 +129,7 @@ class Progress:
                 "items_done": self._done,
                 "items_total": self._total,
                 "bytes": self._bytes,
-                "current": self._current,
+                "current": next(iter(self._active.values()), ""),
                 "updated_at": now,
             }
             with contextlib.suppress(OSError):  # a full disk must not turn a delivered item into a failed one

@@ -13,11 +13,11 @@ from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.domain.redaction import redact
 from enrollgate.domain.report import Report
+from enrollgate.worker.bandwidth import Bandwidth
 from enrollgate.worker.destinations import make_destination
 from enrollgate.worker.downloaders import make_downloader
-from enrollgate.worker.pipeline import Pipeline, Tally, disk_failure, failed_items, verdict
+from enrollgate.worker.pipeline import Lanes, Pipeline, Tally, disk_failure, failed_items, verdict
 from enrollgate.worker.progress import Progress
-from enrollgate.worker.scratch import Scratch
 
 
 def work(
@@ -69,7 +69,8 @@ def _attempt(order: WorkOrder, progress: Progress, stop: threading.Event) -> Rep
             downloader,
             destination,
             folder=order.scratch_dir / "items",
-            scratch=Scratch(order.scratch_limit, stop),
+            scratch_limit=order.scratch_limit,
+            lanes=_lanes(order, stop),
             progress=progress,
             stop=stop,
         )
@@ -84,6 +85,13 @@ def _attempt(order: WorkOrder, progress: Progress, stop: threading.Event) -> Rep
     finally:
         downloader.close()
     return _report(tally, destination.location)
+
+
+def _lanes(order: WorkOrder, stop: threading.Event) -> Lanes:
+    down, up = (
+        Bandwidth(rate, monotonic=time.monotonic, sleep=stop.wait) for rate in (order.download_rate, order.upload_rate)
+    )
+    return Lanes(order.downloads, order.uploads, down, up)
 
 
 def _report(tally: Tally, location: tuple[str, str]) -> Report:

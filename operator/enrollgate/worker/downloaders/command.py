@@ -21,7 +21,7 @@ from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.domain.redaction import redact
 from enrollgate.worker.cookies import copy_cookies
-from enrollgate.worker.course import Course, Item, OnBytes
+from enrollgate.worker.course import Course, Item, OnFetched
 
 STOP_GRACE = 10.0
 """Seconds between SIGTERM and SIGKILL."""
@@ -58,11 +58,12 @@ class Command:
         items = list(self._collect())
         return Course(f"task {self._order.task_id}", iter(items), len(items))
 
-    def fetch(self, item: Item, folder: Path, on_bytes: OnBytes, stop: threading.Event) -> Path:  # noqa: ARG002 -- the protocol's
+    def fetch(self, item: Item, folder: Path, on_bytes: OnFetched, stop: threading.Event) -> Path:  # noqa: ARG002 -- the protocol's
         """Copies the item's file into its folder: the command's own stays, in case it goes on with it on the next try."""
         source = self._files[item.item_id]
         target = folder / ("file" + (source.suffix if source.suffix.isascii() else ""))
-        on_bytes(source.stat().st_size)
+        size = source.stat().st_size
+        on_bytes(size, size)
         shutil.copyfile(source, target)
         return target
 

@@ -166,12 +166,22 @@ class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # as above
     """Downloads only in ways that pass through our handler: other programs (rtmpdump, mplayer) would not."""
 
     def dl(self, name: str, info: dict[str, Any], subtitle: bool = False, test: bool = False) -> Any:
-        """Refuses formats that another program would have to fetch."""
+        """Refuses formats that another program would have to fetch.
+
+        What looking at the media has left open is closed first, or the site would go on sending it.
+        """
+        hang_up(self)
         if info.get("url") and get_suitable_downloader(info, self.params) not in _THROUGH_OUR_HANDLER:
             protocol = str(info.get("protocol"))[:20]
             message = f"this item comes by {protocol}, which only another program could fetch"
             raise Refused(Failure(Reason.UNSUPPORTED_COURSE, message))
         return super().dl(name, info, subtitle, test)
+
+
+def hang_up(ydl: YoutubeDL) -> None:
+    """Closes every answer that is still open."""
+    for handler in ydl._request_director.handlers.values():
+        handler.hang_up()
 
 
 def open_youtube_dl(options: dict[str, Any], allowed_hosts: tuple[str, ...]) -> YoutubeDL:

@@ -21,9 +21,10 @@ from yt_dlp.utils import DownloadCancelled, YoutubeDLError, unsmuggle_url
 from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.cookies import copy_cookies
-from enrollgate.worker.course import Course, Item, OnBytes
-from enrollgate.worker.downloaders.guarded import open_youtube_dl
+from enrollgate.worker.course import Course, Item, OnFetched
+from enrollgate.worker.downloaders.guarded import hang_up, open_youtube_dl
 from enrollgate.worker.downloaders.site_errors import classify
+from enrollgate.worker.scratch import READ
 
 _NOT_ENROLLED = ("/course/subscribe/", "/payment/checkout/", "/cart/checkout/")
 """Links that Udemy shows only to those who are not enrolled."""
@@ -62,11 +63,11 @@ class YtDlp:
     def __init__(self, order: WorkOrder) -> None:
         self._order = order
         self._entries: dict[str, dict[str, Any]] = {}
-        self._on_bytes: OnBytes = lambda _bytes: None
-        self._stop = threading.Event()
-        cookies = copy_cookies(order)
-        self._ydl = _guard(open_youtube_dl, _options(cookies, self._hook), order.allowed_hosts)
-        self._ydl.add_post_processor(_NameByRendition(), when="video")
+        self._cookies = copy_cookies(order)
+        self._ydl = _guard(open_youtube_dl, _options(self._cookies), order.allowed_hosts)
+        """Lists the course."""
+        self._mine = threading.local()
+        self._fetchers: list[_Fetcher] = []
 
     def open(self) -> Course:
         """Asks the site for the course; its entries are listed as they are wanted."""
@@ -82,30 +83,19 @@ class YtDlp:
         entries = info.get("entries") or ()
         return Course(title, self._items(entries), len(entries) if isinstance(entries, list | tuple) else None)
 
-    def fetch(self, item: Item, folder: Path, on_bytes: OnBytes, stop: threading.Event) -> Path:
+    def fetch(self, item: Item, folder: Path, on_bytes: OnFetched, stop: threading.Event) -> Path:
         """Fetches one entry into its folder, going on with a partial file that an earlier try left there."""
-        self._on_bytes, self._stop = on_bytes, stop
-        # The name never contains what the site says, so it cannot lead anywhere, and is the same on the next try.
-        self._ydl.params["outtmpl"]["default"] = str(folder).replace("%", "%%") + "/media-%(rendition)s.%(ext)s"
-        entry = self._entries[item.item_id]
-        extra = {"playlist_index": item.index} if entry.get("_type", "video") != "video" else {}
-        try:
-            result = _guard(self._ydl.process_ie_result, dict(entry), download=True, extra_info=extra)
-        finally:
-            self._hang_up()
-        files = [
-            Path(found["filepath"]) for found in (result or {}).get("requested_downloads", ()) if "filepath" in found
-        ]
-        files = [file for file in files if file.is_file()]
-        if len(files) != 1:
-            raise Failure(Reason.UNSUPPORTED_COURSE, f"yt-dlp gave {len(files)} files for this item, not one")
-        on_bytes(files[0].stat().st_size)
-        return files[0]
+        fetcher = getattr(self._mine, "fetcher", None)
+        if fetcher is None:  # a YoutubeDL is for one thread
+            fetcher = self._mine.fetcher = _Fetcher(self._cookies, self._order.allowed_hosts)
+            self._fetchers.append(fetcher)
+        return fetcher.fetch(self._entries[item.item_id], item.index, folder, on_bytes, stop)
 
     def close(self) -> None:
         """Closes yt-dlp's connections."""
-        self._hang_up()
-        _guard(self._ydl.close)
+        for ydl in (self._ydl, *(fetcher.ydl for fetcher in self._fetchers)):
+            hang_up(ydl)
+            _guard(ydl.close)
 
     def _items(self, entries: Iterable[dict[str, Any] | None]) -> Iterator[Item]:
         index = 0
@@ -140,14 +130,54 @@ class YtDlp:
             unique = f"{name}#{number}"
         return unique
 
-    def _hang_up(self) -> None:
-        for handler in self._ydl._request_director.handlers.values():
-            handler.hang_up()
+
+class _Fetcher:
+    """Downloads entries for one thread."""
+
+    def __init__(self, cookies: Path | None, allowed_hosts: tuple[str, ...]) -> None:
+        hooks = {"progress_hooks": [self._hook], "postprocessor_hooks": [self._postprocess_hook]}
+        self.ydl = _guard(open_youtube_dl, _options(cookies) | hooks, allowed_hosts)
+        self.ydl.add_post_processor(_NameByRendition(), when="video")
+        self._on_bytes: OnFetched = lambda _bytes, _expected: None
+        self._stop = threading.Event()
+        self._sizes = dict[str, int]()
+        """Bytes of each file of the entry: picture and sound may come apart."""
+
+    def fetch(
+        self, entry: dict[str, Any], index: int, folder: Path, on_bytes: OnFetched, stop: threading.Event
+    ) -> Path:
+        """The complete file of the entry."""
+        self._on_bytes, self._stop = on_bytes, stop
+        self._sizes.clear()
+        # The name never contains what the site says, so it cannot lead anywhere, and is the same on the next try.
+        self.ydl.params["outtmpl"]["default"] = str(folder).replace("%", "%%") + "/media-%(rendition)s.%(ext)s"
+        extra = {"playlist_index": index} if entry.get("_type", "video") != "video" else {}
+        try:
+            result = _guard(self.ydl.process_ie_result, dict(entry), download=True, extra_info=extra)
+        finally:
+            hang_up(self.ydl)
+        found = [Path(each["filepath"]) for each in (result or {}).get("requested_downloads", ()) if "filepath" in each]
+        files = [file for file in found if file.is_file()]
+        if len(files) != 1:
+            raise Failure(Reason.UNSUPPORTED_COURSE, f"yt-dlp gave {len(files)} files for this item, not one")
+        size = files[0].stat().st_size
+        on_bytes(size, size)
+        return files[0]
 
     def _hook(self, state: dict[str, Any]) -> None:
         if self._stop.is_set():
             raise DownloadCancelled("asked to stop")
-        self._on_bytes(int(state.get("downloaded_bytes") or 0))
+        name = str(state.get("filename"))
+        others = sum(size for file, size in self._sizes.items() if file != name)
+        self._sizes[name] = current = int(state.get("downloaded_bytes") or 0)
+        expected = state.get("total_bytes") or state.get("total_bytes_estimate")
+        self._on_bytes(others + current, None if expected is None else others + int(expected))
+
+    def _postprocess_hook(self, state: dict[str, Any]) -> None:
+        """ffmpeg writes the joined or mended file beside the downloaded ones."""
+        if state.get("status") == "started" and state.get("postprocessor") != "MoveFilesAfterDownload" and self._sizes:
+            size = 2 * sum(self._sizes.values())
+            self._on_bytes(size, size)
 
 
 def _unsigned(url: str) -> str:
@@ -157,7 +187,7 @@ def _unsigned(url: str) -> str:
     return parts._replace(query=urlencode(kept), fragment="").geturl()
 
 
-def _options(cookies: Path | None, hook: Any) -> dict[str, Any]:
+def _options(cookies: Path | None) -> dict[str, Any]:
     return {
         "outtmpl": {"default": "media.%(ext)s"},
         "quiet": True,
@@ -179,7 +209,8 @@ def _options(cookies: Path | None, hook: Any) -> dict[str, Any]:
         "fragment_retries": 3,
         "extractor_retries": 1,
         "socket_timeout": 30,
-        "progress_hooks": [hook],
+        "buffersize": READ,
+        "noresizebuffer": True,  # or it reads up to 4 MiB before it tells of them
     }
 
 

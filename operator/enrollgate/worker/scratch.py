@@ -31,10 +31,13 @@ class Growing:
     actual: int
     expected: int | None
     """What it will have when it is complete; None if nobody knows."""
+    wanted: int = 0
+    """What it waits for room for."""
 
     def promised(self, share: int) -> int:
-        """The room that it may count on: where nobody knows, an equal share."""
-        return max(self.actual, share if self.expected is None else self.expected)
+        """The room that it may count on: where nobody knows, an equal share. What it waits for is promised to it, or a younger
+        one that gave way would take the room again."""
+        return max(self.actual, self.wanted, share if self.expected is None else self.expected)
 
 
 def may_grow(limit: int, taken: int, growing: Mapping[str, Growing], key: str) -> bool:
@@ -97,6 +100,7 @@ class Scratch:
                 if self._kept and may_grow(self.limit, waiting, growing, key):
                     self._drop_oldest()
                 else:
+                    self._growing[key] = Growing(self._growing[key].actual, expected, wanted=current)
                     self._find_who_gives_way(key)
                     self._changed.wait(timeout=0.5)
             self._growing[key] = wanted

@@ -118,6 +118,23 @@ def test_what_was_kept_for_the_next_try_goes_first_the_oldest_before_the_others(
     assert dropped == ["old", "new"] and scratch.peak <= LIMIT
 
 
+def test_the_room_that_one_gave_way_for_is_the_older_ones() -> None:
+    scratch = Scratch(LIMIT, threading.Event(), lambda _key: None)
+    for key in ("old", "young"):
+        scratch.begin(key)
+    scratch.grow("old", 10, 10)
+    scratch.grow("young", 60, 60)
+    waits = threading.Thread(target=scratch.grow, args=("old", 50, 50))  # it is larger than it said
+    waits.start()
+    with pytest.raises(GiveWay):
+        while waits.is_alive():
+            scratch.grow("young", 60, 60)
+    assert not may_grow(LIMIT, 0, {"old": Growing(10, 10, wanted=50), "young": Growing(60, 60)}, "young")
+    scratch.gone("young")
+    waits.join(60)
+    assert not waits.is_alive()
+
+
 def test_nothing_is_dropped_that_would_not_help() -> None:
     dropped: list[str] = []
     stop = threading.Event()

@@ -16,6 +16,7 @@ from benchmarks.burst import measure_burst
 from benchmarks.drive_faults import measure_drive_faults
 from benchmarks.idle import measure_idle
 from benchmarks.latency import measure_latency
+from benchmarks.overlap import MEGABYTE, measure_memory, measure_overlap
 
 Results = dict[str, list[dict[str, object]]]
 """Tables by title."""
@@ -62,7 +63,12 @@ def measure_databases(quick: bool) -> Results:
 
 
 def measure_drive(quick: bool) -> Results:
-    return {"drive_faults": measure_drive_faults(100 if quick else 10_000)}
+    sizes = (1, 10) if quick else (10, 100, 1000)
+    return {
+        "drive_overlap": measure_overlap(4, 50 * MEGABYTE) if quick else measure_overlap(40, 20 * MEGABYTE),
+        "drive_memory": measure_memory(tuple(size * MEGABYTE for size in sizes)),
+        "drive_faults": measure_drive_faults(100 if quick else 10_000),
+    }
 
 
 SUITES: dict[str, Callable[[bool], Results]] = {"databases": measure_databases, "drive": measure_drive}

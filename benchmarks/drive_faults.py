@@ -6,7 +6,6 @@ tries take no time.
 
 import hashlib
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from random import Random
 
 from tests.drive_emulator import DriveEmulator, Faults
 
+from benchmarks.memory import peak
 from enrollgate.domain.order import DriveAccess
 from enrollgate.worker.course import Item
 from enrollgate.worker.destinations.drive import Drive
@@ -39,7 +39,7 @@ def measure_drive_faults(uploads: int, share: float = 0.2) -> list[dict[str, obj
         (Path(folder) / "login.json").write_text(json.dumps(drive.user_login()))
         begin = time.perf_counter()
         command = [sys.executable, "-m", "benchmarks.drive_faults", drive.url, drive.store.root, folder, str(uploads)]
-        peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        most = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         files = drive.store.media()
         items = [file["appProperties"]["enrollgateItem"] for file in files]
         wanted = [hashlib.md5(Random(size).randbytes(size)).hexdigest() for size in SIZES]
@@ -51,7 +51,7 @@ def measure_drive_faults(uploads: int, share: float = 0.2) -> list[dict[str, obj
                 "missing": uploads - len(set(items)),
                 "twice": len(items) - len(set(items)),
                 "corrupt": corrupt,
-                "worker_peak_mb": float(peak),
+                "worker_peak_mb": float(most),
                 "seconds": time.perf_counter() - begin,
             }
         ]
@@ -81,7 +81,7 @@ def main() -> None:
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(deliver, range(1, int(count) + 1)))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(peak())
 
 
 if __name__ == "__main__":

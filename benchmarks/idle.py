@@ -101,10 +101,11 @@ def _old_mysql(url: str, ids: list[int]) -> float:
 
 
 _CHILD = """
-import json, resource, sys
+import json, sys
 import structlog
 from benchmarks.backlog import opened, operator
 from benchmarks.idle import _drop
+from benchmarks.memory import peak
 structlog.configure(processors=[_drop])
 from enrollgate import wiring  # what a real operator has loaded
 with opened(sys.argv[1]) as database:
@@ -113,7 +114,7 @@ with opened(sys.argv[1]) as database:
     passes = operator(database)
     for _ in range(5):
         passes.reconcile()
-print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+print(json.dumps(peak()))
 """
 
 

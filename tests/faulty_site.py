@@ -4,13 +4,14 @@ import re
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
 from typing import Self
 from xml.sax.saxutils import escape
+
+from tests.pace import Pace
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class FaultySite:
         """Bytes per second, all connections together; 0: as fast as can be."""
         self.on_bytes: Callable[[int], None] = lambda _size: None
         """Told of each piece of a body before it is sent."""
-        self._turn = threading.Lock()
+        self._pace = Pace()
         self.on_request: Callable[[str], None] = lambda _path: None
         site = self
 
@@ -91,9 +92,7 @@ class FaultySite:
 
     def pace(self, size: int) -> None:
         self.on_bytes(size)
-        if self.rate:
-            with self._turn:
-                time.sleep(size / self.rate)
+        self._pace.wait(size, self.rate)
 
     @property
     def size(self) -> int:

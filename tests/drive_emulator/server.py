@@ -5,7 +5,6 @@ import re
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -13,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from tests.drive_emulator.faults import Fault, Faults
 from tests.drive_emulator.store import FOLDER, Refused, Store
+from tests.pace import Pace
 
 CHUNK_UNIT = 256 * 1024
 _PAGE = 100
@@ -36,7 +36,8 @@ class DriveEmulator:
         """Told of each piece of a body that arrived."""
         self.received = 0
         """Bytes of chunks that arrived, whether they were kept or not."""
-        self._bucket = threading.Lock()
+        self._pace = Pace()
+        self._lock = threading.Lock()
         emulator = self
 
         class Handler(_Handler):
@@ -72,12 +73,10 @@ class DriveEmulator:
         }
 
     def throttle(self, size: int) -> None:
-        if self.rate:
-            with self._bucket:
-                time.sleep(size / self.rate)
+        self._pace.wait(size, self.rate)
 
     def count(self, size: int) -> None:
-        with self._bucket:
+        with self._lock:
             self.received += size
 
 

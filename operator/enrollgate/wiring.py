@@ -105,8 +105,20 @@ def kubernetes_launcher_of(settings: Settings, *, random: Random, stopped: threa
 def _kubernetes_launcher_of(settings: Settings, random: Random, stopped: threading.Event) -> KubernetesLauncher:
     kubernetes = settings.kubernetes
     api, own_namespace = connect(random=random, sleep=stopped.wait, connections=kubernetes.create_concurrency + 4)
-    jobs = JobSettings(
-        namespace=kubernetes.namespace or own_namespace,
+    return KubernetesLauncher(
+        api,
+        job_settings_of(settings, kubernetes.namespace or own_namespace),
+        start_timeout=kubernetes.start_timeout,
+        concurrency=kubernetes.create_concurrency,
+        clock=utc_now,
+    )
+
+
+def job_settings_of(settings: Settings, namespace: str) -> JobSettings:
+    """What all Jobs have in common. Raises ValueError if the template cannot be read."""
+    kubernetes = settings.kubernetes
+    return JobSettings(
+        namespace=namespace,
         installation=settings.installation,
         image=kubernetes.image or "",
         image_pull_policy=kubernetes.image_pull_policy,
@@ -122,13 +134,6 @@ def _kubernetes_launcher_of(settings: Settings, random: Random, stopped: threadi
         service_account=kubernetes.service_account,
         scratch_volume=int(kubernetes.scratch_volume),
         template=read_template(kubernetes.job_template) if kubernetes.job_template else {},
-    )
-    return KubernetesLauncher(
-        api,
-        jobs,
-        start_timeout=kubernetes.start_timeout,
-        concurrency=kubernetes.create_concurrency,
-        clock=utc_now,
     )
 
 

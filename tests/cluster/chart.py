@@ -33,3 +33,12 @@ def _run(
     return subprocess.run(
         [str(tools() / program), *arguments], env=environment, input=stdin, capture_output=True, text=True, check=False
     )
+
+
+def grant(namespace: str, kubeconfig: Path) -> None:
+    """Makes the chart's own service account and Role, as rendered for several replicas: both are called `school`."""
+    values = "replicas=2,destination=drive:0123456789,database.existingSecret=none,installation=school"
+    rendered = helm("template", "school", str(CHART), "-n", namespace, "-s", "templates/rbac.yaml", "--set", values,
+                    "--set", "fullnameOverride=school")  # fmt: skip
+    assert rendered.returncode == 0, rendered.stderr
+    kubectl("apply", "-n", namespace, "-f", "-", kubeconfig=kubeconfig, stdin=rendered.stdout)

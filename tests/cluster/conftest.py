@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cluster.chart import CHART, helm, kubectl
+from tests.cluster.chart import grant
 from tests.cluster.control_plane import Cluster, ControlPlaneAbsent, start_control_plane
 from tests.cluster.pod_runner import PodRunner, sandbox
 from tests.cluster.world import ClusterWorld
@@ -73,12 +73,8 @@ def namespace(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture
 def operator_kubeconfig(cluster: Cluster, namespace: str) -> Path:
-    """The chart's own service account and Role, as rendered for several replicas, and a token of that account."""
-    values = "replicas=2,destination=drive:0123456789,database.existingSecret=none,installation=school"
-    rendered = helm("template", "school", str(CHART), "-n", namespace, "-s", "templates/rbac.yaml", "--set", values,
-                    "--set", "fullnameOverride=school")  # fmt: skip
-    assert rendered.returncode == 0, rendered.stderr
-    kubectl("apply", "-n", namespace, "-f", "-", kubeconfig=cluster.kubeconfig, stdin=rendered.stdout)
+    """The chart's own service account and Role, and a token of that account."""
+    grant(namespace, cluster.kubeconfig)
     return cluster.kubeconfig_for(namespace, "school")
 
 

@@ -13,6 +13,7 @@ from tests.databases import ServerAbsent, start_mariadb
 from tests.databases.server import fresh_database
 
 from benchmarks.burst import measure_burst
+from benchmarks.cluster import control_plane, measure_cluster_burst, measure_delays, measure_live
 from benchmarks.drive_faults import measure_drive_faults
 from benchmarks.idle import measure_idle
 from benchmarks.latency import measure_latency
@@ -71,7 +72,22 @@ def measure_drive(quick: bool) -> Results:
     }
 
 
-SUITES: dict[str, Callable[[bool], Results]] = {"databases": measure_databases, "drive": measure_drive}
+def measure_cluster(quick: bool) -> Results:
+    jobs, tasks, levels = (100, 10, (200, 400)) if quick else (5_000, 60, (1_000, 3_500, 10_000))
+    with databases() as urls, control_plane() as cluster:
+        url = urls.get("mariadb", urls["sqlite"])
+        return {
+            "cluster_burst": measure_cluster_burst(cluster, url, jobs),
+            "cluster_delays": measure_delays(cluster, url, tasks),
+            "cluster_live": measure_live(cluster, url, levels),
+        }
+
+
+SUITES: dict[str, Callable[[bool], Results]] = {
+    "databases": measure_databases,
+    "drive": measure_drive,
+    "cluster": measure_cluster,
+}
 
 
 def main() -> None:

@@ -1,0 +1,29 @@
+"""The bare loop: the Jobs that the operator would make, as many requests at once as it sends, and nothing else."""
+
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
+
+from enrollgate.domain.order import RunOrder
+from enrollgate.launchers.kubernetes.api import connect
+from enrollgate.launchers.kubernetes.manifest import build_job
+from enrollgate.settings import Settings
+from enrollgate.wiring import job_settings_of
+
+
+def main() -> None:
+    settings = Settings()
+    api, namespace = connect(random=Random(1), sleep=threading.Event().wait, connections=20)
+    common = job_settings_of(settings, namespace)
+
+    def create(task: int) -> None:
+        order = RunOrder(f"{settings.installation}-{task}-1", task, 1, "https://courses.example.com/1", "cookies.txt")
+        api.request("POST", f"/apis/batch/v1/namespaces/{namespace}/jobs", body=build_job(order, common))
+
+    with ThreadPoolExecutor(settings.kubernetes.create_concurrency) as pool:
+        list(pool.map(create, range(1, int(sys.argv[1]) + 1)))
+
+
+if __name__ == "__main__":
+    main()

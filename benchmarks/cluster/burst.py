@@ -1,0 +1,71 @@
+"""A burst of enrolled rows becomes Jobs: the operator against a bare loop that makes the same Jobs with the same client."""
+
+import subprocess
+import sys
+import time
+
+from sqlalchemy import text
+from tests.cluster.control_plane import Cluster
+from tests.cluster.pod_runner import Mimic
+from tests.cluster.world import ClusterWorld
+
+from benchmarks.cluster.place import JobWatch, place
+from enrollgate.domain.report import Report
+
+
+def measure_cluster_burst(cluster: Cluster, url: str, jobs: int) -> list[dict[str, object]]:
+    """The bare loop once before and once after the operator, for what the API server has grown meanwhile to count for neither."""
+    before = _bare(cluster, url, jobs)
+    operator, completed = _operator(cluster, url, jobs)
+    after = _bare(cluster, url, jobs)
+    return [
+        {
+            "rows": jobs,
+            "bare_jobs_per_second": (before + after) / 2,
+            "operator_jobs_per_second": operator,
+            "of_the_bare_loop": operator / ((before + after) / 2),
+            "rows_completed_per_second": completed,
+        }
+    ]
+
+
+def _bare(cluster: Cluster, url: str, jobs: int) -> float:
+    with place(cluster, url) as world:
+        watch = JobWatch(cluster, world.namespace)
+        command = [sys.executable, "-m", "benchmarks.cluster.bare", str(jobs)]
+        subprocess.run(command, check=True, env=world.environment)
+        world.wait_for(lambda: len(watch.appeared) >= jobs, "the Jobs are there", patience=1200)
+        _settle(world, jobs)
+        return watch.per_second()
+
+
+def _operator(cluster: Cluster, url: str, jobs: int) -> tuple[float, float]:
+    """Jobs made per second, and then, once all pods may end, rows completed per second."""
+    report = Report(None, "3 items delivered", items_delivered=3, destination_url="https://drive.test/f")
+    with place(cluster, url, MAX_CONCURRENT_RUNS=str(jobs), LOG_LEVEL="warning") as world:
+        watch = JobWatch(cluster, world.namespace)
+        process = world.start_operator()
+        enroll(world, jobs)
+        world.wait_for(lambda: len(watch.appeared) >= jobs, "the Jobs are there", patience=1200)
+        _settle(world, jobs)
+        mimic = Mimic(cluster, world.namespace, report.encode())
+        mimic.start()
+        begin = time.monotonic()
+        world.wait_for(lambda: world.statuses() == {"completed": jobs}, "all rows are completed", patience=1200)
+        completed = jobs / (time.monotonic() - begin)
+        mimic.stop()
+        world.stop_operator(process)
+        assert len(watch.appeared) == jobs, "a task had two Jobs"
+        return watch.per_second(), completed
+
+
+def enroll(world: ClusterWorld, rows: int) -> None:
+    """So many rows, enrolled, in one commit."""
+    values = [{"email": "ada@example.com", "url": "https://courses.example.com/1"}] * rows
+    statement = "INSERT INTO download_tasks (status, email, course_url) VALUES ('enrolled', :email, :url)"
+    world.database.writing(lambda connection: connection.execute(text(statement), values))
+
+
+def _settle(world: ClusterWorld, jobs: int) -> None:
+    """Until the Job controller has made all pods: it must not slow the next measurement down."""
+    world.wait_for(lambda: len(world.cluster.pods(world.namespace)) >= jobs, "all pods are there", patience=1200)

@@ -1,0 +1,110 @@
+"""Very many live Jobs: what the operator costs at each number of them. They are suspended: without pods, nothing else goes on."""
+
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import yaml
+from tests.cluster.control_plane import Cluster
+from tests.cluster.pod_runner import Mimic
+from tests.cluster.world import ClusterWorld
+from tests.databases.server import free_port
+
+from benchmarks.cluster.burst import enroll
+from benchmarks.cluster.delays import REPORT
+from benchmarks.cluster.place import JobWatch, cpu_seconds, place
+from benchmarks.memory import peak
+
+EVENTS = 1_000
+FINISHED = 100
+"""Fewer than the loop's FOCUS_LIMIT, beyond which one full pass is cheaper."""
+
+
+def measure_live(cluster: Cluster, url: str, levels: tuple[int, ...]) -> list[dict[str, object]]:
+    """One namespace that fills up from level to level; the operator is begun anew at each."""
+    rows = []
+    with place(cluster, url, MAX_CONCURRENT_RUNS=str(levels[-1]), LOG_LEVEL="warning") as world:
+        world.template.write_text(yaml.safe_dump({"spec": {"suspend": True}}))
+        watch = JobWatch(cluster, world.namespace)
+        mimic = Mimic(cluster, world.namespace, REPORT.encode())
+        mimic.start()
+        finished = 0
+        for level in levels:
+            filling = world.start_operator()
+            wanted = level + finished
+            enroll(world, wanted - len(watch.appeared))
+            world.wait_for(lambda n=wanted: len(watch.appeared) >= n, "the Jobs are there", patience=1200)
+            world.stop_operator(filling)
+            rows.append(_measure(world, level, range(finished + 1, finished + FINISHED + 1)))
+            finished += FINISHED
+        mimic.stop()
+    return rows
+
+
+def _measure(world: ClusterWorld, level: int, let_end: range) -> dict[str, object]:
+    port = free_port()
+    begin = time.perf_counter()
+    process = world.start_operator(HTTP_PORT=str(port), CHECK_INTERVAL="86400")
+    while not _is_ready(port):
+        assert process.poll() is None, world.log[-3000:]
+        time.sleep(0.02)
+    start_up = time.perf_counter() - begin
+    start_up_cpu = cpu_seconds(process.pid)
+    idle = _cpu_until_quiet(process.pid)
+    before = cpu_seconds(process.pid)
+    _touch(world, EVENTS)
+    _cpu_until_quiet(process.pid)
+    events = cpu_seconds(process.pid) - before
+    before = cpu_seconds(process.pid)
+    for task in let_end:
+        _patch(world, task, {"spec": {"suspend": False}})
+    world.wait_for(lambda: world.statuses().get("completed") == let_end[-1], "the rows are completed")
+    _cpu_until_quiet(process.pid)
+    finished = cpu_seconds(process.pid) - before
+    memory = peak(process.pid)
+    world.stop_operator(process)
+    return {
+        "live_jobs": level,
+        "start_up_to_ready_s": start_up,
+        "start_up_cpu_s": start_up_cpu + idle,
+        "peak_mb": memory,
+        "cpu_s_per_1000_events": events * 1000 / EVENTS,
+        "cpu_ms_per_finished_job": finished * 1000 / len(let_end),
+    }
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _cpu_until_quiet(pid: int) -> float:
+    """Waits until the process does nothing any more; gives what it used until then."""
+    begin = last = cpu_seconds(pid)
+    quiet = 0
+    while quiet < 3:
+        time.sleep(1)
+        now = cpu_seconds(pid)
+        quiet = quiet + 1 if now - last <= 0.02 else 0
+        last = now
+    return last - begin
+
+
+def _touch(world: ClusterWorld, events: int) -> None:
+    """So many changes of Jobs that mean nothing."""
+    tasks = [run.task_id for run in world.runs() if run.outcome is None][:500]
+
+    def touch(number: int) -> None:
+        _patch(world, tasks[number % len(tasks)], {"metadata": {"annotations": {"bench": str(number)}}})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(touch, range(events)))
+
+
+def _patch(world: ClusterWorld, task: int, body: dict[str, object]) -> None:
+    path = f"/apis/batch/v1/namespaces/{world.namespace}/jobs/school-{task}-1"
+    world.cluster.api.request("PATCH", path, body=body)

@@ -1,0 +1,75 @@
+"""Where it is measured: a control plane of our own, a namespace with the chart's rights, an operator as a child process."""
+
+import contextlib
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import urllib3
+from kubernetes import client
+from tests.cluster.chart import grant
+from tests.cluster.control_plane import Cluster, start_control_plane
+from tests.cluster.world import ClusterWorld
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def control_plane() -> Iterator[Cluster]:
+    """Raises ControlPlaneAbsent."""
+    with tempfile.TemporaryDirectory(prefix="enrollgate-bench-", ignore_cleanup_errors=True) as folder:
+        plane = start_control_plane(Path(folder))
+        try:
+            yield Cluster(plane.kubeconfig("admin", plane.admin), plane, Path(folder))
+        finally:
+            plane.kill()
+
+
+@contextmanager
+def place(cluster: Cluster, database_url: str, **settings: str) -> Iterator[ClusterWorld]:
+    """A fresh namespace; the database's tables are made anew."""
+    with cluster.namespace() as namespace, tempfile.TemporaryDirectory(prefix="enrollgate-bench-") as folder:
+        grant(namespace, cluster.kubeconfig)
+        courses = Path(folder) / "courses"
+        courses.mkdir()
+        kubeconfig = cluster.kubeconfig_for(namespace, "school")
+        world = ClusterWorld(cluster, namespace, database_url, kubeconfig, Path(folder), courses, settings)
+        try:
+            yield world
+        finally:
+            for table in ("download_tasks", "enrollgate_tasks", "enrollgate_runs", "enrollgate_schema_version"):
+                world.sql(f"DROP TABLE IF EXISTS {table}")
+            world.close()
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used, all its threads together (proc(5), stat)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+class JobWatch:
+    """Counts a namespace's Jobs as they appear in a watch, and notes when. Lines are counted, not understood."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self.appeared: list[float] = []
+        """time.monotonic() of each."""
+        self._response = client.BatchV1Api(client.ApiClient(cluster.api.configuration)).list_namespaced_job(
+            namespace, watch=True, timeout_seconds=3600, _preload_content=False, _request_timeout=(5, 3700)
+        )
+        self._thread = threading.Thread(target=self._count, daemon=True)
+        self._thread.start()
+
+    def _count(self) -> None:
+        with contextlib.suppress(urllib3.exceptions.HTTPError):  # the control plane ends first
+            for line in self._response:
+                if line.startswith(b'{"type":"ADDED"'):
+                    self.appeared.append(time.monotonic())
+
+    def per_second(self) -> float:
+        """From the first to the last."""
+        return (len(self.appeared) - 1) / (self.appeared[-1] - self.appeared[0])

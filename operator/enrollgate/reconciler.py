@@ -13,13 +13,14 @@ database before it exists at the launcher, and its name follows from its task an
 nothing new.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
 
-from enrollgate.database import Database, Tables, gate, runs, survey
+from enrollgate.database import Database, RowHeld, Tables, gate, runs, survey
 from enrollgate.database.survey import Survey
 from enrollgate.domain.gate import closed_line, open_line, timeout_message, waiting_line
 from enrollgate.domain.observation import LaunchOutcome
@@ -34,6 +35,8 @@ from enrollgate.telemetry import metrics
 _LOG = structlog.get_logger("enrollgate")
 EXACT_SURVEY_INTERVAL = timedelta(minutes=1)
 """The longest time between two exact surveys of the backlog."""
+HELD_LIMIT = 3
+"""Rows held by other transactions that one pass waits for; the next one gives the pass up."""
 LAUNCH_BATCH = 50
 """Runs created between two looks at whether their tasks are still enrolled."""
 
@@ -73,6 +76,8 @@ class Reconciler:
         self._installation = installation
         self._warned = set[str | None]()
         self._surveyed_at: datetime | None = None
+        self._held = 0
+        """Rows that this pass waited for in vain."""
         self._backlog = Survey((), seen=0, due=0)
         """Of the last full pass: for what is told, not for what is decided."""
 
@@ -86,6 +91,7 @@ class Reconciler:
             return self._reconcile(changed)
 
     def _reconcile(self, changed: Collection[str] | None) -> PassSummary:
+        self._held = 0
         before = self._database.statements
         now = self._database.now()
         if changed is None:
@@ -149,13 +155,26 @@ class Reconciler:
         limit = self._policy.enrollment_timeout
         message = timeout_message(limit)
         expired = 0
-        for late in gate.expire(
-            self._database, self._tables, now, limit, installation=self._installation, message=message
-        ):
-            expired += 1
-            metrics.TASKS_EXPIRED.inc()
-            self._log_closed(late.task_id, late.word, f"{message}, failed", (now - late.since).total_seconds())
+        for late in gate.due(self._database, self._tables, now, limit):
+            with self._unless_held(late.task_id):
+                if gate.expire(
+                    self._database, self._tables, late, now, installation=self._installation, message=message
+                ):
+                    expired += 1
+                    metrics.TASKS_EXPIRED.inc()
+                    self._log_closed(late.task_id, late.word, f"{message}, failed", (now - late.since).total_seconds())
         return expired
+
+    @contextmanager
+    def _unless_held(self, task_id: int) -> Iterator[None]:
+        """A task whose row another transaction holds is left to the next pass, and the others go on."""
+        try:
+            yield
+        except RowHeld as error:
+            self._held += 1
+            if self._held > HELD_LIMIT:
+                raise
+            _LOG.warning("a task is left to the next pass", task=task_id, error=str(error))
 
     def _let_go(self, departed: list[gate.Departure], now: datetime) -> None:
         gate.forget(self._database, [d.task_id for d in departed if d.state is not TaskState.UNKNOWN])
@@ -169,9 +188,10 @@ class Reconciler:
                 self._log_closed(each.task_id, each.status or each.was, f"over: {words[each.state]}", elapsed)
 
     def _reject(self, departed: gate.Departure, now: datetime) -> None:
-        if gate.reject(self._database, self._tables, departed, now, installation=self._installation):
-            status, why = str(departed.status), f"rejected, failed: {Reason.UNEXPECTED_STATUS}"
-            self._log_closed(departed.task_id, status, why, (now - departed.since).total_seconds())
+        with self._unless_held(departed.task_id):
+            if gate.reject(self._database, self._tables, departed, now, installation=self._installation):
+                status, why = str(departed.status), f"rejected, failed: {Reason.UNEXPECTED_STATUS}"
+                self._log_closed(departed.task_id, status, why, (now - departed.since).total_seconds())
 
     def _warn_of_strange(self, strange: Mapping[str | None, int]) -> None:
         for status, count in strange.items():
@@ -214,11 +234,13 @@ class Reconciler:
                     launches.append(action)
                 case Adopt(run):
                     adopted.append(run.name)
-                case Stop():
-                    self._stop(action)
+                case Stop(run):
+                    with self._unless_held(run.task_id):
+                        self._stop(action)
                 case Record(run):
-                    self._record(action, now)
-                    recorded.append(run.name)
+                    with self._unless_held(run.task_id):
+                        self._record(action, now)
+                        recorded.append(run.name)
                 case StopStray() | DiscardStray():
                     strays.append(action)
         if adopted:
@@ -250,8 +272,9 @@ class Reconciler:
             self._launcher.tell(name, Story(StoryKind.LAUNCHED, message))
         for name in taken:
             message = f"something that is not ours is already called {name}"
-            refusal = Record(by_name[name].run, Outcome.FAILED, Reason.NAME_TAKEN, message, task_to=TaskState.FAILED)
-            self._record(refusal, now)
+            run = by_name[name].run
+            with self._unless_held(run.task_id):
+                self._record(Record(run, Outcome.FAILED, Reason.NAME_TAKEN, message, task_to=TaskState.FAILED), now)
         return len(created), len(taken)
 
     def _stop(self, stop: Stop) -> None:

@@ -66,6 +66,37 @@ def test_no_row_that_enrolled_before_the_deadline_fell_is_failed_10000_times(mar
         assert hit and timed_out, "the race was a race: both sides won some"
 
 
+@pytest.mark.parametrize("held", ["late", "strange", "running", "done"])
+def test_a_row_that_an_open_transaction_holds_keeps_no_other_task_waiting(server_database_url: str, held: str) -> None:
+    """Node.js forgot to commit: that task is left to a later pass, and every other one goes its way meanwhile."""
+    with closing(World(server_database_url)) as world, closing(World(server_database_url, create=False)) as node:
+        tasks = {kind: [world.add("enrolled"), world.add("enrolled")] for kind in ("running", "done")}
+        tasks |= {kind: [world.add("processing"), world.add("processing")] for kind in ("late", "strange")}
+        world.reconcile()
+        world.clock.advance(300)
+        for done in tasks["done"]:
+            world.launcher.succeed(f"test-{done}-1")
+        for odd in (*tasks["strange"], *tasks["running"]):
+            world.set(odd, "odd")
+        first, *_ = tasks[held]
+        with node.database.engine.begin() as connection:
+            connection.execute(text("UPDATE download_tasks SET note = 'not committed' WHERE id = :id"), {"id": first})
+            for _ in range(2):
+                world.reconcile()
+            statuses = {task: world.status(task) for each in tasks.values() for task in each}
+            assert statuses.pop(first) in ("processing", "odd", "enrolled")
+            assert statuses == {
+                task: "completed" if kind == "done" else "failed"
+                for kind, each in tasks.items()
+                for task in each
+                if task != first
+            }
+        world.reconcile()
+        world.reconcile()
+        assert world.status(first) == ("completed" if held == "done" else "failed")
+        assert len(world.runs(first)) == 1
+
+
 @pytest.fixture
 def two_operators(database_url: str) -> Iterator[tuple[World, World]]:
     first = World(database_url, Policy(max_concurrent_runs=1000))

@@ -5,8 +5,8 @@ statements about tasks; `runs` those about runs; `reading` what `status` shows; 
 creates our tables. May import the domain only.
 """
 
-from enrollgate.database.engine import Database, DatabaseMisconfigured, DatabaseUnavailable, open_database
+from enrollgate.database.engine import Database, DatabaseMisconfigured, DatabaseUnavailable, RowHeld, open_database
 from enrollgate.database.migrate import migrate
 from enrollgate.database.tables import Tables
 
-__all__ = ["Database", "DatabaseMisconfigured", "DatabaseUnavailable", "Tables", "migrate", "open_database"]
+__all__ = ["Database", "DatabaseMisconfigured", "DatabaseUnavailable", "RowHeld", "Tables", "migrate", "open_database"]

@@ -32,12 +32,14 @@ CONNECT_TIMEOUT = 10
 """Seconds to open a connection."""
 STATEMENT_TIMEOUT = 120
 """Seconds that one statement may be silent; the slowest, a first sighting without an index, takes a few."""
-LOCK_TIMEOUT = 10
-"""Seconds to wait for a row that Node.js holds, before the pass is given up."""
+LOCK_TIMEOUT = 3
+"""Seconds to wait for a row that another transaction holds, before the task is left to the next pass."""
+_SQLITE_LOCK_TIMEOUT = 10
+"""Seconds to wait for another writer: SQLite knows one lock, for the whole file."""
 
 _SESSION = f"SET SESSION sql_mode='STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION', SESSION innodb_lock_wait_timeout={LOCK_TIMEOUT}"
 # https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html
-_TRANSIENT_CODES = frozenset({1205, 1213})  # lock wait timeout, deadlock
+_LOCK_WAIT_TIMEOUT, _DEADLOCK = 1205, 1213
 _REMEDIES = {
     1044: "grant the user access to this database",
     1045: "check the user name and the password in ENROLLGATE_DATABASE_URL or ENROLLGATE_DATABASE__PASSWORD",
@@ -57,6 +59,10 @@ _REMEDIES = {
 
 class DatabaseUnavailable(Exception):
     """The database cannot be reached, or lost the connection, or another transaction was in the way: try again."""
+
+
+class RowHeld(DatabaseUnavailable):
+    """Another transaction held a row for longer than LOCK_TIMEOUT: that says nothing of any other row."""
 
 
 class DatabaseMisconfigured(Exception):
@@ -106,7 +112,7 @@ class Database:
     def writing(self, change: Callable[[Connection], T]) -> T:
         """Runs `change` in a transaction that writes; once more, up to five times, if another one was in its way.
 
-        Raises DatabaseUnavailable or DatabaseMisconfigured. When the connection breaks during the commit nobody knows
+        Raises DatabaseUnavailable (RowHeld, if a row was not to be had) or DatabaseMisconfigured. When the connection breaks during the commit nobody knows
         whether it took place: every change is written so that doing it again is harmless.
         """
         engine = self.engine.execution_options(enrollgate_writes=True)
@@ -162,7 +168,7 @@ def open_database(
 def _open_sqlite(url: URL) -> Engine:
     if url.database and url.database != ":memory:":
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": LOCK_TIMEOUT})
+    engine = create_engine(url, connect_args={"timeout": _SQLITE_LOCK_TIMEOUT})
 
     @event.listens_for(engine, "connect")
     def prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
@@ -194,7 +200,7 @@ def _in_the_way(error: Exception) -> bool:
         return True
     if not isinstance(error, OperationalError):
         return False
-    return error_code(error) in _TRANSIENT_CODES or "database is locked" in str(error.orig)
+    return error_code(error) == _DEADLOCK or "database is locked" in str(error.orig)
 
 
 @contextmanager
@@ -220,6 +226,8 @@ def _translate(error: DBAPIError) -> Exception:
         return DatabaseMisconfigured(f"{detail} (MySQL error {code}): {_REMEDIES[code]}")
     if code is None:
         return _translate_sqlite(detail)
+    if code == _LOCK_WAIT_TIMEOUT:
+        return RowHeld(f"another transaction holds a row (MySQL error {code}): let Node.js commit without delay")
     if isinstance(error, OperationalError | InterfaceError | IntegrityError):
         return DatabaseUnavailable(f"{detail} (MySQL error {code})")
     if isinstance(error, ProgrammingError):

@@ -113,13 +113,8 @@ def _update_sightings(connection: Connection, *, tables: Tables, changes: Iterab
         )
 
 
-def expire(
-    database: Database, tables: Tables, now: datetime, timeout: float, *, installation: str, message: str
-) -> Iterator[Sighting]:
-    """Fails waiting tasks whose time is over, at most EXPIRY_LIMIT of them, and yields those that it did fail.
-
-    A task that Node.js moves in that very moment is left alone: its status is not what it was.
-    """
+def due(database: Database, tables: Tables, now: datetime, timeout: float) -> list[Sighting]:
+    """The waiting tasks whose time (`timeout`, seconds) is over, the latest first seen last, at most EXPIRY_LIMIT of them."""
     statement = (
         select(sightings.c.task_id, sightings.c.last_seen_status, sightings.c.first_seen_at)
         .where(is_due(tables, now, timeout))
@@ -127,15 +122,25 @@ def expire(
         .limit(EXPIRY_LIMIT)
     )
     with database.reading() as connection:
-        due = [Sighting(*row) for row in connection.execute(statement)]
-    for late in due:
-        refusal = _Refusal(late.task_id, late.word, Reason.ENROLLMENT_TIMEOUT, message, now, installation, late.since)
-        if _refuse(database, tables, refusal):
-            yield late
+        return [Sighting(*row) for row in connection.execute(statement)]
+
+
+def expire(
+    database: Database, tables: Tables, late: Sighting, now: datetime, *, installation: str, message: str
+) -> bool:
+    """Fails a task whose time is over. True if it was failed. Raises RowHeld.
+
+    A task that Node.js moves in that very moment is left alone: its status is not what it was.
+    """
+    refusal = _Refusal(late.task_id, late.word, Reason.ENROLLMENT_TIMEOUT, message, now, installation, late.since)
+    return _refuse(database, tables, refusal)
 
 
 def reject(database: Database, tables: Tables, departed: Departure, now: datetime, *, installation: str) -> bool:
-    """Fails a task whose status became a word without meaning, unless it has changed since. True if it was failed."""
+    """Fails a task whose status became a word without meaning, unless it has changed since. True if it was failed.
+
+    Raises RowHeld.
+    """
     message = unexpected_status_message(departed.status)
     since = departed.since
     reason = Reason.UNEXPECTED_STATUS

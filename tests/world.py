@@ -92,7 +92,8 @@ class MemoryLauncher:
 
     def discard(self, names: Iterable[str]) -> None:
         for name in names:
-            self.runs.pop(name, None)
+            if name in self.runs and self.runs[name].phase not in (Phase.LIVE, Phase.STUCK):
+                del self.runs[name]
 
     def close(self) -> None: ...
 

@@ -54,13 +54,15 @@ class PassSummary:
     expired: int
     statements: int
     """SQL statements that the pass sent."""
+    refused: int = 0
+    """Runs that were claimed in this pass, and finished without being launched: their slots are free again."""
     ending: frozenset[str] = frozenset()
     """Runs to look at again soon, since nobody will tell when they are gone."""
 
     @property
     def more(self) -> bool:
-        """Whether the pass left late tasks to the next one, which should follow at once."""
-        return self.expired >= gate.EXPIRY_LIMIT
+        """Whether the pass left late tasks or free slots to the next one, which should follow at once."""
+        return self.expired >= gate.EXPIRY_LIMIT or self.refused > 0
 
 
 class Reconciler:
@@ -110,7 +112,8 @@ class Reconciler:
         else:
             remaining = runs.count_unfinished(self._database, installation=self._installation)
             is_backlog = finished > 0
-        claimed = self._claim(unfinished, self._policy.max_concurrent_runs - remaining, now) if is_backlog else []
+        claimed = self._claim(now) if is_backlog and remaining < self._policy.max_concurrent_runs else []
+        # Nobody has seen these names before: nothing is at the launcher under them.
         refused, created = self._apply(plan(claimed, {}, self._policy), now)
         return PassSummary(
             waiting=sum(backlog.count(word) for word in self._tables.words.waiting),
@@ -120,6 +123,7 @@ class Reconciler:
             finished=finished + refused,
             expired=expired,
             statements=self._database.statements - before,
+            refused=refused,
             ending=frozenset(name for name, seen in observed.items() if seen.is_ending),
         )
 
@@ -183,7 +187,7 @@ class Reconciler:
                 self._reject(each, now)
         words = {TaskState.MISSING: "row deleted", TaskState.FAILED: "failed", TaskState.COMPLETED: "completed"}
         for each in departed:
-            if each.state in words and not each.has_run:
+            if each.state in words:
                 elapsed = (now - each.since).total_seconds()
                 self._log_closed(each.task_id, each.status or each.was, f"over: {words[each.state]}", elapsed)
 
@@ -212,15 +216,13 @@ class Reconciler:
 
     # the runs
 
-    def _claim(self, unfinished: list[UnfinishedRun], slots: int, now: datetime) -> list[UnfinishedRun]:
-        """Claims runs for the free slots and gives those that were claimed since `unfinished` was read."""
-        if slots <= 0:
+    def _claim(self, now: datetime) -> list[UnfinishedRun]:
+        """Claims runs for the free slots and gives them as they are now."""
+        limit = self._policy.max_concurrent_runs
+        names = runs.claim(self._database, self._tables, now, installation=self._installation, limit=limit)
+        if not names:
             return []
-        if not runs.claim(self._database, self._tables, now, installation=self._installation, slots=slots):
-            return []
-        known = {run.run_id for run in unfinished}
-        fresh = runs.unfinished(self._database, self._tables, installation=self._installation, state=RunState.CLAIMED)
-        return [run for run in fresh if run.run_id not in known]
+        return runs.unfinished(self._database, self._tables, installation=self._installation, names=names)
 
     def _apply(self, actions: Iterable[Action], now: datetime) -> tuple[int, int]:
         """Applies the actions, launches last and in batches. Gives how many runs were finished and launched."""
@@ -236,7 +238,7 @@ class Reconciler:
                     adopted.append(run.name)
                 case Stop(run):
                     with self._unless_held(run.task_id):
-                        self._stop(action)
+                        self._stop(action, now)
                 case Record(run):
                     with self._unless_held(run.task_id):
                         self._record(action, now)
@@ -247,8 +249,7 @@ class Reconciler:
             runs.mark_launched(self._database, adopted, now)
         if strays:
             self._clear(strays)
-        if recorded:
-            self._launcher.discard(recorded)
+        self._discard(recorded)
         launched, refused = 0, 0
         for start in range(0, len(launches), LAUNCH_BATCH):
             created, taken = self._launch(launches[start : start + LAUNCH_BATCH], now)
@@ -270,24 +271,27 @@ class Reconciler:
             _LOG.info("run launched", run=name, task=run.task_id, attempt=run.attempt)
             message = f"task {run.task_id} is enrolled: attempt {run.attempt} was launched"
             self._launcher.tell(name, Story(StoryKind.LAUNCHED, message))
+        refused = 0
         for name in taken:
             message = f"something that is not ours is already called {name}"
             run = by_name[name].run
             with self._unless_held(run.task_id):
                 self._record(Record(run, Outcome.FAILED, Reason.NAME_TAKEN, message, task_to=TaskState.FAILED), now)
-        return len(created), len(taken)
+                refused += 1
+        return len(created), refused
 
-    def _stop(self, stop: Stop) -> None:
+    def _log_run_closed(self, run: UnfinishedRun, why: str, now: datetime) -> None:
+        if run.since is not None:  # else the gate has said so already
+            elapsed = (now - run.since).total_seconds()
+            self._log_closed(run.task_id, run.task_status or run.task.value, why, elapsed)
+
+    def _stop(self, stop: Stop, now: datetime) -> None:
         if stop.run.state is not RunState.STOPPING:
             runs.mark_stopping(
                 self._database, self._tables, stop.run, stop.reason, stop.message, fail_task=stop.fail_task
             )
-            _LOG.warning(
-                f"ENROLL CHECK task={stop.run.task_id} status={stop.run.task_status} rejected, stopping its run",
-                run=stop.run.name,
-                reason=stop.reason.value,
-                message=stop.message,
-            )
+            self._log_run_closed(stop.run, f"stopping its run: {stop.reason}", now)
+            _LOG.warning("stopping a run", run=stop.run.name, reason=stop.reason.value, detail=stop.message)
             kind = StoryKind.FAILED if stop.reason in NOT_BEGUN else StoryKind.REVOKED
             self._launcher.tell(stop.run.name, Story(kind, f"stopping: {stop.reason}: {stop.message}"))
         self._ask_to_stop(stop.run.name)
@@ -297,6 +301,12 @@ class Reconciler:
             self._launcher.stop(name)
         except LauncherUnavailable as error:  # one run that cannot be stopped now must not hold up the others
             _LOG.warning("a run could not be stopped; the next pass tries again", run=name, error=str(error))
+
+    def _discard(self, names: list[str]) -> None:
+        try:
+            self._launcher.discard(names)
+        except LauncherUnavailable as error:  # they are seen again, and discarded then: nothing waits for it
+            _LOG.warning("recorded runs could not be discarded; the next pass tries again", error=str(error))
 
     def _record(self, verdict: Record, now: datetime) -> None:
         moved = runs.record(self._database, self._tables, verdict, now)
@@ -309,6 +319,8 @@ class Reconciler:
         if verdict.reason is None:
             _LOG.info("run finished", **details)
             return
+        if run.state is RunState.CLAIMED and verdict.task_to is not None:
+            self._log_run_closed(run, f"refused, {verdict.task_to}: {verdict.reason}", now)
         details |= {"reason": verdict.reason.value, "detail": verdict.message, "remedy": explain(verdict.reason).remedy}
         _LOG.warning("run finished", **details)
 
@@ -320,9 +332,7 @@ class Reconciler:
             if isinstance(stray, StopStray) and stray.name not in ours:
                 _LOG.warning("stopping a run that no unfinished row accounts for", run=stray.name)
                 self._ask_to_stop(stray.name)
-        self._launcher.discard(
-            [stray.name for stray in strays if isinstance(stray, DiscardStray) and stray.name not in ours]
-        )
+        self._discard([stray.name for stray in strays if isinstance(stray, DiscardStray) and stray.name not in ours])
 
 
 _KINDS = {

@@ -1,6 +1,7 @@
 """The contract, sentence by sentence, on every database, on a driven clock."""
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from structlog.testing import capture_logs
@@ -201,11 +202,14 @@ def test_an_unknown_status_on_a_running_task_stops_its_run_and_fails_it(world: W
     task = world.add("enrolled")
     world.reconcile()
     world.set(task, "refunded")
-    tick(world, 20)
+    with capture_logs() as logs:
+        tick(world, 20)
     assert world.status(task) == "failed"
     assert world.launcher.live == []
     (run,) = world.runs(task)
     assert run.reason == "UnexpectedStatus"
+    assert run.message == "status became 'refunded', which is none of the configured status words"
+    assert checks(logs) == [f"ENROLL CHECK task={task} status=refunded stopping its run: UnexpectedStatus (10s/300s)"]
 
 
 @pytest.mark.parametrize(
@@ -238,7 +242,9 @@ def test_a_deleted_row_stops_its_run_which_is_recorded_as_task_not_found(world: 
     task = world.add("enrolled")
     world.reconcile()
     world.delete(task)
-    tick(world, 20)
+    with capture_logs() as logs:
+        tick(world, 20)
+    assert checks(logs) == [f"ENROLL CHECK task={task} status=enrolled over: row deleted (10s/300s)"]
     assert world.launcher.live == []
     (run,) = world.runs(task)
     assert (run.outcome, run.reason) == ("revoked", "TaskNotFound")
@@ -315,12 +321,25 @@ def test_a_row_that_cannot_run_fails_with_its_reason_and_the_others_go_on(
 ) -> None:
     bad = world.add("enrolled", email, url)
     good = world.add("enrolled")
-    world.reconcile()
+    with capture_logs() as logs:
+        world.reconcile()
+    assert f"ENROLL CHECK task={bad} status=enrolled refused, failed: {reason} (0s/300s)" in checks(logs)
     assert world.status(bad) == "failed" and world.status(good) == "enrolled"
     (run,) = world.runs(bad)
     assert run.reason == reason
     assert run.message is not None and message in run.message and "a@example.com" not in run.message
     assert [order.task_id for order in world.launcher.orders] == [good]
+
+
+def test_rows_that_cannot_run_leave_their_slots_to_the_next_pass_at_once(database_url: str) -> None:
+    with closing(World(database_url, Policy(max_concurrent_runs=2))) as world:
+        bad = [world.add("enrolled", email=None) for _ in range(4)]
+        good = world.add("enrolled")
+        passes = 1
+        while world.reconcile().more:
+            passes += 1
+        assert passes == 3 and [order.task_id for order in world.launcher.orders] == [good]
+        assert {world.status(task) for task in bad} == {"failed"}
 
 
 def test_a_name_that_is_taken_fails_the_task_and_says_so(world: World) -> None:

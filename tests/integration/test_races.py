@@ -8,8 +8,10 @@ from random import Random
 
 import pytest
 from sqlalchemy import text
-from tests.world import World
+from tests.world import COURSE, EPOCH, World
 
+from enrollgate.database import runs
+from enrollgate.domain.order import RunOrder
 from enrollgate.domain.policy import Policy
 
 FLIPS = 10_000
@@ -104,6 +106,51 @@ def two_operators(database_url: str) -> Iterator[tuple[World, World]]:
     yield first, second
     first.close()
     second.close()
+
+
+def test_two_operators_that_claim_at_once_keep_to_the_limit_together(database_url: str) -> None:
+    """Both have seen that there is room before either claims, again and again."""
+    policy = Policy(max_concurrent_runs=5)
+    with closing(World(database_url, policy)) as first, closing(World(database_url, policy, create=False)) as second:
+        for _ in range(20):
+            first.add("enrolled")
+        ready = threading.Barrier(2)
+        claimed: list[str] = []
+
+        def claim(world: World) -> None:
+            ready.wait()
+            claimed.extend(runs.claim(world.database, world.tables, EPOCH, installation="test", limit=5))
+
+        for _ in range(10):
+            first.sql("DELETE FROM enrollgate_runs")
+            claimed.clear()
+            threads = [threading.Thread(target=claim, args=(world,)) for world in (first, second)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert first.scalar("SELECT COUNT(*) FROM enrollgate_runs") == len(claimed) == len(set(claimed)) == 5
+
+
+def test_a_focused_pass_decides_nothing_about_runs_that_another_operator_has_just_claimed(database_url: str) -> None:
+    """The other one has made the run and not yet said so; its task fails, and comes back: never two runs at once."""
+    with closing(World(database_url)) as world:
+        done, task, other = world.add("enrolled"), world.add("processing"), world.add("processing")
+        world.reconcile()
+        first = f"test-{task}-1"
+        world.set(task, "enrolled")
+        assert runs.claim(world.database, world.tables, EPOCH, installation="test", limit=10) == [first]
+        world.launcher.launch([RunOrder(first, task, 1, COURSE, "cookies.txt")])
+        world.set(task, "failed")
+        world.set(other, "enrolled")
+        world.launcher.succeed(f"test-{done}-1")
+        world.reconcile([f"test-{done}-1"])
+        world.set(task, "enrolled")
+        assert [run.outcome for run in world.runs(task)] == [None], "it lives, and nobody has looked at it"
+        for _ in range(5):
+            world.reconcile()
+            assert sum(name.startswith(f"test-{task}-") for name in world.launcher.live) <= 1
+        assert world.status(other) == "enrolled" and f"test-{other}-1" in world.launcher.live
 
 
 def test_two_operators_on_one_database_launch_1000_tasks_exactly_once(two_operators: tuple[World, World]) -> None:

@@ -1,11 +1,12 @@
-"""Everything at once: Node.js writes what it likes, time goes by, runs end or vanish, the operator crashes before and after
-every effect. The reconciler and SQLite are real. After each step the promises must hold; once the faults stop, every task
-must end.
+"""Everything at once: Node.js writes what it likes, time goes by, runs end or vanish; and before and after every effect of a pass
+the operator may crash, Node.js write, a second operator make a whole pass, the database or the launcher go away. The reconciler
+and SQLite are real. After each step the promises must hold; once the faults stop, every task must end.
 """
 
 import os
 import tempfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -14,12 +15,13 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from sqlalchemy import text
 from tests.world import World
 
-from enrollgate.database import Database
+from enrollgate.database import Database, DatabaseUnavailable
 from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.story import Story
+from enrollgate.launchers import LauncherUnavailable
 from enrollgate.reconciler import Reconciler
 
 WAITING = ("pending", "paid", "processing")
@@ -31,16 +33,22 @@ class OperatorCrashed(BaseException):
 
 
 class CrashPoint:
-    """Counts the effects of a pass (each transaction that writes, each call to the launcher) and dies before or after one."""
+    """Counts the effects of a pass (each transaction that writes, each call to the launcher) and lets something happen before
+    or after one.
+    """
 
     def __init__(self) -> None:
         self.countdown: int | None = None
+        self.happening: Callable[[], None] = lambda: None
 
     def hit(self) -> None:
-        if self.countdown is not None:
-            if self.countdown == 0:
-                raise OperatorCrashed
+        if self.countdown is None:
+            return
+        if self.countdown > 0:
             self.countdown -= 1
+            return
+        self.countdown = None
+        self.happening()
 
 
 class CrashingDatabase(Database):
@@ -50,9 +58,9 @@ class CrashingDatabase(Database):
         super().__init__(real.engine, real.clock)
         self._crash = crash
 
-    def writing(self, change):  # type: ignore[no-untyped-def]  # the signature is Database.writing's
+    def writing(self, change, *, alone=None):  # type: ignore[no-untyped-def]  # the signature is Database.writing's
         self._crash.hit()
-        result = super().writing(change)
+        result = super().writing(change, alone=alone)
         self._crash.hit()
         return result
 
@@ -60,9 +68,11 @@ class CrashingDatabase(Database):
 class CrashingLauncher:
     """The launcher in memory, whose every effect is a crash point on both sides; launches crash between two runs, too."""
 
-    def __init__(self, world: World, crash: CrashPoint) -> None:
+    def __init__(self, world: World, crash: CrashPoint, moved: set[int]) -> None:
         self.world = world
         self.crash = crash
+        self.moved = moved
+        """Tasks that Node.js has moved during this pass, perhaps after the last look at them."""
 
     def observe(self, expected: Collection[str], *, only: bool = False) -> Mapping[str, Observation]:
         return self.world.launcher.observe(expected, only=only)
@@ -75,7 +85,7 @@ class CrashingLauncher:
         for order in orders:
             self.crash.hit()
             status = self.world.status(order.task_id)
-            assert status == "enrolled", f"launched a task at {status!r}"
+            assert status == "enrolled" or order.task_id in self.moved, f"launched a task at {status!r}"
             outcomes |= self.world.launcher.launch([order])
             self.crash.hit()
         return outcomes
@@ -103,6 +113,7 @@ class Promises(RuleBasedStateMachine):
         self.path = Path(name)
         self.world = World(f"sqlite:///{name}", Policy(enrollment_timeout=300, max_concurrent_runs=2, max_lost_runs=2))
         self.crash = CrashPoint()
+        self.moved = set[int]()
         self.succeeded = set[str]()
         self.written: dict[int, str | None] = {}
         """What Node.js wrote last to each task."""
@@ -112,19 +123,21 @@ class Promises(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "world"):
-            self.world.close()
-            for path in self.path.parent.glob(self.path.name + "*"):
-                path.unlink()
+            try:
+                self.once_the_faults_stop_every_task_ends()
+            finally:
+                self.world.close()
+                for path in self.path.parent.glob(self.path.name + "*"):
+                    path.unlink()
 
     def restart(self) -> None:
-        database = CrashingDatabase(self.world.database, self.crash)
-        self.operator = Reconciler(
-            database,
-            self.world.tables,
-            CrashingLauncher(self.world, self.crash),
-            self.world.policy,
-            installation="test",
-        )
+        self.operator = self.an_operator(self.crash)
+        self.second = self.an_operator(CrashPoint())
+
+    def an_operator(self, crash: CrashPoint) -> Reconciler:
+        launcher = CrashingLauncher(self.world, crash, self.moved)
+        database = CrashingDatabase(self.world.database, crash)
+        return Reconciler(database, self.world.tables, launcher, self.world.policy, installation="test")
 
     # Node.js
 
@@ -140,12 +153,14 @@ class Promises(RuleBasedStateMachine):
             return  # the row is deleted, or completed: an application does not go on writing to it
         self.world.set(task, status)
         self.written[task] = status
+        self.moved.add(task)
         self.over.pop(task, None)
 
     @rule(task=tasks)
     def node_deletes_a_row(self, task: int) -> None:
         self.world.delete(task)
         self.written.pop(task, None)
+        self.moved.add(task)
         self.over.pop(task, None)
 
     # time and the runs
@@ -174,25 +189,72 @@ class Promises(RuleBasedStateMachine):
 
     # the operator
 
+    def some_runs(self, data: st.DataObject) -> frozenset[str] | None:
+        """What a pass is focused on; None: a full one."""
+        names = sorted({run.name for run in self.world.runs()} | set(self.world.launcher.runs) | {"test-99-1"})
+        return data.draw(st.none() | st.frozensets(st.sampled_from(names)))
+
+    def interrupted(self, focus: frozenset[str] | None, effects: int, happening: Callable[[], None]) -> None:
+        """A pass in which something happens after so many effects."""
+        self.crash.countdown, self.crash.happening = effects, happening
+        self.moved.clear()
+        try:
+            self.operator.reconcile(focus)
+        finally:
+            self.crash.countdown = None
+            self.moved.clear()
+
     @rule()
     def a_pass(self) -> None:
+        self.moved.clear()
         self.operator.reconcile()
+
+    @rule()
+    def a_pass_of_the_second_operator(self) -> None:
+        self.moved.clear()
+        self.second.reconcile()
 
     @rule(data=st.data())
     def a_pass_focused_on_what_is_said_to_have_changed(self, data: st.DataObject) -> None:
-        names = sorted({run.name for run in self.world.runs()} | set(self.world.launcher.runs) | {"test-99-1"})
-        self.operator.reconcile(frozenset(data.draw(st.lists(st.sampled_from(names)))))
+        self.moved.clear()
+        self.operator.reconcile(self.some_runs(data))
 
-    @rule(effects=st.integers(0, 30))
-    def a_pass_that_crashes(self, effects: int) -> None:
-        self.crash.countdown = effects
-        try:
-            self.operator.reconcile()
-        except OperatorCrashed:
-            pass
-        finally:
-            self.crash.countdown = None
+    @rule(data=st.data(), effects=st.integers(0, 30))
+    def a_pass_that_crashes(self, data: st.DataObject, effects: int) -> None:
+        def crash() -> None:
+            raise OperatorCrashed
+
+        with suppress(OperatorCrashed):
+            self.interrupted(self.some_runs(data), effects, crash)
         self.restart()
+
+    @rule(data=st.data(), effects=st.integers(0, 20), who=st.sampled_from([DatabaseUnavailable, LauncherUnavailable]))
+    def a_pass_that_is_given_up(self, data: st.DataObject, effects: int, who: type[Exception]) -> None:
+        def go_away() -> None:
+            raise who("gone for a moment")
+
+        with suppress(DatabaseUnavailable, LauncherUnavailable):
+            self.interrupted(self.some_runs(data), effects, go_away)
+
+    @rule(
+        data=st.data(),
+        effects=st.integers(0, 20),
+        task=tasks,
+        status=st.sampled_from([*WAITING, "enrolled", "failed", "odd", "deleted"]),
+    )
+    def a_pass_during_which_node_writes(self, data: st.DataObject, effects: int, task: int, status: str) -> None:
+        def write() -> None:
+            if status == "deleted":
+                self.node_deletes_a_row(task)
+            else:
+                self.node_writes_a_status(task, status)
+
+        self.interrupted(self.some_runs(data), effects, write)
+
+    @rule(data=st.data(), effects=st.integers(0, 20))
+    def a_pass_during_which_the_second_operator_makes_one(self, data: st.DataObject, effects: int) -> None:
+        focus = self.some_runs(data)
+        self.interrupted(self.some_runs(data), effects, lambda: self.second.reconcile(focus) and None)
 
     # the promises
 
@@ -239,7 +301,6 @@ class Promises(RuleBasedStateMachine):
             if status != "failed" and self.world.status(task) == "failed":
                 assert any(run.reason for run in self.world.runs(task))
 
-    @rule()
     def once_the_faults_stop_every_task_ends(self) -> None:
         self.world.launcher.lingering = False
         self.restart()
@@ -247,7 +308,11 @@ class Promises(RuleBasedStateMachine):
             self.operator.reconcile()
             self.world.clock.advance(30)
             for name in self.world.launcher.live:
-                if name not in self.world.launcher.stopping:
+                if name in self.world.launcher.stopping:
+                    continue
+                if int(name.split("-")[1]) % 3 == 0:
+                    self.world.launcher.fail(name)
+                else:
                     self.world.launcher.succeed(name)
                     self.succeeded.add(name)
             open_tasks = self.world.scalar(

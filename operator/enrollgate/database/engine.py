@@ -109,16 +109,18 @@ class Database:
         with translated(), self.engine.begin() as connection:
             yield connection
 
-    def writing(self, change: Callable[[Connection], T]) -> T:
+    def writing(self, change: Callable[[Connection], T], *, alone: str | None = None) -> T:
         """Runs `change` in a transaction that writes; once more, up to five times, if another one was in its way.
 
-        Raises DatabaseUnavailable (RowHeld, if a row was not to be had) or DatabaseMisconfigured. When the connection breaks during the commit nobody knows
-        whether it took place: every change is written so that doing it again is harmless.
+        With `alone`, the transactions of that name follow one another, each seeing what the last has committed.
+
+        Raises DatabaseUnavailable (RowHeld, if a row was not to be had) or DatabaseMisconfigured. When the connection breaks
+        during the commit nobody knows whether it took place: every change is written so that doing it again is harmless.
         """
         engine = self.engine.execution_options(enrollgate_writes=True)
 
         def attempt() -> T:
-            with engine.begin() as connection:
+            with engine.connect() as connection, self._alone(connection, alone), connection.begin():
                 return change(connection)
 
         with translated():
@@ -126,6 +128,26 @@ class Database:
                 with each:
                     return attempt()
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    @contextmanager
+    def _alone(self, connection: Connection, name: str | None) -> Iterator[None]:
+        """Holds a named lock until after the commit. SQLite has one writer at a time anyway."""
+        if name is None or self.is_sqlite:
+            yield
+            return
+        values = {"name": name, "seconds": LOCK_TIMEOUT}
+        taken = connection.execute(text("SELECT GET_LOCK(:name, :seconds)"), values).scalar()
+        connection.commit()
+        if taken != 1:
+            raise DatabaseUnavailable(f"another operator holds the lock {name!r}")
+        try:
+            yield
+        finally:
+            try:
+                connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": name})
+                connection.commit()
+            except DBAPIError:
+                connection.invalidate()  # the lock goes with its connection
 
     def now(self) -> datetime:
         """The time by the database's clock, UTC."""

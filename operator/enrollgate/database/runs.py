@@ -7,7 +7,9 @@ from datetime import datetime
 
 from sqlalchemy import (
     Connection,
+    Insert,
     ScalarSelect,
+    Select,
     String,
     cast,
     delete,
@@ -36,12 +38,30 @@ def ignoring_duplicates(database: Database) -> str:
     return "OR IGNORE" if database.is_sqlite else "IGNORE"
 
 
-def claim(database: Database, tables: Tables, now: datetime, *, installation: str, slots: int) -> int:
-    """Claims a run for up to `slots` enrolled tasks that have no unfinished one, lowest id first, in one statement.
+def claim(database: Database, tables: Tables, now: datetime, *, installation: str, limit: int) -> list[str]:
+    """Claims runs, in one statement, for enrolled tasks that have no unfinished one, lowest id first, as long as the
+    installation has fewer than `limit` unfinished runs. Gives the names of those that were claimed.
 
-    Gives how many were claimed. Two operators that claim at once never claim one task twice: the database's unique keys
-    see to that, and the loser's row is skipped.
+    Two operators that claim at once claim one after the other, so that together they keep to the limit. No task is ever claimed
+    twice whatever they do: the database's unique keys see to that, and the loser's row is skipped.
     """
+
+    def change(connection: Connection) -> list[str]:
+        slots = limit - connection.execute(_count_unfinished(installation)).scalar_one()
+        if slots <= 0:
+            return []
+        last = connection.execute(select(func.coalesce(func.max(runs.c.id), 0))).scalar_one()
+        if not connection.execute(_claim(database, tables, now, installation, slots)).rowcount:
+            return []
+        claimed = select(runs.c.name).where(
+            runs.c.id > last, runs.c.installation == installation, runs.c.state == RunState.CLAIMED.value
+        )
+        return list(connection.execute(claimed).scalars())
+
+    return database.writing(change, alone=f"enrollgate-claim-{installation}")
+
+
+def _claim(database: Database, tables: Tables, now: datetime, installation: str, slots: int) -> Insert:
     previous = select(func.max(runs.c.attempt)).where(runs.c.task_id == tables.id).scalar_subquery()
     unfinished = select(runs.c.id).where(runs.c.task_id == tables.id, runs.c.active == 1).exists()
     chosen = (
@@ -66,8 +86,7 @@ def claim(database: Database, tables: Tables, now: datetime, *, installation: st
         literal(now, INSTANT),
     )
     columns = [runs.c.task_id, runs.c.attempt, runs.c.name, runs.c.installation, runs.c.state, runs.c.claimed_at]
-    statement = insert(runs).from_select(columns, source).prefix_with(ignoring_duplicates(database))
-    return database.writing(lambda connection: connection.execute(statement).rowcount)
+    return insert(runs).from_select(columns, source).prefix_with(ignoring_duplicates(database))
 
 
 def unfinished(
@@ -75,13 +94,10 @@ def unfinished(
     tables: Tables,
     *,
     installation: str,
-    state: RunState | None = None,
     names: Collection[str] | None = None,
 ) -> list[UnfinishedRun]:
-    """The unfinished runs of this installation with their tasks, by one statement. `state` and `names` narrow it."""
+    """The unfinished runs of this installation with their tasks, by one statement; with `names`, those of these names."""
     where = (runs.c.active == 1) & (runs.c.installation == installation)
-    if state is not None:
-        where &= runs.c.state == state.value
     if names is not None:
         where &= runs.c.name.in_(names)
     lost = _lost_in_a_row()
@@ -100,8 +116,13 @@ def unfinished(
             lost.label("lost"),
             runs.c.reason,
             runs.c.message,
+            sightings.c.first_seen_at,
         )
-        .select_from(runs.outerjoin(tables.tasks, tables.id == runs.c.task_id))
+        .select_from(
+            runs.outerjoin(tables.tasks, tables.id == runs.c.task_id).outerjoin(
+                sightings, sightings.c.task_id == runs.c.task_id
+            )
+        )
         .where(where)
         .order_by(runs.c.id)
     )
@@ -118,18 +139,30 @@ def unfinished(
                 email=row.email,
                 course_url=row.course_url,
                 lost_before=row.lost,
-                stop_reason=Reason(row.reason) if row.reason else None,
+                stop_reason=_reason(row.reason),
                 stop_message=row.message or "",
+                since=row.first_seen_at,
             )
             for row in connection.execute(statement)
         ]
 
 
+def _reason(word: str | None) -> Reason | None:
+    """A word that only a newer version knows is as good as `Stopped` to this one."""
+    try:
+        return Reason(word) if word else None
+    except ValueError:
+        return Reason.STOPPED
+
+
 def count_unfinished(database: Database, *, installation: str) -> int:
     """How many runs of this installation are unfinished."""
-    statement = select(func.count()).where(runs.c.active == 1, runs.c.installation == installation)
     with database.reading() as connection:
-        return connection.execute(statement).scalar_one()
+        return connection.execute(_count_unfinished(installation)).scalar_one()
+
+
+def _count_unfinished(installation: str) -> Select[int]:
+    return select(func.count()).where(runs.c.active == 1, runs.c.installation == installation)
 
 
 def _lost_in_a_row() -> ScalarSelect[int]:

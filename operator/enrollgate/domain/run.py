@@ -1,6 +1,7 @@
 """A run: one attempt to bring one task's course to its destination."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from enrollgate.domain.reasons import Reason
@@ -48,6 +49,8 @@ class UnfinishedRun:
     stop_reason: Reason | None = None
     """Why it is being stopped, once it is."""
     stop_message: str = ""
+    since: datetime | None = None
+    """When its task was first seen at the gate (UTC); None once the task has left it."""
 
 
 def run_name(installation: str, task_id: int, attempt: int) -> str:

@@ -10,6 +10,7 @@ It runs in one thread and is told things from others. Without a lease, its turn 
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from random import Random
 from typing import Protocol
@@ -164,28 +165,27 @@ class Operation:
 
     @contextmanager
     def _keeping(self, turn: Turn) -> Iterator[None]:
-        """Keeps the turn while the work goes on, and ends the work if it is lost."""
+        """Keeps the turn while the work goes on, and ends the work if it is lost. Raises what nobody foresaw in keeping it."""
         is_over = threading.Event()
+        with ThreadPoolExecutor(1, thread_name_prefix="lease") as pool:
+            keeper = pool.submit(self._keep, turn, is_over)
+            try:
+                yield
+            finally:
+                is_over.set()
+                wait([keeper])
+                turn.release()
+            keeper.result()
 
-        def keep() -> None:
+    def _keep(self, turn: Turn, is_over: threading.Event) -> None:
+        try:
             while not is_over.wait(turn.interval):
-                try:
-                    if turn.hold():
-                        continue
-                except TurnRefused as error:
-                    _LOG.error("the lease is lost", error=str(error))
+                if not turn.hold():
+                    _LOG.warning("the lease is lost: another replica may work now", working=turn.holder)
                     break
-                _LOG.warning("the lease is lost: another replica may work now", working=turn.holder)
-                break
+        except TurnRefused as error:
+            _LOG.error("the lease is lost", error=str(error))
+        finally:  # however it ends, nobody works without a turn
             with self._lock:
                 if self._loop is not None and not is_over.is_set():
                     self._loop.stop()
-
-        keeper = threading.Thread(target=keep, name="lease", daemon=True)
-        keeper.start()
-        try:
-            yield
-        finally:
-            is_over.set()
-            keeper.join()
-            turn.release()

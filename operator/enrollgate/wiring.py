@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
+from queue import SimpleQueue
 from random import Random
 
 import structlog
@@ -221,9 +222,12 @@ def run_operator(
 
 
 def _stop_on_signals(operation: Operation) -> None:
-    def stop(number: int, _frame: object) -> None:
-        _LOG.info("stopping after this pass", signal=signal.Signals(number).name)
+    told = SimpleQueue[int]()  # may be put to from a signal handler, where whatever takes a lock could wait for itself
+
+    def stop() -> None:
+        _LOG.info("stopping after this pass", signal=signal.Signals(told.get()).name)
         operation.stop()
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    threading.Thread(target=stop, name="signals", daemon=True).start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _frame: told.put(received))

@@ -27,6 +27,7 @@ from enrollgate.domain.observation import LaunchOutcome
 from enrollgate.domain.planner import Action, Adopt, DiscardStray, Launch, Record, Stop, StopStray, plan
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import NOT_BEGUN, Reason, explain
+from enrollgate.domain.redaction import redact
 from enrollgate.domain.run import Outcome, RunState, UnfinishedRun
 from enrollgate.domain.task import TaskState
 from enrollgate.launchers import Launcher, LauncherUnavailable, Story, StoryKind
@@ -137,10 +138,12 @@ class Reconciler:
             if glance is not None:
                 return glance
         self._surveyed_at = now
-        return survey.survey(self._database, self._tables, now, timeout)
+        exact = survey.survey(self._database, self._tables, now, timeout)
+        self._warn_of_strange(exact.strange)
+        metrics.TASKS.labels("unknown").set(exact.unknown)
+        return exact
 
     def _tend_gate(self, backlog: Survey, now: datetime) -> int:
-        self._warn_of_strange(backlog.strange)
         if backlog.new:
             for sighting in gate.sight(self._database, self._tables, now):
                 self._log_decision(sighting.task_id, sighting.word, 0.0)
@@ -199,13 +202,16 @@ class Reconciler:
 
     def _warn_of_strange(self, strange: Mapping[str | None, int]) -> None:
         for status, count in strange.items():
-            if status not in self._warned:
-                self._warned.add(status)
-                _LOG.warning(
-                    "rows with a status that has no meaning here are left alone; name it in ENROLLGATE_STATUS_* if it has",
-                    status="NULL" if status is None else status,
-                    tasks=count,
-                )
+            if status in self._warned or len(self._warned) >= survey.STRANGE_LIMIT:
+                continue
+            self._warned.add(status)
+            _LOG.warning(
+                "rows with a status that has no meaning here are left alone; name it in ENROLLGATE_STATUS_* if it has",
+                status="NULL" if status is None else redact(status),
+                tasks=count,
+            )
+            if len(self._warned) == survey.STRANGE_LIMIT:
+                _LOG.warning("there may be more statuses without a meaning; they are counted, and not named any more")
 
     def _log_decision(self, task_id: int, word: str, elapsed: float) -> None:
         line = open_line if word == self._tables.words.enrolled else waiting_line

@@ -7,8 +7,10 @@ import pytest
 from structlog.testing import capture_logs
 from tests.world import World
 
+from enrollgate.database.survey import STRANGE_LIMIT
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
+from enrollgate.telemetry import metrics
 
 
 @pytest.fixture
@@ -175,6 +177,19 @@ def test_an_unknown_status_on_a_row_never_seen_otherwise_is_left_alone_and_warne
     warnings = [entry for entry in logs if "has no meaning here" in str(entry["event"])]
     assert sorted(str(entry["status"]) for entry in warnings) == ["NULL", "refunded"]
     assert world.runs() == []
+
+
+def test_a_new_unknown_status_for_every_row_is_counted_and_a_few_are_named(world: World) -> None:
+    for number in range(60):
+        world.add(f"error: {number}")
+    waiting = world.add("pending")
+    with capture_logs() as logs:
+        tick(world, 600)
+    named = [entry for entry in logs if "has no meaning here" in str(entry["event"])]
+    assert len(named) == len({str(entry["status"]) for entry in named}) == STRANGE_LIMIT
+    assert sum("not named any more" in str(entry["event"]) for entry in logs) == 1
+    assert metrics.TASKS.labels("unknown")._value.get() == 60
+    assert world.status(waiting) == "failed" and world.scalar("SELECT COUNT(*) FROM enrollgate_runs") == 1
 
 
 def test_an_unknown_status_on_a_waiting_task_is_rejected(world: World) -> None:

@@ -6,14 +6,17 @@ fifth of that. Different numbers mean that something changed; equal numbers coul
 swap places with equal sums), which is why a pass takes an exact survey at least once a minute all the same.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, String, cast, func, literal, null, select, true, union_all
+from sqlalchemy import ColumnElement, String, cast, func, literal, null, select, union_all
 
 from enrollgate.database.engine import Database
-from enrollgate.database.tables import Tables, sightings
+from enrollgate.database.tables import STATUS_LENGTH, Tables, sightings
 
+STRANGE_LIMIT = 20
+"""Statuses without a meaning that one survey names, at most: an application may write a new one for each row."""
 _MODULUS = 1_000_003
 """Keeps the squares of large ids within 64 bits."""
 
@@ -22,10 +25,8 @@ _MODULUS = 1_000_003
 class Group:
     """So many tasks have this status, and were last seen with that one."""
 
-    status: str | None
-    """As the table spells it."""
     word: str | None
-    """The configured word it equals, None if none."""
+    """The configured word that the status equals, None if none."""
     last_seen: str | None
     """The configured word it had when last seen; None if the task is new to us."""
     tasks: int
@@ -40,6 +41,8 @@ class Survey:
     """Tasks that have a sighting."""
     due: int
     """Sightings of waiting tasks whose time is over."""
+    strange: Mapping[str | None, int] = field(default_factory=dict)
+    """Statuses without a meaning on tasks never seen otherwise, and on how many; at most STRANGE_LIMIT of them."""
 
     @property
     def new(self) -> int:
@@ -57,13 +60,9 @@ class Survey:
         return self.seen - sum(g.tasks for g in self.groups if g.word is not None and g.last_seen is not None)
 
     @property
-    def strange(self) -> dict[str | None, int]:
-        """Statuses without a meaning on tasks never seen otherwise, and on how many."""
-        counts = dict[str | None, int]()
-        for group in self.groups:
-            if group.word is None and group.last_seen is None:
-                counts[group.status] = counts.get(group.status, 0) + group.tasks
-        return counts
+    def unknown(self) -> int:
+        """Tasks whose status has no meaning, and that were never seen otherwise."""
+        return sum(g.tasks for g in self.groups if g.word is None and g.last_seen is None)
 
     def count(self, word: str) -> int:
         """Tasks whose status equals this configured word (waiting or enrolled)."""
@@ -72,28 +71,44 @@ class Survey:
 
 def survey(database: Database, tables: Tables, now: datetime, timeout: float) -> Survey:
     """One statement over the open tasks and the sightings. `timeout` in seconds."""
-    totals = select(
-        select(func.count()).select_from(sightings).scalar_subquery().label("seen"),
-        select(func.count()).where(is_due(tables, now, timeout)).scalar_subquery().label("due"),
-    ).subquery("totals")
-    groups = (
+    known_or_not = tables.tasks.outerjoin(sightings, sightings.c.task_id == tables.id)
+    by_status = (
         select(
             tables.status.label("status"), sightings.c.last_seen_status.label("last_seen"), func.count().label("tasks")
         )
-        .select_from(tables.tasks.outerjoin(sightings, sightings.c.task_id == tables.id))
+        .select_from(known_or_not)
         .where(_is_not_over(tables))
         .group_by(tables.status, sightings.c.last_seen_status)
-        .subquery("status_groups")
+        .subquery("by_status")
     )
-    statement = select(
-        totals.c.seen, totals.c.due, groups.c.status, tables.word(groups.c.status), groups.c.last_seen, groups.c.tasks
-    ).select_from(totals.outerjoin(groups, true()))
+    by_word = select(tables.word(by_status.c.status).label("word"), by_status.c.last_seen, by_status.c.tasks).subquery(
+        "by_word"
+    )
+    strange = (
+        select(literal("strange"), cast(tables.status, String(STATUS_LENGTH)), null(), func.count())
+        .select_from(known_or_not)
+        .where(tables.is_unknown(), sightings.c.task_id.is_(None))
+        .group_by(tables.status)
+        .limit(STRANGE_LIMIT)
+        .subquery("strange")
+    )
+    statement = union_all(
+        select(literal("tasks"), by_word.c.word, by_word.c.last_seen, func.sum(by_word.c.tasks)).group_by(
+            by_word.c.word, by_word.c.last_seen
+        ),
+        select(*strange.c),
+        select(literal("seen"), null(), null(), func.count()).select_from(sightings),
+        select(literal("due"), null(), null(), func.count()).where(is_due(tables, now, timeout)),
+    )
     with database.reading() as connection:
-        rows = connection.execute(statement).all()
-    found = tuple(
-        Group(status, word, last_seen, tasks) for _, _, status, word, last_seen, tasks in rows if tasks is not None
+        rows = [(kind, label, last_seen, int(tasks)) for kind, label, last_seen, tasks in connection.execute(statement)]
+    totals = {kind: tasks for kind, _, _, tasks in rows}
+    return Survey(
+        tuple(Group(word, last_seen, tasks) for kind, word, last_seen, tasks in rows if kind == "tasks"),
+        seen=totals["seen"],
+        due=totals["due"],
+        strange={status: tasks for kind, status, _, tasks in rows if kind == "strange"},
     )
-    return Survey(found, seen=rows[0].seen, due=rows[0].due)
 
 
 def glance(database: Database, tables: Tables, now: datetime, timeout: float) -> Survey | None:
@@ -101,30 +116,29 @@ def glance(database: Database, tables: Tables, now: datetime, timeout: float) ->
     mine = select(
         literal("seen"),
         sightings.c.last_seen_status,
-        sightings.c.last_seen_status,
         *_moments(sightings.c.task_id),
     ).group_by(sightings.c.last_seen_status)
     theirs = (
         select(tables.status.label("status"), *_moments(tables.id))
-        .where(_is_not_over(tables))
+        .where(tables.is_open())
         .group_by(tables.status)
-        .subquery("status_groups")
+        .subquery("by_status")
     )
     due = select(func.count()).where(is_due(tables, now, timeout)).scalar_subquery()
     statement = union_all(
-        select(literal("task"), cast(theirs.c.status, String(64)), tables.word(theirs.c.status), *theirs.c[1:]),
+        select(literal("tasks"), tables.word(theirs.c.status), *theirs.c[1:]),
         mine,
-        select(literal("due"), null(), null(), due, literal(0), literal(0)),
+        select(literal("due"), null(), due, literal(0), literal(0)),
     )
     with database.reading() as connection:
-        rows = connection.execute(statement).all()
-    groups = tuple(Group(status, word, word, tasks) for kind, status, word, tasks, _, _ in rows if kind == "task")
-    tasks = {(word, *map(int, moments)) for kind, _, word, *moments in rows if kind == "task" and word is not None}
-    seen = {(word, *map(int, moments)) for kind, _, word, *moments in rows if kind == "seen"}
+        rows = [(kind, word, *map(int, moments)) for kind, word, *moments in connection.execute(statement)]
+    tasks, seen = ({row[1:] for row in rows if row[0] == kind} for kind in ("tasks", "seen"))
     if tasks != seen:
         return None
-    total = sum(tasks for kind, _, _, tasks, _, _ in rows if kind == "seen")
-    return Survey(groups, seen=total, due=next(int(row[3]) for row in rows if row[0] == "due"))
+    groups = tuple(Group(word, word, count) for word, count, *_ in tasks)
+    return Survey(
+        groups, seen=sum(group.tasks for group in groups), due=next(row[2] for row in rows if row[0] == "due")
+    )
 
 
 def _moments(key: ColumnElement[int]) -> tuple[ColumnElement[int], ...]:

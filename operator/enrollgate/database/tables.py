@@ -29,6 +29,9 @@ INSTANT = DateTime().with_variant(MYSQL_DATETIME(fsp=6), "mysql", "mariadb")
 KEY = BigInteger().with_variant(Integer(), "sqlite")
 """SQLite numbers rows by itself only for its own word INTEGER."""
 
+STATUS_LENGTH = 64
+"""Characters of a configured status word, at most; of others no more are read."""
+
 ours = MetaData()
 
 sightings = Table(
@@ -36,7 +39,7 @@ sightings = Table(
     ours,
     Column("task_id", KEY, primary_key=True, autoincrement=False),
     Column("first_seen_at", INSTANT, nullable=False),
-    Column("last_seen_status", String(64), nullable=False),
+    Column("last_seen_status", String(STATUS_LENGTH), nullable=False),
     Index("ix_enrollgate_tasks_status_seen", "last_seen_status", "first_seen_at"),
 )
 """One row for each task that is waiting or enrolled: since when we know it. Gone when the task is over."""

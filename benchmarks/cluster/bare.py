@@ -1,7 +1,11 @@
-"""The bare loop: the Jobs that the operator would make, as many requests at once as it sends, and nothing else."""
+"""The bare loop: the Jobs that the operator would make, as many requests at once as it sends, and nothing else.
+
+It prints when it began, by the clock that all processes of a machine share (CLOCK_MONOTONIC).
+"""
 
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
@@ -21,6 +25,7 @@ def main() -> None:
         order = RunOrder(f"{settings.installation}-{task}-1", task, 1, "https://courses.example.com/1", "cookies.txt")
         api.request("POST", f"/apis/batch/v1/namespaces/{namespace}/jobs", body=build_job(order, common))
 
+    print(time.monotonic())
     with ThreadPoolExecutor(settings.kubernetes.create_concurrency) as pool:
         list(pool.map(create, range(1, int(sys.argv[1]) + 1)))
 

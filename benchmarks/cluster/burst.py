@@ -14,7 +14,10 @@ from enrollgate.domain.report import Report
 
 
 def measure_cluster_burst(cluster: Cluster, url: str, jobs: int) -> list[dict[str, object]]:
-    """The bare loop once before and once after the operator, for what the API server has grown meanwhile to count for neither."""
+    """The bare loop once before and once after the operator, for what the API server has grown meanwhile to count for neither.
+
+    Of the operator, everything counts from the commit of the rows to the last Job: noticing them, claiming, creating, recording.
+    """
     before = _bare(cluster, url, jobs)
     operator, completed = _operator(cluster, url, jobs)
     after = _bare(cluster, url, jobs)
@@ -33,30 +36,33 @@ def _bare(cluster: Cluster, url: str, jobs: int) -> float:
     with place(cluster, url) as world:
         watch = JobWatch(cluster, world.namespace)
         command = [sys.executable, "-m", "benchmarks.cluster.bare", str(jobs)]
-        subprocess.run(command, check=True, env=world.environment)
+        done = subprocess.run(command, check=True, env=world.environment, stdout=subprocess.PIPE, text=True)
         world.wait_for(lambda: len(watch.appeared) >= jobs, "the Jobs are there", patience=1200)
         _settle(world, jobs)
-        return watch.per_second()
+        return watch.per_second(float(done.stdout))
 
 
 def _operator(cluster: Cluster, url: str, jobs: int) -> tuple[float, float]:
     """Jobs made per second, and then, once all pods may end, rows completed per second."""
     report = Report(None, "3 items delivered", items_delivered=3, destination_url="https://drive.test/f")
-    with place(cluster, url, MAX_CONCURRENT_RUNS=str(jobs), LOG_LEVEL="warning") as world:
+    with place(cluster, url, MAX_CONCURRENT_RUNS=str(jobs)) as world:
         watch = JobWatch(cluster, world.namespace)
         process = world.start_operator()
+        (first,) = world.add("processing")
+        world.wait_for(lambda: f"ENROLL CHECK task={first} " in world.log, "the operator makes passes")
         enroll(world, jobs)
+        committed = time.monotonic()
         world.wait_for(lambda: len(watch.appeared) >= jobs, "the Jobs are there", patience=1200)
         _settle(world, jobs)
         mimic = Mimic(cluster, world.namespace, report.encode())
         mimic.start()
         begin = time.monotonic()
-        world.wait_for(lambda: world.statuses() == {"completed": jobs}, "all rows are completed", patience=1200)
+        world.wait_for(lambda: world.statuses().get("completed") == jobs, "all rows are completed", patience=1200)
         completed = jobs / (time.monotonic() - begin)
         mimic.stop()
         world.stop_operator(process)
         assert len(watch.appeared) == jobs, "a task had two Jobs"
-        return watch.per_second(), completed
+        return watch.per_second(committed), completed
 
 
 def enroll(world: ClusterWorld, rows: int) -> None:

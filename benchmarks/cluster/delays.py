@@ -74,7 +74,7 @@ def _to_job(cluster: Cluster, url: str, tasks: int, interval: float) -> list[flo
         world.wait_for(lambda: f"task={ids[-1]} " in world.log, "the operator has seen the rows")
         committed = {}
         for task in ids:
-            time.sleep(random.uniform(0, interval))
+            time.sleep(random.uniform(0, min(interval, 0.5)))
             world.set(task, "enrolled")
             committed[f"school-{task}-1"] = time.monotonic()
         world.wait_for(lambda: len(moments.visible) == tasks, "all Jobs are there")
@@ -96,10 +96,11 @@ def _to_row(cluster: Cluster, url: str, tasks: int) -> list[float]:
         world.wait_for(lambda: len(mimic.running) == tasks, "all pods run")
         completed: dict[str, float] = {}
         for name in list(mimic.running):
-            time.sleep(random.uniform(0, 0.5))
+            time.sleep(random.uniform(0, 0.2))
             mimic.finish([name])
             job = name.rpartition("-")[0].rpartition("-")[0]
             _note_completion(world, job, completed)
+        world.wait_for(lambda: len(moments.complete) == tasks, "the watch has seen all Jobs end")
         world.stop_operator(process)
         mimic.stop()
         return [at - moments.complete[job] for job, at in completed.items()]

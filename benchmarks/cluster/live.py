@@ -17,11 +17,12 @@ from benchmarks.cluster.place import JobWatch, cpu_seconds, place
 from benchmarks.memory import peak
 
 EVENTS = 1_000
+DEFAULT_INTERVAL = 10
 FINISHED = 100
 """Fewer than the loop's FOCUS_LIMIT, beyond which one full pass is cheaper."""
 
 
-def measure_live(cluster: Cluster, url: str, levels: tuple[int, ...]) -> list[dict[str, object]]:
+def measure_live(cluster: Cluster, url: str, levels: tuple[int, ...]) -> list[dict[str, float]]:
     """One namespace that fills up from level to level; the operator is begun anew at each."""
     rows = []
     with place(cluster, url, MAX_CONCURRENT_RUNS=str(levels[-1]), LOG_LEVEL="warning") as world:
@@ -39,10 +40,11 @@ def measure_live(cluster: Cluster, url: str, levels: tuple[int, ...]) -> list[di
             rows.append(_measure(world, level, range(finished + 1, finished + FINISHED + 1)))
             finished += FINISHED
         mimic.stop()
-    return rows
+    least = rows[0]["cpu_s_per_1000_events"]
+    return [row | {"event_cost_against_the_first": row["cpu_s_per_1000_events"] / least} for row in rows]
 
 
-def _measure(world: ClusterWorld, level: int, let_end: range) -> dict[str, object]:
+def _measure(world: ClusterWorld, level: int, let_end: range) -> dict[str, float]:
     port = free_port()
     begin = time.perf_counter()
     process = world.start_operator(HTTP_PORT=str(port), CHECK_INTERVAL="86400")
@@ -71,6 +73,7 @@ def _measure(world: ClusterWorld, level: int, let_end: range) -> dict[str, objec
         "peak_mb": memory,
         "cpu_s_per_1000_events": events * 1000 / EVENTS,
         "cpu_ms_per_finished_job": finished * 1000 / len(let_end),
+        "steady_percent_of_a_core": _steady(world),
     }
 
 
@@ -82,11 +85,26 @@ def _is_ready(port: int) -> bool:
         return False
 
 
+def _steady(world: ClusterWorld) -> float:
+    """Percent of one processor that an operator uses at the default interval, when nothing happens."""
+    port = free_port()
+    process = world.start_operator(HTTP_PORT=str(port), CHECK_INTERVAL=str(DEFAULT_INTERVAL))
+    world.wait_for(lambda: _is_ready(port), "the operator is ready")
+    time.sleep(DEFAULT_INTERVAL)
+    begin = cpu_seconds(process.pid)
+    time.sleep(6 * DEFAULT_INTERVAL)
+    used = cpu_seconds(process.pid) - begin
+    world.stop_operator(process)
+    return used / (6 * DEFAULT_INTERVAL) * 100
+
+
 def _cpu_until_quiet(pid: int) -> float:
     """Waits until the process does nothing any more; gives what it used until then."""
     begin = last = cpu_seconds(pid)
     quiet = 0
+    deadline = time.monotonic() + 600
     while quiet < 3:
+        assert time.monotonic() < deadline, "the operator does not come to rest"
         time.sleep(1)
         now = cpu_seconds(pid)
         quiet = quiet + 1 if now - last <= 0.02 else 0

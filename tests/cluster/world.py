@@ -189,7 +189,7 @@ class ClusterWorld:
         try:
             self.cluster.wait_for(condition, patience, what)
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.runs()}\n{self.log[-4000:]}") from None
+            raise AssertionError(f"{error}\n{self.runs()[:50]}\n{self.log[-4000:]}") from None
 
     def wait_for_status(self, task: int, status: str) -> None:
         self.wait_for(lambda: self.status(task) == status, f"task {task} becomes {status}")

@@ -103,8 +103,14 @@ class Mimic:
         }
         path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/status"
         headers = {"Content-Type": "application/merge-patch+json"}
-        connection.request("PATCH", path, json.dumps({"status": status}), headers)
-        answer = connection.getresponse()
+        body = json.dumps({"status": status})
+        try:
+            connection.request("PATCH", path, body, headers)
+            answer = connection.getresponse()
+        except (http.client.HTTPException, OSError):  # the server closes what was idle for long; asked again, it connects again
+            connection.close()
+            connection.request("PATCH", path, body, headers)
+            answer = connection.getresponse()
         said = answer.read()
         assert answer.status in (200, 404), said  # 404: deleted meanwhile
 

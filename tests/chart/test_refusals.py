@@ -14,6 +14,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"destination": "drive:x", "database": {"host": "h"}},
         "database.host needs database.user and database.name",
     ),
+    "parts of what is no Secret": (
+        {"destination": "drive:x", "database": {"url": "mysql://u:p@h/n", "form": "parts"}},
+        "database.form says what database.existingSecret holds",
+    ),
     "no destination": (DATABASE, "No destination: set destination"),
     "a directory that is lost": (DATABASE | {"destination": "directory:/courses"}, "destinationVolume.existingClaim"),
     "a volume for nothing": (REQUIRED | {"destinationVolume": {"existingClaim": "c"}}, "destination is no directory"),

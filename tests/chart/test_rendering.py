@@ -1,6 +1,7 @@
 """What the chart renders: valid, restricted, complete."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tests.cluster.chart import CHART
 from enrollgate.domain.order import RunOrder
 from enrollgate.launchers.kubernetes import permissions
 from enrollgate.launchers.kubernetes.manifest import JobSettings, build_job
-from enrollgate.settings import PREFIX, variables
+from enrollgate.settings import PREFIX, SettingsError, load_settings, variables
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
 NOT_FOR_THE_CHART = frozenset(
@@ -53,6 +54,7 @@ NO_EXTRAS = REQUIRED | {
 }
 CASES = {"required": REQUIRED, "everything": EVERYTHING, "directory": DIRECTORY, "parts": PARTS, "least": NO_EXTRAS}
 CHOICES = [
+    *(merged(REQUIRED, {"database": {"form": each}}) for each in ("url", "parts")),
     *({"image": {"pullPolicy": each}} for each in ("Always", "IfNotPresent", "Never")),
     {"downloader": "yt-dlp"},
     *({"logFormat": each} for each in ("json", "text")),
@@ -164,15 +166,53 @@ def test_values_reach_their_settings_as_they_were_written(tmp_path: Path) -> Non
 
 
 def test_the_keys_of_a_secret_can_have_other_names(tmp_path: Path) -> None:
-    container = one(render(tmp_path, EVERYTHING), "Deployment")["spec"]["template"]["spec"]["containers"][0]
-    references = {
+    for container in containers_with_a_database(tmp_path, EVERYTHING):
+        assert references(container) == {
+            "ENROLLGATE_DATABASE__HOST": {"name": "courses-database", "key": "db-host"},
+            "ENROLLGATE_DATABASE__PORT": {"name": "courses-database", "key": "db-port", "optional": True},
+            "ENROLLGATE_DATABASE__USER": {"name": "courses-database", "key": "db-user"},
+            "ENROLLGATE_DATABASE__PASSWORD": {"name": "courses-database", "key": "db-password"},
+            "ENROLLGATE_DATABASE__NAME": {"name": "courses-database", "key": "db-name"},
+        }
+
+
+def containers_with_a_database(folder: Path, values: dict[str, Any]) -> list[dict[str, Any]]:
+    """The containers of operator, migration and doctor."""
+    found = [container for pod in pods(render(folder, values)) for container in pod["containers"]]
+    assert {each["name"] for each in found} == {"operator", "migrate", "doctor"}
+    return found
+
+
+def references(container: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What it wants of Secrets, by variable."""
+    return {
         each["name"]: each["valueFrom"]["secretKeyRef"]
         for each in container["env"]
-        if "DATABASE" in each["name"] and "valueFrom" in each
+        if "secretKeyRef" in each.get("valueFrom", {})
     }
 
-    assert references["ENROLLGATE_DATABASE_URL"] == {"name": "courses-database", "key": "dsn", "optional": True}
-    assert references["ENROLLGATE_DATABASE__PASSWORD"]["key"] == "db-password"
+
+@pytest.mark.parametrize("name", ["required", "directory", "parts"])
+def test_a_pod_without_the_keys_of_its_database_does_not_start(tmp_path: Path, name: str) -> None:
+    """An optional key that is missing would leave a pod without an address, and the migration would find nothing to do."""
+    wanted = {"HOST", "USER", "PASSWORD", "NAME"} if name == "parts" else {"URL"}
+    for container in containers_with_a_database(tmp_path, CASES[name]):
+        needed = {variable for variable, key in references(container).items() if not key.get("optional")}
+        assert {variable.removeprefix("ENROLLGATE_DATABASE").lstrip("_") for variable in needed} == wanted
+
+
+def test_the_migration_refuses_to_run_without_a_database_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own variables, should the Secret's be lost on the way."""
+    (migrate,) = (each for each in containers_with_a_database(tmp_path, REQUIRED) if each["name"] == "migrate")
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    for name, value in settings_of(migrate).items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(SettingsError, match=r"ENROLLGATE_DATABASE_URL.*database\.existingSecret.*`url`.*`parts`.*host"):
+        load_settings()
 
 
 def test_no_password_is_outside_a_secret(tmp_path: Path) -> None:
@@ -239,9 +279,7 @@ def test_the_migration_finds_its_secret_before_the_release_is_there(tmp_path: Pa
     objects = render(tmp_path, PARTS)
     job, secret = one(objects, "Job", "-migrate"), one(objects, "Secret", "-migrate")
     weights = [int(each["metadata"]["annotations"]["helm.sh/hook-weight"]) for each in (secret, job)]
-    names = {
-        each["valueFrom"]["secretKeyRef"]["name"] for each in job["spec"]["template"]["spec"]["containers"][0]["env"]
-    }
+    names = {each["name"] for each in references(job["spec"]["template"]["spec"]["containers"][0]).values()}
 
     assert names == {secret["metadata"]["name"]}
     assert weights == sorted(weights)

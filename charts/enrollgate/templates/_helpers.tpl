@@ -59,6 +59,7 @@ app.kubernetes.io/part-of: enrollgate
 {{- range list $database.existingSecret $database.url $database.host }}{{ if . }}{{ $ways = add1 $ways }}{{ end }}{{ end -}}
 {{- if eq (int $ways) 0 }}{{ fail "No database: set database.existingSecret (a Secret with the key `url`), or database.url for a try-out." }}{{ end -}}
 {{- if gt (int $ways) 1 }}{{ fail "database.existingSecret, database.url and database.host exclude each other: keep one of them." }}{{ end -}}
+{{- if and $database.url (eq $database.form "parts") }}{{ fail "database.form says what database.existingSecret holds, and database.url is no Secret: remove one of them." }}{{ end -}}
 {{- if not (regexMatch "^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$" (include "enrollgate.installation" .)) }}{{ fail (printf "The installation's name would be %q, which must begin with a letter: set installation." (include "enrollgate.installation" .)) }}{{ end -}}
 {{- if and $database.host (not (and $database.user $database.name)) }}{{ fail "database.host needs database.user and database.name, too." }}{{ end -}}
 {{- if not .Values.destination }}{{ fail "No destination: set destination to drive:<folder id>, or to directory:/path together with destinationVolume." }}{{ end -}}
@@ -142,14 +143,21 @@ app.kubernetes.io/part-of: enrollgate
 {{- end }}
 {{- end -}}
 
-{{/* The database's address, as variables that refer to a Secret: (dict "root" $ "secret" <name>). */}}
+{{/* What the Secret holds: `url` or `parts`. */}}
+{{- define "enrollgate.databaseForm" -}}
+{{- if .Values.database.existingSecret }}{{ .Values.database.form }}{{ else }}{{ ternary "url" "parts" (not .Values.database.host) }}{{ end -}}
+{{- end -}}
+
+{{/* The database's address, as variables that refer to a Secret: (dict "root" $ "secret" <name>). A key that is not there keeps the
+     pod from starting: without an address, it would have to guess. */}}
 {{- define "enrollgate.databaseEnv" -}}
 {{- $secret := .secret }}
 {{- with .root }}
-{{- range $variable, $key := dict "DATABASE_URL" "url" "DATABASE__HOST" "host" "DATABASE__PORT" "port" "DATABASE__USER" "user" "DATABASE__PASSWORD" "password" "DATABASE__NAME" "name" }}
+{{- $parts := dict "DATABASE__HOST" "host" "DATABASE__PORT" "port" "DATABASE__USER" "user" "DATABASE__PASSWORD" "password" "DATABASE__NAME" "name" }}
+{{- range $variable, $key := ternary (dict "DATABASE_URL" "url") $parts (eq (include "enrollgate.databaseForm" .) "url") }}
 - name: ENROLLGATE_{{ $variable }}
   valueFrom:
-    secretKeyRef: {name: {{ $secret }}, key: {{ $.root.Values.database.existingSecret | empty | ternary $key (get $.root.Values.database.keys $key) }}, optional: true}
+    secretKeyRef: {name: {{ $secret }}, key: {{ $.root.Values.database.existingSecret | empty | ternary $key (get $.root.Values.database.keys $key) }}{{ if eq $key "port" }}, optional: true{{ end }}}
 {{- end }}
 {{- if .Values.database.tlsCASecret }}
 - name: ENROLLGATE_DATABASE__TLS_CA

@@ -84,7 +84,7 @@ app.kubernetes.io/part-of: enrollgate
 {{- end -}}
 {{- end -}}
 
-{{/* The settings, one line each: name and value, as far as they are set. */}}
+{{/* The settings, one line each: name and value, as far as they are set. `$$` is a `$` that Kubernetes leaves alone. */}}
 {{- define "enrollgate.settings" -}}
 {{- $v := .Values -}}
 {{- $settings := dict
@@ -138,7 +138,7 @@ app.kubernetes.io/part-of: enrollgate
 {{- range $name, $value := $settings }}
 {{- if ne (toString $value) "" }}
 - name: ENROLLGATE_{{ $name }}
-  value: {{ include "enrollgate.text" $value | quote }}
+  value: {{ include "enrollgate.text" $value | replace "$" "$$" | quote }}
 {{- end }}
 {{- end }}
 {{- end -}}

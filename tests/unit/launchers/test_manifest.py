@@ -1,11 +1,14 @@
 """An order becomes a Job, and what a deployment wants different is laid upon it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.chart.rendering import settings_of
+from tests.cluster.pod_runner.expansion import expand
 
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.reasons import PERMANENT_EXIT_CODES
@@ -41,6 +44,25 @@ def test_the_worker_gets_no_token_and_no_address() -> None:
     assert "@" not in str(job)
     names = [each["name"] for each in container(job)["env"]]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://courses.example.com/a$$b", "https://x.example/$(ENROLLGATE_TASK_ID)?t=$$(HOME)", "https://x.example/$"],
+)
+def test_an_address_arrives_as_node_js_wrote_it(url: str) -> None:
+    settings = replace(SETTINGS, environment={"ENROLLGATE_DOWNLOAD_COMMAND": url})
+    found = settings_of(container(build_job(replace(ORDER, course_url=url), settings)))
+    assert found["ENROLLGATE_COURSE_URL"] == found["ENROLLGATE_DOWNLOAD_COMMAND"] == url
+    assert found["ENROLLGATE_TASK_ID"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("text", "expanded"),
+    [("$(A)", "1"), ("$$(A)", "$(A)"), ("$$$(A)", "$1"), ("$(B) $A $", "$(B) $A $"), ("$$$$", "$$"), ("$(A", "$(A")],
+)
+def test_what_stands_for_the_kubelet_expands_as_it_does(text: str, expanded: str) -> None:
+    assert expand(text, {"A": "1"}) == expanded
 
 
 def test_a_name_merges_and_everything_else_stays() -> None:

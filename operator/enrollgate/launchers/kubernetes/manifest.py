@@ -166,9 +166,14 @@ def _environment(order: RunOrder, settings: JobSettings) -> list[Json]:
         values["ENROLLGATE_DRIVE_CREDENTIALS"] = f"{DRIVE}/credentials.json"
     failed_tries = "metadata.annotations['batch.kubernetes.io/job-index-failure-count']"
     return [
-        *({"name": name, "value": value} for name, value in values.items()),
+        *({"name": name, "value": _literal(value)} for name, value in values.items()),
         {"name": "ENROLLGATE_FAILED_TRIES", "valueFrom": {"fieldRef": {"fieldPath": failed_tries}}},
     ]
+
+
+def _literal(value: str) -> str:
+    """Written so that it arrives as it is: Kubernetes would replace `$(NAME)`, and make one of two `$`."""
+    return value.replace("$", "$$")
 
 
 def _volumes(settings: JobSettings) -> tuple[list[Json], list[Json]]:

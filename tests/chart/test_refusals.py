@@ -41,6 +41,23 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         REQUIRED | {"worker": {"jobTemplate": {"metadata": {"name": "x"}}}},
         "leave metadata.name out",
     ),
+    "another place for all Jobs": (
+        REQUIRED | {"worker": {"jobTemplate": {"metadata": {"namespace": "x"}}}},
+        "leave it out, Jobs are where the operator looks for them",
+    ),
+    "a label that Jobs are known by": (
+        REQUIRED | {"worker": {"labels": {"enrollgate.io/installation": "x"}}},
+        "worker.labels sets the label enrollgate.io/installation: leave enrollgate.io/ out",
+    ),
+    "such a label in the overlay": (
+        REQUIRED | {"worker": {"jobTemplate": {"metadata": {"labels": {"enrollgate.io/recorded": "true"}}}}},
+        "worker.jobTemplate sets the label enrollgate.io/recorded",
+    ),
+    "such a label of the pods": (
+        REQUIRED
+        | {"worker": {"jobTemplate": {"spec": {"template": {"metadata": {"labels": {"enrollgate.io/attempt": "9"}}}}}}},
+        "worker.jobTemplate's pod sets the label enrollgate.io/attempt",
+    ),
     "an installation that begins with a digit": (REQUIRED | {"fullnameOverride": "1st"}, "set installation"),
     "an unknown value": (REQUIRED | {"replica": 2}, "additional properties 'replica' not allowed"),
     "an unknown value below": (REQUIRED | {"worker": {"resource": {}}}, "'resource' not allowed"),

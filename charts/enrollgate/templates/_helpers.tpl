@@ -71,7 +71,12 @@ app.kubernetes.io/part-of: enrollgate
 {{- if and $directory (or .Values.drive.existingSecret .Values.drive.subject) }}{{ fail "drive is set, but destination is no Drive folder: remove one of them." }}{{ end -}}
 {{- if and .Values.worker.automountServiceAccountToken (not .Values.worker.serviceAccountName) }}{{ fail "worker.automountServiceAccountToken needs worker.serviceAccountName: name the account whose token workers get." }}{{ end -}}
 {{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) }}{{ fail "serviceAccount.create: false needs serviceAccount.name, the account that the operator runs as." }}{{ end -}}
-{{- if dig "metadata" "name" "" .Values.worker.jobTemplate }}{{ fail "worker.jobTemplate names its Job: leave metadata.name out, each run has its own." }}{{ end -}}
+{{- $overlay := .Values.worker.jobTemplate -}}
+{{- if dig "metadata" "namespace" "" $overlay }}{{ fail "worker.jobTemplate sets metadata.namespace: leave it out, Jobs are where the operator looks for them." }}{{ end -}}
+{{- range $value, $labels := dict "worker.labels" .Values.worker.labels "worker.jobTemplate" (dig "metadata" "labels" dict $overlay) "worker.jobTemplate's pod" (dig "spec" "template" "metadata" "labels" dict $overlay) -}}
+{{- range $label, $_ := $labels }}{{ if hasPrefix "enrollgate.io/" $label }}{{ fail (printf "%s sets the label %s: leave enrollgate.io/ out, Jobs are known by it." $value $label) }}{{ end }}{{ end -}}
+{{- end -}}
+{{- if dig "metadata" "name" "" $overlay }}{{ fail "worker.jobTemplate names its Job: leave metadata.name out, each run has its own." }}{{ end -}}
 {{- if and (eq .Values.downloader "command") (not .Values.downloadCommand) }}{{ fail "downloader: command needs downloadCommand." }}{{ end -}}
 {{- if and .Values.downloadCommand (ne .Values.downloader "command") }}{{ fail "downloadCommand is set but unused: set downloader: command, too." }}{{ end -}}
 {{- end -}}

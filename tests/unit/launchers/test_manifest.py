@@ -81,6 +81,27 @@ def test_a_variable_from_elsewhere_replaces_its_value() -> None:
     assert source in container(with_template(over))["env"], "a variable with both is refused by the API server"
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        None,
+        {"enrollgate.io/installation": "other", "enrollgate.io/task-id": None, "enrollgate.io/attempt": "9", "a": "b"},
+    ],
+)
+def test_no_template_can_take_away_what_a_job_is_known_by(labels: dict[str, Any] | None) -> None:
+    metadata = {"name": "mine", "namespace": "elsewhere", "labels": labels}
+    job = with_template({"metadata": metadata, "spec": {"template": {"metadata": {"labels": labels}}}})
+    assert (job["metadata"]["name"], job["metadata"]["namespace"]) == ("school-7-2", "courses")
+    for found in (job["metadata"]["labels"], job["spec"]["template"]["metadata"]["labels"]):
+        known = {name: value for name, value in found.items() if name.startswith("enrollgate.io/")}
+        assert known == {
+            "enrollgate.io/installation": "school",
+            "enrollgate.io/task-id": "7",
+            "enrollgate.io/attempt": "2",
+        }
+        assert labels is None or found["a"] == "b", "its other labels stay"
+
+
 def test_null_removes() -> None:
     job = with_template({"spec": {"ttlSecondsAfterFinished": None}})
     assert "ttlSecondsAfterFinished" not in job["spec"]
@@ -117,7 +138,13 @@ def test_what_is_laid_upon_wins_and_laying_it_twice_changes_nothing(base: Any, o
         ("spec: [", "cannot be read"),
         ("- a\n- b\n", "a map with `metadata` and `spec`"),
         ("containers: []", "a map with `metadata` and `spec`"),
-        ("metadata: {name: mine}", "leave metadata.name out"),
+        ("metadata: {name: mine}", "sets metadata.name: leave it out, each run has its own"),
+        ("metadata: {namespace: mine}", "sets metadata.namespace: leave it out"),
+        (
+            "metadata: {labels: {enrollgate.io/task-id: '1'}}",
+            "sets the label enrollgate.io/task-id: leave enrollgate.io/",
+        ),
+        ("spec: {template: {metadata: {labels: {enrollgate.io/x: null}}}}", "sets the label enrollgate.io/x"),
     ],
 )
 def test_a_template_that_is_none_is_refused_by_name(tmp_path: Path, content: str, words: str) -> None:

@@ -49,7 +49,7 @@ def _handler(health: Health) -> type[BaseHTTPRequestHandler]:
             if path == "/metrics":
                 self._answer(HTTPStatus.OK, _PROMETHEUS, metrics.render())
             elif path == "/livez":
-                self._say(health.is_alive(), "ok", "no pass has ended lately")
+                self._say(health.is_alive(), "ok", "no pass has ended or got on lately")
             elif path == "/readyz":
                 self._say(health.is_ready(), "ok", "the last pass was given up, or there was none yet: see the log")
             else:

@@ -30,6 +30,19 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         | {"destination": "directory:/c", "destinationVolume": {"create": True}, "drive": {"existingSecret": "g"}},
         "drive is set, but destination is no Drive folder",
     ),
+    "cookies twice": (
+        REQUIRED | {"cookies": {"existingSecret": "c", "files": {"cookies.txt": "x"}}},
+        "cookies.existingSecret and cookies.files exclude each other",
+    ),
+    "a cookies file that no worker looks for": (
+        REQUIRED | {"cookies": {"files": {"ada@example.com.txt": "x"}}},
+        "'ada@example.com.txt' does not match pattern '^cookies",
+    ),
+    "credentials twice": (
+        REQUIRED | {"drive": {"existingSecret": "g", "credentials": "{}"}},
+        "drive.existingSecret and drive.credentials exclude each other",
+    ),
+    "credentials that are a file's name": (REQUIRED | {"drive": {"credentials": "key.json"}}, "/drive/credentials'"),
     "a command without words": (REQUIRED | {"downloader": "command"}, "downloader: command needs downloadCommand"),
     "words without a command": (REQUIRED | {"downloadCommand": ["wget"]}, "downloadCommand is set but unused"),
     "an account that nobody made": (REQUIRED | {"serviceAccount": {"create": False}}, "needs serviceAccount.name"),

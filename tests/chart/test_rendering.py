@@ -46,13 +46,27 @@ PARTS = {
     "destination": "directory:/courses",
     "destinationVolume": {"existingClaim": "courses"},
 }
+TRY_OUT = {
+    "database": {"url": "mysql://u:p@db:3306/courses"},
+    "destination": "drive:0AbCdEf",
+    "drive": {"credentials": '{"type": "service_account"}'},
+    "cookies": {"files": {"cookies.txt": "# Netscape HTTP Cookie File\n", f"cookies-{'0a' * 16}.txt": "# likewise\n"}},
+    "networkPolicy": {"enabled": True},
+}
 NO_EXTRAS = REQUIRED | {
     "migration": {"enabled": False},
     "rbac": {"create": False},
     "serviceAccount": {"create": False, "name": "mine"},
     "podDisruptionBudget": {"enabled": False},
 }
-CASES = {"required": REQUIRED, "everything": EVERYTHING, "directory": DIRECTORY, "parts": PARTS, "least": NO_EXTRAS}
+CASES = {
+    "required": REQUIRED,
+    "everything": EVERYTHING,
+    "directory": DIRECTORY,
+    "parts": PARTS,
+    "try-out": TRY_OUT,
+    "least": NO_EXTRAS,
+}
 CHOICES = [
     *(merged(REQUIRED, {"database": {"form": each}}) for each in ("url", "parts")),
     *({"image": {"pullPolicy": each}} for each in ("Always", "IfNotPresent", "Never")),
@@ -106,7 +120,11 @@ def _choices(schema: object) -> list[object]:
 def test_everything_is_really_everything() -> None:
     """A value that is added to the chart is added to everything.yaml, or it is one of the few that exclude others."""
     defaults = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
-    exclusive = {("database", name) for name in ("url", "host", "user", "password", "name")} | {("destinationVolume",)}
+    exclusive = {("database", name) for name in ("url", "host", "user", "password", "name")} | {
+        ("destinationVolume",),
+        ("cookies", "files"),
+        ("drive", "credentials"),
+    }
 
     assert _keys(defaults) - _keys(EVERYTHING) <= exclusive | {
         ("destinationVolume", name) for name in defaults["destinationVolume"]
@@ -216,10 +234,68 @@ def test_the_migration_refuses_to_run_without_a_database_server(
 
 
 def test_no_password_is_outside_a_secret(tmp_path: Path) -> None:
-    values = merged(PARTS, {"database": {"password": "unlikely-password"}})
-    others = [each for each in render(tmp_path, values) if each["kind"] != "Secret"]
+    secrets = {
+        "database": {"password": "unlikely-password"},
+        "destination": "drive:x",
+        "destinationVolume": {},
+        "drive": {"credentials": '{"private_key": "unlikely-password"}'},
+        "cookies": {"files": {"cookies.txt": "unlikely-password"}},
+    }
+    values = PARTS | secrets | {"database": PARTS["database"] | secrets["database"]}  # type: ignore[operator]  # both are maps
+    objects = render(tmp_path, values)
+    others = [each for each in objects if each["kind"] != "Secret"]
 
+    assert json.dumps(objects).count("unlikely-password") == 4, "the database's twice, for the migration"
     assert "unlikely-password" not in json.dumps(others)
+
+
+@pytest.mark.parametrize(
+    ("values", "cookies", "drive"),
+    [
+        (TRY_OUT, "school-enrollgate-cookies", "school-enrollgate-drive"),
+        (EVERYTHING, "cookies", "google"),
+        (REQUIRED, None, None),
+    ],
+    ids=["try-out", "everything", "required"],
+)
+def test_workers_and_the_doctor_mount_the_users_secrets_or_those_of_a_try_out(
+    tmp_path: Path, values: dict[str, Any], cookies: str | None, drive: str | None
+) -> None:
+    objects = render(tmp_path, values)
+    settings = settings_of(one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0])
+    mounted = {
+        each["name"]: each["secret"]["secretName"] for each in doctor_of(objects)["spec"]["volumes"] if "secret" in each
+    }
+    made = {each["metadata"]["name"]: each["stringData"] for each in objects if each["kind"] == "Secret"}
+
+    assert settings.get("ENROLLGATE_KUBERNETES__COOKIES_SECRET") == mounted.get("cookies") == cookies
+    assert settings.get("ENROLLGATE_KUBERNETES__DRIVE_SECRET") == mounted.get("drive") == drive
+    if values is TRY_OUT:
+        assert made[str(cookies)] == TRY_OUT["cookies"]["files"]  # type: ignore[index]  # a map
+        assert made[str(drive)] == {"credentials.json": '{"type": "service_account"}'}
+
+
+def doctor_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    return one(objects, "Pod", "-doctor")
+
+
+def test_nothing_of_a_release_outlives_it(tmp_path: Path) -> None:
+    """Helm leaves hooks behind, unless they say otherwise. What cannot be deleted at once, for its log, goes by itself."""
+    hooks = [each for each in render(tmp_path, TRY_OUT) if "helm.sh/hook" in each["metadata"].get("annotations", {})]
+    policies = {
+        (each["kind"], each["metadata"]["name"]): set(
+            each["metadata"]["annotations"]["helm.sh/hook-delete-policy"].split(",")
+        )
+        for each in hooks
+    }
+    always = {"before-hook-creation", "hook-succeeded", "hook-failed"}
+
+    assert policies == {
+        ("Secret", "school-enrollgate-migrate"): always,
+        ("Job", "school-enrollgate-migrate"): always - {"hook-failed"},
+        ("Pod", "school-enrollgate-doctor"): always,
+    }
+    assert one(hooks, "Job")["spec"]["ttlSecondsAfterFinished"] <= 3600
 
 
 def test_the_role_has_the_least_verbs(tmp_path: Path) -> None:
@@ -323,14 +399,19 @@ def test_without_an_overlay_every_job_is_restricted(tmp_path: Path) -> None:
 def test_the_network_policies_select_the_pods_they_are_for(tmp_path: Path) -> None:
     objects = render(tmp_path, EVERYTHING)
     operator = one(objects, "NetworkPolicy", "-operator")["spec"]["podSelector"]
-    workers = one(objects, "NetworkPolicy", "-workers")["spec"]["podSelector"]["matchLabels"]
+    workers = one(objects, "NetworkPolicy", "-workers")["spec"]["podSelector"]
+    database = one(objects, "NetworkPolicy", "-doctor")["spec"]["podSelector"]["matchLabels"]
     order = RunOrder("night-school-7-1", 7, 1, "https://courses.example.com/1", "cookies.txt")
     job = build_job(order, JobSettings("courses", "night-school", "enrollgate:1"))
 
     labels = one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
     assert operator["matchLabels"].items() <= labels.items()
     assert labels["app.kubernetes.io/component"] in operator["matchExpressions"][0]["values"]
-    assert workers.items() <= job["spec"]["template"]["metadata"]["labels"].items()
+    doctor = doctor_of(objects)["metadata"]["labels"]
+    for each in (job["spec"]["template"]["metadata"]["labels"], doctor):
+        assert workers["matchLabels"].items() <= each.items(), "the doctor meets what workers meet"
+        assert each["app.kubernetes.io/component"] in workers["matchExpressions"][0]["values"]
+    assert database.items() <= doctor.items() and not database.items() <= labels.items()
 
 
 def test_releases_in_one_namespace_do_not_clash(tmp_path: Path) -> None:

@@ -52,6 +52,15 @@ app.kubernetes.io/part-of: enrollgate
 {{- .Values.database.existingSecret | default (printf "%s-database" (include "enrollgate.fullname" .)) -}}
 {{- end -}}
 
+{{/* The Secrets that workers mount: the user's, or ours; empty if there is none. */}}
+{{- define "enrollgate.cookiesSecret" -}}
+{{- .Values.cookies.existingSecret | default (.Values.cookies.files | empty | ternary "" (printf "%s-cookies" (include "enrollgate.fullname" .))) -}}
+{{- end -}}
+
+{{- define "enrollgate.driveSecret" -}}
+{{- .Values.drive.existingSecret | default (.Values.drive.credentials | empty | ternary "" (printf "%s-drive" (include "enrollgate.fullname" .))) -}}
+{{- end -}}
+
 {{/* A mistake that the schema cannot see gets its sentence here. */}}
 {{- define "enrollgate.check" -}}
 {{- $database := .Values.database -}}
@@ -68,7 +77,9 @@ app.kubernetes.io/part-of: enrollgate
 {{- if and $directory (not $volume) (not .Values.worker.jobTemplate) }}{{ fail "destination is a directory, which a worker's pod loses with it: set destinationVolume.existingClaim or destinationVolume.create." }}{{ end -}}
 {{- if and $volume (not $directory) }}{{ fail "destinationVolume is set, but destination is no directory: remove one of them." }}{{ end -}}
 {{- if and .Values.destinationVolume.existingClaim .Values.destinationVolume.create }}{{ fail "destinationVolume.existingClaim and destinationVolume.create exclude each other: keep one of them." }}{{ end -}}
-{{- if and $directory (or .Values.drive.existingSecret .Values.drive.subject) }}{{ fail "drive is set, but destination is no Drive folder: remove one of them." }}{{ end -}}
+{{- if and .Values.cookies.existingSecret .Values.cookies.files }}{{ fail "cookies.existingSecret and cookies.files exclude each other: keep one of them." }}{{ end -}}
+{{- if and .Values.drive.existingSecret .Values.drive.credentials }}{{ fail "drive.existingSecret and drive.credentials exclude each other: keep one of them." }}{{ end -}}
+{{- if and $directory (or .Values.drive.existingSecret .Values.drive.credentials .Values.drive.subject) }}{{ fail "drive is set, but destination is no Drive folder: remove one of them." }}{{ end -}}
 {{- if and .Values.worker.automountServiceAccountToken (not .Values.worker.serviceAccountName) }}{{ fail "worker.automountServiceAccountToken needs worker.serviceAccountName: name the account whose token workers get." }}{{ end -}}
 {{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) }}{{ fail "serviceAccount.create: false needs serviceAccount.name, the account that the operator runs as." }}{{ end -}}
 {{- $overlay := .Values.worker.jobTemplate -}}
@@ -129,8 +140,8 @@ app.kubernetes.io/part-of: enrollgate
   "KUBERNETES__IMAGE" (include "enrollgate.image" .)
   "KUBERNETES__IMAGE_PULL_POLICY" $v.image.pullPolicy
   "KUBERNETES__JOB_TEMPLATE" "/etc/enrollgate/job-template/job.yaml"
-  "KUBERNETES__COOKIES_SECRET" $v.cookies.existingSecret
-  "KUBERNETES__DRIVE_SECRET" $v.drive.existingSecret
+  "KUBERNETES__COOKIES_SECRET" (include "enrollgate.cookiesSecret" .)
+  "KUBERNETES__DRIVE_SECRET" (include "enrollgate.driveSecret" .)
   "KUBERNETES__DESTINATION_CLAIM" (include "enrollgate.claim" .)
   "KUBERNETES__SERVICE_ACCOUNT" $v.worker.serviceAccountName
   "KUBERNETES__SCRATCH_VOLUME" $v.worker.scratchVolume

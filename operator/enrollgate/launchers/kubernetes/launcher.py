@@ -10,7 +10,7 @@ live until that pod is gone, so that no second worker is ever started beside the
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import TypeVar
@@ -35,7 +35,7 @@ from enrollgate.launchers.kubernetes.views import (
     pod_view,
     selector_of,
 )
-from enrollgate.launchers.protocol import LauncherRefused
+from enrollgate.launchers.protocol import LauncherRefused, LauncherUnavailable
 
 _LOG = structlog.get_logger("enrollgate")
 FEW = 20
@@ -267,10 +267,17 @@ class KubernetesLauncher:
             raise self._misconfigured(error) from error
 
     def _each(self, function: Callable[[_T], _R], arguments: Iterable[_T]) -> list[_R]:
-        """Applies it to all, some at a time; raises the first error once all have ended."""
+        """Applies it to all, some at a time; raises the first error once all have ended. If the API server is away, those that have
+        not begun never do: each would wait as long.
+        """
         futures: list[Future[_R]] = [self._pool.submit(function, argument) for argument in arguments]
         for future in futures:
-            future.exception()
+            error = future.exception()
+            if isinstance(error, LauncherUnavailable) and not isinstance(error, LauncherRefused):
+                for other in futures:
+                    other.cancel()
+                wait(futures)
+                raise error
         return [future.result() for future in futures]
 
     def _misconfigured(self, error: ApiError) -> LauncherRefused:

@@ -1,7 +1,8 @@
 """Renders manifests/base from the chart: `python scripts/manifests.py [--check]`.
 
 Helm's hooks do not exist here: the migration becomes an init container of the operator, which every start repeats without harm,
-and the doctor pod is left out (`kubectl exec deploy/enrollgate -- enrollgate doctor`). What says "Helm" goes.
+and the doctor pod, with what is only for it, is left out (`kubectl exec deploy/enrollgate -- enrollgate doctor`). What says
+"Helm" goes.
 """
 
 import subprocess
@@ -31,7 +32,8 @@ def render() -> str:
 def from_chart(objects: list[Json]) -> list[Json]:
     """The chart's objects without its hooks, and the migration where it can be."""
     hooks = [each for each in objects if "helm.sh/hook" in each["metadata"].get("annotations", {})]
-    kept = [_without_helm(each) for each in objects if each not in hooks]
+    (doctor,) = (each["metadata"]["name"] for each in hooks if each["kind"] == "Pod")
+    kept = [_without_helm(each) for each in objects if each not in hooks and each["metadata"]["name"] != doctor]
     (deployment,) = (each for each in kept if each["kind"] == "Deployment")
     (migration,) = (each["spec"]["template"]["spec"] for each in hooks if each["kind"] == "Job")
     deployment["spec"]["template"]["spec"]["initContainers"] = migration["containers"]

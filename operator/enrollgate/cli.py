@@ -30,8 +30,8 @@ app = typer.Typer(
 )
 drive_app = typer.Typer(help="Google Drive as destination.", no_args_is_help=True)
 app.add_typer(drive_app, name="drive")
-_OUT = Console()
-_ERR = Console(stderr=True)
+_OUT = Console(emoji=False)
+_ERR = Console(stderr=True, emoji=False)
 _STOP_PATIENCE = 10.0
 """Seconds that a worker which is asked to stop may take to do so cleanly."""
 _MARKS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "failed": "[red]failed [/]"}

@@ -50,7 +50,7 @@ async def _run(settings: Settings) -> None:
     random = Random()  # noqa: S311 -- spreads retries; nothing secret depends on it
     stopped = threading.Event()
     health = health_of(settings)
-    launcher = kubernetes_launcher_of(settings, random=random, stopped=stopped)
+    launcher = kubernetes_launcher_of(settings, random=random, stopped=stopped, progress=health.progressed)
     database = database_of(settings)
     operation = operation_of(
         settings,

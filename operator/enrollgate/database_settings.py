@@ -12,7 +12,7 @@ class DatabaseSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    host: str | None = Field(None, description="Host of the MySQL or MariaDB server.", examples=["mysql"])
+    host: str | None = Field(None, min_length=1, description="Host of the MySQL or MariaDB server.", examples=["mysql"])
     port: int = Field(3306, ge=1, le=65535, description="Its port.")
     user: str | None = Field(None, description="The user to log in as.", examples=["enrollgate"])
     password: SecretStr = Field(SecretStr(""), description="The user's password. Best from a secrets folder.")

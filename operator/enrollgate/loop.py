@@ -21,6 +21,8 @@ _LOG = structlog.get_logger("enrollgate")
 _TROUBLE = (DatabaseMisconfigured, DatabaseUnavailable, LauncherUnavailable)
 ENDING_INTERVAL = 2.0
 """Seconds until another look at runs that are about to be gone."""
+LONGEST_PAUSE = 90.0
+"""Seconds of a launcher's wish to be left alone that are honoured: less than what makes the operator look dead."""
 FOCUS_LIMIT = 200
 """Changed runs that are looked at one by one; more of them make a full pass."""
 
@@ -114,6 +116,8 @@ class Loop:
     def _note_failure(self, error: Exception) -> float:
         self._failures += 1
         pause = min(delay(self._failures, self._backoff, self._random), max(self._interval, self._backoff.base))
+        if isinstance(error, LauncherUnavailable) and error.retry_after > pause:
+            pause = min(error.retry_after, LONGEST_PAUSE) * (1 + self._backoff.jitter * self._random.random())
         trouble = f"{type(error).__name__}: {error}"
         log = _LOG.error if trouble != self._last_trouble else _LOG.debug
         log("the pass was given up and will be tried again", error=trouble, pause_seconds=round(pause, 1))

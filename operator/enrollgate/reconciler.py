@@ -13,7 +13,7 @@ database before it exists at the launcher, and its name follows from its task an
 nothing new.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -30,7 +30,7 @@ from enrollgate.domain.reasons import NOT_BEGUN, Reason, explain
 from enrollgate.domain.redaction import redact
 from enrollgate.domain.run import Outcome, RunState, UnfinishedRun
 from enrollgate.domain.task import TaskState
-from enrollgate.launchers import Launcher, LauncherUnavailable, Story, StoryKind
+from enrollgate.launchers import Launcher, LauncherRefused, Story, StoryKind
 from enrollgate.telemetry import metrics
 
 _LOG = structlog.get_logger("enrollgate")
@@ -67,16 +67,24 @@ class PassSummary:
 
 
 class Reconciler:
-    """Brings runs and tasks in line with each other, one `reconcile` at a time."""
+    """Brings runs and tasks in line with each other, one `reconcile` at a time. `progress` is told of each task dealt with."""
 
     def __init__(
-        self, database: Database, tables: Tables, launcher: Launcher, policy: Policy, *, installation: str
+        self,
+        database: Database,
+        tables: Tables,
+        launcher: Launcher,
+        policy: Policy,
+        *,
+        installation: str,
+        progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._database = database
         self._tables = tables
         self._launcher = launcher
         self._policy = policy
         self._installation = installation
+        self._progress = progress
         self._warned = set[str | None]()
         self._surveyed_at: datetime | None = None
         self._held = 0
@@ -182,6 +190,7 @@ class Reconciler:
             if self._held > HELD_LIMIT:
                 raise
             _LOG.warning("a task is left to the next pass", task=task_id, error=str(error))
+        self._progress()
 
     def _let_go(self, departed: list[gate.Departure], now: datetime) -> None:
         gate.forget(self._database, [d.task_id for d in departed if d.state is not TaskState.UNKNOWN])
@@ -305,7 +314,7 @@ class Reconciler:
     def _ask_to_stop(self, name: str) -> None:
         try:
             self._launcher.stop(name)
-        except LauncherUnavailable as error:  # one run that cannot be stopped now must not hold up the others
+        except LauncherRefused as error:  # one run that cannot be stopped now must not hold up the others
             _LOG.warning("a run could not be stopped; the next pass tries again", run=name, error=str(error))
 
     def _discard(self, names: list[str]) -> None:

@@ -272,7 +272,9 @@ class Settings(BaseSettings):
             )
         if self.database_url is None and self.database.host is None:
             raise ValueError(
-                "ENROLLGATE_LAUNCHER=kubernetes needs a database server: set ENROLLGATE_DATABASE_URL or ENROLLGATE_DATABASE__HOST"
+                "ENROLLGATE_LAUNCHER=kubernetes needs a database server: set ENROLLGATE_DATABASE_URL or ENROLLGATE_DATABASE__HOST "
+                "(in the chart: the Secret that database.existingSecret names has the key `url`, or, with database.form: `parts`, "
+                "the keys host, user, password and name)"
             )
         if self.kubernetes.destination_claim is not None and not self.destination.startswith("directory:"):
             raise ValueError(

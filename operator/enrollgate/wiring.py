@@ -93,17 +93,21 @@ def local_launcher_of(settings: Settings, on_change: Callable[[], None]) -> Loca
     )
 
 
-def kubernetes_launcher_of(settings: Settings, *, random: Random, stopped: threading.Event) -> KubernetesLauncher:
+def kubernetes_launcher_of(
+    settings: Settings, *, random: Random, stopped: threading.Event, progress: Callable[[], None] = lambda: None
+) -> KubernetesLauncher:
     """The launcher that creates Jobs in the cluster this process belongs to. Raises Misconfigured."""
     try:
-        return _kubernetes_launcher_of(settings, random, stopped)
+        return _kubernetes_launcher_of(settings, random, stopped, progress)
     except Unconfigured as error:
         raise NoCluster(str(error)) from error
     except ValueError as error:
         raise Misconfigured(str(error)) from error
 
 
-def _kubernetes_launcher_of(settings: Settings, random: Random, stopped: threading.Event) -> KubernetesLauncher:
+def _kubernetes_launcher_of(
+    settings: Settings, random: Random, stopped: threading.Event, progress: Callable[[], None]
+) -> KubernetesLauncher:
     kubernetes = settings.kubernetes
     api, own_namespace = connect(random=random, sleep=stopped.wait, connections=kubernetes.create_concurrency + 4)
     return KubernetesLauncher(
@@ -112,6 +116,7 @@ def _kubernetes_launcher_of(settings: Settings, random: Random, stopped: threadi
         start_timeout=kubernetes.start_timeout,
         concurrency=kubernetes.create_concurrency,
         clock=utc_now,
+        progress=progress,
     )
 
 
@@ -175,7 +180,9 @@ def operation_of(
     return Operation(
         database=database,
         tables=tables,
-        make_reconciler=lambda: Reconciler(database, tables, launcher(), policy, installation=settings.installation),
+        make_reconciler=lambda: Reconciler(
+            database, tables, launcher(), policy, installation=settings.installation, progress=health.progressed
+        ),
         check_interval=settings.check_interval,
         health=health,
         random=random,

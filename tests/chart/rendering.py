@@ -8,6 +8,7 @@ from typing import Any
 import kubernetes_validate
 import yaml
 from tests.cluster.chart import CHART, helm
+from tests.cluster.pod_runner.expansion import expand
 
 KUBERNETES = "1.37"
 REQUIRED: dict[str, Any] = {"database": {"existingSecret": "courses-database"}, "destination": "drive:0AbCdEf"}
@@ -58,8 +59,12 @@ def one(objects: list[Json], kind: str, ending: str = "") -> Json:
 
 
 def settings_of(container: Json) -> dict[str, str]:
-    """The settings that a container gets as plain values."""
-    return {each["name"]: each["value"] for each in container["env"] if "value" in each}
+    """The settings that a container gets as plain values, once Kubernetes has expanded them."""
+    settings: dict[str, str] = {}
+    for each in container["env"]:
+        if "value" in each:
+            settings[each["name"]] = expand(each["value"], settings)
+    return settings
 
 
 def pods(objects: list[Json]) -> Iterator[Json]:

@@ -14,6 +14,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"destination": "drive:x", "database": {"host": "h"}},
         "database.host needs database.user and database.name",
     ),
+    "parts of what is no Secret": (
+        {"destination": "drive:x", "database": {"url": "mysql://u:p@h/n", "form": "parts"}},
+        "database.form says what database.existingSecret holds",
+    ),
     "no destination": (DATABASE, "No destination: set destination"),
     "a directory that is lost": (DATABASE | {"destination": "directory:/courses"}, "destinationVolume.existingClaim"),
     "a volume for nothing": (REQUIRED | {"destinationVolume": {"existingClaim": "c"}}, "destination is no directory"),
@@ -26,6 +30,19 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         | {"destination": "directory:/c", "destinationVolume": {"create": True}, "drive": {"existingSecret": "g"}},
         "drive is set, but destination is no Drive folder",
     ),
+    "cookies twice": (
+        REQUIRED | {"cookies": {"existingSecret": "c", "files": {"cookies.txt": "x"}}},
+        "cookies.existingSecret and cookies.files exclude each other",
+    ),
+    "a cookies file that no worker looks for": (
+        REQUIRED | {"cookies": {"files": {"ada@example.com.txt": "x"}}},
+        "'ada@example.com.txt' does not match pattern '^cookies",
+    ),
+    "credentials twice": (
+        REQUIRED | {"drive": {"existingSecret": "g", "credentials": "{}"}},
+        "drive.existingSecret and drive.credentials exclude each other",
+    ),
+    "credentials that are a file's name": (REQUIRED | {"drive": {"credentials": "key.json"}}, "/drive/credentials'"),
     "a command without words": (REQUIRED | {"downloader": "command"}, "downloader: command needs downloadCommand"),
     "words without a command": (REQUIRED | {"downloadCommand": ["wget"]}, "downloadCommand is set but unused"),
     "an account that nobody made": (REQUIRED | {"serviceAccount": {"create": False}}, "needs serviceAccount.name"),
@@ -36,6 +53,23 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a name for all Jobs": (
         REQUIRED | {"worker": {"jobTemplate": {"metadata": {"name": "x"}}}},
         "leave metadata.name out",
+    ),
+    "another place for all Jobs": (
+        REQUIRED | {"worker": {"jobTemplate": {"metadata": {"namespace": "x"}}}},
+        "leave it out, Jobs are where the operator looks for them",
+    ),
+    "a label that Jobs are known by": (
+        REQUIRED | {"worker": {"labels": {"enrollgate.io/installation": "x"}}},
+        "worker.labels sets the label enrollgate.io/installation: leave enrollgate.io/ out",
+    ),
+    "such a label in the overlay": (
+        REQUIRED | {"worker": {"jobTemplate": {"metadata": {"labels": {"enrollgate.io/recorded": "true"}}}}},
+        "worker.jobTemplate sets the label enrollgate.io/recorded",
+    ),
+    "such a label of the pods": (
+        REQUIRED
+        | {"worker": {"jobTemplate": {"spec": {"template": {"metadata": {"labels": {"enrollgate.io/attempt": "9"}}}}}}},
+        "worker.jobTemplate's pod sets the label enrollgate.io/attempt",
     ),
     "an installation that begins with a digit": (REQUIRED | {"fullnameOverride": "1st"}, "set installation"),
     "an unknown value": (REQUIRED | {"replica": 2}, "additional properties 'replica' not allowed"),

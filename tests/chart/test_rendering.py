@@ -1,6 +1,7 @@
 """What the chart renders: valid, restricted, complete."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tests.cluster.chart import CHART
 from enrollgate.domain.order import RunOrder
 from enrollgate.launchers.kubernetes import permissions
 from enrollgate.launchers.kubernetes.manifest import JobSettings, build_job
-from enrollgate.settings import PREFIX, variables
+from enrollgate.settings import PREFIX, SettingsError, load_settings, variables
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
 NOT_FOR_THE_CHART = frozenset(
@@ -45,14 +46,29 @@ PARTS = {
     "destination": "directory:/courses",
     "destinationVolume": {"existingClaim": "courses"},
 }
+TRY_OUT = {
+    "database": {"url": "mysql://u:p@db:3306/courses"},
+    "destination": "drive:0AbCdEf",
+    "drive": {"credentials": '{"type": "service_account"}'},
+    "cookies": {"files": {"cookies.txt": "# Netscape HTTP Cookie File\n", f"cookies-{'0a' * 16}.txt": "# likewise\n"}},
+    "networkPolicy": {"enabled": True},
+}
 NO_EXTRAS = REQUIRED | {
     "migration": {"enabled": False},
     "rbac": {"create": False},
     "serviceAccount": {"create": False, "name": "mine"},
     "podDisruptionBudget": {"enabled": False},
 }
-CASES = {"required": REQUIRED, "everything": EVERYTHING, "directory": DIRECTORY, "parts": PARTS, "least": NO_EXTRAS}
+CASES = {
+    "required": REQUIRED,
+    "everything": EVERYTHING,
+    "directory": DIRECTORY,
+    "parts": PARTS,
+    "try-out": TRY_OUT,
+    "least": NO_EXTRAS,
+}
 CHOICES = [
+    *(merged(REQUIRED, {"database": {"form": each}}) for each in ("url", "parts")),
     *({"image": {"pullPolicy": each}} for each in ("Always", "IfNotPresent", "Never")),
     {"downloader": "yt-dlp"},
     *({"logFormat": each} for each in ("json", "text")),
@@ -104,7 +120,11 @@ def _choices(schema: object) -> list[object]:
 def test_everything_is_really_everything() -> None:
     """A value that is added to the chart is added to everything.yaml, or it is one of the few that exclude others."""
     defaults = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
-    exclusive = {("database", name) for name in ("url", "host", "user", "password", "name")} | {("destinationVolume",)}
+    exclusive = {("database", name) for name in ("url", "host", "user", "password", "name")} | {
+        ("destinationVolume",),
+        ("cookies", "files"),
+        ("drive", "credentials"),
+    }
 
     assert _keys(defaults) - _keys(EVERYTHING) <= exclusive | {
         ("destinationVolume", name) for name in defaults["destinationVolume"]
@@ -164,22 +184,118 @@ def test_values_reach_their_settings_as_they_were_written(tmp_path: Path) -> Non
 
 
 def test_the_keys_of_a_secret_can_have_other_names(tmp_path: Path) -> None:
-    container = one(render(tmp_path, EVERYTHING), "Deployment")["spec"]["template"]["spec"]["containers"][0]
-    references = {
+    for container in containers_with_a_database(tmp_path, EVERYTHING):
+        assert references(container) == {
+            "ENROLLGATE_DATABASE__HOST": {"name": "courses-database", "key": "db-host"},
+            "ENROLLGATE_DATABASE__PORT": {"name": "courses-database", "key": "db-port", "optional": True},
+            "ENROLLGATE_DATABASE__USER": {"name": "courses-database", "key": "db-user"},
+            "ENROLLGATE_DATABASE__PASSWORD": {"name": "courses-database", "key": "db-password"},
+            "ENROLLGATE_DATABASE__NAME": {"name": "courses-database", "key": "db-name"},
+        }
+
+
+def containers_with_a_database(folder: Path, values: dict[str, Any]) -> list[dict[str, Any]]:
+    """The containers of operator, migration and doctor."""
+    found = [container for pod in pods(render(folder, values)) for container in pod["containers"]]
+    assert {each["name"] for each in found} == {"operator", "migrate", "doctor"}
+    return found
+
+
+def references(container: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What it wants of Secrets, by variable."""
+    return {
         each["name"]: each["valueFrom"]["secretKeyRef"]
         for each in container["env"]
-        if "DATABASE" in each["name"] and "valueFrom" in each
+        if "secretKeyRef" in each.get("valueFrom", {})
     }
 
-    assert references["ENROLLGATE_DATABASE_URL"] == {"name": "courses-database", "key": "dsn", "optional": True}
-    assert references["ENROLLGATE_DATABASE__PASSWORD"]["key"] == "db-password"
+
+@pytest.mark.parametrize("name", ["required", "directory", "parts"])
+def test_a_pod_without_the_keys_of_its_database_does_not_start(tmp_path: Path, name: str) -> None:
+    """An optional key that is missing would leave a pod without an address, and the migration would find nothing to do."""
+    wanted = {"HOST", "USER", "PASSWORD", "NAME"} if name == "parts" else {"URL"}
+    for container in containers_with_a_database(tmp_path, CASES[name]):
+        needed = {variable for variable, key in references(container).items() if not key.get("optional")}
+        assert {variable.removeprefix("ENROLLGATE_DATABASE").lstrip("_") for variable in needed} == wanted
+
+
+def test_the_migration_refuses_to_run_without_a_database_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own variables, should the Secret's be lost on the way."""
+    (migrate,) = (each for each in containers_with_a_database(tmp_path, REQUIRED) if each["name"] == "migrate")
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    for name, value in settings_of(migrate).items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(SettingsError, match=r"ENROLLGATE_DATABASE_URL.*database\.existingSecret.*`url`.*`parts`.*host"):
+        load_settings()
 
 
 def test_no_password_is_outside_a_secret(tmp_path: Path) -> None:
-    values = merged(PARTS, {"database": {"password": "unlikely-password"}})
-    others = [each for each in render(tmp_path, values) if each["kind"] != "Secret"]
+    secrets = {
+        "database": {"password": "unlikely-password"},
+        "destination": "drive:x",
+        "destinationVolume": {},
+        "drive": {"credentials": '{"private_key": "unlikely-password"}'},
+        "cookies": {"files": {"cookies.txt": "unlikely-password"}},
+    }
+    values = PARTS | secrets | {"database": PARTS["database"] | secrets["database"]}  # type: ignore[operator]  # both are maps
+    objects = render(tmp_path, values)
+    others = [each for each in objects if each["kind"] != "Secret"]
 
+    assert json.dumps(objects).count("unlikely-password") == 4, "the database's twice, for the migration"
     assert "unlikely-password" not in json.dumps(others)
+
+
+@pytest.mark.parametrize(
+    ("values", "cookies", "drive"),
+    [
+        (TRY_OUT, "school-enrollgate-cookies", "school-enrollgate-drive"),
+        (EVERYTHING, "cookies", "google"),
+        (REQUIRED, None, None),
+    ],
+    ids=["try-out", "everything", "required"],
+)
+def test_workers_and_the_doctor_mount_the_users_secrets_or_those_of_a_try_out(
+    tmp_path: Path, values: dict[str, Any], cookies: str | None, drive: str | None
+) -> None:
+    objects = render(tmp_path, values)
+    settings = settings_of(one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0])
+    mounted = {
+        each["name"]: each["secret"]["secretName"] for each in doctor_of(objects)["spec"]["volumes"] if "secret" in each
+    }
+    made = {each["metadata"]["name"]: each["stringData"] for each in objects if each["kind"] == "Secret"}
+
+    assert settings.get("ENROLLGATE_KUBERNETES__COOKIES_SECRET") == mounted.get("cookies") == cookies
+    assert settings.get("ENROLLGATE_KUBERNETES__DRIVE_SECRET") == mounted.get("drive") == drive
+    if values is TRY_OUT:
+        assert made[str(cookies)] == TRY_OUT["cookies"]["files"]  # type: ignore[index]  # a map
+        assert made[str(drive)] == {"credentials.json": '{"type": "service_account"}'}
+
+
+def doctor_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    return one(objects, "Pod", "-doctor")
+
+
+def test_nothing_of_a_release_outlives_it(tmp_path: Path) -> None:
+    """Helm leaves hooks behind, unless they say otherwise. What cannot be deleted at once, for its log, goes by itself."""
+    hooks = [each for each in render(tmp_path, TRY_OUT) if "helm.sh/hook" in each["metadata"].get("annotations", {})]
+    policies = {
+        (each["kind"], each["metadata"]["name"]): set(
+            each["metadata"]["annotations"]["helm.sh/hook-delete-policy"].split(",")
+        )
+        for each in hooks
+    }
+    always = {"before-hook-creation", "hook-succeeded", "hook-failed"}
+
+    assert policies == {
+        ("Secret", "school-enrollgate-migrate"): always,
+        ("Job", "school-enrollgate-migrate"): always - {"hook-failed"},
+        ("Pod", "school-enrollgate-doctor"): always,
+    }
+    assert one(hooks, "Job")["spec"]["ttlSecondsAfterFinished"] <= 3600
 
 
 def test_the_role_has_the_least_verbs(tmp_path: Path) -> None:
@@ -239,9 +355,7 @@ def test_the_migration_finds_its_secret_before_the_release_is_there(tmp_path: Pa
     objects = render(tmp_path, PARTS)
     job, secret = one(objects, "Job", "-migrate"), one(objects, "Secret", "-migrate")
     weights = [int(each["metadata"]["annotations"]["helm.sh/hook-weight"]) for each in (secret, job)]
-    names = {
-        each["valueFrom"]["secretKeyRef"]["name"] for each in job["spec"]["template"]["spec"]["containers"][0]["env"]
-    }
+    names = {each["name"] for each in references(job["spec"]["template"]["spec"]["containers"][0]).values()}
 
     assert names == {secret["metadata"]["name"]}
     assert weights == sorted(weights)
@@ -285,14 +399,19 @@ def test_without_an_overlay_every_job_is_restricted(tmp_path: Path) -> None:
 def test_the_network_policies_select_the_pods_they_are_for(tmp_path: Path) -> None:
     objects = render(tmp_path, EVERYTHING)
     operator = one(objects, "NetworkPolicy", "-operator")["spec"]["podSelector"]
-    workers = one(objects, "NetworkPolicy", "-workers")["spec"]["podSelector"]["matchLabels"]
+    workers = one(objects, "NetworkPolicy", "-workers")["spec"]["podSelector"]
+    database = one(objects, "NetworkPolicy", "-doctor")["spec"]["podSelector"]["matchLabels"]
     order = RunOrder("night-school-7-1", 7, 1, "https://courses.example.com/1", "cookies.txt")
     job = build_job(order, JobSettings("courses", "night-school", "enrollgate:1"))
 
     labels = one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
     assert operator["matchLabels"].items() <= labels.items()
     assert labels["app.kubernetes.io/component"] in operator["matchExpressions"][0]["values"]
-    assert workers.items() <= job["spec"]["template"]["metadata"]["labels"].items()
+    doctor = doctor_of(objects)["metadata"]["labels"]
+    for each in (job["spec"]["template"]["metadata"]["labels"], doctor):
+        assert workers["matchLabels"].items() <= each.items(), "the doctor meets what workers meet"
+        assert each["app.kubernetes.io/component"] in workers["matchExpressions"][0]["values"]
+    assert database.items() <= doctor.items() and not database.items() <= labels.items()
 
 
 def test_releases_in_one_namespace_do_not_clash(tmp_path: Path) -> None:

@@ -2,12 +2,17 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
+from datetime import datetime, timedelta
 
 import pytest
 from tests.cluster.control_plane import Cluster
+from tests.cluster.jobs import pods_of
 from tests.cluster.pod_runner import Fault, PodRunner
 from tests.cluster.test_operator import logged, running_job
 from tests.cluster.world import ClusterWorld, Run
+
+from enrollgate.wiring import utc_now
 
 
 def failed_run(world: ClusterWorld, task: int) -> Run:
@@ -109,6 +114,48 @@ def test_an_evicted_pod_is_not_counted_and_tried_again(world: ClusterWorld, pod_
     world.succeed(name)
     world.wait_for_status(task, "completed")
     assert world.tasks_of_jobs() == [(task, 1)] and len(world.runs(task)) == 1
+
+
+def test_a_run_whose_node_is_drained_long_after_its_start_goes_on(
+    world: ClusterWorld, cluster: Cluster, pod_runner: PodRunner
+) -> None:
+    """The eviction deletes its pod, and the next one, held up by a Secret that is away, is seen when it is seconds old."""
+
+    def older_than(seconds: float, born: datetime) -> Callable[[], bool]:
+        return lambda: utc_now() - born > timedelta(seconds=seconds) or world.status(task) == "failed"
+
+    cluster.secret(world.namespace, "cookies", **{"cookies.txt": ""})
+    (task,) = world.add()
+    world.start_operator(
+        KUBERNETES__START_TIMEOUT="15", KUBERNETES__COOKIES_SECRET="cookies", CHECK_INTERVAL="0.1", MAX_ATTEMPTS="1"
+    )
+    name = running_job(world, task)
+    (first,) = pods_of(cluster, world.namespace)
+    world.wait_for(older_than(17, first.created), "the run is older than a pod may take to start")
+    cluster.api.request("DELETE", f"/api/v1/namespaces/{world.namespace}/secrets/cookies")
+    pod_runner.drain(world.namespace, name)
+    world.wait_for(
+        lambda: [pod.name != first.name for pod in pods_of(cluster, world.namespace)] == [True], "only a new pod"
+    )
+    (second,) = pods_of(cluster, world.namespace)
+    world.wait_for(older_than(3, second.created), "some passes have seen it")
+    cluster.secret(world.namespace, "cookies", **{"cookies.txt": ""})
+    world.succeed(name)
+    world.wait_for(lambda: world.status(task) in ("completed", "failed"), "the task ends")
+    assert world.status(task) == "completed", world.runs(task)
+    assert world.tasks_of_jobs() == [(task, 1)] and len(world.runs(task)) == 1
+
+
+def test_a_second_pod_that_cannot_start_fails_its_task_in_time(world: ClusterWorld, pod_runner: PodRunner) -> None:
+    (task,) = world.add()
+    world.start_operator(KUBERNETES__START_TIMEOUT="3", STOP_GRACE="1")
+    name = running_job(world, task)
+    with pod_runner.fault(Fault.IMAGE_PULL, lambda pod: pod["metadata"]["namespace"] == world.namespace):
+        world.finish(name, code=1)
+        run = failed_run(world, task)
+    assert (
+        run.reason == "ImagePullBackOff" and "a further pod of the Job did not begin to work within 3s" in run.message
+    )
 
 
 def test_a_run_that_takes_too_long_ends_as_deadline_exceeded(world: ClusterWorld) -> None:

@@ -14,7 +14,7 @@ def test_a_job_runs_once_as_its_spec_says(cluster: Cluster, namespace: str, imag
     script = """
         id -u; cat /etc/enrollgate/cookies/cookies.txt; touch /scratch/a /tmp/b && echo writable
         touch /etc/c 2>&1; touch /etc/enrollgate/cookies/d 2>&1; grep CapEff /proc/self/status
-        enrollgate --help >/scratch/help && echo "process $$ on $(hostname)"
+        enrollgate --help >/scratch/help && echo "process $$$$ on $(hostname)"
         printf '%s' "task $ENROLLGATE_TASK_ID, failed before: $ENROLLGATE_FAILED_TRIES" > /dev/termination-log
     """
     job = ended(cluster, make_job(cluster, namespace, script, image, cookies_secret="cookies"))

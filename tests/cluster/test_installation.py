@@ -73,7 +73,9 @@ def test_an_installation_delivers_the_course_of_an_enrolled_row(
     files = sorted(path for path in claim.rglob("*.mp4") if path.is_file())
     assert [path.read_bytes() for path in files] == site.lectures("bread")
     assert {record.account for record in site.records} == {ACCOUNT}
-    assert "Succeeded" in _helm(cluster, namespace, "test", "school")
+    tested = _helm(cluster, namespace, "test", "school", "--logs")
+    assert "Succeeded" in tested and "destination: /courses is writable" in tested
+    assert cluster.find(f"/api/v1/namespaces/{namespace}/pods/school-enrollgate-doctor") is None
     _helm(cluster, namespace, "uninstall", "school", "--wait")
     cluster.wait_for(lambda: not [life for life in pod_runner.running(namespace) if not life.deleted.is_set()])
     assert not cluster.items(f"/apis/apps/v1/namespaces/{namespace}/deployments")

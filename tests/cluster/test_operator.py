@@ -211,3 +211,15 @@ def test_an_operator_that_is_told_to_stop_ends_in_order_and_its_jobs_go_on(world
     world.succeed(name)
     world.wait_for_status(task, "completed")
     assert world.tasks_of_jobs() == [(task, 1)]
+
+
+def test_an_address_with_dollar_signs_reaches_the_worker_as_node_js_wrote_it(world: ClusterWorld) -> None:
+    url = "https://courses.example.com/a$$b?t=$(ENROLLGATE_TASK_ID)&u=$$(HOME)"
+    world.template.write_text(world.template.read_text().replace("trap ", 'echo "<$ENROLLGATE_COURSE_URL>"; trap '))
+    (task,) = world.add(url=url)
+    world.start_operator()
+    running_job(world, task)
+    (pod,) = world.cluster.pods(world.namespace)
+    world.wait_for(
+        lambda: f"<{url}>" in world.cluster.log(world.namespace, pod["metadata"]["name"]), "the worker has its address"
+    )

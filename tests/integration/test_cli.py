@@ -58,6 +58,11 @@ def test_kubernetes_mode_says_what_it_lacks(environment: dict[str, str]) -> None
     assert done.returncode == 2 and "let KUBECONFIG name a kubeconfig file" in done.stderr
 
 
+def test_a_value_is_shown_as_it_was_written(environment: dict[str, str]) -> None:
+    done = run(environment | {"ENROLLGATE_DESTINATION": "drive:x"}, "run")
+    assert done.returncode == 2 and "ENROLLGATE_DESTINATION=drive:x: write drive:<folder id>" in done.stderr
+
+
 def test_doctor_names_each_problem_with_its_remedy_and_fails(environment: dict[str, str]) -> None:
     done = run(environment, "doctor")
     assert done.returncode == 1

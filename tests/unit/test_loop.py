@@ -5,12 +5,17 @@ from collections.abc import Collection
 from dataclasses import replace
 from random import Random
 
+import pytest
 from structlog.testing import capture_logs
 
 from enrollgate.database import DatabaseUnavailable
 from enrollgate.domain.backoff import Backoff
-from enrollgate.loop import FOCUS_LIMIT, Loop
+from enrollgate.launchers import LauncherUnavailable
+from enrollgate.loop import FOCUS_LIMIT, LONGEST_PAUSE, Loop
+from enrollgate.operation import TROUBLE_BACKOFF
 from enrollgate.reconciler import PassSummary
+from enrollgate.settings import Settings
+from enrollgate.wiring import health_of
 
 SUMMARY = PassSummary(waiting=0, enrolled=0, unfinished=0, launched=0, finished=0, expired=0, statements=3)
 NO_PAUSE = Backoff(base=0.001, factor=1.0, cap=0.001)
@@ -67,6 +72,24 @@ def test_trouble_is_logged_once_for_each_cause_and_never_ends_the_loop() -> None
     errors = [entry["error"] for entry in logs if entry["log_level"] == "error"]
     assert errors == [f"DatabaseUnavailable: {word}" for word in ("gone", "slow", "gone")]
     assert [entry["failed_passes"] for entry in logs if entry["event"] == "passes succeed again"] == [5]
+
+
+@pytest.mark.parametrize(("asked", "least", "most"), [(45.0, 45.0, 54.0), (3600.0, LONGEST_PAUSE, LONGEST_PAUSE * 1.2)])
+def test_a_launcher_that_wants_to_be_left_alone_is(asked: float, least: float, most: float) -> None:
+    loop = make_loop(interval=0.001)
+
+    def reconcile(_changed: Collection[str] | None) -> PassSummary:
+        loop.stop()
+        raise LauncherUnavailable("overloaded", retry_after=asked)
+
+    with capture_logs() as logs:
+        loop.run(reconcile)
+    (pause,) = [entry["pause_seconds"] for entry in logs if "pause_seconds" in entry]
+    assert least <= pause <= most
+
+
+def test_the_longest_pause_does_not_look_like_death() -> None:
+    assert LONGEST_PAUSE * (1 + TROUBLE_BACKOFF.jitter) < health_of(Settings()).patience
 
 
 def test_a_pass_that_left_work_is_followed_by_the_next_at_once() -> None:

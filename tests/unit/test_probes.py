@@ -1,11 +1,16 @@
 """What Kubernetes and Prometheus ask the operator, over real HTTP."""
 
+import errno
+import os
 import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from tests.conftest import absent
+from tests.databases.server import free_port
 
 from enrollgate.telemetry.health import Health
 from enrollgate.telemetry.http import PortUnavailable, serving
@@ -30,16 +35,13 @@ def health(clock: Clock) -> Health:
 
 @pytest.fixture
 def port(health: Health) -> Iterator[int]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number = free.getsockname()[1]
-    with serving(number, health) as served:
+    with serving(free_port(), health) as served:
         yield served
 
 
-def get(port: int, path: str) -> tuple[int, str]:
+def get(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=30) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -57,9 +59,42 @@ def test_it_is_alive_as_long_as_passes_end_and_ready_once_one_went_well(
         "a database that is away is no reason to restart"
     )
     clock.now = 60
-    assert get(port, "/livez") == (503, "no pass has ended lately\n")
+    assert get(port, "/livez") == (503, "no pass has ended or got on lately\n")
     health.turned(is_ready=True)
     assert get(port, "/livez")[0] == 200
+
+
+def test_it_answers_at_an_ipv6_address_as_well(port: int) -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError as error:
+        absent("IPv6", str(error))
+    assert get(port, "/livez", "[::1]") == get(port, "/livez", "127.0.0.1") == (200, "ok\n")
+
+
+@pytest.mark.parametrize("refusal", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
+def test_without_ipv6_it_answers_at_an_ipv4_address(
+    health: Health, monkeypatch: pytest.MonkeyPatch, refusal: int
+) -> None:
+    """A kernel booted without IPv6 refuses the socket, one that has it switched off the address."""
+    bind = socket.socket.bind
+
+    class Kernel(socket.socket):
+        def __init__(self, family: int = socket.AF_INET, *arguments: Any, **options: Any) -> None:
+            if family == socket.AF_INET6 and refusal == errno.EAFNOSUPPORT:
+                raise OSError(refusal, os.strerror(refusal))
+            super().__init__(family, *arguments, **options)
+
+        def bind(self, address: Any, /) -> None:
+            if self.family == socket.AF_INET6:
+                raise OSError(refusal, os.strerror(refusal))
+            bind(self, address)
+
+    number = free_port()
+    monkeypatch.setattr(socket, "socket", Kernel)
+    with serving(number, health) as served:
+        assert get(served, "/livez") == (200, "ok\n")
 
 
 def test_metrics_are_in_prometheus_own_format(port: int) -> None:

@@ -52,6 +52,15 @@ app.kubernetes.io/part-of: enrollgate
 {{- .Values.database.existingSecret | default (printf "%s-database" (include "enrollgate.fullname" .)) -}}
 {{- end -}}
 
+{{/* The Secrets that workers mount: the user's, or ours; empty if there is none. */}}
+{{- define "enrollgate.cookiesSecret" -}}
+{{- .Values.cookies.existingSecret | default (.Values.cookies.files | empty | ternary "" (printf "%s-cookies" (include "enrollgate.fullname" .))) -}}
+{{- end -}}
+
+{{- define "enrollgate.driveSecret" -}}
+{{- .Values.drive.existingSecret | default (.Values.drive.credentials | empty | ternary "" (printf "%s-drive" (include "enrollgate.fullname" .))) -}}
+{{- end -}}
+
 {{/* A mistake that the schema cannot see gets its sentence here. */}}
 {{- define "enrollgate.check" -}}
 {{- $database := .Values.database -}}
@@ -59,6 +68,7 @@ app.kubernetes.io/part-of: enrollgate
 {{- range list $database.existingSecret $database.url $database.host }}{{ if . }}{{ $ways = add1 $ways }}{{ end }}{{ end -}}
 {{- if eq (int $ways) 0 }}{{ fail "No database: set database.existingSecret (a Secret with the key `url`), or database.url for a try-out." }}{{ end -}}
 {{- if gt (int $ways) 1 }}{{ fail "database.existingSecret, database.url and database.host exclude each other: keep one of them." }}{{ end -}}
+{{- if and $database.url (eq $database.form "parts") }}{{ fail "database.form says what database.existingSecret holds, and database.url is no Secret: remove one of them." }}{{ end -}}
 {{- if not (regexMatch "^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$" (include "enrollgate.installation" .)) }}{{ fail (printf "The installation's name would be %q, which must begin with a letter: set installation." (include "enrollgate.installation" .)) }}{{ end -}}
 {{- if and $database.host (not (and $database.user $database.name)) }}{{ fail "database.host needs database.user and database.name, too." }}{{ end -}}
 {{- if not .Values.destination }}{{ fail "No destination: set destination to drive:<folder id>, or to directory:/path together with destinationVolume." }}{{ end -}}
@@ -67,10 +77,17 @@ app.kubernetes.io/part-of: enrollgate
 {{- if and $directory (not $volume) (not .Values.worker.jobTemplate) }}{{ fail "destination is a directory, which a worker's pod loses with it: set destinationVolume.existingClaim or destinationVolume.create." }}{{ end -}}
 {{- if and $volume (not $directory) }}{{ fail "destinationVolume is set, but destination is no directory: remove one of them." }}{{ end -}}
 {{- if and .Values.destinationVolume.existingClaim .Values.destinationVolume.create }}{{ fail "destinationVolume.existingClaim and destinationVolume.create exclude each other: keep one of them." }}{{ end -}}
-{{- if and $directory (or .Values.drive.existingSecret .Values.drive.subject) }}{{ fail "drive is set, but destination is no Drive folder: remove one of them." }}{{ end -}}
+{{- if and .Values.cookies.existingSecret .Values.cookies.files }}{{ fail "cookies.existingSecret and cookies.files exclude each other: keep one of them." }}{{ end -}}
+{{- if and .Values.drive.existingSecret .Values.drive.credentials }}{{ fail "drive.existingSecret and drive.credentials exclude each other: keep one of them." }}{{ end -}}
+{{- if and $directory (or .Values.drive.existingSecret .Values.drive.credentials .Values.drive.subject) }}{{ fail "drive is set, but destination is no Drive folder: remove one of them." }}{{ end -}}
 {{- if and .Values.worker.automountServiceAccountToken (not .Values.worker.serviceAccountName) }}{{ fail "worker.automountServiceAccountToken needs worker.serviceAccountName: name the account whose token workers get." }}{{ end -}}
 {{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) }}{{ fail "serviceAccount.create: false needs serviceAccount.name, the account that the operator runs as." }}{{ end -}}
-{{- if dig "metadata" "name" "" .Values.worker.jobTemplate }}{{ fail "worker.jobTemplate names its Job: leave metadata.name out, each run has its own." }}{{ end -}}
+{{- $overlay := .Values.worker.jobTemplate -}}
+{{- if dig "metadata" "namespace" "" $overlay }}{{ fail "worker.jobTemplate sets metadata.namespace: leave it out, Jobs are where the operator looks for them." }}{{ end -}}
+{{- range $value, $labels := dict "worker.labels" .Values.worker.labels "worker.jobTemplate" (dig "metadata" "labels" dict $overlay) "worker.jobTemplate's pod" (dig "spec" "template" "metadata" "labels" dict $overlay) -}}
+{{- range $label, $_ := $labels }}{{ if hasPrefix "enrollgate.io/" $label }}{{ fail (printf "%s sets the label %s: leave enrollgate.io/ out, Jobs are known by it." $value $label) }}{{ end }}{{ end -}}
+{{- end -}}
+{{- if dig "metadata" "name" "" $overlay }}{{ fail "worker.jobTemplate names its Job: leave metadata.name out, each run has its own." }}{{ end -}}
 {{- if and (eq .Values.downloader "command") (not .Values.downloadCommand) }}{{ fail "downloader: command needs downloadCommand." }}{{ end -}}
 {{- if and .Values.downloadCommand (ne .Values.downloader "command") }}{{ fail "downloadCommand is set but unused: set downloader: command, too." }}{{ end -}}
 {{- end -}}
@@ -83,7 +100,7 @@ app.kubernetes.io/part-of: enrollgate
 {{- end -}}
 {{- end -}}
 
-{{/* The settings, one line each: name and value, as far as they are set. */}}
+{{/* The settings, one line each: name and value, as far as they are set. `$$` is a `$` that Kubernetes leaves alone. */}}
 {{- define "enrollgate.settings" -}}
 {{- $v := .Values -}}
 {{- $settings := dict
@@ -123,8 +140,8 @@ app.kubernetes.io/part-of: enrollgate
   "KUBERNETES__IMAGE" (include "enrollgate.image" .)
   "KUBERNETES__IMAGE_PULL_POLICY" $v.image.pullPolicy
   "KUBERNETES__JOB_TEMPLATE" "/etc/enrollgate/job-template/job.yaml"
-  "KUBERNETES__COOKIES_SECRET" $v.cookies.existingSecret
-  "KUBERNETES__DRIVE_SECRET" $v.drive.existingSecret
+  "KUBERNETES__COOKIES_SECRET" (include "enrollgate.cookiesSecret" .)
+  "KUBERNETES__DRIVE_SECRET" (include "enrollgate.driveSecret" .)
   "KUBERNETES__DESTINATION_CLAIM" (include "enrollgate.claim" .)
   "KUBERNETES__SERVICE_ACCOUNT" $v.worker.serviceAccountName
   "KUBERNETES__SCRATCH_VOLUME" $v.worker.scratchVolume
@@ -137,19 +154,26 @@ app.kubernetes.io/part-of: enrollgate
 {{- range $name, $value := $settings }}
 {{- if ne (toString $value) "" }}
 - name: ENROLLGATE_{{ $name }}
-  value: {{ include "enrollgate.text" $value | quote }}
+  value: {{ include "enrollgate.text" $value | replace "$" "$$" | quote }}
 {{- end }}
 {{- end }}
 {{- end -}}
 
-{{/* The database's address, as variables that refer to a Secret: (dict "root" $ "secret" <name>). */}}
+{{/* What the Secret holds: `url` or `parts`. */}}
+{{- define "enrollgate.databaseForm" -}}
+{{- if .Values.database.existingSecret }}{{ .Values.database.form }}{{ else }}{{ ternary "url" "parts" (not .Values.database.host) }}{{ end -}}
+{{- end -}}
+
+{{/* The database's address, as variables that refer to a Secret: (dict "root" $ "secret" <name>). A key that is not there keeps the
+     pod from starting: without an address, it would have to guess. */}}
 {{- define "enrollgate.databaseEnv" -}}
 {{- $secret := .secret }}
 {{- with .root }}
-{{- range $variable, $key := dict "DATABASE_URL" "url" "DATABASE__HOST" "host" "DATABASE__PORT" "port" "DATABASE__USER" "user" "DATABASE__PASSWORD" "password" "DATABASE__NAME" "name" }}
+{{- $parts := dict "DATABASE__HOST" "host" "DATABASE__PORT" "port" "DATABASE__USER" "user" "DATABASE__PASSWORD" "password" "DATABASE__NAME" "name" }}
+{{- range $variable, $key := ternary (dict "DATABASE_URL" "url") $parts (eq (include "enrollgate.databaseForm" .) "url") }}
 - name: ENROLLGATE_{{ $variable }}
   valueFrom:
-    secretKeyRef: {name: {{ $secret }}, key: {{ $.root.Values.database.existingSecret | empty | ternary $key (get $.root.Values.database.keys $key) }}, optional: true}
+    secretKeyRef: {name: {{ $secret }}, key: {{ $.root.Values.database.existingSecret | empty | ternary $key (get $.root.Values.database.keys $key) }}{{ if eq $key "port" }}, optional: true{{ end }}}
 {{- end }}
 {{- if .Values.database.tlsCASecret }}
 - name: ENROLLGATE_DATABASE__TLS_CA

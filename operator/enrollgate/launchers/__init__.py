@@ -5,6 +5,7 @@ A launcher is told names and orders, and tells what it sees. It never decides, a
 
 from enrollgate.launchers.protocol import (
     Launcher,
+    LauncherRefused,
     LauncherUnavailable,
     LaunchOutcome,
     Observation,
@@ -17,6 +18,7 @@ from enrollgate.launchers.protocol import (
 __all__ = [
     "LaunchOutcome",
     "Launcher",
+    "LauncherRefused",
     "LauncherUnavailable",
     "Observation",
     "Phase",

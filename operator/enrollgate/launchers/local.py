@@ -35,7 +35,7 @@ from enrollgate.domain.order import RunOrder
 from enrollgate.domain.story import Story
 from enrollgate.launchers.environment import child_environment
 from enrollgate.launchers.processes import find, kill_orphans, send
-from enrollgate.launchers.protocol import LauncherUnavailable
+from enrollgate.launchers.protocol import LauncherRefused
 from enrollgate.launchers.run_directory import (
     RunDirectory,
     RunSpec,
@@ -71,7 +71,7 @@ class LocalLauncher:
     finds in ENROLLGATE_* variables (see `supervisor`). `max_tries`, `run_timeout` (over all tries), `stop_grace` and
     `backoff` apply to runs launched from now on. `run_ttl` is how long a discarded run's log and report are kept.
     `on_change` is called from another thread soon after a run that this launcher has launched or observed has ended.
-    `clock` gives the time of day as files carry it. Raises LauncherUnavailable if the directories cannot be made.
+    `clock` gives the time of day as files carry it. Raises LauncherRefused if the directories cannot be made.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class LocalLauncher:
         return outcomes
 
     def stop(self, name: str) -> None:
-        """See `Launcher.stop`. Raises LauncherUnavailable if the run's directory cannot be read or written."""
+        """See `Launcher.stop`. Raises LauncherRefused if the run's directory cannot be read or written."""
         run = self._directory(name)
         with _available(run.path), contextlib.suppress(FileNotFoundError):
             if run.read_verdict() is not None:
@@ -345,4 +345,4 @@ def _available(path: Path) -> Iterator[None]:
     except OSError as error:
         where = error.filename or path
         remedy = _REMEDIES.get(error.errno or 0, "see that ENROLLGATE_WORK_DIR is a sound directory of a local disk")
-        raise LauncherUnavailable(f"{where}: {error.strerror or error}; {remedy}") from error
+        raise LauncherRefused(f"{where}: {error.strerror or error}; {remedy}") from error

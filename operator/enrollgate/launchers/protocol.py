@@ -7,11 +7,31 @@ from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.story import Story, StoryKind
 
-__all__ = ["LaunchOutcome", "Launcher", "LauncherUnavailable", "Observation", "Phase", "Story", "StoryKind"]
+__all__ = [
+    "LaunchOutcome",
+    "Launcher",
+    "LauncherRefused",
+    "LauncherUnavailable",
+    "Observation",
+    "Phase",
+    "Story",
+    "StoryKind",
+]
 
 
 class LauncherUnavailable(Exception):
-    """The runs cannot be seen or touched just now. The pass is given up; nothing may be concluded from it."""
+    """The runs cannot be seen or touched just now. The pass is given up; nothing may be concluded from it.
+
+    `retry_after` is the seconds for which whoever is away has asked to be left alone; 0 if it has not.
+    """
+
+    def __init__(self, message: str, *, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class LauncherRefused(LauncherUnavailable):
+    """What runs the runs was reached, and refused this one request: the next, about another run, may fare better."""
 
 
 class TurnRefused(Exception):
@@ -38,7 +58,10 @@ class Launcher(Protocol):
         ...
 
     def stop(self, name: str) -> None:
-        """Asks a run to end and returns at once. The run is gone when `observe` no longer shows it live. Idempotent."""
+        """Asks a run to end and returns at once. The run is gone when `observe` no longer shows it live. Idempotent.
+
+        Raises LauncherRefused if this run cannot be stopped now, and LauncherUnavailable if none can.
+        """
         ...
 
     def tell(self, name: str, story: Story) -> None:

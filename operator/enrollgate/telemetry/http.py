@@ -1,5 +1,7 @@
 """The operator's small HTTP server: /livez, /readyz and /metrics. It has threads of its own, so that it answers during a pass."""
 
+import errno
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,12 +24,14 @@ class PortUnavailable(Exception):
 
 @contextmanager
 def serving(port: int, health: Health) -> Iterator[int]:
-    """Serves on all addresses while the context lasts; gives the port. Port 0 serves nothing. Raises PortUnavailable."""
+    """Serves on all addresses, IPv6 and IPv4, while the context lasts; gives the port. Port 0 serves nothing. Raises
+    PortUnavailable.
+    """
     if port == 0:
         yield 0
         return
     try:
-        server = ThreadingHTTPServer(("", port), _handler(health))
+        server = _listen(port, _handler(health))
     except OSError as error:
         raise PortUnavailable(f"ENROLLGATE_HTTP_PORT={port}: {error.strerror}: choose another port") from error
     server.daemon_threads = True
@@ -42,6 +46,28 @@ def serving(port: int, health: Health) -> Iterator[int]:
         thread.join()
 
 
+class _BothFamilies(ThreadingHTTPServer):
+    """One socket for both: a kubelet probes the pod's own address, whichever family the cluster has."""
+
+    address_family = socket.AF_INET6
+
+    def server_bind(self) -> None:
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
+_NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT})
+
+
+def _listen(port: int, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+    try:
+        return _BothFamilies(("::", port), handler)
+    except OSError as error:
+        if error.errno not in _NO_IPV6:
+            raise
+    return ThreadingHTTPServer(("", port), handler)
+
+
 def _handler(health: Health) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -49,7 +75,7 @@ def _handler(health: Health) -> type[BaseHTTPRequestHandler]:
             if path == "/metrics":
                 self._answer(HTTPStatus.OK, _PROMETHEUS, metrics.render())
             elif path == "/livez":
-                self._say(health.is_alive(), "ok", "no pass has ended lately")
+                self._say(health.is_alive(), "ok", "no pass has ended or got on lately")
             elif path == "/readyz":
                 self._say(health.is_ready(), "ok", "the last pass was given up, or there was none yet: see the log")
             else:

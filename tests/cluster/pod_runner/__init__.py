@@ -4,6 +4,7 @@ runner     watches the pods of all namespaces, gives each a thread
 life       one pod, from binding to its last status
 sandbox    one container: namespaces, mounts on a copy of this machine's root, its user, no privileges
 volumes    what is mounted and put into variables: secrets, config maps, claims, tokens
+expansion  `$(NAME)` in values, commands and arguments (pure)
 probes     readiness, liveness, startup
 reporting  one pod's line to the API server
 statuses   what a kubelet would report (pure)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.pod_runner import sandbox, statuses
+from tests.cluster.pod_runner.expansion import expand
 from tests.cluster.pod_runner.probes import Health
 from tests.cluster.pod_runner.reporting import Node, Reporting, Stopped
 from tests.cluster.pod_runner.volumes import NotThere, Supplies, VolumeNotThere
@@ -201,11 +202,11 @@ class Life:
         mounts = supplies.mounts(container)
         groups = [*security.get("supplementalGroups", ()), *([security["fsGroup"]] if "fsGroup" in security else ())]
         declared = {each["name"] for each in container.get("env", ())}
+        variables = self._service_variables | supplies.variables(container)
+        command = [*(container.get("command") or ["enrollgate"]), *container.get("args", ())]
         return sandbox.Container(
-            command=[*(container.get("command") or ["enrollgate"]), *container.get("args", ())],
-            variables=self._service_variables
-            | supplies.variables(container)
-            | ({_PORT: str(self.port)} if _PORT in declared else {}),
+            command=[expand(word, variables) for word in command],
+            variables=variables | ({_PORT: str(self.port)} if _PORT in declared else {}),
             mounts=mounts,
             user=security.get("runAsUser", 0),
             group=security.get("runAsGroup"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.control_plane import Cluster
+from tests.cluster.pod_runner.expansion import expand
 
 Json = dict[str, Any]
 
@@ -70,7 +71,7 @@ class Supplies:
         for each in container.get("env", ()):
             value = self._variable(each)
             if value is not None:
-                found[each["name"]] = re.sub(r"\$\(([A-Za-z_]\w*)\)", lambda m: found.get(m[1], m[0]), value)
+                found[each["name"]] = value if each.get("valueFrom") else expand(value, found)
         return found
 
     def _variable(self, variable: Json) -> str | None:

@@ -20,7 +20,12 @@ def at(minutes: float = 0) -> str:
 
 def job(*conditions: dict[str, str], **fields: Any) -> Any:
     status = {"startTime": at(), "conditions": list(conditions)} | fields.pop("status", {})
-    metadata = {"name": "school-1-1", "uid": "u", "creationTimestamp": at()}
+    metadata: dict[str, Any] = {"name": "school-1-1", "uid": "u", "creationTimestamp": at()}
+    if (changed := fields.pop("changed", None)) is not None:
+        metadata["managedFields"] = [
+            {"manager": "enrollgate", "time": at(999)},
+            {"manager": "kube-controller-manager", "subresource": "status", "time": at(changed)},
+        ]
     return job_view({"metadata": metadata, "spec": fields, "status": status})
 
 
@@ -188,6 +193,61 @@ def test_a_job_that_has_begun_or_may_not_begin_yet_is_left_alone(live: Any) -> N
     assert why_not_begun(live, [], [], LATE, 900) is None
 
 
-def test_a_job_whose_pod_has_run_once_has_begun() -> None:
-    again = [pod("first", containerStatuses=stopped(1)), pod("second", 5, phase="Pending")]
-    assert why_not_begun(job(), again, [], LATE, 900) is None
+RUNNING = [{"name": "worker", "state": {"running": {"startedAt": at()}}}]
+PULLING = waiting("ImagePullBackOff", "not found")
+CREATED = event_view({"type": "Normal", "reason": "SuccessfulCreate", "message": "Created pod: p1"})
+
+
+@pytest.mark.parametrize("minutes", [16, 61, 300])
+def test_a_pod_that_replaces_a_drained_one_has_a_clock_of_its_own(minutes: float) -> None:
+    """An eviction deletes the pod, so that nothing of the first is left to see."""
+    replacement = [pod("second", minutes, phase="Pending")]
+    for wait in (0, 0.1, 15):
+        now = BEGIN + timedelta(minutes=minutes + wait)
+        assert why_not_begun(job(changed=minutes), replacement, [], now, 900) is None
+    report = why_not_begun(job(changed=minutes), replacement, [], BEGIN + timedelta(minutes=minutes + 15.1), 900)
+    assert report is not None and report.reason is Reason.NEVER_STARTED
+
+
+@pytest.mark.parametrize(
+    ("found", "pods", "events"),
+    [
+        (job(status={"terminating": 1}), [], []),
+        (job(status={"active": 1}), [], []),
+        (job(status={"uncountedTerminatedPods": {"failed": ["u"]}}), [], []),
+        (job(changed=300), [], []),
+        (job(status={"failed": 1}, changed=295), [], []),
+        (job(changed=295), [pod("first", 0, containerStatuses=stopped(1))], []),
+        (job(changed=281), [], [CREATED]),
+    ],
+    ids=["terminating", "active", "not accounted for", "just gone", "failed", "its pod is there", "once created"],
+)
+def test_a_gap_between_two_pods_is_never_called_a_job_that_never_began(
+    found: Any, pods: list[Any], events: list[Any]
+) -> None:
+    assert why_not_begun(found, pods, events, BEGIN + timedelta(minutes=301), 900) is None
+
+
+def test_a_gap_is_given_the_time_that_a_back_off_takes_however_short_the_time_to_start() -> None:
+    tried = [pod("first", 0, containerStatuses=stopped(1))]
+    failed = job(status={"failed": 1}, changed=20)
+    assert why_not_begun(failed, tried, [], BEGIN + timedelta(minutes=26), 2) is None
+    assert why_not_begun(failed, tried, [], BEGIN + timedelta(minutes=27), 2) is not None
+
+
+def test_a_further_pod_that_cannot_start_does_not_wait_for_the_deadline() -> None:
+    pods = [pod("first", containerStatuses=stopped(1)), pod("second", 5, phase="Pending", containerStatuses=PULLING)]
+    found = job(status={"failed": 1}, changed=5)
+    assert why_not_begun(found, pods, [], BEGIN + timedelta(minutes=20), 900) is None
+    report = why_not_begun(found, pods, [], BEGIN + timedelta(minutes=21), 900)
+    assert report is not None and report.reason is Reason.IMAGE_PULL_BACK_OFF
+    assert report.message.startswith("a further pod of the Job did not begin to work within 900s")
+
+
+def test_a_job_whose_pod_runs_has_begun_though_the_controller_has_not_counted_it() -> None:
+    assert why_not_begun(job(), [pod(phase="Running", containerStatuses=RUNNING)], [], LATE, 900) is None
+
+
+def test_a_job_that_never_got_a_pod_is_told_by_its_unchanged_status() -> None:
+    report = why_not_begun(job(changed=0.1), [], [], LATE, 900)
+    assert report is not None and report.reason is Reason.NEVER_STARTED

@@ -1,11 +1,14 @@
 """An order becomes a Job, and what a deployment wants different is laid upon it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.chart.rendering import settings_of
+from tests.cluster.pod_runner.expansion import expand
 
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.reasons import PERMANENT_EXIT_CODES
@@ -43,6 +46,25 @@ def test_the_worker_gets_no_token_and_no_address() -> None:
     assert len(names) == len(set(names))
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["https://courses.example.com/a$$b", "https://x.example/$(ENROLLGATE_TASK_ID)?t=$$(HOME)", "https://x.example/$"],
+)
+def test_an_address_arrives_as_node_js_wrote_it(url: str) -> None:
+    settings = replace(SETTINGS, environment={"ENROLLGATE_DOWNLOAD_COMMAND": url})
+    found = settings_of(container(build_job(replace(ORDER, course_url=url), settings)))
+    assert found["ENROLLGATE_COURSE_URL"] == found["ENROLLGATE_DOWNLOAD_COMMAND"] == url
+    assert found["ENROLLGATE_TASK_ID"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("text", "expanded"),
+    [("$(A)", "1"), ("$$(A)", "$(A)"), ("$$$(A)", "$1"), ("$(B) $A $", "$(B) $A $"), ("$$$$", "$$"), ("$(A", "$(A")],
+)
+def test_what_stands_for_the_kubelet_expands_as_it_does(text: str, expanded: str) -> None:
+    assert expand(text, {"A": "1"}) == expanded
+
+
 def test_a_name_merges_and_everything_else_stays() -> None:
     changed = with_template(
         {"spec": {"template": {"spec": {"containers": [{"name": "worker", "env": [{"name": "HOME", "value": "/h"}]}]}}}}
@@ -57,6 +79,27 @@ def test_a_variable_from_elsewhere_replaces_its_value() -> None:
     source = {"name": "HOME", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}}
     over = {"spec": {"template": {"spec": {"containers": [{"name": "worker", "env": [source]}]}}}}
     assert source in container(with_template(over))["env"], "a variable with both is refused by the API server"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        None,
+        {"enrollgate.io/installation": "other", "enrollgate.io/task-id": None, "enrollgate.io/attempt": "9", "a": "b"},
+    ],
+)
+def test_no_template_can_take_away_what_a_job_is_known_by(labels: dict[str, Any] | None) -> None:
+    metadata = {"name": "mine", "namespace": "elsewhere", "labels": labels}
+    job = with_template({"metadata": metadata, "spec": {"template": {"metadata": {"labels": labels}}}})
+    assert (job["metadata"]["name"], job["metadata"]["namespace"]) == ("school-7-2", "courses")
+    for found in (job["metadata"]["labels"], job["spec"]["template"]["metadata"]["labels"]):
+        known = {name: value for name, value in found.items() if name.startswith("enrollgate.io/")}
+        assert known == {
+            "enrollgate.io/installation": "school",
+            "enrollgate.io/task-id": "7",
+            "enrollgate.io/attempt": "2",
+        }
+        assert labels is None or found["a"] == "b", "its other labels stay"
 
 
 def test_null_removes() -> None:
@@ -95,7 +138,13 @@ def test_what_is_laid_upon_wins_and_laying_it_twice_changes_nothing(base: Any, o
         ("spec: [", "cannot be read"),
         ("- a\n- b\n", "a map with `metadata` and `spec`"),
         ("containers: []", "a map with `metadata` and `spec`"),
-        ("metadata: {name: mine}", "leave metadata.name out"),
+        ("metadata: {name: mine}", "sets metadata.name: leave it out, each run has its own"),
+        ("metadata: {namespace: mine}", "sets metadata.namespace: leave it out"),
+        (
+            "metadata: {labels: {enrollgate.io/task-id: '1'}}",
+            "sets the label enrollgate.io/task-id: leave enrollgate.io/",
+        ),
+        ("spec: {template: {metadata: {labels: {enrollgate.io/x: null}}}}", "sets the label enrollgate.io/x"),
     ],
 )
 def test_a_template_that_is_none_is_refused_by_name(tmp_path: Path, content: str, words: str) -> None:

@@ -7,6 +7,7 @@ ours may be sent twice: names are deterministic, deletions carry the uid.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -18,7 +19,7 @@ import urllib3
 from kubernetes import client, config
 
 from enrollgate.domain.backoff import Backoff, delay
-from enrollgate.launchers.protocol import LauncherUnavailable
+from enrollgate.launchers.protocol import LauncherRefused, LauncherUnavailable
 
 PAGE = 500
 """Objects asked for at once when listing."""
@@ -28,7 +29,7 @@ TIMEOUT = (5.0, 30.0)
 """Seconds to connect, and to wait for an answer."""
 _BACKOFF = Backoff(base=0.25, factor=3.0, cap=5.0)
 _LONGEST_WAIT = 30.0
-"""Seconds of a Retry-After that are honoured within one pass; a longer one gives the pass up."""
+"""Seconds of a Retry-After that are honoured within one pass; a longer one gives the pass up, and the loop waits."""
 _TRANSIENT = frozenset(
     {
         HTTPStatus.TOO_MANY_REQUESTS,
@@ -43,6 +44,8 @@ _TOO_LARGE_CONTINUE = HTTPStatus.GONE
 
 Json = dict[str, Any]
 """A Kubernetes object as it travels; read by `views` alone."""
+_Timeout = float | tuple[float, float]
+"""Seconds: for both, or to connect and to wait for an answer."""
 
 
 class Unconfigured(Exception):
@@ -61,6 +64,17 @@ class ApiError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class _Trouble:
+    """Why a request was not served, and may be when it is sent again."""
+
+    why: str
+    asked: float = 0.0
+    """Seconds that the server wants to be left alone."""
+    refuses: bool = False
+    """Whether the server is well, and only this request is not (HTTP 500: an admission webhook, most often)."""
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionDetails:
     """Where the API server is, and who we are there."""
 
@@ -73,42 +87,60 @@ class ConnectionDetails:
 
 
 class Api:
-    """Requests to one API server, from any thread. Seconds everywhere; `sleep` may be cut short by a stop."""
+    """Requests to one API server, from any thread. Seconds everywhere. `sleep` is true if it was cut short by a stop: then
+    nothing is tried again.
+    """
 
     def __init__(
-        self, configuration: client.Configuration, *, random: Random, sleep: Callable[[float], object]
+        self,
+        configuration: client.Configuration,
+        *,
+        random: Random,
+        sleep: Callable[[float], object],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.configuration = configuration
         self._client = client.ApiClient(configuration)
         self._random = random
         self._sleep = sleep
+        self._monotonic = monotonic
 
     def request(
-        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Json | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Json | None = None,
+        within: float | None = None,
     ) -> Json:
-        """Sends one request and gives the object that is answered.
+        """Sends one request, several times if it must be, and gives the object that is answered.
 
-        Raises ApiError if it is refused, LauncherUnavailable if the server cannot be reached or stays overloaded.
+        With `within`, all of that takes so many seconds at most, and a server that hangs is tried twice in them. Raises ApiError
+        if it is refused, LauncherRefused if the server fails at it, LauncherUnavailable if the server cannot be reached or stays
+        overloaded.
         """
-        for attempt in range(1, TRIES + 1):
-            try:
-                status, headers, data = self._send(method, path, query, body)
-            except (urllib3.exceptions.HTTPError, client.ApiException, OSError) as error:
-                trouble, wait = f"{type(error).__name__}: {_root_cause(error)}", delay(attempt, _BACKOFF, self._random)
-            else:
-                if status < HTTPStatus.BAD_REQUEST:
-                    answer: Json = json.loads(data) if data else {}
-                    return answer
-                refusal = _refusal(status, data)
-                if status not in _TRANSIENT:
-                    raise refusal
-                trouble = str(refusal)
-                wait = _retry_after(headers) or delay(attempt, _BACKOFF, self._random)
-            if attempt == TRIES or wait > _LONGEST_WAIT:
-                break
-            self._sleep(wait)
-        server = self.configuration.host
-        raise LauncherUnavailable(f"the Kubernetes API server at {server} did not serve {method} {path}: {trouble}")
+        until = None if within is None else self._monotonic() + within
+        attempt = 0
+        while True:
+            attempt += 1
+            answer = self._try(method, path, query, body, self._timeout(within, until))
+            if not isinstance(answer, _Trouble):
+                return answer
+            wait = answer.asked or delay(attempt, _BACKOFF, self._random)
+            is_late = until is not None and self._monotonic() + wait >= until
+            if attempt == TRIES or wait > _LONGEST_WAIT or is_late or self._sleep(wait):
+                raise self._given_up(f"{method} {path}", answer)
+
+    def _given_up(self, what: str, trouble: _Trouble) -> LauncherUnavailable:
+        message = f"the Kubernetes API server at {self.configuration.host} did not serve {what}: {trouble.why}"
+        kind = LauncherRefused if trouble.refuses else LauncherUnavailable
+        return kind(message, retry_after=trouble.asked)
+
+    def _timeout(self, within: float | None, until: float | None) -> _Timeout:
+        if within is None or until is None:
+            return TIMEOUT
+        return max(0.001, min(sum(TIMEOUT), within / 2, until - self._monotonic()))
 
     def pages(self, path: str, *, query: Mapping[str, str]) -> Iterator[list[Json]]:
         """All objects of a listing, page by page, as of one moment. Never a part: what fails raises.
@@ -147,8 +179,33 @@ class Api:
         self._client.close()  # type: ignore[no-untyped-call]  # the client types only its models
         self._client.rest_client.close()
 
+    def _try(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Json | None,
+        timeout: _Timeout,
+    ) -> Json | _Trouble:
+        """Sends it once. Raises ApiError for what would be refused again."""
+        try:
+            status, headers, data = self._send(method, path, query, body, timeout)
+        except (urllib3.exceptions.HTTPError, client.ApiException, OSError) as error:
+            return _Trouble(f"{type(error).__name__}: {_root_cause(error)}")
+        if status < HTTPStatus.BAD_REQUEST:
+            return _decoded(data)
+        refusal = _refusal(status, data)
+        if status not in _TRANSIENT:
+            raise refusal
+        return _Trouble(str(refusal), _retry_after(headers), refuses=status == HTTPStatus.INTERNAL_SERVER_ERROR)
+
     def _send(
-        self, method: str, path: str, query: Mapping[str, str] | None, body: Json | None
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Json | None,
+        timeout: _Timeout,
     ) -> tuple[int, Mapping[str, str], bytes]:
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         arguments = self._client.param_serialize(
@@ -159,8 +216,17 @@ class Api:
             body=body,
             auth_settings=["BearerToken"],
         )
-        response = self._client.call_api(*arguments, _request_timeout=TIMEOUT)
+        response = self._client.call_api(*arguments, _request_timeout=timeout)
         return int(response.status), response.headers, response.read()  # type: ignore[no-untyped-call]  # as above
+
+
+def _decoded(data: bytes) -> Json | _Trouble:
+    """What something in between, such as a proxy, answers in the server's place is no answer."""
+    try:
+        answer = json.loads(data) if data else {}
+    except ValueError:
+        answer = None
+    return answer if isinstance(answer, dict) else _Trouble(f"its answer is no object: {data[:80]!r}")
 
 
 def _refusal(status: int, data: bytes) -> ApiError:
@@ -171,11 +237,11 @@ def _refusal(status: int, data: bytes) -> ApiError:
         return ApiError(status, "", data[:200].decode(errors="replace"))
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def _retry_after(headers: Mapping[str, str]) -> float:
     try:
         return max(0.0, float(headers.get("Retry-After") or ""))
     except ValueError:
-        return None
+        return 0.0
 
 
 def _root_cause(error: BaseException) -> BaseException:

@@ -15,6 +15,11 @@ from enrollgate.launchers.kubernetes.views import EventView, JobView, PodView, S
 
 _KILLED = 137
 """128 + SIGKILL: what a container that was killed exits with."""
+_LONGEST_BACKOFF = 360.0
+"""Seconds after which the Job controller replaces a pod that failed, at the latest:
+https://kubernetes.io/docs/concepts/workloads/controllers/job/#pod-backoff-failure-policy"""
+_SETTLED = timedelta(seconds=10)
+"""How long after its beginning the status of a Job that gets no pod may still change."""
 _IMAGE = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"})
 _CONTAINER = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _QUOTA = re.compile(r"exceeded quota|forbidden: .*quota", re.IGNORECASE)
@@ -60,24 +65,50 @@ def failure_of(pod: PodView) -> Report | None:
 def why_not_begun(
     job: JobView, pods: Sequence[PodView], events: Sequence[EventView], now: datetime, start_timeout: float
 ) -> Report | None:
-    """Why a live Job has had no running pod for `start_timeout` seconds; None if it has, or may take longer.
+    """Why a live Job has had no running pod for `start_timeout` seconds; None if it has one, or may take longer.
 
-    A suspended Job (Kueue holds it back) waits for its turn: its clock starts when it is let go.
+    A pod that waits has a clock of its own, whatever became of those before it. Without any pod it is either the Job's first that
+    cannot be created, or the gap before a drained or failed one is replaced, which gets its time, too. A suspended Job (Kueue
+    holds it back) waits for its turn: its clock starts when it is let go.
     """
-    if not is_overdue(job, now, start_timeout) or any(pod.has_started for pod in pods):
+    if not is_overdue(job, now, start_timeout):
         return None
-    waited = f"no pod of the Job began to work within {start_timeout:.0f}s"
-    waiting = [pod for pod in pods if not pod.is_over]
-    if not waiting:
-        return _without_pod(waited, events)
-    return _of_waiting_pod(waiting[-1], waited, events)
+    living = [pod for pod in pods if not pod.is_over]
+    if any(pod.has_started or not _is_late(pod.created, now, start_timeout) for pod in living):
+        return None
+    if living:
+        first = not job.failed and len(living) == len(pods)
+        waited = f"no pod of the Job began to work within {start_timeout:.0f}s"
+        again = f"a further pod of the Job did not begin to work within {start_timeout:.0f}s"
+        return _of_waiting_pod(max(living, key=lambda pod: pod.created), waited if first else again, events)
+    if _is_between_pods(job, pods, events, now, start_timeout):
+        return None
+    return _without_pod(f"no pod of the Job began to work within {start_timeout:.0f}s", events)
 
 
 def is_overdue(job: JobView, now: datetime, start_timeout: float) -> bool:
     """Whether a Job without a ready pod has had its time to begin."""
     since = job.started or job.created
     waits = job.verdict is None and not job.deleting and not job.suspended and job.ready == 0
-    return waits and now - since > timedelta(seconds=start_timeout)
+    return waits and _is_late(since, now, start_timeout)
+
+
+def _is_late(since: datetime, now: datetime, start_timeout: float) -> bool:
+    return now - since > timedelta(seconds=start_timeout)
+
+
+def _is_between_pods(
+    job: JobView, pods: Sequence[PodView], events: Sequence[EventView], now: datetime, start_timeout: float
+) -> bool:
+    """Whether a Job without a living pod had one so lately that the next may yet come."""
+    if job.counted:
+        return True
+    since = job.started or job.created
+    changed = max(since, job.changed or since)
+    had_one = (
+        pods or job.failed or changed - since > _SETTLED or any(event.reason == "SuccessfulCreate" for event in events)
+    )
+    return not _is_late(changed, now, start_timeout + (_LONGEST_BACKOFF if had_one else 0))
 
 
 def _of_waiting_pod(pod: PodView, waited: str, events: Sequence[EventView]) -> Report:

@@ -10,7 +10,7 @@ live until that pod is gone, so that no second worker is ever started beside the
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import TypeVar
@@ -35,7 +35,7 @@ from enrollgate.launchers.kubernetes.views import (
     pod_view,
     selector_of,
 )
-from enrollgate.launchers.protocol import LauncherUnavailable
+from enrollgate.launchers.protocol import LauncherRefused, LauncherUnavailable
 
 _LOG = structlog.get_logger("enrollgate")
 FEW = 20
@@ -52,17 +52,26 @@ class KubernetesLauncher:
     """Runs as Jobs in one namespace. Implements `Launcher`.
 
     `start_timeout` is the seconds that a Job may take to get a running pod; `concurrency` bounds the requests at once. `clock`
-    gives the present moment with its time zone, by which pods are judged late.
+    gives the present moment with its time zone, by which pods are judged late. `progress` is told of each request that is served,
+    from any thread.
     """
 
     def __init__(
-        self, api: Api, settings: JobSettings, *, start_timeout: float, concurrency: int, clock: Callable[[], datetime]
+        self,
+        api: Api,
+        settings: JobSettings,
+        *,
+        start_timeout: float,
+        concurrency: int,
+        clock: Callable[[], datetime],
+        progress: Callable[[], None] = lambda: None,
     ) -> None:
         self.api = api
         self.namespace = settings.namespace
         self._settings = settings
         self._start_timeout = start_timeout
         self._clock = clock
+        self._progress = progress
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="kubernetes")
         self._jobs = f"/apis/batch/v1/namespaces/{settings.namespace}/jobs"
         self._pods = f"/api/v1/namespaces/{settings.namespace}/pods"
@@ -70,6 +79,8 @@ class KubernetesLauncher:
         self._narrator = Narrator(api, settings.namespace, clock=clock)
         self._uids = dict[str, str]()
         """The uids of the Jobs last seen, for their Events alone: nothing is decided by them."""
+        self._finished = dict[str, str]()
+        """The uids of those of them that had ended: `discard` marks these very Jobs and no others."""
 
     # seeing
 
@@ -77,6 +88,7 @@ class KubernetesLauncher:
         """See `Launcher.observe`."""
         jobs = self._read(expected) if only else self._list()
         self._uids = (self._uids if only else {}) | {name: job.uid for name, job in jobs.items()}
+        self._finished = {name: job.uid for name, job in jobs.items() if job.verdict is not None}
         wanted = frozenset(expected)
         observed = self._each(lambda job: self._observation(job, job.name in wanted), jobs.values())
         seen = {observation.name: observation for observation in observed}
@@ -215,15 +227,16 @@ class KubernetesLauncher:
                 raise self._misconfigured(error) from error
 
     def discard(self, names: Iterable[str]) -> None:
-        """See `Launcher.discard`."""
-        self._each(self._mark_recorded, names)
+        """See `Launcher.discard`. Only a Job that this pass has seen ended is marked; a run without one needs no mark."""
+        self._each(self._mark_recorded, [name for name in names if name in self._finished])
 
     def _mark_recorded(self, name: str) -> None:
         self._uids.pop(name, None)
+        metadata = {"uid": self._finished.pop(name), "labels": {RECORDED: "true"}}
         try:
-            self._call("PATCH", f"{self._jobs}/{name}", body={"metadata": {"labels": {RECORDED: "true"}}})
+            self._call("PATCH", f"{self._jobs}/{name}", body={"metadata": metadata})
         except ApiError as error:
-            if error.status != HTTPStatus.NOT_FOUND:
+            if error.status != HTTPStatus.NOT_FOUND and not _is_another(error):
                 raise self._misconfigured(error) from error
 
     def tell(self, name: str, story: Story) -> None:
@@ -241,22 +254,33 @@ class KubernetesLauncher:
     # asking
 
     def _call(self, method: str, path: str, *, body: Json | None = None) -> Json:
-        return self.api.request(method, path, body=body)
+        answer = self.api.request(method, path, body=body)
+        self._progress()
+        return answer
 
     def _pages(self, path: str, query: Mapping[str, str]) -> Iterable[list[Json]]:
         try:
-            yield from self.api.pages(path, query=query)
+            for page in self.api.pages(path, query=query):
+                self._progress()
+                yield page
         except ApiError as error:
             raise self._misconfigured(error) from error
 
     def _each(self, function: Callable[[_T], _R], arguments: Iterable[_T]) -> list[_R]:
-        """Applies it to all, some at a time; raises the first error once all have ended."""
+        """Applies it to all, some at a time; raises the first error once all have ended. If the API server is away, those that have
+        not begun never do: each would wait as long.
+        """
         futures: list[Future[_R]] = [self._pool.submit(function, argument) for argument in arguments]
         for future in futures:
-            future.exception()
+            error = future.exception()
+            if isinstance(error, LauncherUnavailable) and not isinstance(error, LauncherRefused):
+                for other in futures:
+                    other.cancel()
+                wait(futures)
+                raise error
         return [future.result() for future in futures]
 
-    def _misconfigured(self, error: ApiError) -> LauncherUnavailable:
+    def _misconfigured(self, error: ApiError) -> LauncherRefused:
         remedy = "see what it says; the tasks wait meanwhile"
         if error.status == HTTPStatus.FORBIDDEN:
             remedy = "grant the operator what the Role in the chart grants, or see the admission policy it names"
@@ -266,4 +290,11 @@ class KubernetesLauncher:
             remedy = f"see that the namespace {self._settings.namespace!r} exists"
         elif error.status == HTTPStatus.UNAUTHORIZED:
             remedy = "see that the operator's service account still exists"
-        return LauncherUnavailable(f"the Kubernetes API server refused a request: {error}; {remedy}")
+        return LauncherRefused(f"the Kubernetes API server refused a request: {error}; {remedy}")
+
+
+def _is_another(error: ApiError) -> bool:
+    """Whether a patch was refused because the object of this name has another uid: the one that was meant is gone."""
+    return error.status == HTTPStatus.CONFLICT or (
+        error.status == HTTPStatus.UNPROCESSABLE_ENTITY and "metadata.uid" in error.message
+    )

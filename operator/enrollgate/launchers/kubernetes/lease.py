@@ -31,6 +31,8 @@ class Seen:
     since: float
 
 
+LONGEST_INTERVAL = 30.0
+"""Seconds between two attempts, at most, however long the Lease lasts; and what one attempt may take, at most."""
 _GONE = "nobody (the Lease was deleted)"
 
 
@@ -63,11 +65,13 @@ class Lease:
         self._seen: Seen | None = None
         self._renewed: float | None = None
         self._acquired = ""
+        self._until = 0.0
+        """When the attempt under way is given up."""
 
     @property
     def interval(self) -> float:
         """Seconds between two attempts."""
-        return self._duration / 5
+        return min(self._duration / 5, LONGEST_INTERVAL)
 
     @property
     def holder(self) -> str:
@@ -76,14 +80,20 @@ class Lease:
 
     def is_held(self) -> bool:
         """Whether it is ours for certain: renewed so lately that nobody else can have taken it over."""
-        return self._renewed is not None and self._monotonic() - self._renewed < self._duration * 2 / 3
+        return self._left() > 0
+
+    def _left(self) -> float:
+        """Seconds for which it is still ours for certain; none or fewer if it is not."""
+        return 0.0 if self._renewed is None else self._renewed + self._duration * 2 / 3 - self._monotonic()
 
     def hold(self) -> bool:
         """Takes or renews it, if that may be done. True if it is ours now.
 
-        An API server that is away leaves it as it is: ours until its time is over. Raises TurnRefused.
+        An API server that is away leaves it as it is: ours until its time is over. One that hangs is not waited for beyond that
+        time (as client-go's RenewDeadline has it), lest we work on while another takes over. Raises TurnRefused.
         """
         started = self._monotonic()
+        self._until = started + min(LONGEST_INTERVAL, self._left() if self.is_held() else self._duration * 2 / 3)
         try:
             self._look(started)
             if may_take(self._seen, self._me, started) and self._write(started):
@@ -104,6 +114,7 @@ class Lease:
         if self._renewed is None or self._seen is None:
             return
         self._renewed = None
+        self._until = self._monotonic() + self.interval
         try:
             self._put(self._body("", self._seen.transitions, self._seen.metadata), "PUT")
         except (ApiError, LauncherUnavailable):
@@ -111,7 +122,7 @@ class Lease:
 
     def _look(self, now: float) -> None:
         try:
-            raw = self._api.request("GET", f"{self._path}/{self._name}")
+            raw = self._request("GET", f"{self._path}/{self._name}")
         except ApiError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
@@ -147,7 +158,13 @@ class Lease:
         return True
 
     def _put(self, body: Json, method: Literal["POST", "PUT"]) -> Json:
-        return self._api.request(method, self._path if method == "POST" else f"{self._path}/{self._name}", body=body)
+        return self._request(method, self._path if method == "POST" else f"{self._path}/{self._name}", body)
+
+    def _request(self, method: str, path: str, body: Json | None = None) -> Json:
+        left = self._until - self._monotonic()
+        if left <= 0:
+            raise LauncherUnavailable(f"no time is left to {method} the Lease {self._name}")
+        return self._api.request(method, path, body=body, within=left)
 
     def _body(self, holder: str, transitions: int, metadata: Json) -> Json:
         at = self._clock().strftime("%Y-%m-%dT%H:%M:%S.%fZ")

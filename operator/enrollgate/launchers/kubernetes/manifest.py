@@ -19,7 +19,7 @@ import yaml
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.reasons import PERMANENT_EXIT_CODES
 from enrollgate.launchers.kubernetes.api import Json
-from enrollgate.launchers.kubernetes.views import ATTEMPT, INSTALLATION, TASK, WORKER
+from enrollgate.launchers.kubernetes.views import ATTEMPT, DOMAIN, INSTALLATION, TASK, WORKER
 
 SCRATCH = "/scratch"
 COOKIES = "/etc/enrollgate/cookies"
@@ -57,9 +57,18 @@ class JobSettings:
 
 
 def build_job(order: RunOrder, settings: JobSettings) -> Json:
-    """The Job for one run, under the run's name."""
-    job: Json = merge(_job(order, settings), settings.template)
+    """The Job for one run, under the run's name and with the labels that say whose it is, whatever the template has."""
+    job: Json = merge(merge(_job(order, settings), settings.template), _identity(order, settings))
     return job
+
+
+def _identity(order: RunOrder, settings: JobSettings) -> Json:
+    """What the Job, and its pods, are found and adopted by."""
+    labels = {INSTALLATION: settings.installation, TASK: str(order.task_id), ATTEMPT: str(order.attempt)}
+    return {
+        "metadata": {"name": order.name, "namespace": settings.namespace, "labels": labels},
+        "spec": {"template": {"metadata": {"labels": labels}}},
+    }
 
 
 def labels_of(installation: str) -> dict[str, str]:
@@ -166,9 +175,14 @@ def _environment(order: RunOrder, settings: JobSettings) -> list[Json]:
         values["ENROLLGATE_DRIVE_CREDENTIALS"] = f"{DRIVE}/credentials.json"
     failed_tries = "metadata.annotations['batch.kubernetes.io/job-index-failure-count']"
     return [
-        *({"name": name, "value": value} for name, value in values.items()),
+        *({"name": name, "value": _literal(value)} for name, value in values.items()),
         {"name": "ENROLLGATE_FAILED_TRIES", "valueFrom": {"fieldRef": {"fieldPath": failed_tries}}},
     ]
+
+
+def _literal(value: str) -> str:
+    """Written so that it arrives as it is: Kubernetes would replace `$(NAME)`, and make one of two `$`."""
+    return value.replace("$", "$$")
 
 
 def _volumes(settings: JobSettings) -> tuple[list[Json], list[Json]]:
@@ -221,9 +235,22 @@ def read_template(path: Path) -> Json:
         return {}
     if not isinstance(content, dict) or not set(content) <= {"apiVersion", "kind", "metadata", "spec"}:
         raise ValueError(f"the job template {path} must be a part of a batch/v1 Job: a map with `metadata` and `spec`")
-    name = (content.get("metadata") or {}).get("name")
-    if name:
-        raise ValueError(
-            f"the job template {path} names its Job {name!r}: leave metadata.name out, each run has its own"
-        )
+    for name, why in (("name", "each run has its own"), ("namespace", "Jobs are where the operator looks for them")):
+        if _at(content, "metadata").get(name):
+            raise ValueError(f"the job template {path} sets metadata.{name}: leave it out, {why}")
+    for metadata in (_at(content, "metadata"), _at(content, "spec", "template", "metadata")):
+        for label in _at(metadata, "labels"):
+            if str(label).startswith(f"{DOMAIN}/"):
+                raise ValueError(
+                    f"the job template {path} sets the label {label}: leave {DOMAIN}/ out, Jobs are known by it"
+                )
+    return content
+
+
+def _at(content: Json, *path: str) -> Json:
+    """The map at a path; an empty one if there is none."""
+    for name in path:
+        content = content.get(name) or {}
+        if not isinstance(content, dict):
+            return {}
     return content

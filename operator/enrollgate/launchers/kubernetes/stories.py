@@ -44,11 +44,18 @@ class Narrator:
         self._told = queue.Queue[_Telling | None](QUEUE_LIMIT)
         self._is_quiet = threading.Event()
         self._is_quiet.set()
-        self._thread = threading.Thread(target=self._write_all, name="stories", daemon=True)
-        self._thread.start()
+        self._thread = self._begin()
+
+    def _begin(self) -> threading.Thread:
+        thread = threading.Thread(target=self._write_all, name="stories", daemon=True)
+        thread.start()
+        return thread
 
     def tell(self, job: str, uid: str, story: Story) -> None:
-        """Queues a story for a Job."""
+        """Queues a story for a Job. A writer that has died of something unforeseen is replaced, and the log says so."""
+        if not self._thread.is_alive():
+            _LOG.error("what writes Events has died and is begun anew: this is a bug; its traceback is above", run=job)
+            self._thread = self._begin()
         try:
             self._told.put_nowait(_Telling(job, uid, story, self._clock()))
         except queue.Full:

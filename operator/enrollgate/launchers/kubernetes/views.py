@@ -46,6 +46,12 @@ class JobView:
     deleting: bool
     ready: int
     """Pods that are ready."""
+    counted: int
+    """Pods that the Job controller knows of and has not done with: active, terminating, or over and not yet accounted for."""
+    failed: int
+    """Pods that failed and counted."""
+    changed: datetime | None
+    """When its status last changed, as it does when a pod comes or goes. Unlike an Event, this is never forgotten."""
     verdict: Verdict | None
     """None while it is unfinished."""
 
@@ -113,8 +119,23 @@ def job_view(raw: Json) -> JobView:
         suspended=bool(spec.get("suspend")),
         deleting=bool(metadata.get("deletionTimestamp")),
         ready=int(status.get("ready") or 0),
+        counted=_counted(status),
+        failed=int(status.get("failed") or 0),
+        changed=_changed(metadata),
         verdict=verdict_of(status.get("conditions") or ()),
     )
+
+
+def _counted(status: Json) -> int:
+    unaccounted = status.get("uncountedTerminatedPods") or {}
+    over = sum(len(unaccounted.get(kind) or ()) for kind in ("succeeded", "failed"))
+    return int(status.get("active") or 0) + int(status.get("terminating") or 0) + over
+
+
+def _changed(metadata: Json) -> datetime | None:
+    """From the server-side record of who wrote which fields, https://kubernetes.io/docs/reference/using-api/server-side-apply/."""
+    written = [each for each in metadata.get("managedFields") or () if each.get("subresource") == "status"]
+    return max((_instant(each["time"]) for each in written if each.get("time")), default=None)
 
 
 def verdict_of(conditions: Iterable[Any]) -> Verdict | None:

@@ -1,0 +1,75 @@
+"""A finished run's Job is marked as recorded: that very Job, ours, and ended. A Job that is marked is never looked at again."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cluster.control_plane import Cluster
+from tests.cluster.jobs import ORDER, delete, ended, make_job
+
+from enrollgate.launchers.kubernetes import JobSettings, KubernetesLauncher
+from enrollgate.launchers.kubernetes.views import RECORDED
+from enrollgate.wiring import utc_now
+
+UP = "while :; do sleep 0.1; done"
+
+
+@pytest.fixture
+def launcher(namespace: str, operator_kubeconfig: Path) -> Iterator[KubernetesLauncher]:
+    settings = JobSettings(namespace, "harness", "enrollgate:test")
+    made = KubernetesLauncher(
+        Cluster.api_of(operator_kubeconfig), settings, start_timeout=900, concurrency=2, clock=utc_now
+    )
+    yield made
+    made.close()
+
+
+def is_marked(cluster: Cluster, job: str) -> bool:
+    return RECORDED in cluster.api.request("GET", job)["metadata"]["labels"]
+
+
+def finished_job(cluster: Cluster, namespace: str) -> str:
+    job = make_job(cluster, namespace, "true")
+    ended(cluster, job)
+    return job
+
+
+@pytest.mark.usefixtures("nodes")
+def test_a_job_that_was_seen_ended_is_marked(cluster: Cluster, namespace: str, launcher: KubernetesLauncher) -> None:
+    job = finished_job(cluster, namespace)
+    assert list(launcher.observe([ORDER.name])) == [ORDER.name]
+    launcher.discard([ORDER.name, "harness-2-1"])
+    assert is_marked(cluster, job) and launcher.observe([ORDER.name]) == {}
+    launcher.discard([ORDER.name])  # idempotent
+
+
+@pytest.mark.usefixtures("nodes")
+def test_a_job_that_lives_is_never_marked(cluster: Cluster, namespace: str, launcher: KubernetesLauncher) -> None:
+    job = make_job(cluster, namespace, UP)
+    launcher.observe([ORDER.name])
+    launcher.discard([ORDER.name])
+    assert not is_marked(cluster, job)
+
+
+@pytest.mark.usefixtures("nodes")
+def test_a_job_that_took_the_name_meanwhile_is_not_marked(
+    cluster: Cluster, namespace: str, launcher: KubernetesLauncher
+) -> None:
+    job = finished_job(cluster, namespace)
+    launcher.observe([ORDER.name])
+    delete(cluster, job)
+    cluster.wait_for(lambda: cluster.find(job) is None, what="the old Job is gone")
+    make_job(cluster, namespace, UP)
+    launcher.discard([ORDER.name])
+    assert not is_marked(cluster, job)
+
+
+@pytest.mark.usefixtures("nodes")
+def test_a_job_of_somebody_else_is_not_marked(cluster: Cluster, namespace: str, launcher: KubernetesLauncher) -> None:
+    job = finished_job(cluster, namespace)
+    other: dict[str, Any] = {"metadata": {"labels": {"enrollgate.io/installation": "other"}}}
+    cluster.api.request("PATCH", job, body=other)
+    launcher.observe([ORDER.name], only=True)
+    launcher.discard([ORDER.name])
+    assert not is_marked(cluster, job)

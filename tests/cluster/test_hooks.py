@@ -1,0 +1,78 @@
+"""Helm's hooks when they fail: they say why, the release is not installed, and nothing of it stays behind."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.chart.rendering import REQUIRED, merged
+from tests.cluster.chart import CHART, helm
+from tests.cluster.control_plane import Cluster
+from tests.cluster.pod_runner import PodRunner
+
+OUT_OF_REACH = "mysql://enrollgate:unlikely-password@127.0.0.1:1/courses"
+IMAGE = {"image": {"repository": "enrollgate", "tag": "test"}}
+
+
+def release(
+    cluster: Cluster, namespace: str, folder: Path, values: dict[str, Any], *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    path = folder / "values.yaml"
+    path.write_text(json.dumps(merged(values, IMAGE)), encoding="utf-8")
+    return helm(*arguments, "school", str(CHART), "-f", str(path), "-n", namespace, kubeconfig=cluster.kubeconfig)
+
+
+def secrets_of(cluster: Cluster, namespace: str) -> set[str]:
+    """Beside Helm's own record of the release."""
+    names = {each["metadata"]["name"] for each in cluster.items(f"/api/v1/namespaces/{namespace}/secrets")}
+    return {name for name in names if not name.startswith("sh.helm.release")}
+
+
+def test_a_release_without_its_secret_is_not_installed(
+    cluster: Cluster, pod_runner: PodRunner, namespace: str, tmp_path: Path
+) -> None:
+    """The migration finds no address, and must not take that for a database of its own."""
+    done = release(cluster, namespace, tmp_path, merged(REQUIRED, {"migration": {"timeout": 5}}), "install")
+
+    assert done.returncode != 0 and "school-enrollgate-migrate" in done.stderr
+    (job,) = cluster.jobs(namespace)
+    assert not job["status"].get("succeeded")
+    assert not cluster.items(f"/apis/apps/v1/namespaces/{namespace}/deployments")
+
+
+def test_a_migration_that_fails_says_why_and_leaves_no_secret_and_in_the_end_nothing(
+    cluster: Cluster, pod_runner: PodRunner, namespace: str, tmp_path: Path
+) -> None:
+    values = {"database": {"url": OUT_OF_REACH}, "destination": "drive:0AbCdEfGhIjKlMnOp", "migration": {"timeout": 20}}
+    done = release(cluster, namespace, tmp_path, values, "install")
+
+    assert done.returncode != 0 and "127.0.0.1" in done.stdout + done.stderr, "the log of the migration"
+    assert secrets_of(cluster, namespace) == set()
+    (job,) = cluster.jobs(namespace)
+    assert "unlikely-password" not in json.dumps(job)
+
+    gone = helm("uninstall", "school", "-n", namespace, "--wait", kubeconfig=cluster.kubeconfig)
+    assert gone.returncode == 0, gone.stderr
+    path = f"/apis/batch/v1/namespaces/{namespace}/jobs/{job['metadata']['name']}"
+    assert job["spec"]["ttlSecondsAfterFinished"] > 0
+    cluster.api.request("PATCH", path, body={"spec": {"ttlSecondsAfterFinished": 1}})  # lest the test take as long
+    cluster.wait_for(lambda: not cluster.jobs(namespace) and not cluster.pods(namespace), what="nothing is left")
+
+
+def test_a_doctor_that_is_not_content_says_why_and_goes(
+    cluster: Cluster, pod_runner: PodRunner, namespace: str, tmp_path: Path
+) -> None:
+    values = {
+        "database": {"url": OUT_OF_REACH},
+        "destination": "drive:0AbCdEfGhIjKlMnOp",
+        "migration": {"enabled": False},
+        "replicas": 0,
+    }
+    assert release(cluster, namespace, tmp_path, values, "install").returncode == 0
+
+    done = helm("test", "school", "--logs", "-n", namespace, kubeconfig=cluster.kubeconfig)
+
+    assert done.returncode != 0 and "failed  database" in done.stdout, done.stdout + done.stderr
+    assert "warning cluster" in done.stdout, "it is no operator, and does not judge by what a worker may not do"
+    helm("uninstall", "school", "-n", namespace, "--wait", kubeconfig=cluster.kubeconfig)
+    cluster.wait_for(lambda: not cluster.pods(namespace) and not secrets_of(cluster, namespace), what="nothing is left")

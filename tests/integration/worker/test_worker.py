@@ -117,6 +117,30 @@ def test_a_file_that_was_changed_at_the_destination_is_delivered_again(site: Fau
     assert victim.read_bytes() == site.lectures[1].content
 
 
+def test_a_corrected_course_url_is_another_course_whatever_its_files_are_called(tmp_path: Path) -> None:
+    """Both courses are a file `1.mp4`; the wrong one was delivered, and the task is enrolled again with the right one."""
+    wrong, right = content(5_000, 1), content(6_000, 2)
+    with FaultySite([]) as site:
+        site.pages |= {"/a/1.mp4": ("video/mp4", wrong), "/b/1.mp4": ("video/mp4", right)}
+        assert run(order_for(site, tmp_path, course_url=f"{site.url}/a/1.mp4")).items_delivered == 1
+        report = run(order_for(site, tmp_path, course_url=f"{site.url}/b/1.mp4", attempt=2))
+        assert (report.reason, report.items_delivered, report.items_skipped) == (None, 1, 0)
+        (course,) = (tmp_path / "out").glob(f"{report.destination_id.replace('[', '[[]')}")
+        assert [path.read_bytes() for path in course.glob("*.mp4")] == [right]
+        assert sorted(delivered(tmp_path).values()) == sorted([wrong, right]), "what was delivered is never destroyed"
+        for url, attempt in ((f"{site.url}/a/1.mp4", 3), (f"{site.url}/b/1.mp4", 4)):
+            again = run(order_for(site, tmp_path, course_url=url, attempt=attempt))
+            assert (again.items_delivered, again.items_skipped) == (0, 1), "each course is found again"
+
+
+def test_a_new_signature_in_the_course_url_is_the_same_course(site: FaultySite, tmp_path: Path) -> None:
+    run(order_for(site, tmp_path, course_url=f"{site.url}/feed?Expires=1&Signature=abc&id=3"))
+    again = run(order_for(site, tmp_path, course_url=f"{site.url}/feed?Expires=2&Signature=xyz&id=3"))
+    assert (again.items_delivered, again.items_skipped) == (0, 4)
+    other = run(order_for(site, tmp_path, course_url=f"{site.url}/feed?Expires=2&Signature=xyz&id=4"))
+    assert (other.items_delivered, other.items_skipped) == (4, 0)
+
+
 def test_a_damaged_manifest_is_as_good_as_none(site: FaultySite, tmp_path: Path) -> None:
     run(order_for(site, tmp_path))
     next((tmp_path / "out").rglob("manifest.json")).write_text('{"items": 7')

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import inspect, make_url
 from tests.databases.server import execute
 from tests.world import World
 
@@ -67,6 +67,39 @@ def test_two_migrations_at_once_both_end_well(database_url: str) -> None:
     for thread in threads:
         thread.join()
     assert results == [head(), head()]
+
+
+@pytest.mark.parametrize(
+    "undone",
+    [
+        ("DROP TABLE enrollgate_runs",),
+        ("DROP TABLE enrollgate_runs", "DROP INDEX ix_enrollgate_tasks_status_seen ON enrollgate_tasks"),
+        ("DROP INDEX ix_enrollgate_runs_finished ON enrollgate_runs",),
+        (),
+    ],
+    ids=["before the second table", "before the first index", "before the last index", "before the revision"],
+)
+def test_an_interrupted_migration_is_finished_by_the_next_one(database: Database, undone: tuple[str, ...]) -> None:
+    migrate(database)
+    whole = structure(database)
+    for statement in ("DELETE FROM enrollgate_schema_version", *undone):
+        sql = statement.partition(" ON ")[0] if database.is_sqlite else statement
+        database.writing(lambda connection, sql=sql: connection.exec_driver_sql(sql))
+    assert migrate(database) == (None, head())
+    assert structure(database) == whole
+
+
+def structure(database: Database) -> dict[str, object]:
+    with database.reading() as connection:
+        inspector = inspect(connection)
+        return {
+            table: (
+                [column["name"] for column in inspector.get_columns(table)],
+                sorted(str(index["name"]) for index in inspector.get_indexes(table)),
+                sorted(str(key["name"]) for key in inspector.get_unique_constraints(table)),
+            )
+            for table in ("enrollgate_tasks", "enrollgate_runs")
+        }
 
 
 def test_without_a_migration_the_operator_says_so(database: Database) -> None:

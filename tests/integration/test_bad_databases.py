@@ -145,6 +145,33 @@ def test_a_good_database_passes_every_check(database: Database) -> None:
     assert found["statuses found"][0] is Verdict.WARNING and "'odd'" in found["statuses found"][1]
 
 
+@pytest.mark.parametrize("kind", ["VARCHAR(36)", "CHAR(36)", "DECIMAL(20,2)", "DOUBLE", "VARBINARY(16)"])
+def test_a_key_that_is_no_integer_is_refused(server_database_url: str, kind: str) -> None:
+    with closing(open_database(make_url(server_database_url))) as database:
+        create_tasks(database, GOOD.replace("id INTEGER", f"id {kind}"))
+        migrate(database)
+        words = r"id is [A-Z].*, not an integer: name the table's integer key in ENROLLGATE_ID_COLUMN"
+        with pytest.raises(DatabaseMisconfigured, match=words):
+            insist(database, TABLES)
+        assert verdicts(database)["id column"][0] is Verdict.FAILED
+
+
+@pytest.mark.parametrize("kind", ["TINYINT", "SMALLINT", "MEDIUMINT", "INT UNSIGNED", "BIGINT", "BIGINT UNSIGNED"])
+def test_every_kind_of_integer_is_a_key(server_database_url: str, kind: str) -> None:
+    with closing(open_database(make_url(server_database_url))) as database:
+        create_tasks(database, GOOD.replace("id INTEGER", f"id {kind}"))
+        migrate(database)
+        insist(database, TABLES)
+
+
+def test_a_text_key_in_sqlite_is_refused_too(sqlite_url: str) -> None:
+    with closing(open_database(make_url(sqlite_url))) as database:
+        create_tasks(database, GOOD.replace("id INTEGER", "id TEXT"))
+        migrate(database)
+        with pytest.raises(DatabaseMisconfigured, match="id is TEXT, not an integer"):
+            insist(database, TABLES)
+
+
 def test_an_enum_status_column_must_hold_our_words(server_database_url: str) -> None:
     with closing(open_database(make_url(server_database_url))) as database:
         create_tasks(database, GOOD.replace("status VARCHAR(32)", "status ENUM('pending','enrolled','completed')"))
@@ -206,6 +233,42 @@ def test_a_read_only_user_is_found_out_before_the_first_pass(server_database_url
         try:
             with closing(open_database(url.set(username=user, password=password))) as limited:
                 with pytest.raises(DatabaseMisconfigured, match="grant SELECT and UPDATE on download_tasks"):
+                    insist(limited, TABLES)
+        finally:
+            execute(server_database_url, f"DROP USER {user}@'%'")
+
+
+@pytest.mark.parametrize(
+    ("table", "privileges", "missing"),
+    [
+        ("enrollgate_tasks", "SELECT, UPDATE, DELETE", "INSERT"),
+        ("enrollgate_tasks", "SELECT, INSERT, DELETE", "UPDATE"),
+        ("enrollgate_tasks", "SELECT, INSERT, UPDATE", "DELETE"),
+        ("enrollgate_runs", "SELECT, UPDATE", "INSERT"),
+        ("enrollgate_runs", "SELECT, INSERT", "UPDATE"),
+        ("download_tasks", "SELECT", "UPDATE"),
+    ],
+)
+def test_each_privilege_that_a_pass_needs_is_tried_before_the_first_one(
+    server_database_url: str, table: str, privileges: str, missing: str
+) -> None:
+    url = make_url(server_database_url)
+    user, password = f"lk_{url.database}"[:30], "lacks-one"
+    everything = {
+        "download_tasks": "SELECT, UPDATE",
+        "enrollgate_tasks": "SELECT, INSERT, UPDATE, DELETE",
+        "enrollgate_runs": "SELECT, INSERT, UPDATE",
+        "enrollgate_schema_version": "SELECT",
+    }
+    with closing(World(server_database_url)):
+        grants = [
+            f"GRANT {granted} ON {url.database}.{name} TO {user}@'%'"
+            for name, granted in (everything | {table: privileges}).items()
+        ]
+        execute(server_database_url, f"CREATE USER {user}@'%' IDENTIFIED BY '{password}'", *grants)
+        try:
+            with closing(open_database(url.set(username=user, password=password))) as limited:
+                with pytest.raises(DatabaseMisconfigured, match=f"{missing} command denied .*{table}.*: grant SELECT"):
                     insist(limited, TABLES)
         finally:
             execute(server_database_url, f"DROP USER {user}@'%'")

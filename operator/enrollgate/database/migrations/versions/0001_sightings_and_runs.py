@@ -56,7 +56,7 @@ def upgrade() -> None:
 
 def _create(table: str, *parts: sa.schema.SchemaItem, indexes: dict[str, list[str]]) -> None:
     if not sa.inspect(op.get_bind()).has_table(table):
-        op.create_table(table, *parts, **_MYSQL, **_MARIADB)
+        op.create_table(table, *parts, if_not_exists=True, **_MYSQL, **_MARIADB)
     there = {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}
     for name, columns in indexes.items():
         if name not in there:

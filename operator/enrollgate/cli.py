@@ -10,13 +10,15 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
+from rich.text import Text
 
 from enrollgate import version as installed_version
 from enrollgate.settings import Settings, SettingsError, load_settings
@@ -30,8 +32,10 @@ app = typer.Typer(
 )
 drive_app = typer.Typer(help="Google Drive as destination.", no_args_is_help=True)
 app.add_typer(drive_app, name="drive")
-_OUT = Console()
-_ERR = Console(stderr=True)
+_OUT = Console(emoji=False)
+_ERR = Console(stderr=True, emoji=False)
+_WATCH_INTERVAL = 2.0
+"""Seconds between two looks of `status --watch`."""
 _STOP_PATIENCE = 10.0
 """Seconds that a worker which is asked to stop may take to do so cleanly."""
 _MARKS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "failed": "[red]failed [/]"}
@@ -128,10 +132,7 @@ def status(
         if as_json:
             print(json.dumps(view.as_json(look()), indent=2))  # noqa: T201 -- for programs: no colours, no wrapping
         elif watch:
-            with Live(view.render(look(), tables), console=_OUT, auto_refresh=False) as live:
-                while True:
-                    time.sleep(2)
-                    live.update(view.render(look(), tables), refresh=True)
+            _watch(lambda: view.render(look(), tables))
         else:
             _OUT.print(view.render(look(), tables))
     except KeyboardInterrupt:
@@ -142,6 +143,24 @@ def status(
         _give_up(error, 1)
     finally:
         database.close()
+
+
+def _watch(look: Callable[[], RenderableType]) -> NoReturn:
+    """Shows it again and again. A database that is away for a while is said, and waited for."""
+    from enrollgate.database import DatabaseUnavailable
+
+    shown: RenderableType = ""
+    with Live(console=_OUT, auto_refresh=False) as live:
+        while True:
+            try:
+                shown = news = look()
+            except DatabaseUnavailable as error:
+                news = Group(shown, Text(f"the database is away, and is asked again: {error}", style="red"))
+            if _OUT.is_terminal:
+                live.update(news, refresh=True)
+            else:
+                _OUT.print(news)
+            time.sleep(_WATCH_INTERVAL)
 
 
 @app.command()

@@ -20,6 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
 from enrollgate.demo.site import CourseSite
@@ -252,19 +253,19 @@ def _summarise(endings: list[Ending], folder: Path, console: Console) -> None:
     for heading in ("task", "case", "status", "what happened", "as the contract says"):
         table.add_column(heading)
     for ending in endings:
-        verdict = f"[red]no: {ending.problem}[/]" if ending.problem else "[green]yes[/]"
-        table.add_row(str(ending.case.task_id), ending.case.title, ending.status, ending.outcome, verdict)
+        verdict = Text(f"no: {ending.problem}", "red") if ending.problem else Text("yes", "green")
+        table.add_row(str(ending.case.task_id), ending.case.title, Text(ending.status), ending.outcome, verdict)
     console.print(table)
     console.print(_tree(folder / "courses"))
-    console.print(f"The operator's log is {folder / 'operator.log'}; see its ENROLL CHECK lines.", soft_wrap=True)
+    console.print(
+        f"The operator's log is {folder / 'operator.log'}; see its ENROLL CHECK lines.", soft_wrap=True, markup=False
+    )
 
 
 def _tree(folder: Path) -> Tree:
     tree = Tree(folder.name + "/")
     branches = {folder: tree}
     for path in sorted(folder.rglob("*")) if folder.exists() else ():
-        size = "" if path.is_dir() else f"  [dim]{path.stat().st_size:,} bytes[/]"
-        branches[path] = branches[path.parent].add(
-            f"{path.name.replace('[', chr(92) + '[')}{'/' if path.is_dir() else ''}{size}"
-        )
+        size = "/" if path.is_dir() else Text(f"  {path.stat().st_size:,} bytes", "dim")
+        branches[path] = branches[path.parent].add(Text.assemble(path.name, size))
     return tree

@@ -40,6 +40,22 @@ def test_a_wrong_setting_ends_every_command_with_2_and_its_name(environment: dic
         assert done.returncode == 2 and "ENROLLGATE_CHECK_INTERVAL=soon" in done.stderr, done
 
 
+@pytest.mark.parametrize("content", [None, "no certificate\n"])
+def test_a_ca_file_that_cannot_be_used_is_named_by_every_command(
+    environment: dict[str, str], tmp_path: Path, content: str | None
+) -> None:
+    ca = tmp_path / "ca.pem"
+    if content is not None:
+        ca.write_text(content)
+    settings = {"ENROLLGATE_DATABASE_URL": "mysql://u:hunter2@127.0.0.1:1/d", "ENROLLGATE_DATABASE__TLS_CA": str(ca)}
+    what = "No such file or directory" if content is None else "it holds no certificate"
+    words = f"ENROLLGATE_DATABASE__TLS_CA={ca}: {what}: name the CA's certificate, a file in PEM format"
+    for command in ("run", "migrate", "status", "doctor"):
+        done = run(environment | settings, command)
+        text = done.stdout + done.stderr
+        assert done.returncode in (1, 2) and words in text and "Traceback" not in text and "hunter2" not in text, done
+
+
 def test_run_refuses_a_database_without_the_task_table(environment: dict[str, str]) -> None:
     done = run(environment, "run")
     assert done.returncode == 2 and "there is no table download_tasks: let Node.js create it" in done.stderr

@@ -4,10 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from tests.faulty_site import Fault, FaultySite, Lecture, content
 from tests.world import World
+
+from enrollgate.domain.reasons import Reason, exit_code
 
 
 @pytest.fixture
@@ -148,3 +153,45 @@ def test_work_reports_a_wrong_setting_where_its_launcher_looks(environment: dict
 
 def test_version(environment: dict[str, str]) -> None:
     assert run(environment, "--version").stdout.startswith("enrollgate 0.")
+
+
+def test_a_worker_that_hangs_leaves_when_asked_although_its_report_cannot_be_written(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    silence = threading.Event()
+    with FaultySite([Lecture("One", content(400_000))]) as site:
+        site.faults["/1.mp4"] = Fault(hold=silence)
+        mine = {
+            "ENROLLGATE_TASK_ID": "1",
+            "ENROLLGATE_COURSE_URL": f"{site.url}/feed",
+            "ENROLLGATE_ALLOWED_HOSTS": site.host,
+            "ENROLLGATE_SCRATCH_DIR": str(tmp_path / "scratch"),
+            "ENROLLGATE_REPORT_PATH": str(tmp_path / "no such folder" / "report.json"),
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "enrollgate", "work"], env=environment | mine, stderr=subprocess.PIPE, text=True
+        )
+        while not any(path.stat().st_size for path in (tmp_path / "scratch").rglob("*.part")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.terminate()
+        _, errors = process.communicate(timeout=120)
+        silence.set()
+    assert process.returncode == exit_code(Reason.STOPPED) and "Traceback" not in errors, errors
+
+
+STOPPED_WHILE_HOLDING = """
+import os, signal, threading, time
+from enrollgate import cli
+stop = threading.Event()
+cli._stop_on_signals(stop, lambda: None)
+with stop._cond:  # as the main thread does for an instant in each stop.wait()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.2)
+assert stop.wait(60)
+"""
+
+
+def test_a_signal_is_obeyed_whatever_the_main_thread_holds(environment: dict[str, str]) -> None:
+    done = subprocess.run([sys.executable, "-c", STOPPED_WHILE_HOLDING], env=environment, timeout=120, check=False)
+    assert done.returncode == 0

@@ -19,7 +19,7 @@ from tests.faulty_site import Fault, FaultySite, Lecture, content
 
 from enrollgate.domain.account import cookies_name
 from enrollgate.domain.order import WorkOrder
-from enrollgate.domain.reasons import Reason
+from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.domain.report import Report
 from enrollgate.worker import work, write_report
 
@@ -158,6 +158,7 @@ def test_a_damaged_manifest_is_as_good_as_none(site: FaultySite, tmp_path: Path)
         (429, {"Retry-After": "7"}, Reason.RATE_LIMITED, 7.0),
         (500, {}, Reason.SITE_ERROR, None),
         (503, {"Retry-After": "3"}, Reason.SITE_ERROR, 3.0),
+        (429, {"Retry-After": "Wed, 21 Oct 2065 07:28:00 GMT"}, Reason.RATE_LIMITED, 30 * 86400.0),
     ],
 )
 def test_what_the_site_answers_for_the_course_is_the_reason(
@@ -167,6 +168,34 @@ def test_what_the_site_answers_for_the_course_is_the_reason(
     report = run(order_for(site, tmp_path))
     assert (report.reason, report.retry_after) == (reason, retry_after)
     assert site.media_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("7", 7.0),
+        (" 7 ", 7.0),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", 120.0),
+        ("Wednesday, 21-Oct-26 07:28:00 GMT", 120.0),
+        ("Wed Oct 21 07:28:00 2026", 120.0),
+        ("Wed, 21 Oct 2026 07:00:00 GMT", 0.0),
+        ("9" * 400, 30 * 86400.0),
+        ("soon", None),
+        ("-5", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_retry_after_is_seconds_or_a_date_by_the_site_s_clock(header: str | None, seconds: float | None) -> None:
+    from enrollgate.worker.downloaders.site_errors import retry_after
+
+    assert retry_after(header, "Wed, 21 Oct 2026 07:26:00 GMT") == seconds
+
+
+def test_a_date_in_retry_after_is_nothing_without_the_site_s_clock() -> None:
+    from enrollgate.worker.downloaders.site_errors import retry_after
+
+    assert retry_after("Wed, 21 Oct 2026 07:28:00 GMT", None) is None
 
 
 def test_one_refused_lecture_does_not_waste_the_others(site: FaultySite, tmp_path: Path) -> None:
@@ -433,6 +462,30 @@ def test_a_bug_in_the_worker_ends_in_a_report(
     report = run(order_for(site, tmp_path))
     assert report.reason is Reason.WORKER_CRASHED
     assert report.message == "ZeroDivisionError: a bug with <e-mail> in it"
+
+
+@pytest.mark.parametrize("error", [Failure(Reason.NETWORK_ERROR, "gone"), OSError(5, "I/O"), ZeroDivisionError("x")])
+def test_an_error_while_closing_does_not_replace_the_run_s_result(
+    site: FaultySite,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+) -> None:
+    from enrollgate.worker.downloaders.yt_dlp import YtDlp
+
+    close = YtDlp.close
+
+    def broken(self: YtDlp) -> None:
+        close(self)
+        raise error
+
+    monkeypatch.setattr(YtDlp, "close", broken)
+    report = run(order_for(site, tmp_path))
+    assert (report.reason, report.items_delivered) == (None, 4)
+    assert f"closing the downloader: {type(error).__name__}" in capsys.readouterr().err
+    site.faults["/feed"] = Fault(status=404)
+    assert run(order_for(site, tmp_path)).reason is Reason.COURSE_NOT_FOUND
 
 
 def test_an_html_page_with_several_videos_is_a_course(site: FaultySite, tmp_path: Path) -> None:

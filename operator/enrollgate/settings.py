@@ -125,8 +125,8 @@ class Settings(BaseSettings):
     )
     installation: str = Field(
         "enrollgate",
-        description="The name of this installation: the first part of its runs' names. Two installations on one database "
-        "need two names; a replacement for a machine that died takes over its runs under its name.",
+        description="The name of this installation: the first part of its runs' names. Two installations on one database, "
+        "or with one work folder, need two names; a replacement for a machine that died takes over its runs under its name.",
     )
     work_dir: SomePath = Field(
         Path("var"), description="The folder for local runs: their logs, reports and scratch files."

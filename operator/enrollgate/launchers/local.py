@@ -69,10 +69,11 @@ class LocalLauncher:
     """Runs as child processes below `work_dir`. Implements `Launcher`.
 
     `installation` says whose runs these are: others in the same folder are left alone. Times are in seconds. `worker_argv`
-    is the worker's command, `worker_env` its settings; what differs from run to run it finds in ENROLLGATE_* variables (see `supervisor`). `max_tries`, `run_timeout` (over all tries), `stop_grace` and
-    `backoff` apply to runs launched from now on. `run_ttl` is how long a discarded run's log and report are kept.
-    `on_change` is called from another thread soon after a run that this launcher has launched or observed has ended.
-    `clock` gives the time of day as files carry it. Raises LauncherUnavailable if the directories cannot be made.
+    is the worker's command, `worker_env` its settings; what differs from run to run it finds in ENROLLGATE_* variables (see
+    `supervisor`). `max_tries`, `run_timeout` (over all tries), `stop_grace` and `backoff` apply to runs launched from now
+    on. `run_ttl` is how long a discarded run's log and report are kept. `on_change` is called from another thread soon after
+    a run that this launcher has launched or observed has ended. `clock` gives the time of day as files carry it. Raises
+    LauncherUnavailable if the directories cannot be made.
     """
 
     def __init__(

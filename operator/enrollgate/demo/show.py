@@ -84,10 +84,11 @@ def show(folder: Path, console: Console) -> bool:
             node.start()
             try:
                 _watch(folder, console, operator)
+                died = operator.poll() is not None
             finally:
                 over.set()
                 node.join()
-        if _has_died(operator):
+        if died:
             _mourn(operator, folder, console)
             return False
         endings = [_judge(case, folder, site, enrolled_at) for case in CASES]
@@ -147,14 +148,9 @@ def _operator(folder: Path, site: CourseSite) -> Iterator[subprocess.Popen[bytes
         process.wait(timeout=30)
 
 
-def _has_died(operator: subprocess.Popen[bytes]) -> bool:
-    """Whether it ended otherwise than by being told to."""
-    return operator.poll() not in (None, 0)
-
-
 def _mourn(operator: subprocess.Popen[bytes], folder: Path, console: Console) -> None:
     code = operator.returncode
-    how = f"exit code {code}" if code > 0 else f"signal {-code}"
+    how = f"exit code {code}" if code >= 0 else f"signal {-code}"
     console.print(
         f"The operator ended before its time ({how}). The end of its log, {folder / 'operator.log'}:", markup=False
     )

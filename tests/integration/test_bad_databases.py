@@ -1,5 +1,6 @@
 """Databases that are wrong: each says what is wrong, with the remedy, and loses nothing."""
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -7,7 +8,7 @@ from contextlib import closing
 import pytest
 from sqlalchemy import inspect, make_url
 from tests.databases.server import execute
-from tests.world import World
+from tests.world import COURSE, World
 
 from enrollgate.database import (
     Database,
@@ -21,7 +22,9 @@ from enrollgate.database.inspection import check_database, insist
 from enrollgate.database.migrate import current, head
 from enrollgate.domain.check import Verdict
 from enrollgate.domain.task import StatusWords, TaskColumns
+from enrollgate.telemetry.log import configure_logging
 
+EMAIL = "ada@example.com"
 TABLES = Tables.named(TaskColumns(), StatusWords())
 
 
@@ -302,10 +305,43 @@ def test_a_user_with_just_the_documented_privileges_can_do_everything(server_dat
             execute(server_database_url, f"DROP USER {user}@'%'")
 
 
-def test_an_email_never_reaches_a_message_or_the_log(database_url: str) -> None:
+@pytest.fixture
+def real_log(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
+    """The log as `enrollgate run` configures it, at its most talkative, on the captured standard error."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    configure_logging("json", "debug")
+    yield capsys
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_an_email_never_reaches_a_message_or_the_log(database_url: str, real_log: pytest.CaptureFixture[str]) -> None:
+    """Each way that a task can go."""
     with closing(World(database_url)) as world:
-        task = world.add("enrolled", "ada@example.com", "https://ada@example.com:secret@host.example/")
+        bad = world.add("enrolled", EMAIL, f"https://{EMAIL}:secret@host.example/?token=secret")
+        nobody = world.add("enrolled", None)
+        good, failing, gone = (world.add("enrolled", EMAIL, f"{COURSE}?user={EMAIL}") for _ in range(3))
+        late, odd = world.add("processing", EMAIL), world.add("processing", EMAIL)
+        left_alone = world.add(f"asked by {EMAIL}", EMAIL)
         world.reconcile()
-        (run,) = world.runs(task)
-        assert run.reason == "InvalidCourseUrl"
-        assert "ada" not in str(run.message) and "secret" not in str(run.message)
+        world.launcher.succeed(f"test-{good}-1")
+        world.launcher.fail(f"test-{failing}-1")
+        world.set(odd, f"refund {EMAIL}"[:32])
+        world.delete(gone)
+        for _ in range(3):
+            world.reconcile()
+            world.clock.advance(150)
+        world.sql("DROP TABLE download_tasks")
+        with pytest.raises(DatabaseMisconfigured):
+            world.reconcile()
+        log = real_log.readouterr().err
+        reasons = {run.task_id: run.reason for run in world.runs()}
+        assert reasons[bad] == "InvalidCourseUrl" and reasons[nobody] == "InvalidTask"
+        assert (reasons[late], reasons[odd], reasons[gone]) == ("EnrollmentTimeout", "UnexpectedStatus", "TaskNotFound")
+        for task in (bad, nobody, good, failing, gone, late, odd):
+            assert f"ENROLL CHECK task={task} " in log, f"task {task} is not in the log at all"
+        assert "has no meaning here" in log and left_alone
+        for text in (log, *(str(run) for run in world.runs())):
+            assert "ada" not in text and "example.com" not in text.replace("courses.example.com", ""), text
+            assert "secret" not in text

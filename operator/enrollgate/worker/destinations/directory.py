@@ -221,4 +221,5 @@ def _as_failures() -> Iterator[None]:
 def _disk_failure(error: OSError) -> Failure:
     from enrollgate.worker.pipeline import disk_failure
 
-    return disk_failure(error)
+    failure = disk_failure(error)
+    return Failure(failure.reason, f"at the destination: {failure.message}")

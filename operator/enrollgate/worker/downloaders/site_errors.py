@@ -5,6 +5,7 @@ an HLS fragment that failed have no cause, only a message.
 """
 
 import errno
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -139,4 +140,5 @@ def _instant(text: str) -> datetime | None:
 
 def _clean(text: str) -> str:
     text = text.removeprefix("ERROR: ").partition("; please report this issue")[0]
+    text = re.sub(r"\[download\] Got error: |\[Errno \d+\] ", "", text)
     return redact(text.strip(), 300)

@@ -15,7 +15,6 @@ of the wrong course stays where it is, and is never taken for the right one.
 import hashlib
 import json
 import os
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -188,7 +187,6 @@ def _copy(source: Path, target: Path, on_bytes: OnBytes, stop: threading.Event) 
                 raise Failure(Reason.STOPPED, "asked to stop; this item is delivered by the next try")
         writer.flush()
         os.fsync(writer.fileno())
-    shutil.copymode(source, target)
     return digest.hexdigest()
 
 

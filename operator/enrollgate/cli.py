@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from enrollgate import version as installed_version
+from enrollgate.domain.redaction import printable
 from enrollgate.settings import Settings, SettingsError, load_settings
 
 app = typer.Typer(
@@ -174,8 +175,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     for check in examine(_settings()):
         checks.append(check)
         if not as_json:
-            remedy = f"\n          [dim]→[/] {escape(check.remedy)}" if check.remedy else ""
-            _OUT.print(f"{_MARKS[check.verdict]} {check.name}: {escape(check.detail)}{remedy}", soft_wrap=True)
+            remedy = f"\n          [dim]→[/] {escape(printable(check.remedy))}" if check.remedy else ""
+            detail = escape(printable(check.detail))
+            _OUT.print(f"{_MARKS[check.verdict]} {check.name}: {detail}{remedy}", soft_wrap=True)
     if as_json:
         print(json.dumps([asdict(check) for check in checks], indent=2))  # noqa: T201 -- as above
     raise typer.Exit(1 if any(check.verdict == "failed" for check in checks) else 0)

@@ -94,6 +94,17 @@ def test_status_shows_what_others_wrote_as_it_is(sqlite_url: str, strange: str) 
         assert "FromAnotherVersion" in terminal.text and "\x1b[31mred" not in terminal.raw
 
 
+@pytest.mark.parametrize("strange", ["[/oops]", "[final]", ":cat:", "\x1b[31mred"])
+def test_doctor_shows_what_others_wrote_as_it_is(sqlite_url: str, tmp_path: Path, strange: str) -> None:
+    with closing(World(sqlite_url)) as world:
+        world.add(strange)
+    settings = environment(DATABASE_URL=sqlite_url, WORK_DIR=str(tmp_path), DESTINATION=f"directory:{tmp_path}/[/x]")
+    with Terminal([*ENROLLGATE, "doctor"], settings) as terminal:
+        assert terminal.wait() == 0, terminal.text
+    assert f"warning statuses found: {strange.replace(chr(27), ' ')}: 1; without a meaning:" in terminal.text
+    assert f"{tmp_path}/[/x] is writable" in terminal.text and "\x1b[31mred" not in terminal.raw
+
+
 def test_a_progress_that_may_not_be_read_is_only_unknown(sqlite_url: str, tmp_path: Path) -> None:
     with closing(World(sqlite_url)) as world:
         world.add("enrolled")

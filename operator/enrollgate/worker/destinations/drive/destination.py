@@ -17,7 +17,7 @@ from enrollgate.domain.order import DriveAccess, WorkOrder
 from enrollgate.worker.course import Delivered, Item, OnBytes
 from enrollgate.worker.destinations.drive.client import FOLDER, Client
 from enrollgate.worker.destinations.drive.credentials import load_credentials
-from enrollgate.worker.destinations.drive.folders import COURSE, ITEM, MD5, SECTION, TASK, Folders, item_key
+from enrollgate.worker.destinations.drive.folders import COURSE_KEY, ITEM, MD5, SECTION, TASK, Folders, item_key
 from enrollgate.worker.destinations.drive.patience import Patience
 from enrollgate.worker.destinations.drive.sessions import SessionStore
 from enrollgate.worker.destinations.drive.uploads import Ids, Parcel, Uploads
@@ -125,7 +125,7 @@ class Drive:
         return folder, str(self._course.get("webViewLink") or f"https://drive.google.com/drive/folders/{folder}")
 
     def _properties(self) -> dict[str, str]:
-        return {TASK: str(self._task_id), COURSE: self._key_of_course}
+        return {TASK: str(self._task_id), COURSE_KEY: self._key_of_course}
 
     def _key(self, item: Item) -> str:
         return item_key(self._task_id, item.item_id)

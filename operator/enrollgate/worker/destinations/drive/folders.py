@@ -17,7 +17,7 @@ from enrollgate.worker.destinations.drive.errors import NOT_FOUND, failure_by
 from enrollgate.worker.destinations.drive.patience import Patience
 from enrollgate.worker.destinations.drive.uploads import Ids
 
-TASK, COURSE, SECTION, ITEM, MD5 = (
+TASK, COURSE_KEY, SECTION, ITEM, MD5 = (
     "enrollgateTask",
     "enrollgateCourse",
     "enrollgateSection",
@@ -71,7 +71,9 @@ class Folders:
         """The folder of the task's course, the oldest if there are several. A corrected course URL is another course."""
         own = f" and mimeType = '{FOLDER}' and appProperties has {{ key='{TASK}' and value='{properties[TASK]}' }}"
         found = self.children(root, drive_id, own)
-        return next((file for file in found if file.get("appProperties", {}).get(COURSE) == properties[COURSE]), None)
+        return next(
+            (file for file in found if file.get("appProperties", {}).get(COURSE_KEY) == properties[COURSE_KEY]), None
+        )
 
     def make(self, name: str, parent: str, properties: dict[str, str]) -> dict[str, Any]:
         """A new folder: once, however often the request must be repeated."""

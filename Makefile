@@ -1,5 +1,5 @@
 # One-word tasks. `make demo` and `make test` are all a newcomer needs; both set up what they use.
-.PHONY: help demo test test-cluster control-plane bench lint format types imports docs lock clean setup databases tools manifests image
+.PHONY: help demo test test-cluster control-plane bench lint format types imports docs lock clean setup databases node tools manifests image
 BIN := .venv/bin
 
 help: ## Say what there is
@@ -11,7 +11,7 @@ setup: ## Make .venv from the lock
 demo: setup ## Show the four cases live on this machine
 	@$(BIN)/enrollgate demo
 
-test: setup databases tools lint types imports ## Check everything and run all tests but those on a cluster
+test: setup databases node tools lint types imports ## Check everything and run all tests but those on a cluster
 	@$(BIN)/python -m enrollgate.settings_docs --check docs/settings.md
 	@$(BIN)/python -m enrollgate.reasons_docs --check docs/reasons.md
 	@$(BIN)/python scripts/chart_readme.py --check charts/enrollgate/README.md
@@ -28,6 +28,9 @@ control-plane: ## See to it that etcd and the Kubernetes programs for the tests 
 databases: ## See to it that the database servers for the tests are here
 	@scripts/mariadb >/dev/null || true
 	@scripts/mysql >/dev/null || true
+
+node: ## See to it that Node.js and npm for the tests are here
+	@scripts/node >/dev/null || true
 
 tools: setup ## See to it that helm and kubectl for the tests are here
 	@scripts/helm-kubectl >/dev/null

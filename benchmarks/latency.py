@@ -45,6 +45,7 @@ def _measure(name: str, url: str, tasks: int, interval: float) -> dict[str, obje
         os.environ["BENCH_DIR"] = str(marks)
         launcher = LocalLauncher(
             Path(folder),
+            installation="bench",
             worker_argv=(sys.executable, "-c", _WORKER),
             worker_env={"BENCH_DIR": str(marks)},
             max_tries=1,

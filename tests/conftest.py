@@ -48,12 +48,12 @@ def _server(variable: str, start: Callable[[Path], Server]) -> Iterator[str]:
     if url := os.environ.get(variable):
         yield url
         return
-    with _server_in_a_folder(variable, start) as server:
+    with server_in_a_folder(variable, start) as server:
         yield server.url("")
 
 
 @contextmanager
-def _server_in_a_folder(variable: str, start: Callable[[Path], Server]) -> Iterator[Server]:
+def server_in_a_folder(variable: str, start: Callable[[Path], Server]) -> Iterator[Server]:
     """The server's data is no test's: pytest's own folders are closed to the user that the server runs as."""
     with tempfile.TemporaryDirectory(prefix="enrollgate-", ignore_cleanup_errors=True) as folder:
         try:
@@ -101,7 +101,7 @@ def server_database_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def own_mariadb() -> Iterator[Server]:
     """A MariaDB of the test's own, to stop and start at will."""
-    with _server_in_a_folder("ENROLLGATE_TEST_MARIADB_URL", start_mariadb) as server:
+    with server_in_a_folder("ENROLLGATE_TEST_MARIADB_URL", start_mariadb) as server:
         yield server
 
 

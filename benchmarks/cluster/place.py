@@ -53,7 +53,9 @@ def _cleared(cluster: Cluster) -> Iterator[str]:
         # The Jobs first: the pods of a namespace that is going away keep their Job controller's finalizers for minutes.
         jobs = f"/apis/batch/v1/namespaces/{name}/jobs"
         cluster.api.request("DELETE", jobs, body={"kind": "DeleteOptions", "propagationPolicy": "Background"})
-        cluster.wait_for(lambda: not cluster.jobs(name) and not cluster.pods(name), 1200, f"the Jobs of {name} are gone")
+        cluster.wait_for(
+            lambda: not cluster.jobs(name) and not cluster.pods(name), 1200, f"the Jobs of {name} are gone"
+        )
 
 
 def cpu_seconds(pid: int) -> float:

@@ -10,15 +10,18 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
+from rich.text import Text
 
 from enrollgate import version as installed_version
+from enrollgate.domain.redaction import printable
 from enrollgate.settings import Settings, SettingsError, load_settings
 
 app = typer.Typer(
@@ -32,6 +35,8 @@ drive_app = typer.Typer(help="Google Drive as destination.", no_args_is_help=Tru
 app.add_typer(drive_app, name="drive")
 _OUT = Console(emoji=False)
 _ERR = Console(stderr=True, emoji=False)
+_WATCH_INTERVAL = 2.0
+"""Seconds between two looks of `status --watch`."""
 _STOP_PATIENCE = 10.0
 """Seconds that a worker which is asked to stop may take to do so cleanly."""
 _MARKS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "failed": "[red]failed [/]"}
@@ -128,10 +133,7 @@ def status(
         if as_json:
             print(json.dumps(view.as_json(look()), indent=2))  # noqa: T201 -- for programs: no colours, no wrapping
         elif watch:
-            with Live(view.render(look(), tables), console=_OUT, auto_refresh=False) as live:
-                while True:
-                    time.sleep(2)
-                    live.update(view.render(look(), tables), refresh=True)
+            _watch(lambda: view.render(look(), tables))
         else:
             _OUT.print(view.render(look(), tables))
     except KeyboardInterrupt:
@@ -142,6 +144,24 @@ def status(
         _give_up(error, 1)
     finally:
         database.close()
+
+
+def _watch(look: Callable[[], RenderableType]) -> NoReturn:
+    """Shows it again and again. A database that is away for a while is said, and waited for."""
+    from enrollgate.database import DatabaseUnavailable
+
+    shown: RenderableType = ""
+    with Live(console=_OUT, auto_refresh=False) as live:
+        while True:
+            try:
+                shown = news = look()
+            except DatabaseUnavailable as error:
+                news = Group(shown, Text(f"the database is away, and is asked again: {error}", style="red"))
+            if _OUT.is_terminal:
+                live.update(news, refresh=True)
+            else:
+                _OUT.print(news)
+            time.sleep(_WATCH_INTERVAL)
 
 
 @app.command()
@@ -155,8 +175,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     for check in examine(_settings()):
         checks.append(check)
         if not as_json:
-            remedy = f"\n          [dim]→[/] {escape(check.remedy)}" if check.remedy else ""
-            _OUT.print(f"{_MARKS[check.verdict]} {check.name}: {escape(check.detail)}{remedy}", soft_wrap=True)
+            remedy = f"\n          [dim]→[/] {escape(printable(check.remedy))}" if check.remedy else ""
+            detail = escape(printable(check.detail))
+            _OUT.print(f"{_MARKS[check.verdict]} {check.name}: {detail}{remedy}", soft_wrap=True)
     if as_json:
         print(json.dumps([asdict(check) for check in checks], indent=2))  # noqa: T201 -- as above
     raise typer.Exit(1 if any(check.verdict == "failed" for check in checks) else 0)
@@ -220,26 +241,41 @@ def work(  # noqa: PLR0917 -- each is an environment variable that a launcher se
     )
     stop = threading.Event()
 
-    def leave() -> None:
+    def leave() -> NoReturn:
         """What hangs in a silent connection cannot be asked to stop; its partial file is resumed by the next try."""
-        worker.write_report(report_path, Report(Reason.STOPPED, "asked to stop; what was begun is resumed"))
-        os._exit(exit_code(Reason.STOPPED))
+        try:
+            worker.write_report(report_path, Report(Reason.STOPPED, "asked to stop; what was begun is resumed"))
+        finally:
+            os._exit(exit_code(Reason.STOPPED))
 
-    def asked_to_stop(_number: int, _frame: object) -> None:
-        if not stop.is_set():
-            stop.set()
-            timer = threading.Timer(_STOP_PATIENCE, leave)
-            timer.daemon = True
-            timer.start()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, asked_to_stop)
+    _stop_on_signals(stop, leave)
     report = worker.work(order, stop=stop)
     try:
         worker.write_report(report_path, report)
     except OSError as error:  # a full disk: the exit code still says whether a retry can help
         _ERR.print(f"the report could not be written: {error.strerror}", markup=False)
     sys.exit(exit_code(report.reason))
+
+
+def _stop_on_signals(stop: threading.Event, leave: Callable[[], object]) -> None:
+    """SIGTERM and SIGINT set `stop`; who has not stopped _STOP_PATIENCE seconds later is made to `leave`.
+
+    A thread does it: a signal handler runs in the midst of whatever the main thread does, and would wait forever for a lock
+    that the main thread holds just then.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
+
+    def obey() -> None:
+        os.read(reader, 1)
+        stop.set()
+        time.sleep(_STOP_PATIENCE)
+        leave()
+
+    threading.Thread(target=obey, name="signals", daemon=True).start()
 
 
 @drive_app.command()

@@ -1,10 +1,10 @@
 """Where the database is: the settings in parts, and what makes a database URL."""
 
-from pathlib import Path
-
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
+
+from enrollgate.setting_types import SomePath
 
 
 class DatabaseSettings(BaseModel):
@@ -17,7 +17,7 @@ class DatabaseSettings(BaseModel):
     user: str | None = Field(None, description="The user to log in as.", examples=["enrollgate"])
     password: SecretStr = Field(SecretStr(""), description="The user's password. Best from a secrets folder.")
     name: str | None = Field(None, description="The database (schema) that holds the task table.", examples=["courses"])
-    tls_ca: Path | None = Field(
+    tls_ca: SomePath | None = Field(
         None, description="CA certificate (PEM) to verify the server with; sets TLS on.", examples=["/etc/mysql/ca.pem"]
     )
     tls_verify_hostname: bool = Field(True, description="Whether the server's certificate must name its host.")
@@ -29,6 +29,9 @@ def parse_database_url(text: str) -> URL:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:
         raise ValueError("it is not a database URL: write mysql://user:password@host:port/name") from error
+    options = sorted(set(url.query) - {"charset"})
+    if options:
+        raise ValueError(f"it has the option {options[0]!r}: remove it; TLS is ENROLLGATE_DATABASE__TLS_CA")
     if url.drivername == "sqlite":
         if not url.database:
             raise ValueError("it names no file: write sqlite:////absolute/path")
@@ -37,4 +40,6 @@ def parse_database_url(text: str) -> URL:
         raise ValueError(f"{url.drivername!r} is not a database Enrollgate speaks: use mysql:// or sqlite:///")
     if not url.host or not url.database:
         raise ValueError("it names no host or no database: write mysql://user:password@host:port/name")
+    if not 1 <= (url.port or 3306) <= 65535:
+        raise ValueError(f"its port is {url.port}: write one from 1 to 65535, or none for 3306")
     return url.set(drivername="mysql+pymysql").difference_update_query(["charset"])

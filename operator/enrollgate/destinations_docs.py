@@ -10,6 +10,8 @@ from enrollgate.worker.destinations.drive.patience import LONGEST_PAUSE, PAUSES,
 _HEAD = f"""# Destinations
 
 `ENROLLGATE_DESTINATION` says where courses go. Whatever it is, it is the checkpoint: what is there, whole, is not moved again.
+A task whose `course_url` is corrected is another course and gets a folder of its own (parameters that only sign a URL do not
+count); what was delivered of the first one stays where it is.
 
 ## A directory
 

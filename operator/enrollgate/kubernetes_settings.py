@@ -1,12 +1,11 @@
 """The settings of Kubernetes mode: what the Jobs are made of, and how the operator behaves in a cluster."""
 
 import re
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field
 
-from enrollgate.setting_types import ObjectName, Seconds
+from enrollgate.setting_types import ObjectName, Seconds, SomePath
 
 
 def _image(value: str) -> str:
@@ -29,7 +28,7 @@ class KubernetesSettings(BaseModel):
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
         "IfNotPresent", description="When nodes pull it: `Always`, `IfNotPresent` or `Never`."
     )
-    job_template: Path | None = Field(
+    job_template: SomePath | None = Field(
         None,
         description="A YAML file with a partial batch/v1 Job that is merged over each Job: maps merge, lists of named things "
         "(containers, volumes, mounts, variables) merge by name, other lists are replaced, null removes. The container is "

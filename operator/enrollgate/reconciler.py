@@ -320,7 +320,7 @@ class Reconciler:
     def _discard(self, names: list[str]) -> None:
         try:
             self._launcher.discard(names)
-        except LauncherUnavailable as error:  # they are seen again, and discarded then: nothing waits for it
+        except LauncherRefused as error:  # they are seen again, and discarded then: nothing waits for it
             _LOG.warning("recorded runs could not be discarded; the next pass tries again", error=str(error))
 
     def _record(self, verdict: Record, now: datetime) -> None:

@@ -26,7 +26,10 @@ def check_destination(value: str) -> str:
         return value
     if scheme != "directory" or not colon or not rest.strip():
         raise ValueError("write directory:/path or drive:<folder id>")
-    return f"directory:{Path(rest).expanduser().absolute()}"
+    try:
+        return f"directory:{Path(rest).expanduser().absolute()}"
+    except RuntimeError as error:
+        raise ValueError("that user has no home folder here: write directory: and an absolute path") from error
 
 
 def check_endpoint(value: str) -> str:

@@ -4,7 +4,6 @@ A wrong value never gets past this module: `load_settings` raises one `SettingsE
 value (never a secret's), what is wrong with it and what to write instead.
 """
 
-import difflib
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as UndecodableGroup
 from sqlalchemy import URL
 
 from enrollgate.database_settings import DatabaseSettings, parse_database_url
@@ -34,10 +34,18 @@ from enrollgate.setting_checks import (
     check_host,
     check_words,
 )
-from enrollgate.setting_types import Argv, Seconds, Words
+from enrollgate.setting_sources import (
+    CONFIG_FILE,
+    PREFIX,
+    SECRETS_DIR,
+    config_file,
+    names_in_file,
+    secrets_folder,
+    secrets_in_folder,
+    unknown_names,
+)
+from enrollgate.setting_types import Argv, Seconds, SomePath, Words
 
-PREFIX = "ENROLLGATE_"
-"""Every variable begins with it."""
 RUN_VARIABLES = frozenset(
     PREFIX + name
     for name in (
@@ -54,7 +62,6 @@ RUN_VARIABLES = frozenset(
     )
 )
 """What a launcher tells a worker about its one run; not settings."""
-_SOURCES = frozenset({PREFIX + "CONFIG_FILE", PREFIX + "SECRETS_DIR"})
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_$]{1,64}")
 
 
@@ -118,10 +125,12 @@ class Settings(BaseSettings):
     )
     installation: str = Field(
         "enrollgate",
-        description="The name of this installation: the first part of its runs' names. Two installations on one database "
-        "need two names; a replacement for a machine that died takes over its runs under its name.",
+        description="The name of this installation: the first part of its runs' names. Two installations on one database, "
+        "or with one work folder, need two names; a replacement for a machine that died takes over its runs under its name.",
     )
-    work_dir: Path = Field(Path("var"), description="The folder for local runs: their logs, reports and scratch files.")
+    work_dir: SomePath = Field(
+        Path("var"), description="The folder for local runs: their logs, reports and scratch files."
+    )
 
     kubernetes: KubernetesSettings = Field(KubernetesSettings(), description="For ENROLLGATE_LAUNCHER=kubernetes.")
 
@@ -136,7 +145,7 @@ class Settings(BaseSettings):
     destination: str = Field(
         "directory:downloads", description="Where courses go: `directory:/path` or `drive:<folder id>`."
     )
-    drive_credentials: Path | None = Field(
+    drive_credentials: SomePath | None = Field(
         None,
         description="A service account's key or a user's login (`enrollgate drive login`), as JSON. Not given: the workload's "
         "own identity (application default credentials). docs/destinations.md has the steps.",
@@ -173,7 +182,7 @@ class Settings(BaseSettings):
         "public host, over https. Plain http and private addresses need the host listed literally.",
         examples=["courses.example.com,*.cdn.example.com"],
     )
-    cookies_dir: Path | None = Field(
+    cookies_dir: SomePath | None = Field(
         None,
         description="The folder with the accounts' cookies files: `cookies-<first 32 hexadecimal digits of the SHA-256 of "
         "the lower-cased e-mail>.txt`, and `cookies.txt` for all others. Netscape format.",
@@ -245,11 +254,6 @@ class Settings(BaseSettings):
     def _chunk(cls, value: ByteSize) -> ByteSize:
         check_chunk(value)
         return value
-
-    @field_validator("work_dir", "cookies_dir", "drive_credentials")
-    @classmethod
-    def _absolute(cls, value: Path | None) -> Path | None:
-        return None if value is None else value.expanduser().absolute()
 
     @model_validator(mode="after")
     def _check_together(self) -> "Settings":
@@ -356,55 +360,33 @@ def variables() -> dict[str, Any]:
 
 def load_settings() -> Settings:
     """Reads and checks all settings. Raises SettingsError."""
-    problems = _unknown_variables()
+    known = set(variables())
+    groups = {PREFIX + name.upper() for name, field in Settings.model_fields.items() if field.annotation in _GROUPS}
+    ours = (name for name in os.environ if not name.upper().startswith(PREFIX + "TEST_"))
+    problems = unknown_names(ours, known | RUN_VARIABLES | {CONFIG_FILE, SECRETS_DIR}, groups)
     try:
-        config_file = _existing(PREFIX + "CONFIG_FILE", Path.is_file, "file")
-        secrets_dir = _existing(PREFIX + "SECRETS_DIR", Path.is_dir, "folder")
-        settings = Settings(_env_file=config_file, _secrets_dir=None, **_secrets(secrets_dir))
+        file, folder = config_file(), secrets_folder()
+        if file is not None:
+            problems += unknown_names(names_in_file(file), known, groups, str(file))
+        secrets = {} if folder is None else secrets_in_folder(folder)
+        problems += unknown_names(secrets, known, groups, str(folder))
+        told = {name: text for name, text in secrets.items() if name in known}
+        settings = Settings(_env_file=file, _secrets_dir=None, **_nested(told))
     except ValidationError as error:
-        problems += [_explain(problem) for problem in error.errors()]
-    except (OSError, UnicodeDecodeError) as error:
+        problems += [_explain(problem) for problem in error.errors() if problem["type"] != "extra_forbidden"]
+    except UndecodableGroup as error:  # told above, as a name that is none
+        problems = problems or [str(error)]
+    except OSError as error:
         problems.append(str(error))
     if problems:
         raise SettingsError("\n".join(problems))
     return settings
 
 
-def _unknown_variables() -> list[str]:
-    known = set(variables()) | RUN_VARIABLES | _SOURCES
-    problems = []
-    for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name not in known and not name.startswith(PREFIX + "TEST_"):
-            near = difflib.get_close_matches(name, known, 1)
-            remedy = f"did you mean {near[0]}?" if near else "remove it; docs/settings.md lists what there is"
-            problems.append(f"{name}: there is no such setting; {remedy}")
-    return problems
-
-
-def _existing(variable: str, is_there: Any, kind: str) -> Path | None:
-    text = os.environ.get(variable)
-    if not text:
-        return None
-    path = Path(text)
-    if not is_there(path):
-        raise OSError(f"{variable}={text}: there is no such {kind}: create it, or mend the path")
-    return path
-
-
-def _secrets(folder: Path | None) -> dict[str, Any]:
-    """The settings in a folder of files named like the variables (upper or lower case), as a mounted Secret has them."""
+def _nested(texts: dict[str, str]) -> dict[str, Any]:
+    """Variables as the keyword arguments of Settings."""
     values: dict[str, Any] = {}
-    known = variables()
-    for path in sorted(folder.iterdir()) if folder else ():
-        name = path.name.upper()
-        if name not in known or not path.is_file():
-            continue
-        try:
-            text = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise OSError(
-                f"{name}: the secret {path} cannot be read ({error.__class__.__name__}): mend its file"
-            ) from error
+    for name, text in texts.items():
         outer, _, inner = name.removeprefix(PREFIX).lower().partition("__")
         if inner:
             values.setdefault(outer, {})[inner] = text

@@ -13,8 +13,9 @@ _HEAD = """# Settings
 
 Every setting is an environment variable. `ENROLLGATE_CONFIG_FILE` may name a file of `NAME=value` lines, and
 `ENROLLGATE_SECRETS_DIR` a folder of files named like the variables (a mounted Secret). The secrets folder wins over the
-environment, and the environment over the file. Times are seconds, or `90s`, `5m`, `6h`, `1d`. A wrong or unknown variable is
-refused at the start, with a message that names it. `enrollgate doctor` checks what the settings point at.
+environment, and the environment over the file. Times are seconds, or `90s`, `5m`, `6h`, `1d`. A wrong value, and a name that
+begins with `ENROLLGATE_` and is no setting, is refused at the start in all three, with a message that names it.
+`enrollgate doctor` checks what the settings point at.
 
 This page is generated: `make docs`.
 

@@ -7,13 +7,15 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from enrollgate.database import Database, Tables, reading
 from enrollgate.domain.reasons import Reason, explain
+from enrollgate.domain.redaction import printable
 from enrollgate.domain.task import TaskState
 
 Progress = Callable[[str], Mapping[str, object] | None]
-"""Gives a run's progress by its name, None if it is not known here."""
+"""Gives a run's progress by its name, None if it is not known here. May raise OSError: it is another user's file, perhaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Overview:
 def look(database: Database, tables: Tables, progress: Progress) -> Overview:
     """Reads it all. Raises DatabaseUnavailable or DatabaseMisconfigured."""
     runs = reading.unfinished_runs(database)
-    known = {run.name: found for run in runs if (found := progress(run.name)) is not None}
+    known = {run.name: found for run in runs if (found := _known(progress, run.name)) is not None}
     return Overview(
         now=database.now(),
         tasks=reading.count_by_status(database, tables),
@@ -38,6 +40,13 @@ def look(database: Database, tables: Tables, progress: Progress) -> Overview:
         progress=known,
         failures=reading.latest_failures(database),
     )
+
+
+def _known(progress: Progress, name: str) -> Mapping[str, object] | None:
+    try:
+        return progress(name)
+    except OSError:
+        return None
 
 
 def as_json(overview: Overview) -> dict[str, Any]:
@@ -57,7 +66,13 @@ def _run(run: reading.RunView) -> dict[str, Any]:
 
 
 def _remedy(reason: str | None) -> str:
-    return explain(Reason(reason)).remedy if reason else ""
+    """What to do about it; nothing for a word that only another version of Enrollgate knows."""
+    return explain(Reason(reason)).remedy if reason in set(Reason) else ""
+
+
+def _cell(text: str | None) -> Text:
+    """What others wrote, as it is: to rich, brackets would be markup."""
+    return Text(printable(text or ""))
 
 
 def render(overview: Overview, tables: Tables) -> RenderableType:
@@ -70,7 +85,7 @@ _MEANINGS = {
     TaskState.ENROLLED: "runs, or runs next",
     TaskState.COMPLETED: "is at its destination",
     TaskState.FAILED: "is over",
-    TaskState.UNKNOWN: "[yellow]no meaning here: left alone[/]",
+    TaskState.UNKNOWN: "no meaning here: left alone",
 }
 
 
@@ -80,8 +95,9 @@ def _task_table(overview: Overview, tables: Tables) -> Table:
     table.add_column("tasks", justify="right")
     table.add_column("")
     for count in overview.tasks:
-        meaning = _MEANINGS[tables.words.state(count.word)]
-        table.add_row("NULL" if count.status is None else count.status, str(count.tasks), meaning)
+        state = tables.words.state(count.word)
+        meaning = Text(_MEANINGS[state], style="yellow" if state is TaskState.UNKNOWN else "")
+        table.add_row(_cell("NULL" if count.status is None else count.status), str(count.tasks), meaning)
     return table
 
 
@@ -91,8 +107,9 @@ def _run_table(overview: Overview) -> Table:
         table.add_column(heading)
     for run in overview.runs:
         age = (overview.now - (run.launched_at or run.claimed_at)).total_seconds()
+        how_far = _progress(overview, run.name)
         table.add_row(
-            run.name, str(run.task_id), str(run.attempt), run.state, f"{age:.0f} s", _progress(overview, run.name)
+            _cell(run.name), str(run.task_id), str(run.attempt), _cell(run.state), f"{age:.0f} s", _cell(how_far)
         )
     if not overview.runs:
         table.add_row("none", *[""] * 5)
@@ -116,7 +133,7 @@ def _failure_table(overview: Overview) -> Table:
         table.add_column(heading, overflow="fold")
     for run in overview.failures:
         when = f"{run.finished_at:%Y-%m-%d %H:%M:%S}" if run.finished_at else ""
-        table.add_row(str(run.task_id), when, run.reason, run.message, _remedy(run.reason))
+        table.add_row(str(run.task_id), when, _cell(run.reason), _cell(run.message), _cell(_remedy(run.reason)))
     if not overview.failures:
         table.add_row("none", *[""] * 4)
     return table

@@ -81,6 +81,7 @@ def local_launcher_of(settings: Settings, on_change: Callable[[], None]) -> Loca
     """The launcher that runs child processes on this machine."""
     return LocalLauncher(
         settings.work_dir,
+        installation=settings.installation,
         worker_argv=(sys.executable, "-P", "-m", "enrollgate", "work"),
         worker_env=settings.worker_environment(),
         max_tries=settings.max_attempts,

@@ -23,8 +23,8 @@ def _own(folder: Path) -> None:
             shutil.chown(path, "nobody", "nogroup")
 
 
-def start_mariadb(folder: Path) -> Server:
-    """A fresh MariaDB in this folder. Raises ServerAbsent."""
+def start_mariadb(folder: Path, *options: str) -> Server:
+    """A fresh MariaDB in this folder, with these options. Raises ServerAbsent."""
     program = _mariadb_program()
     data = folder / "data"
     _own(folder)
@@ -52,6 +52,7 @@ def start_mariadb(folder: Path) -> Server:
         "--character-set-server=utf8mb4",
         "--collation-server=utf8mb4_general_ci",
         "--tmpdir=/tmp",
+        *options,
     )
     server = Server(command, folder, port, ready=lambda _port: _set_password(folder / "socket"))
     server.start()

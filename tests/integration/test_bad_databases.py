@@ -1,13 +1,14 @@
 """Databases that are wrong: each says what is wrong, with the remedy, and loses nothing."""
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import inspect, make_url
 from tests.databases.server import execute
-from tests.world import World
+from tests.world import COURSE, World
 
 from enrollgate.database import (
     Database,
@@ -21,7 +22,9 @@ from enrollgate.database.inspection import check_database, insist
 from enrollgate.database.migrate import current, head
 from enrollgate.domain.check import Verdict
 from enrollgate.domain.task import StatusWords, TaskColumns
+from enrollgate.telemetry.log import configure_logging
 
+EMAIL = "ada@example.com"
 TABLES = Tables.named(TaskColumns(), StatusWords())
 
 
@@ -69,6 +72,39 @@ def test_two_migrations_at_once_both_end_well(database_url: str) -> None:
     assert results == [head(), head()]
 
 
+@pytest.mark.parametrize(
+    "undone",
+    [
+        ("DROP TABLE enrollgate_runs",),
+        ("DROP TABLE enrollgate_runs", "DROP INDEX ix_enrollgate_tasks_status_seen ON enrollgate_tasks"),
+        ("DROP INDEX ix_enrollgate_runs_finished ON enrollgate_runs",),
+        (),
+    ],
+    ids=["before the second table", "before the first index", "before the last index", "before the revision"],
+)
+def test_an_interrupted_migration_is_finished_by_the_next_one(database: Database, undone: tuple[str, ...]) -> None:
+    migrate(database)
+    whole = structure(database)
+    for statement in ("DELETE FROM enrollgate_schema_version", *undone):
+        sql = statement.partition(" ON ")[0] if database.is_sqlite else statement
+        database.writing(lambda connection, sql=sql: connection.exec_driver_sql(sql))
+    assert migrate(database) == (None, head())
+    assert structure(database) == whole
+
+
+def structure(database: Database) -> dict[str, object]:
+    with database.reading() as connection:
+        inspector = inspect(connection)
+        return {
+            table: (
+                [column["name"] for column in inspector.get_columns(table)],
+                sorted(str(index["name"]) for index in inspector.get_indexes(table)),
+                sorted(str(key["name"]) for key in inspector.get_unique_constraints(table)),
+            )
+            for table in ("enrollgate_tasks", "enrollgate_runs")
+        }
+
+
 def test_without_a_migration_the_operator_says_so(database: Database) -> None:
     create_tasks(database, GOOD)
     with pytest.raises(DatabaseMisconfigured, match="run `enrollgate migrate`"):
@@ -110,6 +146,33 @@ def test_a_good_database_passes_every_check(database: Database) -> None:
     found = verdicts(database)
     assert found["index on status"][0] is Verdict.OK
     assert found["statuses found"][0] is Verdict.WARNING and "'odd'" in found["statuses found"][1]
+
+
+@pytest.mark.parametrize("kind", ["VARCHAR(36)", "CHAR(36)", "DECIMAL(20,2)", "DOUBLE", "VARBINARY(16)"])
+def test_a_key_that_is_no_integer_is_refused(server_database_url: str, kind: str) -> None:
+    with closing(open_database(make_url(server_database_url))) as database:
+        create_tasks(database, GOOD.replace("id INTEGER", f"id {kind}"))
+        migrate(database)
+        words = r"id is [A-Z].*, not an integer: name the table's integer key in ENROLLGATE_ID_COLUMN"
+        with pytest.raises(DatabaseMisconfigured, match=words):
+            insist(database, TABLES)
+        assert verdicts(database)["id column"][0] is Verdict.FAILED
+
+
+@pytest.mark.parametrize("kind", ["TINYINT", "SMALLINT", "MEDIUMINT", "INT UNSIGNED", "BIGINT", "BIGINT UNSIGNED"])
+def test_every_kind_of_integer_is_a_key(server_database_url: str, kind: str) -> None:
+    with closing(open_database(make_url(server_database_url))) as database:
+        create_tasks(database, GOOD.replace("id INTEGER", f"id {kind}"))
+        migrate(database)
+        insist(database, TABLES)
+
+
+def test_a_text_key_in_sqlite_is_refused_too(sqlite_url: str) -> None:
+    with closing(open_database(make_url(sqlite_url))) as database:
+        create_tasks(database, GOOD.replace("id INTEGER", "id TEXT"))
+        migrate(database)
+        with pytest.raises(DatabaseMisconfigured, match="id is TEXT, not an integer"):
+            insist(database, TABLES)
 
 
 def test_an_enum_status_column_must_hold_our_words(server_database_url: str) -> None:
@@ -178,6 +241,42 @@ def test_a_read_only_user_is_found_out_before_the_first_pass(server_database_url
             execute(server_database_url, f"DROP USER {user}@'%'")
 
 
+@pytest.mark.parametrize(
+    ("table", "privileges", "missing"),
+    [
+        ("enrollgate_tasks", "SELECT, UPDATE, DELETE", "INSERT"),
+        ("enrollgate_tasks", "SELECT, INSERT, DELETE", "UPDATE"),
+        ("enrollgate_tasks", "SELECT, INSERT, UPDATE", "DELETE"),
+        ("enrollgate_runs", "SELECT, UPDATE", "INSERT"),
+        ("enrollgate_runs", "SELECT, INSERT", "UPDATE"),
+        ("download_tasks", "SELECT", "UPDATE"),
+    ],
+)
+def test_each_privilege_that_a_pass_needs_is_tried_before_the_first_one(
+    server_database_url: str, table: str, privileges: str, missing: str
+) -> None:
+    url = make_url(server_database_url)
+    user, password = f"lk_{url.database}"[:30], "lacks-one"
+    everything = {
+        "download_tasks": "SELECT, UPDATE",
+        "enrollgate_tasks": "SELECT, INSERT, UPDATE, DELETE",
+        "enrollgate_runs": "SELECT, INSERT, UPDATE",
+        "enrollgate_schema_version": "SELECT",
+    }
+    with closing(World(server_database_url)):
+        grants = [
+            f"GRANT {granted} ON {url.database}.{name} TO {user}@'%'"
+            for name, granted in (everything | {table: privileges}).items()
+        ]
+        execute(server_database_url, f"CREATE USER {user}@'%' IDENTIFIED BY '{password}'", *grants)
+        try:
+            with closing(open_database(url.set(username=user, password=password))) as limited:
+                with pytest.raises(DatabaseMisconfigured, match=f"{missing} command denied .*{table}.*: grant SELECT"):
+                    insist(limited, TABLES)
+        finally:
+            execute(server_database_url, f"DROP USER {user}@'%'")
+
+
 def test_a_user_with_just_the_documented_privileges_can_do_everything(server_database_url: str) -> None:
     """docs/operations: SELECT and UPDATE(status) on the task table, everything on ours. MySQL: caching_sha2_password."""
     url = make_url(server_database_url)
@@ -206,10 +305,43 @@ def test_a_user_with_just_the_documented_privileges_can_do_everything(server_dat
             execute(server_database_url, f"DROP USER {user}@'%'")
 
 
-def test_an_email_never_reaches_a_message_or_the_log(database_url: str) -> None:
+@pytest.fixture
+def real_log(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
+    """The log as `enrollgate run` configures it, at its most talkative, on the captured standard error."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    configure_logging("json", "debug")
+    yield capsys
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_an_email_never_reaches_a_message_or_the_log(database_url: str, real_log: pytest.CaptureFixture[str]) -> None:
+    """Each way that a task can go."""
     with closing(World(database_url)) as world:
-        task = world.add("enrolled", "ada@example.com", "https://ada@example.com:secret@host.example/")
+        bad = world.add("enrolled", EMAIL, f"https://{EMAIL}:secret@host.example/?token=secret")
+        nobody = world.add("enrolled", None)
+        good, failing, gone = (world.add("enrolled", EMAIL, f"{COURSE}?user={EMAIL}") for _ in range(3))
+        late, odd = world.add("processing", EMAIL), world.add("processing", EMAIL)
+        left_alone = world.add(f"asked by {EMAIL}", EMAIL)
         world.reconcile()
-        (run,) = world.runs(task)
-        assert run.reason == "InvalidCourseUrl"
-        assert "ada" not in str(run.message) and "secret" not in str(run.message)
+        world.launcher.succeed(f"test-{good}-1")
+        world.launcher.fail(f"test-{failing}-1")
+        world.set(odd, f"refund {EMAIL}"[:32])
+        world.delete(gone)
+        for _ in range(3):
+            world.reconcile()
+            world.clock.advance(150)
+        world.sql("DROP TABLE download_tasks")
+        with pytest.raises(DatabaseMisconfigured):
+            world.reconcile()
+        log = real_log.readouterr().err
+        reasons = {run.task_id: run.reason for run in world.runs()}
+        assert reasons[bad] == "InvalidCourseUrl" and reasons[nobody] == "InvalidTask"
+        assert (reasons[late], reasons[odd], reasons[gone]) == ("EnrollmentTimeout", "UnexpectedStatus", "TaskNotFound")
+        for task in (bad, nobody, good, failing, gone, late, odd):
+            assert f"ENROLL CHECK task={task} " in log, f"task {task} is not in the log at all"
+        assert "has no meaning here" in log and left_alone
+        for text in (log, *(str(run) for run in world.runs())):
+            assert "ada" not in text and "example.com" not in text.replace("courses.example.com", ""), text
+            assert "secret" not in text

@@ -4,10 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from tests.faulty_site import Fault, FaultySite, Lecture, content
 from tests.world import World
+
+from enrollgate.domain.reasons import Reason, exit_code
 
 
 @pytest.fixture
@@ -38,6 +43,22 @@ def test_a_wrong_setting_ends_every_command_with_2_and_its_name(environment: dic
     for command in ("run", "migrate", "status", "doctor"):
         done = run(environment | {"ENROLLGATE_CHECK_INTERVAL": "soon"}, command)
         assert done.returncode == 2 and "ENROLLGATE_CHECK_INTERVAL=soon" in done.stderr, done
+
+
+@pytest.mark.parametrize("content", [None, "no certificate\n"])
+def test_a_ca_file_that_cannot_be_used_is_named_by_every_command(
+    environment: dict[str, str], tmp_path: Path, content: str | None
+) -> None:
+    ca = tmp_path / "ca.pem"
+    if content is not None:
+        ca.write_text(content)
+    settings = {"ENROLLGATE_DATABASE_URL": "mysql://u:hunter2@127.0.0.1:1/d", "ENROLLGATE_DATABASE__TLS_CA": str(ca)}
+    what = "No such file or directory" if content is None else "it holds no certificate"
+    words = f"ENROLLGATE_DATABASE__TLS_CA={ca}: {what}: name the CA's certificate, a file in PEM format"
+    for command in ("run", "migrate", "status", "doctor"):
+        done = run(environment | settings, command)
+        text = done.stdout + done.stderr
+        assert done.returncode in (1, 2) and words in text and "Traceback" not in text and "hunter2" not in text, done
 
 
 def test_run_refuses_a_database_without_the_task_table(environment: dict[str, str]) -> None:
@@ -137,3 +158,45 @@ def test_work_reports_a_wrong_setting_where_its_launcher_looks(environment: dict
 
 def test_version(environment: dict[str, str]) -> None:
     assert run(environment, "--version").stdout.startswith("enrollgate 0.")
+
+
+def test_a_worker_that_hangs_leaves_when_asked_although_its_report_cannot_be_written(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    silence = threading.Event()
+    with FaultySite([Lecture("One", content(400_000))]) as site:
+        site.faults["/1.mp4"] = Fault(hold=silence)
+        mine = {
+            "ENROLLGATE_TASK_ID": "1",
+            "ENROLLGATE_COURSE_URL": f"{site.url}/feed",
+            "ENROLLGATE_ALLOWED_HOSTS": site.host,
+            "ENROLLGATE_SCRATCH_DIR": str(tmp_path / "scratch"),
+            "ENROLLGATE_REPORT_PATH": str(tmp_path / "no such folder" / "report.json"),
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "enrollgate", "work"], env=environment | mine, stderr=subprocess.PIPE, text=True
+        )
+        while not any(path.stat().st_size for path in (tmp_path / "scratch").rglob("*.part")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.terminate()
+        _, errors = process.communicate(timeout=120)
+        silence.set()
+    assert process.returncode == exit_code(Reason.STOPPED) and "Traceback" not in errors, errors
+
+
+STOPPED_WHILE_HOLDING = """
+import os, signal, threading, time
+from enrollgate import cli
+stop = threading.Event()
+cli._stop_on_signals(stop, lambda: None)
+with stop._cond:  # as the main thread does for an instant in each stop.wait()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.2)
+assert stop.wait(60)
+"""
+
+
+def test_a_signal_is_obeyed_whatever_the_main_thread_holds(environment: dict[str, str]) -> None:
+    done = subprocess.run([sys.executable, "-c", STOPPED_WHILE_HOLDING], env=environment, timeout=120, check=False)
+    assert done.returncode == 0

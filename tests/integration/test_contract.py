@@ -210,7 +210,10 @@ def test_a_null_status_on_a_waiting_task_is_rejected(world: World) -> None:
     world.reconcile()
     world.set(task, None)
     tick(world, 10)
-    assert world.status(task) == "failed" and world.runs(task)[0].reason == "UnexpectedStatus"
+    assert world.status(task) == "failed"
+    (run,) = world.runs(task)
+    assert run.reason == "UnexpectedStatus"
+    assert run.message == "status became NULL, which is none of the configured status words"
 
 
 def test_an_unknown_status_on_a_running_task_stops_its_run_and_fails_it(world: World) -> None:

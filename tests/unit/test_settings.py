@@ -111,6 +111,27 @@ def test_times_are_seconds_or_have_a_unit(monkeypatch: pytest.MonkeyPatch, text:
         ("DATABSE_URL", "x", "ENROLLGATE_DATABSE_URL: there is no such setting; did you mean ENROLLGATE_DATABASE_URL?"),
         ("SECRETS_DIR", "/nowhere", "ENROLLGATE_SECRETS_DIR=/nowhere: there is no such folder"),
         ("CONFIG_FILE", "/nowhere", "ENROLLGATE_CONFIG_FILE=/nowhere: there is no such file"),
+        ("ENROLLMENT_TIMEOUT", "999999999999", "ENROLLGATE_ENROLLMENT_TIMEOUT=999999999999"),
+        ("ENROLLMENT_TIMEOUT", "999999999999", "it should be ten years (3650d) at most"),
+        ("CHECK_INTERVAL", "99999999999", "ENROLLGATE_CHECK_INTERVAL=99999999999"),
+        (
+            "DATABASE",
+            "foo",
+            "ENROLLGATE_DATABASE: it is a group and has no value of its own; set its parts, such as ENROLL",
+        ),
+        ("DATABASE", '{"host": "db"}', "ENROLLGATE_DATABASE: it is a group and has no value of its own"),
+        ("KUBERNETES", "x", "ENROLLGATE_KUBERNETES: it is a group and has no value of its own"),
+        ("DATABASE_URL", "mysql://u:p@h/d?foo=bar", "ENROLLGATE_DATABASE_URL=***: it has the option 'foo': remove it"),
+        ("DATABASE_URL", "mysql://u:p@h/d?ssl_ca=/x", "TLS is ENROLLGATE_DATABASE__TLS_CA"),
+        ("DATABASE_URL", "sqlite:////x?foo=bar", "it has the option 'foo': remove it"),
+        ("DATABASE_URL", "mysql://u:p@h:99999/d", "its port is 99999: write one from 1 to 65535"),
+        ("COOKIES_DIR", "", "ENROLLGATE_COOKIES_DIR=: it is empty: write a path, or remove the variable"),
+        ("WORK_DIR", "", "ENROLLGATE_WORK_DIR=: it is empty"),
+        ("DRIVE_CREDENTIALS", "", "ENROLLGATE_DRIVE_CREDENTIALS=: it is empty"),
+        ("DATABASE__TLS_CA", "", "ENROLLGATE_DATABASE__TLS_CA=: it is empty"),
+        ("KUBERNETES__JOB_TEMPLATE", "", "ENROLLGATE_KUBERNETES__JOB_TEMPLATE=: it is empty"),
+        ("WORK_DIR", "~no-such-user/x", "ENROLLGATE_WORK_DIR=~no-such-user/x: that user has no home folder here"),
+        ("DESTINATION", "directory:~no-such-user", "that user has no home folder here"),
     ],
 )
 def test_nonsense_is_refused_with_the_variable_the_value_and_the_remedy(
@@ -198,6 +219,42 @@ def test_a_file_of_settings_is_read_and_the_environment_wins_over_it(
     path.write_text("ENROLLGATE_CHECK_INTERVAL=7\nENROLLGATE_MAX_ATTEMPTS=2\n")
     settings = load(monkeypatch, CONFIG_FILE=str(path), MAX_ATTEMPTS="5")
     assert (settings.check_interval, settings.max_attempts) == (7, 5)
+
+
+def test_a_name_in_the_file_that_nothing_reads_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "settings.env"
+    path.write_text("ENROLLGATE_CHECK_INTERVALL=7\nenrollgate_max_atempts=2\nPATH_OF_SOMETHING_ELSE=x\n")
+    lines = refusal(monkeypatch, CONFIG_FILE=str(path)).splitlines()
+    assert lines == [
+        f"ENROLLGATE_CHECK_INTERVALL in {path}: there is no such setting; did you mean ENROLLGATE_CHECK_INTERVAL?",
+        f"ENROLLGATE_MAX_ATEMPTS in {path}: there is no such setting; did you mean ENROLLGATE_MAX_ATTEMPTS?",
+    ]
+    path.write_text("ENROLLGATE_SECRETS_DIR=/run/secrets\nENROLLGATE_DATABASE=foo\n")
+    message = refusal(monkeypatch, CONFIG_FILE=str(path))
+    assert "it is read from the environment only: set it there" in message and "is a group" in message
+
+
+def test_a_name_in_the_secrets_folder_that_nothing_reads_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "ENROLLGATE_DATABASE_PASSWORD").write_text("hunter2")
+    (tmp_path / "..data").mkdir()
+    (tmp_path / "credentials.json").write_text("{}")
+    message = refusal(monkeypatch, SECRETS_DIR=str(tmp_path))
+    assert "did you mean ENROLLGATE_DATABASE__PASSWORD?" in message and str(tmp_path) in message
+    assert "hunter2" not in message and len(message.splitlines()) == 1
+
+
+def test_a_file_of_settings_that_is_no_text_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "settings.env"
+    path.write_bytes("ENROLLGATE_INSTALLATION=\xe4\n".encode("latin-1"))
+    words = f"ENROLLGATE_CONFIG_FILE={path}: it is not UTF-8 text: write it as such"
+    assert refusal(monkeypatch, CONFIG_FILE=str(path)) == words
+
+
+def test_a_name_in_no_group_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = refusal(monkeypatch, DATABASE__HOSTT="db", CHECK_INTERVAL="soon")
+    assert message.count("HOSTT") == 1 and len(message.splitlines()) == 2
 
 
 def test_no_secret_is_ever_shown(monkeypatch: pytest.MonkeyPatch) -> None:

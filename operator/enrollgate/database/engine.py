@@ -5,6 +5,7 @@ transaction begins IMMEDIATE, so that two operators queue up where they would ot
 """
 
 import sqlite3
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -53,7 +54,16 @@ _REMEDIES = {
     1290: "the server is read-only: point Enrollgate at the primary",
     1370: "grant the user the privilege that the message names",
     1836: "the server is read-only: point Enrollgate at the primary",
+    2026: "let the server speak TLS, or remove ENROLLGATE_DATABASE__TLS_CA",
     3159: "the server insists on TLS: set ENROLLGATE_DATABASE__TLS_CA",
+}
+
+
+_CERTIFICATES = {
+    "mismatch": "name the server in ENROLLGATE_DATABASE__HOST (or _URL) as its certificate does, "
+    "or set ENROLLGATE_DATABASE__TLS_VERIFY_HOSTNAME=false",
+    "expired": "renew the server's certificate",
+    "": "name the CA that signed the server's certificate in ENROLLGATE_DATABASE__TLS_CA",
 }
 
 
@@ -184,7 +194,19 @@ def open_database(
         pool_recycle=1800,
         connect_args=arguments,
     )
+    if tls_ca is not None:
+        event.listen(engine, "do_connect", lambda *_: _check_certificates(tls_ca))
     return Database(engine, clock)
+
+
+def _check_certificates(path: Path) -> None:
+    """Before each connection, since a mounted file may change or go. Raises DatabaseMisconfigured."""
+    try:
+        ssl.create_default_context(cafile=str(path))
+    except OSError as error:
+        what = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
+        remedy = "name the CA's certificate, a file in PEM format that can be read"
+        raise DatabaseMisconfigured(f"ENROLLGATE_DATABASE__TLS_CA={path}: {what}: {remedy}") from error
 
 
 def _open_sqlite(url: URL) -> Engine:
@@ -241,11 +263,17 @@ def translated() -> Iterator[None]:
         raise DatabaseMisconfigured(f"{error}; install PyMySQL[rsa]") from error
 
 
+def _remedy(code: int | None, detail: str) -> str | None:
+    if code is not None and "CERTIFICATE_VERIFY_FAILED" in detail:
+        return next(remedy for sign, remedy in _CERTIFICATES.items() if sign in detail)
+    return None if code is None else _REMEDIES.get(code)
+
+
 def _translate(error: DBAPIError) -> Exception:
     code = error_code(error)
     detail = redact(str(error.orig.args[-1] if error.orig is not None and error.orig.args else error), 300)
-    if code in _REMEDIES:
-        return DatabaseMisconfigured(f"{detail} (MySQL error {code}): {_REMEDIES[code]}")
+    if remedy := _remedy(code, detail):
+        return DatabaseMisconfigured(f"{detail} (MySQL error {code}): {remedy}")
     if code is None:
         return _translate_sqlite(detail)
     if code == _LOCK_WAIT_TIMEOUT:

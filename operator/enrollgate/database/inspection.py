@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from sqlalchemy import Enum, String, delete, false, func, inspect, select, text, update
+from sqlalchemy import Enum, Integer, String, delete, false, func, insert, inspect, literal, select, text, update
 from sqlalchemy.engine.reflection import Inspector
 from sqlalchemy.exc import NoSuchTableError
 
@@ -96,8 +96,17 @@ def _check_structure(database: Database, tables: Tables) -> Iterator[Check]:
         if missing:
             return
         yield ok("columns", ", ".join(wanted.values()))
+        yield _check_key_type(columns.id, found[columns.id]["type"])
         yield _check_status_type(tables, found[columns.status]["type"])
         yield _check_index(inspector, tables)
+
+
+def _check_key_type(column: str, kind: object) -> Check:
+    """Our tables hold the key as an integer: MySQL would turn any other into one, and mix up tasks."""
+    if isinstance(kind, Integer):
+        return ok("id column", str(kind))
+    remedy = "name the table's integer key in ENROLLGATE_ID_COLUMN"
+    return failed("id column", f"{column} is {kind}, not an integer", remedy)
 
 
 def _check_status_type(tables: Tables, kind: object) -> Check:
@@ -136,10 +145,15 @@ def _check_index(inspector: Inspector, tables: Tables) -> Check:
 
 def _check_privileges(database: Database, tables: Tables) -> Check:
     """Tries each kind of statement on no row at all: the server checks the privilege all the same."""
-    nothing = false()
+    nothing, now, word = false(), func.current_timestamp(), literal("")
+    seen = select(tables.id, now, tables.status).where(nothing)
+    claimed = select(tables.id, literal(0), word, word, word, now).where(nothing)
     statements = (
         select(tables.id, tables.email, tables.course_url).where(nothing),
         update(tables.tasks).where(nothing).values({tables.status: tables.words.failed}),
+        insert(sightings).from_select(["task_id", "first_seen_at", "last_seen_status"], seen),
+        update(sightings).where(nothing).values(last_seen_status=""),
+        insert(runs).from_select(["task_id", "attempt", "name", "installation", "state", "claimed_at"], claimed),
         update(runs).where(nothing).values(state=""),
         delete(sightings).where(nothing),
     )

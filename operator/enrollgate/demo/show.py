@@ -20,6 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
 from enrollgate.demo.site import CourseSite
@@ -30,6 +31,7 @@ TIMEOUT = 30
 PATIENCE = 90
 """Seconds after which the demo gives up on cases that have not ended."""
 
+_ENDINGS = ("completed", "failed")
 _CREATE = """
 CREATE TABLE download_tasks (
   id INTEGER PRIMARY KEY, status TEXT NOT NULL, email TEXT NOT NULL, course_url TEXT NOT NULL
@@ -76,11 +78,19 @@ def show(folder: Path, console: Console) -> bool:
     with CourseSite() as site:
         _prepare(folder, site)
         enrolled_at: dict[int, float] = {}
-        with _operator(folder, site):
-            node = threading.Thread(target=_play_node, args=(folder, site, enrolled_at), daemon=True)
+        over = threading.Event()
+        with _operator(folder, site) as operator:
+            node = threading.Thread(target=_play_node, args=(folder, site, enrolled_at, over), daemon=True)
             node.start()
-            _watch(folder, console)
-            node.join()
+            try:
+                _watch(folder, console, operator)
+                died = operator.poll() is not None
+            finally:
+                over.set()
+                node.join()
+        if died:
+            _mourn(operator, folder, console)
+            return False
         endings = [_judge(case, folder, site, enrolled_at) for case in CASES]
     _summarise(endings, folder, console)
     return all(not ending.problem for ending in endings)
@@ -117,7 +127,7 @@ def _connect(folder: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def _operator(folder: Path, site: CourseSite) -> Iterator[None]:
+def _operator(folder: Path, site: CourseSite) -> Iterator[subprocess.Popen[bytes]]:
     """`enrollgate run`, as anyone would start it, stopped at the end."""
     settings = {
         "ENROLLGATE_DATABASE_URL": f"sqlite:///{folder / 'tasks.db'}",
@@ -132,20 +142,31 @@ def _operator(folder: Path, site: CourseSite) -> Iterator[None]:
     with (folder / "operator.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "enrollgate", "run"], env=others | settings, stderr=log)
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait(timeout=30)
 
 
-def _play_node(folder: Path, site: CourseSite, enrolled_at: dict[int, float]) -> None:
+def _mourn(operator: subprocess.Popen[bytes], folder: Path, console: Console) -> None:
+    code = operator.returncode
+    how = f"exit code {code}" if code >= 0 else f"signal {-code}"
+    console.print(
+        f"The operator ended before its time ({how}). The end of its log, {folder / 'operator.log'}:", markup=False
+    )
+    for line in (folder / "operator.log").read_text(errors="replace").splitlines()[-5:]:
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _play_node(folder: Path, site: CourseSite, enrolled_at: dict[int, float], over: threading.Event) -> None:
     """What the Node.js application does: enroll at the site, and write the status. Nothing but SQL on its own table."""
     start = time.monotonic()
     script = sorted((after, case.task_id, status) for case in CASES for after, status in case.writes)
     by_id = {case.task_id: case for case in CASES}
     with closing(_connect(folder)) as connection:
         for after, task_id, status in script:
-            time.sleep(max(0.0, start + after - time.monotonic()))
+            if over.wait(max(0.0, start + after - time.monotonic())):
+                return
             if status == "enrolled":
                 case = by_id[task_id]
                 site.enroll(case.account, _course(site, case))
@@ -170,8 +191,8 @@ def _runs(folder: Path) -> dict[int, tuple[str, str | None, str | None]]:
     return {task: (state, outcome, reason) for task, state, outcome, reason in rows}
 
 
-def _watch(folder: Path, console: Console) -> None:
-    """Shows the rows until all have ended: a live table on a terminal, a line for each change otherwise."""
+def _watch(folder: Path, console: Console, operator: subprocess.Popen[bytes]) -> None:
+    """Shows the rows until all have ended, or the operator has: a live table on a terminal, a line for each change otherwise."""
     start = time.monotonic()
     last: dict[int, tuple[str, str]] = {}
     live = Live(console=console, auto_refresh=False) if console.is_terminal else None
@@ -187,7 +208,7 @@ def _watch(folder: Path, console: Console) -> None:
             else:
                 _print_changes(console, last, now, elapsed)
             last = now
-            if all(statuses[case.task_id] == case.ends_as for case in CASES):
+            if all(statuses[case.task_id] in _ENDINGS for case in CASES) or operator.poll() is not None:
                 return
             time.sleep(0.2)
     finally:
@@ -250,21 +271,21 @@ def _delivered(folder: Path, case: Case) -> list[Path]:
 def _summarise(endings: list[Ending], folder: Path, console: Console) -> None:
     table = Table(title="How the four cases ended", title_justify="left")
     for heading in ("task", "case", "status", "what happened", "as the contract says"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for ending in endings:
-        verdict = f"[red]no: {ending.problem}[/]" if ending.problem else "[green]yes[/]"
-        table.add_row(str(ending.case.task_id), ending.case.title, ending.status, ending.outcome, verdict)
+        verdict = Text(f"no: {ending.problem}", "red") if ending.problem else Text("yes", "green")
+        table.add_row(str(ending.case.task_id), ending.case.title, Text(ending.status), ending.outcome, verdict)
     console.print(table)
     console.print(_tree(folder / "courses"))
-    console.print(f"The operator's log is {folder / 'operator.log'}; see its ENROLL CHECK lines.", soft_wrap=True)
+    console.print(
+        f"The operator's log is {folder / 'operator.log'}; see its ENROLL CHECK lines.", soft_wrap=True, markup=False
+    )
 
 
 def _tree(folder: Path) -> Tree:
     tree = Tree(folder.name + "/")
     branches = {folder: tree}
     for path in sorted(folder.rglob("*")) if folder.exists() else ():
-        size = "" if path.is_dir() else f"  [dim]{path.stat().st_size:,} bytes[/]"
-        branches[path] = branches[path.parent].add(
-            f"{path.name.replace('[', chr(92) + '[')}{'/' if path.is_dir() else ''}{size}"
-        )
+        size = "/" if path.is_dir() else Text(f"  {path.stat().st_size:,} bytes", "dim")
+        branches[path] = branches[path.parent].add(Text.assemble(path.name, size))
     return tree

@@ -25,7 +25,8 @@ def timeout_message(limit: float) -> str:
 
 def unexpected_status_message(status: str | None) -> str:
     """The message of reason UnexpectedStatus."""
-    return f"status became {status!r}, which is none of the configured status words"
+    word = "NULL" if status is None else repr(status)
+    return f"status became {word}, which is none of the configured status words"
 
 
 GATE_REASONS = frozenset({Reason.ENROLLMENT_TIMEOUT, Reason.UNEXPECTED_STATUS, Reason.TASK_NOT_FOUND})

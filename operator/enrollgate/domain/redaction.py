@@ -1,4 +1,4 @@
-"""Keeps e-mail addresses and credentials out of what people and databases read."""
+"""Keeps e-mail addresses and credentials out of what people and databases read, and control characters off their terminals."""
 
 import re
 
@@ -15,3 +15,8 @@ def redact(text: str, limit: int = 1000) -> str:
     text = _USERINFO.sub(r"\g<scheme>", text)
     text = _EMAIL.sub("<e-mail>", text)
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """The text in one line, without control characters: what a row or a site says cannot command a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -1,5 +1,6 @@
 """A run: one attempt to bring one task's course to its destination."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -56,3 +57,8 @@ class UnfinishedRun:
 def run_name(installation: str, task_id: int, attempt: int) -> str:
     """The name of a run at its launcher (the Job's name): it follows from the task and the attempt alone."""
     return f"{installation}-{task_id}-{attempt}"
+
+
+def is_run_of(installation: str, name: str) -> bool:
+    """Whether `run_name` gives this name for this installation: `a-1-2-3` is a run of `a-1`, and none of `a`."""
+    return re.fullmatch(rf"{re.escape(installation)}-(0|-?[1-9][0-9]*)-[1-9][0-9]*", name) is not None

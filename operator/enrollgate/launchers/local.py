@@ -32,6 +32,7 @@ import structlog
 from enrollgate.domain.backoff import Backoff
 from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
 from enrollgate.domain.order import RunOrder
+from enrollgate.domain.run import is_run_of
 from enrollgate.domain.story import Story
 from enrollgate.launchers.environment import child_environment
 from enrollgate.launchers.processes import find, kill_orphans, send
@@ -67,17 +68,19 @@ _REMEDIES = {
 class LocalLauncher:
     """Runs as child processes below `work_dir`. Implements `Launcher`.
 
-    Times are in seconds. `worker_argv` is the worker's command, `worker_env` its settings; what differs from run to run it
-    finds in ENROLLGATE_* variables (see `supervisor`). `max_tries`, `run_timeout` (over all tries), `stop_grace` and
-    `backoff` apply to runs launched from now on. `run_ttl` is how long a discarded run's log and report are kept.
-    `on_change` is called from another thread soon after a run that this launcher has launched or observed has ended.
-    `clock` gives the time of day as files carry it. Raises LauncherRefused if the directories cannot be made.
+    `installation` says whose runs these are: others in the same folder are left alone. Times are in seconds. `worker_argv`
+    is the worker's command, `worker_env` its settings; what differs from run to run it finds in ENROLLGATE_* variables (see
+    `supervisor`). `max_tries`, `run_timeout` (over all tries), `stop_grace` and `backoff` apply to runs launched from now
+    on. `run_ttl` is how long a discarded run's log and report are kept. `on_change` is called from another thread soon after
+    a run that this launcher has launched or observed has ended. `clock` gives the time of day as files carry it. Raises
+    LauncherRefused if the directories cannot be made.
     """
 
     def __init__(
         self,
         work_dir: Path,
         *,
+        installation: str,
         worker_argv: Sequence[str],
         worker_env: Mapping[str, str],
         max_tries: int,
@@ -91,6 +94,7 @@ class LocalLauncher:
         work_dir = work_dir.absolute()
         self._runs = runs_folder(work_dir)
         self._finished = finished_folder(work_dir)
+        self._installation = installation
         self._worker_argv = tuple(worker_argv)
         self._environment = child_environment(os.environ, worker_env)
         self._max_tries = max_tries
@@ -111,7 +115,7 @@ class LocalLauncher:
         """See `Launcher.observe`. Kills what outlived a dead supervisor: a run that is not shown is not running."""
         seen = dict[str, Observation]()
         with _available(self._runs):
-            for run in _directories(self._runs):
+            for run in self._ours(self._runs):
                 if only and run.name not in expected:
                     continue
                 with _available(run.path):
@@ -121,9 +125,11 @@ class LocalLauncher:
         return seen
 
     def launch(self, orders: Sequence[RunOrder]) -> Mapping[str, LaunchOutcome]:
-        """See `Launcher.launch`. Raises ValueError if a name is not a run's name, before anything is started."""
+        """See `Launcher.launch`. Raises ValueError if a name is none of this installation's, before anything is started."""
         for order in orders:
             self._directory(order.name)
+            if not is_run_of(self._installation, order.name):
+                raise ValueError(f"{order.name!r} is no name of a run of {self._installation}")
         outcomes = dict[str, LaunchOutcome]()
         for order in orders:
             run = self._directory(order.name)
@@ -178,6 +184,10 @@ class LocalLauncher:
         if not is_run_name(name):
             raise ValueError(f"a run's name is 1 to 63 of a-z, 0-9 and '-', not {name!r}")
         return RunDirectory(self._runs / name)
+
+    def _ours(self, folder: Path) -> Iterator[RunDirectory]:
+        """The runs of this installation. Another one may share the folder, with a database of its own."""
+        return (run for run in _directories(folder) if is_run_of(self._installation, run.name))
 
     # seeing
 
@@ -293,12 +303,12 @@ class LocalLauncher:
 
     def _sweep(self, before: float) -> None:
         """Deletes what was discarded before that time of day, and discards what died then and was asked for by nobody."""
-        for retired in _directories(self._finished):
+        for retired in self._ours(self._finished):
             if _modified(retired.path) < before:
                 shutil.rmtree(retired.path, ignore_errors=True)
             elif retired.scratch.exists():
                 shutil.rmtree(retired.scratch, ignore_errors=True)
-        for run in _directories(self._runs):
+        for run in self._ours(self._runs):
             if _modified(run.path) < before and run.read_verdict() is None:
                 with contextlib.suppress(FileNotFoundError):
                     self._discard(run)

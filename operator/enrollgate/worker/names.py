@@ -24,9 +24,11 @@ def safe_name(title: str, limit: int = MAX_BYTES) -> str:
     return f"_{text}" if _RESERVED.fullmatch(text) else text
 
 
-def course_name(title: str, task_id: int) -> str:
-    """The course's folder. Its end is what a directory destination finds it by again."""
-    return f"{safe_name(title, 150)} {course_suffix(task_id)}"
+def course_name(title: str, task_id: int, key: str = "") -> str:
+    """The course's folder. Its end is what a directory destination finds it by again. `key`: the course's, if another course
+    of the task has the plain name.
+    """
+    return f"{safe_name(title, 150)}{f' ({key[:8]})' if key else ''} {course_suffix(task_id)}"
 
 
 def course_suffix(task_id: int) -> str:

@@ -14,6 +14,7 @@ from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.domain.redaction import redact
 from enrollgate.domain.report import Report
 from enrollgate.worker.bandwidth import Bandwidth
+from enrollgate.worker.course import Downloader
 from enrollgate.worker.destinations import make_destination
 from enrollgate.worker.downloaders import make_downloader
 from enrollgate.worker.pipeline import Lanes, Pipeline, Tally, disk_failure, failed_items, verdict
@@ -83,8 +84,15 @@ def _attempt(order: WorkOrder, progress: Progress, stop: threading.Event) -> Rep
             tally = pipeline.tally
             tally.fatal = tally.fatal or disk_failure(error)
     finally:
-        downloader.close()
+        _close(downloader)
     return _report(tally, destination.location)
+
+
+def _close(downloader: Downloader) -> None:
+    try:
+        downloader.close()
+    except Exception as error:  # noqa: BLE001 -- the run is over: how it went is not for the closing to say
+        sys.stderr.write(f"closing the downloader: {type(error).__name__}: {redact(str(error), 300)}\n")
 
 
 def _lanes(order: WorkOrder, stop: threading.Event) -> Lanes:

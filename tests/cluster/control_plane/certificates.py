@@ -32,9 +32,10 @@ class Authority:
         self.certificate = folder / "ca.pem"
         self.certificate.write_bytes(_pem(certificate.sign(self._key, hashes.SHA256())))
 
-    def server(self) -> Pair:
-        """For 127.0.0.1 and localhost."""
-        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    def server(self, *addresses: str) -> Pair:
+        """For localhost and these addresses; for 127.0.0.1 if none is given."""
+        found = [ipaddress.ip_address(address) for address in addresses or ("127.0.0.1",)]
+        names = [x509.DNSName("localhost"), *map(x509.IPAddress, found)]
         return self._issue("server", [], ExtendedKeyUsageOID.SERVER_AUTH, x509.SubjectAlternativeName(names))
 
     def client(self, name: str, *groups: str) -> Pair:

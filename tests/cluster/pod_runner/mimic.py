@@ -107,7 +107,10 @@ class Mimic:
         try:
             connection.request("PATCH", path, body, headers)
             answer = connection.getresponse()
-        except (http.client.HTTPException, OSError):  # the server closes what was idle for long; asked again, it connects again
+        except (
+            http.client.HTTPException,
+            OSError,
+        ):  # the server closes what was idle for long; asked again, it connects again
             connection.close()
             connection.request("PATCH", path, body, headers)
             answer = connection.getresponse()

@@ -22,9 +22,12 @@ from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.course import Item
 from enrollgate.worker.destinations.drive import Drive, open_drive
 from enrollgate.worker.destinations.drive.patience import Patience
+from enrollgate.worker.identity import course_key
 
 KIB = 1024
 CHUNK = 256 * KIB
+COURSE_URL = "https://courses.example.com/course/1"
+PROPERTIES = {"enrollgateTask": "7", "enrollgateCourse": course_key(COURSE_URL)}
 
 
 class Pauses:
@@ -47,11 +50,12 @@ class Bench:
         self.key_file = tmp_path / "login.json"
         self.key_file.write_text(json.dumps(emulator.user_login()))
         self.subject: str | None = None
+        self.course_url = COURSE_URL
 
     def drive(self, root: str | None = None) -> Drive:
         access = DriveAccess(self.emulator.url, self.key_file, self.subject, CHUNK)
         with FaultySite([]) as site:
-            order = order_for(site, self.folder, drive=access)
+            order = order_for(site, self.folder, drive=access, course_url=self.course_url)
         return open_drive(order, root or self.emulator.store.root, self.stop, Patience(Random(1), self.pauses))
 
     def opened(self) -> Drive:
@@ -93,7 +97,7 @@ def test_a_course_has_its_folder_its_sections_and_its_items_in_order(bench: Benc
     drive.deliver(item(2, "Start"), bench.file(0), lambda _n: None, bench.stop)
     files = {file["id"]: file for file in bench.emulator.store.files.values()}
     course = files[drive.location[0]]
-    assert course["name"] == "A course [task-7]" and course["appProperties"] == {"enrollgateTask": "7"}
+    assert course["name"] == "A course [task-7]" and course["appProperties"] == PROPERTIES
     assert drive.location[1].endswith(str(course["id"]))
     first, second = bench.emulator.store.media()
     assert [first["name"], second["name"]] == ["01 - Lecture 1.mp4", "02 - Lecture 2.mp4"]
@@ -110,6 +114,18 @@ def test_another_try_finds_all_that_is_whole_and_no_second_folder_is_made(bench:
     again = bench.opened()
     assert all(again.find(item(number)) for number in range(1, 131)) and again.find(item(131)) is None
     assert sum(file["mimeType"] == FOLDER for file in bench.emulator.store.files.values()) == 3
+
+
+def test_a_corrected_course_url_is_another_course_and_a_new_signature_is_not(bench: Bench) -> None:
+    bench.course_url = "https://a.example/1.mp4?token=old&id=3"
+    first = bench.opened()
+    bench.send(first)
+    bench.course_url = "https://a.example/1.mp4?token=new&id=3"
+    again = bench.opened()
+    assert again.location == first.location and again.find(item(1)) is not None
+    bench.course_url = "https://b.example/1.mp4?token=new&id=3"
+    corrected = bench.opened()
+    assert corrected.location != first.location and corrected.find(item(1)) is None
 
 
 def test_a_file_that_was_changed_is_not_there_and_is_replaced(bench: Bench) -> None:
@@ -134,7 +150,7 @@ def test_two_items_of_one_name_both_arrive(bench: Bench) -> None:
 def test_of_two_folders_of_one_task_the_oldest_is_used(bench: Bench) -> None:
     store = bench.emulator.store
     body = {"name": "A course [task-7]", "mimeType": FOLDER, "parents": [store.root]}
-    ours = {**body, "appProperties": {"enrollgateTask": "7"}}
+    ours = {**body, "appProperties": PROPERTIES}
     oldest = store.insert({**ours, "id": "zzz"}, ours=True)
     store.insert({**ours, "id": "aaa"}, ours=True)
     assert bench.opened().location[0] == oldest["id"]

@@ -10,7 +10,9 @@ import pytest
 from tests.integration.launchers.workshop import Workshop, finished, order, start, wait_for
 
 from enrollgate.domain.observation import LaunchOutcome, Phase
+from enrollgate.domain.order import RunOrder
 from enrollgate.domain.reasons import Reason
+from enrollgate.domain.run import is_run_of
 from enrollgate.launchers.local import SWEEP_INTERVAL
 from enrollgate.launchers.protocol import LauncherUnavailable
 from enrollgate.launchers.run_directory import read_progress
@@ -260,3 +262,46 @@ def test_the_files_of_a_run_are_for_their_owner_alone(workshop: Workshop) -> Non
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in ours} == {path.name: "0o600" for path in ours}
     folders: list[Path] = [run.path, run.scratch, run.path.parent]
     assert all(path.stat().st_mode & 0o777 == 0o700 for path in folders)
+
+
+def test_two_installations_in_one_folder_leave_each_other_s_runs_alone(workshop: Workshop) -> None:
+    """`a` and `a-1`: the names of the one's runs begin like the other's."""
+    script = 'note("ready-" + os.environ["ENROLLGATE_ATTEMPT"]); time.sleep(600)'
+    short, long = workshop.launcher(script, installation="a"), workshop.launcher(script, installation="a-1")
+    orders = {
+        short: RunOrder("a-1-1", 1, 1, "https://courses.example/1", "cookies.txt"),
+        long: RunOrder("a-1-1-2", 1, 2, "https://courses.example/1", "cookies.txt"),
+    }
+    for launcher, one in orders.items():
+        assert launcher.launch([one]) == {one.name: LaunchOutcome.LAUNCHED}
+        wait_for(lambda one=one: f"ready-{one.attempt}" in workshop.noted())
+    for launcher, one in orders.items():
+        assert set(launcher.observe()) == set(launcher.observe([one.name], only=True)) == {one.name}
+    with pytest.raises(ValueError, match="'a-1-1-2' is no name of a run of a"):
+        short.launch([orders[long]])
+
+    os.kill(workshop.supervisor_pid("a-1-1-2"), 9)
+    wait_for(lambda: long.observe() == {})
+    workshop.now += 2 * 3600.0
+    short.discard([])
+    assert workshop.run("a-1-1-2").path.exists(), "what another installation has left is not ours to clear away"
+    long.discard([])
+    assert not workshop.run("a-1-1-2").path.exists()
+    assert short.observe()["a-1-1"].phase is Phase.LIVE
+
+
+@pytest.mark.parametrize(
+    ("name", "installations"),
+    [
+        ("a-1-2", {"a"}),
+        ("a-1-2-3", {"a-1"}),
+        ("a--5-1", {"a"}),
+        ("a-1-0", set()),
+        ("a-01-1", set()),
+        ("a-x-1", set()),
+        ("ab-1-1", {"ab"}),
+        ("a.-1-1", set()),
+    ],
+)
+def test_a_run_s_name_belongs_to_one_installation(name: str, installations: set[str]) -> None:
+    assert {one for one in ("a", "a-1", "a-1-2", "ab", "b") if is_run_of(one, name)} == installations

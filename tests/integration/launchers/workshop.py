@@ -55,6 +55,7 @@ class Workshop:
     def launcher(self, script: str = "", **changes: Any) -> LocalLauncher:
         """A launcher whose worker is this Python script."""
         settings: dict[str, Any] = {
+            "installation": "enrollgate",
             "worker_argv": [sys.executable, "-c", PRELUDE + script],
             "worker_env": {"NOTES": str(self.notes)},
             "max_tries": 3,

@@ -1,5 +1,7 @@
 """A command of the user's as downloader: real child processes that behave and misbehave."""
 
+import errno
+import os
 import signal
 import sys
 import threading
@@ -13,6 +15,7 @@ from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
 from enrollgate.worker import work
+from enrollgate.worker.downloaders.command import Command
 
 URL = "https://courses.example.com/course/1"
 
@@ -61,6 +64,37 @@ def test_what_the_command_leaves_is_delivered_with_its_folders_as_sections(tmp_p
         "task 7 [task-7]/manifest.json",
     ]
     assert (tmp_path / "out/task 7 [task-7]/01 - Basics/01 - Clay.mp4").read_text() == URL
+
+
+@pytest.mark.parametrize("linked", [True, False], ids=["by a link", "by a copy, where there are no links"])
+def test_a_file_is_handed_on_without_a_second_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    if not linked:
+        monkeypatch.setattr(os, "link", refused)
+    order = order_for(tmp_path, HEAD + "(out / 'Clay.mp4').write_text('clay')\n")
+    order.scratch_dir.mkdir()
+    stop, folder = threading.Event(), tmp_path / "item"
+    folder.mkdir()
+    for _ in range(2):  # the second time over what the first has left
+        downloader = Command(order, stop)
+        (item,) = downloader.open().items
+        file = downloader.fetch(item, folder, lambda _current, _expected: None, stop)
+        assert file.read_text() == "clay"
+        assert file.samefile(order.scratch_dir / "output" / "Clay.mp4") is linked
+
+
+def test_what_is_delivered_has_a_usual_file_s_mode_and_is_no_link(tmp_path: Path) -> None:
+    program = "(out / 'Clay.mp4').write_text('clay')\n(out / 'Clay.mp4').chmod(0o4700)\n"
+    assert run(tmp_path, program).reason is None
+    (file,) = (tmp_path / "out").rglob("*.mp4")
+    usual = tmp_path / "usual"
+    usual.touch()
+    assert file.stat().st_mode == usual.stat().st_mode and file.stat().st_nlink == 1
+    assert (tmp_path / "scratch" / "output" / "Clay.mp4").read_text() == "clay", "the command's own stays"
 
 
 def test_unfinished_files_are_left_behind(tmp_path: Path) -> None:

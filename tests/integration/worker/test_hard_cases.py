@@ -141,7 +141,7 @@ def test_a_full_disk_under_scratch_and_progress_is_called_by_its_name(site, tmp_
         r = work(
             order_for(site, tmp_path, scratch_dir=small / "s", progress_path=small / "p.json"), stop=threading.Event()
         )
-        assert r.reason is Reason.DISK_FULL, r
+        assert (r.reason, r.message) == (Reason.DISK_FULL, "no space is left for scratch files"), r
     finally:
         subprocess.run(["umount", str(small)], check=True)
 

@@ -19,12 +19,15 @@ from tests.faulty_site import Fault, FaultySite, Lecture, content
 
 from enrollgate.domain.account import cookies_name
 from enrollgate.domain.order import WorkOrder
-from enrollgate.domain.reasons import Reason
+from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.domain.report import Report
 from enrollgate.worker import work, write_report
 
 # yt-dlp leaves the sockets of answers that it did not read to the end to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+DISTANT = "Wed, 21 Oct 2065 07:28:00 GMT"
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +120,30 @@ def test_a_file_that_was_changed_at_the_destination_is_delivered_again(site: Fau
     assert victim.read_bytes() == site.lectures[1].content
 
 
+def test_a_corrected_course_url_is_another_course_whatever_its_files_are_called(tmp_path: Path) -> None:
+    """Both courses are a file `1.mp4`; the wrong one was delivered, and the task is enrolled again with the right one."""
+    wrong, right = content(5_000, 1), content(6_000, 2)
+    with FaultySite([]) as site:
+        site.pages |= {"/a/1.mp4": ("video/mp4", wrong), "/b/1.mp4": ("video/mp4", right)}
+        assert run(order_for(site, tmp_path, course_url=f"{site.url}/a/1.mp4")).items_delivered == 1
+        report = run(order_for(site, tmp_path, course_url=f"{site.url}/b/1.mp4", attempt=2))
+        assert (report.reason, report.items_delivered, report.items_skipped) == (None, 1, 0)
+        (course,) = (tmp_path / "out").glob(f"{report.destination_id.replace('[', '[[]')}")
+        assert [path.read_bytes() for path in course.glob("*.mp4")] == [right]
+        assert sorted(delivered(tmp_path).values()) == sorted([wrong, right]), "what was delivered is never destroyed"
+        for url, attempt in ((f"{site.url}/a/1.mp4", 3), (f"{site.url}/b/1.mp4", 4)):
+            again = run(order_for(site, tmp_path, course_url=url, attempt=attempt))
+            assert (again.items_delivered, again.items_skipped) == (0, 1), "each course is found again"
+
+
+def test_a_new_signature_in_the_course_url_is_the_same_course(site: FaultySite, tmp_path: Path) -> None:
+    run(order_for(site, tmp_path, course_url=f"{site.url}/feed?Expires=1&Signature=abc&id=3"))
+    again = run(order_for(site, tmp_path, course_url=f"{site.url}/feed?Expires=2&Signature=xyz&id=3"))
+    assert (again.items_delivered, again.items_skipped) == (0, 4)
+    other = run(order_for(site, tmp_path, course_url=f"{site.url}/feed?Expires=2&Signature=xyz&id=4"))
+    assert (other.items_delivered, other.items_skipped) == (4, 0)
+
+
 def test_a_damaged_manifest_is_as_good_as_none(site: FaultySite, tmp_path: Path) -> None:
     run(order_for(site, tmp_path))
     next((tmp_path / "out").rglob("manifest.json")).write_text('{"items": 7')
@@ -125,24 +152,59 @@ def test_a_damaged_manifest_is_as_good_as_none(site: FaultySite, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("status", "headers", "reason", "retry_after"),
+    ("status", "headers", "reason", "message", "retry_after"),
     [
-        (401, {}, Reason.COOKIES_EXPIRED, None),
-        (403, {}, Reason.ACCESS_DENIED, None),
-        (404, {}, Reason.COURSE_NOT_FOUND, None),
-        (410, {}, Reason.COURSE_NOT_FOUND, None),
-        (429, {"Retry-After": "7"}, Reason.RATE_LIMITED, 7.0),
-        (500, {}, Reason.SITE_ERROR, None),
-        (503, {"Retry-After": "3"}, Reason.SITE_ERROR, 3.0),
+        (401, {}, Reason.COOKIES_EXPIRED, "the site asks for a login (HTTP 401)", None),
+        (403, {}, Reason.ACCESS_DENIED, "the site refuses this account (HTTP 403)", None),
+        (404, {}, Reason.COURSE_NOT_FOUND, "the site has no such page (HTTP 404)", None),
+        (410, {}, Reason.COURSE_NOT_FOUND, "the page is gone from the site (HTTP 410)", None),
+        (429, {"Retry-After": "7"}, Reason.RATE_LIMITED, "the site asks to slow down (HTTP 429)", 7.0),
+        (500, {}, Reason.SITE_ERROR, "the site failed (HTTP 500)", None),
+        (503, {"Retry-After": "3"}, Reason.SITE_ERROR, "the site failed (HTTP 503)", 3.0),
+        (429, {"Retry-After": DISTANT}, Reason.RATE_LIMITED, "the site asks to slow down (HTTP 429)", 30 * 86400.0),
     ],
 )
 def test_what_the_site_answers_for_the_course_is_the_reason(
-    site: FaultySite, tmp_path: Path, status: int, headers: dict[str, str], reason: Reason, retry_after: float | None
+    site: FaultySite,
+    tmp_path: Path,
+    status: int,
+    headers: dict[str, str],
+    reason: Reason,
+    message: str,
+    retry_after: float | None,
 ) -> None:
     site.faults["/feed"] = Fault(status=status, headers=headers)
     report = run(order_for(site, tmp_path))
-    assert (report.reason, report.retry_after) == (reason, retry_after)
+    assert (report.reason, report.message, report.retry_after) == (reason, message, retry_after)
     assert site.media_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("7", 7.0),
+        (" 7 ", 7.0),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", 120.0),
+        ("Wednesday, 21-Oct-26 07:28:00 GMT", 120.0),
+        ("Wed Oct 21 07:28:00 2026", 120.0),
+        ("Wed, 21 Oct 2026 07:00:00 GMT", 0.0),
+        ("9" * 400, 30 * 86400.0),
+        ("soon", None),
+        ("-5", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_retry_after_is_seconds_or_a_date_by_the_site_s_clock(header: str | None, seconds: float | None) -> None:
+    from enrollgate.worker.downloaders.site_errors import retry_after
+
+    assert retry_after(header, "Wed, 21 Oct 2026 07:26:00 GMT") == seconds
+
+
+def test_a_date_in_retry_after_is_nothing_without_the_site_s_clock() -> None:
+    from enrollgate.worker.downloaders.site_errors import retry_after
+
+    assert retry_after("Wed, 21 Oct 2026 07:28:00 GMT", None) is None
 
 
 def test_one_refused_lecture_does_not_waste_the_others(site: FaultySite, tmp_path: Path) -> None:
@@ -166,7 +228,7 @@ def test_a_run_with_a_retryable_failure_is_retryable(site: FaultySite, tmp_path:
 def test_an_expired_cookie_in_the_middle_ends_the_run(site: FaultySite, tmp_path: Path) -> None:
     site.faults["/2.mp4"] = Fault(status=401)
     report = run(order_for(site, tmp_path, downloads=1))
-    assert report.reason is Reason.COOKIES_EXPIRED
+    assert (report.reason, report.message) == (Reason.COOKIES_EXPIRED, "the site asks for a login (HTTP 401)")
     assert not [sent for sent in site.sent if sent.path in ("/3.mp4", "/4.mp4")]
 
 
@@ -181,10 +243,19 @@ def test_a_connection_reset_in_the_middle_of_a_file_is_resumed_and_the_file_is_w
     assert delivered(tmp_path)["A course [task-7]/01 - Lecture 1.mp4"] == site.lectures[0].content
 
 
+def test_a_connection_that_is_always_reset_says_so(site: FaultySite, tmp_path: Path) -> None:
+    site.faults["/1.mp4"] = Fault(reset_after=0)
+    report = run(order_for(site, tmp_path))
+    assert report.reason is Reason.NETWORK_ERROR and report.items_delivered == 3
+    assert report.message.startswith("1 of 4 items failed: 'Lecture 1': Connection reset by peer"), report.message
+
+
 def test_a_body_shorter_than_announced_is_never_delivered(site: FaultySite, tmp_path: Path) -> None:
     site.faults["/1.mp4"] = Fault(claim_more=5_000)
     report = run(order_for(site, tmp_path))
-    assert report.reason in (Reason.INCOMPLETE_DOWNLOAD, Reason.NETWORK_ERROR)
+    assert report.reason is Reason.INCOMPLETE_DOWNLOAD
+    words = "Downloaded 100001 bytes, expected 105001 bytes. Giving up after 2 retries"
+    assert report.message == f"1 of 4 items failed: 'Lecture 1': {words}"
     assert "A course [task-7]/01 - Lecture 1.mp4" not in delivered(tmp_path)
     assert report.items_delivered == 3
 
@@ -211,6 +282,8 @@ def test_a_redirect_to_a_host_that_is_not_listed_sends_nothing_there(site: Fault
         site.faults["/1.mp4"] = Fault(location=f"{other.url}/1.mp4")
         report = run(order_for(site, tmp_path))
         assert report.reason is Reason.HOST_NOT_ALLOWED and report.items_delivered == 3
+        words = "127.0.0.1 is not in ENROLLGATE_ALLOWED_HOSTS"
+        assert report.message == f"1 of 4 items failed: 'Lecture 1': {words}"
         assert other.sent == []
 
 
@@ -231,11 +304,24 @@ def test_a_name_that_resolves_to_a_private_address_is_refused_before_it_is_conta
 
 
 @pytest.mark.parametrize(
-    "url", ["javascript:alert(1)", "file:///etc/passwd", "http://10.0.0.1/", "/relative", "https://"]
+    ("url", "message"),
+    [
+        ("javascript:alert(1)", "the URL's scheme is javascript: only https, or http, can be downloaded"),
+        ("file:///etc/passwd", "the URL's scheme is file: only https, or http, can be downloaded"),
+        ("https://10.0.0.1/", "10.0.0.1 is not in ENROLLGATE_ALLOWED_HOSTS"),
+        ("https://other.example/course", "other.example is not in ENROLLGATE_ALLOWED_HOSTS"),
+        ("/relative", "the URL's scheme is none: only https, or http, can be downloaded"),
+        ("https://", "the URL names no host"),
+        ("https://a.example/" + "x" * 10_000, "the URL has 10,018 characters, more than 2,048"),
+        ("https://ada:secret@a.example/", "the URL carries a user name or a password"),
+    ],
 )
-def test_a_url_that_may_not_be_contacted_is_refused_at_once(site: FaultySite, tmp_path: Path, url: str) -> None:
+def test_a_url_that_may_not_be_contacted_is_refused_at_once(
+    site: FaultySite, tmp_path: Path, url: str, message: str
+) -> None:
     report = run(order_for(site, tmp_path, course_url=url))
     assert report.reason in (Reason.INVALID_COURSE_URL, Reason.HOST_NOT_ALLOWED)
+    assert report.message == message
     assert site.sent == []
 
 
@@ -312,7 +398,7 @@ def test_a_full_disk_says_so_and_the_next_try_goes_on(site: FaultySite, tmp_path
         absent("the right to mount a small disk", "run as root, where mount works")
     try:
         report = run(order_for(site, tmp_path, destination=f"directory:{small}"))
-        assert report.reason is Reason.DISK_FULL
+        assert (report.reason, report.message) == (Reason.DISK_FULL, "at the destination: No space left on device")
         assert 1 <= report.items_delivered < 4
         subprocess.run(["mount", "-o", "remount,size=10m", str(small)], check=True)
         again = run(order_for(site, tmp_path, destination=f"directory:{small}", try_number=2))
@@ -409,6 +495,30 @@ def test_a_bug_in_the_worker_ends_in_a_report(
     report = run(order_for(site, tmp_path))
     assert report.reason is Reason.WORKER_CRASHED
     assert report.message == "ZeroDivisionError: a bug with <e-mail> in it"
+
+
+@pytest.mark.parametrize("error", [Failure(Reason.NETWORK_ERROR, "gone"), OSError(5, "I/O"), ZeroDivisionError("x")])
+def test_an_error_while_closing_does_not_replace_the_run_s_result(
+    site: FaultySite,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+) -> None:
+    from enrollgate.worker.downloaders.yt_dlp import YtDlp
+
+    close = YtDlp.close
+
+    def broken(self: YtDlp) -> None:
+        close(self)
+        raise error
+
+    monkeypatch.setattr(YtDlp, "close", broken)
+    report = run(order_for(site, tmp_path))
+    assert (report.reason, report.items_delivered) == (None, 4)
+    assert f"closing the downloader: {type(error).__name__}" in capsys.readouterr().err
+    site.faults["/feed"] = Fault(status=404)
+    assert run(order_for(site, tmp_path)).reason is Reason.COURSE_NOT_FOUND
 
 
 def test_an_html_page_with_several_videos_is_a_course(site: FaultySite, tmp_path: Path) -> None:

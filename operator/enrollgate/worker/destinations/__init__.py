@@ -7,6 +7,7 @@ from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.course import Destination
 from enrollgate.worker.destinations.directory import Directory
+from enrollgate.worker.identity import course_key
 
 __all__ = ["make_destination"]
 
@@ -27,4 +28,4 @@ def make_destination(order: WorkOrder, stop: threading.Event) -> Destination:
     root = Path(rest)
     if not root.is_absolute():
         raise Failure(Reason.CONFIGURATION_ERROR, "ENROLLGATE_DESTINATION=directory: needs an absolute path")
-    return Directory(root, order.task_id)
+    return Directory(root, order.task_id, course_key(order.course_url))

@@ -7,15 +7,18 @@
 
 The manifest is the checkpoint: an item is there if the manifest has it and the file has that size and MD5. Files and manifest
 appear by rename, so that a crash leaves either the old or the new, never a half.
+
+The manifest also says which course it is of. A task whose course URL was corrected gets a folder of its own: what was delivered
+of the wrong course stays where it is, and is never taken for the right one.
 """
 
 import hashlib
 import json
 import os
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,12 +32,20 @@ _PART = ".enrollgate-part"
 _CHUNK = 1 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    course: str = ""
+    """The key of its course; empty if it does not say."""
+    items: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
 class Directory:
     """Implements `Destination` on a file system."""
 
-    def __init__(self, root: Path, task_id: int) -> None:
+    def __init__(self, root: Path, task_id: int, course_key: str) -> None:
         self._root = root
         self._task_id = task_id
+        self._key = course_key
         self._course: Path | None = None
         self._title = ""
         self._items: dict[str, dict[str, Any]] = {}
@@ -43,16 +54,30 @@ class Directory:
         self._lock = threading.Lock()
 
     def open(self, title: str) -> None:
-        """Finds the course's folder by its task, or makes one. The title of a later try does not rename it."""
-        suffix = course_suffix(self._task_id)
+        """Finds the folder of the task's course, or makes one. The title of a later try does not rename it."""
         with _as_failures():
             self._root.mkdir(parents=True, exist_ok=True)
-            found = sorted(path for path in self._root.iterdir() if path.name.endswith(suffix) and path.is_dir())
-            course = found[0] if found else self._root / course_name(title, self._task_id)
+            course, manifest = self._choose(title)
             course.mkdir(exist_ok=True)
         self._course, self._title = course, title
-        self._items = _read_manifest(course / MANIFEST)
+        self._items = manifest.items if manifest.course == self._key else {}
         self._places = {str(entry.get("file")): item_id for item_id, entry in self._items.items()}
+        if manifest.course != self._key:
+            with _as_failures():
+                self._write_manifest()
+
+    def _choose(self, title: str) -> tuple[Path, _Manifest]:
+        """This course's folder; else one that says of no course that it is its; else a new one."""
+        suffix = course_suffix(self._task_id)
+        found = sorted(path for path in self._root.iterdir() if path.name.endswith(suffix) and path.is_dir())
+        manifests = {path: _read_manifest(path / MANIFEST) for path in found}
+        for key in (self._key, ""):
+            for path, manifest in manifests.items():
+                if manifest.course == key:
+                    return path, manifest
+        plain = self._root / course_name(title, self._task_id)
+        taken = plain in manifests
+        return self._root / course_name(title, self._task_id, self._key) if taken else plain, _Manifest()
 
     def find(self, item: Item) -> Delivered | None:
         """The item if the manifest has it and its file is whole."""
@@ -123,6 +148,7 @@ class Directory:
     def _write_manifest(self) -> None:
         content = {
             "task_id": self._task_id,
+            "course": self._key,
             "title": self._title,
             "items": [
                 {"item": item_id, **entry}
@@ -138,13 +164,13 @@ class Directory:
         part.replace(path)
 
 
-def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
+def _read_manifest(path: Path) -> _Manifest:
     """What an earlier try delivered. A damaged manifest is as good as none: everything is delivered again."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {str(entry.pop("item")): entry for entry in content["items"]}
+        return _Manifest(str(content["course"]), {str(entry.pop("item")): entry for entry in content["items"]})
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return {}
+        return _Manifest()
 
 
 def _copy(source: Path, target: Path, on_bytes: OnBytes, stop: threading.Event) -> str:
@@ -161,7 +187,6 @@ def _copy(source: Path, target: Path, on_bytes: OnBytes, stop: threading.Event) 
                 raise Failure(Reason.STOPPED, "asked to stop; this item is delivered by the next try")
         writer.flush()
         os.fsync(writer.fileno())
-    shutil.copymode(source, target)
     return digest.hexdigest()
 
 
@@ -194,4 +219,5 @@ def _as_failures() -> Iterator[None]:
 def _disk_failure(error: OSError) -> Failure:
     from enrollgate.worker.pipeline import disk_failure
 
-    return disk_failure(error)
+    failure = disk_failure(error)
+    return Failure(failure.reason, f"at the destination: {failure.message}")

@@ -59,12 +59,16 @@ class Command:
         return Course(f"task {self._order.task_id}", iter(items), len(items))
 
     def fetch(self, item: Item, folder: Path, on_bytes: OnFetched, stop: threading.Event) -> Path:  # noqa: ARG002 -- the protocol's
-        """Copies the item's file into its folder: the command's own stays, in case it goes on with it on the next try."""
+        """Links the item's file into its folder: the command's own stays, in case it goes on with it on the next try."""
         source = self._files[item.item_id]
         target = folder / ("file" + (source.suffix if source.suffix.isascii() else ""))
         size = source.stat().st_size
         on_bytes(size, size)
-        shutil.copyfile(source, target)
+        target.unlink(missing_ok=True)  # of an earlier try
+        try:
+            os.link(source, target)  # no second copy: the command has ended, and a delivery only reads
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, target)
         return target
 
     def close(self) -> None:

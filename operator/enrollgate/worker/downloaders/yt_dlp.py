@@ -6,13 +6,12 @@ when it is not enrolled, which is the one thing a worker must never do.
 """
 
 import hashlib
-import re
 import sys
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from yt_dlp.extractor import udemy
 from yt_dlp.postprocessor.common import PostProcessor
@@ -24,6 +23,7 @@ from enrollgate.worker.cookies import copy_cookies
 from enrollgate.worker.course import Course, Item, OnFetched
 from enrollgate.worker.downloaders.guarded import hang_up, open_youtube_dl
 from enrollgate.worker.downloaders.site_errors import classify
+from enrollgate.worker.identity import unsigned
 from enrollgate.worker.scratch import READ
 
 _NOT_ENROLLED = ("/course/subscribe/", "/payment/checkout/", "/cart/checkout/")
@@ -39,11 +39,6 @@ def _never_enroll(_self: object, _base_url: str, webpage: str, course_id: str) -
 udemy.UdemyIE._enroll_course = _never_enroll
 
 _END = object()
-_CREDENTIAL = re.compile(
-    r"(x-(amz|goog)-.*|.*(sig|signature|token|hmac|hash|auth|session).*|expires?|exp|policy|key-pair-id|hdn\w+|e|st|ts)",
-    re.IGNORECASE,
-)
-"""Names of URL parameters that sign a URL: other on every try, and nobody's business."""
 
 
 class _NameByRendition(PostProcessor):  # type: ignore[misc]  # yt-dlp carries no types
@@ -120,7 +115,7 @@ class YtDlp:
         own = smuggled.get("force_videoid") or entry.get("id")
         if kind == "Generic" and own is entry.get("id"):  # made of the URL's last part, query included
             own = None if own is None else str(own).partition("?")[0]
-        own = own or hashlib.sha256(_unsigned(url or str(entry.get("title"))).encode(errors="replace")).hexdigest()[:16]
+        own = own or hashlib.sha256(unsigned(url or str(entry.get("title"))).encode(errors="replace")).hexdigest()[:16]
         name = f"{kind}:{own}".encode(errors="replace").decode()
         if len(name) > 200:
             name = f"{name[:100]}#{hashlib.sha256(name.encode()).hexdigest()[:16]}"
@@ -178,13 +173,6 @@ class _Fetcher:
         if state.get("status") == "started" and state.get("postprocessor") != "MoveFilesAfterDownload" and self._sizes:
             size = 2 * sum(self._sizes.values())
             self._on_bytes(size, size)
-
-
-def _unsigned(url: str) -> str:
-    """The URL without the parameters that sign it; the others may be what tells one lecture from another."""
-    parts = urlsplit(url)
-    kept = [(name, value) for name, value in parse_qsl(parts.query) if not _CREDENTIAL.fullmatch(name)]
-    return parts._replace(query=urlencode(kept), fragment="").geturl()
 
 
 def _options(cookies: Path | None) -> dict[str, Any]:

@@ -19,18 +19,17 @@ _MARIADB = {"mariadb_engine": "InnoDB", "mariadb_charset": "utf8mb4", "mariadb_c
 
 
 def upgrade() -> None:
-    """Creates the tables. A table that an interrupted migration left is taken as it is."""
-    op.create_table(
+    """Creates the tables and their indexes. What an interrupted migration left is taken as it is: MySQL and MariaDB commit each
+    of these statements by itself.
+    """
+    _create(
         "enrollgate_tasks",
         sa.Column("task_id", _KEY, primary_key=True, autoincrement=False),
         sa.Column("first_seen_at", _INSTANT, nullable=False),
         sa.Column("last_seen_status", sa.String(64), nullable=False),
-        sa.Index("ix_enrollgate_tasks_status_seen", "last_seen_status", "first_seen_at"),
-        if_not_exists=True,
-        **_MYSQL,
-        **_MARIADB,
+        indexes={"ix_enrollgate_tasks_status_seen": ["last_seen_status", "first_seen_at"]},
     )
-    op.create_table(
+    _create(
         "enrollgate_runs",
         sa.Column("id", _KEY, primary_key=True, autoincrement=True),
         sa.Column("task_id", _KEY, nullable=False),
@@ -48,12 +47,20 @@ def upgrade() -> None:
         sa.Column("active", sa.Integer, sa.Computed("CASE WHEN finished_at IS NULL THEN 1 END", persisted=True)),
         sa.UniqueConstraint("task_id", "attempt", name="uq_enrollgate_runs_attempt"),
         sa.UniqueConstraint("task_id", "active", name="uq_enrollgate_runs_active"),
-        sa.Index("ix_enrollgate_runs_active", "active", "installation"),
-        sa.Index("ix_enrollgate_runs_finished", "finished_at"),
-        if_not_exists=True,
-        **_MYSQL,
-        **_MARIADB,
+        indexes={
+            "ix_enrollgate_runs_active": ["active", "installation"],
+            "ix_enrollgate_runs_finished": ["finished_at"],
+        },
     )
+
+
+def _create(table: str, *parts: sa.schema.SchemaItem, indexes: dict[str, list[str]]) -> None:
+    if not sa.inspect(op.get_bind()).has_table(table):
+        op.create_table(table, *parts, if_not_exists=True, **_MYSQL, **_MARIADB)
+    there = {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}
+    for name, columns in indexes.items():
+        if name not in there:
+            op.create_index(name, table, columns)
 
 
 def downgrade() -> None:

@@ -1,6 +1,6 @@
 """The destination `drive:<folder id>`: what is there is listed once, and known from then on.
 
-    <folder>/<course title> [task-7]/     appProperties: enrollgateTask
+    <folder>/<course title> [task-7]/     appProperties: enrollgateTask, enrollgateCourse
         01 - <section>/                   ... and enrollgateSection
             01 - <lecture>.mp4            ... and enrollgateItem, enrollgateMd5
 
@@ -17,10 +17,11 @@ from enrollgate.domain.order import DriveAccess, WorkOrder
 from enrollgate.worker.course import Delivered, Item, OnBytes
 from enrollgate.worker.destinations.drive.client import FOLDER, Client
 from enrollgate.worker.destinations.drive.credentials import load_credentials
-from enrollgate.worker.destinations.drive.folders import ITEM, MD5, SECTION, TASK, Folders, item_key
+from enrollgate.worker.destinations.drive.folders import COURSE_KEY, ITEM, MD5, SECTION, TASK, Folders, item_key
 from enrollgate.worker.destinations.drive.patience import Patience
 from enrollgate.worker.destinations.drive.sessions import SessionStore
 from enrollgate.worker.destinations.drive.uploads import Ids, Parcel, Uploads
+from enrollgate.worker.identity import course_key
 from enrollgate.worker.names import course_name, item_name, section_name
 
 File = dict[str, Any]
@@ -36,6 +37,7 @@ def open_drive(order: WorkOrder, folder_id: str, stop: threading.Event, patience
         sessions=sessions,
         access=order.drive,
         task_id=order.task_id,
+        course=course_key(order.course_url),
         root=folder_id,
         stop=stop,
         patience=patience or Patience(Random()),  # noqa: S311 -- jitter
@@ -52,6 +54,7 @@ class Drive:
         sessions: SessionStore,
         access: DriveAccess,
         task_id: int,
+        course: str,
         root: str,
         stop: threading.Event,
         patience: Patience,
@@ -62,6 +65,7 @@ class Drive:
         self._folders = Folders(client, patience, ids, stop)
         self._uploads = Uploads(client, patience, ids, sessions, access.chunk_size)
         self._task_id = task_id
+        self._key_of_course = course
         self._root = root
         self._course: File = {}
         self._sections: dict[str, str] = {}
@@ -74,9 +78,11 @@ class Drive:
         self._lock = threading.Lock()
 
     def open(self, title: str) -> None:
-        """Finds the task's folder, or makes one, and lists what is in it. The title of a later try does not rename it."""
+        """Finds the folder of the task's course, or makes one, and lists what is in it. The title of a later try does not rename
+        it.
+        """
         drive_id = self._folders.root(self._root)
-        course = self._folders.find_course(self._root, drive_id, self._task_id)
+        course = self._folders.find_course(self._root, drive_id, self._properties())
         if course is None:
             self._course = self._folders.make(course_name(title, self._task_id), self._root, self._properties())
             return
@@ -119,7 +125,7 @@ class Drive:
         return folder, str(self._course.get("webViewLink") or f"https://drive.google.com/drive/folders/{folder}")
 
     def _properties(self) -> dict[str, str]:
-        return {TASK: str(self._task_id)}
+        return {TASK: str(self._task_id), COURSE_KEY: self._key_of_course}
 
     def _key(self, item: Item) -> str:
         return item_key(self._task_id, item.item_id)

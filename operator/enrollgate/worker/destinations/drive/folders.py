@@ -17,7 +17,13 @@ from enrollgate.worker.destinations.drive.errors import NOT_FOUND, failure_by
 from enrollgate.worker.destinations.drive.patience import Patience
 from enrollgate.worker.destinations.drive.uploads import Ids
 
-TASK, SECTION, ITEM, MD5 = "enrollgateTask", "enrollgateSection", "enrollgateItem", "enrollgateMd5"
+TASK, COURSE_KEY, SECTION, ITEM, MD5 = (
+    "enrollgateTask",
+    "enrollgateCourse",
+    "enrollgateSection",
+    "enrollgateItem",
+    "enrollgateMd5",
+)
 """The `appProperties` by which folders and files are known again."""
 
 
@@ -61,10 +67,13 @@ class Folders:
                 break
         yield from sorted(found, key=lambda file: (str(file.get("createdTime")), str(file["id"])))
 
-    def find_course(self, root: str, drive_id: str | None, task_id: int) -> dict[str, Any] | None:
-        """The task's folder, the oldest if there are several."""
-        own = f" and mimeType = '{FOLDER}' and appProperties has {{ key='{TASK}' and value='{task_id}' }}"
-        return next(self.children(root, drive_id, own), None)
+    def find_course(self, root: str, drive_id: str | None, properties: dict[str, str]) -> dict[str, Any] | None:
+        """The folder of the task's course, the oldest if there are several. A corrected course URL is another course."""
+        own = f" and mimeType = '{FOLDER}' and appProperties has {{ key='{TASK}' and value='{properties[TASK]}' }}"
+        found = self.children(root, drive_id, own)
+        return next(
+            (file for file in found if file.get("appProperties", {}).get(COURSE_KEY) == properties[COURSE_KEY]), None
+        )
 
     def make(self, name: str, parent: str, properties: dict[str, str]) -> dict[str, Any]:
         """A new folder: once, however often the request must be repeated."""

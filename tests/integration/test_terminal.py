@@ -1,0 +1,139 @@
+"""What people see on a real terminal: titles and statuses as they are, whatever rich would make of their brackets."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+from tests.databases import Server
+from tests.databases.server import fresh_database
+from tests.faulty_site import FaultySite, Lecture, content
+from tests.terminal import Terminal
+from tests.world import World
+
+from enrollgate.database import open_database
+from enrollgate.domain.report import Report
+from enrollgate.status import look, render
+
+ENROLLGATE = [sys.executable, "-m", "enrollgate"]
+
+
+def environment(**settings: str) -> dict[str, str]:
+    others = {name: value for name, value in os.environ.items() if not name.startswith("ENROLLGATE_")}
+    path = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return others | path | {f"ENROLLGATE_{name}": value for name, value in settings.items()}
+
+
+def work_environment(site: FaultySite, tmp_path: Path) -> dict[str, str]:
+    return environment(
+        TASK_ID="7",
+        COURSE_URL=f"{site.url}/feed",
+        SCRATCH_DIR=str(tmp_path / "scratch"),
+        REPORT_PATH=str(tmp_path / "report.json"),
+        DESTINATION=f"directory:{tmp_path / 'out'}",
+        ALLOWED_HOSTS=site.host,
+        DOWNLOADS="1",
+    )
+
+
+def test_the_live_bar_shows_titles_as_they_are_and_the_run_ends_with_its_report(tmp_path: Path) -> None:
+    titles = ["L [/x] 1", "[final] :cat: 2", "[red]3[/]"]
+    with FaultySite([Lecture(title, content(300_000, n)) for n, title in enumerate(titles)]) as site:
+        site.rate = 400_000
+        with Terminal([*ENROLLGATE, "work"], work_environment(site, tmp_path)) as terminal:
+            assert terminal.wait() == 0, terminal.text
+    assert Report.decode((tmp_path / "report.json").read_text()).items_delivered == 3
+    shown = terminal.text
+    for title in titles:
+        assert re.search(rf"{re.escape(title)} +[━╸╺ ]+ +[0-9.]+/[0-9.]+ [kM]?B", shown), (title, shown)
+    assert re.search(r"items +[━╸╺ ]+ +3/3 *\r?\n", shown), "items are counted, not measured in bytes"
+    assert "Traceback" not in shown and "🐱" not in shown
+
+
+def test_a_terminal_that_is_closed_in_the_middle_does_not_end_the_run(tmp_path: Path) -> None:
+    with FaultySite([Lecture(f"Lecture {n}", content(200_000, n)) for n in range(3)]) as site:
+        site.rate = 300_000
+        master, slave = os.openpty()
+        process = subprocess.Popen(
+            [*ENROLLGATE, "work"],
+            env=work_environment(site, tmp_path),
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+        seen = b""
+        while b"items" not in seen:
+            seen += os.read(master, 65536)
+        os.close(master)
+        assert process.wait(timeout=120) == 0
+    assert Report.decode((tmp_path / "report.json").read_text()).items_delivered == 3
+
+
+@pytest.mark.parametrize("strange", ["[/oops]", "[final]", "[red]x[/]", ":cat:", "\x1b[31mred", "two\nlines"])
+def test_status_shows_what_others_wrote_as_it_is(sqlite_url: str, strange: str) -> None:
+    with closing(World(sqlite_url)) as world:
+        world.add(strange)
+        failed = world.add("enrolled")
+        world.reconcile()
+        world.launcher.fail(f"test-{failed}-1")
+        world.reconcile()
+        world.sql("UPDATE enrollgate_runs SET message = :message", message=f"the site said {strange}")
+        world.sql("UPDATE enrollgate_runs SET reason = 'FromAnotherVersion'")
+        with Terminal([*ENROLLGATE, "status"], environment(DATABASE_URL=sqlite_url)) as terminal:
+            assert terminal.wait() == 0, terminal.text
+        shown = " ".join(strange.replace("\x1b", " ").split())
+        assert f"│ {shown}" in terminal.text or f"│  {shown}" in terminal.text, terminal.text
+        assert f"the site said {shown}" in " ".join(terminal.text.split()), terminal.text
+        assert "FromAnotherVersion" in terminal.text and "\x1b[31mred" not in terminal.raw
+
+
+@pytest.mark.parametrize("strange", ["[/oops]", "[final]", ":cat:", "\x1b[31mred"])
+def test_doctor_shows_what_others_wrote_as_it_is(sqlite_url: str, tmp_path: Path, strange: str) -> None:
+    with closing(World(sqlite_url)) as world:
+        world.add(strange)
+    settings = environment(DATABASE_URL=sqlite_url, WORK_DIR=str(tmp_path), DESTINATION=f"directory:{tmp_path}/[/x]")
+    with Terminal([*ENROLLGATE, "doctor"], settings) as terminal:
+        assert terminal.wait() == 0, terminal.text
+    assert f"warning statuses found: {strange.replace(chr(27), ' ')}: 1; without a meaning:" in terminal.text
+    assert f"{tmp_path}/[/x] is writable" in terminal.text and "\x1b[31mred" not in terminal.raw
+
+
+def test_a_progress_that_may_not_be_read_is_only_unknown(sqlite_url: str, tmp_path: Path) -> None:
+    with closing(World(sqlite_url)) as world:
+        world.add("enrolled")
+        world.reconcile()
+        (tmp_path / "runs").write_text("a file where the folder of another user's runs should be")
+        settings = environment(DATABASE_URL=sqlite_url, WORK_DIR=str(tmp_path))
+        with Terminal([*ENROLLGATE, "status"], settings) as terminal:
+            assert terminal.wait() == 0, terminal.text
+        assert "test-1-1" in terminal.text
+
+        def refused(_name: str) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        overview = look(world.database, world.tables, refused)
+        assert overview.progress == {} and render(overview, world.tables)
+
+
+def test_watch_shows_what_changes_and_waits_for_a_database_that_is_away(own_mariadb: Server) -> None:
+    with fresh_database(own_mariadb.url("")) as url, closing(World(url)) as world:
+        task = world.add("processing")
+        with Terminal([*ENROLLGATE, "status", "--watch"], environment(DATABASE_URL=url)) as terminal:
+            terminal.await_text("waits for its enrollment")
+            world.set(task, "completed")
+            terminal.await_text("is at its destination")
+            own_mariadb.kill()
+            terminal.await_text("the database is away, and is asked again")
+            own_mariadb.start()
+            with closing(open_database(make_url(url))) as database:
+                database.writing(lambda c: c.exec_driver_sql("UPDATE download_tasks SET status = 'odd'"))
+            terminal.await_text("no meaning here: left alone")
+            terminal.process.send_signal(signal.SIGINT)
+            assert terminal.wait() == 0, terminal.text

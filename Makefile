@@ -17,6 +17,7 @@ test: setup databases node tools lint types imports ## Check everything and run 
 	@$(BIN)/python scripts/chart_readme.py --check charts/enrollgate/README.md
 	@$(BIN)/python scripts/manifests.py --check
 	@$(BIN)/python -m enrollgate.destinations_docs --check docs/destinations.md
+	@$(BIN)/python -m benchmarks.page --check docs/benchmarks.md
 	@$(BIN)/pytest
 
 test-cluster: setup databases control-plane ## Run the tests on a real Kubernetes control plane
@@ -35,7 +36,7 @@ node: ## See to it that Node.js and npm for the tests are here
 tools: setup ## See to it that helm and kubectl for the tests are here
 	@scripts/helm-kubectl >/dev/null
 
-bench: setup databases ## Measure, side by side
+bench: setup databases tools control-plane ## Measure, side by side (about an hour)
 	@$(BIN)/python -m benchmarks
 
 lint: setup ## ruff, hadolint
@@ -54,10 +55,11 @@ imports: setup ## The import contracts
 manifests: setup tools ## Render manifests/base from the chart
 	@$(BIN)/python scripts/manifests.py
 
-docs: setup ## Generate docs/settings.md, docs/reasons.md, docs/destinations.md and the chart's README
+docs: setup ## Generate docs/settings.md, reasons.md, destinations.md, benchmarks.md and the chart's README
 	@$(BIN)/python -m enrollgate.settings_docs > docs/settings.md
 	@$(BIN)/python -m enrollgate.reasons_docs > docs/reasons.md
 	@$(BIN)/python -m enrollgate.destinations_docs > docs/destinations.md
+	@$(BIN)/python -m benchmarks.page > docs/benchmarks.md
 	@$(BIN)/python scripts/chart_readme.py > charts/enrollgate/README.md
 
 image: setup ## Build the image's root folder into .cache, without a container engine (as root, on Debian)

@@ -13,6 +13,7 @@ from tests.databases import Server, ServerAbsent, start_mariadb, start_mysql
 from tests.databases.server import fresh_database
 
 _ABSENT: list[str] = []
+_LEFT_OUT: list[str] = []
 
 
 def absent(part: str, remedy: str) -> NoReturn:
@@ -24,6 +25,12 @@ def absent(part: str, remedy: str) -> NoReturn:
     pytest.skip(message)
 
 
+def left_out(reason: str) -> NoReturn:
+    """Skips the test, loudly, because whoever runs it has chosen so; that is no failure in CI, either."""
+    _LEFT_OUT.append(reason)
+    pytest.skip(reason)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
         terminalreporter.section("THE TESTS ON A KUBERNETES CONTROL PLANE WERE NOT RUN", yellow=True, bold=True)
@@ -32,6 +39,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("SKIPPED: PARTS ABSENT", red=True, bold=True)
         for message in sorted(set(_ABSENT)):
             terminalreporter.write_line(f"{_ABSENT.count(message)} test(s): {message}")
+    if _LEFT_OUT:
+        terminalreporter.section("LEFT OUT", yellow=True, bold=True)
+        for message in sorted(set(_LEFT_OUT)):
+            terminalreporter.write_line(f"{_LEFT_OUT.count(message)} test(s): {message}")
 
 
 @pytest.fixture(scope="session")

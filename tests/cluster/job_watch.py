@@ -67,7 +67,9 @@ class JobWatch:
         if event["type"] == "ERROR":
             self.errors.append(str(raw))
             return
-        job, labels = job_view(raw), raw["metadata"]["labels"]
+        job, labels = job_view(raw), raw["metadata"].get("labels", {})
+        if TASK not in labels:  # a migration's, or somebody else's
+            return
         self.ever[job.uid] = int(labels[TASK]), int(labels[ATTEMPT])
         if event["type"] == "DELETED" or job.verdict is not None:
             self._active.discard(job.uid)

@@ -8,7 +8,6 @@ from random import Random
 import pytest
 from tests.cluster.control_plane import Cluster
 from tests.cluster.job_watch import JobWatch
-from tests.cluster.pod_runner import Mimic
 from tests.cluster.test_operator import logged
 from tests.cluster.wire import Wire
 from tests.cluster.world import ClusterWorld
@@ -30,7 +29,7 @@ def finished(world: ClusterWorld, watch: JobWatch, tasks: list[int], patience: f
 
 @pytest.mark.parametrize("is_created", [False, True])
 def test_an_operator_killed_on_either_side_of_a_create_is_continued_without_a_second_job(
-    world: ClusterWorld, watch: JobWatch, mimic: Mimic, wire: Wire, is_created: bool
+    world: ClusterWorld, watch: JobWatch, brief_workers: None, wire: Wire, is_created: bool
 ) -> None:
     """Claimed and not created: the request never leaves. Created and not recorded: its answer never arrives."""
     tasks = world.add(count=6)
@@ -46,7 +45,7 @@ def test_an_operator_killed_on_either_side_of_a_create_is_continued_without_a_se
 
 
 def test_an_operator_killed_between_the_end_of_a_job_and_its_record_is_continued(
-    world: ClusterWorld, watch: JobWatch, mimic: Mimic, wire: Wire
+    world: ClusterWorld, watch: JobWatch, brief_workers: None, wire: Wire
 ) -> None:
     """It is held when it marks the first Job: that one's row is written, and its label is not."""
     tasks = world.add(count=6)
@@ -65,7 +64,7 @@ def test_an_operator_killed_between_the_end_of_a_job_and_its_record_is_continued
 
 
 def test_an_operator_killed_again_and_again_makes_no_job_twice_and_loses_no_task(
-    world: ClusterWorld, watch: JobWatch, mimic: Mimic
+    world: ClusterWorld, watch: JobWatch, brief_workers: None
 ) -> None:
     random = Random(20261125)
     tasks = world.add(count=150)
@@ -80,7 +79,7 @@ def test_an_operator_killed_again_and_again_makes_no_job_twice_and_loses_no_task
 
 
 def test_an_operator_told_to_stop_in_a_burst_ends_in_order_and_the_next_one_finishes(
-    world: ClusterWorld, cluster: Cluster, watch: JobWatch, mimic: Mimic, wire: Wire
+    world: ClusterWorld, cluster: Cluster, watch: JobWatch, brief_workers: None, wire: Wire
 ) -> None:
     """SIGTERM arrives while creates are under way: what was claimed is created and recorded, and the Lease is free."""
     tasks = world.add(count=30)

@@ -188,7 +188,7 @@ def test_two_replicas_take_turns_and_the_second_takes_over_when_the_first_is_kil
     after = world.add(count=10)
     for task in before + after:
         world.succeed(f"school-{task}-1")
-        world.wait_for_status(task, "completed")
+    world.wait_for(lambda: world.statuses() == {"completed": 20}, "all are completed")
     assert world.tasks_of_jobs() == [(task, 1) for task in before + after]
 
 

@@ -3,6 +3,7 @@
 import base64
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,7 @@ class Supplies:
         for name, data, mode in self._files(volume):
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f".{path.name}")
+            part = path.with_name(f".{path.name}.{threading.get_ident()}")  # two may lay it out at the same time
             part.write_bytes(data)
             part.chmod(mode)
             group = self.pod["spec"].get("securityContext", {}).get("fsGroup")

@@ -97,22 +97,6 @@ def test_a_worker_that_needs_too_much_memory_is_told_apart(world: ClusterWorld, 
     assert run.reason == "OOMKilled" and "more memory than its limit" in run.message
 
 
-def test_a_pod_that_a_short_node_evicts_is_not_counted_and_tried_again(
-    world: ClusterWorld, pod_runner: PodRunner
-) -> None:
-    (task,) = world.add()
-    world.start_operator(MAX_ATTEMPTS="1")
-    name = running_job(world, task)
-    first = pod_runner.running(world.namespace, name)[0]
-    first.evict_for_pressure()
-    world.wait_for(
-        lambda: [life for life in pod_runner.running(world.namespace, name) if life is not first], "a new pod"
-    )
-    world.succeed(name)
-    world.wait_for_status(task, "completed")
-    assert world.tasks_of_jobs() == [(task, 1)] and len(world.runs(task)) == 1
-
-
 def test_a_task_whose_pods_use_more_storage_than_they_may_ends_as_evicted(
     world: ClusterWorld, pod_runner: PodRunner
 ) -> None:
@@ -134,6 +118,20 @@ def test_a_task_whose_pods_use_more_storage_than_they_may_ends_as_evicted(
     run = failed_run(world, task)
     assert run.reason == "Evicted" and "storage usage exceeds the total limit of containers 11Gi" in run.message
     assert len(evicted) == 2 and world.tasks_of_jobs() == [(task, 1)]
+
+
+def test_an_evicted_pod_is_not_counted_and_tried_again(world: ClusterWorld, pod_runner: PodRunner) -> None:
+    (task,) = world.add()
+    world.start_operator(MAX_ATTEMPTS="1")
+    name = running_job(world, task)
+    first = pod_runner.running(world.namespace, name)[0]
+    first.evict_for_pressure()
+    world.wait_for(
+        lambda: [life for life in pod_runner.running(world.namespace, name) if life is not first], "a new pod"
+    )
+    world.succeed(name)
+    world.wait_for_status(task, "completed")
+    assert world.tasks_of_jobs() == [(task, 1)] and len(world.runs(task)) == 1
 
 
 def test_a_run_that_takes_too_long_ends_as_deadline_exceeded(world: ClusterWorld) -> None:

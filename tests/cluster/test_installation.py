@@ -112,7 +112,8 @@ def test_an_installation_delivers_the_course_of_an_enrolled_row(
         files = sorted(path for path in claim.rglob("*.mp4") if path.is_file())
         assert [path.read_bytes() for path in files] == site.lectures("bread")
         assert {record.account for record in site.records} == {ACCOUNT}
-        assert "Succeeded" in release.helm("test", RELEASE)
+        tested = release.helm("test", RELEASE, "--logs")
+        assert "Succeeded" in tested and "destination: /courses is writable" in tested
     assert "enrollgate-1-1   Complete   1/1" in told and "[ATTEMPT 1/3] task 1: complete" in told
     assert ACCOUNT not in told
 

@@ -12,7 +12,8 @@ import structlog
 from tests.databases import Server, ServerAbsent, start_mariadb, start_mysql
 from tests.databases.server import fresh_database
 
-_ABSENT: list[str] = []
+_ABSENT: set[str] = set()
+_LEFT_OUT: set[str] = set()
 
 
 def absent(part: str, remedy: str) -> NoReturn:
@@ -20,18 +21,30 @@ def absent(part: str, remedy: str) -> NoReturn:
     message = f"{part} is absent: {remedy}"
     if os.environ.get("CI"):
         pytest.fail(message)
-    _ABSENT.append(message)
+    _ABSENT.add(message)
     pytest.skip(message)
+
+
+def left_out(reason: str) -> NoReturn:
+    """Skips the test, loudly, because whoever runs it has chosen so; that is no failure in CI, either."""
+    _LEFT_OUT.add(reason)
+    pytest.skip(reason)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
         terminalreporter.section("THE TESTS ON A KUBERNETES CONTROL PLANE WERE NOT RUN", yellow=True, bold=True)
         terminalreporter.write_line("They are a command of their own: make test-cluster")
-    if _ABSENT:
-        terminalreporter.section("SKIPPED: PARTS ABSENT", red=True, bold=True)
-        for message in sorted(set(_ABSENT)):
-            terminalreporter.write_line(f"{_ABSENT.count(message)} test(s): {message}")
+    _list_skips(terminalreporter, "SKIPPED: PARTS ABSENT", _ABSENT, red=True, bold=True)
+    _list_skips(terminalreporter, "LEFT OUT", _LEFT_OUT, yellow=True, bold=True)
+
+
+def _list_skips(reporter: pytest.TerminalReporter, heading: str, reasons: set[str], **style: bool) -> None:
+    if reasons:
+        reporter.section(heading, **style)
+    skips = [report.longrepr[2].removeprefix("Skipped: ") for report in reporter.stats.get("skipped", ())]
+    for reason in sorted(reasons):
+        reporter.write_line(f"{skips.count(reason)} test(s): {reason}")
 
 
 @pytest.fixture(scope="session")

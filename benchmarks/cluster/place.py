@@ -33,11 +33,9 @@ def control_plane() -> Iterator[Cluster]:
 def place(cluster: Cluster, database_url: str, **settings: str) -> Iterator[ClusterWorld]:
     """A fresh namespace; the database's tables are made anew. What comes next begins when nothing of it is left."""
     with _cleared(cluster) as namespace, tempfile.TemporaryDirectory(prefix="enrollgate-bench-") as folder:
-        grant(namespace, cluster.kubeconfig)
-        courses = Path(folder) / "courses"
-        courses.mkdir()
+        grant(namespace, cluster.kubeconfig, replicas=1)
         kubeconfig = cluster.kubeconfig_for(namespace, "school")
-        world = ClusterWorld(cluster, namespace, database_url, kubeconfig, Path(folder), courses, settings)
+        world = ClusterWorld(cluster, namespace, database_url, kubeconfig, Path(folder), settings)
         try:
             yield world
         finally:

@@ -21,6 +21,8 @@ from typing import Any
 import kopf
 import structlog
 
+from enrollgate.database import DatabaseMisconfigured
+from enrollgate.domain.redaction import redact
 from enrollgate.launchers import TurnRefused
 from enrollgate.launchers.kubernetes import ConnectionDetails, changed_run, selector_of
 from enrollgate.settings import Settings
@@ -32,6 +34,10 @@ JOBS = ("batch", "v1", "jobs")
 """In full: another resource called `jobs` must never be meant."""
 _WATCH_SECONDS = 300
 """After so long a watch is begun anew, lest it be deaf without anybody knowing."""
+
+
+_EXPLAINED = (DatabaseMisconfigured, TurnRefused)
+"""What may end the loop and says itself what to mend."""
 
 
 class Crashed(Exception):
@@ -102,6 +108,9 @@ async def _together(
     work_end: object
     watch_end, work_end = await asyncio.gather(watcher, worker, return_exceptions=True)
     if isinstance(work_end, BaseException):
+        if not isinstance(work_end, _EXPLAINED):
+            error = f"{type(work_end).__name__}: {redact(str(work_end), 300)}"
+            _LOG.error("the loop broke; the operator ends, to be started anew", error=error)
         raise work_end
     if isinstance(watch_end, BaseException):
         remedy = "the operator ends, to be started anew; see that its service account may list and watch batch/v1 Jobs"

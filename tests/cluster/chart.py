@@ -1,10 +1,19 @@
-"""Helm and kubectl as their users call them."""
+"""Helm and kubectl as their users call them, and what the chart makes of an operator's settings."""
 
+import json
 import os
 import subprocess
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import yaml
+from tests.cluster.pod_runner.expansion import expand
+
+Json = dict[str, Any]
+RELEASE = "school"
+PERMISSIONS = ("ServiceAccount", "Role", "RoleBinding")
 REPOSITORY = Path(__file__).parents[2]
 CHART = REPOSITORY / "charts" / "enrollgate"
 
@@ -16,8 +25,8 @@ def tools() -> Path:
     return Path(found.stdout.strip())
 
 
-def helm(*arguments: str, kubeconfig: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return _run("helm", arguments, kubeconfig)
+def helm(*arguments: str, kubeconfig: Path | None = None, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    return _run("helm", arguments, kubeconfig, stdin)
 
 
 def kubectl(*arguments: str, kubeconfig: Path, stdin: str | None = None) -> str:
@@ -35,10 +44,49 @@ def _run(
     )
 
 
-def grant(namespace: str, kubeconfig: Path) -> None:
-    """Makes the chart's own service account and Role, as rendered for several replicas: both are called `school`."""
-    values = "replicas=2,destination=drive:0123456789,database.existingSecret=none,installation=school"
-    rendered = helm("template", "school", str(CHART), "-n", namespace, "-s", "templates/rbac.yaml", "--set", values,
-                    "--set", "fullnameOverride=school")  # fmt: skip
-    assert rendered.returncode == 0, rendered.stderr
-    kubectl("apply", "-n", namespace, "-f", "-", kubeconfig=kubeconfig, stdin=rendered.stdout)
+@dataclass(frozen=True)
+class Rendered:
+    """What the chart makes of some values, as far as an operator outside a pod needs it."""
+
+    arguments: list[str]
+    """Of the operator's container."""
+    environment: dict[str, str]
+    """Of that container: its plain values, and its namespace."""
+    job_template: str
+    permissions: list[Json]
+
+
+def rendered(namespace: str, values: Json) -> Rendered:
+    """Renders the chart with these values on top of the least that it wants; all its objects are called `school`."""
+    least = {"fullnameOverride": RELEASE, "database": {"existingSecret": "database"}, "destination": "drive:0123456789"}
+    done = helm("template", RELEASE, str(CHART), "-n", namespace, "-f", "-", stdin=json.dumps(least | values))
+    assert done.returncode == 0, done.stderr
+    objects = [each for each in yaml.safe_load_all(done.stdout) if each]
+    (deployment,) = (each for each in objects if each["kind"] == "Deployment")
+    (template,) = (each for each in objects if each["metadata"]["name"] == f"{RELEASE}-job-template")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    return Rendered(
+        arguments=container["args"],
+        environment=_variables(container, {"metadata.namespace": namespace}),
+        job_template=template["data"]["job.yaml"],
+        permissions=[each for each in objects if each["kind"] in PERMISSIONS],
+    )
+
+
+def _variables(container: Json, fields: dict[str, str]) -> dict[str, str]:
+    """Its variables, but for those of Secrets."""
+    found = dict[str, str]()
+    for each in container["env"]:
+        if "value" in each:
+            found[each["name"]] = expand(each["value"], found)
+    sources = {each["name"]: each["valueFrom"] for each in container["env"] if "valueFrom" in each}
+    return found | {
+        name: fields[source["fieldRef"]["fieldPath"]] for name, source in sources.items() if "fieldRef" in source
+    }
+
+
+def grant(namespace: str, kubeconfig: Path, replicas: int = 2) -> None:
+    """Makes the chart's own service account and Role, as rendered for so many replicas: both are called `school`."""
+    objects = rendered(namespace, {"replicas": replicas}).permissions
+    documents = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+    kubectl("apply", "-n", namespace, "-f", "-", kubeconfig=kubeconfig, stdin=documents)

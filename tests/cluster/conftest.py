@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 from tests.cluster.chart import grant
-from tests.cluster.control_plane import Cluster, ControlPlaneAbsent, start_control_plane
-from tests.cluster.pod_runner import PodRunner, sandbox
-from tests.cluster.world import ClusterWorld
-from tests.conftest import absent
+from tests.cluster.control_plane import Cluster, ControlPlane, ControlPlaneAbsent, start_control_plane
+from tests.cluster.job_watch import JobWatch
+from tests.cluster.pod_runner import Mimic, PodRunner, sandbox
+from tests.cluster.wire import Wire
+from tests.cluster.world import DELIVERED, ClusterWorld
+from tests.conftest import absent, left_out
 
 
 @pytest.fixture(scope="session")
@@ -31,11 +33,19 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
+def plane(cluster: Cluster) -> ControlPlane:
+    """A control plane of our own, to be broken."""
+    if cluster.plane is None:
+        left_out("ENROLLGATE_TEST_KUBECONFIG names a cluster: no test that breaks its control plane")
+    return cluster.plane
+
+
+@pytest.fixture(scope="session")
 def pod_runner(cluster: Cluster) -> Iterator[PodRunner]:
     """Plays the kubelet, and can misbehave. A cluster with nodes has its own: see `nodes`."""
     if cluster.plane is None:
-        absent(
-            "a control plane of our own", "this test makes pods misbehave, which only the tests' own pod runner does"
+        left_out(
+            "ENROLLGATE_TEST_KUBECONFIG names a cluster: no test that needs the tests' own pod runner, which misbehaves"
         )
     if refused := sandbox.refusal():
         absent(
@@ -73,18 +83,57 @@ def namespace(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture
 def operator_kubeconfig(cluster: Cluster, namespace: str) -> Path:
-    """The chart's own service account and Role, and a token of that account."""
-    grant(namespace, cluster.kubeconfig)
+    """The chart's own service account and Role, for one replica, and a token of that account."""
+    grant(namespace, cluster.kubeconfig, replicas=1)
     return cluster.kubeconfig_for(namespace, "school")
 
 
 @pytest.fixture
 def world(
-    cluster: Cluster, pod_runner: PodRunner, namespace: str, operator_kubeconfig: Path, sqlite_url: str, tmp_path: Path
+    cluster: Cluster,
+    nodes: None,
+    namespace: str,
+    operator_kubeconfig: Path,
+    sqlite_url: str,
+    image: str,
+    tmp_path: Path,
 ) -> Iterator[ClusterWorld]:
     """Rows, Jobs whose workers do what the test says, and an operator to start and stop."""
-    courses = pod_runner.folder / "claims" / namespace / "courses"
-    courses.mkdir(parents=True)
-    made = ClusterWorld(cluster, namespace, sqlite_url, operator_kubeconfig, tmp_path, courses)
+    made = ClusterWorld(cluster, namespace, sqlite_url, operator_kubeconfig, tmp_path, image=image)
     yield made
     made.close()
+
+
+@pytest.fixture
+def wire(cluster: Cluster) -> Iterator[Wire]:
+    """Between an operator and the API server, for those operators that are started with its kubeconfig."""
+    made = Wire(cluster)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def watch(cluster: Cluster, namespace: str) -> Iterator[JobWatch]:
+    """Every Job that there ever is in the namespace."""
+    made = JobWatch(cluster, namespace)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def mimic(cluster: Cluster, pod_runner: PodRunner, namespace: str) -> Iterator[Mimic]:
+    """In place of the pod runner, in this namespace: pods succeed as soon as they are seen, without a process."""
+    pod_runner.left_alone.add(namespace)
+    made = Mimic(cluster, namespace, DELIVERED.encode())
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def brief_workers(cluster: Cluster, world: ClusterWorld, request: pytest.FixtureRequest) -> None:
+    """Workers that succeed at once: mimicked, or on a cluster's own nodes a shell that ends."""
+    if cluster.plane is not None:
+        request.getfixturevalue("mimic")
+    else:
+        world.template.write_text(world.template.read_text().replace("until [", "exit 0; until ["))

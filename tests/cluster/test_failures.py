@@ -52,7 +52,7 @@ def test_a_pod_that_never_starts_fails_its_task_with_the_clusters_own_words(
 @pytest.mark.parametrize("setting", ["KUBERNETES__COOKIES_SECRET", "KUBERNETES__DRIVE_SECRET"])
 def test_a_missing_secret_is_named(world: ClusterWorld, setting: str) -> None:
     (task,) = world.add()
-    world.start_operator(KUBERNETES__START_TIMEOUT="3", **{setting: "not-there"})
+    world.start_operator(KUBERNETES__START_TIMEOUT="3", DESTINATION="drive:0123456789", **{setting: "not-there"})
     run = failed_run(world, task)
     assert run.reason == "CreateContainerConfigError"
     assert "secret 'not-there' does not exist" in run.message
@@ -102,12 +102,35 @@ def test_a_worker_that_needs_too_much_memory_is_told_apart(world: ClusterWorld, 
     assert run.reason == "OOMKilled" and "more memory than its limit" in run.message
 
 
+def test_a_task_whose_pods_use_more_storage_than_they_may_ends_as_evicted(
+    world: ClusterWorld, pod_runner: PodRunner
+) -> None:
+    """The kubelet calls this no disruption: it counts, and is tried again as often as any failure."""
+    (task,) = world.add()
+    world.start_operator(MAX_ATTEMPTS="2")
+    name = running_job(world, task)
+    evicted = set[str]()
+
+    def evict_all() -> bool:
+        for life in pod_runner.running(world.namespace, name):
+            pod = life.pod["metadata"]["name"]
+            if pod not in evicted:
+                evicted.add(pod)
+                life.evict_for_storage("Pod ephemeral local storage usage exceeds the total limit of containers 11Gi. ")
+        return world.status(task) == "failed"
+
+    world.wait_for(evict_all, "the task fails")
+    run = failed_run(world, task)
+    assert run.reason == "Evicted" and "storage usage exceeds the total limit of containers 11Gi" in run.message
+    assert len(evicted) == 2 and world.tasks_of_jobs() == [(task, 1)]
+
+
 def test_an_evicted_pod_is_not_counted_and_tried_again(world: ClusterWorld, pod_runner: PodRunner) -> None:
     (task,) = world.add()
     world.start_operator(MAX_ATTEMPTS="1")
     name = running_job(world, task)
     first = pod_runner.running(world.namespace, name)[0]
-    first.evict("Pod ephemeral local storage usage exceeds the total limit of containers 11Gi.")
+    first.evict_for_pressure()
     world.wait_for(
         lambda: [life for life in pod_runner.running(world.namespace, name) if life is not first], "a new pod"
     )

@@ -2,15 +2,18 @@
 
 import json
 import threading
+import time
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from random import Random
 from typing import Any
 
 import pytest
-from tests.cluster.control_plane import Cluster
-from tests.cluster.pod_runner import PodRunner
+from tests.cluster.control_plane import Cluster, ControlPlane
+from tests.cluster.jobs import make_job
 from tests.cluster.test_operator import logged, running_job
+from tests.cluster.wire import Wire
 from tests.cluster.world import INSTALLATION, ClusterWorld
 
 from enrollgate.database import Tables
@@ -20,7 +23,7 @@ from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
 from enrollgate.domain.task import StatusWords, TaskColumns
-from enrollgate.launchers.kubernetes import Api, JobSettings, KubernetesLauncher, read_template
+from enrollgate.launchers.kubernetes import Api, ApiError, JobSettings, KubernetesLauncher, read_template
 from enrollgate.reconciler import Reconciler
 from enrollgate.wiring import utc_now
 
@@ -52,9 +55,7 @@ def in_process_operator(world: ClusterWorld, moment: str) -> Reconciler:
     environment = JobSettings(
         world.namespace,
         INSTALLATION,
-        "enrollgate:test",
-        destination_claim="courses",
-        destination_path="/courses",
+        world.image,
         template=read_template(world.template),
     )
     api = Cluster.api_of(world.kubeconfig)
@@ -96,18 +97,19 @@ def test_a_row_that_is_withdrawn_after_the_claim_gets_no_job(world: ClusterWorld
     assert world.jobs() == {}
 
 
-def test_an_api_server_that_is_restarted_costs_no_task_and_no_second_job(world: ClusterWorld, cluster: Cluster) -> None:
-    assert cluster.plane is not None
+def test_an_api_server_that_is_restarted_costs_no_task_and_no_second_job(
+    world: ClusterWorld, plane: ControlPlane
+) -> None:
     first, second, third = world.add(count=2) + world.add("processing")
     process = world.start_operator()
     names = [running_job(world, first), running_job(world, second)]
-    cluster.plane.kill_one("kube-apiserver")
+    plane.kill_one("kube-apiserver")
     world.set(third, "enrolled")
     world.succeed(names[0])
     world.set(second, "processing")
     logged(world, "the pass was given up")
     assert world.status(first) == "enrolled" and world.status(third) == "enrolled"
-    cluster.plane.start_api()
+    plane.start_api()
     world.wait_for_status(first, "completed")
     world.succeed(running_job(world, third))
     world.wait_for_status(third, "completed")
@@ -116,27 +118,34 @@ def test_an_api_server_that_is_restarted_costs_no_task_and_no_second_job(world: 
     assert world.tasks_of_jobs() == [(first, 1), (third, 1)]
 
 
-def test_a_watch_whose_place_is_forgotten_begins_anew(world: ClusterWorld, cluster: Cluster) -> None:
-    """Compacted history and a new API server: the watch gets `410 Gone` and must list again."""
-    assert cluster.plane is not None
+def test_a_watch_whose_place_is_forgotten_begins_anew_and_misses_nothing(
+    world: ClusterWorld, cluster: Cluster, plane: ControlPlane, wire: Wire
+) -> None:
+    """A Job finishes while the watch is cut; history is compacted and the API server begins anew: it answers `410 Gone`."""
     (task,) = world.add()
-    process = world.start_operator(CHECK_INTERVAL="3600")
+    process = world.start_operator(kubeconfig=wire.kubeconfig(world.kubeconfig), CHECK_INTERVAL="3600")
     name = running_job(world, task)
-    compact(cluster, name, world.namespace)
-    cluster.plane.kill_one("kube-apiserver")
-    cluster.plane.start_api()
-    world.succeed(name)
+    world.wait_for(lambda: any(each.is_watch and each.lines for each in wire.exchanges), "it watches")
+    with wire.hold("GET", "watch=true") as hold:
+        wire.cut_watches()
+        world.wait_for(lambda: hold.held > 0, "it wants to go on watching")
+        world.succeed(name)
+        world.wait_for(lambda: world.live_jobs() == [], "the Job ends")
+        compact(cluster, plane, name, world.namespace)
+        plane.kill_one("kube-apiserver")
+        plane.start_api()
+        assert world.status(task) == "enrolled", "it knows already: the watch is not put to the test"
     world.wait_for_status(task, "completed")
-    assert process.poll() is None
+    assert [each.path for each in wire.exchanges if each.says_gone], "no watch was told that its place is gone"
+    assert process.poll() is None and world.tasks_of_jobs() == [(task, 1)]
 
 
-def compact(cluster: Cluster, job: str, namespace: str) -> None:
+def compact(cluster: Cluster, plane: ControlPlane, job: str, namespace: str) -> None:
     """Makes many revisions, and etcd forget all but the last."""
-    assert cluster.plane is not None
     for number in range(50):
         body = {"metadata": {"annotations": {"test/number": str(number)}}}
         cluster.api.request("PATCH", f"/apis/batch/v1/namespaces/{namespace}/jobs/{job}", body=body)
-    etcd = f"http://127.0.0.1:{cluster.plane.etcd_port}/v3/kv"
+    etcd = f"http://127.0.0.1:{plane.etcd_port}/v3/kv"
     key = {"key": "AA==", "range_end": "AA==", "limit": "1"}
     revision = json.load(_post(f"{etcd}/range", key))["header"]["revision"]
     _post(f"{etcd}/compaction", {"revision": revision, "physical": True})
@@ -179,7 +188,7 @@ def test_two_replicas_take_turns_and_the_second_takes_over_when_the_first_is_kil
     after = world.add(count=10)
     for task in before + after:
         world.succeed(f"school-{task}-1")
-        world.wait_for_status(task, "completed")
+    world.wait_for(lambda: world.statuses() == {"completed": 20}, "all are completed")
     assert world.tasks_of_jobs() == [(task, 1) for task in before + after]
 
 
@@ -282,7 +291,110 @@ class FlakyApi(Api):
         return status, headers, data
 
 
-def test_the_reasons_of_the_report_reach_the_row(world: ClusterWorld, pod_runner: PodRunner) -> None:
+def test_a_job_made_anew_between_the_look_and_the_deletion_is_not_deleted(
+    world: ClusterWorld, cluster: Cluster
+) -> None:
+    """Somebody deletes the Job and makes another of its name: that one was never looked at."""
+    api = Interrupted(Cluster.api_of(world.kubeconfig).configuration, random=Random(1), sleep=float)
+    settings = JobSettings(world.namespace, INSTALLATION, world.image, template={"spec": {"suspend": True}})
+    launcher = KubernetesLauncher(api, settings, start_timeout=900, concurrency=4, clock=utc_now)
+    order = RunOrder("school-1-1", 1, 1, "https://courses.example.com/1", "cookies.txt")
+    job = f"/apis/batch/v1/namespaces/{world.namespace}/jobs/{order.name}"
+
+    def make_anew() -> None:
+        cluster.api.request("DELETE", job, body={"propagationPolicy": "Background"})
+        launcher.launch([order])
+
+    assert launcher.launch([order]) == {order.name: LaunchOutcome.LAUNCHED}
+    first = cluster.api.request("GET", job)["metadata"]["uid"]
+    api.before_delete = make_anew
+    launcher.stop(order.name)
+    second = cluster.api.request("GET", job)["metadata"]
+    assert second["uid"] != first and "deletionTimestamp" not in second
+    launcher.stop(order.name)  # that very Job, now that it has been looked at
+    assert cluster.find(job) is None
+    launcher.close()
+
+
+class Interrupted(Api):
+    """Something happens just before a deletion is sent, once."""
+
+    before_delete: Callable[[], None] | None = None
+
+    def _send(self, method: str, *arguments: Any) -> Any:
+        if method == "DELETE" and self.before_delete is not None:
+            what, self.before_delete = self.before_delete, None
+            what()
+        return super()._send(method, *arguments)
+
+
+def test_no_more_creates_are_under_way_than_the_setting_says(world: ClusterWorld, wire: Wire) -> None:
+    world.template.write_text("spec: {suspend: true}")
+    tasks = world.add(count=40)
+    with wire.hold("POST", r"/jobs$") as hold:
+        world.start_operator(
+            kubeconfig=wire.kubeconfig(world.kubeconfig), MAX_CONCURRENT_RUNS="40", KUBERNETES__CREATE_CONCURRENCY="3"
+        )
+        world.wait_for(lambda: hold.held == 3, "all that are allowed wait")
+    world.wait_for(lambda: len(world.jobs()) == len(tasks), "all are created")
+    assert wire.most_creates_at_once == 3
+
+
+def test_a_job_that_an_admission_policy_keeps_from_being_marked_holds_up_no_other(
+    world: ClusterWorld, cluster: Cluster
+) -> None:
+    with labels_frozen(cluster, world.namespace):
+        first, second = world.add(count=2)
+        world.start_operator(MAX_CONCURRENT_RUNS="1")
+        world.succeed(running_job(world, first))
+        world.wait_for_status(first, "completed")
+        logged(world, "labels of Jobs are frozen")
+        world.succeed(running_job(world, second))
+        world.wait_for_status(second, "completed")
+        assert world.tasks_of_jobs() == [(first, 1), (second, 1)]
+    world.wait_for(
+        lambda: all("enrollgate.io/recorded" in job["metadata"]["labels"] for job in world.jobs().values()),
+        "both are marked once the policy is gone",
+    )
+
+
+@contextmanager
+def labels_frozen(cluster: Cluster, namespace: str) -> Iterator[None]:
+    """No label of the namespace's Jobs may change, https://kubernetes.io/docs/reference/access-authn-authz/validating-admission-policy/."""
+    base, name = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic", f"frozen-{namespace}"
+    rule = {"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["jobs"]}
+    here = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+    validation = {
+        "expression": "object.metadata.labels == oldObject.metadata.labels",
+        "message": "labels of Jobs are frozen",
+    }
+    spec = {
+        "matchConstraints": {"resourceRules": [rule], "namespaceSelector": here},
+        "validations": [validation],
+        "failurePolicy": "Fail",
+    }
+    cluster.create(f"{base}ies", {"metadata": {"name": name}, "spec": spec})
+    binding = {"policyName": name, "validationActions": ["Deny"]}
+    cluster.create(f"{base}ybindings", {"metadata": {"name": name}, "spec": binding})
+    try:
+        probe = make_job(cluster, namespace, "true", template={"spec": {"suspend": True}})
+        cluster.wait_for(lambda: _is_refused(cluster, probe), what="the policy is in force")
+        cluster.api.request("DELETE", probe, body={"propagationPolicy": "Background"})
+        yield
+    finally:
+        cluster.api.request("DELETE", f"{base}ybindings/{name}")
+        cluster.api.request("DELETE", f"{base}ies/{name}")
+
+
+def _is_refused(cluster: Cluster, job: str) -> bool:
+    try:
+        cluster.api.request("PATCH", job, body={"metadata": {"labels": {"probe": str(time.monotonic_ns())}}})
+    except ApiError as error:
+        return "frozen" in error.message
+    return False
+
+
+def test_the_reasons_of_the_report_reach_the_row(world: ClusterWorld) -> None:
     told: list[Callable[[], None]] = []
     reasons = [Reason.DRM_PROTECTED, Reason.COOKIES_EXPIRED, Reason.DESTINATION_QUOTA]
     tasks = world.add(count=len(reasons))

@@ -1,25 +1,31 @@
-"""From `helm install` to files in the destination: two operators and a worker in pods, as the chart makes them, and a course site
-that lets in only the enrolled.
+"""From `helm install` to files in the destination, and from there to `helm uninstall`: operators and workers in pods, as the chart
+makes them, on a MariaDB.
 """
 
+import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from sqlalchemy import make_url, text
+from sqlalchemy import Connection, make_url, text
 from tests.cluster.chart import CHART, REPOSITORY, helm, kubectl
 from tests.cluster.control_plane import Cluster
+from tests.cluster.job_watch import JobWatch
 from tests.cluster.pod_runner import PodRunner
 from tests.conftest import absent
 from tests.world import CREATE_TASKS
 
-from enrollgate.database import open_database
+from enrollgate.database import Database, open_database
 from enrollgate.demo.site import CourseSite
 from enrollgate.domain.account import cookies_name
+from enrollgate.launchers.kubernetes.views import TASK
 
 ACCOUNT = "ada@example.com"
+RELEASE = "enrollgate"
 
 
 @pytest.fixture
@@ -31,73 +37,171 @@ def site() -> Iterator[CourseSite]:
         absent("ffmpeg", str(error))
 
 
-def test_an_installation_delivers_the_course_of_an_enrolled_row(
-    cluster: Cluster, pod_runner: PodRunner, namespace: str, mariadb_url: str, site: CourseSite, tmp_path: Path
-) -> None:
-    site.enroll(ACCOUNT, "bread")
-    cluster.secret(namespace, "cookies", **{cookies_name(ACCOUNT): site.cookies_file(ACCOUNT)})
+@pytest.fixture
+def database(mariadb_url: str) -> Iterator[Database]:
+    """With Node.js's table, and nothing of Enrollgate's."""
+    with closing(open_database(make_url(mariadb_url))) as opened:
+        sql(opened, CREATE_TASKS.format(auto="AUTO_INCREMENT"))
+        yield opened
+
+
+def sql(database: Database, statement: str, **values: object) -> list[tuple[Any, ...]]:
+    def run(connection: Connection) -> list[tuple[Any, ...]]:
+        result = connection.execute(text(statement), values)
+        return [tuple(row) for row in result] if result.returns_rows else []
+
+    return database.writing(run)
+
+
+def enroll(database: Database, course_url: str) -> None:
+    statement = "INSERT INTO download_tasks (status, email, course_url) VALUES ('enrolled', :email, :url)"
+    sql(database, statement, email=ACCOUNT, url=course_url)
+
+
+@dataclass(frozen=True)
+class Release:
+    """What `helm` does to it."""
+
+    cluster: Cluster
+    namespace: str
+    values: Path
+
+    def helm(self, *arguments: str) -> str:
+        done = helm(*arguments, "-n", self.namespace, kubeconfig=self.cluster.kubeconfig)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def install(self, verb: str = "install", **values: Any) -> None:
+        self.values.write_text(yaml.safe_dump(values))
+        self.helm(verb, RELEASE, str(CHART), "-f", str(self.values), "--wait")
+
+    def setting(self, name: str) -> str:
+        """As the operator's Deployment has it."""
+        path = f"/apis/apps/v1/namespaces/{self.namespace}/deployments/{RELEASE}"
+        (container,) = self.cluster.api.request("GET", path)["spec"]["template"]["spec"]["containers"]
+        return next(str(each["value"]) for each in container["env"] if each["name"] == f"ENROLLGATE_{name}")
+
+
+def values_for(cluster: Cluster, namespace: str, mariadb_url: str) -> dict[str, Any]:
     cluster.secret(namespace, "database", url=make_url(mariadb_url).set(drivername="mysql").render_as_string(False))
-    values = {
+    return {
         "image": {"repository": "enrollgate", "tag": "test"},
-        "replicas": 2,
         "database": {"existingSecret": "database"},
-        "cookies": {"existingSecret": "cookies"},
         "destination": "directory:/courses",
         "destinationVolume": {"existingClaim": "courses"},
-        "allowedHosts": [site.host],
         "checkInterval": 1,
     }
-    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
-    with closing(open_database(make_url(mariadb_url))) as database:
 
-        def sql(statement: str) -> list[tuple[object, ...]]:
-            def run(connection):  # type: ignore[no-untyped-def]
-                result = connection.execute(text(statement), {"email": ACCOUNT, "url": site.course_url("bread")})
-                return [tuple(row) for row in result] if result.returns_rows else []
 
-            rows: list[tuple[object, ...]] = database.writing(run)
-            return rows
-
-        sql(CREATE_TASKS.format(auto="AUTO_INCREMENT"))
-        _helm(cluster, namespace, "install", "school", str(CHART), "-f", str(tmp_path / "values.yaml"), "--wait")
-        sql("INSERT INTO download_tasks (status, email, course_url) VALUES ('enrolled', :email, :url)")
-        try:
-            cluster.wait_for(lambda: sql("SELECT status FROM download_tasks") in ([("completed",)], [("failed",)]))
-        finally:
-            runs = sql("SELECT outcome, reason, message FROM enrollgate_runs")
+def test_an_installation_delivers_the_course_of_an_enrolled_row(
+    cluster: Cluster, pod_runner: PodRunner, mariadb_url: str, database: Database, site: CourseSite, tmp_path: Path
+) -> None:
+    site.enroll(ACCOUNT, "bread")
+    with cluster.namespace("courses") as namespace:
+        cluster.secret(namespace, "cookies", **{cookies_name(ACCOUNT): site.cookies_file(ACCOUNT)})
+        release = Release(cluster, namespace, tmp_path / "values.yaml")
+        values = values_for(cluster, namespace, mariadb_url)
+        release.install(**values, replicas=2, cookies={"existingSecret": "cookies"}, allowedHosts=[site.host])
+        enroll(database, site.course_url("bread"))
+        over = ([("completed",)], [("failed",)])
+        cluster.wait_for(lambda: sql(database, "SELECT status FROM download_tasks") in over, what="the row is final")
+        runs = sql(database, "SELECT outcome, reason, message FROM enrollgate_runs")
         assert [outcome for outcome, *_ in runs] == ["succeeded"], runs
-    told = transcript(cluster, namespace)
-    assert "school-enrollgate-1-1   Complete   1/1" in told and "Launched" in told and "Completed" in told
-    assert "[ATTEMPT 1/3] task 1: complete" in told and ACCOUNT not in told
-    claim = pod_runner.folder / "claims" / namespace / "courses"
-    files = sorted(path for path in claim.rglob("*.mp4") if path.is_file())
-    assert [path.read_bytes() for path in files] == site.lectures("bread")
-    assert {record.account for record in site.records} == {ACCOUNT}
-    tested = _helm(cluster, namespace, "test", "school", "--logs")
-    assert "Succeeded" in tested and "destination: /courses is writable" in tested
-    assert cluster.find(f"/api/v1/namespaces/{namespace}/pods/school-enrollgate-doctor") is None
-    _helm(cluster, namespace, "uninstall", "school", "--wait")
-    cluster.wait_for(lambda: not [life for life in pod_runner.running(namespace) if not life.deleted.is_set()])
-    assert not cluster.items(f"/apis/apps/v1/namespaces/{namespace}/deployments")
-    assert not cluster.items(f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases")
+        told = transcript(cluster, namespace)
+        claim = pod_runner.folder / "claims" / namespace / "courses"
+        files = sorted(path for path in claim.rglob("*.mp4") if path.is_file())
+        assert [path.read_bytes() for path in files] == site.lectures("bread")
+        assert {record.account for record in site.records} == {ACCOUNT}
+        tested = release.helm("test", RELEASE, "--logs")
+        assert "Succeeded" in tested and "destination: /courses is writable" in tested
+    assert "enrollgate-1-1   Complete   1/1" in told and "[ATTEMPT 1/3] task 1: complete" in told
+    assert ACCOUNT not in told
 
 
 def transcript(cluster: Cluster, namespace: str) -> str:
-    """What an engineer sees of the run, also written to build/transcript.txt (docs/kubernetes.md shows one)."""
+    """What an engineer sees of the run, also written to build/transcript.txt: `scripts/transcript.py` puts it into the docs."""
+
+    def stories() -> set[str]:
+        events = cluster.events(namespace, fieldSelector=f"involvedObject.name={RELEASE}-1-1")
+        return {each["reason"] for each in events if each.get("source", {}).get("component") == "enrollgate"}
+
+    cluster.wait_for(lambda: stories() == {"Launched", "Completed"}, what="the Job's Events")
     told = ""
-    for command in (
-        ["get", "jobs"],
-        ["describe", "job", "school-enrollgate-1-1"],
-        ["logs", "job/school-enrollgate-1-1"],
-    ):
+    for command in (["get", "jobs"], ["describe", "job", f"{RELEASE}-1-1"], ["logs", f"job/{RELEASE}-1-1"]):
         answer = kubectl("-n", namespace, *command, kubeconfig=cluster.kubeconfig)
         told += f"$ kubectl {' '.join(command)}\n{answer}\n"
     (REPOSITORY / "build").mkdir(exist_ok=True)
-    (REPOSITORY / "build" / "transcript.txt").write_text(told)
+    (REPOSITORY / "build" / "transcript.txt").write_text(told.rstrip() + "\n")
     return told
 
 
-def _helm(cluster: Cluster, namespace: str, *arguments: str) -> str:
-    done = helm(*arguments, "-n", namespace, kubeconfig=cluster.kubeconfig)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def test_install_upgrade_rollback_and_uninstall_lose_no_task_and_leave_nothing_behind(
+    cluster: Cluster,
+    pod_runner: PodRunner,
+    namespace: str,
+    watch: JobWatch,
+    mariadb_url: str,
+    database: Database,
+    tmp_path: Path,
+) -> None:
+    """Node.js goes on writing all the time, also while there is no operator. Workers only take a while."""
+    values = values_for(cluster, namespace, mariadb_url)
+    worker = {"name": "worker", "command": ["sh", "-c", "sleep 0.5"], "args": []}
+    values["worker"] = {"jobTemplate": {"spec": {"template": {"spec": {"containers": [worker]}}}}}
+    release = Release(cluster, namespace, tmp_path / "values.yaml")
+    before = set(cluster.everything(namespace))
+    left = set[str]()
+
+    def is_clean() -> bool:
+        """Whether all that was not there before is the Jobs of runs and their pods, which stay by design."""
+        now = cluster.everything(namespace)
+        left.clear()
+        left.update({name for name, each in now.items() if TASK not in each["metadata"].get("labels", {})} - before)
+        return not left
+
+    def uninstall() -> None:
+        release.helm("uninstall", RELEASE, "--wait")
+        with suppress(AssertionError):  # its pods may take a moment to end
+            cluster.wait_for(is_clean, patience=60)
+        assert left == set()
+
+    enroll(database, "https://courses.example.com/before-there-is-an-operator")
+    with writing(database):
+        release.install(**values)
+        assert release.setting("MAX_CONCURRENT_RUNS") == "4" and not is_clean()
+        release.install("upgrade", **values, maxConcurrentRuns=9, replicas=2)
+        assert release.setting("MAX_CONCURRENT_RUNS") == "9"
+        release.helm("rollback", RELEASE, "1", "--wait")
+        assert release.setting("MAX_CONCURRENT_RUNS") == "4"
+        release.helm("test", RELEASE)
+        uninstall()
+    enroll(database, "https://courses.example.com/while-there-is-no-operator")
+    release.install(**values)
+    unfinished = "SELECT COUNT(*) FROM download_tasks WHERE status = 'enrolled'"
+    cluster.wait_for(lambda: sql(database, unfinished) == [(0,)], what="all rows are final")
+    uninstall()
+
+    tasks = [(task, "completed") for (task,) in sql(database, "SELECT id FROM download_tasks ORDER BY id")]
+    assert len(tasks) > 20, "Node.js has hardly written: it proves nothing"
+    assert sql(database, "SELECT id, status FROM download_tasks ORDER BY id") == tasks
+    assert watch.tasks == [(task, 1) for task, _ in tasks]
+    runs = sql(database, "SELECT task_id, attempt, outcome FROM enrollgate_runs ORDER BY task_id, attempt")
+    assert runs == [(task, 1, "succeeded") for task, _ in tasks]
+
+
+@contextmanager
+def writing(database: Database) -> Iterator[None]:
+    """Node.js enrolls a task every now and then."""
+    over = threading.Event()
+
+    def write() -> None:
+        while not over.wait(0.4):
+            enroll(database, "https://courses.example.com/1")
+
+    thread = threading.Thread(target=write, name="node", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

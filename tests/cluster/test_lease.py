@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.cluster.chart import grant
 from tests.cluster.control_plane import Cluster
 
 from enrollgate.launchers import TurnRefused
@@ -27,6 +28,12 @@ class DrivenClock:
 @pytest.fixture
 def clock() -> DrivenClock:
     return DrivenClock()
+
+
+@pytest.fixture
+def operator_kubeconfig(cluster: Cluster, namespace: str) -> Path:
+    grant(namespace, cluster.kubeconfig, replicas=2)
+    return cluster.kubeconfig_for(namespace, "school")
 
 
 @pytest.fixture

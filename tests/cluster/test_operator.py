@@ -5,6 +5,7 @@ from typing import Any
 
 from tests.cluster.chart import kubectl
 from tests.cluster.control_plane import Cluster
+from tests.cluster.jobs import logs_of
 from tests.cluster.pod_runner import PodRunner
 from tests.cluster.world import ClusterWorld
 
@@ -71,7 +72,7 @@ def test_an_enrollment_that_stays_unfinished_fails_at_the_timeout_without_a_job(
     assert world.jobs() == {}
 
 
-def test_the_job_of_a_deleted_row_is_stopped(world: ClusterWorld, pod_runner: PodRunner) -> None:
+def test_the_job_of_a_deleted_row_is_stopped(world: ClusterWorld) -> None:
     (task,) = world.add()
     world.start_operator()
     name = running_job(world, task)
@@ -79,7 +80,7 @@ def test_the_job_of_a_deleted_row_is_stopped(world: ClusterWorld, pod_runner: Po
     world.wait_for(
         lambda: [run.reason for run in world.runs(task) if run.outcome] == ["TaskNotFound"], "it is recorded"
     )
-    assert name not in world.jobs() and pod_runner.running(world.namespace) == []
+    assert name not in world.jobs() and world.cluster.pods(world.namespace) == []
     world.wait_for(lambda: [kind for kind, _ in world.stories(name)] == ["Launched", "Revoked"], "its Events")
 
 
@@ -174,16 +175,14 @@ def test_a_finished_job_completes_its_row_at_once_whatever_the_interval(world: C
     world.wait_for(lambda: "enrollgate.io/recorded" in world.jobs()["school-1-1"]["metadata"]["labels"], "it is marked")
 
 
-def test_a_failed_try_is_retried_by_the_job_and_a_third_failure_fails_the_task(
-    world: ClusterWorld, pod_runner: PodRunner
-) -> None:
+def test_a_failed_try_is_retried_by_the_job_and_its_last_failure_fails_the_task(world: ClusterWorld) -> None:
     (task,) = world.add()
     world.start_operator(MAX_ATTEMPTS="2")
     world.finish(running_job(world, task), Report(Reason.SITE_ERROR, "HTTP 503"))
     world.wait_for_status(task, "failed")
     (run,) = world.runs(task)
     assert (run.reason, run.message) == ("SiteError", "HTTP 503")
-    logs = sorted(life.log.read_text().splitlines()[0] for life in pod_runner.of(world.namespace))
+    logs = [log.splitlines()[0] for log in logs_of(world.cluster, world.namespace)]
     assert logs == ["try 1 of school-1-1", "try 2 of school-1-1"]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cluster.control_plane import Cluster
+from tests.cluster.control_plane import Cluster, ControlPlane
 from tests.cluster.jobs import UP, delete, ended, logs_of, make_job, pods_of
 from tests.cluster.pod_runner import Fault, Mimic, PodRunner
 
@@ -54,13 +54,17 @@ def test_a_container_is_killed_for_memory(cluster: Cluster, pod_runner: PodRunne
     assert stop is not None and (stop.exit_code, stop.reason) == (137, "OOMKilled")
 
 
-def test_an_evicted_pod_says_why(cluster: Cluster, pod_runner: PodRunner, namespace: str) -> None:
-    running_job(cluster, pod_runner, namespace)
+@pytest.mark.parametrize("is_disruption", [True, False])
+def test_an_evicted_pod_says_why(cluster: Cluster, pod_runner: PodRunner, namespace: str, is_disruption: bool) -> None:
+    job = running_job(cluster, pod_runner, namespace)
     (life,) = pod_runner.running(namespace)
-    life.evict()
+    (life.evict_for_pressure if is_disruption else life.evict_for_storage)()
     cluster.wait_for(lambda: pods_of(cluster, namespace)[0].is_over)
     pod = pods_of(cluster, namespace)[0]
-    assert (pod.phase, pod.reason) == ("Failed", "Evicted") and "ephemeral local storage" in pod.disruption
+    assert (pod.phase, pod.reason) == ("Failed", "Evicted") and "storage" in pod.message
+    assert bool(pod.disruption) == is_disruption
+    if not is_disruption:
+        cluster.wait_for(lambda: cluster.api.request("GET", job)["status"].get("failed") == 1, what="it counts")
 
 
 def test_a_drained_pod_is_replaced_and_not_counted(cluster: Cluster, pod_runner: PodRunner, namespace: str) -> None:
@@ -83,16 +87,17 @@ def test_a_lost_nodes_pod_stays_until_the_node_is_back(cluster: Cluster, pod_run
     assert not pod_runner.running(namespace)
 
 
-def test_pods_outlive_an_api_server(cluster: Cluster, pod_runner: PodRunner, namespace: str) -> None:
-    assert cluster.plane is not None
+def test_pods_outlive_an_api_server(
+    cluster: Cluster, plane: ControlPlane, pod_runner: PodRunner, namespace: str
+) -> None:
     script = "echo up; while [ ! -e /courses/over ]; do sleep 0.1; done; echo done"
     job = make_job(cluster, namespace, script, destination_claim="courses", destination_path="/courses")
     cluster.wait_for(lambda: logs_of(cluster, namespace) == ["up\n"])
     (life,) = pod_runner.running(namespace)
-    cluster.plane.stop("kube-apiserver")
+    plane.stop("kube-apiserver")
     (life.claims / namespace / "courses" / "over").touch()
     cluster.wait_for(lambda: not life.running)
-    cluster.plane.start_api()
+    plane.start_api()
     verdict = ended(cluster, job).verdict
     assert verdict is not None and verdict.succeeded
     assert len(pods_of(cluster, namespace)) == 1

@@ -11,7 +11,10 @@ from typing import Any
 
 import yaml
 from sqlalchemy import make_url, text
+from tests.cluster.chart import Rendered, grant, rendered
 from tests.cluster.control_plane import Cluster
+from tests.cluster.prompter import OBEDIENT_WORKER, WORKER_FOLDER, WORKER_VOLUME, Prompter
+from tests.databases.server import free_port
 from tests.world import CREATE_TASKS
 
 from enrollgate.database import migrate, open_database
@@ -20,17 +23,14 @@ from enrollgate.domain.report import Report
 from enrollgate.launchers.kubernetes.views import ATTEMPT, TASK, job_view
 
 INSTALLATION = "school"
-OBEDIENT_WORKER = """
-name=${ENROLLGATE_SCRATCH_DIR##*/}
-echo "try $((ENROLLGATE_FAILED_TRIES + 1)) of $name"
-trap 'echo stopping; exit 75' TERM
-until [ -f /courses/$name.code ]; do sleep 0.1; done
-[ -f /courses/$name.report ] && cat /courses/$name.report > /dev/termination-log
-read code < /courses/$name.code || true
-exit $code
-"""
-"""Instead of the image's own program: it ends when and as the test says."""
 REPOSITORY = Path(__file__).parents[2]
+DELIVERED = Report(None, "3 items delivered", items_delivered=3, destination_url="https://drive.test/f")
+_VALUES = {
+    "RUN_TTL": "runTTL",
+    "KUBERNETES__COOKIES_SECRET": "cookies.existingSecret",
+    "KUBERNETES__DRIVE_SECRET": "drive.existingSecret",
+}
+"""The chart's values whose names do not simply follow from the settings'."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,12 @@ class ClusterWorld:
     database_url: str
     kubeconfig: Path
     folder: Path
-    courses: Path
-    """The folder behind the claim that every worker mounts; by files in it a test tells a worker how to end."""
     settings: dict[str, str] = field(default_factory=dict)
+    """Of every operator, by the settings' names; the chart is rendered with the values that set them."""
+    image: str = "enrollgate:test"
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    replicas: int = 1
+    """For how many the permissions are."""
 
     def __post_init__(self) -> None:
         self.database = open_database(make_url(self.database_url))
@@ -65,45 +67,80 @@ class ClusterWorld:
         self.sql(CREATE_TASKS.format(auto=auto))
         self.sql("CREATE INDEX ix_status ON download_tasks (status)")
         migrate(self.database)
-        self.courses.chmod(0o777)
+        self.prompter = Prompter(self.cluster, self.namespace)
         self.template = self.folder / "job.yaml"
-        worker = {"name": "worker", "command": ["sh", "-c", OBEDIENT_WORKER], "args": []}
-        self.template.write_text(yaml.safe_dump({"spec": {"template": {"spec": {"containers": [worker]}}}}))
+        """The value `worker.jobTemplate`, to be changed at will."""
+        worker = {
+            "name": "worker",
+            "command": ["sh", "-c", OBEDIENT_WORKER],
+            "args": [],
+            "volumeMounts": [WORKER_FOLDER],
+        }
+        self.template.write_text(
+            yaml.safe_dump({"spec": {"template": {"spec": {"containers": [worker], "volumes": [WORKER_VOLUME]}}}})
+        )
 
     def close(self) -> None:
         for process in self.processes:
             if process.poll() is None:
                 process.kill()
             process.wait()
+        self.prompter.close()
         self.database.close()
 
     # the operator
 
-    @property
-    def environment(self) -> dict[str, str]:
-        ours = {
-            "ENROLLGATE_LAUNCHER": "kubernetes",
-            "ENROLLGATE_INSTALLATION": INSTALLATION,
-            "ENROLLGATE_DATABASE_URL": self.database_url,
-            "ENROLLGATE_KUBERNETES__IMAGE": "enrollgate:test",
-            "ENROLLGATE_CHECK_INTERVAL": "0.5",
-            "ENROLLGATE_DESTINATION": "directory:/courses",
-            "ENROLLGATE_KUBERNETES__DESTINATION_CLAIM": "courses",
-            "ENROLLGATE_KUBERNETES__JOB_TEMPLATE": str(self.template),
-            "ENROLLGATE_STOP_GRACE": "5",
-            "KUBECONFIG": str(self.kubeconfig),
-        } | {f"ENROLLGATE_{name}": value for name, value in self.settings.items()}
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("ENROLLGATE_", "KUBE"))}
-        return kept | ours
-
-    def start_operator(self, **settings: str) -> subprocess.Popen[bytes]:
-        environment = self.environment | {f"ENROLLGATE_{name}": value for name, value in settings.items()}
+    def start_operator(self, *, kubeconfig: Path | None = None, **settings: str) -> subprocess.Popen[bytes]:
+        """As the chart's Deployment starts it, with these settings; `kubeconfig` in place of the service account's own."""
+        chart = self._rendered(settings)
+        environment = self._environment(chart, settings) | ({"KUBECONFIG": str(kubeconfig)} if kubeconfig else {})
         with (self.folder / "operator.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "enrollgate", "run"], env=environment, stdout=log, stderr=log, cwd=self.folder
+                [sys.executable, "-m", "enrollgate", *chart.arguments],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
             )
         self.processes.append(process)
         return process
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of an operator without settings of its own."""
+        return self._environment(self._rendered({}), {})
+
+    def _environment(self, chart: Rendered, settings: dict[str, str]) -> dict[str, str]:
+        template = self.folder / "rendered-job.yaml"
+        template.write_text(chart.job_template)
+        elsewhere = {  # what a process on this machine has at another place than a pod; all else is the chart's
+            "ENROLLGATE_DATABASE_URL": self.database_url,
+            "ENROLLGATE_KUBERNETES__JOB_TEMPLATE": str(template),
+            "ENROLLGATE_HTTP_PORT": settings.get("HTTP_PORT") or str(free_port()),
+            "KUBECONFIG": str(self.kubeconfig),
+        }
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("ENROLLGATE_", "KUBE"))}
+        return kept | chart.environment | elsewhere
+
+    def _rendered(self, settings: dict[str, str]) -> Rendered:
+        repository, _, tag = self.image.rpartition(":")
+        values: dict[str, Any] = {
+            "installation": INSTALLATION,
+            "image": {"repository": repository, "tag": tag},
+            "checkInterval": 0.5,
+            "stopGrace": 5,
+            "destination": "directory:/courses",
+            "worker": {"jobTemplate": yaml.safe_load(self.template.read_text())},
+        }
+        wanted = self.settings | settings
+        values["replicas"] = 2 if wanted.pop("KUBERNETES__LEADER_ELECTION", "") == "true" else 1
+        if values["replicas"] != self.replicas:
+            self.replicas = values["replicas"]
+            grant(self.namespace, self.cluster.kubeconfig, self.replicas)
+        for name, value in wanted.items():
+            if name != "HTTP_PORT":
+                _put(values, _VALUES.get(name) or _camel(name.removeprefix("KUBERNETES__")), yaml.safe_load(value))
+        return rendered(self.namespace, values)
 
     def stop_operator(self, process: subprocess.Popen[bytes]) -> int:
         process.send_signal(signal.SIGTERM)
@@ -118,15 +155,11 @@ class ClusterWorld:
 
     def finish(self, name: str, report: Report | None = None, code: int | None = None) -> None:
         """Lets the worker of a run end: with this report and the exit code that fits it, or with just a code."""
-        if report is not None:
-            (self.courses / f"{name}.report").write_text(report.encode())
-            code = exit_code(report.reason) if code is None else code
-        part = self.courses / f"{name}.part"
-        part.write_text(str(code or 0))
-        part.rename(self.courses / f"{name}.code")
+        code = code if code is not None else exit_code(report.reason) if report is not None else 0
+        self.prompter.tell(name, code, report.encode() if report is not None else "")
 
     def succeed(self, name: str) -> None:
-        self.finish(name, Report(None, "3 items delivered", items_delivered=3, destination_url="https://drive.test/f"))
+        self.finish(name, DELIVERED)
 
     # Node.js's hand
 
@@ -193,3 +226,15 @@ class ClusterWorld:
 
     def wait_for_status(self, task: int, status: str) -> None:
         self.wait_for(lambda: self.status(task) == status, f"task {task} becomes {status}")
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.lower().split("_")
+    return first + "".join(map(str.capitalize, rest))
+
+
+def _put(values: dict[str, Any], path: str, value: object) -> None:
+    *folders, last = path.split(".")
+    for folder in folders:
+        values = values.setdefault(folder, {})
+    values[last] = value

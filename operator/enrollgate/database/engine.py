@@ -187,6 +187,7 @@ def open_database(
     engine = create_engine(
         url,
         isolation_level="READ COMMITTED",
+        hide_parameters=True,  # no row's content in an error
         pool_size=2,
         max_overflow=2,
         pool_timeout=CONNECT_TIMEOUT,
@@ -212,7 +213,7 @@ def _check_certificates(path: Path) -> None:
 def _open_sqlite(url: URL) -> Engine:
     if url.database and url.database != ":memory:":
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": _SQLITE_LOCK_TIMEOUT})
+    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": _SQLITE_LOCK_TIMEOUT})
 
     @event.listens_for(engine, "connect")
     def prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

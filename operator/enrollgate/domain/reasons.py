@@ -250,7 +250,7 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "The worker used more memory than its limit.", "Raise the memory limit in the job template.", True
     ),
     Reason.EVICTED: Explanation(
-        "The node took the worker's pod away: short of disk or memory, drained, or preempted.",
+        "The worker used more ephemeral storage than its limit, or its node was short of it or of memory, or drained.",
         "Raise ENROLLGATE_KUBERNETES__SCRATCH_VOLUME or lower ENROLLGATE_SCRATCH_LIMIT if it was for ephemeral storage.",
         True,
     ),

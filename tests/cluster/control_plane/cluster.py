@@ -44,10 +44,10 @@ class Cluster:
         return Api(configuration, random=Random(1), sleep=time.sleep)
 
     @contextmanager
-    def namespace(self, **labels: str) -> Iterator[str]:
+    def namespace(self, name: str = "") -> Iterator[str]:
         """A namespace of one's own, `restricted` by Pod Security; deleted at the end without waiting for it."""
-        name = f"test-{uuid.uuid4().hex[:10]}"
-        body: dict[str, Any] = {"metadata": {"name": name, "labels": RESTRICTED | labels}}
+        name = name or f"test-{uuid.uuid4().hex[:10]}"
+        body: dict[str, Any] = {"metadata": {"name": name, "labels": RESTRICTED}}
         self.api.request("POST", "/api/v1/namespaces", body=body)
         self.wait_for(lambda: self.find(f"/api/v1/namespaces/{name}/serviceaccounts/default") is not None)
         try:
@@ -76,6 +76,19 @@ class Cluster:
 
     def events(self, namespace: str, **query: str) -> list[dict[str, Any]]:
         return self.items(f"/api/v1/namespaces/{namespace}/events", **query)
+
+    def everything(self, namespace: str) -> dict[str, dict[str, Any]]:
+        """All that there is in a namespace, of every kind that the API server says it has, by kind and name. But for Events,
+        which go by themselves.
+        """
+        groups = self.api.request("GET", "/apis")["groups"]
+        found = {}
+        for version in ("/api/v1", *(f"/apis/{group['preferredVersion']['groupVersion']}" for group in groups)):
+            for kind in self.api.request("GET", version)["resources"]:
+                if kind["namespaced"] and "list" in kind["verbs"] and kind["name"] != "events":
+                    for each in self.items(f"{version}/namespaces/{namespace}/{kind['name']}"):
+                        found[f"{kind['name']}/{each['metadata']['name']}"] = each
+        return found
 
     def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         return self.api.request("POST", path, body=body)

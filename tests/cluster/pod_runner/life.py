@@ -74,6 +74,7 @@ class Life:
     def __post_init__(self) -> None:
         self.spec = self.pod["spec"]
         self.line = Reporting(self.node, self.pod, statuses.now())
+        self._files = threading.Lock()
 
     @property
     def log(self) -> Path:
@@ -98,17 +99,35 @@ class Life:
                 self.container.kill()
             self.gone.set()
 
+    def change(self, pod: Json) -> None:
+        """The API server shows it changed: what its annotations say reaches its files."""
+        with self._files:
+            self.pod = pod
+            self._supplies.refresh()
+
+    @property
+    def _supplies(self) -> Supplies:
+        return Supplies(self.node.cluster, self.pod, self.folder, self.claims)
+
     # ended by others
 
     def kill_for_memory(self) -> None:
         """The kernel's OOM killer strikes."""
         self.ending = Ending("OOMKilled", grace=0)
 
-    def evict(
+    def evict_for_storage(
         self, message: str = "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. "
     ) -> None:
-        """The kubelet evicts it: the pod fails, and is not deleted."""
+        """It used more than its own limit: the pod fails, and is not deleted. This is no disruption: the kubelet's
+        eviction manager sets no such condition for it (pkg/kubelet/eviction, evictPod without one).
+        """
+        self.ending = Ending("", "Evicted", message, "", _EVICTION_GRACE)
+        self.line.event("Evicted", message)
+
+    def evict_for_pressure(self, message: str = "The node was low on resource: ephemeral-storage. ") -> None:
+        """The node ran short: the pod fails as a DisruptionTarget, and is not deleted."""
         self.ending = Ending("", "Evicted", message, "TerminationByKubelet", _EVICTION_GRACE)
+        self.line.event("Evicted", message)
 
     # the course of events
 
@@ -182,11 +201,10 @@ class Life:
 
     def _start(self, container: Json) -> sandbox.Sandbox | None:
         """Starts the container once all it wants is there; None, and the pod removed, if it is deleted before."""
-        supplies = Supplies(self.node.cluster, self.pod, self.folder, self.claims)
         told = ""
         while not self.deleted.is_set():
             try:
-                self.container = sandbox.start(self.node.patiently(lambda: self._sandbox(container, supplies)))
+                self.container = sandbox.start(self.node.patiently(lambda: self._sandbox(container)))
             except (NotThere, sandbox.NotStarted) as error:
                 if str(error) != told:
                     told = str(error)
@@ -197,9 +215,12 @@ class Life:
         self.line.remove()
         return None
 
-    def _sandbox(self, container: Json, supplies: Supplies) -> sandbox.Container:
+    def _sandbox(self, container: Json) -> sandbox.Container:
+        supplies = self._supplies
         security = {**self.spec.get("securityContext", {}), **container.get("securityContext", {})}
         mounts = supplies.mounts(container)
+        with self._files:  # it may have changed meanwhile
+            self._supplies.refresh()
         groups = [*security.get("supplementalGroups", ()), *([security["fsGroup"]] if "fsGroup" in security else ())]
         declared = {each["name"] for each in container.get("env", ())}
         variables = self._service_variables | supplies.variables(container)

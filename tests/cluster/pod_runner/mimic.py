@@ -1,7 +1,8 @@
 """Plays nodes for very many pods: no processes, only the statuses that a kubelet would report, as quickly as they can be sent.
 
-For benchmarks, in place of a `PodRunner`. A pod has Succeeded as soon as it is seen; while `hold` is set it is Running first, and
-has Succeeded once `finish` says so. The requests are written by hand: the official client would cost more than the API server.
+For bursts and benchmarks, in place of a `PodRunner`. A pod has Succeeded as soon as it is seen; while `hold` is set it is Running
+first, and has Succeeded once `finish` says so. The requests are written by hand: the official client would cost more than the API
+server.
 """
 
 import http.client

@@ -136,7 +136,9 @@ class PodRunner:
             if life is not None:
                 life.grace = metadata.get("deletionGracePeriodSeconds")
                 life.deleted.set()
-        elif life is None and not pod["spec"].get("nodeName") and metadata["namespace"] not in self.left_alone:
+        elif life is not None:
+            life.change(pod)
+        elif not pod["spec"].get("nodeName") and metadata["namespace"] not in self.left_alone:
             self._begin(pod)
 
     def _begin(self, pod: Json) -> None:

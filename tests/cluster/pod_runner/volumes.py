@@ -3,6 +3,7 @@
 import base64
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,9 +57,20 @@ class Supplies:
                 if not source.exists():
                     source.mkdir(parents=True)
                     source.chmod(0o777)
-            read_only = bool(mount.get("readOnly")) or not {"secret", "configMap", "projected"}.isdisjoint(volume)
+            read_only = bool(mount.get("readOnly")) or not {
+                "secret",
+                "configMap",
+                "projected",
+                "downwardAPI",
+            }.isdisjoint(volume)
             made.append(Mount(source, mount["mountPath"], read_only))
         return made
+
+    def refresh(self) -> None:
+        """Brings the files that show the pod's own labels and annotations up to date, as a kubelet does when they change."""
+        for volume in self.pod["spec"].get("volumes", ()):
+            if "downwardAPI" in volume and (self.folder / "volumes" / volume["name"]).exists():
+                self._folder_of(volume)
 
     def variables(self, container: Json) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -119,17 +131,22 @@ class Supplies:
         for name, data, mode in self._files(volume):
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-            path.chmod(mode)
+            part = path.with_name(f".{path.name}.{threading.get_ident()}")  # two may lay it out at the same time
+            part.write_bytes(data)
+            part.chmod(mode)
             group = self.pod["spec"].get("securityContext", {}).get("fsGroup")
             if group is not None:
-                os.chown(path, 0, group)
+                os.chown(part, 0, group)
+            part.rename(path)  # whoever reads it sees the old or the new
         return folder
 
     def _files(self, volume: Json) -> Iterator[tuple[str, bytes, int]]:
         if projected := volume.get("projected"):
             for source in projected["sources"]:
                 yield from self._projected(source, projected.get("defaultMode", 0o644))
+            return
+        if downward := volume.get("downwardAPI"):
+            yield from self._fields(downward, downward.get("defaultMode", 0o644))
             return
         kind = "secret" if "secret" in volume else "configmap"
         source = volume["secret"] if kind == "secret" else volume["configMap"]
@@ -148,13 +165,16 @@ class Supplies:
             issued = self.cluster.api.request("POST", path, body=body)["status"]["token"]
             yield token["path"], issued.encode(), 0o644
         elif api := source.get("downwardAPI"):
-            for item in api["items"]:
-                yield item["path"], self._field(item["fieldRef"]["fieldPath"]).encode(), mode
+            yield from self._fields(api, mode)
         else:
             kind = "secret" if "secret" in source else "configmap"
             reference = source["secret"] if kind == "secret" else source["configMap"]
             data = self._data(kind, reference["name"], bool(reference.get("optional")))
             yield from _selected(data or {}, reference, mode)
+
+    def _fields(self, downward: Json, mode: int) -> Iterator[tuple[str, bytes, int]]:
+        for item in downward["items"]:
+            yield item["path"], self._field(item["fieldRef"]["fieldPath"]).encode(), mode
 
     def _data(self, kind: str, name: str, optional: bool) -> dict[str, bytes] | None:
         found = self.cluster.find(f"/api/v1/namespaces/{self.namespace}/{kind}s/{name}")

@@ -1,0 +1,78 @@
+"""All that a watch shows of a namespace's Jobs: which there ever were, and how many were unfinished at the same time."""
+
+import json
+import threading
+
+import urllib3
+from kubernetes import client
+from tests.cluster.control_plane import Cluster
+
+from enrollgate.launchers.kubernetes.views import ATTEMPT, TASK, job_view
+
+
+class JobWatch:
+    """Begins at once, before any operator is started. A watch shows every change, so nothing between two looks is missed."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self._cluster = cluster
+        self._path = f"/apis/batch/v1/namespaces/{namespace}/jobs"
+        self._namespace = namespace
+        self.ever: dict[str, tuple[int, int]] = {}
+        """By uid: the task and the attempt of every Job that there ever was."""
+        self._active: set[str] = set()
+        self.most_active = 0
+        """Unfinished Jobs at the same time, at most."""
+        self.errors: list[str] = []
+        """What the watch itself ended with: then the record has a gap."""
+        since = cluster.api.request("GET", self._path)["metadata"]["resourceVersion"]
+        self._stream = client.BatchV1Api(client.ApiClient(cluster.api.configuration)).list_namespaced_job(
+            namespace,
+            watch=True,
+            resource_version=since,
+            timeout_seconds=3600,
+            _preload_content=False,
+            _request_timeout=(5, 3700),
+        )
+        self._closed = False
+        self._thread = threading.Thread(target=self._read, name="job-watch", daemon=True)
+        self._thread.start()
+
+    @property
+    def active(self) -> int:
+        return len(self._active)
+
+    @property
+    def tasks(self) -> list[tuple[int, int]]:
+        """The task and the attempt of every Job that there ever was, in order; twice, if it was made twice."""
+        return sorted(self.ever.values())
+
+    def close(self) -> None:
+        """Raises AssertionError if something was missed."""
+        self._closed = True
+        self._stream.shutdown()
+        self._thread.join(60)
+        assert not self.errors, self.errors
+
+    def _read(self) -> None:
+        try:
+            for line in self._stream:
+                self._note(json.loads(line))
+        except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
+            if not self._closed:
+                self.errors.append(repr(error))
+
+    def _note(self, event: dict[str, object]) -> None:
+        raw = event["object"]
+        assert isinstance(raw, dict)
+        if event["type"] == "ERROR":
+            self.errors.append(str(raw))
+            return
+        job, labels = job_view(raw), raw["metadata"].get("labels", {})
+        if TASK not in labels:  # a migration's, or somebody else's
+            return
+        self.ever[job.uid] = int(labels[TASK]), int(labels[ATTEMPT])
+        if event["type"] == "DELETED" or job.verdict is not None:
+            self._active.discard(job.uid)
+        else:
+            self._active.add(job.uid)
+        self.most_active = max(self.most_active, len(self._active))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from sqlalchemy import inspect, make_url
+from sqlalchemy import insert, inspect, make_url
 from tests.databases.server import execute
 from tests.world import COURSE, World
 
@@ -20,6 +20,7 @@ from enrollgate.database import (
 )
 from enrollgate.database.inspection import check_database, insist
 from enrollgate.database.migrate import current, head
+from enrollgate.database.tables import runs
 from enrollgate.domain.check import Verdict
 from enrollgate.domain.task import StatusWords, TaskColumns
 from enrollgate.telemetry.log import configure_logging
@@ -345,3 +346,11 @@ def test_an_email_never_reaches_a_message_or_the_log(database_url: str, real_log
         for text in (log, *(str(run) for run in world.runs())):
             assert "ada" not in text and "example.com" not in text.replace("courses.example.com", ""), text
             assert "secret" not in text
+
+
+def test_an_error_about_a_statement_shows_none_of_its_values(sqlite_url: str) -> None:
+    with closing(World(sqlite_url)) as world:
+        broken = insert(runs).values(task_id=1, attempt=1, name="ada@example", claimed_at="hunter2")
+        with pytest.raises(DatabaseUnavailable) as caught:
+            world.database.writing(lambda connection: connection.execute(broken))
+        assert "hunter2" not in f"{caught.value} {caught.value.__cause__}"

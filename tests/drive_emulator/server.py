@@ -1,7 +1,9 @@
 """The wire protocol, over the store and the fault script."""
 
+import contextlib
 import json
 import re
+import select
 import socket
 import struct
 import threading
@@ -28,10 +30,15 @@ class DriveEmulator:
         self.faults = faults or Faults()
         self.rate = rate
         self.requests: list[tuple[str, int]] = []
+        self.ranges: list[str | None] = []
+        """The Range of each 308."""
         self.tokens = {"good"}
         self.token_requests: list[dict[str, str]] = []
         self.token_refusal: str | None = None
         self.on_chunk: Callable[[], None] = lambda: None
+        self.before_the_last_answer: Callable[[], None] = lambda: None
+        """Called when a file is complete and its answer not yet sent."""
+        self.after_the_last_answer: Callable[[], None] = lambda: None
         self.on_bytes: Callable[[int], None] = lambda _size: None
         """Told of each piece of a body that arrived."""
         self.received = 0
@@ -50,6 +57,9 @@ class DriveEmulator:
             def handle_error(self, request: Any, client_address: Any) -> None: ...
 
         self._server = Server(("127.0.0.1", port), Handler)
+        # What was sent and is not read yet lies in buffers: as small as on a real network, whose packets are not 64 KiB.
+        self._server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        self._server.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1460)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
 
@@ -99,18 +109,22 @@ class _Handler(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         self._handle()
 
+    def do_PATCH(self) -> None:
+        self._handle()
+
     def _handle(self) -> None:
         parts = urlsplit(self.path)
         self.query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         operation, respond = self._route(parts.path)
         fault = self.drive.faults.next(operation)
+        self.drive.store.requests += 1
         length = int(self.headers.get("Content-Length") or 0)
-        if fault and fault.kind == "cut":
-            self.rfile.read(length // 2)
-            return self._reset()
-        self.body = self._read(length)
+        halved = fault is not None and fault.kind in ("cut", "stall")
+        self.body = self._read(length // 2 if halved else length)
         if operation == "chunk":
             self.drive.count(len(self.body))
+        if halved or len(self.body) < length:
+            return self._break_off(operation, fault)
         try:
             if operation != "token" and self.headers.get("Authorization", "")[7:] not in self.drive.tokens:
                 raise Refused(401, "authError", "Invalid Credentials")
@@ -123,13 +137,35 @@ class _Handler(BaseHTTPRequestHandler):
             status, answer, headers = refused.status, _problem(refused.status, refused.reason, refused.message), {}
         if fault and fault.kind == "lost":
             return self._reset()
+        if fault and fault.kind == "page":
+            status, answer, headers = 200, "<html>log in to the proxy first</html>", {}
+        is_last = operation == "chunk" and status == 200
+        if is_last:
+            self.drive.before_the_last_answer()
         self._send(status, answer, headers, operation, truncated=bool(fault and fault.kind == "truncated"))
+        if is_last:
+            self.wfile.flush()
+            self.drive.after_the_last_answer()
         return None
+
+    def _break_off(self, operation: str, fault: Fault | None) -> None:
+        """The connection ends in the middle of a request. Of a chunk, Drive keeps what it has in whole 256 KiB."""
+        start = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", self.headers.get("Content-Range", ""))
+        if operation == "chunk" and start:
+            kept = self.body[: len(self.body) // CHUNK_UNIT * CHUNK_UNIT]
+            with contextlib.suppress(Refused):
+                self.drive.store.append(self.query["upload_id"], int(start[1]), kept)
+        if fault and fault.kind == "stall":
+            _wait_for_the_end(self.connection)
+        self._reset()
 
     def _read(self, length: int) -> bytes:
         data = bytearray()
         while len(data) < length:
-            piece = self.rfile.read(min(65536, length - len(data)))
+            try:
+                piece = self.rfile.read1(min(65536, length - len(data)))
+            except OSError:
+                break
             if not piece:
                 break
             data += piece
@@ -146,11 +182,10 @@ class _Handler(BaseHTTPRequestHandler):
             return ("list", self._list) if self.command == "GET" else ("create", self._create)
         if match := re.fullmatch(r"/drive/v3/files/([\w-]+)", path):
             file_id = match[1]
-            return (
-                ("get", lambda _: self._get(file_id))
-                if self.command == "GET"
-                else ("delete", lambda _: self._delete(file_id))
-            )
+            return {
+                "GET": ("get", lambda _: self._get(file_id)),
+                "PATCH": ("update", lambda _: self._update(file_id)),
+            }.get(self.command, ("delete", lambda _: self._delete(file_id)))
         if path == "/upload/drive/v3/files" and self.command == "POST":
             return "session", self._begin
         if path == "/upload/drive/v3/files":
@@ -191,6 +226,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.drive.store.delete(file_id)
         return 204, None, {}
 
+    def _update(self, file_id: str) -> Any:
+        self._on_all_drives()
+        body, query = json.loads(self.body or b"{}"), self.query
+        return 200, self.drive.store.update(file_id, body, query.get("addParents"), query.get("removeParents")), {}
+
     def _create(self, _fault: Fault | None) -> Any:
         self._on_all_drives()
         body = json.loads(self.body)
@@ -215,6 +255,9 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refused(400, "invalid", "the body is not as long as Content-Range says")
         if match and int(match[2]) + 1 != int(match[3]) and len(data) % CHUNK_UNIT:
             raise Refused(400, "invalid", "a chunk must be a multiple of 256 KiB")
+        if fault and fault.kind == "forgotten":
+            store.forget(name)
+            return 308, None, {}
         if fault and fault.kind == "partial":
             data = data[: len(data) // 2 // CHUNK_UNIT * CHUNK_UNIT]
         if (fault and fault.kind == "nothing_kept") or (asks and not self._whole(name)):
@@ -236,8 +279,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(
         self, status: int, answer: Any, headers: dict[str, str], operation: str, *, truncated: bool = False
     ) -> None:
-        body = b"" if answer is None else json.dumps(answer).encode()
+        body = b"" if answer is None else answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
         self.drive.requests.append((operation, status))
+        if operation in ("chunk", "probe") and status == 308:
+            self.drive.ranges.append(headers.get("Range"))
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -251,6 +296,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
+
+
+def _wait_for_the_end(connection: socket.socket) -> None:
+    """Reads nothing, as a stalled server does, until the other side is gone."""
+    poll = select.poll()
+    poll.register(connection, select.POLLHUP | select.POLLERR | select.POLLRDHUP)
+    poll.poll(30_000)
 
 
 def _problem(status: int, reason: str, message: str) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def test_a_worker_killed_in_mid_upload_again_and_again_leaves_each_file_once(tmp
     [
         (
             None,
-            "ok      destination: Google Drive folder rootfolder0001: a probe file was written, verified and deleted",
+            "ok      destination: Google Drive folder rootfolder0001: a probe file was written, verified and put into the bin",
         ),
         ("storage", "a service account has no storage of its own"),
         ("login", "enrollgate drive login"),

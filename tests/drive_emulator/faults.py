@@ -16,6 +16,8 @@ class Fault:
     (all that was kept is lost, 308 without Range), corrupt (a wrong MD5 is stored), page (200 with a proxy's HTML)."""
     status: int = 503
     reason: str = "backendError"
+    detail: str = ""
+    """The newer word beside the reason."""
     message: str = "scripted"
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -44,6 +46,7 @@ class Faults:
         self._random = Random(seed)
         self._share = share
         self._scripted: dict[str, list[Fault]] = {}
+        self._always: dict[str, Fault] = {}
         self._lock = threading.Lock()
         self.requests = 0
         self.happened: list[str] = []
@@ -54,11 +57,16 @@ class Faults:
         with self._lock:
             self._scripted.setdefault(operation, []).extend(faults)
 
+    def always(self, operation: str, fault: Fault) -> None:
+        """All of the operation's requests end so, from now on."""
+        assert fault.applies_to(operation), "such a fault would do nothing there"
+        self._always[operation] = fault
+
     def next(self, operation: str) -> Fault | None:
         with self._lock:
             self.requests += 1
             waiting = self._scripted.get(operation)
-            found = waiting.pop(0) if waiting else None
+            found = waiting.pop(0) if waiting else self._always.get(operation)
             if found is None and operation != "token" and self._random.random() < self._share:
                 found = self._random.choice([fault for fault in RANDOM if fault.applies_to(operation)])
             if found is not None:

@@ -35,6 +35,8 @@ class DriveEmulator:
         self.tokens = {"good"}
         self.token_requests: list[dict[str, str]] = []
         self.token_refusal: str | None = None
+        self.token_scope: str | None = None
+        """What is granted, if it is not what was asked for."""
         self.on_chunk: Callable[[], None] = lambda: None
         self.before_the_last_answer: Callable[[], None] = lambda: None
         """Called when a file is complete and its answer not yet sent."""
@@ -129,9 +131,8 @@ class _Handler(BaseHTTPRequestHandler):
             if operation != "token" and self.headers.get("Authorization", "")[7:] not in self.drive.tokens:
                 raise Refused(401, "authError", "Invalid Credentials")
             if fault and fault.kind == "status":
-                return self._send(
-                    fault.status, _problem(fault.status, fault.reason, fault.message), fault.headers, operation
-                )
+                problem = _problem(fault.status, fault.reason, fault.message, fault.detail)
+                return self._send(fault.status, problem, fault.headers, operation)
             status, answer, headers = respond(fault)
         except Refused as refused:
             status, answer, headers = refused.status, _problem(refused.status, refused.reason, refused.message), {}
@@ -199,9 +200,17 @@ class _Handler(BaseHTTPRequestHandler):
         if self.drive.token_refusal:
             return 400, {"error": self.drive.token_refusal, "error_description": "refused"}, {}
         again = {"refresh_token": "TOPSECRET-refresh"} if form.get("grant_type") == "authorization_code" else {}
+        if self.drive.token_scope:
+            again["scope"] = self.drive.token_scope
         return (
             200,
-            {**again, "access_token": next(iter(self.drive.tokens)), "expires_in": 3600, "token_type": "Bearer"},
+            {
+                **again,
+                "access_token": next(iter(self.drive.tokens)),
+                "expires_in": 3600,
+                "token_type": "Bearer",
+                "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+            },
             {},
         )
 
@@ -281,6 +290,8 @@ class _Handler(BaseHTTPRequestHandler):
     ) -> None:
         body = b"" if answer is None else answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
         self.drive.requests.append((operation, status))
+        if truncated and not body:
+            return self._reset()
         if operation in ("chunk", "probe") and status == 308:
             self.drive.ranges.append(headers.get("Range"))
         self.send_response(status)
@@ -292,6 +303,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if truncated else body)
         self.close_connection = self.close_connection or truncated
+        return None
 
     def _reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -305,5 +317,8 @@ def _wait_for_the_end(connection: socket.socket) -> None:
     poll.poll(30_000)
 
 
-def _problem(status: int, reason: str, message: str) -> dict[str, Any]:
-    return {"error": {"code": status, "errors": [{"reason": reason, "message": message}], "message": message}}
+def _problem(status: int, reason: str, message: str, detail: str = "") -> dict[str, Any]:
+    details = {"details": [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": detail}]} if detail else {}
+    return {
+        "error": {"code": status, "errors": [{"reason": reason, "message": message}], "message": message, **details}
+    }

@@ -79,6 +79,39 @@ def test_a_worker_killed_in_mid_upload_again_and_again_leaves_each_file_once(tmp
         assert "upload_id" not in report and json.loads(report)["reason"] is None
 
 
+def test_sigterm_in_the_middle_of_a_chunk_is_obeyed_and_what_drive_has_is_not_sent_again(tmp_path: Path) -> None:
+    size = 14_000_000
+    with DriveEmulator(rate=1_000_000) as drive, FaultySite([Lecture("L", content(size))]) as site:
+        order = environment(drive, tmp_path) | {
+            "ENROLLGATE_DRIVE_CHUNK_SIZE": "8MiB",
+            "ENROLLGATE_TASK_ID": "7",
+            "ENROLLGATE_COURSE_URL": f"{site.url}/feed",
+            "ENROLLGATE_ALLOWED_HOSTS": site.host,
+            "ENROLLGATE_SCRATCH_DIR": str(tmp_path / "scratch"),
+            "ENROLLGATE_REPORT_PATH": str(tmp_path / "report.json"),
+        }
+        command = [sys.executable, "-m", "enrollgate", "work"]
+        worker = subprocess.Popen(command, env=order, stderr=subprocess.DEVNULL)
+        arrived, halfway = 0, threading.Event()
+
+        def count(piece: int) -> None:
+            nonlocal arrived
+            arrived += piece
+            if arrived > 3_000_000:
+                halfway.set()
+
+        drive.on_bytes = count
+        assert halfway.wait(120)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(120) == 75
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert report["reason"] == "Stopped" and report["destination_id"], "it is the run's own report"
+        drive.rate = 0
+        assert subprocess.run(command, env=order, stderr=subprocess.DEVNULL, check=False).returncode == 0
+        (file,) = drive.store.media()
+        assert file["size"] == str(size) and drive.received <= size + 2 * CHUNK
+
+
 @pytest.mark.parametrize(
     ("broken", "words"),
     [

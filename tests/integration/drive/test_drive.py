@@ -322,6 +322,15 @@ def test_an_expired_token_is_renewed_once_and_the_upload_goes_on(bench: Bench) -
     assert len(bench.emulator.token_requests) == 2
 
 
+def test_a_token_that_expires_in_the_middle_of_a_file_costs_that_chunk_only(bench: Bench) -> None:
+    drive = bench.opened()
+    bench.emulator.on_chunk = lambda: bench.emulator.tokens.__init__(["better"])  # type: ignore[misc]
+    told = bench.send(drive, size=4 * CHUNK)
+    assert told[-1] == 5 * CHUNK, "one chunk was sent twice, whole"
+    assert bench.emulator.store.bytes == 4 * CHUNK and len(bench.emulator.token_requests) == 2
+    assert bench.pauses.seconds == []
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

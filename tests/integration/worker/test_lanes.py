@@ -180,7 +180,7 @@ def test_what_an_earlier_try_left_in_scratch_counts(tmp_path: Path) -> None:
 
 
 KILLS = 20
-COURSE = [Lecture(f"L{n}", content(12_000_000, n), "Part" if n % 2 else "") for n in range(1, 13)]
+COURSE = [Lecture(f"L{n}", content(16_000_000, n), "Part" if n % 2 else "") for n in range(1, 13)]
 SIZE = sum(len(lecture.content) for lecture in COURSE)
 MOST = 1.15 * SIZE
 

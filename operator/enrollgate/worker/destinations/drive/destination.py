@@ -16,7 +16,7 @@ from enrollgate.domain.order import DriveAccess, WorkOrder
 from enrollgate.worker.course import Delivered, Item, OnBytes
 from enrollgate.worker.destinations.drive.client import FOLDER, SILENCE, Client, File
 from enrollgate.worker.destinations.drive.credentials import load_credentials
-from enrollgate.worker.destinations.drive.folders import COURSE, ITEM, MD5, SECTION, TASK, Folders, item_key
+from enrollgate.worker.destinations.drive.folders import COURSE, ITEM, MD5, SECTION, TASK, Folders, carries, item_key
 from enrollgate.worker.destinations.drive.patience import Patience
 from enrollgate.worker.destinations.drive.sessions import SessionStore
 from enrollgate.worker.destinations.drive.uploads import Ids, Parcel, Uploads
@@ -82,7 +82,7 @@ class Drive:
     def open(self, title: str) -> None:
         """Finds the task's folder, or makes one, and lists what is in it. The title of a later try does not rename it."""
         drive_id = self._folders.root(self._root)
-        courses = self._folders.courses(self._root, drive_id, self._task_id)
+        courses = self._folders.courses(self._root, drive_id, self._properties())
         if courses:
             self._course = courses[0]
             self._sessions.keep_folder(COURSE, courses[0]["id"])
@@ -156,10 +156,10 @@ class Drive:
                     self._know(file, str(next(iter(file.get("parents", ())), "")))
 
     def _know(self, file: File, folder: str) -> None:
-        properties = file.get("appProperties", {})
-        if properties.get(TASK) == str(self._task_id) and ITEM in properties:
-            self._files.setdefault(properties[ITEM], []).append(file)
-            self._names.setdefault((folder, str(file["name"])), properties[ITEM])
+        key = file.get("appProperties", {}).get(ITEM)
+        if key is not None and carries(file, self._properties()):
+            self._files.setdefault(key, []).append(file)
+            self._names.setdefault((folder, str(file["name"])), key)
 
     def _keep_one(self, files: list[File]) -> None:
         """Where a whole file of an item is there, the others of the same item are in the way."""

@@ -30,6 +30,12 @@ def item_key(task_id: int, item_id: str) -> str:
     return hashlib.sha256(f"{task_id}\n{item_id}".encode()).hexdigest()[:32]
 
 
+def carries(file: File, properties: dict[str, str]) -> bool:
+    """Whether a file or folder has all of these `appProperties`."""
+    own = file.get("appProperties", {})
+    return all(own.get(name) == value for name, value in properties.items())
+
+
 def age(file: File) -> tuple[str, str]:
     """What files and folders are ordered by, the oldest first."""
     return str(file.get("createdTime")), str(file["id"])
@@ -69,16 +75,16 @@ class Folders:
                 break
         yield from sorted(found, key=age)
 
-    def courses(self, root: str, drive_id: str | None, task_id: int) -> list[File]:
-        """The task's folders, the oldest first: those that the search shows, and the one that an earlier try made."""
-        own = f" and mimeType = '{FOLDER}' and appProperties has {{ key='{TASK}' and value='{task_id}' }}"
+    def courses(self, root: str, drive_id: str | None, properties: dict[str, str]) -> list[File]:
+        """The course's folders, the oldest first: those that the search shows, and the one that an earlier try made."""
+        own = f" and mimeType = '{FOLDER}' and appProperties has {{ key='{TASK}' and value='{properties[TASK]}' }}"
         found = list(self.children(root, drive_id, own))
         kept = self.sessions.folder(COURSE)
         if kept is not None and all(folder["id"] != kept for folder in found):
             made = self.still_there(kept)
             if made is not None and root in made.get("parents", ()):
                 found.append(made)
-        return sorted(found, key=age)
+        return sorted((folder for folder in found if carries(folder, properties)), key=age)
 
     def still_there(self, file_id: str) -> File | None:
         """The file or folder, None if it was removed."""

@@ -40,9 +40,7 @@ def _ask(flow: InstalledAppFlow, port: int) -> Any:
             success_message="You may close this page.",
         )
     except OAuth2Error as error:
-        message = (
-            f"Google gave no login ({error.error}): log in again and agree, with an account that may use this OAuth client"
-        )
+        message = f"Google gave no login ({error.error}): log in again and agree, with an account that may use this OAuth client"
         raise NoConsent(message) from None
     except Warning:  # what oauthlib raises when the scope is not the one that was asked for
         raise NoConsent("the login does not include access to Google Drive: log in again and agree to it") from None

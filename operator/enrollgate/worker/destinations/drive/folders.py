@@ -96,7 +96,7 @@ class Folders:
         kept = self.sessions.folder(key)
         if kept is not None:
             made = self.patience.call(partial(self._create, {**body, "id": kept}), self.stop)
-            if made is not None and parent in made.get("parents", ()):
+            if made is not None and parent in made.get("parents", ()) and carries(made, properties):
                 return made
         new = self.ids.take(self.stop)
         self.sessions.keep_folder(key, new)

@@ -61,6 +61,10 @@ class FaultySite:
         self.pages: dict[str, tuple[str, bytes]] = {}
         self.wants_cookie = ""
         """What the Cookie header must contain, or 401 is answered."""
+        self.wants_cookie_for_media = ""
+        """The same for the lectures only, which are refused with 403."""
+        self.sets_cookie: dict[str, str] = {}
+        """The Set-Cookie header of a path."""
         self.rate = 0.0
         """Bytes per second, all connections together; 0: as fast as can be."""
         self.on_bytes: Callable[[int], None] = lambda _size: None
@@ -136,6 +140,8 @@ class _Handler(BaseHTTPRequestHandler):
             fault.times -= 1
         if site.wants_cookie not in (self.headers.get("Cookie") or ""):
             self._send(401, b"log in", "text/plain", {}, fault, with_body)
+        elif path.endswith(".mp4") and site.wants_cookie_for_media not in (self.headers.get("Cookie") or ""):
+            self._send(403, b"no", "text/plain", {}, fault, with_body)
         elif fault.location:
             self._send(302, b"", "text/plain", {"Location": fault.location}, fault, with_body)
         elif fault.status:
@@ -144,7 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, site.feed(), "application/rss+xml", {}, fault, with_body)
         elif path in site.pages:
             kind, body = site.pages[path]
-            self._send(200, body, kind, {}, fault, with_body)
+            cookie = {"Set-Cookie": site.sets_cookie[path]} if path in site.sets_cookie else {}
+            self._send(200, body, kind, cookie, fault, with_body)
         elif (match := re.fullmatch(r"/(\d+)\.mp4", path)) and 1 <= int(match[1]) <= len(site.lectures):
             self._send(200, site.lectures[int(match[1]) - 1].content, "video/mp4", {}, fault, with_body)
         else:

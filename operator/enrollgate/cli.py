@@ -287,7 +287,7 @@ def login(
     port: Annotated[int, typer.Option(help="The loopback port that Google's answer comes to; 0: any free one.")] = 0,
 ) -> None:
     """Log in as a user, and write the file for ENROLLGATE_DRIVE_CREDENTIALS (docs/destinations.md has the steps)."""
-    from enrollgate.worker.destinations.drive.login import log_in
+    from enrollgate.worker.destinations.drive.login import NoConsent, log_in
 
     try:
         log_in(client_secrets, output, port, lambda text: _OUT.print(text, markup=False))
@@ -295,6 +295,8 @@ def login(
         _give_up(
             f"{error.filename or output}: {error.strerror or error.__class__.__name__}: mend it and log in again", 1
         )
+    except NoConsent as error:
+        _give_up(error, 1)
     except ValueError:
         _give_up(f"{client_secrets} is not the JSON of an OAuth client of the type desktop app: download it again")
     _OUT.print(f"{output} is written: set ENROLLGATE_DRIVE_CREDENTIALS to it", markup=False)

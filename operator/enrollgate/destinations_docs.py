@@ -6,6 +6,7 @@ from enrollgate.domain.reasons import explain
 from enrollgate.generated import print_or_check
 from enrollgate.worker.destinations.drive.errors import RULES
 from enrollgate.worker.destinations.drive.patience import LONGEST_PAUSE, PAUSES, TRIES
+from enrollgate.worker.pipeline import DELIVERIES_IN_A_ROW
 
 _HEAD = f"""# Destinations
 
@@ -22,7 +23,15 @@ count); what was delivered of the first one stays where it is.
 `drive:<folder id>`; the folder's address from the browser is understood, too. Below it there is a folder for each course, found
 again by its `appProperties`, with a folder for each section. Uploads are resumable in chunks of `ENROLLGATE_DRIVE_CHUNK_SIZE`;
 each file's size and MD5 are verified; ids are made before the files, so a repeated request never leaves two. A killed worker goes
-on where the upload was. `enrollgate doctor` writes, verifies and deletes a probe file in the folder.
+on where the upload was: its session is on disk before a byte is sent, and Drive keeps what it has of a cut chunk, in whole 256 KiB.
+What must go (a corrupt upload, the stale file beside a whole one) is put into the bin, since a content manager of a shared drive
+may not delete for good; Drive empties it after 30 days. `enrollgate doctor` writes and verifies a probe file in the folder, and
+puts it into the bin.
+
+Drive's searches may lag behind what was just made. So the run's scratch remembers the ids of folders and files, and they are
+asked for by themselves. In a Job, scratch is the pod's own: if a pod is replaced while searches lag, the new one may begin a
+second folder and deliver the course there. Nothing is missing then, and the next run that sees both folders keeps to the older
+one, brings into it what only the other has, and puts into the bin what is there twice.
 
 Enable the *Google Drive API* in a Google Cloud project first. Then choose who delivers:
 
@@ -52,15 +61,19 @@ stand-in that speaks the same protocol, fails a fifth of the time, and prints th
 
 *Retried*: the same request is sent up to {TRIES} times without progress, after pauses that grow from {PAUSES.base:.0f} s to \
 {PAUSES.cap:.0f} s (less chance);
-`Retry-After` is honoured up to {LONGEST_PAUSE:.0f} s, and a longer one is left to the run's next try. *Next try* says whether the
-run's next try can help.
+`Retry-After` is honoured up to {LONGEST_PAUSE:.0f} s. A longer one ends the try, and the next begins that much later (a Job's \
+next pod comes
+by Kubernetes' own back-off). *Next try* says whether the run's next try can help. What says that nothing more can be delivered
+(credentials, quota, rate limits, the folder) ends the run at once, and so do {DELIVERIES_IN_A_ROW} deliveries in a row that \
+failed in any way.
 
 | what Drive says | reason | message | remedy | retried | next try |
 | --- | --- | --- | --- | --- | --- |
 """
 _TAIL = """
-A connection that is silent for 60 s counts as cut: the time-out of each read and write is the watchdog against stalls. After any
-trouble in an upload, Drive is asked how much it has (308 with `Range`; without it: nothing) before more is sent.
+A connection on which nothing moves for 60 s counts as cut: bodies are sent in pieces of a few KiB, each with that time-out of its
+own, so that a slow chunk is no stall. After any trouble in an upload, Drive is asked how much it has (308 with `Range`; without it:
+nothing) before more is sent.
 
 This page is generated: `make docs`.
 """

@@ -11,6 +11,7 @@ _HOST = re.compile(r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_](
 _FOLDER_ID = re.compile(r"[A-Za-z0-9_-]{10,}")
 _FOLDER_URL = re.compile(r"https://drive\.google\.com/drive/(?:u/\d+/)?folders/([A-Za-z0-9_-]{10,})(?:[?#/].*)?")
 _CHUNK = 256 * 1024
+_LARGEST_CHUNK = 1024 * _CHUNK
 
 
 def check_destination(value: str) -> str:
@@ -41,9 +42,9 @@ def check_endpoint(value: str) -> str:
 
 
 def check_chunk(value: int) -> None:
-    """Drive takes chunks of whole 256 KiB only. Raises ValueError."""
-    if value < _CHUNK or value % _CHUNK:
-        raise ValueError("write a multiple of 256KiB, such as 8MiB")
+    """Drive takes chunks of whole 256 KiB only; very large ones are one long request each. Raises ValueError."""
+    if not _CHUNK <= value <= _LARGEST_CHUNK or value % _CHUNK:
+        raise ValueError("write a multiple of 256KiB, 256MiB at most, such as 8MiB")
 
 
 def check_host(text: str) -> str:

@@ -157,7 +157,7 @@ class Settings(BaseSettings):
         examples=["courses@school.example"],
     )
     drive_chunk_size: ByteSize = Field(
-        ByteSize(8 * 2**20), description="Bytes of an upload's chunk, held in memory: a multiple of 256KiB."
+        ByteSize(8 * 2**20), description="Bytes of an upload's request: a multiple of 256KiB, 256MiB at most."
     )
     drive_endpoint: str = Field("https://www.googleapis.com/", description="Where Google Drive is, for tests.")
     downloads: int = Field(2, ge=1, le=16, description="Items that a worker downloads at the same time, at most.")
@@ -172,8 +172,7 @@ class Settings(BaseSettings):
     upload_rate: ByteSize | None = Field(
         None,
         ge=1024,
-        description="Bytes per second that a worker delivers, at most, all its items together; Google Drive is sent a chunk "
-        "(ENROLLGATE_DRIVE_CHUNK_SIZE) at full speed, then a pause. Not given: no limit.",
+        description="Bytes per second that a worker delivers, at most, all its items together. Not given: no limit.",
         examples=["5MB"],
     )
     allowed_hosts: Words = Field(

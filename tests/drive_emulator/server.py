@@ -1,7 +1,9 @@
 """The wire protocol, over the store and the fault script."""
 
+import contextlib
 import json
 import re
+import select
 import socket
 import struct
 import threading
@@ -28,10 +30,17 @@ class DriveEmulator:
         self.faults = faults or Faults()
         self.rate = rate
         self.requests: list[tuple[str, int]] = []
+        self.ranges: list[str | None] = []
+        """The Range of each 308."""
         self.tokens = {"good"}
         self.token_requests: list[dict[str, str]] = []
         self.token_refusal: str | None = None
+        self.token_scope: str | None = None
+        """What is granted, if it is not what was asked for."""
         self.on_chunk: Callable[[], None] = lambda: None
+        self.before_the_last_answer: Callable[[], None] = lambda: None
+        """Called when a file is complete and its answer not yet sent."""
+        self.after_the_last_answer: Callable[[], None] = lambda: None
         self.on_bytes: Callable[[int], None] = lambda _size: None
         """Told of each piece of a body that arrived."""
         self.received = 0
@@ -50,6 +59,9 @@ class DriveEmulator:
             def handle_error(self, request: Any, client_address: Any) -> None: ...
 
         self._server = Server(("127.0.0.1", port), Handler)
+        # What was sent and is not read yet lies in buffers: as small as on a real network, whose packets are not 64 KiB.
+        self._server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        self._server.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1460)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
 
@@ -99,37 +111,62 @@ class _Handler(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         self._handle()
 
+    def do_PATCH(self) -> None:
+        self._handle()
+
     def _handle(self) -> None:
         parts = urlsplit(self.path)
         self.query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         operation, respond = self._route(parts.path)
         fault = self.drive.faults.next(operation)
+        self.drive.store.requests += 1
         length = int(self.headers.get("Content-Length") or 0)
-        if fault and fault.kind == "cut":
-            self.rfile.read(length // 2)
-            return self._reset()
-        self.body = self._read(length)
+        halved = fault is not None and fault.kind in ("cut", "stall")
+        self.body = self._read(length // 2 if halved else length)
         if operation == "chunk":
             self.drive.count(len(self.body))
+        if halved or len(self.body) < length:
+            return self._break_off(operation, fault)
         try:
             if operation != "token" and self.headers.get("Authorization", "")[7:] not in self.drive.tokens:
                 raise Refused(401, "authError", "Invalid Credentials")
             if fault and fault.kind == "status":
-                return self._send(
-                    fault.status, _problem(fault.status, fault.reason, fault.message), fault.headers, operation
-                )
+                problem = _problem(fault.status, fault.reason, fault.message, fault.detail)
+                return self._send(fault.status, problem, fault.headers, operation)
             status, answer, headers = respond(fault)
         except Refused as refused:
             status, answer, headers = refused.status, _problem(refused.status, refused.reason, refused.message), {}
         if fault and fault.kind == "lost":
             return self._reset()
+        if fault and fault.kind == "page":
+            status, answer, headers = 200, "<html>log in to the proxy first</html>", {}
+        is_last = operation == "chunk" and status == 200
+        if is_last:
+            self.drive.before_the_last_answer()
         self._send(status, answer, headers, operation, truncated=bool(fault and fault.kind == "truncated"))
+        if is_last:
+            self.wfile.flush()
+            self.drive.after_the_last_answer()
         return None
+
+    def _break_off(self, operation: str, fault: Fault | None) -> None:
+        """The connection ends in the middle of a request. Of a chunk, Drive keeps what it has in whole 256 KiB."""
+        start = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", self.headers.get("Content-Range", ""))
+        if operation == "chunk" and start:
+            kept = self.body[: len(self.body) // CHUNK_UNIT * CHUNK_UNIT]
+            with contextlib.suppress(Refused):
+                self.drive.store.append(self.query["upload_id"], int(start[1]), kept)
+        if fault and fault.kind == "stall":
+            _wait_for_the_end(self.connection)
+        self._reset()
 
     def _read(self, length: int) -> bytes:
         data = bytearray()
         while len(data) < length:
-            piece = self.rfile.read(min(65536, length - len(data)))
+            try:
+                piece = self.rfile.read1(min(65536, length - len(data)))
+            except OSError:
+                break
             if not piece:
                 break
             data += piece
@@ -146,11 +183,10 @@ class _Handler(BaseHTTPRequestHandler):
             return ("list", self._list) if self.command == "GET" else ("create", self._create)
         if match := re.fullmatch(r"/drive/v3/files/([\w-]+)", path):
             file_id = match[1]
-            return (
-                ("get", lambda _: self._get(file_id))
-                if self.command == "GET"
-                else ("delete", lambda _: self._delete(file_id))
-            )
+            return {
+                "GET": ("get", lambda _: self._get(file_id)),
+                "PATCH": ("update", lambda _: self._update(file_id)),
+            }.get(self.command, ("delete", lambda _: self._delete(file_id)))
         if path == "/upload/drive/v3/files" and self.command == "POST":
             return "session", self._begin
         if path == "/upload/drive/v3/files":
@@ -164,9 +200,17 @@ class _Handler(BaseHTTPRequestHandler):
         if self.drive.token_refusal:
             return 400, {"error": self.drive.token_refusal, "error_description": "refused"}, {}
         again = {"refresh_token": "TOPSECRET-refresh"} if form.get("grant_type") == "authorization_code" else {}
+        if self.drive.token_scope:
+            again["scope"] = self.drive.token_scope
         return (
             200,
-            {**again, "access_token": next(iter(self.drive.tokens)), "expires_in": 3600, "token_type": "Bearer"},
+            {
+                **again,
+                "access_token": next(iter(self.drive.tokens)),
+                "expires_in": 3600,
+                "token_type": "Bearer",
+                "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+            },
             {},
         )
 
@@ -190,6 +234,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._on_all_drives()
         self.drive.store.delete(file_id)
         return 204, None, {}
+
+    def _update(self, file_id: str) -> Any:
+        self._on_all_drives()
+        body, query = json.loads(self.body or b"{}"), self.query
+        return 200, self.drive.store.update(file_id, body, query.get("addParents"), query.get("removeParents")), {}
 
     def _create(self, _fault: Fault | None) -> Any:
         self._on_all_drives()
@@ -215,6 +264,9 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refused(400, "invalid", "the body is not as long as Content-Range says")
         if match and int(match[2]) + 1 != int(match[3]) and len(data) % CHUNK_UNIT:
             raise Refused(400, "invalid", "a chunk must be a multiple of 256 KiB")
+        if fault and fault.kind == "forgotten":
+            store.forget(name)
+            return 308, None, {}
         if fault and fault.kind == "partial":
             data = data[: len(data) // 2 // CHUNK_UNIT * CHUNK_UNIT]
         if (fault and fault.kind == "nothing_kept") or (asks and not self._whole(name)):
@@ -236,8 +288,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(
         self, status: int, answer: Any, headers: dict[str, str], operation: str, *, truncated: bool = False
     ) -> None:
-        body = b"" if answer is None else json.dumps(answer).encode()
+        body = b"" if answer is None else answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
         self.drive.requests.append((operation, status))
+        if truncated and not body:
+            return self._reset()
+        if operation in ("chunk", "probe") and status == 308:
+            self.drive.ranges.append(headers.get("Range"))
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -247,11 +303,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if truncated else body)
         self.close_connection = self.close_connection or truncated
+        return None
 
     def _reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
 
 
-def _problem(status: int, reason: str, message: str) -> dict[str, Any]:
-    return {"error": {"code": status, "errors": [{"reason": reason, "message": message}], "message": message}}
+def _wait_for_the_end(connection: socket.socket) -> None:
+    """Reads nothing, as a stalled server does, until the other side is gone."""
+    poll = select.poll()
+    poll.register(connection, select.POLLHUP | select.POLLERR | select.POLLRDHUP)
+    poll.poll(30_000)
+
+
+def _problem(status: int, reason: str, message: str, detail: str = "") -> dict[str, Any]:
+    details = {"details": [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": detail}]} if detail else {}
+    return {
+        "error": {"code": status, "errors": [{"reason": reason, "message": message}], "message": message, **details}
+    }

@@ -33,15 +33,25 @@ class Upload:
 class Store:
     """All files and sessions. Safe for several threads: one big lock."""
 
-    def __init__(self, folder: Path | None = None, *, shared_drive: bool = False) -> None:
+    def __init__(
+        self, folder: Path | None = None, *, shared_drive: bool = False, role: str = "fileOrganizer", lag: int = 0
+    ) -> None:
+        """`role`: the account's on the shared drive (`organizer`: manager; `fileOrganizer`: content manager; `writer`).
+        `lag`: searches do not show what is newer than so many requests."""
         self.lock = threading.RLock()
         self.folder = folder
         self.files: dict[str, dict[str, Any]] = {}
         self.uploads: dict[str, Upload] = {}
         self.generated: set[str] = set()
+        self.used: set[str] = set()
+        """Ids of files that were deleted for good: they are not given a second time."""
         self.refuse: Refused | None = None
         """What every creation of a file is refused with."""
         self.bytes = 0
+        self.role = role if shared_drive else "owner"
+        self.lag = lag
+        self.requests = 0
+        self._born: dict[str, int] = {}
         self._clock = 0
         self.drive_id = "shareddrive0001" if shared_drive else None
         self.root = self.insert({"id": "rootfolder0001", "name": "Courses", "mimeType": FOLDER}, ours=True)["id"]
@@ -64,15 +74,16 @@ class Store:
             if self.drive_id:
                 file["driveId"] = self.drive_id
             self.files[file_id] = file
+            self._born[file_id] = self.requests
             return file
 
     def check_new(self, body: dict[str, Any]) -> None:
         with self.lock:
             if "id" in body and body["id"] not in self.generated:
                 raise Refused(400, "invalid", "The provided file ID is not usable.")
-            if body.get("id") in self.files:
+            if body.get("id") in self.files.keys() | self.used:
                 raise Refused(409, "fileIdInUse", "A file already exists with the provided ID.")
-            if any(parent not in self.files for parent in body.get("parents", ())):
+            if any(parent not in self.files or self.files[parent]["trashed"] for parent in body.get("parents", ())):
                 raise Refused(404, "notFound", "File not found")
             if self.refuse and body.get("mimeType") != FOLDER:
                 raise self.refuse
@@ -84,13 +95,38 @@ class Store:
             return self.files[file_id]
 
     def delete(self, file_id: str) -> None:
+        """For good: on a shared drive that is its managers' to do."""
         with self.lock:
             self.get(file_id)
+            self._allow("owner", "organizer")
             del self.files[file_id]
+            self.used.add(file_id)
+
+    def update(
+        self, file_id: str, body: dict[str, Any], add: str | None = None, remove: str | None = None
+    ) -> dict[str, Any]:
+        """To the bin, or from folder to folder: not for mere writers."""
+        with self.lock:
+            file = self.get(file_id)
+            self._allow("owner", "organizer", "fileOrganizer")
+            if set(body) - {"trashed"}:
+                raise Refused(400, "invalid", "only `trashed` can be changed here")
+            if add is not None:
+                self.get(add)
+                if remove not in file.get("parents", ()):
+                    raise Refused(400, "invalid", "it is in no such folder")
+                file["parents"] = [add]
+            file |= body
+            return file
+
+    def _allow(self, *roles: str) -> None:
+        if self.role not in roles:
+            message = "The user does not have sufficient permissions for this file."
+            raise Refused(403, "insufficientFilePermissions", message)
 
     def find(self, query: str) -> list[dict[str, Any]]:
         """`files.list` for the few forms of query that are used; anything else is refused."""
-        found = list(self._in_order())
+        found = [file for file in self._in_order() if self.requests - self._born[file["id"]] >= self.lag]
         for part in query.split(" and appProperties has ", 1)[0].split(" and "):
             if match := re.fullmatch(r"'([^']+)' in parents", part):
                 self.get(match[1])
@@ -116,6 +152,13 @@ class Store:
             self.uploads[name] = Upload(body, size)
             return name
 
+    def forget(self, name: str) -> None:
+        """Nothing of an upload under way is kept any more."""
+        with self.lock:
+            upload = self.uploads[name]
+            if upload.file is None:
+                upload.got, upload.digest = 0, hashlib.md5(usedforsecurity=False)
+
     def append(self, name: str, start: int, data: bytes, *, corrupt: bool = False) -> Upload:
         """Takes a chunk; what overlaps with bytes that are here is skipped."""
         with self.lock:
@@ -139,5 +182,5 @@ class Store:
             return upload
 
     def media(self) -> list[dict[str, Any]]:
-        """All files that are no folders."""
-        return [file for file in self._in_order() if file["mimeType"] != FOLDER]
+        """All files that are no folders and are not in the bin."""
+        return [file for file in self._in_order() if file["mimeType"] != FOLDER and not file["trashed"]]

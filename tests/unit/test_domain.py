@@ -58,6 +58,16 @@ def test_a_report_always_fits_a_termination_message_and_reads_back(
     assert (decoded.reason, decoded.items_failed) == (Reason.SITE_ERROR, len(items))
 
 
+def test_a_report_says_how_many_failed_items_it_does_not_name() -> None:
+    items = tuple(FailedItem(f"L{n}", Reason.SITE_ERROR, "503") for n in range(25))
+    report = Report(Reason.SITE_ERROR, "25 of 30 items failed", items_failed=25, failed_items=items)
+    decoded = Report.decode(report.encode())
+    assert len(decoded.failed_items) == 10
+    assert decoded.message == "25 of 30 items failed; 15 failed items are not named here, only in the worker's log"
+    few = Report(Reason.SITE_ERROR, "2 of 30 items failed", items_failed=2, failed_items=items[:2])
+    assert Report.decode(few.encode()).message == few.message
+
+
 @pytest.mark.parametrize("text", ["", "null", "[]", "{}", '{"reason":"Nonsense","message":""}', "\x00\xff", '{"x":1}'])
 def test_what_is_not_a_report_is_refused(text: str) -> None:
     with pytest.raises(MalformedReport, match="not a worker's report"):

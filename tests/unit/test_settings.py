@@ -97,6 +97,7 @@ def test_times_are_seconds_or_have_a_unit(monkeypatch: pytest.MonkeyPatch, text:
         ("ALLOWED_HOSTS", "*.*.example", "'*.*.example' is not a host"),
         ("DESTINATION", "drive:abc", "ENROLLGATE_DESTINATION=drive:abc: write drive:<folder id>"),
         ("DRIVE_CHUNK_SIZE", "1MB", "write a multiple of 256KiB"),
+        ("DRIVE_CHUNK_SIZE", "1GiB", "write a multiple of 256KiB, 256MiB at most"),
         ("DRIVE_ENDPOINT", "ftp://x", "ENROLLGATE_DRIVE_ENDPOINT=ftp://x: write an http:// or https:// URL"),
         ("DESTINATION", "/just/a/path", "ENROLLGATE_DESTINATION=/just/a/path: write directory:/path"),
         ("TASK_TABLE", "tasks; DROP TABLE x", "write a table name"),

@@ -52,7 +52,8 @@ class Report:
     """Seconds the site asked us to wait before the next try, if it did."""
 
     def encode(self) -> str:
-        """The report as JSON of at most REPORT_LIMIT bytes: failed items, then the message, give way."""
+        """The report as JSON of at most REPORT_LIMIT bytes: failed items, then the message, give way. The message says how many
+        failed items are not named."""
         report = replace(
             self,
             message=redact(self.message),
@@ -60,7 +61,7 @@ class Report:
                 FailedItem(redact(f.item, 80), f.reason, redact(f.message, 200)) for f in self.failed_items
             )[:_MAX_FAILED_ITEMS],
         )
-        while len(text := json.dumps(asdict(report), separators=(",", ":"))) > REPORT_LIMIT:
+        while len(text := _text(report)) > REPORT_LIMIT:
             if report.failed_items:
                 report = replace(report, failed_items=report.failed_items[:-1])
             elif len(report.message) > 40:
@@ -83,3 +84,11 @@ class Report:
             raise MalformedReport(
                 f"not a worker's report ({error.__class__.__name__}): {redact(text, 120)!r}"
             ) from error
+
+
+def _text(report: Report) -> str:
+    unnamed = report.items_failed - len(report.failed_items)
+    if unnamed > 0:
+        note = f"; {unnamed} failed items are not named here, only in the worker's log"
+        report = replace(report, message=report.message + note)
+    return json.dumps(asdict(report), separators=(",", ":"))

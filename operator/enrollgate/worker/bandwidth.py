@@ -32,15 +32,14 @@ class Bandwidth:
 class Meter:
     """Turns the running count of one transfer into what was moved since it was last told.
 
-    The first count is where the transfer begins: what an earlier try has moved costs nothing.
+    `start` is the count at which the transfer begins, in bytes: what an earlier try has moved costs nothing.
     """
 
-    def __init__(self, bandwidth: Bandwidth) -> None:
+    def __init__(self, bandwidth: Bandwidth, start: int = 0) -> None:
         self._bandwidth = bandwidth
-        self._last: int | None = None
+        self._last = start
 
     def __call__(self, current: int) -> None:
         """`current` bytes have been moved so far."""
-        moved = 0 if self._last is None else current - self._last
-        self._last = current
+        moved, self._last = current - self._last, current
         self._bandwidth.spend(moved)

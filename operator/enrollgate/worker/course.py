@@ -7,10 +7,17 @@ from pathlib import Path
 from typing import Protocol
 
 OnBytes = Callable[[int], None]
-"""Told how many bytes of an item have arrived so far. May block: that is the bandwidth limit."""
-OnFetched = Callable[[int, int | None], None]
-"""Told how many bytes of an item are in scratch, and how many it is expected to have in the end (None: nobody knows). May block:
-that is the back-pressure. What it raises is to be passed through."""
+"""Told how many bytes of an item this delivery has moved so far. May block: that is the bandwidth limit."""
+
+
+class OnFetched(Protocol):
+    """Told how far a download is. May block: that is the back-pressure, and the bandwidth limit. What it raises is to be passed
+    through."""
+
+    def __call__(self, current: int, expected: int | None, arrived: int | None = None) -> None:
+        """`current`: the bytes that the item takes in scratch, or is about to take; `expected`: those it will take in the end
+        (None: nobody knows); `arrived`: those of the item itself, earlier tries' included, if that is another number."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +87,9 @@ class Destination(Protocol):
     def deliver(self, item: Item, file: Path, on_bytes: OnBytes, stop: threading.Event) -> Delivered:
         """Puts the file there, complete or not at all.
 
-        `on_bytes` is told how many bytes of the item have arrived (above 0 from the start, if an upload is resumed) and may
-        block: that is the bandwidth limit. Once `stop` is set, Failure (Stopped) is raised soon, and what was begun is kept
-        where the next try goes on with it, or removed.
+        `on_bytes` is told how many bytes this call has moved (from 0, also where it goes on with an earlier upload; what is
+        sent again counts again) and may block: that is the bandwidth limit. Once `stop` is set, Failure (Stopped) is raised
+        soon, and what was begun is kept where the next try goes on with it, or removed.
         """
         ...
 

@@ -31,9 +31,6 @@ ENDS_THE_RUN = frozenset(
         Reason.RATE_LIMITED,
         Reason.CONFIGURATION_ERROR,
         Reason.COMMAND_FAILED,
-        Reason.DESTINATION_AUTH,
-        Reason.DESTINATION_QUOTA,
-        Reason.DISK_FULL,
         Reason.STOPPED,
     }
 )
@@ -41,8 +38,18 @@ ENDS_THE_RUN = frozenset(
 FAILURES_IN_A_ROW = 5
 """After so many items in a row failed in a way that a retry may mend, the site is left in peace until the next try. What is for
 good (a refused or DRM-protected lecture) says nothing of the next item."""
-NOWHERE_TO_DELIVER = frozenset({Reason.DESTINATION_AUTH, Reason.DESTINATION_QUOTA, Reason.DISK_FULL})
-"""After these, what is downloaded already cannot be delivered either."""
+DELIVERIES_IN_A_ROW = 3
+"""The same for the destination: each of these was tried with all its patience."""
+NOWHERE_TO_DELIVER = frozenset(
+    {
+        Reason.DESTINATION_AUTH,
+        Reason.DESTINATION_QUOTA,
+        Reason.DESTINATION_NOT_FOUND,
+        Reason.DESTINATION_RATE_LIMITED,
+        Reason.DISK_FULL,
+    }
+)
+"""These end the run as well, and what is downloaded already cannot be delivered either."""
 
 
 @dataclass
@@ -104,11 +111,13 @@ class Pipeline:
         self._lock = threading.Lock()
         """For the tally and what follows."""
         self._in_a_row = 0
+        self._deliveries_in_a_row = 0
+        """That failed."""
         self._broken_listing: Failure | OSError | None = None
         self._bug: Exception | None = None
         """What nobody foresaw in one of the threads."""
         self._delivery_broke = False
-        """It was in one that delivers."""
+        """Nothing more can be delivered."""
         self.tally = Tally()
 
     def run(self, course: Course) -> Tally:
@@ -212,14 +221,14 @@ class Pipeline:
             return None
 
     def _watch(self, item: Item, key: str) -> OnFetched:
-        meter = Meter(self._lanes.down)
+        meter = Meter(self._lanes.down, _size(self._folder / key))
 
-        def on_bytes(current: int, expected: int | None) -> None:
+        def on_bytes(current: int, expected: int | None, arrived: int | None = None) -> None:
+            self.scratch.grow(key, current, expected)
             if self._is_pointless():
                 raise Failure(Reason.STOPPED, "there is nowhere to deliver it; the next try goes on with it")
-            self.scratch.grow(key, current, expected)
             self._progress.item_bytes(item, current, expected)
-            meter(current)
+            meter(current if arrived is None else arrived)
 
         return on_bytes
 
@@ -235,30 +244,54 @@ class Pipeline:
         while (ready := self._ready.get()) is not None:
             try:
                 if self._is_pointless():
-                    self.scratch.keep(ready.key, _size(self._folder / ready.key))
+                    self._set_aside(ready)
                 else:
                     self._deliver(ready)
             except Failure as failure:
-                self._leave(ready.item, failure, ready.key)
+                self._not_delivered(ready, failure)
             except OSError as error:
-                self._leave(ready.item, disk_failure(error), ready.key)
+                self._not_delivered(ready, disk_failure(error))
             except Exception as error:  # noqa: BLE001 -- as in `_start`, but what is ready must still be taken
-                self._delivery_broke = True
+                self._set_aside(ready)
                 self._note_bug(error)
+                self._give_deliveries_up()
+
+    def _set_aside(self, ready: _Ready) -> None:
+        """For the next try. What nobody delivers any more must not fill scratch, or the others would wait for it."""
+        self.scratch.keep(ready.key, _size(self._folder / ready.key))
 
     def _is_pointless(self) -> bool:
+        """Nothing that is downloaded now could be delivered."""
         with self._lock:
-            fatal = self.tally.fatal
-            return self._delivery_broke or (fatal is not None and fatal.reason in NOWHERE_TO_DELIVER)
+            return self._delivery_broke
+
+    def _give_deliveries_up(self) -> None:
+        with self._lock:
+            self._delivery_broke = True
+        self.scratch.abandon()
 
     def _deliver(self, ready: _Ready) -> None:
         delivered = self._destination.deliver(ready.item, ready.file, Meter(self._lanes.up), self._stop)
         self._discard(ready.key)
         self.scratch.gone(ready.key)
         with self._lock:
+            self._deliveries_in_a_row = 0
             self.tally.delivered += 1
             self.tally.bytes_delivered += delivered.size
         self._progress.item_done(ready.item, size=delivered.size, skipped=False)
+
+    def _not_delivered(self, ready: _Ready, failure: Failure) -> None:
+        """One failed delivery. The destination's own troubles are those of all further items: they end the run."""
+        self._leave(ready.item, failure, ready.key)
+        if failure.reason is Reason.STOPPED:
+            return
+        with self._lock:
+            self._deliveries_in_a_row += explain(failure.reason).retry_can_help
+            ends = self._deliveries_in_a_row >= DELIVERIES_IN_A_ROW or failure.retry_after is not None
+            if ends:
+                self.tally.fatal = self.tally.fatal or failure
+        if ends or failure.reason in NOWHERE_TO_DELIVER:
+            self._give_deliveries_up()
 
     def _note_bug(self, error: Exception) -> None:
         with self._lock:
@@ -266,7 +299,7 @@ class Pipeline:
 
     def _note(self, item: Item, failure: Failure) -> None:
         with self._lock:
-            if failure.reason in ENDS_THE_RUN:
+            if failure.reason in ENDS_THE_RUN | NOWHERE_TO_DELIVER:
                 self.tally.fatal = self.tally.fatal or failure
             if failure.reason is Reason.STOPPED:
                 return

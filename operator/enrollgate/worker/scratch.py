@@ -56,7 +56,8 @@ def may_grow(limit: int, taken: int, growing: Mapping[str, Growing], key: str) -
 
 
 class Scratch:
-    """Counts the bytes in scratch, for all threads. `discard` removes what an item has there. Waits end when `stop` is set."""
+    """Counts the bytes in scratch, for all threads. `discard` removes what an item has there. Waits end when `stop` is set, or
+    once it is abandoned."""
 
     def __init__(self, limit: int, stop: threading.Event, discard: Callable[[str], None]) -> None:
         self.limit = limit
@@ -68,6 +69,7 @@ class Scratch:
         self._growing = dict[str, Growing]()
         self._waiting = dict[str, int]()
         self._gives_way: str | None = None
+        self._abandoned = False
         self._changed = threading.Condition()
 
     def keep(self, key: str, size: int) -> None:
@@ -83,7 +85,7 @@ class Scratch:
     def begin(self, key: str) -> None:
         """A download begins, the youngest of all; waits while complete files alone fill the space."""
         with self._changed:
-            while sum(self._waiting.values()) >= self.limit and not self._stop.is_set():
+            while sum(self._waiting.values()) >= self.limit and not self._is_over():
                 self._changed.wait(timeout=0.5)
             self._growing[key] = Growing(self._kept.pop(key, 0), None)
 
@@ -91,8 +93,8 @@ class Scratch:
         """The download has `current` bytes; waits while they do not fit. Raises GiveWay."""
         with self._changed:
             wanted = Growing(current, expected)
-            while not self._stop.is_set():
-                if self._gives_way == key:
+            while not self._is_over():
+                if self._must_go(key):
                     raise GiveWay
                 growing, waiting = {**self._growing, key: wanted}, sum(self._waiting.values())
                 if may_grow(self.limit, waiting + sum(self._kept.values()), growing, key):
@@ -105,6 +107,12 @@ class Scratch:
                     self._changed.wait(timeout=0.5)
             self._growing[key] = wanted
             self._told()
+
+    def abandon(self) -> None:
+        """Nothing will be delivered any more, so no room is worth waiting for."""
+        with self._changed:
+            self._abandoned = True
+            self._changed.notify_all()
 
     def complete(self, key: str, size: int) -> None:
         """The download is complete and waits for delivery."""
@@ -120,6 +128,20 @@ class Scratch:
             self._waiting.pop(key, None)
             self._kept.pop(key, None)
             self._told()
+
+    def _is_over(self) -> bool:
+        return self._abandoned or self._stop.is_set()
+
+    def _must_go(self, key: str) -> bool:
+        """Whether this one still has to give way: room may have come since it was chosen."""
+        if self._gives_way != key:
+            return False
+        oldest = next(iter(self._growing))
+        each = self._growing[oldest]
+        wanted = {**self._growing, oldest: Growing(max(each.actual, each.wanted), each.expected)}
+        if may_grow(self.limit, sum(self._waiting.values()), wanted, oldest):
+            self._gives_way = None
+        return self._gives_way == key
 
     def _used(self) -> int:
         growing = sum(each.actual for each in self._growing.values())

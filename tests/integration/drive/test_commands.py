@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -77,12 +79,45 @@ def test_a_worker_killed_in_mid_upload_again_and_again_leaves_each_file_once(tmp
         assert "upload_id" not in report and json.loads(report)["reason"] is None
 
 
+def test_sigterm_in_the_middle_of_a_chunk_is_obeyed_and_what_drive_has_is_not_sent_again(tmp_path: Path) -> None:
+    size = 14_000_000
+    with DriveEmulator(rate=1_000_000) as drive, FaultySite([Lecture("L", content(size))]) as site:
+        order = environment(drive, tmp_path) | {
+            "ENROLLGATE_DRIVE_CHUNK_SIZE": "8MiB",
+            "ENROLLGATE_TASK_ID": "7",
+            "ENROLLGATE_COURSE_URL": f"{site.url}/feed",
+            "ENROLLGATE_ALLOWED_HOSTS": site.host,
+            "ENROLLGATE_SCRATCH_DIR": str(tmp_path / "scratch"),
+            "ENROLLGATE_REPORT_PATH": str(tmp_path / "report.json"),
+        }
+        command = [sys.executable, "-m", "enrollgate", "work"]
+        worker = subprocess.Popen(command, env=order, stderr=subprocess.DEVNULL)
+        arrived, halfway = 0, threading.Event()
+
+        def count(piece: int) -> None:
+            nonlocal arrived
+            arrived += piece
+            if arrived > 3_000_000:
+                halfway.set()
+
+        drive.on_bytes = count
+        assert halfway.wait(120)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(120) == 75
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert report["reason"] == "Stopped" and report["destination_id"], "it is the run's own report"
+        drive.rate = 0
+        assert subprocess.run(command, env=order, stderr=subprocess.DEVNULL, check=False).returncode == 0
+        (file,) = drive.store.media()
+        assert file["size"] == str(size) and drive.received <= size + 2 * CHUNK
+
+
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
         (
             None,
-            "ok      destination: Google Drive folder rootfolder0001: a probe file was written, verified and deleted",
+            "ok      destination: Google Drive folder rootfolder0001: a probe file was written, verified and put into the bin",
         ),
         ("storage", "a service account has no storage of its own"),
         ("login", "enrollgate drive login"),
@@ -105,36 +140,63 @@ def test_doctor_proves_access_or_says_what_is_wrong(tmp_path: Path, broken: str 
         assert drive.store.media() == []
 
 
-def test_a_user_logs_in_without_a_browser_on_the_machine(tmp_path: Path) -> None:
-    with DriveEmulator() as drive:
-        client = {
-            "client_id": "client",
-            "client_secret": "TOPSECRET-client",
-            "auth_uri": drive.url + "auth",
-            "token_uri": drive.url + "token",
-            "redirect_uris": ["http://localhost"],
-        }
-        secrets, output = tmp_path / "client.json", tmp_path / "login.json"
-        secrets.write_text(json.dumps({"installed": client}))
-        command = [sys.executable, "-u", "-m", "enrollgate", "drive", "login", "--client-secrets", str(secrets)]
-        login = subprocess.Popen(
-            [*command, "--output", str(output)],
-            env=environment(drive, tmp_path) | {"OAUTHLIB_INSECURE_TRANSPORT": "1"},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+@contextmanager
+def logging_in(drive: DriveEmulator, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+    """The command, waiting for Google's answer, and what it asks for."""
+    client = {
+        "client_id": "client",
+        "client_secret": "TOPSECRET-client",
+        "auth_uri": drive.url + "auth",
+        "token_uri": drive.url + "token",
+        "redirect_uris": ["http://localhost"],
+    }
+    secrets, output = tmp_path / "client.json", tmp_path / "login.json"
+    secrets.write_text(json.dumps({"installed": client}))
+    command = [sys.executable, "-u", "-m", "enrollgate", "drive", "login", "--client-secrets", str(secrets)]
+    login = subprocess.Popen(
+        [*command, "--output", str(output)],
+        env=environment(drive, tmp_path) | {"OAUTHLIB_INSECURE_TRANSPORT": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with login:
         assert login.stdout is not None
-        with login.stdout:
-            url = next(line.strip() for line in login.stdout if re.match("http://127.0.0.1:[0-9]+/auth", line))
-            query = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
-            assert query["scope"] == "https://www.googleapis.com/auth/drive"
-            with urllib.request.urlopen(f"{query['redirect_uri']}?code=abc&state={query['state']}") as page:
-                assert b"close this page" in page.read()
-            assert "TOPSECRET" not in login.stdout.read()
-        assert login.wait(20) == 0
-        written = json.loads(output.read_text())
-        assert (written["type"], written["refresh_token"]) == ("authorized_user", "TOPSECRET-refresh")
-        assert stat.S_IMODE(output.stat().st_mode) == 0o600
+        url = next(line.strip() for line in login.stdout if re.match("http://127.0.0.1:[0-9]+/auth", line))
+        yield login, {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+
+
+def test_a_user_logs_in_without_a_browser_on_the_machine(tmp_path: Path) -> None:
+    with DriveEmulator() as drive, logging_in(drive, tmp_path) as (login, query):
+        assert query["scope"] == "https://www.googleapis.com/auth/drive"
+        with urllib.request.urlopen(f"{query['redirect_uri']}?code=abc&state={query['state']}") as page:
+            assert b"close this page" in page.read()
+        out, _ = login.communicate(timeout=60)
+        assert login.returncode == 0 and "TOPSECRET" not in out
+    output = tmp_path / "login.json"
+    written = json.loads(output.read_text())
+    assert (written["type"], written["refresh_token"]) == ("authorized_user", "TOPSECRET-refresh")
+    assert stat.S_IMODE(output.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("answer", "refusal", "words"),
+    [
+        ("error=access_denied", None, "Google gave no login (access_denied): log in again and agree"),
+        ("code=abc", "invalid_client", "Google gave no login (invalid_client): log in again and agree"),
+        ("code=abc", "scope", "the login does not include access to Google Drive: log in again and agree to it"),
+    ],
+)
+def test_a_refused_consent_is_told_in_one_sentence(
+    tmp_path: Path, answer: str, refusal: str | None, words: str
+) -> None:
+    with DriveEmulator() as drive, logging_in(drive, tmp_path) as (login, query):
+        drive.token_scope = "https://www.googleapis.com/auth/drive.file" if refusal == "scope" else None
+        drive.token_refusal = None if refusal == "scope" else refusal
+        with urllib.request.urlopen(f"{query['redirect_uri']}?{answer}&state={query['state']}"):
+            pass
+        _, err = login.communicate(timeout=60)
+    assert login.returncode == 1 and words in err and "Traceback" not in err and "TOPSECRET" not in err
 
 
 def test_client_secrets_of_another_kind_are_refused(tmp_path: Path) -> None:

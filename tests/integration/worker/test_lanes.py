@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 from tests.drive_emulator import DriveEmulator
+from tests.drive_emulator.store import FOLDER
 from tests.faulty_site import Fault, FaultySite, Lecture, content
 from tests.integration.worker.test_worker import delivered, manifest, order_for, run
 
+from enrollgate.domain.order import DriveAccess
 from enrollgate.domain.reasons import Reason
 from enrollgate.worker import work
 from enrollgate.worker.destinations.directory import Directory
@@ -104,24 +106,63 @@ def test_the_failed_items_are_named_and_the_next_try_does_only_those(site: Fault
     assert {sent.path for sent in site.sent} == {"/feed", "/2.mp4", "/5.mp4"}
 
 
-class CountingStop(threading.Event):
-    """Waits no time, and counts what it was asked to wait."""
+class Hasty(threading.Event):
+    """Waits no time. As the debt of a bandwidth is never paid, the longest wait is what all together should have waited for."""
 
-    waited = 0.0
+    def __init__(self) -> None:
+        super().__init__()
+        self.longest = 0.0
 
     def wait(self, timeout: float | None = None) -> bool:
-        self.waited += timeout or 0
+        self.longest = max(self.longest, timeout or 0)
         return self.is_set()
 
 
+SLOW = 1000
+"""Bytes per second: what the transfers really take is nothing beside it."""
+
+
+def on_drive(drive: DriveEmulator, tmp_path: Path) -> dict[str, object]:
+    (tmp_path / "login.json").write_text(json.dumps(drive.user_login()))
+    return {"destination": f"drive:{drive.store.root}", "drive": DriveAccess(drive.url, tmp_path / "login.json")}
+
+
 @pytest.mark.parametrize("direction", ["download_rate", "upload_rate"])
-def test_a_bandwidth_holds_for_all_items_together(site: FaultySite, tmp_path: Path, direction: str) -> None:
-    site.lectures = [Lecture(f"Lecture {n}", content(3_000_000, n)) for n in range(1, 5)]
-    stop = CountingStop()
-    report = work(order_for(site, tmp_path, scratch_limit=10**9, **{direction: 1_000_000}), stop=stop)
+@pytest.mark.parametrize("destination", ["directory", "drive"])
+def test_a_bandwidth_holds_for_all_items_together(
+    site: FaultySite, tmp_path: Path, direction: str, destination: str
+) -> None:
+    """Files below a chunk of Drive's and above."""
+    site.lectures = [Lecture(f"Lecture {n}", content(size, n)) for n, size in enumerate((3_000_000, 9_000_000), 1)]
+    stop = Hasty()
+    with DriveEmulator() as drive:
+        place = on_drive(drive, tmp_path) if destination == "drive" else {}
+        report = work(order_for(site, tmp_path, scratch_limit=10**9, **{direction: SLOW}, **place), stop=stop)
     assert report.reason is None, report
-    # The first piece of each item is where counting begins: 1 MiB of a directory's, 64 KiB of a download.
-    assert stop.waited >= 12 - 4 * 1.1
+    assert 0.995 * site.size / SLOW <= stop.longest <= site.size / SLOW
+
+
+@pytest.mark.parametrize("direction", ["download_rate", "upload_rate"])
+def test_what_an_earlier_try_has_moved_is_not_waited_for_again(tmp_path: Path, direction: str) -> None:
+    with FaultySite([Lecture("L", content(12_000_000))]) as site, DriveEmulator() as drive:
+        place = on_drive(drive, tmp_path)
+        stop, site.rate = Hasty(), WIRE
+        if direction == "upload_rate":
+            drive.on_chunk = stop.set
+        else:
+            site.on_bytes = lambda _size: stop.set() if sum(part_sizes(tmp_path)) > 2_000_000 else None
+        assert work(order_for(site, tmp_path, scratch_limit=10**9, **place), stop=stop).reason is Reason.STOPPED
+        drive.on_chunk, site.on_bytes = lambda: None, lambda _size: None
+        already = sum(part_sizes(tmp_path)) or next(iter(drive.store.uploads.values())).got
+        assert already >= 2_000_000
+        stop = Hasty()
+        report = work(order_for(site, tmp_path, scratch_limit=10**9, **{direction: SLOW}, **place), stop=stop)
+        assert report.reason is None
+        assert 0.98 * (site.size - already) / SLOW <= stop.longest <= (site.size - already) / SLOW
+
+
+def part_sizes(tmp_path: Path) -> list[int]:
+    return [path.stat().st_size for path in (tmp_path / "scratch").rglob("*.part")]
 
 
 def test_what_an_earlier_try_left_in_scratch_counts(tmp_path: Path) -> None:
@@ -139,63 +180,91 @@ def test_what_an_earlier_try_left_in_scratch_counts(tmp_path: Path) -> None:
 
 
 KILLS = 20
-COURSE = [Lecture(f"L{n}", content(12_000_000, n), "Part" if n % 2 else "") for n in range(1, 11)]
+COURSE = [Lecture(f"L{n}", content(16_000_000, n), "Part" if n % 2 else "") for n in range(1, 13)]
+SIZE = sum(len(lecture.content) for lecture in COURSE)
+MOST = 1.15 * SIZE
 
 
 def start(environment: dict[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "enrollgate", "work"], env=environment, stderr=subprocess.DEVNULL)
 
 
-@pytest.mark.parametrize("destination", ["directory", "drive"])
-def test_killed_at_twenty_random_points_it_moves_little_more_than_the_course(tmp_path: Path, destination: str) -> None:
-    """Each worker dies once a random number of bytes has left the site or reached Drive."""
-    random = Random(20)
-    with FaultySite(COURSE) as site, DriveEmulator() as drive:
+def environment_of(site: FaultySite, tmp_path: Path, place: str) -> dict[str, str]:
+    """A worker's environment, its settings the default ones."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ENROLLGATE_")}
+    return kept | {
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "ENROLLGATE_TASK_ID": "7",
+        "ENROLLGATE_COURSE_URL": f"{site.url}/feed",
+        "ENROLLGATE_ALLOWED_HOSTS": site.host,
+        "ENROLLGATE_SCRATCH_DIR": str(tmp_path / "scratch"),
+        "ENROLLGATE_REPORT_PATH": str(tmp_path / "report.json"),
+        "ENROLLGATE_DESTINATION": place,
+    }
+
+
+WIRE = 40_000_000
+"""Bytes per second: the wire is what limits, as it is in life, and nothing lies in buffers."""
+
+
+def test_killed_at_twenty_random_points_it_moves_little_more_than_the_course(tmp_path: Path) -> None:
+    """Each worker dies once a random number of bytes has left the site."""
+    with FaultySite(COURSE) as site:
+        killer = Killer()
+        site.on_bytes, site.rate = killer.count, WIRE
+        environment = environment_of(site, tmp_path, f"directory:{tmp_path / 'out'}")
+        random = Random(20)
+        codes = [killer.kill_after(random.randrange(500_000, 9_000_000), start(environment)) for _ in range(KILLS)]
+        assert codes == [-9] * KILLS
+        assert start(environment).wait(120) == 0
+        assert site.media_bytes <= MOST, f"{site.media_bytes / SIZE:.3f} of the course left the site"
+        wanted = sorted(hashlib.md5(lecture.content).hexdigest() for lecture in COURSE)
+        assert sorted(hashlib.md5(each).hexdigest() for each in delivered(tmp_path).values()) == wanted
+
+
+def test_killed_at_twenty_points_it_sends_drive_little_more_than_the_course(tmp_path: Path) -> None:
+    """As above, bytes at either side; three die before a file's last answer is sent, three just after: Drive has the file, and the
+    worker has not noted it."""
+    with FaultySite(COURSE) as site, DriveEmulator(rate=WIRE) as drive:
         (tmp_path / "login.json").write_text(json.dumps(drive.user_login()))
-        place = f"drive:{drive.store.root}" if destination == "drive" else f"directory:{tmp_path / 'out'}"
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("ENROLLGATE_")}
-        environment = kept | {
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "ENROLLGATE_TASK_ID": "7",
-            "ENROLLGATE_COURSE_URL": f"{site.url}/feed",
-            "ENROLLGATE_ALLOWED_HOSTS": site.host,
-            "ENROLLGATE_SCRATCH_DIR": str(tmp_path / "scratch"),
-            "ENROLLGATE_REPORT_PATH": str(tmp_path / "report.json"),
-            "ENROLLGATE_DESTINATION": place,
+        environment = environment_of(site, tmp_path, f"drive:{drive.store.root}") | {
             "ENROLLGATE_DRIVE_ENDPOINT": drive.url,
             "ENROLLGATE_DRIVE_CREDENTIALS": str(tmp_path / "login.json"),
-            "ENROLLGATE_DRIVE_CHUNK_SIZE": "256KiB",
         }
         killer = Killer()
-        site.on_bytes, drive.on_bytes = killer.count, killer.count
-        site.rate = drive.rate = 40_000_000  # the wire is what limits, as it is in life: nothing lies in buffers
+        site.on_bytes, drive.on_bytes, site.rate = killer.count, killer.count, WIRE
+        random = Random(21)
         codes = []
-        while len(codes) < KILLS + 3 and (not codes or codes[-1] != 0):
-            killer.arm(random.randrange(500_000, 9_000_000) if len(codes) < KILLS else None)
-            codes.append(killer.watch(start(environment)))
-        size = sum(len(lecture.content) for lecture in COURSE)
-        assert codes.count(-9) >= KILLS * 3 // 4 and codes[-1] == 0, codes
-        assert site.media_bytes <= 1.15 * size, f"{site.media_bytes / size:.3f} of the course left the site"
-        wanted = sorted(hashlib.md5(lecture.content).hexdigest() for lecture in COURSE)
-        if destination == "drive":
-            assert drive.received <= 1.15 * size, f"{drive.received / size:.3f} of the course reached Drive"
-            assert sorted(str(file["md5Checksum"]) for file in drive.store.media()) == wanted
-        else:
-            assert sorted(hashlib.md5(each).hexdigest() for each in delivered(tmp_path).values()) == wanted
+        for number in range(KILLS):
+            worker = start(environment)
+            if number % 7 == 2:
+                codes.append(killer.kill_at(drive, "before_the_last_answer", worker))
+            elif number % 7 == 5:
+                codes.append(killer.kill_at(drive, "after_the_last_answer", worker))
+            else:
+                codes.append(killer.kill_after(random.randrange(500_000, 9_000_000), worker))
+        assert codes == [-9] * KILLS
+        assert start(environment).wait(120) == 0
+        assert site.media_bytes <= MOST, f"{site.media_bytes / SIZE:.3f} of the course left the site"
+        assert drive.received <= MOST, f"{drive.received / SIZE:.3f} of the course reached Drive"
+        files = drive.store.media()
+        assert {str(file["name"]): file["md5Checksum"] for file in files} == {
+            f"{number:02d} - {lecture.title}.mp4": hashlib.md5(lecture.content).hexdigest()
+            for number, lecture in enumerate(COURSE, 1)
+        }
+        assert len(files) == len(COURSE), "each file is there once"
+        assert sum(file["mimeType"] == FOLDER for file in drive.store.files.values()) == 2, (
+            "the given one and the course's"
+        )
 
 
 class Killer:
-    """Kills a process once so many bytes have been counted."""
+    """Kills a process at a given point."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._left: int | None = None
         self._now = threading.Event()
-
-    def arm(self, size: int | None) -> None:
-        with self._lock:
-            self._left = size
-            self._now.clear()
 
     def count(self, size: int) -> None:
         with self._lock:
@@ -205,9 +274,20 @@ class Killer:
                     self._left = None
                     self._now.set()
 
-    def watch(self, process: subprocess.Popen[bytes]) -> int:
+    def kill_after(self, size: int, process: subprocess.Popen[bytes]) -> int:
+        """Once so many bytes have been counted."""
+        self._now.clear()
+        with self._lock:
+            self._left = size
         while process.poll() is None:
             if self._now.wait(0.01):
                 process.kill()
                 break
         return process.wait()
+
+    def kill_at(self, drive: DriveEmulator, point: str, process: subprocess.Popen[bytes]) -> int:
+        """The next time that the emulator comes there."""
+        setattr(drive, point, process.kill)
+        code = process.wait()
+        setattr(drive, point, lambda: None)
+        return code

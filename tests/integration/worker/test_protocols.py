@@ -139,6 +139,17 @@ def test_the_account_s_cookie_opens_what_is_closed_to_others(site: FaultySite, t
     assert report.reason is None and report.items_delivered == 2, report
 
 
+@pytest.mark.parametrize("downloads", [1, 3])
+def test_a_cookie_that_the_course_s_page_sets_goes_with_its_media(
+    site: FaultySite, tmp_path: Path, downloads: int
+) -> None:
+    site.pages["/page"] = ("text/html", b'<title>M</title><video src="/1.mp4"></video><video src="/3.mp4"></video>')
+    site.sets_cookie["/page"] = "CloudFront-Key=abc; Path=/"
+    site.wants_cookie_for_media = "CloudFront-Key=abc"
+    report = run(order_for(site, tmp_path, course_url=f"{site.url}/page", downloads=downloads))
+    assert report.reason is None and report.items_delivered == 2, report
+
+
 FAIRPLAY = """#EXTM3U
 #EXT-X-VERSION:5
 #EXT-X-TARGETDURATION:4

@@ -35,15 +35,13 @@ def test_all_transfers_of_a_direction_share_it() -> None:
     time = DrivenTime()
     bandwidth = Bandwidth(1000, monotonic=time.monotonic, sleep=time.sleep)
     for meter in (Meter(bandwidth), Meter(bandwidth)):
-        meter(0)
         meter(500)
     assert time.now == 101.0
 
 
 def test_what_an_earlier_try_has_moved_costs_nothing() -> None:
     time = DrivenTime()
-    meter = Meter(Bandwidth(1000, monotonic=time.monotonic, sleep=time.sleep))
-    meter(1_000_000)
+    meter = Meter(Bandwidth(1000, monotonic=time.monotonic, sleep=time.sleep), start=1_000_000)
     meter(1_000_500)
     meter(1_000_100)  # begun anew, from less
     assert time.now == 100.5

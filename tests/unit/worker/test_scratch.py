@@ -135,6 +135,21 @@ def test_the_room_that_one_gave_way_for_is_the_older_ones() -> None:
     assert not waits.is_alive()
 
 
+def test_one_that_was_to_give_way_stays_if_room_came_meanwhile() -> None:
+    scratch = Scratch(LIMIT, threading.Event(), lambda _key: None)
+    for key in ("old", "middle", "young"):
+        scratch.begin(key)
+        scratch.grow(key, 30, 30)
+    waits = threading.Thread(target=scratch.grow, args=("old", 60, 60))  # it is larger than it said
+    waits.start()
+    while scratch._gives_way != "young":
+        assert waits.is_alive()
+    scratch.gone("middle")
+    scratch.grow("young", 31, 31)
+    waits.join(60)
+    assert not waits.is_alive() and scratch.peak <= LIMIT
+
+
 def test_nothing_is_dropped_that_would_not_help() -> None:
     dropped: list[str] = []
     stop = threading.Event()
@@ -174,6 +189,23 @@ def test_a_stop_ends_every_wait() -> None:
     for thread in waits:
         thread.start()
     stop.set()
+    for thread in waits:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def test_who_waits_for_deliveries_that_will_never_come_is_woken() -> None:
+    scratch = Scratch(LIMIT, threading.Event(), lambda _key: None)
+    scratch.begin("a")
+    scratch.complete("a", 60)
+    scratch.begin("b")
+    waits = [threading.Thread(target=scratch.grow, args=("b", 50, 50))]
+    scratch.begin("c")
+    scratch.complete("c", 40)
+    waits.append(threading.Thread(target=scratch.begin, args=("d",)))
+    for thread in waits:
+        thread.start()
+    scratch.abandon()
     for thread in waits:
         thread.join(60)
         assert not thread.is_alive()

@@ -15,6 +15,7 @@ import weakref
 from typing import Any
 
 from yt_dlp import YoutubeDL
+from yt_dlp.cookies import YoutubeDLCookieJar
 from yt_dlp.downloader import get_suitable_downloader
 from yt_dlp.downloader.dash import DashSegmentsFD
 from yt_dlp.downloader.external import FFmpegFD
@@ -149,6 +150,25 @@ def _detached(response: Response) -> Response:
     return Response(io.BytesIO(body), response.url, response.headers, response.status, response.reason)
 
 
+class SharedCookies(YoutubeDLCookieJar):  # type: ignore[misc]  # as above
+    """A cookie jar for several threads. http.cookiejar locks what a request needs; yt-dlp reads past the lock."""
+
+    def __init__(self, others: YoutubeDLCookieJar) -> None:
+        super().__init__(others.filename)
+        for cookie in others:
+            self.set_cookie(cookie)
+
+    def get_cookies_for_url(self, url: str) -> Any:
+        """The cookies that a request to the URL would carry."""
+        with self._cookies_lock:
+            return super().get_cookies_for_url(url)
+
+    def save(self, *arguments: Any, **options: Any) -> None:
+        """Writes the file back."""
+        with self._cookies_lock:
+            super().save(*arguments, **options)
+
+
 class _Logger:
     """yt-dlp's chatter goes nowhere: errors reach us as exceptions."""
 
@@ -184,10 +204,13 @@ def hang_up(ydl: YoutubeDL) -> None:
         handler.hang_up()
 
 
-def open_youtube_dl(options: dict[str, Any], allowed_hosts: tuple[str, ...]) -> YoutubeDL:
-    """A YoutubeDL whose network is guarded."""
+def open_youtube_dl(
+    options: dict[str, Any], allowed_hosts: tuple[str, ...], cookies: SharedCookies | None = None
+) -> YoutubeDL:
+    """A YoutubeDL whose network is guarded. `cookies`: those of another one, which both use from then on."""
     FFmpegFD.real_download = _refuse_to_fetch  # in a worker's process there is no other use of it
     ydl = _GuardedYoutubeDL({**options, "logger": _Logger()})
+    ydl.cookiejar = SharedCookies(ydl.cookiejar) if cookies is None else cookies
     plain = ydl.build_request_director([UrllibRH]).handlers["Urllib"]
     handler = GuardedHandler(
         allowed_hosts=allowed_hosts,

@@ -21,7 +21,7 @@ from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.cookies import copy_cookies
 from enrollgate.worker.course import Course, Item, OnFetched
-from enrollgate.worker.downloaders.guarded import hang_up, open_youtube_dl
+from enrollgate.worker.downloaders.guarded import SharedCookies, hang_up, open_youtube_dl
 from enrollgate.worker.downloaders.site_errors import classify
 from enrollgate.worker.identity import unsigned
 from enrollgate.worker.scratch import READ
@@ -41,14 +41,26 @@ udemy.UdemyIE._enroll_course = _never_enroll
 _END = object()
 
 
+_PREFIX = "media-"
+"""Of the names of all files in an item's folder."""
+_FRAGMENT = ".part-Frag"
+"""In the names of a stream's pieces that are not yet part of its file."""
+
+
 class _NameByRendition(PostProcessor):  # type: ignore[misc]  # yt-dlp carries no types
-    """Puts the chosen rendition into the partial file's name, so that only the same one is ever continued."""
+    """Puts the chosen rendition into the partial file's name, so that only the same one is ever continued. What an earlier try left
+    of another one goes: it would take room, and is never continued."""
+
+    folder: Path | None = None
 
     def run(self, info: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
         """Called once the formats are chosen, before the file is named."""
         chosen = info.get("requested_formats") or [info]
         text = "\n".join(f"{each.get('format_id')} {urlsplit(str(each.get('url'))).path}" for each in chosen)
         info["rendition"] = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:12]
+        for path in self.folder.iterdir() if self.folder is not None else ():
+            if not path.name.startswith(f"{_PREFIX}{info['rendition']}."):
+                path.unlink()
         return [], info
 
 
@@ -82,7 +94,7 @@ class YtDlp:
         """Fetches one entry into its folder, going on with a partial file that an earlier try left there."""
         fetcher = getattr(self._mine, "fetcher", None)
         if fetcher is None:  # a YoutubeDL is for one thread
-            fetcher = self._mine.fetcher = _Fetcher(self._cookies, self._order.allowed_hosts)
+            fetcher = self._mine.fetcher = _Fetcher(self._ydl.cookiejar, self._order.allowed_hosts)
             self._fetchers.append(fetcher)
         return fetcher.fetch(self._entries[item.item_id], item.index, folder, on_bytes, stop)
 
@@ -129,13 +141,16 @@ class YtDlp:
 class _Fetcher:
     """Downloads entries for one thread."""
 
-    def __init__(self, cookies: Path | None, allowed_hosts: tuple[str, ...]) -> None:
+    def __init__(self, cookies: SharedCookies, allowed_hosts: tuple[str, ...]) -> None:
+        """`cookies` are those of the listing: a course's page may set the ones that its media want."""
         hooks = {"progress_hooks": [self._hook], "postprocessor_hooks": [self._postprocess_hook]}
-        self.ydl = _guard(open_youtube_dl, _options(cookies) | hooks, allowed_hosts)
-        self.ydl.add_post_processor(_NameByRendition(), when="video")
-        self._on_bytes: OnFetched = lambda _bytes, _expected: None
+        self.ydl = _guard(open_youtube_dl, _options(None) | hooks, allowed_hosts, cookies)
+        self._naming = _NameByRendition()
+        self.ydl.add_post_processor(self._naming, when="video")
+        self._on_bytes: OnFetched = _ignore
         self._stop = threading.Event()
-        self._sizes = dict[str, int]()
+        self._folder = Path()
+        self._arrived = dict[str, int]()
         """Bytes of each file of the entry: picture and sound may come apart."""
 
     def fetch(
@@ -143,9 +158,10 @@ class _Fetcher:
     ) -> Path:
         """The complete file of the entry."""
         self._on_bytes, self._stop = on_bytes, stop
-        self._sizes.clear()
+        self._folder = self._naming.folder = folder
+        self._arrived.clear()
         # The name never contains what the site says, so it cannot lead anywhere, and is the same on the next try.
-        self.ydl.params["outtmpl"]["default"] = str(folder).replace("%", "%%") + "/media-%(rendition)s.%(ext)s"
+        self.ydl.params["outtmpl"]["default"] = str(folder).replace("%", "%%") + f"/{_PREFIX}%(rendition)s.%(ext)s"
         extra = {"playlist_index": index} if entry.get("_type", "video") != "video" else {}
         try:
             result = _guard(self.ydl.process_ie_result, dict(entry), download=True, extra_info=extra)
@@ -162,17 +178,30 @@ class _Fetcher:
     def _hook(self, state: dict[str, Any]) -> None:
         if self._stop.is_set():
             raise DownloadCancelled("asked to stop")
-        name = str(state.get("filename"))
-        others = sum(size for file, size in self._sizes.items() if file != name)
-        self._sizes[name] = current = int(state.get("downloaded_bytes") or 0)
-        expected = state.get("total_bytes") or state.get("total_bytes_estimate")
-        self._on_bytes(others + current, None if expected is None else others + int(expected))
+        got = int(state.get("downloaded_bytes") or 0)
+        self._arrived[str(state.get("filename"))] = got
+        total = state.get("total_bytes") or state.get("total_bytes_estimate")
+        used = self._room()
+        self._on_bytes(used, None if total is None else used - got + int(total), sum(self._arrived.values()))
+
+    def _room(self) -> int:
+        """What the item takes on disk, or is about to: a stream's piece is there twice while it is appended to its file."""
+        sizes = [(path.name, path.stat().st_size) for path in self._folder.iterdir()]
+        return sum(size * (2 if _FRAGMENT in name else 1) for name, size in sizes)
 
     def _postprocess_hook(self, state: dict[str, Any]) -> None:
         """ffmpeg writes the joined or mended file beside the downloaded ones."""
-        if state.get("status") == "started" and state.get("postprocessor") != "MoveFilesAfterDownload" and self._sizes:
-            size = 2 * sum(self._sizes.values())
-            self._on_bytes(size, size)
+        if (
+            state.get("status") == "started"
+            and state.get("postprocessor") != "MoveFilesAfterDownload"
+            and self._arrived
+        ):
+            size = 2 * self._room()
+            self._on_bytes(size, size, sum(self._arrived.values()))
+
+
+def _ignore(current: int, expected: int | None, arrived: int | None = None) -> None:
+    """Before the first item nobody listens."""
 
 
 def _options(cookies: Path | None) -> dict[str, Any]:

@@ -13,7 +13,11 @@ import google.auth.exceptions
 import httplib2
 from googleapiclient.errors import HttpError
 
-from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.domain.reasons import Failure, Reason, explain
+
+
+class Unreadable(Exception):
+    """An answer of success that is not what was asked for: cut short, or not Drive's at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,13 @@ TOO_FAST = Rule(
     "try again tomorrow, or lower ENROLLGATE_MAX_CONCURRENT_RUNS",
     True,
 )
+ASKED_TO_WAIT = Rule(
+    "403, 429 or 5xx of the retried kinds, with a `Retry-After` above 300 s",
+    Reason.DESTINATION_UNAVAILABLE,
+    "Google Drive asks to wait longer than a run's try does",
+    "nothing, the run's next try begins later; or lower ENROLLGATE_MAX_CONCURRENT_RUNS",
+    False,
+)
 API_DISABLED = Rule(
     "403 `accessNotConfigured`, `SERVICE_DISABLED`",
     Reason.DESTINATION_AUTH,
@@ -134,14 +145,14 @@ SERVER_ERROR = Rule(
     True,
 )
 UNREADABLE = Rule(
-    "a truncated or unreadable response",
+    "a truncated or unreadable response, or 200 with something else than JSON",
     Reason.DESTINATION_UNAVAILABLE,
     "Google Drive's answers end early or cannot be read",
     "see what proxy stands between the worker and Google; try again later",
     True,
 )
 STUCK = Rule(
-    "308 without progress, with or without `Range`",
+    "308 without progress, with or without `Range`, or again and again with less than before",
     Reason.DESTINATION_UNAVAILABLE,
     "Google Drive takes no more bytes of the upload",
     "try again later; the upload goes on where it stopped",
@@ -171,7 +182,7 @@ SESSION_GONE = Rule(
 CORRUPT = Rule(
     "200, but another size or `md5Checksum` than the file's",
     Reason.CORRUPT_UPLOAD,
-    "the file at Google Drive is not the one that was sent; it was removed",
+    "the file at Google Drive is not the one that was sent; it is put into the bin",
     "try again; if it stays, see what stands between the worker and Google",
     True,
 )
@@ -183,6 +194,7 @@ RULES = (
     TOO_MANY_FILES,
     DAILY_LIMIT,
     TOO_FAST,
+    ASKED_TO_WAIT,
     API_DISABLED,
     SCOPE_TOO_SMALL,
     NO_PERMISSION,
@@ -202,7 +214,7 @@ _ACCIDENTS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((google.auth.exceptions.TransportError,), "cut"),
     ((google.auth.exceptions.GoogleAuthError,), "revoked"),
     ((OSError, httplib2.ServerNotFoundError), "cut"),
-    ((http.client.HTTPException, httplib2.HttpLib2Error, ValueError, KeyError), "unreadable"),
+    ((http.client.HTTPException, httplib2.HttpLib2Error, Unreadable), "unreadable"),
 )
 """What the client raises, the narrow before the wide."""
 _WORDS: dict[str, Rule] = {
@@ -245,9 +257,17 @@ def failure_of(answer: Answer) -> Failure:
     return Failure(rule.reason, f"{rule.message}{code}: {rule.remedy}", retry_after=answer.retry_after)
 
 
-def failure_by(rule: Rule) -> Failure:
-    """The failure of a rule that no single answer led to."""
-    return Failure(rule.reason, rule.sentence)
+def failure_by(rule: Rule, retry_after: float | None = None) -> Failure:
+    """The failure of a rule that no single answer led to. `retry_after` in seconds."""
+    return Failure(rule.reason, rule.sentence, retry_after=retry_after)
+
+
+def parted(failure: Failure) -> tuple[str, str]:
+    """A failure's message without its remedy, and the remedy: that of its rule, or of its reason."""
+    for rule in RULES:
+        if rule.reason is failure.reason and failure.message.endswith(f": {rule.remedy}"):
+            return failure.message.removesuffix(f": {rule.remedy}"), rule.remedy
+    return failure.message, explain(failure.reason).remedy
 
 
 def answer_of(error: Exception) -> Answer | None:

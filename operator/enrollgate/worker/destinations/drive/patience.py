@@ -8,11 +8,20 @@ from typing import TypeVar
 
 from enrollgate.domain.backoff import Backoff, delay
 from enrollgate.domain.reasons import Failure, Reason
-from enrollgate.worker.destinations.drive.errors import Answer, answer_of, classify, failure_of
+from enrollgate.worker.destinations.drive.errors import (
+    ASKED_TO_WAIT,
+    Answer,
+    answer_of,
+    classify,
+    failure_by,
+    failure_of,
+)
 
 T = TypeVar("T")
 TRIES = 10
 """How often one request is sent without any progress, at most."""
+FEW_TRIES = 3
+"""The same, for what is not worth waiting for."""
 LONGEST_PAUSE = 300.0
 """Seconds. Who asks for more (Retry-After) is answered by the run's next try."""
 PAUSES = Backoff(base=1.0, factor=2.0, cap=64.0, jitter=0.5)
@@ -55,10 +64,17 @@ class Patience:
                 failures += 1
                 self.pause(answer, failures, stop)
 
+    def shorter(self) -> "Patience":
+        """One that soon gives up."""
+        return Patience(self.random, self.sleep, FEW_TRIES, self._lock)
+
     def pause(self, answer: Answer, failures: int, stop: threading.Event) -> None:
         """Waits as long as this many failures in a row deserve. Raises Failure if it is not to be tried again."""
         asked = answer.retry_after or 0.0
-        if not classify(answer).retried or failures >= self.tries or asked > LONGEST_PAUSE:
+        retried = classify(answer).retried
+        if retried and asked > LONGEST_PAUSE:
+            raise failure_by(ASKED_TO_WAIT, asked) from None
+        if not retried or failures >= self.tries:
             raise failure_of(answer) from None  # the exception's text may carry a session's URI
         with self._lock:
             ours = delay(failures, PAUSES, self.random)

@@ -1,4 +1,4 @@
-"""The doctor's proof that a folder can be delivered to: a probe file is written, its MD5 read back, and deleted again."""
+"""The doctor's proof that a folder can be delivered to: a probe file is written, its MD5 read back, and put into the bin."""
 
 import tempfile
 import threading
@@ -10,9 +10,10 @@ from typing import Any
 
 from enrollgate.domain.check import Check, failed, ok
 from enrollgate.domain.order import DriveAccess
-from enrollgate.domain.reasons import Failure, explain
+from enrollgate.domain.reasons import Failure
 from enrollgate.worker.destinations.drive.client import Client
 from enrollgate.worker.destinations.drive.credentials import load_credentials
+from enrollgate.worker.destinations.drive.errors import parted
 from enrollgate.worker.destinations.drive.folders import Folders
 from enrollgate.worker.destinations.drive.patience import Patience
 from enrollgate.worker.destinations.drive.sessions import SessionStore
@@ -26,18 +27,19 @@ def check_drive(access: DriveAccess, folder_id: str) -> Check:
     """Only a real file proves access: a service account without storage may list and make folders."""
     try:
         with tempfile.TemporaryDirectory(prefix="enrollgate-probe-") as scratch:
-            _write_and_delete(access, folder_id, Path(scratch))
+            _write_and_trash(access, folder_id, Path(scratch))
     except Failure as failure:
-        detail, _, remedy = failure.message.rpartition(": ")
-        return failed("destination", detail or failure.message, remedy if detail else explain(failure.reason).remedy)
-    return ok("destination", f"Google Drive folder {folder_id}: a probe file was written, verified and deleted")
+        return failed("destination", *parted(failure))
+    return ok(
+        "destination", f"Google Drive folder {folder_id}: a probe file was written, verified and put into the bin"
+    )
 
 
-def _write_and_delete(access: DriveAccess, folder_id: str, scratch: Path) -> None:
+def _write_and_trash(access: DriveAccess, folder_id: str, scratch: Path) -> None:
     client, stop = Client(load_credentials(access), access.endpoint), threading.Event()
     patience = Patience(Random(), tries=_TRIES)  # noqa: S311 -- jitter
-    ids = Ids(client, patience)
-    Folders(client, patience, ids, stop).root(folder_id)
+    ids, sessions = Ids(client, patience), SessionStore(scratch / "sessions")
+    Folders(client, patience, ids, sessions, stop).root(folder_id)
     name = f".enrollgate-probe-{uuid.uuid4().hex}"
     file = scratch / name
     file.write_bytes(b"probe")
@@ -45,6 +47,6 @@ def _write_and_delete(access: DriveAccess, folder_id: str, scratch: Path) -> Non
     def body(_md5: str) -> dict[str, Any]:
         return {"name": name}
 
-    uploads = Uploads(client, patience, ids, SessionStore(scratch / "sessions"), access.chunk_size)
+    uploads = Uploads(client, patience, ids, sessions, access.chunk_size)
     done = uploads.upload(Parcel("probe", file, folder_id, body), lambda _sent: None, stop)
-    patience.call(partial(client.delete, done["id"]), stop)
+    patience.call(partial(client.trash, done["id"]), stop)

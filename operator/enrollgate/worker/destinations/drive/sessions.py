@@ -1,8 +1,10 @@
-"""What a killed worker's next try needs to go on with an upload: the file's id and the session's URI, in the run's scratch.
+"""What the next try must know: the uploads under way, what has arrived, and the folders that were made, in the run's scratch.
 
-The URI is a bearer credential: files of mode 0600, removed with the upload, and never a word of it in a message.
+Drive's searches may lag behind what was created; an id that is kept here is asked for by itself. A session's URI is a bearer
+credential: files of mode 0600, the URI forgotten with the upload's end, and never a word of it in a message.
 """
 
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +13,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One upload under way."""
+    """One upload, under way or done."""
 
     file_id: str
     size: int
@@ -19,6 +21,7 @@ class Session:
     md5: str
     parent: str
     uri: str | None = None
+    done: bool = False
 
     def __repr__(self) -> str:
         return f"Session({self.file_id}, {self.size} bytes)"
@@ -29,30 +32,57 @@ class Session:
 
 
 class SessionStore:
-    """A folder with one file for each upload under way. Different keys may be used from different threads."""
+    """A folder with one file for each upload and each folder. Different keys may be used from different threads."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def read(self, key: str) -> Session | None:
-        """What an earlier try left, None if there is nothing or it is damaged."""
-        try:
-            return Session(**json.loads(self._path(key).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None
+        """The upload that an earlier try began, None if there is none, it is done, or its file is damaged."""
+        session = _session(self._path(key))
+        return None if session is None or session.done else session
 
     def write(self, key: str, session: Session) -> None:
         """Keeps the session, in one piece."""
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part = self._path(key).with_suffix(".new")
-        part.unlink(missing_ok=True)
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
-            json.dump(asdict(session), stream)
-        part.replace(self._path(key))
+        self._write(self._path(key), json.dumps(asdict(session)))
+
+    def finish(self, key: str, session: Session) -> None:
+        """The upload has arrived whole: only its file's id is kept."""
+        self.write(key, replace(session, uri=None, done=True))
 
     def remove(self, key: str) -> None:
-        """The upload is over."""
+        """The upload is given up."""
         self._path(key).unlink(missing_ok=True)
 
-    def _path(self, key: str) -> Path:
-        return self._folder / f"{key}.json"
+    def delivered(self) -> dict[str, str]:
+        """The ids of the files that arrived whole, by their keys."""
+        found = ((path.stem, _session(path)) for path in self._folder.glob("*.json"))
+        return {key: session.file_id for key, session in found if session is not None and session.done}
+
+    def folder(self, key: str) -> str | None:
+        """The id that a folder was made with, or was about to be made with."""
+        with contextlib.suppress(OSError, ValueError):
+            return self._path(key, ".folder").read_text(encoding="utf-8") or None
+        return None
+
+    def keep_folder(self, key: str, folder_id: str) -> None:
+        """Keeps the id of a folder before it is made."""
+        self._write(self._path(key, ".folder"), folder_id)
+
+    def _write(self, path: Path, text: str) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part = path.with_name(path.name + ".new")
+        part.unlink(missing_ok=True)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
+            stream.write(text)
+        part.replace(path)
+
+    def _path(self, key: str, ending: str = ".json") -> Path:
+        return self._folder / f"{key}{ending}"
+
+
+def _session(path: Path) -> Session | None:
+    try:
+        return Session(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None

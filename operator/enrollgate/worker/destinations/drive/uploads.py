@@ -1,42 +1,42 @@
 """One file to Drive: resumable, chunk by chunk, verified, and never twice.
 
     id from generateIds ─▶ kept in scratch ─▶ session ─▶ kept ─▶ chunks ─▶ size and MD5 ─▶ done
-         ▲                        ▲ 404/410: a new session, same id        └─ wrong: deleted, new id
+         ▲                        ▲ 404/410: a new session, same id        └─ wrong: to the bin, new id
          └── a killed worker goes on with what was kept; 409 means the file is there already: it is verified
 
-Chunks are held in memory: google-api-python-client 2.202 sends an empty body when it repeats one from a stream.
+Nothing is sent before its session is on disk: what Drive has taken of it, the next try need not send. A chunk is read while it is
+sent; a stop ends it in the middle, and Drive keeps the whole 256 KiB of it.
 """
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from googleapiclient.errors import HttpError
-from googleapiclient.http import MediaIoBaseUpload
 
+from enrollgate.domain.reasons import Failure
 from enrollgate.worker.course import OnBytes
-from enrollgate.worker.destinations.drive.client import Client
+from enrollgate.worker.destinations.drive.client import Client, File, Piece
 from enrollgate.worker.destinations.drive.errors import CORRUPT, SESSION_GONE, Answer, answer_of, failure_by
 from enrollgate.worker.destinations.drive.patience import Patience, stopped
 from enrollgate.worker.destinations.drive.sessions import Session, SessionStore
 
 ATTEMPTS = 3
-"""How often a file is begun anew: after a corrupt upload, or after a session that is gone."""
+"""How often a file is begun anew: after a corrupt upload, after a session that is gone, or an id that is used up."""
+SETBACKS = 5
+"""How often Drive may have less of an upload than it had before."""
 _IDS = 100
 _STUCK = Answer(0, ("stuck",))
+_BLOCK = 1 << 20
 
 
 class _SessionGone(Exception):
     """The session's URI answers 404 or 410."""
-
-
-class _InMemory(MediaIoBaseUpload):  # type: ignore[misc]  # googleapiclient has no types
-    def has_stream(self) -> bool:
-        return False
 
 
 class Ids:
@@ -52,7 +52,7 @@ class Ids:
         """An id that nobody else has. Raises Failure."""
         with self._lock:
             if not self._ids:
-                self._ids = list(self._patience.call(self._client.generate_ids(_IDS).execute, stop)["ids"])
+                self._ids = self._patience.call(partial(self._client.generate_ids, _IDS), stop)
             return self._ids.pop()
 
 
@@ -64,21 +64,45 @@ class Parcel:
     file: Path
     parent: str
     """The folder's id."""
-    body: Callable[[str], dict[str, Any]]
+    body: Callable[[str], File]
     """The metadata to send with it, for its MD5."""
 
 
-@dataclass(frozen=True, slots=True)
 class _Sending:
-    body: dict[str, Any]
-    stream: BinaryIO
-    told: OnBytes
-    stop: threading.Event
+    """A file on its way: reads it for the client, tells of what was sent, and ends when it is to stop."""
+
+    def __init__(self, stream: BinaryIO, on_bytes: OnBytes, stop: threading.Event) -> None:
+        self._stream = stream
+        self._on_bytes = on_bytes
+        self._sent = 0
+        self.stop = stop
+        self.size = os.fstat(stream.fileno()).st_size
+
+    def digest(self) -> str:
+        """The file's MD5."""
+        md5 = hashlib.md5(usedforsecurity=False)
+        while not self._is_over() and (block := self._stream.read(_BLOCK)):
+            md5.update(block)
+        return md5.hexdigest()
+
+    def piece(self, start: int, length: int) -> Piece:
+        """A stretch of it, as a request's body."""
+        return Piece(self._stream, start, length, self._told)
+
+    def _told(self, size: int) -> None:
+        if not self._is_over():
+            self._sent += size
+            self._on_bytes(self._sent)
+
+    def _is_over(self) -> bool:
+        if self.stop.is_set():
+            raise stopped()
+        return False
 
 
 @dataclass(frozen=True)
 class Uploads:
-    """Everything that uploads share. Safe for several threads."""
+    """Everything that uploads share. Safe for several threads. `chunk_size` in bytes."""
 
     client: Client
     patience: Patience
@@ -86,95 +110,110 @@ class Uploads:
     sessions: SessionStore
     chunk_size: int
 
-    def upload(self, parcel: Parcel, on_bytes: OnBytes, stop: threading.Event) -> dict[str, Any]:
+    def upload(self, parcel: Parcel, on_bytes: OnBytes, stop: threading.Event) -> File:
         """Drive's metadata of the complete, verified file. Raises Failure."""
-        key, parent = parcel.key, parcel.parent
-        size = parcel.file.stat().st_size
         with parcel.file.open("rb") as stream:
-            md5 = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-            told = _Monotonic(on_bytes)
+            sending = _Sending(stream, on_bytes, stop)
+            md5 = sending.digest()
             for _ in range(ATTEMPTS):
-                session = self.sessions.read(key)
-                if session is None or (session.size, session.md5, session.parent) != (size, md5, parent):
-                    session = Session(self.ids.take(stop), size, md5, parent)
-                    self.sessions.write(key, session)
-                metadata = {**parcel.body(md5), "id": session.file_id, "parents": [parent]}
-                done = self._send(key, session, _Sending(metadata, stream, told, stop))
-                if int(done.get("size", -1)) == size and done.get("md5Checksum") == md5:
-                    self.sessions.remove(key)
-                    told(size)
+                session = self._session(parcel, sending, md5)
+                metadata = {**parcel.body(md5), "id": session.file_id, "parents": [parcel.parent]}
+                done = self._send(parcel.key, session, metadata, sending)
+                if done is not None and int(done.get("size", -1)) == sending.size and done.get("md5Checksum") == md5:
+                    self.sessions.finish(parcel.key, session)
                     return done
-                self.patience.call(partial(self.client.delete, session.file_id), stop)
-                self.sessions.remove(key)
+                if done is not None:
+                    self.tidy(session.file_id, stop)
+                self.sessions.remove(parcel.key)
         raise failure_by(CORRUPT)
 
-    def _send(self, key: str, session: Session, sending: _Sending) -> dict[str, Any]:
+    def tidy(self, file_id: str, stop: threading.Event) -> None:
+        """Puts into the bin what is in the way. If that cannot be done now, the next try's `open` does it: nothing that was
+        delivered depends on it."""
+        try:
+            self.patience.shorter().call(partial(self.client.trash, file_id), stop)
+        except Failure:
+            return
+
+    def _session(self, parcel: Parcel, sending: _Sending, md5: str) -> Session:
+        """What an earlier try began for the same file, or a new beginning."""
+        kept = self.sessions.read(parcel.key)
+        if kept is not None and (kept.size, kept.md5, kept.parent) == (sending.size, md5, parcel.parent):
+            return kept
+        session = Session(self.ids.take(sending.stop), sending.size, md5, parcel.parent)
+        self.sessions.write(parcel.key, session)
+        return session
+
+    def _send(self, key: str, session: Session, metadata: File, sending: _Sending) -> File | None:
+        """The complete file; None if its id is used up, by a file that was removed."""
         for _ in range(ATTEMPTS):
             try:
-                return self._go_on(key, session, sending)
+                if session.uri is not None:
+                    return self._go_on(session, sending, None)
+                begun = self.patience.call(partial(self._begin, metadata, sending.size), sending.stop)
+                if begun is None:
+                    return self.patience.call(partial(self._there_already, session.file_id), sending.stop)
+                session = session.at(begun)
+                self.sessions.write(key, session)
+                return self._go_on(session, sending, 0)
             except _SessionGone:
                 session = session.at(None)
                 self.sessions.write(key, session)
         raise failure_by(SESSION_GONE)
 
-    def _there_already(self, file_id: str) -> dict[str, Any]:
-        return _checked(self.client.get(file_id).execute())
+    def _begin(self, metadata: File, size: int) -> str | None:
+        """A session's URI; None if the file is there already: an earlier last answer was lost."""
+        try:
+            return self.client.begin_upload(metadata, size)
+        except HttpError as error:
+            if error.resp.status != 409:
+                raise
+            return None
 
-    def _go_on(self, key: str, session: Session, sending: _Sending) -> dict[str, Any]:
-        """Sends chunk after chunk until the file is complete. After any trouble, Drive is asked how far it got."""
-        stop = sending.stop
-        media = _InMemory(sending.stream, "application/octet-stream", chunksize=self.chunk_size, resumable=True)
-        request = self.client.create(sending.body, media)
-        request.resumable_uri = session.uri
-        request._in_error_state = session.uri is not None  # makes the client ask first, as after an error
-        failures, furthest = 0, 0
+    def _there_already(self, file_id: str) -> File | None:
+        """The file, None if it was removed since."""
+        try:
+            file = self.client.get(file_id)
+        except HttpError as error:
+            if error.resp.status != 404:
+                raise
+            return None
+        return None if file.get("trashed") else file
+
+    def _go_on(self, session: Session, sending: _Sending, position: int | None) -> File | None:
+        """Sends chunk after chunk until the file is complete. `position` is what Drive has; None: it must be asked first, as
+        after any trouble."""
+        last, failures, setbacks = position or 0, 0, 0
         while True:
-            if stop.is_set():
-                raise stopped()
-            answer = _STUCK
             try:
-                _, done = request.next_chunk(num_retries=0)
-                if done is not None:
-                    return _checked(done)
+                found = self._step(session, sending, position)
             except Exception as error:
-                status = error.resp.status if isinstance(error, HttpError) else 0
-                if status == 409:  # it is there already: an earlier last answer was lost
-                    return self.patience.call(partial(self._there_already, session.file_id), stop)
-                if status in (404, 410) and request.resumable_uri is not None:
-                    raise _SessionGone from None
-                found = answer_of(error)
-                if found is None:
-                    raise
-                answer = found
                 self.client.hang_up()
-                request._in_error_state = True
-            if request.resumable_uri != session.uri:
-                session = session.at(request.resumable_uri)
-                self.sessions.write(key, session)
-            if request.resumable_progress > furthest:
-                furthest, failures = request.resumable_progress, 0
-                sending.told(furthest)
-                if answer is _STUCK:
-                    continue
-            failures += 1
-            self.patience.pause(answer, failures, stop)
+                status = error.resp.status if isinstance(error, HttpError) else 0
+                if status == 409:
+                    return self.patience.call(partial(self._there_already, session.file_id), sending.stop)
+                if status in (404, 410):
+                    raise _SessionGone from None
+                answer = answer_of(error)
+                if answer is None:
+                    raise
+                position, failures = None, failures + 1
+                self.patience.pause(answer, failures, sending.stop)
+                continue
+            if not isinstance(found, int):
+                return found
+            if found > last:
+                failures = 0
+            elif found < last or position is not None:  # less than before, or not one byte of what was sent
+                failures, setbacks = failures + 1, setbacks + (found < last)
+                self.patience.pause(_STUCK, self.patience.tries if setbacks > SETBACKS else failures, sending.stop)
+            position = last = found
 
-
-class _Monotonic:
-    """Passes on only what is more than before: a new session begins at 0 again."""
-
-    def __init__(self, on_bytes: OnBytes) -> None:
-        self._on_bytes = on_bytes
-        self._most = 0
-
-    def __call__(self, sent: int) -> None:
-        if sent > self._most:
-            self._most = sent
-            self._on_bytes(sent)
-
-
-def _checked(answer: object) -> dict[str, Any]:
-    """The file's metadata. Raises ValueError if the answer is something else."""
-    if not isinstance(answer, dict) or "id" not in answer:
-        raise ValueError("no metadata of a file")
-    return answer
+    def _step(self, session: Session, sending: _Sending, position: int | None) -> int | File:
+        if sending.stop.is_set():
+            raise stopped()
+        uri = str(session.uri)
+        if position is None:
+            return self.client.upload_state(uri, sending.size)
+        length = min(self.chunk_size, sending.size - position)
+        return self.client.upload_piece(uri, sending.piece(position, length), position, length, sending.size)

@@ -39,6 +39,7 @@ def _bare(cluster: Cluster, url: str, jobs: int) -> float:
         done = subprocess.run(command, check=True, env=world.environment, stdout=subprocess.PIPE, text=True)
         world.wait_for(lambda: len(watch.appeared) >= jobs, "the Jobs are there", patience=1200)
         _settle(world, jobs)
+        watch.close()
         return watch.per_second(float(done.stdout))
 
 
@@ -62,6 +63,7 @@ def _operator(cluster: Cluster, url: str, jobs: int) -> tuple[float, float]:
         mimic.stop()
         world.stop_operator(process)
         assert len(watch.appeared) == jobs, "a task had two Jobs"
+        watch.close()
         return watch.per_second(committed), completed
 
 

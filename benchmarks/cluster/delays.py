@@ -1,21 +1,16 @@
 """How soon: row enrolled to Job visible (bounded by the check interval), Job finished to row completed (which is not)."""
 
-import contextlib
-import json
 import statistics
 import threading
 import time
 from random import Random
-from typing import Any
 
-import urllib3
-from kubernetes import client
 from tests.cluster.control_plane import Cluster
 from tests.cluster.pod_runner import Mimic
 from tests.cluster.world import ClusterWorld
 
 from benchmarks.cluster.burst import enroll
-from benchmarks.cluster.place import place
+from benchmarks.cluster.place import JobWatch, place
 from enrollgate.domain.report import Report
 
 REPORT = Report(None, "3 items delivered", items_delivered=3, destination_url="https://drive.test/f")
@@ -40,35 +35,11 @@ def _row(what: str, interval: float, waits: list[float]) -> dict[str, object]:
     }
 
 
-class _Moments:
-    """When each Job was first seen, and first seen to be complete, in a watch."""
-
-    def __init__(self, cluster: Cluster, namespace: str) -> None:
-        self.visible: dict[str, float] = {}
-        self.complete: dict[str, float] = {}
-        self._response = client.BatchV1Api(client.ApiClient(cluster.api.configuration)).list_namespaced_job(
-            namespace, watch=True, timeout_seconds=3600, _preload_content=False, _request_timeout=(5, 3700)
-        )
-        threading.Thread(target=self._note, daemon=True).start()
-
-    def _note(self) -> None:
-        with contextlib.suppress(urllib3.exceptions.HTTPError):  # the control plane ends first
-            for line in self._response:
-                self._note_one(json.loads(line)["object"], time.monotonic())
-
-    def _note_one(self, job: dict[str, Any], now: float) -> None:
-        name = job["metadata"]["name"]
-        self.visible.setdefault(name, now)
-        conditions = job.get("status", {}).get("conditions") or ()
-        if any(each["type"] == "Complete" and each["status"] == "True" for each in conditions):
-            self.complete.setdefault(name, now)
-
-
 def _to_job(cluster: Cluster, url: str, tasks: int, interval: float) -> list[float]:
     """Rows become enrolled one by one, at random phases of the interval."""
     random = Random(3)
     with place(cluster, url, CHECK_INTERVAL=str(interval), MAX_CONCURRENT_RUNS=str(tasks)) as world:
-        moments = _Moments(cluster, world.namespace)
+        watch = JobWatch(cluster, world.namespace)
         ids = world.add("processing", count=tasks)
         process = world.start_operator()
         world.wait_for(lambda: f"task={ids[-1]} " in world.log, "the operator has seen the rows")
@@ -77,9 +48,10 @@ def _to_job(cluster: Cluster, url: str, tasks: int, interval: float) -> list[flo
             time.sleep(random.uniform(0, min(interval, 0.5)))
             world.set(task, "enrolled")
             committed[f"school-{task}-1"] = time.monotonic()
-        world.wait_for(lambda: len(moments.visible) == tasks, "all Jobs are there")
+        world.wait_for(lambda: len(watch.appeared) == tasks, "all Jobs are there")
         world.stop_operator(process)
-        return [moments.visible[name] - at for name, at in committed.items()]
+        watch.close()
+        return [watch.appeared[name] - at for name, at in committed.items()]
 
 
 def _to_row(cluster: Cluster, url: str, tasks: int) -> list[float]:
@@ -88,7 +60,7 @@ def _to_row(cluster: Cluster, url: str, tasks: int) -> list[float]:
     mimic_hold = threading.Event()
     mimic_hold.set()
     with place(cluster, url, CHECK_INTERVAL="60", MAX_CONCURRENT_RUNS=str(tasks)) as world:
-        moments = _Moments(cluster, world.namespace)
+        watch = JobWatch(cluster, world.namespace)
         mimic = Mimic(cluster, world.namespace, REPORT.encode(), hold=mimic_hold)
         mimic.start()
         enroll(world, tasks)
@@ -100,10 +72,11 @@ def _to_row(cluster: Cluster, url: str, tasks: int) -> list[float]:
             mimic.finish([name])
             job = name.rpartition("-")[0].rpartition("-")[0]
             _note_completion(world, job, completed)
-        world.wait_for(lambda: len(moments.complete) == tasks, "the watch has seen all Jobs end")
+        world.wait_for(lambda: len(watch.complete) == tasks, "the watch has seen all Jobs end")
         world.stop_operator(process)
+        watch.close()
         mimic.stop()
-        return [at - moments.complete[job] for job, at in completed.items()]
+        return [at - watch.complete[job] for job, at in completed.items()]
 
 
 def _note_completion(world: ClusterWorld, job: str, completed: dict[str, float]) -> None:

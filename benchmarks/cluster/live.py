@@ -40,6 +40,7 @@ def measure_live(cluster: Cluster, url: str, levels: tuple[int, ...]) -> list[di
             rows.append(_measure(world, level, range(finished + 1, finished + FINISHED + 1)))
             finished += FINISHED
         mimic.stop()
+        watch.close()
     least = rows[0]["cpu_s_per_1000_events"]
     return [row | {"event_cost_against_the_first": row["cpu_s_per_1000_events"] / least} for row in rows]
 

@@ -1,6 +1,7 @@
 """Where it is measured: a control plane of our own, a namespace with the chart's rights, an operator as a child process."""
 
 import contextlib
+import json
 import os
 import tempfile
 import threading
@@ -8,12 +9,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import urllib3
 from kubernetes import client
 from tests.cluster.chart import grant
 from tests.cluster.control_plane import Cluster, start_control_plane
 from tests.cluster.world import ClusterWorld
+
+from enrollgate.launchers import LauncherUnavailable
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -63,23 +67,53 @@ def cpu_seconds(pid: int) -> float:
 
 
 class JobWatch:
-    """Counts a namespace's Jobs as they appear in a watch, and notes when. Lines are counted, not understood."""
+    """Notes when a namespace's Jobs appear, and when they are complete, as a watch shows it. A watch that breaks is begun anew."""
 
     def __init__(self, cluster: Cluster, namespace: str) -> None:
-        self.appeared: list[float] = []
-        """time.monotonic() of each."""
-        self._response = client.BatchV1Api(client.ApiClient(cluster.api.configuration)).list_namespaced_job(
-            namespace, watch=True, timeout_seconds=3600, _preload_content=False, _request_timeout=(5, 3700)
-        )
-        self._thread = threading.Thread(target=self._count, daemon=True)
+        self.appeared: dict[str, float] = {}
+        """time.monotonic() of each, by name."""
+        self.complete: dict[str, float] = {}
+        """Likewise."""
+        self._cluster = cluster
+        self._namespace = namespace
+        self._closed = False
+        self._response = self._begin()
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def _count(self) -> None:
-        with contextlib.suppress(urllib3.exceptions.HTTPError):  # the control plane ends first
-            for line in self._response:
-                if line.startswith(b'{"type":"ADDED"'):
-                    self.appeared.append(time.monotonic())
+    def close(self) -> None:
+        self._closed = True
 
     def per_second(self, begin: float) -> float:
-        """From this moment (time.monotonic()) to the last."""
-        return len(self.appeared) / (self.appeared[-1] - begin)
+        """From this moment (time.monotonic()) to the last that appeared."""
+        return len(self.appeared) / (max(self.appeared.values()) - begin)
+
+    def _begin(self) -> Any:
+        path = f"/apis/batch/v1/namespaces/{self._namespace}/jobs"
+        since = self._cluster.api.request("GET", path, query={"limit": "1"})["metadata"]["resourceVersion"]
+        return client.BatchV1Api(client.ApiClient(self._cluster.api.configuration)).list_namespaced_job(
+            self._namespace,
+            watch=True,
+            resource_version=since,
+            timeout_seconds=3600,
+            _preload_content=False,
+            _request_timeout=(5, 3700),
+        )
+
+    def _run(self) -> None:
+        while not self._closed:
+            with contextlib.suppress(urllib3.exceptions.HTTPError, OSError, LauncherUnavailable):
+                for line in self._response:
+                    self._note(json.loads(line)["object"], time.monotonic())
+                self._response = self._begin()
+                for job in self._cluster.jobs(self._namespace):
+                    self._note(job, time.monotonic())
+
+    def _note(self, job: dict[str, Any], now: float) -> None:
+        name = job["metadata"].get("name")
+        if name is None:  # an error: the watch ends with it
+            return
+        self.appeared.setdefault(name, now)
+        conditions = job.get("status", {}).get("conditions") or ()
+        if any(each["type"] == "Complete" and each["status"] == "True" for each in conditions):
+            self.complete.setdefault(name, now)

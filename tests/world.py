@@ -4,7 +4,7 @@ The database and the reconciler are the real ones. `MemoryLauncher` keeps the `L
 say how each run goes.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -67,7 +67,7 @@ class MemoryLauncher:
             self.stopping.clear()
         return seen
 
-    def launch(self, orders: Sequence[RunOrder]) -> Mapping[str, LaunchOutcome]:
+    def launch(self, orders: Iterable[RunOrder]) -> Mapping[str, LaunchOutcome]:
         if not self.available:
             raise LauncherUnavailable("the launcher is away")
         return {} if self.full else {order.name: self._launch(order) for order in orders}

@@ -36,6 +36,7 @@ _WATCH_SECONDS = 300
 """After so long a watch is begun anew, lest it be deaf without anybody knowing."""
 
 
+_NOTHING = kopf.BodyEssence()
 _EXPLAINED = (DatabaseMisconfigured, TurnRefused)
 """What may end the loop and says itself what to mend."""
 
@@ -168,8 +169,42 @@ def _watch(
     return watching
 
 
+class _NoDifferences(kopf.DiffBaseStorage):
+    """kopf would take a deep copy of every Job at every event, to tell what has changed since it last handled it: nobody asks."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return _NOTHING
+
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Nothing is written on the Job."""
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Likewise for how far the handlers of a change have come: there are none."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Nothing is written on the Job."""
+
+    def purge(self, **_: Any) -> None:
+        """Nothing was."""
+
+    def touch(self, **_: Any) -> None:
+        """Nothing is."""
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        return essence
+
+
 def _kopf_settings(installation: str) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
+    settings.persistence.diffbase_storage = _NoDifferences()
+    settings.persistence.progress_storage = _NoProgress()
     settings.posting.enabled = False
     settings.scanning.disabled = True
     settings.watching.label_selectors[JOBS] = selector_of(installation)

@@ -24,6 +24,7 @@ from enrollgate.database import Database, RowHeld, Tables, gate, runs, survey
 from enrollgate.database.survey import Survey
 from enrollgate.domain.gate import closed_line, open_line, timeout_message, waiting_line
 from enrollgate.domain.observation import LaunchOutcome
+from enrollgate.domain.order import RunOrder
 from enrollgate.domain.planner import Action, Adopt, DiscardStray, Launch, Record, Stop, StopStray, plan
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import NOT_BEGUN, Reason, explain
@@ -38,7 +39,9 @@ EXACT_SURVEY_INTERVAL = timedelta(minutes=1)
 """The longest time between two exact surveys of the backlog."""
 HELD_LIMIT = 3
 """Rows held by other transactions that one pass waits for; the next one gives the pass up."""
-LAUNCH_BATCH = 50
+LAUNCH_BATCH = 500
+"""Runs created between two notes of it in the database."""
+LOOK_BATCH = 50
 """Runs created between two looks at whether their tasks are still enrolled."""
 
 
@@ -274,8 +277,7 @@ class Reconciler:
     def _launch(self, launches: Iterable[Launch], now: datetime) -> tuple[int, int]:
         """Creates those runs whose tasks are enrolled at this moment. Gives how many were created and refused."""
         by_name = {launch.run.name: launch for launch in launches}
-        wanted = runs.still_wanted(self._database, self._tables, list(by_name))
-        outcomes = self._launcher.launch([by_name[name].order for name in by_name if name in wanted])
+        outcomes = self._launcher.launch(self._still_wanted([launch.order for launch in by_name.values()]))
         taken = [name for name, outcome in outcomes.items() if outcome is LaunchOutcome.NAME_TAKEN]
         created = [name for name in outcomes if name not in taken]
         if created:
@@ -294,6 +296,13 @@ class Reconciler:
                 self._record(Record(run, Outcome.FAILED, Reason.NAME_TAKEN, message, task_to=TaskState.FAILED), now)
                 refused += 1
         return len(created), refused
+
+    def _still_wanted(self, orders: list[RunOrder]) -> Iterator[RunOrder]:
+        """Those whose tasks are enrolled when it is their turn."""
+        for start in range(0, len(orders), LOOK_BATCH):
+            batch = orders[start : start + LOOK_BATCH]
+            wanted = runs.still_wanted(self._database, self._tables, [order.name for order in batch])
+            yield from (order for order in batch if order.name in wanted)
 
     def _log_run_closed(self, run: UnfinishedRun, why: str, now: datetime) -> None:
         if run.since is not None:  # else the gate has said so already

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from random import Random
 from typing import Any
@@ -37,7 +37,8 @@ class KilledWhile(KubernetesLauncher):
 
     moment = ""
 
-    def launch(self, orders: Sequence[RunOrder]) -> Mapping[str, LaunchOutcome]:
+    def launch(self, orders: Iterable[RunOrder]) -> Mapping[str, LaunchOutcome]:
+        orders = list(orders)
         if orders and self.moment == "before create":
             raise Killed
         outcomes = super().launch(orders)

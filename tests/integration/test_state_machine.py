@@ -5,7 +5,7 @@ and SQLite are real. After each step the promises must hold; once the faults sto
 
 import os
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -80,7 +80,7 @@ class CrashingLauncher:
     def tell(self, name: str, story: Story) -> None:
         self.world.launcher.tell(name, story)
 
-    def launch(self, orders: Sequence[RunOrder]) -> Mapping[str, LaunchOutcome]:
+    def launch(self, orders: Iterable[RunOrder]) -> Mapping[str, LaunchOutcome]:
         outcomes: dict[str, LaunchOutcome] = {}
         for order in orders:
             self.crash.hit()

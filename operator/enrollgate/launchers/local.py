@@ -124,15 +124,13 @@ class LocalLauncher:
                     seen[run.name] = observation
         return seen
 
-    def launch(self, orders: Sequence[RunOrder]) -> Mapping[str, LaunchOutcome]:
-        """See `Launcher.launch`. Raises ValueError if a name is none of this installation's, before anything is started."""
-        for order in orders:
-            self._directory(order.name)
-            if not is_run_of(self._installation, order.name):
-                raise ValueError(f"{order.name!r} is no name of a run of {self._installation}")
+    def launch(self, orders: Iterable[RunOrder]) -> Mapping[str, LaunchOutcome]:
+        """See `Launcher.launch`. Raises ValueError at a name that is none of this installation's."""
         outcomes = dict[str, LaunchOutcome]()
         for order in orders:
             run = self._directory(order.name)
+            if not is_run_of(self._installation, order.name):
+                raise ValueError(f"{order.name!r} is no name of a run of {self._installation}")
             with _available(run.path):
                 try:
                     outcome = self._launch(run, order)

@@ -1,6 +1,6 @@
 """The one interface between the reconciler and whatever runs the runs."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
 from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
@@ -50,9 +50,10 @@ class Launcher(Protocol):
         """
         ...
 
-    def launch(self, orders: Sequence[RunOrder]) -> Mapping[str, LaunchOutcome]:
+    def launch(self, orders: Iterable[RunOrder]) -> Mapping[str, LaunchOutcome]:
         """Starts each run under its name; a run that is there already is adopted, not started twice.
 
+        An order is taken out of `orders` only shortly before it is carried out: until then it may still be withdrawn.
         An order missing from the answer could not be started just now (a full machine, a quota): try it again later.
         """
         ...

@@ -99,11 +99,11 @@ def test_something_that_is_not_ours_keeps_its_name(workshop: Workshop, kind: str
 
 
 @pytest.mark.parametrize("name", ["../escape", "", "UPPER", "a/b", "."])
-def test_a_name_that_is_none_is_refused_before_anything_is_started(workshop: Workshop, name: str) -> None:
+def test_a_name_that_is_none_is_refused_before_anything_is_touched(workshop: Workshop, name: str) -> None:
     launcher = workshop.launcher(PROMPT)
     bad = type(order())(name, 1, 1, "https://courses.example/1", "cookies.txt")
     for attempt in (
-        lambda: launcher.launch([order(), bad]),
+        lambda: launcher.launch([bad, order()]),
         lambda: launcher.stop(name),
         lambda: launcher.discard([name]),
     ):

@@ -9,6 +9,7 @@ A Job that is gone may have left a pod behind that is still ending (background d
 live until that pod is gone, so that no second worker is ever started beside the first.
 """
 
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
@@ -72,6 +73,7 @@ class KubernetesLauncher:
         self._start_timeout = start_timeout
         self._clock = clock
         self._progress = progress
+        self._concurrency = concurrency
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="kubernetes")
         self._jobs = f"/apis/batch/v1/namespaces/{settings.namespace}/jobs"
         self._pods = f"/api/v1/namespaces/{settings.namespace}/pods"
@@ -90,8 +92,9 @@ class KubernetesLauncher:
         self._uids = (self._uids if only else {}) | {name: job.uid for name, job in jobs.items()}
         self._finished = {name: job.uid for name, job in jobs.items() if job.verdict is not None}
         wanted = frozenset(expected)
-        observed = self._each(lambda job: self._observation(job, job.name in wanted), jobs.values())
-        seen = {observation.name: observation for observation in observed}
+        seen = {job.name: Observation(job.name, Phase.LIVE) for job in jobs.values() if not self._asks(job, wanted)}
+        asking = [job for name, job in jobs.items() if name not in seen]
+        seen |= {each.name: each for each in self._each(lambda job: self._observation(job, job.name in wanted), asking)}
         missing = [name for name in wanted if name not in jobs]
         return seen | {name: Observation(name, Phase.LIVE, is_ending=True) for name in self._lingering(missing)}
 
@@ -118,6 +121,12 @@ class KubernetesLauncher:
     def _is_ours(self, job: JobView) -> bool:
         return job.installation == self._settings.installation
 
+    def _asks(self, job: JobView, wanted: Collection[str]) -> bool:
+        """Whether more than the Job itself must be looked at."""
+        if job.verdict is not None:
+            return True
+        return job.name in wanted and is_overdue(job, self._clock(), self._start_timeout)
+
     def _observation(self, job: JobView, is_wanted: bool) -> Observation:
         if job.verdict is not None:
             phase = Phase.SUCCEEDED if job.verdict.succeeded else Phase.FAILED
@@ -125,9 +134,7 @@ class KubernetesLauncher:
                 return Observation(job.name, phase)
             pods = self._pods_of(job.name)
             return Observation(job.name, phase, report_of(job.verdict, pods, () if pods else self._events_of(job.name)))
-        if is_wanted and is_overdue(job, self._clock(), self._start_timeout):
-            return self._look_closely(job.name)
-        return Observation(job.name, Phase.LIVE)
+        return self._look_closely(job.name)
 
     def _look_closely(self, name: str) -> Observation:
         """Whether an overdue Job has really not begun: everything is read afresh before anything is concluded."""
@@ -171,16 +178,19 @@ class KubernetesLauncher:
 
     # doing
 
-    def launch(self, orders: Sequence[RunOrder]) -> Mapping[str, LaunchOutcome]:
+    def launch(self, orders: Iterable[RunOrder]) -> Mapping[str, LaunchOutcome]:
         """See `Launcher.launch`."""
         self._narrator.hold()
         try:
             outcomes = self._each(self._create, orders)
         finally:
             self._narrator.release()
-        return {order.name: outcome for order, outcome in zip(orders, outcomes, strict=True) if outcome is not None}
+        return {name: outcome for name, outcome in outcomes if outcome is not None}
 
-    def _create(self, order: RunOrder) -> LaunchOutcome | None:
+    def _create(self, order: RunOrder) -> tuple[str, LaunchOutcome | None]:
+        return order.name, self._create_or_adopt(order)
+
+    def _create_or_adopt(self, order: RunOrder) -> LaunchOutcome | None:
         try:
             created = self._call("POST", self._jobs, body=build_job(order, self._settings))
         except ApiError as error:
@@ -267,17 +277,34 @@ class KubernetesLauncher:
             raise self._misconfigured(error) from error
 
     def _each(self, function: Callable[[_T], _R], arguments: Iterable[_T]) -> list[_R]:
-        """Applies it to all, some at a time; raises the first error once all have ended. If the API server is away, those that have
-        not begun never do: each would wait as long.
+        """Applies it to all, some at a time, taking an argument when its turn is near; raises the first error once all have ended.
+        If the API server is away, those that have not begun never do: each would wait as long.
         """
-        futures: list[Future[_R]] = [self._pool.submit(function, argument) for argument in arguments]
+        futures = list[Future[_R]]()
+        is_away = threading.Event()
+        turns = threading.Semaphore(2 * self._concurrency)
+
+        def take_turn(argument: _T) -> _R:
+            try:
+                return function(argument)
+            except LauncherUnavailable as error:
+                if _is_away(error):
+                    is_away.set()
+                raise
+            finally:
+                turns.release()
+
+        try:
+            for argument in arguments:
+                turns.acquire()
+                if is_away.is_set():
+                    break
+                futures.append(self._pool.submit(take_turn, argument))
+        finally:
+            wait(futures)
         for future in futures:
-            error = future.exception()
-            if isinstance(error, LauncherUnavailable) and not isinstance(error, LauncherRefused):
-                for other in futures:
-                    other.cancel()
-                wait(futures)
-                raise error
+            if _is_away(future.exception()):
+                future.result()
         return [future.result() for future in futures]
 
     def _misconfigured(self, error: ApiError) -> LauncherRefused:
@@ -291,6 +318,10 @@ class KubernetesLauncher:
         elif error.status == HTTPStatus.UNAUTHORIZED:
             remedy = "see that the operator's service account still exists"
         return LauncherRefused(f"the Kubernetes API server refused a request: {error}; {remedy}")
+
+
+def _is_away(error: BaseException | None) -> bool:
+    return isinstance(error, LauncherUnavailable) and not isinstance(error, LauncherRefused)
 
 
 def _is_another(error: ApiError) -> bool:

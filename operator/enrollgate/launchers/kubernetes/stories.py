@@ -4,8 +4,10 @@ Events are for people: they are written by a thread of their own, after the laun
 https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/
 """
 
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +24,8 @@ QUEUE_LIMIT = 20_000
 """Stories that may wait to be written; more are dropped."""
 MESSAGE_LIMIT = 1024
 """Characters that the API server accepts as an Event's message."""
+QUIET = 0.5
+"""Seconds that launches must have been over before Events are written: they compete for the same API server."""
 _PATIENCE = 5.0
 """Seconds that closing waits for the last stories."""
 
@@ -35,15 +39,23 @@ class _Telling:
 
 
 class Narrator:
-    """Writes stories as Events, in order, one at a time."""
+    """Writes stories as Events, in order, one at a time. `monotonic` gives seconds, `clock` the present moment."""
 
-    def __init__(self, api: Api, namespace: str, *, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        api: Api,
+        namespace: str,
+        *,
+        clock: Callable[[], datetime],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._api = api
         self._namespace = namespace
         self._clock = clock
         self._told = queue.Queue[_Telling | None](QUEUE_LIMIT)
-        self._is_quiet = threading.Event()
-        self._is_quiet.set()
+        self._monotonic = monotonic
+        self._quiet_from = monotonic()
+        self._is_closing = threading.Event()
         self._thread = self._begin()
 
     def _begin(self) -> threading.Thread:
@@ -63,15 +75,15 @@ class Narrator:
 
     def hold(self) -> None:
         """Writes nothing until `release`: launches come first."""
-        self._is_quiet.clear()
+        self._quiet_from = math.inf
 
     def release(self) -> None:
-        """Goes on writing."""
-        self._is_quiet.set()
+        """Goes on writing, once nothing has been launched for a moment."""
+        self._quiet_from = self._monotonic() + QUIET
 
     def close(self) -> None:
         """Writes what is queued, for a few seconds at most."""
-        self.release()
+        self._is_closing.set()
         try:
             self._told.put_nowait(None)
         except queue.Full:
@@ -80,11 +92,15 @@ class Narrator:
 
     def _write_all(self) -> None:
         while (telling := self._told.get()) is not None:
-            self._is_quiet.wait()
+            self._wait_for_quiet()
             try:
                 self._api.request("POST", f"/api/v1/namespaces/{self._namespace}/events", body=self._event(telling))
             except (ApiError, LauncherUnavailable) as error:
                 _LOG.warning("an Event could not be written", run=telling.job, error=redact(str(error), 300))
+
+    def _wait_for_quiet(self) -> None:
+        while (pause := self._quiet_from - self._monotonic()) > 0 and not self._is_closing.is_set():
+            self._is_closing.wait(min(pause, QUIET))
 
     def _event(self, telling: _Telling) -> Json:
         at = telling.at.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -83,7 +83,7 @@ def measure_drive(quick: bool) -> Results:
 
 
 def measure_cluster(quick: bool) -> Results:
-    jobs, tasks, levels = (100, 10, (200, 400)) if quick else (5_000, 200, (1_000, 3_500, 10_000))
+    jobs, tasks, levels = (100, 10, (200, 400)) if quick else (5_000, 100, (1_000, 3_500, 10_000))
     try:
         with databases() as urls, control_plane() as cluster:
             url = urls.get("mariadb", urls["sqlite"])

@@ -53,7 +53,9 @@ late, refused, or lost after the fact.""",
         "Jobs from a burst of rows",
         """\
 On a real etcd, kube-apiserver and kube-controller-manager. The bare loop creates the same Jobs by the same client, with as
-many requests at once. The operator's time begins with the commit of the rows and ends with the last Job in a watch.""",
+many requests at once. The operator's time begins with the commit of the rows and ends with the last Job in a watch. In life the
+control plane has machines of its own; here it has a core of its own, and the operator (or the bare loop) the rest. Where all share
+what there is, the watch of the new Jobs and the pods that the Job controller makes meanwhile take from the operator's time.""",
     ),
     "cluster_delays": (
         "How soon things are noticed",

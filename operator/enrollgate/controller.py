@@ -11,6 +11,7 @@ side ends without having been told to, the other is stopped and the process ends
 """
 
 import asyncio
+import gc
 import logging
 import signal
 import threading
@@ -49,8 +50,17 @@ def run_in_cluster(settings: Settings) -> None:
     """Runs the operator in Kubernetes mode until SIGTERM. Raises Misconfigured, DatabaseMisconfigured, PortUnavailable, and
     Crashed if a part of it ended by itself.
     """
+    _collect_rarely()
     logging.getLogger("kopf").setLevel(logging.DEBUG if settings.log_level == "debug" else logging.WARNING)
     asyncio.run(_run(settings))
+
+
+def _collect_rarely() -> None:
+    """Every event of a Job is some hundred short-lived objects: by default Python would walk through all there is again and again
+    for their sake (a third of the operator's processor time in a burst). https://docs.python.org/3/library/gc.html#gc.freeze
+    """
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
 
 
 async def _run(settings: Settings) -> None:

@@ -35,7 +35,7 @@ def control_plane() -> Iterator[Cluster]:
 
 @contextmanager
 def apart(cluster: Cluster) -> Iterator[None]:
-    """Gives the control plane a core of its own and all that is begun meanwhile another, as they have machines of their own in life.
+    """Gives the control plane a core of its own, and all that is begun meanwhile another: in life they have machines of their own.
     Otherwise what the Job controller makes of the Jobs takes the operator's time on a small machine.
     """
     cores = os.sched_getaffinity(0)

@@ -188,7 +188,10 @@ class Settings(BaseSettings):
         examples=["/etc/enrollgate/cookies"],
     )
     scratch_limit: ByteSize = Field(
-        ByteSize(5 * 2**30), gt=0, description="Bytes of files downloaded and not yet delivered, at most (`5GiB`)."
+        ByteSize(5 * 2**30),
+        gt=0,
+        description="Bytes of files downloaded and not yet delivered, at most (`5GiB`). What a download command leaves is not "
+        "counted: it is all kept until the command has ended.",
     )
 
     # what others see

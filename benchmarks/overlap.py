@@ -154,7 +154,7 @@ def one_after_the_other(order: WorkOrder) -> None:
     for item in course.items:
         folder = order.scratch_dir / str(item.index)
         folder.mkdir(parents=True)
-        files.append((item, downloader.fetch(item, folder, lambda _current, _expected: None, stop)))
+        files.append((item, downloader.fetch(item, folder, lambda _current, _expected, _arrived=0: None, stop)))
     downloader.close()
     for item, file in files:
         destination.deliver(item, file, lambda _sent: None, stop)

@@ -86,6 +86,16 @@ class Client:
         """A file's or a folder's metadata."""
         return _file(_execute(self._files().get(fileId=file_id, fields=fields, supportsAllDrives=True)))
 
+    def find(self, file_id: str) -> File | None:
+        """A file's or a folder's metadata; None if there is none, or it was removed."""
+        try:
+            found = self.get(file_id)
+        except HttpError as error:
+            if error.resp.status != 404:
+                raise
+            return None
+        return None if found.get("trashed") else found
+
     def trash(self, file_id: str) -> None:
         """Puts a file into the bin: on a shared drive, content managers may not delete for good. One that is gone is as good."""
         try:

@@ -94,7 +94,7 @@ class Folders:
 
     def still_there(self, file_id: str) -> File | None:
         """The file or folder, None if it was removed."""
-        return self.patience.call(partial(self._look, file_id), self.stop)
+        return self.patience.call(partial(self.client.find, file_id), self.stop)
 
     def make(self, key: str, name: str, parent: str, properties: dict[str, str]) -> File:
         """A new folder: once, however often the request must be repeated, in this try or the next."""
@@ -118,13 +118,4 @@ class Folders:
         except HttpError as error:
             if error.resp.status != 409:
                 raise
-            return self._look(str(body["id"]))
-
-    def _look(self, file_id: str) -> File | None:
-        try:
-            found = self.client.get(file_id)
-        except HttpError as error:
-            if error.resp.status != 404:
-                raise
-            return None
-        return None if found.get("trashed") else found
+            return self.client.find(str(body["id"]))

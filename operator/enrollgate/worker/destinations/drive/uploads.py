@@ -152,7 +152,7 @@ class Uploads:
                     return self._go_on(session, sending, None)
                 begun = self.patience.call(partial(self._begin, metadata, sending.size), sending.stop)
                 if begun is None:
-                    return self.patience.call(partial(self._there_already, session.file_id), sending.stop)
+                    return self.patience.call(partial(self.client.find, session.file_id), sending.stop)
                 session = session.at(begun)
                 self.sessions.write(key, session)
                 return self._go_on(session, sending, 0)
@@ -170,16 +170,6 @@ class Uploads:
                 raise
             return None
 
-    def _there_already(self, file_id: str) -> File | None:
-        """The file, None if it was removed since."""
-        try:
-            file = self.client.get(file_id)
-        except HttpError as error:
-            if error.resp.status != 404:
-                raise
-            return None
-        return None if file.get("trashed") else file
-
     def _go_on(self, session: Session, sending: _Sending, position: int | None) -> File | None:
         """Sends chunk after chunk until the file is complete. `position` is what Drive has; None: it must be asked first, as
         after any trouble."""
@@ -191,7 +181,7 @@ class Uploads:
                 self.client.hang_up()
                 status = error.resp.status if isinstance(error, HttpError) else 0
                 if status == 409:
-                    return self.patience.call(partial(self._there_already, session.file_id), sending.stop)
+                    return self.patience.call(partial(self.client.find, session.file_id), sending.stop)
                 if status in (404, 410):
                     raise _SessionGone from None
                 answer = answer_of(error)

@@ -6,7 +6,9 @@ import threading
 from dataclasses import dataclass
 from random import Random
 
+import httplib2
 import pytest
+from googleapiclient.errors import HttpError
 from tests.drive_emulator import Fault
 from tests.drive_emulator.store import Refused
 from tests.faulty_site import FaultySite, Lecture, content
@@ -214,3 +216,13 @@ def test_a_folder_that_is_not_there_or_is_in_the_bin_is_named_so(bench: Bench, r
     assert caught.value.reason is Reason.DESTINATION_NOT_FOUND and caught.value.message.endswith(
         errors.NOT_FOUND.remedy
     )
+
+
+def test_a_moment_in_retry_after_is_reckoned_by_drive_s_clock() -> None:
+    headers = {
+        "status": "429",
+        "retry-after": "Wed, 21 Oct 2026 07:28:00 GMT",
+        "date": "Wed, 21 Oct 2026 07:26:00 GMT",
+    }
+    answer = errors.answer_of(HttpError(httplib2.Response(headers), b""))
+    assert answer is not None and answer.retry_after == 120

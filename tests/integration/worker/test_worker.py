@@ -179,34 +179,6 @@ def test_what_the_site_answers_for_the_course_is_the_reason(
     assert site.media_bytes == 0
 
 
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [
-        ("7", 7.0),
-        (" 7 ", 7.0),
-        ("Wed, 21 Oct 2026 07:28:00 GMT", 120.0),
-        ("Wednesday, 21-Oct-26 07:28:00 GMT", 120.0),
-        ("Wed Oct 21 07:28:00 2026", 120.0),
-        ("Wed, 21 Oct 2026 07:00:00 GMT", 0.0),
-        ("9" * 400, 30 * 86400.0),
-        ("soon", None),
-        ("-5", None),
-        ("", None),
-        (None, None),
-    ],
-)
-def test_a_retry_after_is_seconds_or_a_date_by_the_site_s_clock(header: str | None, seconds: float | None) -> None:
-    from enrollgate.worker.downloaders.site_errors import retry_after
-
-    assert retry_after(header, "Wed, 21 Oct 2026 07:26:00 GMT") == seconds
-
-
-def test_a_date_in_retry_after_is_nothing_without_the_site_s_clock() -> None:
-    from enrollgate.worker.downloaders.site_errors import retry_after
-
-    assert retry_after("Wed, 21 Oct 2026 07:28:00 GMT", None) is None
-
-
 def test_one_refused_lecture_does_not_waste_the_others(site: FaultySite, tmp_path: Path) -> None:
     site.faults["/2.mp4"] = Fault(status=403)
     report = run(order_for(site, tmp_path))

@@ -55,6 +55,12 @@ def test_a_short_wish_to_be_left_alone_is_honoured_within_the_request() -> None:
     assert api.request("GET", "/x") == {"kind": "Job"} and api.waits == [7.0]
 
 
+def test_a_wish_to_be_left_alone_until_a_moment_is_reckoned_by_the_server_s_clock() -> None:
+    until, now = "Wed, 21 Oct 2026 07:28:00 GMT", "Wed, 21 Oct 2026 07:27:51 GMT"
+    api = Scripted(refusal(503, Retry_After=until, Date=now), FINE)
+    assert api.request("GET", "/x") == {"kind": "Job"} and api.waits == [9.0]
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_long_wish_to_be_left_alone_gives_the_request_up_and_is_passed_on(status: int) -> None:
     api = Scripted(refusal(status, Retry_After="75"))

@@ -1,5 +1,6 @@
 """Many requests at once: what one that fails means for the others. No cluster: the API server is a function of the path."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,12 +12,16 @@ import pytest
 import urllib3
 from kubernetes import client
 
+from enrollgate.domain.observation import Phase
+from enrollgate.domain.reasons import Reason
 from enrollgate.launchers import LauncherRefused, LauncherUnavailable
 from enrollgate.launchers.kubernetes import Api, JobSettings, KubernetesLauncher
 from enrollgate.launchers.kubernetes.api import TRIES
+from enrollgate.launchers.kubernetes.launcher import PODS_OF
 from enrollgate.wiring import utc_now
 
 NAMES = [f"school-{number}-1" for number in range(1, 201)]
+CREATED = "2026-11-26T07:00:00Z"
 CONCURRENCY = 4
 NOT_FOUND = (404, {}, b'{"reason": "NotFound", "message": "no such Job"}')
 
@@ -70,3 +75,56 @@ def test_each_served_request_is_progress() -> None:
     with launcher_of(api, progress=lambda: served.append(None)) as launcher:
         assert launcher.observe([]) == {}
     assert len(served) == len(api.asked) == 1
+
+
+class Finished(Scripted):
+    """All Jobs have failed but the last two, which are gone. Each but one of those two has a pod: selectors are honoured."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda _path: NOT_FOUND)
+        self.selectors: list[str] = []
+
+    def _send(self, _method: str, path: str, *more: Any) -> Any:
+        if path.endswith("/jobs"):
+            return listing([job(name) for name in NAMES[:-2]])
+        assert path.endswith("/pods"), path
+        selector = more[0]["labelSelector"]
+        self.selectors.append(selector)
+        label, _, names = selector.removesuffix(")").partition(" in (")
+        assert label == "batch.kubernetes.io/job-name"
+        return listing(
+            [pod(name, "Running" if name == NAMES[-2] else "Failed") for name in names.split(",") if name != NAMES[-1]]
+        )
+
+
+def listing(items: list[dict[str, Any]]) -> Any:
+    return 200, {}, json.dumps({"items": items}).encode()
+
+
+def job(name: str) -> dict[str, Any]:
+    labels = {"enrollgate.io/installation": "school"}
+    metadata = {"name": name, "uid": f"uid-of-{name}", "labels": labels, "creationTimestamp": CREATED}
+    failed = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "no more tries"}
+    return {"metadata": metadata, "status": {"conditions": [failed]}}
+
+
+def pod(name: str, phase: str) -> dict[str, Any]:
+    labels = {"batch.kubernetes.io/job-name": name}
+    ended = {"exitCode": 1, "reason": "OOMKilled"}
+    return {
+        "metadata": {"name": f"{name}-x7k2p", "labels": labels, "creationTimestamp": CREATED},
+        "status": {"phase": phase, "containerStatuses": [{"name": "worker", "state": {"terminated": ended}}]},
+    }
+
+
+def test_the_pods_of_many_jobs_that_ended_at_once_are_asked_for_together() -> None:
+    """Asked for one by one, the server would look through all pods for each."""
+    api = Finished()
+    with launcher_of(api) as launcher:
+        seen = launcher.observe(NAMES)
+    assert len(api.selectors) == len(NAMES) / PODS_OF
+    for name in NAMES[:-2]:
+        report = seen[name].report
+        assert seen[name].phase is Phase.FAILED and report is not None and report.reason is Reason.OOM_KILLED
+        assert f"{name}-x7k2p" in report.message, "each has its own pod's story"
+    assert seen[NAMES[-2]].is_ending and NAMES[-1] not in seen, "what is gone is told from what is about to be"

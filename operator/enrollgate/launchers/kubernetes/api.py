@@ -19,6 +19,7 @@ import urllib3
 from kubernetes import client, config
 
 from enrollgate.domain.backoff import Backoff, delay
+from enrollgate.domain.retry_after import retry_after
 from enrollgate.launchers.protocol import LauncherRefused, LauncherUnavailable
 
 PAGE = 500
@@ -197,7 +198,8 @@ class Api:
         refusal = _refusal(status, data)
         if status not in _TRANSIENT:
             raise refusal
-        return _Trouble(str(refusal), _retry_after(headers), refuses=status == HTTPStatus.INTERNAL_SERVER_ERROR)
+        asked = retry_after(headers.get("Retry-After"), headers.get("Date")) or 0.0
+        return _Trouble(str(refusal), asked, refuses=status == HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _send(
         self,
@@ -235,13 +237,6 @@ def _refusal(status: int, data: bytes) -> ApiError:
         return ApiError(status, str(answer.get("reason") or ""), str(answer.get("message") or ""))
     except (ValueError, AttributeError):
         return ApiError(status, "", data[:200].decode(errors="replace"))
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    try:
-        return max(0.0, float(headers.get("Retry-After") or ""))
-    except ValueError:
-        return 0.0
 
 
 def _root_cause(error: BaseException) -> BaseException:

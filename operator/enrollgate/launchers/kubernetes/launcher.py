@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
 from http import HTTPStatus
+from itertools import chain
 from typing import TypeVar
 
 import structlog
@@ -26,11 +27,11 @@ from enrollgate.launchers.kubernetes.diagnosis import is_overdue, report_of, why
 from enrollgate.launchers.kubernetes.manifest import JobSettings, build_job
 from enrollgate.launchers.kubernetes.stories import Narrator
 from enrollgate.launchers.kubernetes.views import (
-    INSTALLATION,
     RECORDED,
     EventView,
     JobView,
     PodView,
+    Verdict,
     event_view,
     job_view,
     pod_view,
@@ -39,8 +40,9 @@ from enrollgate.launchers.kubernetes.views import (
 from enrollgate.launchers.protocol import LauncherRefused, LauncherUnavailable
 
 _LOG = structlog.get_logger("enrollgate")
-FEW = 20
-"""Up to so many missing runs, the pods of each are asked for; of more, all pods are listed once."""
+PODS_OF = 50
+"""Jobs whose pods are asked for at once. The API server looks through all pods for each listing by label, so that asking Job by
+Job would cost the square of their number; and so many names still fit the URL that any proxy takes."""
 _GONE_FOR_GOOD = timedelta(seconds=60)
 """How long after its deletion was due a pod counts as gone, though its node never said so."""
 _JOB_NAME = "batch.kubernetes.io/job-name"
@@ -90,13 +92,21 @@ class KubernetesLauncher:
         """See `Launcher.observe`."""
         jobs = self._read(expected) if only else self._list()
         self._uids = (self._uids if only else {}) | {name: job.uid for name, job in jobs.items()}
-        self._finished = {name: job.uid for name, job in jobs.items() if job.verdict is not None}
+        ended = {name: job.verdict for name, job in jobs.items() if job.verdict is not None}
+        self._finished = {name: jobs[name].uid for name in ended}
         wanted = frozenset(expected)
-        seen = {job.name: Observation(job.name, Phase.LIVE) for job in jobs.values() if not self._asks(job, wanted)}
-        asking = [job for name, job in jobs.items() if name not in seen]
-        seen |= {each.name: each for each in self._each(lambda job: self._observation(job, job.name in wanted), asking)}
-        missing = [name for name in wanted if name not in jobs]
-        return seen | {name: Observation(name, Phase.LIVE, is_ending=True) for name in self._lingering(missing)}
+        reporting, missing = wanted & ended.keys(), wanted - jobs.keys()
+        overdue = [name for name in wanted & jobs.keys() - ended.keys() if self._is_overdue(jobs[name])]
+        pods = self._pods_of([*reporting, *missing])
+        seen = {name: Observation(name, _phase(job.verdict)) for name, job in jobs.items()}
+        for name in missing:
+            if any(map(self._may_run, pods[name])):
+                seen[name] = Observation(name, Phase.LIVE, is_ending=True)
+        closer = [
+            *self._each(lambda name: self._ending_of(name, ended[name], pods[name]), reporting),
+            *self._each(self._look_closely, overdue),
+        ]
+        return seen | {each.name: each for each in closer}
 
     def connection_details(self) -> ConnectionDetails:
         """How to reach the same API server with the same, possibly renewed, credentials."""
@@ -121,56 +131,38 @@ class KubernetesLauncher:
     def _is_ours(self, job: JobView) -> bool:
         return job.installation == self._settings.installation
 
-    def _asks(self, job: JobView, wanted: Collection[str]) -> bool:
-        """Whether more than the Job itself must be looked at."""
-        if job.verdict is not None:
-            return True
-        return job.name in wanted and is_overdue(job, self._clock(), self._start_timeout)
+    def _is_overdue(self, job: JobView) -> bool:
+        return is_overdue(job, self._clock(), self._start_timeout)
 
-    def _observation(self, job: JobView, is_wanted: bool) -> Observation:
-        if job.verdict is not None:
-            phase = Phase.SUCCEEDED if job.verdict.succeeded else Phase.FAILED
-            if not is_wanted:
-                return Observation(job.name, phase)
-            pods = self._pods_of(job.name)
-            return Observation(job.name, phase, report_of(job.verdict, pods, () if pods else self._events_of(job.name)))
-        return self._look_closely(job.name)
+    def _ending_of(self, name: str, verdict: Verdict, pods: Sequence[PodView]) -> Observation:
+        return Observation(name, _phase(verdict), report_of(verdict, pods, () if pods else self._events_of(name)))
 
     def _look_closely(self, name: str) -> Observation:
         """Whether an overdue Job has really not begun: everything is read afresh before anything is concluded."""
         job = self._find(name)
         if job is None or job.verdict is not None:
             return Observation(name, Phase.LIVE)  # it moved on between two looks: the next pass sees where to
-        pods = self._pods_of(name)
+        pods = [pod for _, pod in self._labelled([name])]
         subjects = [name, *(pod.name for pod in pods if not pod.is_over)]
         events = [event for subject in subjects for event in self._events_of(subject)]
         report = why_not_begun(job, pods, events, self._clock(), self._start_timeout)
         return Observation(name, Phase.LIVE if report is None else Phase.STUCK, report)
 
-    def _pods_of(self, name: str) -> list[PodView]:
-        pages = self._pages(self._pods, {"labelSelector": f"{_JOB_NAME}={name}"})
-        return [pod_view(raw) for page in pages for raw in page]
+    def _pods_of(self, names: Sequence[str]) -> Mapping[str, list[PodView]]:
+        """The pods of each of these Jobs, of many at a time."""
+        found: dict[str, list[PodView]] = {name: [] for name in names}
+        some = (names[start : start + PODS_OF] for start in range(0, len(names), PODS_OF))
+        for name, pod in chain.from_iterable(self._each(self._labelled, some)):
+            found[name].append(pod)
+        return found
+
+    def _labelled(self, names: Sequence[str]) -> list[tuple[str, PodView]]:
+        pages = self._pages(self._pods, {"labelSelector": f"{_JOB_NAME} in ({','.join(names)})"})
+        return [(raw["metadata"]["labels"][_JOB_NAME], pod_view(raw)) for page in pages for raw in page]
 
     def _events_of(self, name: str) -> list[EventView]:
         pages = self._pages(self._events, {"fieldSelector": f"involvedObject.name={name}"})
         return [event_view(raw) for page in pages for raw in page]
-
-    def _lingering(self, missing: Sequence[str]) -> set[str]:
-        """Of these runs without a Job, those that still have a pod."""
-        if len(missing) <= FEW:
-            found = self._each(self._pods_of, missing)
-            return {name for name, pods in zip(missing, found, strict=True) if any(map(self._may_run, pods))}
-        query = {
-            "labelSelector": f"{INSTALLATION}={self._settings.installation}",
-            "fieldSelector": "status.phase!=Succeeded,status.phase!=Failed",
-        }
-        alive = {
-            raw["metadata"].get("labels", {}).get(_JOB_NAME)
-            for page in self._pages(self._pods, query)
-            for raw in page
-            if self._may_run(pod_view(raw))
-        }
-        return alive & set(missing)
 
     def _may_run(self, pod: PodView) -> bool:
         late = pod.deleting_since is not None and self._clock() - pod.deleting_since > _GONE_FOR_GOOD
@@ -318,6 +310,12 @@ class KubernetesLauncher:
         elif error.status == HTTPStatus.UNAUTHORIZED:
             remedy = "see that the operator's service account still exists"
         return LauncherRefused(f"the Kubernetes API server refused a request: {error}; {remedy}")
+
+
+def _phase(verdict: Verdict | None) -> Phase:
+    if verdict is None:
+        return Phase.LIVE
+    return Phase.SUCCEEDED if verdict.succeeded else Phase.FAILED
 
 
 def _is_away(error: BaseException | None) -> bool:

@@ -7,8 +7,6 @@ an HLS fragment that failed have no cause, only a message.
 import errno
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from yt_dlp.cookies import CookieLoadError
 from yt_dlp.networking.exceptions import HTTPError, IncompleteRead, TransportError
@@ -16,9 +14,8 @@ from yt_dlp.utils import GeoRestrictedError, UnsupportedError
 
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.domain.redaction import redact
+from enrollgate.domain.retry_after import retry_after
 
-_LONGEST_WAIT = 30 * 86400.0
-"""Seconds: whoever asks for more gets as much."""
 _BY_STATUS = {
     401: (Reason.COOKIES_EXPIRED, "the site asks for a login (HTTP 401)"),
     403: (Reason.ACCESS_DENIED, "the site refuses this account (HTTP 403)"),
@@ -114,28 +111,6 @@ def _by_status(error: HTTPError) -> Failure:
 def _asked_for(error: HTTPError) -> float | None:
     headers = error.response.headers
     return retry_after(headers.get("Retry-After"), headers.get("Date"))
-
-
-def retry_after(header: str | None, date: str | None = None) -> float | None:
-    """The seconds of a Retry-After header (RFC 9110, 10.2.3), if it can be understood.
-
-    A point in time is reckoned from the answer's own `Date`: by the site's clock, not by ours.
-    """
-    text = (header or "").strip()
-    if text.isascii() and text.isdigit():
-        return min(float(text[:12]), _LONGEST_WAIT)
-    until, now = _instant(text), _instant(date or "")
-    if until is None or now is None:
-        return None
-    return min(max(0.0, (until - now).total_seconds()), _LONGEST_WAIT)
-
-
-def _instant(text: str) -> datetime | None:
-    try:
-        found = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _clean(text: str) -> str:

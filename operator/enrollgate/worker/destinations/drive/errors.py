@@ -14,6 +14,7 @@ import httplib2
 from googleapiclient.errors import HttpError
 
 from enrollgate.domain.reasons import Failure, Reason, explain
+from enrollgate.domain.retry_after import retry_after
 
 
 class Unreadable(Exception):
@@ -280,8 +281,7 @@ def answer_of(error: Exception) -> Answer | None:
 
 
 def _of_http(error: HttpError) -> Answer:
-    retry_after = str(error.resp.get("retry-after", ""))
-    seconds = float(retry_after) if re.fullmatch(r"\d{1,6}", retry_after) else None
+    seconds = retry_after(error.resp.get("retry-after"), error.resp.get("date"))
     words: list[str] = []
     message = ""
     try:

@@ -13,6 +13,7 @@ import urllib3
 from kubernetes import client
 
 from enrollgate.domain.observation import Phase
+from enrollgate.domain.order import RunOrder
 from enrollgate.domain.reasons import Reason
 from enrollgate.launchers import LauncherRefused, LauncherUnavailable
 from enrollgate.launchers.kubernetes import Api, JobSettings, KubernetesLauncher
@@ -67,6 +68,31 @@ def test_what_is_refused_for_one_job_keeps_no_other_from_being_asked_for() -> No
     with launcher_of(api) as launcher, pytest.raises(LauncherRefused, match="a policy"):
         launcher.observe(NAMES, only=True)
     assert len(api.asked) == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "remedy"),
+    [
+        (
+            403,
+            'jobs.batch is forbidden: User "system:serviceaccount:a:b" cannot create resource "jobs"',
+            "grant the operator",
+        ),
+        (403, 'admission webhook "guard.example.com" denied the request: no', "see the admission policy or webhook"),
+        (
+            422,
+            "jobs.batch \"x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request",
+            "see the admission",
+        ),
+        (422, 'Job.batch "x" is invalid: spec.template.spec.containers: Required value', "KUBERNETES__JOB_TEMPLATE"),
+        (404, 'namespaces "courses" not found', "see that the namespace 'courses' exists"),
+    ],
+)
+def test_a_refused_job_is_told_with_what_mends_it(status: int, message: str, remedy: str) -> None:
+    api = Scripted(lambda _path: (status, {}, json.dumps({"reason": "Invalid", "message": message}).encode()))
+    order = RunOrder(NAMES[0], 1, 1, "https://courses.example.com/1", "cookies.txt")
+    with launcher_of(api) as launcher, pytest.raises(LauncherRefused, match=remedy):
+        launcher.launch([order])
 
 
 def test_each_served_request_is_progress() -> None:

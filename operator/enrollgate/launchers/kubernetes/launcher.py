@@ -9,6 +9,7 @@ A Job that is gone may have left a pod behind that is still ending (background d
 live until that pod is gone, so that no second worker is ever started beside the first.
 """
 
+import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -45,6 +46,9 @@ PODS_OF = 50
 Job would cost the square of their number; and so many names still fit the URL that any proxy takes."""
 _GONE_FOR_GOOD = timedelta(seconds=60)
 """How long after its deletion was due a pod counts as gone, though its node never said so."""
+_DENIED = re.compile(r"denied (the )?request")
+"""An admission policy's or webhook's no, under whatever status it chose.
+https://kubernetes.io/docs/reference/access-authn-authz/validating-admission-policy/"""
 _JOB_NAME = "batch.kubernetes.io/job-name"
 """The label by which the Job controller marks a Job's pods."""
 _T = TypeVar("_T")
@@ -301,8 +305,10 @@ class KubernetesLauncher:
 
     def _misconfigured(self, error: ApiError) -> LauncherRefused:
         remedy = "see what it says; the tasks wait meanwhile"
-        if error.status == HTTPStatus.FORBIDDEN:
-            remedy = "grant the operator what the Role in the chart grants, or see the admission policy it names"
+        if _DENIED.search(error.message):
+            remedy = "see the admission policy or webhook that it names; the tasks wait meanwhile"
+        elif error.status == HTTPStatus.FORBIDDEN:
+            remedy = "grant the operator what the Role in the chart grants"
         elif error.status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY):
             remedy = "mend ENROLLGATE_KUBERNETES__JOB_TEMPLATE, or the setting that it names"
         elif error.status == HTTPStatus.NOT_FOUND:

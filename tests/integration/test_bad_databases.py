@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from sqlalchemy import insert, inspect, make_url
+from sqlalchemy import event, insert, inspect, make_url
 from tests.databases.server import execute
 from tests.world import COURSE, World
 
@@ -71,6 +71,17 @@ def test_two_migrations_at_once_both_end_well(database_url: str) -> None:
     for thread in threads:
         thread.join()
     assert results == [head(), head()]
+
+
+def test_the_next_migration_begins_when_this_one_is_committed(database: Database) -> None:
+    done: list[str] = []
+    event.listen(database.engine, "before_cursor_execute", lambda *arguments: done.append(arguments[2].split("(")[0]))
+    event.listen(database.engine, "commit", lambda _connection: done.append("COMMIT"))
+    migrate(database)
+    assert ("SELECT RELEASE_LOCK" in done) != database.is_sqlite, "SQLite has one writer at a time anyway"
+    written = done.index("INSERT INTO enrollgate_schema_version ")
+    released = done.index("COMMIT" if database.is_sqlite else "SELECT RELEASE_LOCK", written)
+    assert "COMMIT" in done[written : released + 1]
 
 
 @pytest.mark.parametrize(

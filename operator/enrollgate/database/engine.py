@@ -8,6 +8,7 @@ import sqlite3
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -79,6 +80,17 @@ class DatabaseMisconfigured(Exception):
     """The database refuses what we do, and will until someone mends what the message names."""
 
 
+@dataclass(frozen=True, slots=True)
+class NamedLock:
+    """A lock of the server's, by which transactions follow one another."""
+
+    name: str
+    patience: int
+    """Seconds to wait for it; less than STATEMENT_TIMEOUT."""
+    refusal: str
+    """What is said when it was not to be had."""
+
+
 class Clock(Protocol):
     """Tells the time, in UTC without a time zone; in production the database's own."""
 
@@ -119,10 +131,10 @@ class Database:
         with translated(), self.engine.begin() as connection:
             yield connection
 
-    def writing(self, change: Callable[[Connection], T], *, alone: str | None = None) -> T:
+    def writing(self, change: Callable[[Connection], T], *, alone: NamedLock | None = None) -> T:
         """Runs `change` in a transaction that writes; once more, up to five times, if another one was in its way.
 
-        With `alone`, the transactions of that name follow one another, each seeing what the last has committed.
+        With `alone`, the transactions of that lock follow one another, each seeing what the last has committed.
 
         Raises DatabaseUnavailable (RowHeld, if a row was not to be had) or DatabaseMisconfigured. When the connection breaks
         during the commit nobody knows whether it took place: every change is written so that doing it again is harmless.
@@ -140,21 +152,21 @@ class Database:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     @contextmanager
-    def _alone(self, connection: Connection, name: str | None) -> Iterator[None]:
-        """Holds a named lock until after the commit. SQLite has one writer at a time anyway."""
-        if name is None or self.is_sqlite:
+    def _alone(self, connection: Connection, lock: NamedLock | None) -> Iterator[None]:
+        """Holds the lock until after the commit. SQLite has one writer at a time anyway."""
+        if lock is None or self.is_sqlite:
             yield
             return
-        values = {"name": name, "seconds": LOCK_TIMEOUT}
+        values = {"name": lock.name, "seconds": lock.patience}
         taken = connection.execute(text("SELECT GET_LOCK(:name, :seconds)"), values).scalar()
         connection.commit()
         if taken != 1:
-            raise DatabaseUnavailable(f"another operator holds the lock {name!r}")
+            raise DatabaseUnavailable(lock.refusal)
         try:
             yield
         finally:
             try:
-                connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": name})
+                connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": lock.name})
                 connection.commit()
             except DBAPIError:
                 connection.invalidate()  # the lock goes with its connection

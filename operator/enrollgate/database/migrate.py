@@ -6,14 +6,15 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
-from enrollgate.database.engine import Database, DatabaseUnavailable
+from enrollgate.database.engine import Database, NamedLock
 
 VERSION_TABLE = "enrollgate_schema_version"
 """Not Alembic's default name: the Node.js side may use Alembic's neighbours in the same database."""
-_LOCK = "enrollgate_migrate"
-_LOCK_TIMEOUT = 120
+_ONE_AT_A_TIME = NamedLock(
+    "enrollgate_migrate", 60, "another `enrollgate migrate` is still running: try again when it has ended"
+)
 
 
 def _configuration(connection: Connection | None = None) -> Config:
@@ -33,23 +34,11 @@ def migrate(database: Database) -> tuple[str | None, str]:
     """
 
     def upgrade(connection: Connection) -> tuple[str | None, str]:
-        if (
-            not database.is_sqlite
-            and connection.execute(
-                text("SELECT GET_LOCK(:name, :seconds)"), {"name": _LOCK, "seconds": _LOCK_TIMEOUT}
-            ).scalar()
-            != 1
-        ):
-            raise DatabaseUnavailable("another `enrollgate migrate` is still running: try again when it has ended")
-        try:
-            before = _revision(connection)
-            command.upgrade(_configuration(connection), "head")
-            return before, head()
-        finally:
-            if not database.is_sqlite:
-                connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _LOCK})
+        before = _revision(connection)
+        command.upgrade(_configuration(connection), "head")
+        return before, head()
 
-    return database.writing(upgrade)
+    return database.writing(upgrade, alone=_ONE_AT_A_TIME)
 
 
 def _revision(connection: Connection) -> str | None:

@@ -20,7 +20,7 @@ from sqlalchemy import (
     update,
 )
 
-from enrollgate.database.engine import Database
+from enrollgate.database.engine import LOCK_TIMEOUT, Database, NamedLock
 from enrollgate.database.tables import INSTANT, Tables, runs, sightings
 from enrollgate.domain.planner import Record
 from enrollgate.domain.reasons import Reason
@@ -58,7 +58,12 @@ def claim(database: Database, tables: Tables, now: datetime, *, installation: st
         )
         return list(connection.execute(claimed).scalars())
 
-    return database.writing(change, alone=f"enrollgate-claim-{installation}")
+    return database.writing(change, alone=_claiming(installation))
+
+
+def _claiming(installation: str) -> NamedLock:
+    name = f"enrollgate-claim-{installation}"
+    return NamedLock(name, LOCK_TIMEOUT, f"another operator holds the lock {name!r}")
 
 
 def _claim(database: Database, tables: Tables, now: datetime, installation: str, slots: int) -> Insert:

@@ -6,7 +6,6 @@ own, in docs/reasons.md.
 
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -23,6 +22,7 @@ from rich.text import Text
 from enrollgate import version as installed_version
 from enrollgate.domain.redaction import printable
 from enrollgate.settings import Settings, SettingsError, load_settings
+from enrollgate.signals import obey_signals
 
 app = typer.Typer(
     name="enrollgate",
@@ -241,41 +241,22 @@ def work(  # noqa: PLR0917 -- each is an environment variable that a launcher se
     )
     stop = threading.Event()
 
-    def leave() -> NoReturn:
-        """What hangs in a silent connection cannot be asked to stop; its partial file is resumed by the next try."""
+    def obey(_signal: str) -> None:
+        stop.set()
+        time.sleep(_STOP_PATIENCE)
+        # What hangs in a silent connection cannot be asked to stop; its partial file is resumed by the next try.
         try:
             worker.write_report(report_path, Report(Reason.STOPPED, "asked to stop; what was begun is resumed"))
         finally:
             os._exit(exit_code(Reason.STOPPED))
 
-    _stop_on_signals(stop, leave)
+    obey_signals(obey)
     report = worker.work(order, stop=stop)
     try:
         worker.write_report(report_path, report)
     except OSError as error:  # a full disk: the exit code still says whether a retry can help
         _ERR.print(f"the report could not be written: {error.strerror}", markup=False)
     sys.exit(exit_code(report.reason))
-
-
-def _stop_on_signals(stop: threading.Event, leave: Callable[[], object]) -> None:
-    """SIGTERM and SIGINT set `stop`; who has not stopped _STOP_PATIENCE seconds later is made to `leave`.
-
-    A thread does it: a signal handler runs in the midst of whatever the main thread does, and would wait forever for a lock
-    that the main thread holds just then.
-    """
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: None)
-
-    def obey() -> None:
-        os.read(reader, 1)
-        stop.set()
-        time.sleep(_STOP_PATIENCE)
-        leave()
-
-    threading.Thread(target=obey, name="signals", daemon=True).start()
 
 
 @drive_app.command()

@@ -5,7 +5,6 @@ settings ─▶ database ─┐
          ─▶ policy ───┘
 """
 
-import signal
 import socket
 import sys
 import threading
@@ -13,7 +12,6 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
-from queue import SimpleQueue
 from random import Random
 
 import structlog
@@ -34,6 +32,7 @@ from enrollgate.launchers.local import LocalLauncher
 from enrollgate.operation import Operation, Turn
 from enrollgate.reconciler import PassSummary, Reconciler
 from enrollgate.settings import Settings
+from enrollgate.signals import obey_signals
 from enrollgate.telemetry.health import Health
 from enrollgate.telemetry.http import serving
 
@@ -215,10 +214,15 @@ def run_operator(
     operation = operation_of(
         settings, database=database, launcher=lambda: launcher, health=health, random=random, after_pass=after_pass
     )
+
+    def stop(signal: str) -> None:
+        _LOG.info("stopping after this pass", signal=signal)
+        operation.stop()
+
     launcher = local_launcher_of(settings, on_change=operation.wake)
     try:
         if install_signals:
-            _stop_on_signals(operation)
+            obey_signals(stop)
         ready(operation)
         with serving(settings.http_port, health):
             _LOG.info("operator started", launcher="local", installation=settings.installation)
@@ -227,15 +231,3 @@ def run_operator(
     finally:
         launcher.close()
         database.close()
-
-
-def _stop_on_signals(operation: Operation) -> None:
-    told = SimpleQueue[int]()  # may be put to from a signal handler, where whatever takes a lock could wait for itself
-
-    def stop() -> None:
-        _LOG.info("stopping after this pass", signal=signal.Signals(told.get()).name)
-        operation.stop()
-
-    threading.Thread(target=stop, name="signals", daemon=True).start()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _frame: told.put(received))

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from enrollgate import version as installed_version
 from enrollgate.domain.redaction import printable
-from enrollgate.settings import Settings, SettingsError, load_settings
+from enrollgate.settings import RUN_VARIABLES, Settings, SettingsError, load_settings
 from enrollgate.signals import obey_signals
 
 app = typer.Typer(
@@ -109,7 +109,8 @@ def migrate() -> None:
         _give_up(error, 1)
     finally:
         database.close()
-    _OUT.print(f"already at revision {after}" if before == after else f"migrated to revision {after}")
+    done = f"already at revision {after}" if before == after else f"migrated to revision {after}"
+    _OUT.print(f"{database.place}: {done}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -213,7 +214,7 @@ def work(  # noqa: PLR0917 -- each is an environment variable that a launcher se
     from enrollgate.domain.report import Report
 
     try:
-        settings = load_settings()
+        settings = load_settings(besides=RUN_VARIABLES)
     except SettingsError as error:
         worker.write_report(report_path, Report(Reason.CONFIGURATION_ERROR, str(error)))
         _give_up(error)

@@ -78,5 +78,7 @@ def _remedy(name: str, known: Collection[str], groups: Collection[str]) -> str:
     if name in groups:
         parts = sorted(other for other in known if other.startswith(f"{name}__"))
         return f"it is a group and has no value of its own; set its parts, such as {parts[0]}"
-    near = difflib.get_close_matches(name, known, 1)
-    return f"there is no such setting; {f'did you mean {near[0]}?' if near else 'remove it; docs/settings.md lists what there is'}"
+    bare = {other.removeprefix(PREFIX): other for other in known}  # the prefix makes everything alike
+    near = difflib.get_close_matches(name.removeprefix(PREFIX), bare, 1)
+    remedy = f"did you mean {bare[near[0]]}?" if near else "remove it; docs/settings.md lists what there is"
+    return f"there is no such setting; {remedy}"

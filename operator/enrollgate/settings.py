@@ -7,6 +7,7 @@ value (never a secret's), what is wrong with it and what to write instead.
 import json
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -61,7 +62,7 @@ RUN_VARIABLES = frozenset(
         "PROGRESS_PATH",
     )
 )
-"""What a launcher tells a worker about its one run; not settings."""
+"""What a launcher tells a worker about its one run: no settings, and accepted by `enrollgate work` alone."""
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_$]{1,64}")
 
 
@@ -360,12 +361,12 @@ def variables() -> dict[str, Any]:
     return found
 
 
-def load_settings() -> Settings:
-    """Reads and checks all settings. Raises SettingsError."""
+def load_settings(*, besides: Collection[str] = ()) -> Settings:
+    """Reads and checks all settings. `besides` are variables that may be set and are none. Raises SettingsError."""
     known = set(variables())
     groups = {PREFIX + name.upper() for name, field in Settings.model_fields.items() if field.annotation in _GROUPS}
-    ours = (name for name in os.environ if not name.upper().startswith(PREFIX + "TEST_"))
-    problems = unknown_names(ours, known | RUN_VARIABLES | {CONFIG_FILE, SECRETS_DIR}, groups)
+    ours = (name for name in os.environ if name not in besides and not name.upper().startswith(PREFIX + "TEST_"))
+    problems = unknown_names(ours, known | {CONFIG_FILE, SECRETS_DIR}, groups)
     try:
         file, folder = config_file(), secrets_folder()
         if file is not None:

@@ -23,7 +23,7 @@ class Overview:
     """One look at everything."""
 
     now: datetime
-    tasks: list[reading.StatusCount]
+    tasks: reading.StatusCounts
     runs: list[reading.RunView]
     progress: dict[str, Mapping[str, object]]
     failures: list[reading.RunView]
@@ -53,7 +53,8 @@ def as_json(overview: Overview) -> dict[str, Any]:
     """The same as plain data; instants in ISO 8601, UTC."""
     return {
         "now": overview.now.isoformat() + "Z",
-        "tasks": [asdict(count) for count in overview.tasks],
+        "tasks": [asdict(count) for count in overview.tasks.listed],
+        "tasks_of_other_statuses": overview.tasks.tasks_of_others,
         "runs": [_run(run) | {"progress": overview.progress.get(run.name)} for run in overview.runs],
         "failures": [_run(run) | {"remedy": _remedy(run.reason)} for run in overview.failures],
     }
@@ -94,11 +95,16 @@ def _task_table(overview: Overview, tables: Tables) -> Table:
     table.add_column("status")
     table.add_column("tasks", justify="right")
     table.add_column("")
-    for count in overview.tasks:
-        state = tables.words.state(count.word)
-        meaning = Text(_MEANINGS[state], style="yellow" if state is TaskState.UNKNOWN else "")
+    for count in overview.tasks.listed:
+        meaning = _meaning(tables.words.state(count.word))
         table.add_row(_cell("NULL" if count.status is None else count.status), str(count.tasks), meaning)
+    if others := overview.tasks.others:
+        table.add_row(f"{others} other statuses", str(overview.tasks.tasks_of_others), _meaning(TaskState.UNKNOWN))
     return table
+
+
+def _meaning(state: TaskState) -> Text:
+    return Text(_MEANINGS[state], style="yellow" if state is TaskState.UNKNOWN else "")
 
 
 def _run_table(overview: Overview) -> Table:

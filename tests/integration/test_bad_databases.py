@@ -160,6 +160,30 @@ def test_a_good_database_passes_every_check(database: Database) -> None:
     assert found["statuses found"][0] is Verdict.WARNING and "'odd'" in found["statuses found"][1]
 
 
+def test_after_a_roll_back_the_tables_of_a_newer_version_are_good_enough(database: Database) -> None:
+    """It has only added to them; the older program has never heard of its revision."""
+    create_tasks(database, GOOD)
+    migrate(database)
+    sql = "UPDATE enrollgate_schema_version SET version_num = '9999'"
+    database.writing(lambda connection: connection.exec_driver_sql(sql))
+    assert migrate(database) == ("9999", "9999")
+    insist(database, TABLES)
+    mark, words = verdicts(database)["our tables"]
+    assert mark is Verdict.OK and f"revision 9999, of a newer version, which has only added to {head()}" in words
+
+
+def test_a_status_of_its_own_for_each_row_does_not_flood_the_doctor(database: Database) -> None:
+    create_tasks(database, GOOD)
+    migrate(database)
+    rows = ", ".join(f"({number}, 'odd{number}')" for number in range(1, 101))
+    for values in (rows, "(101, ''), (102, ''), (103, NULL), (104, NULL)", "(105, 'enrolled')"):
+        sql = f"INSERT INTO download_tasks (id, status) VALUES {values}"
+        database.writing(lambda connection, sql=sql: connection.exec_driver_sql(sql))
+    words = verdicts(database)["statuses found"][1]
+    assert "enrolled: 1" in words and "NULL: 2" in words and "'': 2" in words
+    assert "82 with 82 other statuses" in words and words.count("'odd") == 18
+
+
 @pytest.mark.parametrize("kind", ["VARCHAR(36)", "CHAR(36)", "DECIMAL(20,2)", "DOUBLE", "VARBINARY(16)"])
 def test_a_key_that_is_no_integer_is_refused(server_database_url: str, kind: str) -> None:
     with closing(open_database(make_url(server_database_url))) as database:

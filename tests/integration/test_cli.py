@@ -35,8 +35,29 @@ def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPro
 
 def test_migrate_says_what_it_did(environment: dict[str, str]) -> None:
     first, second = run(environment, "migrate"), run(environment, "migrate")
-    assert (first.returncode, first.stdout) == (0, "migrated to revision 0001\n")
-    assert (second.returncode, second.stdout) == (0, "already at revision 0001\n")
+    file = environment["ENROLLGATE_DATABASE_URL"].removeprefix("sqlite:///")
+    assert (first.returncode, first.stdout) == (0, f"{file}: migrated to revision 0001\n")
+    assert (second.returncode, second.stdout) == (0, f"{file}: already at revision 0001\n")
+
+
+def test_an_embedded_database_in_a_folder_that_cannot_be_is_named_by_every_command(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "folder"
+    for command in ("run", "migrate", "status", "doctor"):
+        done = run(environment | {"ENROLLGATE_DATABASE_URL": f"sqlite:///{folder}/x.db"}, command)
+        text = done.stdout + done.stderr
+        assert done.returncode in (1, 2) and "Traceback" not in text and "folder" in text, done
+        if command in ("run", "migrate"):
+            assert f"the folder {folder} of the SQLite file cannot be made (Not a directory)" in text, done
+
+
+def test_looking_makes_no_folder_for_a_mistyped_path(environment: dict[str, str], tmp_path: Path) -> None:
+    for command in ("status", "doctor"):
+        done = run(environment | {"ENROLLGATE_DATABASE_URL": f"sqlite:///{tmp_path}/mistyped/x.db"}, command)
+        assert done.returncode in (1, 2) and "`enrollgate migrate` makes it" in done.stdout + done.stderr, done
+    assert not (tmp_path / "mistyped").exists()
 
 
 def test_a_wrong_setting_ends_every_command_with_2_and_its_name(environment: dict[str, str]) -> None:

@@ -4,8 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+import typer
 
-from enrollgate.settings import Settings, SettingsError, load_settings, variables
+from enrollgate import cli
+from enrollgate.domain.order import RunOrder
+from enrollgate.settings import RUN_VARIABLES, Settings, SettingsError, load_settings, variables
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +113,9 @@ def test_times_are_seconds_or_have_a_unit(monkeypatch: pytest.MonkeyPatch, text:
         ("SCRATCH_LIMIT", "big", "ENROLLGATE_SCRATCH_LIMIT=big: could not parse"),
         ("INSTALLATION", "Not_A_Label", "write a DNS label of at most 32 characters"),
         ("DATABSE_URL", "x", "ENROLLGATE_DATABSE_URL: there is no such setting; did you mean ENROLLGATE_DATABASE_URL?"),
+        ("MAX_RETRIES", "7", "ENROLLGATE_MAX_RETRIES: there is no such setting; did you mean ENROLLGATE_MAX_ATTEMPTS?"),
+        ("PROXY", "x", "ENROLLGATE_PROXY: there is no such setting; remove it; docs/settings.md lists what there is"),
+        ("MAX_TRIES", "7", "ENROLLGATE_MAX_TRIES: there is no such setting; did you mean"),
         ("SECRETS_DIR", "/nowhere", "ENROLLGATE_SECRETS_DIR=/nowhere: there is no such folder"),
         ("CONFIG_FILE", "/nowhere", "ENROLLGATE_CONFIG_FILE=/nowhere: there is no such file"),
         ("ENROLLMENT_TIMEOUT", "999999999999", "ENROLLGATE_ENROLLMENT_TIMEOUT=999999999999"),
@@ -273,3 +279,9 @@ def test_a_worker_is_told_its_settings_and_no_secret(monkeypatch: pytest.MonkeyP
 
 def test_every_setting_is_described() -> None:
     assert all(field.description and field.description.endswith(".") for field in variables().values())
+
+
+def test_what_a_launcher_tells_a_worker_is_what_the_command_takes() -> None:
+    options = typer.main.get_command(cli.app).commands["work"].params  # type: ignore[attr-defined]  # a group, to mypy any command
+    assert {option.envvar for option in options if option.envvar} == RUN_VARIABLES
+    assert set(RunOrder("school-1-1", 1, 1, "https://a.example/x", "cookies.txt").variables()) <= RUN_VARIABLES

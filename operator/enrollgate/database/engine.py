@@ -125,6 +125,12 @@ class Database:
         """Whether this is the embedded database."""
         return self.engine.dialect.name == "sqlite"
 
+    @property
+    def place(self) -> str:
+        """Which database this is, as people would name it; no user, no password."""
+        url = self.engine.url
+        return str(url.database) if self.is_sqlite else f"{url.database} on {url.host}"
+
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that only reads. Raises DatabaseUnavailable or DatabaseMisconfigured."""
@@ -223,8 +229,6 @@ def _check_certificates(path: Path) -> None:
 
 
 def _open_sqlite(url: URL) -> Engine:
-    if url.database and url.database != ":memory:":
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": _SQLITE_LOCK_TIMEOUT})
 
     @event.listens_for(engine, "connect")
@@ -303,7 +307,7 @@ def _translate_sqlite(detail: str) -> Exception:
         "no such table": _REMEDIES[1146],
         "no such column": _REMEDIES[1054],
         "readonly database": "make the file and its folder writable",
-        "unable to open": "see that the folder exists and is writable",
+        "unable to open": "see that the file's folder exists (`enrollgate migrate` makes it) and is writable",
         "not a database": "point ENROLLGATE_DATABASE_URL at a SQLite file",
         "full": "free some disk space",
     }

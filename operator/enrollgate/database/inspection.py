@@ -8,7 +8,8 @@ from sqlalchemy.engine.reflection import Inspector
 from sqlalchemy.exc import NoSuchTableError
 
 from enrollgate.database.engine import Database, DatabaseMisconfigured, DatabaseUnavailable
-from enrollgate.database.migrate import current, head
+from enrollgate.database.migrate import current, head, is_newer
+from enrollgate.database.reading import count_by_status
 from enrollgate.database.tables import Tables, runs, sightings
 from enrollgate.domain.check import Check, Verdict, failed, ok, warning
 
@@ -51,14 +52,18 @@ def _check_server(database: Database) -> Check:
     with database.reading() as connection:
         if database.is_sqlite:
             version = connection.execute(text("SELECT sqlite_version()")).scalar_one()
-            return ok("database", f"SQLite {version}, the embedded database: one machine, one operator")
+            return ok("database", f"{database.place}: SQLite {version}, embedded: one machine, one operator")
         version = str(connection.execute(text("SELECT VERSION()")).scalar_one())
     kind = "mariadb" if "mariadb" in version.lower() else "mysql"
     numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
     if numbers < _OLDEST[kind]:
         oldest = ".".join(map(str, _OLDEST[kind]))
-        return warning("database", f"{kind} {version} is older than what is tested", f"upgrade to {oldest} or newer")
-    return ok("database", f"{kind} {version}")
+        return warning(
+            "database",
+            f"{database.place}: {kind} {version} is older than what is tested",
+            f"upgrade to {oldest} or newer",
+        )
+    return ok("database", f"{database.place}: {kind} {version}")
 
 
 def _check_migration(database: Database) -> Check:
@@ -67,6 +72,8 @@ def _check_migration(database: Database) -> Check:
         return failed(
             "our tables", "the tables enrollgate_tasks and enrollgate_runs are not there", "run `enrollgate migrate`"
         )
+    if is_newer(revision):
+        return ok("our tables", f"revision {revision}, of a newer version, which has only added to {newest}")
     if revision != newest:
         return failed("our tables", f"at revision {revision}, this program needs {newest}", "run `enrollgate migrate`")
     return ok("our tables", f"revision {revision}")
@@ -167,15 +174,16 @@ def _check_privileges(database: Database, tables: Tables) -> Check:
 
 
 def _check_statuses(database: Database, tables: Tables) -> Check:
-    statement = select(tables.status, tables.word(tables.status), func.count()).group_by(tables.status)
-    with database.reading() as connection:
-        rows = connection.execute(statement).all()
-    found = ", ".join(f"{status or 'NULL'}: {tasks}" for status, _, tasks in rows) or "no rows yet"
-    strange = [repr(status) if status is not None else "NULL" for status, word, _ in rows if word is None]
+    counts = count_by_status(database, tables)
+    found = [f"{'NULL' if each.status is None else each.status or repr('')}: {each.tasks}" for each in counts.listed]
+    if counts.others:
+        found.append(f"{counts.tasks_of_others} with {counts.others} other statuses")
+    all_found = ", ".join(found) or "no rows yet"
+    strange = ["NULL" if each.status is None else repr(each.status) for each in counts.listed if each.word is None]
     if strange:
         remedy = "rows with these are left alone; if they have a meaning, name them in ENROLLGATE_STATUS_WAITING"
-        return warning("statuses found", f"{found}; without a meaning: {', '.join(strange)}", remedy)
-    return ok("statuses found", found)
+        return warning("statuses found", f"{all_found}; without a meaning: {', '.join(strange)}", remedy)
+    return ok("statuses found", all_found)
 
 
 def _check_binary_log(database: Database) -> Check:

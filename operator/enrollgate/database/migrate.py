@@ -8,7 +8,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from enrollgate.database.engine import Database, NamedLock
+from enrollgate.database.engine import Database, DatabaseMisconfigured, NamedLock
 
 VERSION_TABLE = "enrollgate_schema_version"
 """Not Alembic's default name: the Node.js side may use Alembic's neighbours in the same database."""
@@ -27,7 +27,8 @@ def _configuration(connection: Connection | None = None) -> Config:
 
 
 def migrate(database: Database) -> tuple[str | None, str]:
-    """Brings our tables up to date. Gives the revision before (None on a first run) and after.
+    """Brings our tables up to date. Gives the revision before (None on a first run) and after. A newer version's tables are
+    left as they are: it has only added to what this one knows.
 
     Raises DatabaseUnavailable or DatabaseMisconfigured. MySQL commits every DDL statement by itself, so a named lock keeps
     two migrations apart there; on SQLite the IMMEDIATE transaction does.
@@ -35,10 +36,24 @@ def migrate(database: Database) -> tuple[str | None, str]:
 
     def upgrade(connection: Connection) -> tuple[str | None, str]:
         before = _revision(connection)
+        if before is not None and is_newer(before):
+            return before, before
         command.upgrade(_configuration(connection), "head")
         return before, head()
 
+    if database.is_sqlite:
+        _make_folder(Path(database.place).parent)
     return database.writing(upgrade, alone=_ONE_AT_A_TIME)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatabaseMisconfigured(
+            f"the folder {folder} of the SQLite file cannot be made ({error.strerror}): make it, or name another file in "
+            "ENROLLGATE_DATABASE_URL (without it, the file is in ENROLLGATE_WORK_DIR)"
+        ) from error
 
 
 def _revision(connection: Connection) -> str | None:
@@ -51,6 +66,12 @@ def head() -> str:
     if revision is None:
         raise AssertionError("the package carries no migrations")
     return revision
+
+
+def is_newer(revision: str) -> bool:
+    """Whether only a later version of this program can have left this revision (before a `helm rollback`, say)."""
+    known = ScriptDirectory.from_config(_configuration()).walk_revisions()
+    return revision not in {script.revision for script in known}
 
 
 def current(database: Database) -> str | None:

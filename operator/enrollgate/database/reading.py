@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from heapq import nlargest
 
 from sqlalchemy import func, select
 
 from enrollgate.database.engine import Database
+from enrollgate.database.survey import STRANGE_LIMIT
 from enrollgate.database.tables import Tables, runs
 
 
@@ -17,6 +19,17 @@ class StatusCount:
     word: str | None
     """The configured word it equals, None if it has no meaning here."""
     tasks: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatusCounts:
+    """All tasks, by status."""
+
+    listed: list[StatusCount]
+    """Every status with a meaning, and the most frequent of those without, STRANGE_LIMIT of them at most."""
+    others: int
+    """Statuses that are not listed."""
+    tasks_of_others: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +49,20 @@ class RunView:
     message: str | None
 
 
-def count_by_status(database: Database, tables: Tables) -> list[StatusCount]:
+def count_by_status(database: Database, tables: Tables) -> StatusCounts:
     """All tasks, by status."""
     statement = (
         select(tables.status, tables.word(tables.status), func.count()).group_by(tables.status).order_by(tables.status)
     )
     with database.reading() as connection:
-        return [StatusCount(*row) for row in connection.execute(statement)]
+        found = [StatusCount(*row) for row in connection.execute(statement)]
+    strange = [each for each in found if each.word is None]
+    listed = nlargest(STRANGE_LIMIT, strange, key=lambda each: each.tasks)
+    return StatusCounts(
+        [*(each for each in found if each.word is not None), *listed],
+        others=len(strange) - len(listed),
+        tasks_of_others=sum(each.tasks for each in strange) - sum(each.tasks for each in listed),
+    )
 
 
 _VIEW = (

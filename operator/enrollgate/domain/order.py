@@ -14,6 +14,15 @@ class RunOrder:
     course_url: str
     cookies_name: str
 
+    def variables(self) -> dict[str, str]:
+        """What the worker's environment says of the run, whatever launches it."""
+        return {
+            "ENROLLGATE_TASK_ID": str(self.task_id),
+            "ENROLLGATE_ATTEMPT": str(self.attempt),
+            "ENROLLGATE_COURSE_URL": self.course_url,
+            "ENROLLGATE_COOKIES_NAME": self.cookies_name,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class DriveAccess:

@@ -122,13 +122,9 @@ class Supervisor:
 
     def _start(self, number: int) -> "subprocess.Popen[bytes]":
         _say(f"[ATTEMPT {number}/{self._spec.max_tries}] starting the worker")
-        order = self._spec.order
         environment = {
             **self._environment,
-            "ENROLLGATE_TASK_ID": str(order.task_id),
-            "ENROLLGATE_ATTEMPT": str(order.attempt),
-            "ENROLLGATE_COURSE_URL": order.course_url,
-            "ENROLLGATE_COOKIES_NAME": order.cookies_name,
+            **self._spec.order.variables(),
             "ENROLLGATE_TRY": str(number),
             "ENROLLGATE_MAX_TRIES": str(self._spec.max_tries),
             "ENROLLGATE_SCRATCH_DIR": str(self._run.scratch),

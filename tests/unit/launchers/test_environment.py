@@ -8,13 +8,13 @@ def test_only_listed_variables_are_passed_on() -> None:
     environ = {
         "PATH": "/bin",
         "LC_TIME": "C",
-        "NO_PROXY": "localhost",
+        "no_proxy": "localhost",
         "ENROLLGATE_DATABASE_URL": "mysql://root:secret@db/x",
         "ENROLLGATE_DATABASE__PASSWORD": "secret",
         "AWS_SECRET_ACCESS_KEY": "secret",
         "LD_PRELOAD": "/tmp/x.so",
     }
-    assert child_environment(environ, {}) == {"PATH": "/bin", "LC_TIME": "C", "NO_PROXY": "localhost"}
+    assert child_environment(environ, {}) == {"PATH": "/bin", "LC_TIME": "C", "no_proxy": "localhost"}
 
 
 def test_the_workers_settings_win() -> None:

@@ -160,10 +160,7 @@ def _pod(order: RunOrder, settings: JobSettings) -> Json:
 def _environment(order: RunOrder, settings: JobSettings) -> list[Json]:
     values = {
         **settings.environment,
-        "ENROLLGATE_TASK_ID": str(order.task_id),
-        "ENROLLGATE_ATTEMPT": str(order.attempt),
-        "ENROLLGATE_COURSE_URL": order.course_url,
-        "ENROLLGATE_COOKIES_NAME": order.cookies_name,
+        **order.variables(),
         "ENROLLGATE_MAX_TRIES": str(settings.max_tries),
         "ENROLLGATE_SCRATCH_DIR": f"{SCRATCH}/{order.name}",
         "ENROLLGATE_REPORT_PATH": "/dev/termination-log",

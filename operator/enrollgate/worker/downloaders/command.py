@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from enrollgate.domain.environment import passed_on
 from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.domain.redaction import redact
@@ -27,18 +28,6 @@ STOP_GRACE = 10.0
 """Seconds between SIGTERM and SIGKILL."""
 UNFINISHED = (".part", ".ytdl", ".tmp", ".temp", ".crdownload")
 """Endings of files that are not complete."""
-_PASSED_ON = (
-    "PATH",
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "TZ",
-    "TMPDIR",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "SSL_CERT_FILE",
-)
 _LAST_WORDS = 2000
 
 
@@ -79,7 +68,7 @@ class Command:
         return [_fill(part, values) for part in self._order.download_command]
 
     def _run(self) -> None:
-        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        environment = passed_on(os.environ)
         environment["ENROLLGATE_SCRATCH_DIR"] = str(self._order.scratch_dir)  # so that an orphan can be told as ours
         cookies = copy_cookies(self._order)
         if cookies is not None:

@@ -3,13 +3,13 @@
 Only lines that are cookies are copied: yt-dlp prints the ones it cannot read to standard error, values included.
 """
 
-import os
 import re
 from pathlib import Path
 
 from enrollgate.domain.account import DEFAULT_COOKIES_NAME
 from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.worker.disk import write_private
 
 _HTTP_ONLY = "#HttpOnly_"
 _COOKIE = re.compile(r"(?:[^\t]*\t){4}(?:[0-9]+(?:\.[0-9]+)?)?\t[^\t]*\t[^\t]*")
@@ -33,10 +33,7 @@ def copy_cookies(order: WorkOrder) -> Path | None:
         except UnicodeDecodeError as error:
             raise Failure(Reason.COOKIES_UNREADABLE, f"{source.name} is not text") from error
         copy = order.scratch_dir / "cookies.txt"
-        copy.unlink(missing_ok=True)
-        handle = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(content)
+        write_private(copy, content)
         return copy
     return None
 

@@ -8,7 +8,6 @@ the run.
 """
 
 import contextlib
-import errno
 import hashlib
 import queue
 import shutil
@@ -21,6 +20,7 @@ from enrollgate.domain.reasons import Failure, Reason, explain
 from enrollgate.domain.report import FailedItem
 from enrollgate.worker.bandwidth import Bandwidth, Meter
 from enrollgate.worker.course import Course, Destination, Downloader, Item, OnFetched
+from enrollgate.worker.disk import scratch_failure
 from enrollgate.worker.progress import Progress
 from enrollgate.worker.scratch import READ, GiveWay, Scratch
 
@@ -211,7 +211,7 @@ class Pipeline:
             except Failure as failure:
                 return self._leave(item, failure, key)
             except OSError as error:
-                return self._leave(item, disk_failure(error), key)
+                return self._leave(item, scratch_failure(error), key)
             except Exception:
                 self.scratch.keep(key, _size(folder))  # or the others would wait for it
                 raise
@@ -250,7 +250,7 @@ class Pipeline:
             except Failure as failure:
                 self._not_delivered(ready, failure)
             except OSError as error:
-                self._not_delivered(ready, disk_failure(error))
+                self._not_delivered(ready, scratch_failure(error))
             except Exception as error:  # noqa: BLE001 -- as in `_start`, but what is ready must still be taken
                 self._set_aside(ready)
                 self._note_bug(error)
@@ -314,17 +314,6 @@ def _size(folder: Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             total += path.stat().st_size
     return total
-
-
-def disk_failure(error: OSError) -> Failure:
-    """What an error of the file system means to the run."""
-    where = f"{Path(error.filename).name}: " if isinstance(error.filename, str) else ""
-    message = f"{where}{error.strerror or error.__class__.__name__}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return Failure(Reason.DISK_FULL, message)
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return Failure(Reason.DESTINATION_AUTH, message)
-    return Failure(Reason.DESTINATION_UNAVAILABLE, message)
 
 
 def verdict(tally: Tally) -> Failure | None:

@@ -16,6 +16,7 @@ from rich.progress import Progress as Bars
 from enrollgate.domain.reasons import Failure
 from enrollgate.domain.redaction import printable, redact
 from enrollgate.worker.course import Item
+from enrollgate.worker.disk import write_private
 
 WRITE_INTERVAL = 1.0
 """Seconds between two writes of the progress file, at least."""
@@ -160,6 +161,4 @@ class Progress:
                 "updated_at": now,
             }
             with contextlib.suppress(OSError):  # a full disk must not turn a delivered item into a failed one
-                part = self._path.with_name(self._path.name + ".new")
-                part.write_text(json.dumps(state), encoding="utf-8")
-                part.replace(self._path)
+                write_private(self._path, json.dumps(state))

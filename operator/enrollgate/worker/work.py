@@ -16,8 +16,9 @@ from enrollgate.domain.report import Report
 from enrollgate.worker.bandwidth import Bandwidth
 from enrollgate.worker.course import Downloader
 from enrollgate.worker.destinations import make_destination
+from enrollgate.worker.disk import scratch_failure
 from enrollgate.worker.downloaders import make_downloader
-from enrollgate.worker.pipeline import Lanes, Pipeline, Tally, disk_failure, failed_items, verdict
+from enrollgate.worker.pipeline import Lanes, Pipeline, Tally, failed_items, verdict
 from enrollgate.worker.progress import Progress
 
 
@@ -39,8 +40,8 @@ def work(
     except Failure as failure:
         report = Report(failure.reason, failure.message, retry_after=failure.retry_after)
     except OSError as error:
-        of_disk = disk_failure(error)
-        report = Report(of_disk.reason, of_disk.message)
+        of_scratch = scratch_failure(error)
+        report = Report(of_scratch.reason, of_scratch.message)
     except Exception as error:  # noqa: BLE001 -- the process's outermost edge: even a bug must end in a report
         sys.stderr.write("".join(redact(line) for line in traceback.format_exc().splitlines(keepends=True)))
         report = Report(Reason.WORKER_CRASHED, f"{type(error).__name__}: {redact(str(error), 300)}")
@@ -82,7 +83,7 @@ def _attempt(order: WorkOrder, progress: Progress, stop: threading.Event) -> Rep
             tally.fatal = failure
         except OSError as error:
             tally = pipeline.tally
-            tally.fatal = tally.fatal or disk_failure(error)
+            tally.fatal = tally.fatal or scratch_failure(error)
     finally:
         _close(downloader)
     return _report(tally, destination.location)

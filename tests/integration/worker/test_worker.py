@@ -360,6 +360,27 @@ def test_download_and_delivery_overlap(site: FaultySite, tmp_path: Path) -> None
     assert seen == [True] and report.reason is None
 
 
+@pytest.mark.parametrize(
+    ("place", "reason", "words"),
+    [
+        (
+            "scratch",
+            Reason.CONFIGURATION_ERROR,
+            "the scratch folder (in ENROLLGATE_WORK_DIR; in a pod /scratch) cannot be",
+        ),
+        ("destination", Reason.DESTINATION_NOT_FOUND, "at the destination: folder: Not a directory"),
+    ],
+)
+def test_a_folder_that_cannot_be_is_told_from_another(
+    site: FaultySite, tmp_path: Path, place: str, reason: Reason, words: str
+) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "folder"
+    changes = {"scratch_dir": folder} if place == "scratch" else {"destination": f"directory:{folder}"}
+    report = run(order_for(site, tmp_path, **changes))
+    assert report.reason is reason and words in report.message and site.media_bytes == 0
+
+
 def test_a_full_disk_says_so_and_the_next_try_goes_on(site: FaultySite, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()

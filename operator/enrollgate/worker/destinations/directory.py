@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.course import Delivered, Item, OnBytes
+from enrollgate.worker.disk import destination_failure
 from enrollgate.worker.names import course_name, course_suffix, item_name, section_name
 
 MANIFEST = "manifest.json"
@@ -92,7 +93,7 @@ class Directory:
         except (FileNotFoundError, NotADirectoryError, KeyError, Failure):
             return None
         except OSError as error:
-            raise _disk_failure(error) from error
+            raise destination_failure(error) from error
         return Delivered(item.item_id, int(entry["bytes"]), str(entry["md5"]))
 
     def deliver(self, item: Item, file: Path, on_bytes: OnBytes, stop: threading.Event) -> Delivered:
@@ -213,11 +214,4 @@ def _as_failures() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _disk_failure(error) from error
-
-
-def _disk_failure(error: OSError) -> Failure:
-    from enrollgate.worker.pipeline import disk_failure
-
-    failure = disk_failure(error)
-    return Failure(failure.reason, f"at the destination: {failure.message}")
+        raise destination_failure(error) from error

@@ -1,6 +1,5 @@
 """A user's login for a machine without a browser: the URL is printed, and Google's answer awaited on a loopback port."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from google_auth_oauthlib.flow import InstalledAppFlow
 from oauthlib.oauth2 import OAuth2Error  # type: ignore[import-untyped]  # oauthlib has no types
 
 from enrollgate.worker.destinations.drive.credentials import SCOPE
+from enrollgate.worker.disk import write_private
 
 
 class NoConsent(Exception):
@@ -24,11 +24,7 @@ def log_in(client_secrets: Path, output: Path, port: int, say: Callable[[str], N
         "The scope is `drive`: with `drive.file`, folders that others made could not be delivered into."
     )
     login = _ask(flow, port)
-    part = output.with_name(output.name + ".new")
-    part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
-        stream.write(login.to_json().replace("{", '{"type": "authorized_user", ', 1))
-    part.replace(output)
+    write_private(output, login.to_json().replace("{", '{"type": "authorized_user", ', 1))
 
 
 def _ask(flow: InstalledAppFlow, port: int) -> Any:

@@ -19,9 +19,6 @@ from enrollgate.worker.destinations.drive.patience import Patience
 from enrollgate.worker.destinations.drive.sessions import SessionStore
 from enrollgate.worker.destinations.drive.uploads import Ids, Parcel, Uploads
 
-_TRIES = 3
-"""Someone waits for the doctor."""
-
 
 def check_drive(access: DriveAccess, folder_id: str) -> Check:
     """Only a real file proves access: a service account without storage may list and make folders."""
@@ -37,7 +34,7 @@ def check_drive(access: DriveAccess, folder_id: str) -> Check:
 
 def _write_and_trash(access: DriveAccess, folder_id: str, scratch: Path) -> None:
     client, stop = Client(load_credentials(access), access.endpoint), threading.Event()
-    patience = Patience(Random(), tries=_TRIES)  # noqa: S311 -- jitter
+    patience = Patience(Random()).shorter()  # noqa: S311 -- jitter; someone waits for the doctor
     ids, sessions = Ids(client, patience), SessionStore(scratch / "sessions")
     Folders(client, patience, ids, sessions, stop).root(folder_id)
     name = f".enrollgate-probe-{uuid.uuid4().hex}"

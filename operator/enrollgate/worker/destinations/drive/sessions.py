@@ -6,9 +6,10 @@ credential: files of mode 0600, the URI forgotten with the upload's end, and nev
 
 import contextlib
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+from enrollgate.worker.disk import write_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +72,7 @@ class SessionStore:
 
     def _write(self, path: Path, text: str) -> None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part = path.with_name(path.name + ".new")
-        part.unlink(missing_ok=True)
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
-            stream.write(text)
-        part.replace(path)
+        write_private(path, text)
 
     def _path(self, key: str, ending: str = ".json") -> Path:
         return self._folder / f"{key}{ending}"

@@ -37,8 +37,8 @@ _OUT = Console(emoji=False)
 _ERR = Console(stderr=True, emoji=False)
 _WATCH_INTERVAL = 2.0
 """Seconds between two looks of `status --watch`."""
-_STOP_PATIENCE = 10.0
-"""Seconds that a worker which is asked to stop may take to do so cleanly."""
+_STOP_SHARE = 0.9
+"""Of the time until it would be killed, what a worker that has been asked to stop may use. Then it leaves, with a report."""
 _MARKS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "failed": "[red]failed [/]"}
 
 
@@ -239,12 +239,13 @@ def work(  # noqa: PLR0917 -- each is an environment variable that a launcher se
         uploads=settings.uploads,
         download_rate=None if settings.download_rate is None else int(settings.download_rate),
         upload_rate=None if settings.upload_rate is None else int(settings.upload_rate),
+        stop_grace=settings.stop_grace,
     )
     stop = threading.Event()
 
     def obey(_signal: str) -> None:
         stop.set()
-        time.sleep(_STOP_PATIENCE)
+        time.sleep(order.stop_grace * _STOP_SHARE)
         # What hangs in a silent connection cannot be asked to stop; its partial file is resumed by the next try.
         try:
             worker.write_report(report_path, Report(Reason.STOPPED, "asked to stop; what was begun is resumed"))

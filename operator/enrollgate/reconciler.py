@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import structlog
 
@@ -34,11 +35,12 @@ from enrollgate.domain.task import TaskState
 from enrollgate.launchers import Launcher, LauncherRefused, Story, StoryKind
 from enrollgate.telemetry import metrics
 
+_T = TypeVar("_T")
 _LOG = structlog.get_logger("enrollgate")
 EXACT_SURVEY_INTERVAL = timedelta(minutes=1)
 """The longest time between two exact surveys of the backlog."""
 HELD_LIMIT = 3
-"""Rows held by other transactions that one pass waits for; the next one gives the pass up."""
+"""Rows held by other transactions that each part of a pass waits for, before it goes on without the rest."""
 LAUNCH_BATCH = 500
 """Runs created between two notes of it in the database."""
 LOOK_BATCH = 50
@@ -90,8 +92,10 @@ class Reconciler:
         self._progress = progress
         self._warned = set[str | None]()
         self._surveyed_at: datetime | None = None
-        self._held = 0
-        """Rows that this pass waited for in vain."""
+        self._held = set[int]()
+        """The tasks whose rows were held when they were last tried: the others come first."""
+        self._waits = 0
+        """Rows that this part of the pass waited for in vain."""
         self._backlog = Survey((), seen=0, due=0)
         """Of the last full pass: for what is told, not for what is decided."""
 
@@ -105,7 +109,6 @@ class Reconciler:
             return self._reconcile(changed)
 
     def _reconcile(self, changed: Collection[str] | None) -> PassSummary:
-        self._held = 0
         before = self._database.statements
         now = self._database.now()
         if changed is None:
@@ -173,7 +176,7 @@ class Reconciler:
         limit = self._policy.enrollment_timeout
         message = timeout_message(limit)
         expired = 0
-        for late in gate.due(self._database, self._tables, now, limit):
+        for late in self._reachable(gate.due(self._database, self._tables, now, limit), lambda late: late.task_id):
             with self._unless_held(late.task_id):
                 if gate.expire(
                     self._database, self._tables, late, now, installation=self._installation, message=message
@@ -188,18 +191,26 @@ class Reconciler:
         """A task whose row another transaction holds is left to the next pass, and the others go on."""
         try:
             yield
+            self._held.discard(task_id)
         except RowHeld as error:
-            self._held += 1
-            if self._held > HELD_LIMIT:
-                raise
+            self._held.add(task_id)
+            self._waits += 1
             _LOG.warning("a task is left to the next pass", task=task_id, error=str(error))
         self._progress()
 
+    def _reachable(self, each: Iterable[_T], task_of: Callable[[_T], int]) -> Iterator[_T]:
+        """Those whose rows are to be had, in their order; none any more once HELD_LIMIT rows were waited for in vain."""
+        self._waits = 0
+        for one in sorted(each, key=lambda one: task_of(one) in self._held):
+            if self._waits >= HELD_LIMIT:
+                return
+            yield one
+
     def _let_go(self, departed: list[gate.Departure], now: datetime) -> None:
         gate.forget(self._database, [d.task_id for d in departed if d.state is not TaskState.UNKNOWN])
-        for each in departed:
-            if each.state is TaskState.UNKNOWN and not each.has_run:
-                self._reject(each, now)
+        strange = [each for each in departed if each.state is TaskState.UNKNOWN and not each.has_run]
+        for each in self._reachable(strange, lambda each: each.task_id):
+            self._reject(each, now)
         words = {TaskState.MISSING: "row deleted", TaskState.FAILED: "failed", TaskState.COMPLETED: "completed"}
         for each in departed:
             if each.state in words:
@@ -246,6 +257,7 @@ class Reconciler:
         """Applies the actions, launches last and in batches. Gives how many runs were finished and launched."""
         launches = list[Launch]()
         adopted = list[str]()
+        ends = list[Stop | Record]()
         recorded = list[str]()
         strays = list[StopStray | DiscardStray]()
         for action in actions:
@@ -254,15 +266,17 @@ class Reconciler:
                     launches.append(action)
                 case Adopt(run):
                     adopted.append(run.name)
-                case Stop(run):
-                    with self._unless_held(run.task_id):
-                        self._stop(action, now)
-                case Record(run):
-                    with self._unless_held(run.task_id):
-                        self._record(action, now)
-                        recorded.append(run.name)
+                case Stop() | Record():
+                    ends.append(action)
                 case StopStray() | DiscardStray():
                     strays.append(action)
+        for end in self._reachable(ends, lambda end: end.run.task_id):
+            with self._unless_held(end.run.task_id):
+                if isinstance(end, Stop):
+                    self._stop(end, now)
+                else:
+                    self._record(end, now)
+                    recorded.append(end.run.name)
         if adopted:
             runs.mark_launched(self._database, adopted, now)
         if strays:

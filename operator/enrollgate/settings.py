@@ -116,7 +116,10 @@ class Settings(BaseSettings):
         3, ge=0, le=100, description="How often a run that vanished (reboot, deleted Job) is launched again."
     )
     run_timeout: Seconds = Field(21600, description="Seconds that one run may take, all its tries together.")
-    retry_backoff: Seconds = Field(10, description="Seconds before the second try; doubled for each further one.")
+    retry_backoff: Seconds = Field(
+        10,
+        description="Seconds before a local run's second try; doubled for each further one (a Job's pauses are Kubernetes').",
+    )
     stop_grace: Seconds = Field(30, description="Seconds a run gets to end when it is asked to, before it is killed.")
     run_ttl: Seconds = Field(86400, description="Seconds that a finished run's log and report are kept.")
 
@@ -260,17 +263,26 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_together(self) -> "Settings":
-        if self.database_url is not None and self.database.host is not None:
-            raise ValueError("ENROLLGATE_DATABASE_URL and ENROLLGATE_DATABASE__HOST are both set: keep one of them")
-        if self.database.host is not None and not (self.database.user and self.database.name):
-            raise ValueError(
-                "ENROLLGATE_DATABASE__HOST needs ENROLLGATE_DATABASE__USER and ENROLLGATE_DATABASE__NAME, too"
-            )
+        self._check_database()
         if self.launcher == "kubernetes":
             self._check_kubernetes()
         check_words(self.status_words())
         check_command(self.downloader, self.download_command)
         return self
+
+    def _check_database(self) -> None:
+        database, parts = self.database, PREFIX + "DATABASE__"
+        if self.database_url is not None and database.host is not None:
+            raise ValueError("ENROLLGATE_DATABASE_URL and ENROLLGATE_DATABASE__HOST are both set: keep one of them")
+        if database.host is not None and not (database.user and database.name):
+            raise ValueError(
+                "ENROLLGATE_DATABASE__HOST needs ENROLLGATE_DATABASE__USER and ENROLLGATE_DATABASE__NAME, too"
+            )
+        alone = sorted({"user", "password", "name", "port"} & database.model_fields_set)
+        if database.host is None and alone:
+            raise ValueError(f"{parts}{alone[0].upper()} has no effect without {parts}HOST: set that, or remove it")
+        if database.tls_ca is not None and self.sqlalchemy_url().get_backend_name() == "sqlite":
+            raise ValueError(f"{parts}TLS_CA has no effect on SQLite: name a database server, or remove it")
 
     def _check_kubernetes(self) -> None:
         if self.kubernetes.image is None:
@@ -331,6 +343,7 @@ class Settings(BaseSettings):
             "SCRATCH_LIMIT": str(int(self.scratch_limit)),
             "DOWNLOADS": str(self.downloads),
             "UPLOADS": str(self.uploads),
+            "STOP_GRACE": f"{self.stop_grace:g}",
         }
         if self.download_rate is not None:
             environment["DOWNLOAD_RATE"] = str(int(self.download_rate))

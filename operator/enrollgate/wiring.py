@@ -19,7 +19,7 @@ import structlog
 from enrollgate.database import Database, Tables, open_database
 from enrollgate.domain.backoff import Backoff
 from enrollgate.domain.policy import Policy
-from enrollgate.launchers import Launcher
+from enrollgate.launchers import Launcher, LauncherRefused
 from enrollgate.launchers.kubernetes import (
     JobSettings,
     KubernetesLauncher,
@@ -205,8 +205,8 @@ def run_operator(
 ) -> None:
     """Runs the operator in local mode until it is told to stop. The runs go on without it and are adopted by the next one.
 
-    Raises DatabaseMisconfigured if the database cannot carry a task through, and PortUnavailable if the HTTP port is taken. A
-    database that is merely away is waited for.
+    Raises DatabaseMisconfigured if the database cannot carry a task through, Misconfigured if there is no place for the runs, and
+    PortUnavailable if the HTTP port is taken. A database that is merely away is waited for.
     """
     random = Random()  # noqa: S311 -- spreads retries; nothing secret depends on it
     health = health_of(settings)
@@ -219,7 +219,10 @@ def run_operator(
         _LOG.info("stopping after this pass", signal=signal)
         operation.stop()
 
-    launcher = local_launcher_of(settings, on_change=operation.wake)
+    try:
+        launcher = local_launcher_of(settings, on_change=operation.wake)
+    except LauncherRefused as error:
+        raise Misconfigured(str(error)) from error
     try:
         if install_signals:
             obey_signals(stop)

@@ -211,6 +211,15 @@ def test_a_text_key_in_sqlite_is_refused_too(sqlite_url: str) -> None:
             insist(database, TABLES)
 
 
+@pytest.mark.parametrize("kind", ["VARBINARY(32)", "BLOB"])
+def test_a_status_column_that_is_no_text_is_refused(server_database_url: str, kind: str) -> None:
+    with closing(open_database(make_url(server_database_url))) as database:
+        create_tasks(database, GOOD.replace("status VARCHAR(32)", f"status {kind}"))
+        migrate(database)
+        with pytest.raises(DatabaseMisconfigured, match="which is no text: make it a VARCHAR or an ENUM"):
+            insist(database, TABLES)
+
+
 def test_an_enum_status_column_must_hold_our_words(server_database_url: str) -> None:
     with closing(open_database(make_url(server_database_url))) as database:
         create_tasks(database, GOOD.replace("status VARCHAR(32)", "status ENUM('pending','enrolled','completed')"))

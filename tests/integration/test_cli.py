@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,13 @@ def test_an_embedded_database_in_a_folder_that_cannot_be_is_named_by_every_comma
         assert done.returncode in (1, 2) and "Traceback" not in text and "folder" in text, done
         if command in ("run", "migrate"):
             assert f"the folder {folder} of the SQLite file cannot be made (Not a directory)" in text, done
+
+
+def test_a_work_folder_that_cannot_be_is_named(environment: dict[str, str], tmp_path: Path) -> None:
+    with closing(World(environment["ENROLLGATE_DATABASE_URL"])):
+        (tmp_path / "file").touch()
+        done = run(environment | {"ENROLLGATE_WORK_DIR": str(tmp_path / "file" / "work")}, "run")
+    assert done.returncode == 2 and "ENROLLGATE_WORK_DIR" in done.stderr and "Traceback" not in done.stderr, done
 
 
 def test_looking_makes_no_folder_for_a_mistyped_path(environment: dict[str, str], tmp_path: Path) -> None:
@@ -193,6 +201,7 @@ def test_a_worker_that_hangs_leaves_when_asked_although_its_report_cannot_be_wri
             "ENROLLGATE_ALLOWED_HOSTS": site.host,
             "ENROLLGATE_SCRATCH_DIR": str(tmp_path / "scratch"),
             "ENROLLGATE_REPORT_PATH": str(tmp_path / "no such folder" / "report.json"),
+            "ENROLLGATE_STOP_GRACE": "2",
         }
         process = subprocess.Popen(
             [sys.executable, "-m", "enrollgate", "work"], env=environment | mine, stderr=subprocess.PIPE, text=True

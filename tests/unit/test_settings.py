@@ -113,6 +113,12 @@ def test_times_are_seconds_or_have_a_unit(monkeypatch: pytest.MonkeyPatch, text:
         ("SCRATCH_LIMIT", "big", "ENROLLGATE_SCRATCH_LIMIT=big: could not parse"),
         ("INSTALLATION", "Not_A_Label", "write a DNS label of at most 32 characters"),
         ("DATABSE_URL", "x", "ENROLLGATE_DATABSE_URL: there is no such setting; did you mean ENROLLGATE_DATABASE_URL?"),
+        (
+            "DATABASE__USER",
+            "u",
+            "ENROLLGATE_DATABASE__USER has no effect without ENROLLGATE_DATABASE__HOST: set that, or remove it",
+        ),
+        ("DATABASE__TLS_CA", "/ca.pem", "ENROLLGATE_DATABASE__TLS_CA has no effect on SQLite: name a database server"),
         ("MAX_RETRIES", "7", "ENROLLGATE_MAX_RETRIES: there is no such setting; did you mean ENROLLGATE_MAX_ATTEMPTS?"),
         ("PROXY", "x", "ENROLLGATE_PROXY: there is no such setting; remove it; docs/settings.md lists what there is"),
         ("MAX_TRIES", "7", "ENROLLGATE_MAX_TRIES: there is no such setting; did you mean"),

@@ -35,11 +35,16 @@ CONNECT_TIMEOUT = 10
 STATEMENT_TIMEOUT = 120
 """Seconds that one statement may be silent; the slowest, a first sighting without an index, takes a few."""
 LOCK_TIMEOUT = 3
-"""Seconds to wait for a row that another transaction holds, before the task is left to the next pass."""
+"""Seconds to wait for a row, or a whole table (LOCK TABLES, ALTER), that another transaction holds."""
 _SQLITE_LOCK_TIMEOUT = 10
 """Seconds to wait for another writer: SQLite knows one lock, for the whole file."""
 
-_SESSION = f"SET SESSION sql_mode='STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION', SESSION innodb_lock_wait_timeout={LOCK_TIMEOUT}"
+_SESSION = (
+    "SET SESSION sql_mode='STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION', "
+    f"SESSION innodb_lock_wait_timeout={LOCK_TIMEOUT}, SESSION lock_wait_timeout={LOCK_TIMEOUT}"
+)
+_LOCK_NAME = "CONCAT(:name, '-', LEFT(SHA2(DATABASE(), 256), 12))"
+"""Named locks are the server's, and it may have other databases with an installation of the same name. 64 characters at most."""
 # https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html
 _LOCK_WAIT_TIMEOUT, _DEADLOCK = 1205, 1213
 _REMEDIES = {
@@ -47,6 +52,7 @@ _REMEDIES = {
     1045: "check the user name and the password in ENROLLGATE_DATABASE_URL or ENROLLGATE_DATABASE__PASSWORD",
     1049: "create the database, or mend its name in ENROLLGATE_DATABASE_URL or ENROLLGATE_DATABASE__NAME",
     1054: "name the column that exists in ENROLLGATE_ID_COLUMN, _STATUS_COLUMN, _EMAIL_COLUMN or _COURSE_URL_COLUMN",
+    1130: "let the user log in from this host: CREATE USER 'name'@'%', and grant it the same",
     1142: "grant the user SELECT and UPDATE on the task table, and ALL on the tables enrollgate_*",
     1143: "grant the user SELECT on the task table's columns and UPDATE on its status column",
     1146: "let Node.js create the task table (or name it in ENROLLGATE_TASK_TABLE), and run `enrollgate migrate`",
@@ -54,8 +60,13 @@ _REMEDIES = {
     1265: "the status column cannot hold a status word; if it is an ENUM, add the word to it",
     1290: "the server is read-only: point Enrollgate at the primary",
     1370: "grant the user the privilege that the message names",
+    1698: "let the user log in by a password: this one may only through the server's own socket",
+    1820: "the user's password is expired: set a new one",
     1836: "the server is read-only: point Enrollgate at the primary",
+    1862: "the user's password is expired: set a new one",
     2026: "let the server speak TLS, or remove ENROLLGATE_DATABASE__TLS_CA",
+    2059: "let the user log in by a method that PyMySQL knows, such as caching_sha2_password",
+    3118: "the user's account is locked: ALTER USER ... ACCOUNT UNLOCK",
     3159: "the server insists on TLS: set ENROLLGATE_DATABASE__TLS_CA",
 }
 
@@ -73,7 +84,7 @@ class DatabaseUnavailable(Exception):
 
 
 class RowHeld(DatabaseUnavailable):
-    """Another transaction held a row for longer than LOCK_TIMEOUT: that says nothing of any other row."""
+    """Another transaction held a row, or its table, for longer than LOCK_TIMEOUT: other rows may be free all the same."""
 
 
 class DatabaseMisconfigured(Exception):
@@ -164,7 +175,7 @@ class Database:
             yield
             return
         values = {"name": lock.name, "seconds": lock.patience}
-        taken = connection.execute(text("SELECT GET_LOCK(:name, :seconds)"), values).scalar()
+        taken = connection.execute(text(f"SELECT GET_LOCK({_LOCK_NAME}, :seconds)"), values).scalar()
         connection.commit()
         if taken != 1:
             raise DatabaseUnavailable(lock.refusal)
@@ -172,7 +183,7 @@ class Database:
             yield
         finally:
             try:
-                connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": lock.name})
+                connection.execute(text(f"SELECT RELEASE_LOCK({_LOCK_NAME})"), {"name": lock.name})
                 connection.commit()
             except DBAPIError:
                 connection.invalidate()  # the lock goes with its connection
@@ -294,7 +305,7 @@ def _translate(error: DBAPIError) -> Exception:
     if code is None:
         return _translate_sqlite(detail)
     if code == _LOCK_WAIT_TIMEOUT:
-        return RowHeld(f"another transaction holds a row (MySQL error {code}): let Node.js commit without delay")
+        return RowHeld(f"another transaction holds a row, or the table (MySQL error {code}): let it end without delay")
     if isinstance(error, OperationalError | InterfaceError | IntegrityError):
         return DatabaseUnavailable(f"{detail} (MySQL error {code})")
     if isinstance(error, ProgrammingError):

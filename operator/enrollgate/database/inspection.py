@@ -3,7 +3,23 @@
 import re
 from collections.abc import Iterator
 
-from sqlalchemy import Enum, Integer, String, delete, false, func, insert, inspect, literal, select, text, update
+from sqlalchemy import (
+    BINARY,
+    VARBINARY,
+    Enum,
+    Integer,
+    LargeBinary,
+    String,
+    delete,
+    false,
+    func,
+    insert,
+    inspect,
+    literal,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.engine.reflection import Inspector
 from sqlalchemy.exc import NoSuchTableError
 
@@ -117,28 +133,31 @@ def _check_key_type(column: str, kind: object) -> Check:
 
 
 def _check_status_type(tables: Tables, kind: object) -> Check:
-    ours = (tables.words.completed, tables.words.failed)
     if isinstance(kind, Enum):
-        values = {value.lower() for value in kind.enums}
-        absent = [word for word in (*tables.words.known,) if word.lower() not in values]
-        needed = [word for word in ours if word in absent]
-        if needed:
-            return failed(
-                "status column",
-                f"it is an ENUM without {', '.join(map(repr, needed))}, which Enrollgate must write",
-                "add the word to the ENUM, or name yours in ENROLLGATE_STATUS_COMPLETED and ENROLLGATE_STATUS_FAILED",
-            )
-        if absent:
-            return warning(
-                "status column", f"it is an ENUM without {', '.join(map(repr, absent))}", "nothing, if meant"
-            )
-        return ok("status column", "an ENUM with every status word")
-    longest = max(len(word) for word in ours)
+        return _check_enum(tables, kind)
+    if isinstance(kind, LargeBinary | BINARY | VARBINARY):
+        return failed("status column", f"it is {kind}, which is no text", "make it a VARCHAR or an ENUM")
+    longest = max(len(word) for word in (tables.words.completed, tables.words.failed))
     if isinstance(kind, String) and kind.length is not None and kind.length < longest:
         return failed("status column", f"it holds {kind.length} characters only", f"widen it to {longest} or more")
     if isinstance(kind, String) and (collation := kind.collation) and collation.endswith("_ci"):
         return ok("status column", f"{kind} (collation {collation}: upper and lower case are the same to it)")
     return ok("status column", str(kind))
+
+
+def _check_enum(tables: Tables, kind: Enum) -> Check:
+    values = {value.lower() for value in kind.enums}
+    absent = [word for word in tables.words.known if word.lower() not in values]
+    needed = [word for word in (tables.words.completed, tables.words.failed) if word in absent]
+    if needed:
+        return failed(
+            "status column",
+            f"it is an ENUM without {', '.join(map(repr, needed))}, which Enrollgate must write",
+            "add the word to the ENUM, or name yours in ENROLLGATE_STATUS_COMPLETED and ENROLLGATE_STATUS_FAILED",
+        )
+    if absent:
+        return warning("status column", f"it is an ENUM without {', '.join(map(repr, absent))}", "nothing, if meant")
+    return ok("status column", "an ENUM with every status word")
 
 
 def _check_index(inspector: Inspector, tables: Tables) -> Check:

@@ -141,8 +141,8 @@ def unfinished(
                 state=RunState(row.state),
                 task=TaskState.MISSING if row.missing else tables.words.state(row.word),
                 task_status=row.status,
-                email=row.email,
-                course_url=row.course_url,
+                email=_text(row.email),
+                course_url=_text(row.course_url),
                 lost_before=row.lost,
                 stop_reason=_reason(row.reason),
                 stop_message=row.message or "",
@@ -150,6 +150,13 @@ def unfinished(
             )
             for row in connection.execute(statement)
         ]
+
+
+def _text(value: object) -> str | None:
+    """Text, whatever the column holds it as: a VARBINARY in MySQL, a BLOB or a number in any column of SQLite."""
+    if value is None:
+        return None
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _reason(word: str | None) -> Reason | None:

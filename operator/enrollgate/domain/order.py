@@ -73,3 +73,5 @@ class WorkOrder:
     """Bytes per second of all downloads together; None: no limit."""
     upload_rate: int | None = None
     """Likewise for deliveries."""
+    stop_grace: float = 30.0
+    """Seconds from being asked to stop until being killed."""

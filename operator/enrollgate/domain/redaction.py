@@ -8,9 +8,10 @@ _QUERY = re.compile(r"(?P<url>[a-z][a-z0-9+.-]*://[^\s?#\"'<>]*)\?[^\s\"'<>]*", 
 
 
 def redact(text: str, limit: int = 1000) -> str:
-    """The text without e-mail addresses, user names in URLs and URL queries (signed URLs are bearer credentials),
-    cut to `limit` characters.
+    """The text without e-mail addresses, user names in URLs, URL queries (signed URLs are bearer credentials) and halves of
+    surrogate pairs (no database takes them), cut to `limit` characters.
     """
+    text = text.encode("utf-8", "replace").decode()
     text = _QUERY.sub(r"\g<url>?...", text)
     text = _USERINFO.sub(r"\g<scheme>", text)
     text = _EMAIL.sub("<e-mail>", text)

@@ -457,6 +457,29 @@ def test_after_a_worker_s_death_in_the_middle_of_a_file_only_what_is_missing_mov
         assert report.bytes_delivered < site.size, "the first lecture was not moved again"
 
 
+STUBBORN = "trap '' TERM; echo $$ > {output_dir}/pid; while :; do sleep 0.1; done"
+
+
+def test_a_command_that_does_not_end_is_killed_within_the_grace_and_before_its_worker_leaves(
+    site: FaultySite, tmp_path: Path
+) -> None:
+    stop = threading.Event()
+    command = ("sh", "-c", STUBBORN, "{course_url}")
+    order = order_for(site, tmp_path, downloader="command", download_command=command, stop_grace=2.0)
+    pid = tmp_path / "scratch" / "output" / "pid"
+
+    def ask_to_stop() -> None:
+        while not (pid.exists() and pid.read_text().strip()):
+            time.sleep(0.02)
+        stop.set()
+
+    threading.Thread(target=ask_to_stop).start()
+    report = work(order, stop=stop)
+    assert report.reason is Reason.STOPPED
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
 def test_a_report_is_written_in_one_piece_or_in_place(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     report = Report(Reason.SITE_ERROR, "HTTP 503")

@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+from enrollgate.domain.environment import passed_on
 from enrollgate.launchers.environment import child_environment
 
 
@@ -15,6 +16,11 @@ def test_only_listed_variables_are_passed_on() -> None:
         "LD_PRELOAD": "/tmp/x.so",
     }
     assert child_environment(environ, {}) == {"PATH": "/bin", "LC_TIME": "C", "no_proxy": "localhost"}
+
+
+def test_a_worker_finds_the_workloads_own_google_credentials_and_a_command_does_not() -> None:
+    environ = {"GOOGLE_APPLICATION_CREDENTIALS": "/run/key.json", "CLOUDSDK_CONFIG": "/run/gcloud"}
+    assert child_environment(environ, {}) == environ and passed_on(environ) == {}
 
 
 def test_the_workers_settings_win() -> None:

@@ -24,8 +24,8 @@ from enrollgate.domain.redaction import redact
 from enrollgate.worker.cookies import copy_cookies
 from enrollgate.worker.course import Course, Item, OnFetched
 
-STOP_GRACE = 10.0
-"""Seconds between SIGTERM and SIGKILL."""
+STOP_SHARE = 0.7
+"""Of the time until the worker would be killed, what its command may use to end. Then it is killed, and the worker reports."""
 UNFINISHED = (".part", ".ytdl", ".tmp", ".temp", ".crdownload")
 """Endings of files that are not complete."""
 _LAST_WORDS = 2000
@@ -103,7 +103,7 @@ class Command:
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         while process.poll() is None:
             if self._stop.wait(0.1):
-                _end(process)
+                _end(process, self._order.stop_grace * STOP_SHARE)
                 raise Failure(Reason.STOPPED, "asked to stop; the download command was ended")
         _signal_group(process.pid, signal.SIGKILL)  # what it may have left behind in its group
 
@@ -148,10 +148,10 @@ def _fill(part: str, values: dict[str, str]) -> str:
     return values[first].join(pieces)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], grace: float) -> None:
     _signal_group(process.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=STOP_GRACE)
+        process.wait(timeout=grace)
     _signal_group(process.pid, signal.SIGKILL)
     process.wait()
 

@@ -49,6 +49,24 @@ def test_a_pod_that_never_starts_fails_its_task_with_the_clusters_own_words(
     assert world.jobs() == {}
 
 
+def test_a_run_on_a_lost_node_is_made_anew_and_does_not_hold_its_slot_for_ever(
+    world: ClusterWorld, cluster: Cluster, pod_runner: PodRunner
+) -> None:
+    """The control plane evicts its pod, which no kubelet ever lets go; the Job would wait for that."""
+    (task,) = world.add()
+    world.start_operator(KUBERNETES__START_TIMEOUT="3", STOP_GRACE="1")
+    first = running_job(world, task)
+    with pod_runner.lost_node():
+        (pod,) = cluster.pods(world.namespace)
+        cluster.api.request("DELETE", f"/api/v1/namespaces/{world.namespace}/pods/{pod['metadata']['name']}")
+        second = f"school-{task}-2"
+        world.wait_for(lambda: set(world.jobs()) == {second}, "another attempt")
+        assert [(run.name, run.outcome) for run in world.runs(task)] == [(first, "lost"), (second, None)]
+    world.wait_for(lambda: pod_runner.running(world.namespace, second), "it works, the node being back")
+    world.succeed(second)
+    world.wait_for_status(task, "completed")
+
+
 @pytest.mark.parametrize("setting", ["KUBERNETES__COOKIES_SECRET", "KUBERNETES__DRIVE_SECRET"])
 def test_a_missing_secret_is_named(world: ClusterWorld, setting: str) -> None:
     (task,) = world.add()

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime, timedelta
 from random import Random
 from typing import Any
 
@@ -15,6 +16,7 @@ from kubernetes import client
 from enrollgate.domain.observation import Phase
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.reasons import Reason
+from enrollgate.domain.story import Story, StoryKind
 from enrollgate.launchers import LauncherRefused, LauncherUnavailable
 from enrollgate.launchers.kubernetes import Api, JobSettings, KubernetesLauncher
 from enrollgate.launchers.kubernetes.api import TRIES
@@ -43,11 +45,11 @@ class Scripted(Api):
 
 
 @contextmanager
-def launcher_of(api: Api, progress: Callable[[], None] = lambda: None) -> Iterator[KubernetesLauncher]:
+def launcher_of(
+    api: Api, progress: Callable[[], None] = lambda: None, clock: Callable[[], datetime] = utc_now
+) -> Iterator[KubernetesLauncher]:
     settings = JobSettings("courses", "school", "enrollgate:1")
-    made = KubernetesLauncher(
-        api, settings, start_timeout=900, concurrency=CONCURRENCY, clock=utc_now, progress=progress
-    )
+    made = KubernetesLauncher(api, settings, start_timeout=900, concurrency=CONCURRENCY, clock=clock, progress=progress)
     with closing(made):
         yield made
 
@@ -148,9 +150,62 @@ def test_the_pods_of_many_jobs_that_ended_at_once_are_asked_for_together() -> No
     api = Finished()
     with launcher_of(api) as launcher:
         seen = launcher.observe(NAMES)
-    assert len(api.selectors) == len(NAMES) / PODS_OF
+    assert len(api.selectors) == len(NAMES) / PODS_OF + 1, "those of the ended, and those of the gone"
     for name in NAMES[:-2]:
         report = seen[name].report
         assert seen[name].phase is Phase.FAILED and report is not None and report.reason is Reason.OOM_KILLED
         assert f"{name}-x7k2p" in report.message, "each has its own pod's story"
     assert seen[NAMES[-2]].is_ending and NAMES[-1] not in seen, "what is gone is told from what is about to be"
+
+
+class OneJob(Scripted):
+    """One Job that has been at work for an hour, and its pod, asked to go at a moment of the test's. Posts are noted."""
+
+    def __init__(self, due: datetime | None) -> None:
+        super().__init__(lambda _path: NOT_FOUND)
+        self.due = due
+        self.is_there = True
+        self.posted: list[str] = []
+
+    def _send(self, method: str, path: str, *more: Any) -> Any:
+        if method == "POST":
+            self.posted.append(more[1]["reason"])
+            return 201, {}, b"{}"
+        if path.endswith("/pods"):
+            living = pod(NAMES[0], "Running")
+            living["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": CREATED}}
+            if self.due is not None:
+                living["metadata"]["deletionTimestamp"] = self.due.isoformat()
+            return listing([living] if self.is_there else [])
+        if path.endswith("/events"):
+            return listing([])
+        found = job(NAMES[0])
+        found["status"] = {"startTime": CREATED, "active": 1}
+        if path.endswith("/jobs"):
+            return listing([found] if self.is_there else [])
+        return (200, {}, json.dumps(found).encode()) if self.is_there else NOT_FOUND
+
+
+@pytest.mark.parametrize(("seconds", "is_live"), [(None, True), (-5, True), (59, True), (61, False)])
+def test_a_job_whose_only_pod_should_be_gone_for_a_minute_is_as_good_as_gone(
+    seconds: float | None, is_live: bool
+) -> None:
+    """Its node is lost: neither the pod nor the Job would ever end."""
+    now = datetime.fromisoformat(CREATED) + timedelta(hours=1)
+    api = OneJob(None if seconds is None else now - timedelta(seconds=seconds))
+    with launcher_of(api, clock=lambda: now) as launcher:
+        seen = launcher.observe([NAMES[0]])
+    assert (NAMES[0] in seen) == is_live
+    assert not is_live or seen[NAMES[0]].phase is Phase.LIVE
+
+
+@pytest.mark.parametrize("only", [True, False])
+def test_of_a_job_that_is_gone_nothing_is_told(only: bool) -> None:
+    api = OneJob(None)
+    with launcher_of(api) as launcher:
+        launcher.observe(NAMES[:1])
+        launcher.tell(NAMES[0], Story(StoryKind.LAUNCHED, "it was launched"))
+        api.is_there = False
+        launcher.observe(NAMES[:1], only=only)
+        launcher.tell(NAMES[0], Story(StoryKind.LOST, "it is lost"))
+    assert api.posted == ["Launched"]

@@ -94,23 +94,18 @@ class KubernetesLauncher:
 
     def observe(self, expected: Collection[str], *, only: bool = False) -> Mapping[str, Observation]:
         """See `Launcher.observe`."""
-        jobs = self._read(expected) if only else self._list()
-        self._uids = (self._uids if only else {}) | {name: job.uid for name, job in jobs.items()}
-        ended = {name: job.verdict for name, job in jobs.items() if job.verdict is not None}
-        self._finished = {name: jobs[name].uid for name in ended}
         wanted = frozenset(expected)
-        reporting, missing = wanted & ended.keys(), wanted - jobs.keys()
-        overdue = [name for name in wanted & jobs.keys() - ended.keys() if self._is_overdue(jobs[name])]
-        pods = self._pods_of([*reporting, *missing])
-        seen = {name: Observation(name, _phase(job.verdict)) for name, job in jobs.items()}
-        for name in missing:
-            if any(map(self._may_run, pods[name])):
-                seen[name] = Observation(name, Phase.LIVE, is_ending=True)
-        closer = [
-            *self._each(lambda name: self._ending_of(name, ended[name], pods[name]), reporting),
-            *self._each(self._look_closely, overdue),
-        ]
-        return seen | {each.name: each for each in closer}
+        jobs = self._read(wanted) if only else self._list()
+        others = {name: uid for name, uid in self._uids.items() if name not in wanted} if only else {}
+        self._uids = others | {name: job.uid for name, job in jobs.items()}
+        self._finished = {name: job.uid for name, job in jobs.items() if job.verdict is not None}
+        seen: dict[str, Observation | None] = {
+            name: Observation(name, _phase(job.verdict)) for name, job in jobs.items()
+        }
+        seen |= self._endings([job for name, job in jobs.items() if name in wanted])
+        seen |= self._overdue([job for name, job in jobs.items() if name in wanted])
+        seen |= self._lingering(wanted - jobs.keys())
+        return {name: each for name, each in seen.items() if each is not None}
 
     def connection_details(self) -> ConnectionDetails:
         """How to reach the same API server with the same, possibly renewed, credentials."""
@@ -135,22 +130,44 @@ class KubernetesLauncher:
     def _is_ours(self, job: JobView) -> bool:
         return job.installation == self._settings.installation
 
-    def _is_overdue(self, job: JobView) -> bool:
-        return is_overdue(job, self._clock(), self._start_timeout)
+    def _endings(self, jobs: Iterable[JobView]) -> Mapping[str, Observation]:
+        """How those of them that are finished ended."""
+        verdicts = {job.name: job.verdict for job in jobs if job.verdict is not None}
+        pods = self._pods_of(list(verdicts))
 
-    def _ending_of(self, name: str, verdict: Verdict, pods: Sequence[PodView]) -> Observation:
-        return Observation(name, _phase(verdict), report_of(verdict, pods, () if pods else self._events_of(name)))
+        def ask(name: str) -> Observation:
+            verdict, own = verdicts[name], pods[name]
+            return Observation(name, _phase(verdict), report_of(verdict, own, () if own else self._events_of(name)))
 
-    def _look_closely(self, name: str) -> Observation:
-        """Whether an overdue Job has really not begun: everything is read afresh before anything is concluded."""
+        return {each.name: each for each in self._each(ask, verdicts)}
+
+    def _overdue(self, jobs: Iterable[JobView]) -> Mapping[str, Observation | None]:
+        """What became of those of them that have had their time to begin, and have no pod that is ready."""
+        now = self._clock()
+        names = [job.name for job in jobs if is_overdue(job, now, self._start_timeout)]
+        return dict(zip(names, self._each(self._look_closely, names), strict=True))
+
+    def _look_closely(self, name: str) -> Observation | None:
+        """Whether an overdue Job has really not begun: everything is read afresh before anything is concluded. None: its node is
+        lost, and the run with it. The Job itself would wait for its pod's end for ever.
+        """
         job = self._find(name)
         if job is None or job.verdict is not None:
             return Observation(name, Phase.LIVE)  # it moved on between two looks: the next pass sees where to
         pods = [pod for _, pod in self._labelled([name])]
-        subjects = [name, *(pod.name for pod in pods if not pod.is_over)]
-        events = [event for subject in subjects for event in self._events_of(subject)]
+        living = [pod for pod in pods if not pod.is_over]
+        if living and not any(map(self._may_run, living)):
+            return None
+        events = [event for subject in (name, *(pod.name for pod in living)) for event in self._events_of(subject)]
         report = why_not_begun(job, pods, events, self._clock(), self._start_timeout)
         return Observation(name, Phase.LIVE if report is None else Phase.STUCK, report)
+
+    def _lingering(self, gone: Collection[str]) -> Mapping[str, Observation]:
+        """Of these runs without a Job, those that still have a pod which may run."""
+        pods = self._pods_of(list(gone))
+        return {
+            name: Observation(name, Phase.LIVE, is_ending=True) for name in gone if any(map(self._may_run, pods[name]))
+        }
 
     def _pods_of(self, names: Sequence[str]) -> Mapping[str, list[PodView]]:
         """The pods of each of these Jobs, of many at a time."""

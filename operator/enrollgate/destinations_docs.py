@@ -4,6 +4,7 @@ import sys
 
 from enrollgate.domain.reasons import explain
 from enrollgate.generated import print_or_check
+from enrollgate.worker.destinations.drive.client import SILENCE
 from enrollgate.worker.destinations.drive.errors import RULES
 from enrollgate.worker.destinations.drive.patience import LONGEST_PAUSE, PAUSES, TRIES
 from enrollgate.worker.pipeline import DELIVERIES_IN_A_ROW
@@ -70,10 +71,10 @@ failed in any way.
 | what Drive says | reason | message | remedy | retried | next try |
 | --- | --- | --- | --- | --- | --- |
 """
-_TAIL = """
-A connection on which nothing moves for 60 s counts as cut: bodies are sent in pieces of a few KiB, each with that time-out of its
-own, so that a slow chunk is no stall. After any trouble in an upload, Drive is asked how much it has (308 with `Range`; without it:
-nothing) before more is sent.
+_TAIL = f"""
+A connection on which nothing moves for {SILENCE:.0f} s counts as cut: bodies are sent in pieces of a few KiB, each with that
+time-out of its own, so that a slow chunk is no stall. After any trouble in an upload, Drive is asked how much it has (308 with
+`Range`; without it: nothing) before more is sent.
 
 This page is generated: `make docs`.
 """

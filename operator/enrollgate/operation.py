@@ -135,6 +135,8 @@ class Operation:
                 loop.run(self._make_reconciler().reconcile)
         finally:
             metrics.LEADING.set(0)
+            metrics.TASKS.clear()  # the next one tells them now, and they must not count twice
+            metrics.RUNS_UNFINISHED.set(0)
             with self._lock:
                 self._loop = None
 

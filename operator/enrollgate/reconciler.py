@@ -105,7 +105,7 @@ class Reconciler:
         Raises DatabaseUnavailable, DatabaseMisconfigured or LauncherUnavailable: then it is given up, and whatever it did not
         get to is done by the next.
         """
-        with metrics.PASS_SECONDS.time():
+        with metrics.timed_pass():
             return self._reconcile(changed)
 
     def _reconcile(self, changed: Collection[str] | None) -> PassSummary:

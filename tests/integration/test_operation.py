@@ -7,9 +7,10 @@ from random import Random
 import pytest
 from tests.world import World
 
-from enrollgate.launchers import TurnRefused
+from enrollgate.launchers import LauncherUnavailable, TurnRefused
 from enrollgate.operation import Operation
 from enrollgate.reconciler import PassSummary, Reconciler
+from enrollgate.telemetry import metrics
 from enrollgate.telemetry.health import Health
 
 PATIENCE = 60
@@ -115,3 +116,31 @@ def test_without_turns_it_works_until_it_is_stopped(world: World) -> None:
     work.operation.stop()
     work.join()
     assert work.ended is None and world.launcher.live == [f"test-{task}-1"]
+
+
+def test_who_has_lost_its_turn_tells_no_numbers_of_tasks_which_the_next_one_tells(world: World) -> None:
+    world.add("processing")
+    turn = ScriptedTurn(True, True, True, False)
+    work = Work(world, turn)
+    assert turn.asked_in_vain.wait(PATIENCE)
+    work.operation.stop()
+    work.join()
+    assert work.passes > 0, "it had told them before"
+    assert metrics.REGISTRY.get_sample_value("enrollgate_tasks", {"state": "waiting"}) is None
+    assert metrics.REGISTRY.get_sample_value("enrollgate_leading") == 0
+
+
+def test_a_pass_that_is_given_up_counts_for_nothing_in_how_long_passes_take(world: World) -> None:
+    def passes() -> float | None:
+        return metrics.REGISTRY.get_sample_value("enrollgate_pass_seconds_count")
+
+    world.reconcile()
+    before = passes()
+    world.add("enrolled")
+    world.launcher.available = False
+    with pytest.raises(LauncherUnavailable):
+        world.reconcile()
+    assert passes() == before
+    world.launcher.available = True
+    world.reconcile()
+    assert before is not None and passes() == before + 1

@@ -112,10 +112,6 @@ class Tables:
         """The column of the course's URL."""
         return self.tasks.c[self.columns.course_url]
 
-    def is_waiting(self) -> ColumnElement[bool]:
-        """The task waits for its enrollment."""
-        return self.status.in_(self.words.waiting)
-
     def is_enrolled(self) -> ColumnElement[bool]:
         """The gate is open."""
         return self.status == self.words.enrolled

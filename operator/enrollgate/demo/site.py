@@ -129,11 +129,6 @@ class CourseSite:
         with self._lock:
             return self._sessions.get(token)
 
-    def expire_session(self, account: str) -> None:
-        """The account's cookie is not taken any more."""
-        with self._lock:
-            self._sessions = {token: owner for token, owner in self._sessions.items() if owner != account}
-
     def cookies_file(self, account: str) -> str:
         """The account's cookies as a browser extension exports them (Netscape format)."""
         return (

@@ -1,7 +1,5 @@
 """The words of the gate: one line for each decision, tagged `ENROLL CHECK`, as people have always grepped for it."""
 
-from enrollgate.domain.reasons import Reason
-
 
 def waiting_line(task_id: int, status: str, elapsed: float, limit: float) -> str:
     """The task waits for its enrollment."""
@@ -27,7 +25,3 @@ def unexpected_status_message(status: str | None) -> str:
     """The message of reason UnexpectedStatus."""
     word = "NULL" if status is None else repr(status)
     return f"status became {word}, which is none of the configured status words"
-
-
-GATE_REASONS = frozenset({Reason.ENROLLMENT_TIMEOUT, Reason.UNEXPECTED_STATUS, Reason.TASK_NOT_FOUND})
-"""The reasons that the gate itself gives."""

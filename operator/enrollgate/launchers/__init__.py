@@ -7,21 +7,15 @@ from enrollgate.launchers.protocol import (
     Launcher,
     LauncherRefused,
     LauncherUnavailable,
-    LaunchOutcome,
-    Observation,
-    Phase,
     Story,
     StoryKind,
     TurnRefused,
 )
 
 __all__ = [
-    "LaunchOutcome",
     "Launcher",
     "LauncherRefused",
     "LauncherUnavailable",
-    "Observation",
-    "Phase",
     "Story",
     "StoryKind",
     "TurnRefused",

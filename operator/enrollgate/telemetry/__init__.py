@@ -1,1 +1,1 @@
-"""What the operator tells the people who run it: log lines."""
+"""What the operator tells the people and programs that watch it: log lines, metrics, probes."""

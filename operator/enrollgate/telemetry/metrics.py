@@ -1,5 +1,9 @@
 """What Prometheus may ask: counted where it happens, in one registry of our own."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 REGISTRY = CollectorRegistry()
@@ -13,6 +17,14 @@ PASSES = Counter("enrollgate_passes", "Passes, completed or given up.", ["result
 PASS_SECONDS = Histogram("enrollgate_pass_seconds", "How long a completed pass took.", registry=REGISTRY)
 LAST_PASS = Gauge("enrollgate_last_pass_timestamp_seconds", "When the last pass was completed.", registry=REGISTRY)
 LEADING = Gauge("enrollgate_leading", "Whether this replica does the work: 1 or 0.", registry=REGISTRY)
+
+
+@contextmanager
+def timed_pass() -> Iterator[None]:
+    """Notes how long the pass took; not of one that is given up, which says more of what it waited for."""
+    begin = time.monotonic()
+    yield
+    PASS_SECONDS.observe(time.monotonic() - begin)
 
 
 def render() -> bytes:

@@ -19,8 +19,10 @@ from enrollgate.domain.order import DriveAccess
 from enrollgate.domain.reasons import Failure, Reason, exit_code
 from enrollgate.worker import work
 from enrollgate.worker.destinations.drive import errors
+from enrollgate.worker.destinations.drive.client import SILENCE
 from enrollgate.worker.destinations.drive.errors import Rule
-from enrollgate.worker.destinations.drive.patience import TRIES, Patience
+from enrollgate.worker.destinations.drive.patience import LONGEST_PAUSE, TRIES, Patience
+from enrollgate.worker.destinations.drive.uploads import ATTEMPTS
 from enrollgate.worker.pipeline import DELIVERIES_IN_A_ROW
 
 ANY = ("generateIds", "session", "chunk")
@@ -226,3 +228,9 @@ def test_a_moment_in_retry_after_is_reckoned_by_drive_s_clock() -> None:
     }
     answer = errors.answer_of(HttpError(httplib2.Response(headers), b""))
     assert answer is not None and answer.retry_after == 120
+
+
+def test_the_numbers_in_the_table_of_refusals_are_those_of_the_code() -> None:
+    assert f"above {LONGEST_PAUSE:.0f} s" in errors.ASKED_TO_WAIT.says
+    assert f"{SILENCE:.0f} s of silence" in errors.CUT.says
+    assert ATTEMPTS == 3 and "begun anew three times" in errors.SESSION_GONE.remedy

@@ -251,3 +251,26 @@ def test_a_job_whose_pod_runs_has_begun_though_the_controller_has_not_counted_it
 def test_a_job_that_never_got_a_pod_is_told_by_its_unchanged_status() -> None:
     report = why_not_begun(job(changed=0.1), [], [], LATE, 900)
     assert report is not None and report.reason is Reason.NEVER_STARTED
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (
+            {"reason": "OutOfcpu", "message": "Pod was rejected: Node didn't have enough resource: cpu"},
+            "(pod p1: OutOfcpu: Pod was rejected: Node didn't have enough resource: cpu)",
+        ),
+        (
+            {
+                "initContainerStatuses": [
+                    {"name": "fetch", "state": {"terminated": {"exitCode": 3, "message": "no CA"}}}
+                ]
+            },
+            "(pod p1: init container fetch ended with exit code 3: no CA)",
+        ),
+        ({}, "(pod p1: Failed)"),
+    ],
+)
+def test_a_pod_whose_worker_never_began_says_why(status: dict[str, Any], words: str) -> None:
+    report = report_of(verdict_of(FAILED), [pod(**status)], [])
+    assert report.reason is Reason.BACKOFF_LIMIT_EXCEEDED and report.message == f"has reached the limit {words}"

@@ -9,7 +9,7 @@
     lease      leader election
     access     whether the operator may do all that, for `enrollgate doctor`
 
-Only `wiring` and `controller` import this package; kopf is not imported here.
+Only `wiring`, `controller` and `doctor` import this package; kopf is not imported here.
 """
 
 from enrollgate.launchers.kubernetes.access import check_access, permissions

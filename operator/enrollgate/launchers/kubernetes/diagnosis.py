@@ -39,8 +39,9 @@ def report_of(verdict: Verdict, pods: Sequence[PodView], events: Sequence[EventV
             f"; {why}" if why else ""
         )
         return Report(Reason.BACKOFF_LIMIT_EXCEEDED, message)
+    why = redact(": ".join(filter(None, (last.reason, last.message))) or last.phase, 300)
     return failure_of(last) or Report(
-        Reason.BACKOFF_LIMIT_EXCEEDED, f"{verdict.message or verdict.reason} (pod {last.name}: {last.phase})"
+        Reason.BACKOFF_LIMIT_EXCEEDED, f"{verdict.message or verdict.reason} (pod {last.name}: {why})"
     )
 
 

@@ -159,7 +159,7 @@ def pod_view(raw: Json) -> PodView:
         name=metadata["name"],
         phase=str(status.get("phase") or "Pending"),
         reason=str(status.get("reason") or ""),
-        message=str(status.get("message") or ""),
+        message=str(status.get("message") or _broken_init(status)),
         created=_instant(metadata["creationTimestamp"]),
         deleting_since=_instant(metadata["deletionTimestamp"]) if metadata.get("deletionTimestamp") else None,
         has_started=bool(state.get("running") or ended),
@@ -173,6 +173,17 @@ def pod_view(raw: Json) -> PodView:
         if ended
         else None,
     )
+
+
+def _broken_init(status: Json) -> str:
+    """How an init container (of a job template's) failed: then the worker never began."""
+    for each in status.get("initContainerStatuses") or ():
+        ended = (each.get("state") or {}).get("terminated") or {}
+        if ended.get("exitCode"):
+            return (
+                f"init container {each['name']} ended with exit code {ended['exitCode']}: {ended.get('message') or ''}"
+            )
+    return ""
 
 
 def event_view(raw: Json) -> EventView:

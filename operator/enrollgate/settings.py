@@ -63,6 +63,7 @@ RUN_VARIABLES = frozenset(
     )
 )
 """What a launcher tells a worker about its one run: no settings, and accepted by `enrollgate work` alone."""
+_SHOULD = re.compile(r"^(Input|String) should")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_$]{1,64}")
 
 
@@ -422,7 +423,7 @@ def _explain(problem: Any) -> str:
     secret = field is None or "SecretStr" in str(field.annotation)
     shown = "***" if secret else _plain(value)
     example = f"; for example {field.examples[0]}" if field is not None and field.examples else ""
-    return f"{name}={shown}: {message.replace('Input should', 'it should', 1)}{example}"
+    return f"{name}={shown}: {_SHOULD.sub('it should', message)}{example}"
 
 
 def _plain(value: object) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from pymysql.err import OperationalError as PyMySQLOperationalError
 from sqlalchemy import event, insert, inspect, make_url
+from sqlalchemy.exc import OperationalError as SqlOperationalError
 from tests.databases.server import execute
 from tests.world import COURSE, World
 
@@ -18,6 +20,7 @@ from enrollgate.database import (
     migrate,
     open_database,
 )
+from enrollgate.database.engine import translated
 from enrollgate.database.inspection import check_database, insist
 from enrollgate.database.migrate import current, head
 from enrollgate.database.tables import runs
@@ -255,6 +258,40 @@ def test_a_wrong_password_is_said_without_the_password(server_database_url: str)
         with pytest.raises(DatabaseMisconfigured, match="check the user name and the password") as caught:
             database.now()
         assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("password", ["p\u00e4ss", "p\u20acss", "\u043f\u0430\u0440\u043e\u043b\u044c"])
+def test_a_password_of_any_alphabet_lets_in(server_database_url: str, password: str) -> None:
+    url = make_url(server_database_url)
+    user = f"any_{url.database}"[:30]
+    execute(
+        server_database_url,
+        f"CREATE USER {user}@'%' IDENTIFIED BY '{password}'",
+        f"GRANT ALL ON {url.database}.* TO {user}@'%'",
+    )
+    try:
+        with closing(open_database(url.set(username=user, password=password))) as database:
+            assert migrate(database) == (None, head())
+    finally:
+        execute(server_database_url, f"DROP USER {user}@'%'")
+
+
+def test_a_user_that_may_not_log_in_from_here_is_told_and_not_waited_for(server_database_url: str) -> None:
+    url = make_url(server_database_url)
+    user = f"far_{url.database}"[:30]
+    execute(server_database_url, f"CREATE USER {user}@'10.9.9.9' IDENTIFIED BY 'x'")
+    try:
+        with closing(open_database(url.set(username=user, password="x"))) as database:
+            with pytest.raises(DatabaseMisconfigured):
+                database.now()
+    finally:
+        execute(server_database_url, f"DROP USER {user}@'10.9.9.9'")
+
+
+@pytest.mark.parametrize("code", [1130, 1698, 1820, 1862, 2059, 3118])
+def test_a_login_that_the_server_refuses_in_another_way_is_told_too(code: int) -> None:
+    with pytest.raises(DatabaseMisconfigured, match=f"MySQL error {code}"), translated():
+        raise SqlOperationalError("CONNECT", None, PyMySQLOperationalError(code, "no"))
 
 
 def test_an_unknown_database_is_named(server_database_url: str) -> None:

@@ -119,6 +119,7 @@ def test_times_are_seconds_or_have_a_unit(monkeypatch: pytest.MonkeyPatch, text:
             "ENROLLGATE_DATABASE__USER has no effect without ENROLLGATE_DATABASE__HOST: set that, or remove it",
         ),
         ("DATABASE__TLS_CA", "/ca.pem", "ENROLLGATE_DATABASE__TLS_CA has no effect on SQLite: name a database server"),
+        ("DATABASE__HOST", "", "ENROLLGATE_DATABASE__HOST=: it should have at least 1 character"),
         ("MAX_RETRIES", "7", "ENROLLGATE_MAX_RETRIES: there is no such setting; did you mean ENROLLGATE_MAX_ATTEMPTS?"),
         ("PROXY", "x", "ENROLLGATE_PROXY: there is no such setting; remove it; docs/settings.md lists what there is"),
         ("MAX_TRIES", "7", "ENROLLGATE_MAX_TRIES: there is no such setting; did you mean"),

@@ -211,6 +211,8 @@ def open_database(
         "charset": "utf8mb4",
         "init_command": _SESSION,
     }
+    if url.password is not None:  # as MySQL's own clients send it; of a text PyMySQL would make Latin-1
+        arguments["password"] = str(url.password).encode()
     if tls_ca is not None:
         arguments["ssl"] = {"ca": str(tls_ca), "check_hostname": tls_verify_hostname}
     engine = create_engine(

@@ -25,9 +25,9 @@ def render(folder: Path, values: Json, release: str = "school") -> list[Json]:
     return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 
-def refusal(folder: Path, values: Json) -> str:
+def refusal(folder: Path, values: Json, release: str = "school") -> str:
     """What Helm says to values that it must refuse."""
-    done = helm("template", "school", str(CHART), "--values", str(_file(folder, values)))
+    done = helm("template", release, str(CHART), "--values", str(_file(folder, values)))
     assert done.returncode != 0, "these values were taken"
     return done.stderr
 

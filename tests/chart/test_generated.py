@@ -67,6 +67,18 @@ def test_the_migration_runs_before_the_operator(manifests: Path) -> None:
     assert mounted <= {each["name"] for each in pod["volumes"]}
 
 
+def test_every_secret_of_the_example_is_made_by_it_or_by_a_command_of_its_page(manifests: Path) -> None:
+    """A worker whose Secret nobody makes waits for it, and its task fails."""
+    objects = kustomize(manifests / "example")
+    made = {each["metadata"]["name"] for each in objects if each["kind"] == "Secret"}
+    page = (REPOSITORY / "manifests" / "README.md").read_text(encoding="utf-8")
+    settings = settings_of(one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0])
+    named = {value for name, value in settings.items() if name.endswith("_SECRET") and value}
+
+    assert named, "the example shows how one is named"
+    assert {name for name in named - made if f"create secret generic {name} " not in page} == set()
+
+
 def test_the_example_changes_what_it_says(manifests: Path) -> None:
     objects = kustomize(manifests / "example")
     pod = one(objects, "Deployment")["spec"]["template"]["spec"]
@@ -99,5 +111,7 @@ def test_what_a_page_tells_to_install_can_be_installed(
 
     assert commands
     for command in commands:
+        waits = "--wait" in command.split() and "destinationVolume.create=true" in command
+        assert not waits, "the claim is bound by the first worker: it would wait for ever"
         done = helm("template", *(word for word in shlex.split(command) if word != "--wait"))
         assert done.returncode == 0, done.stderr

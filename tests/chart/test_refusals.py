@@ -71,7 +71,20 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         | {"worker": {"jobTemplate": {"spec": {"template": {"metadata": {"labels": {"enrollgate.io/attempt": "9"}}}}}}},
         "worker.jobTemplate's pod sets the label enrollgate.io/attempt",
     ),
-    "an installation that begins with a digit": (REQUIRED | {"fullnameOverride": "1st"}, "set installation"),
+    "a name that begins with a digit": (REQUIRED | {"fullnameOverride": "1st"}, "/fullnameOverride'"),
+    "a name with a dot": (REQUIRED | {"fullnameOverride": "a.b"}, "/fullnameOverride'"),
+    "no port of the API server, which would allow them all": (
+        REQUIRED | {"networkPolicy": {"apiServerPorts": []}},
+        "/networkPolicy/apiServerPorts': minItems",
+    ),
+    "a volume that nobody may mount": (
+        DATABASE | {"destination": "directory:/c", "destinationVolume": {"create": True, "accessModes": []}},
+        "/destinationVolume/accessModes': minItems",
+    ),
+    "parts of a database beside a Secret": (
+        merged(REQUIRED, {"database": {"user": "u", "password": "p"}}),
+        "database.user, database.password and database.name go with database.host",
+    ),
     "an unknown value": (REQUIRED | {"replica": 2}, "additional properties 'replica' not allowed"),
     "an unknown value below": (REQUIRED | {"worker": {"resource": {}}}, "'resource' not allowed"),
     "an unknown part of a Job": (REQUIRED | {"worker": {"jobTemplate": {"template": {}}}}, "'template' not allowed"),
@@ -94,3 +107,8 @@ def test_it_is_refused_with_a_message_that_names_it(tmp_path: Path, what: str) -
     values, message = WRONG[what]
 
     assert message in refusal(tmp_path, values)
+
+
+def test_a_release_whose_name_begins_with_a_digit_needs_an_installation(tmp_path: Path) -> None:
+    words = 'The installation\'s name would be "1st-enrollgate", which must begin with a letter: set installation'
+    assert words in refusal(tmp_path, REQUIRED, release="1st")

@@ -292,6 +292,7 @@ def test_nothing_of_a_release_outlives_it(tmp_path: Path) -> None:
 
     assert policies == {
         ("Secret", "school-enrollgate-migrate"): always,
+        ("NetworkPolicy", "school-enrollgate-migration"): always,
         ("Job", "school-enrollgate-migrate"): always - {"hook-failed"},
         ("Pod", "school-enrollgate-doctor"): always,
     }
@@ -341,6 +342,7 @@ def test_the_doctor_is_who_the_workers_are(tmp_path: Path) -> None:
     doctor = next(each for each in pods(render(tmp_path, values)) if each["containers"][0]["name"] == "doctor")
 
     assert doctor["serviceAccountName"] == "drive" and doctor["automountServiceAccountToken"]
+    assert doctor_of(render(tmp_path, REQUIRED))["spec"]["serviceAccountName"] == "default"
 
 
 def test_only_the_operator_gets_a_token(tmp_path: Path) -> None:
@@ -400,18 +402,87 @@ def test_the_network_policies_select_the_pods_they_are_for(tmp_path: Path) -> No
     objects = render(tmp_path, EVERYTHING)
     operator = one(objects, "NetworkPolicy", "-operator")["spec"]["podSelector"]
     workers = one(objects, "NetworkPolicy", "-workers")["spec"]["podSelector"]
-    database = one(objects, "NetworkPolicy", "-doctor")["spec"]["podSelector"]["matchLabels"]
+    database = one(objects, "NetworkPolicy", "-doctor")["spec"]["podSelector"]
+    migration = one(objects, "NetworkPolicy", "-migration")["spec"]["podSelector"]
     order = RunOrder("night-school-7-1", 7, 1, "https://courses.example.com/1", "cookies.txt")
-    job = build_job(order, JobSettings("courses", "night-school", "enrollgate:1"))
+    overlay = {"spec": {"template": {"metadata": {"labels": {"app.kubernetes.io/component": "mine"}}}}}
+    job = build_job(order, JobSettings("courses", "night-school", "enrollgate:1", template=overlay))
 
-    labels = one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
-    assert operator["matchLabels"].items() <= labels.items()
-    assert labels["app.kubernetes.io/component"] in operator["matchExpressions"][0]["values"]
-    doctor = doctor_of(objects)["metadata"]["labels"]
-    for each in (job["spec"]["template"]["metadata"]["labels"], doctor):
-        assert workers["matchLabels"].items() <= each.items(), "the doctor meets what workers meet"
-        assert each["app.kubernetes.io/component"] in workers["matchExpressions"][0]["values"]
-    assert database.items() <= doctor.items() and not database.items() <= labels.items()
+    labels = {
+        "operator": one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"],
+        "migration": one(objects, "Job", "-migrate")["spec"]["template"]["metadata"]["labels"],
+        "doctor": doctor_of(objects)["metadata"]["labels"],
+        "worker": job["spec"]["template"]["metadata"]["labels"],
+    }
+    selected = [
+        {name for name, own in labels.items() if each["matchLabels"].items() <= own.items()}
+        for each in (operator, migration, workers, database)
+    ]
+    assert selected == [{"operator"}, {"migration"}, {"worker", "doctor"}, {"doctor"}], (
+        "a worker whatever its labels say"
+    )
+
+
+def test_the_migration_may_reach_the_database_before_the_release_is_there(tmp_path: Path) -> None:
+    """In a namespace that denies what is not allowed, and where the last release allowed another port."""
+    objects = render(tmp_path, EVERYTHING)
+    policy, job = one(objects, "NetworkPolicy", "-migration"), one(objects, "Job", "-migrate")
+    hooks = [each["metadata"]["annotations"] for each in (policy, job)]
+    allowed = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
+
+    assert {each["helm.sh/hook"] for each in hooks} == {"pre-install,pre-upgrade"}
+    assert int(hooks[0]["helm.sh/hook-weight"]) < int(hooks[1]["helm.sh/hook-weight"])
+    assert allowed == {53, 3307}
+
+
+def test_the_migration_and_the_doctor_are_let_in_where_operator_and_workers_are(tmp_path: Path) -> None:
+    """What a namespace asks of its pods: labels, a mesh's annotations, nodes, an account, a proxy."""
+    objects = render(tmp_path, EVERYTHING)
+    migration, doctor = one(objects, "Job", "-migrate")["spec"]["template"], doctor_of(objects)
+    operator, worker = EVERYTHING["operator"], EVERYTHING["worker"]
+
+    for pod, values in ((migration, operator), (doctor, worker)):
+        assert values["labels"].items() <= pod["metadata"]["labels"].items()
+        assert values["annotations"].items() <= pod["metadata"]["annotations"].items()
+        for name in ("nodeSelector", "tolerations", "affinity", "priorityClassName"):
+            assert pod["spec"][name] == values[name]
+    assert one(objects, "Job", "-migrate")["metadata"]["labels"]["team"] == "courses"
+    assert {"name": "TZ", "value": "UTC"} in doctor["spec"]["containers"][0]["env"]
+    assert doctor["metadata"]["annotations"]["helm.sh/hook"] == "test"
+
+
+def test_labels_of_the_users_never_replace_ours(tmp_path: Path) -> None:
+    mine = {"app.kubernetes.io/component": "mine", "app.kubernetes.io/instance": "mine"}
+    values = merged(
+        REQUIRED, {"operator": {"labels": mine}, "worker": {"labels": mine, "annotations": {"helm.sh/hook": "x"}}}
+    )
+    objects = render(tmp_path, values)
+    deployment = one(objects, "Deployment")["spec"]
+    doctor = doctor_of(objects)["metadata"]
+
+    assert deployment["selector"]["matchLabels"].items() <= deployment["template"]["metadata"]["labels"].items()
+    assert (
+        doctor["labels"]["app.kubernetes.io/component"] == "doctor" and doctor["annotations"]["helm.sh/hook"] == "test"
+    )
+
+
+@pytest.mark.parametrize("name", ["true", "123", "1e3", "null"])
+def test_a_name_that_reads_as_something_else_is_a_name(tmp_path: Path, name: str) -> None:
+    database = {"database": {"existingSecret": name, "tlsCASecret": name}, "installation": "school"}
+    classes = {
+        "operator": {"priorityClassName": name},
+        "worker": {"priorityClassName": name, "serviceAccountName": name},
+    }
+    others = {"cookies": {"existingSecret": name}, "serviceAccount": {"name": name}, "networkPolicy": {"enabled": True}}
+    volume = {"destinationVolume": {"create": True, "storageClassName": name}, "destination": "directory:/courses"}
+
+    assert not complain(render(tmp_path, database | classes | others | volume, release=name))
+
+
+def test_a_drain_is_never_held_up_by_operators_that_wait_for_the_database(tmp_path: Path) -> None:
+    budget = one(render(tmp_path, REQUIRED | {"replicas": 2}), "PodDisruptionBudget")
+
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
 def test_releases_in_one_namespace_do_not_clash(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@
 
 {{- define "enrollgate.selectorLabels" -}}
 app.kubernetes.io/name: enrollgate
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "enrollgate.labels" -}}
@@ -45,6 +45,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/part-of: enrollgate
+{{- end -}}
+
+{{/* Labels of an object that the user's are laid beneath: (dict "root" $ "component" <name> "more" <map>). */}}
+{{- define "enrollgate.labelsOf" -}}
+{{- toYaml (merge (dict "app.kubernetes.io/component" .component) (fromYaml (include "enrollgate.labels" .root)) .more) -}}
 {{- end -}}
 
 {{/* The Secret with the database's address: the user's, or ours. */}}
@@ -70,6 +75,7 @@ app.kubernetes.io/part-of: enrollgate
 {{- if gt (int $ways) 1 }}{{ fail "database.existingSecret, database.url and database.host exclude each other: keep one of them." }}{{ end -}}
 {{- if and $database.url (eq $database.form "parts") }}{{ fail "database.form says what database.existingSecret holds, and database.url is no Secret: remove one of them." }}{{ end -}}
 {{- if not (regexMatch "^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$" (include "enrollgate.installation" .)) }}{{ fail (printf "The installation's name would be %q, which must begin with a letter: set installation." (include "enrollgate.installation" .)) }}{{ end -}}
+{{- if and (not $database.host) (or $database.user $database.password $database.name) }}{{ fail "database.user, database.password and database.name go with database.host: set that, or remove them." }}{{ end -}}
 {{- if and $database.host (not (and $database.user $database.name)) }}{{ fail "database.host needs database.user and database.name, too." }}{{ end -}}
 {{- if not .Values.destination }}{{ fail "No destination: set destination to drive:<folder id>, or to directory:/path together with destinationVolume." }}{{ end -}}
 {{- $directory := hasPrefix "directory:" .Values.destination -}}
@@ -173,7 +179,7 @@ app.kubernetes.io/part-of: enrollgate
 {{- range $variable, $key := ternary (dict "DATABASE_URL" "url") $parts (eq (include "enrollgate.databaseForm" .) "url") }}
 - name: ENROLLGATE_{{ $variable }}
   valueFrom:
-    secretKeyRef: {name: {{ $secret }}, key: {{ $.root.Values.database.existingSecret | empty | ternary $key (get $.root.Values.database.keys $key) }}{{ if eq $key "port" }}, optional: true{{ end }}}
+    secretKeyRef: {name: {{ $secret | quote }}, key: {{ $.root.Values.database.existingSecret | empty | ternary $key (get $.root.Values.database.keys $key) | quote }}{{ if eq $key "port" }}, optional: true{{ end }}}
 {{- end }}
 {{- if .Values.database.tlsCASecret }}
 - name: ENROLLGATE_DATABASE__TLS_CA
@@ -205,7 +211,7 @@ capabilities: {drop: [ALL]}
   configMap: {name: {{ include "enrollgate.fullname" . }}-job-template}
 {{- if .Values.database.tlsCASecret }}
 - name: database-ca
-  secret: {secretName: {{ .Values.database.tlsCASecret }}, defaultMode: 0440}
+  secret: {secretName: {{ .Values.database.tlsCASecret | quote }}, defaultMode: 0440}
 {{- end }}
 {{- with .Values.operator.extraVolumes }}
 {{ toYaml . }}

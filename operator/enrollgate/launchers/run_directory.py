@@ -229,7 +229,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
 
 
 def write_atomically(path: Path, text: str, *, durable: bool = False) -> None:
-    """Puts the text in place as a whole or not at all, readable by its owner only; with `durable`, after it has reached the disk."""
+    """Puts the text in place as a whole or not at all, readable by its owner only; `durable`: once it is on the disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

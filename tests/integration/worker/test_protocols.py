@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import absent
 from tests.faulty_site import Fault, FaultySite, Lecture, content
-from tests.integration.worker.test_worker import delivered, order_for, run
+from tests.integration.worker.test_worker import delivered, order_for, run, start_worker
 from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
 
 from enrollgate.demo.media import FfmpegAbsent, find_ffmpeg
@@ -121,6 +121,25 @@ def test_an_hls_stream_that_broke_off_goes_on_at_its_next_segment(site: FaultySi
     site.sent.clear()
     assert run(order_for(site, tmp_path, course_url=hls, try_number=2)).reason is None
     assert [sent.path for sent in site.sent if sent.path.endswith(".ts")] == ["/stream2.ts"]
+
+
+def test_a_worker_that_dies_while_ffmpeg_mends_the_file_leaves_nothing_unmended(
+    site: FaultySite, tmp_path: Path, hls: str, ffmpeg: str
+) -> None:
+    """The first try's ffmpeg kills the worker that called it. What plays in the end is an MP4 as in an undisturbed run."""
+    killer = tmp_path / "bin" / "ffmpeg"
+    killer.unlink()
+    killer.write_text(f'#!/bin/sh\ncase "$*" in *media-*) kill -9 $PPID ;; esac\nexec {ffmpeg} "$@"\n')
+    killer.chmod(0o755)
+    page = hls.removeprefix(site.url)
+    assert start_worker(site, tmp_path, page).wait(60) == -9
+    assert [path.suffix for path in (tmp_path / "scratch" / "items").rglob("media-*")] == [".mp4"], "it was complete"
+    killer.unlink()
+    killer.symlink_to(ffmpeg)
+    assert run(order_for(site, tmp_path, course_url=hls, try_number=2)).reason is None
+    assert run(order_for(site, tmp_path / "other", course_url=hls)).reason is None
+    mended, undisturbed = (list(delivered(folder).values()) for folder in (tmp_path, tmp_path / "other"))
+    assert mended == undisturbed
 
 
 def test_the_account_s_cookie_opens_what_is_closed_to_others(site: FaultySite, tmp_path: Path) -> None:

@@ -218,6 +218,7 @@ def _options(cookies: Path | None) -> dict[str, Any]:
         "skip_unavailable_fragments": False,
         "allow_unplayable_formats": False,
         "hls_prefer_native": True,
+        "fixup": "force",  # or a file that an earlier try completed, and died before ffmpeg had mended it, stays as it is
         "continuedl": True,
         "noplaylist": False,
         "ignoreerrors": False,

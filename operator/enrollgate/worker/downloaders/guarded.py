@@ -12,6 +12,7 @@ import io
 import socket
 import urllib.request
 import weakref
+from pathlib import Path
 from typing import Any
 
 from yt_dlp import YoutubeDL
@@ -28,6 +29,7 @@ from yt_dlp.networking.exceptions import HTTPError, RequestError, TransportError
 
 from enrollgate.domain.hosts import check_address, check_url
 from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.worker.downloaders.pages import refuse_page
 from enrollgate.worker.downloaders.streams import WholeDash, WholeHls
 
 _MEDIA_URL_LENGTH = 16384
@@ -202,7 +204,9 @@ class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # as above
             raise Refused(Failure(Reason.UNSUPPORTED_COURSE, message))
         if test:
             return super().dl(name, info, subtitle, test)
-        return self._download(kind(self, self.params), name, info, subtitle)
+        done = self._download(kind(self, self.params), name, info, subtitle)
+        refuse_page(Path(name))
+        return done
 
     def _download(self, downloader: FileDownloader, name: str, info: dict[str, Any], subtitle: bool) -> Any:
         """The rest of yt-dlp's own `dl`, with a downloader of ours."""

@@ -20,6 +20,7 @@ from yt_dlp.downloader.fragment import FragmentFD
 from yt_dlp.downloader.hls import HlsFD
 
 from enrollgate.worker.disk import write_private
+from enrollgate.worker.downloaders.pages import refuse_page
 
 
 class _Whole(FragmentFD):  # type: ignore[misc]  # yt-dlp carries no types
@@ -28,6 +29,11 @@ class _Whole(FragmentFD):  # type: ignore[misc]  # yt-dlp carries no types
     def _prepare_frag_download(self, ctx: dict[str, Any]) -> None:
         _return_to_the_note(Path(self.temp_name(ctx["filename"])), Path(self.ytdl_filename(ctx["filename"])))
         super()._prepare_frag_download(ctx)
+
+    def _read_fragment(self, ctx: dict[str, Any]) -> Any:
+        if ctx.get("fragment_filename_sanitized"):
+            refuse_page(Path(ctx["fragment_filename_sanitized"]))
+        return super()._read_fragment(ctx)
 
     def _append_fragment(self, ctx: dict[str, Any], piece: bytes) -> None:
         stream = ctx["dest_stream"]

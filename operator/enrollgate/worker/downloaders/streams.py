@@ -12,6 +12,7 @@ import contextlib
 import glob
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from yt_dlp.downloader.dash import DashSegmentsFD
 from yt_dlp.downloader.fragment import FragmentFD
 from yt_dlp.downloader.hls import HlsFD
 
+from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.disk import write_private
 from enrollgate.worker.downloaders.pages import refuse_page
+
+_DRM = re.compile(r'(?m)^#EXT-X-(?:SESSION-)?KEY:.*?(?:METHOD=(?!(?:NONE|AES-128)\s*(?:,|$))|KEYFORMAT="(?!identity"))')
 
 
 class _Whole(FragmentFD):  # type: ignore[misc]  # yt-dlp carries no types
@@ -53,7 +57,14 @@ class _Whole(FragmentFD):  # type: ignore[misc]  # yt-dlp carries no types
 
 
 class WholeHls(_Whole, HlsFD):  # type: ignore[misc]  # as above
-    """HLS."""
+    """HLS. A key that the site itself hands to the account (AES-128) is no DRM; all other protection is, and is left alone."""
+
+    @classmethod
+    def can_download(cls, manifest: str, info: dict[str, Any], allow_unplayable_formats: bool = False) -> bool:
+        """Raises Failure before anything of a DRM-protected stream, its key included, is asked for."""
+        if _DRM.search(manifest):
+            raise Failure(Reason.DRM_PROTECTED, "this stream is DRM-protected")
+        return bool(super().can_download(manifest, info, allow_unplayable_formats))
 
 
 class WholeDash(_Whole, DashSegmentsFD):  # type: ignore[misc]  # as above

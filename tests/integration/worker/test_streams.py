@@ -7,6 +7,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from Cryptodome.Cipher import AES
+from Cryptodome.Util.Padding import pad
 from tests.conftest import absent
 from tests.faulty_site import Fault, FaultySite, content
 from tests.integration.worker.test_lanes import Killer
@@ -150,6 +152,128 @@ def test_a_stream_is_continued_only_from_what_is_known_to_be_there(
     site.sent.clear()
     assert_the_next_try_delivers_it_whole(site, tmp_path, page)
     assert len(asked_for(site)) == missing
+
+
+KEY = content(16, 99)
+
+
+def encrypt(site: FaultySite, pieces: list[bytes], *, key: bytes = KEY, iv: bytes | None = None) -> list[bytes]:
+    """What `serve` serves, under a key that only the site gives. Without an IV of its own each piece has its number's."""
+    given = f",IV=0x{iv.hex()}" if iv else ""
+    serve(
+        site,
+        [AES.new(key, AES.MODE_CBC, iv or n.to_bytes(16)).encrypt(pad(piece, 16)) for n, piece in enumerate(pieces)],
+    )
+    kind, playlist = site.pages[HLS]
+    site.pages[HLS] = (
+        kind,
+        playlist.replace(b"#EXTINF", f'#EXT-X-KEY:METHOD=AES-128,URI="key"{given}\n#EXTINF'.encode(), 1),
+    )
+    site.pages["/key"] = ("application/octet-stream", key)
+    return pieces
+
+
+@pytest.mark.parametrize("iv", [None, content(16, 98)], ids=["numbered", "given"])
+def test_an_encrypted_stream_is_decrypted_to_the_byte_also_when_it_is_continued(
+    site: FaultySite, tmp_path: Path, iv: bytes | None
+) -> None:
+    pieces = encrypt(site, [content(size) for size in (1, 15, 16, 17, 65_535, 65_536, 65_537, 300_000)], iv=iv)
+    site.faults["/6.ts"] = Fault(status=503)
+    assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}")).reason is Reason.SITE_ERROR
+    site.faults.clear()
+    site.sent.clear()
+    assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}", try_number=2)).reason is None
+    assert list(delivered(tmp_path).values()) == [b"".join(pieces)]
+    assert asked_for(site) == ["/6.ts", "/7.ts"]
+    assert [sent.path for sent in site.sent].count("/key") == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (content(16, 3), Reason.INCOMPLETE_DOWNLOAD),
+        (b"", Reason.INCOMPLETE_DOWNLOAD),
+        (content(50_000), Reason.INCOMPLETE_DOWNLOAD),
+        (b"<!doctype html><title>Log in</title>", Reason.COOKIES_EXPIRED),
+    ],
+    ids=["another key", "nothing", "something", "a login page"],
+)
+def test_a_stream_without_its_key_is_not_delivered(
+    site: FaultySite, tmp_path: Path, answer: bytes, reason: Reason
+) -> None:
+    encrypt(site, PIECES)
+    site.pages["/key"] = ("application/octet-stream", answer)
+    report = run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}"))
+    assert report.reason is reason and delivered(tmp_path) == {}, report
+    site.pages["/key"] = ("application/octet-stream", KEY)
+    assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}", try_number=2)).reason is None
+    assert list(delivered(tmp_path).values()) == [WHOLE]
+
+
+def test_an_encrypted_piece_that_is_cut_short_is_not_delivered(site: FaultySite, tmp_path: Path) -> None:
+    encrypt(site, PIECES)
+    kind, piece = site.pages["/1.ts"]
+    for size in (len(piece) - 16, len(piece) - 1):
+        site.pages["/1.ts"] = (kind, piece[:size])
+        report = run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}"))
+        assert report.reason is Reason.INCOMPLETE_DOWNLOAD and delivered(tmp_path) == {}, report
+    site.pages["/1.ts"] = (kind, piece)
+    assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}", try_number=2)).reason is None
+    assert list(delivered(tmp_path).values()) == [WHOLE]
+
+
+def test_an_initial_section_has_no_number_in_an_encrypted_stream(site: FaultySite, tmp_path: Path) -> None:
+    encrypt(site, PIECES)
+    kind, playlist = site.pages[HLS]
+    site.pages[HLS] = (kind, playlist.replace(b"#EXT-X-KEY", b'#EXT-X-MAP:URI="begin.mp4"\n#EXT-X-KEY', 1))
+    site.pages["/begin.mp4"] = ("video/mp4", b"the beginning")
+    site.faults["/3.ts"] = Fault(status=503)
+    assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}")).reason is Reason.SITE_ERROR
+    site.faults.clear()
+    assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}", try_number=2)).reason is None
+    assert list(delivered(tmp_path).values()) == [b"the beginning" + WHOLE]
+
+
+def test_a_stream_of_one_file_s_ranges_is_continued_at_the_right_one(tmp_path: Path) -> None:
+    """Each range begins where the one before it ends."""
+    with FaultySite([]) as site:
+        site.pages["/all.ts"] = ("video/mp2t", WHOLE)
+        ranges = f"#EXTINF:2,\n#EXT-X-BYTERANGE:{PIECE}\nall.ts\n" * len(PIECES)
+        playlist = f"#EXTM3U\n#EXT-X-VERSION:4\n#EXT-X-TARGETDURATION:2\n{ranges}#EXT-X-ENDLIST\n"
+        site.pages[HLS] = ("application/vnd.apple.mpegurl", playlist.encode())
+        asked = list[str]()
+
+        def fail_at_the_fourth(path: str) -> None:
+            asked.append(path)
+            if asked.count("/all.ts") == 4:
+                site.faults[path] = Fault(status=503)
+
+        site.on_request = fail_at_the_fourth
+        assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}")).reason is Reason.SITE_ERROR
+        site.on_request = lambda _path: None
+        site.faults.clear()
+        assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}", try_number=2)).reason is None
+        assert list(delivered(tmp_path).values()) == [WHOLE]
+
+
+TELLS_ITS_PEAK = """
+import atexit, pathlib, re
+status = pathlib.Path("/proc/self/status")
+atexit.register(lambda: pathlib.Path("{path}").write_text(re.search(r"VmHWM:\\s*(\\d+)", status.read_text())[1]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+def test_a_stream_of_one_huge_piece_takes_no_more_memory_than_any(
+    site: FaultySite, tmp_path: Path, encrypted: bool
+) -> None:
+    size = 250_000_000
+    (encrypt if encrypted else serve)(site, [b"G" * size])
+    assert start_worker(site, tmp_path, HLS, TELLS_ITS_PEAK.format(path=tmp_path / "peak")).wait(120) == 0
+    (file,) = (tmp_path / "out").rglob("*.mp4")
+    assert file.stat().st_size == size
+    assert (peak := int((tmp_path / "peak").read_text())) < 150_000, f"{peak:,} KiB"
 
 
 DIES_IN_A_WRITE = """

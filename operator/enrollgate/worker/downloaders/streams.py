@@ -5,25 +5,33 @@ length: the stream is then short of a piece, or has one twice, and passes for co
 
     downloaded ──▶ appended ──▶ on the disk ──▶ noted, with the stream's length so far ──▶ removed
 
-What goes beyond the noted length is cut off before the stream is continued.
+What goes beyond the noted length is cut off before the stream is continued. yt-dlp has a piece in memory as a whole, too, and
+some sites hand out a lecture as a single one; here it goes in blocks, decrypted on the way.
 """
 
 import contextlib
+import functools
 import glob
 import json
 import os
 import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from Cryptodome.Cipher import AES
+from Cryptodome.Util.Padding import unpad
 from yt_dlp.downloader.dash import DashSegmentsFD
 from yt_dlp.downloader.fragment import FragmentFD
 from yt_dlp.downloader.hls import HlsFD
 
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.disk import write_private
-from enrollgate.worker.downloaders.pages import refuse_page
+from enrollgate.worker.downloaders.pages import HEAD, refuse_page, refuse_page_as_key
+from enrollgate.worker.scratch import READ
 
+_BLOCK = READ
+"""Bytes: a multiple of what AES takes at once."""
 _DRM = re.compile(r'(?m)^#EXT-X-(?:SESSION-)?KEY:.*?(?:METHOD=(?!(?:NONE|AES-128)\s*(?:,|$))|KEYFORMAT="(?!identity"))')
 
 
@@ -34,16 +42,30 @@ class _Whole(FragmentFD):  # type: ignore[misc]  # yt-dlp carries no types
         _return_to_the_note(Path(self.temp_name(ctx["filename"])), Path(self.ytdl_filename(ctx["filename"])))
         super()._prepare_frag_download(ctx)
 
-    def _read_fragment(self, ctx: dict[str, Any]) -> Any:
-        if ctx.get("fragment_filename_sanitized"):
-            refuse_page(Path(ctx["fragment_filename_sanitized"]))
-        return super()._read_fragment(ctx)
+    def _prepare_and_start_frag_download(self, ctx: dict[str, Any], info: dict[str, Any]) -> None:
+        super()._prepare_and_start_frag_download(ctx, info)
+        ctx["noted"], ctx["fragment_index"] = ctx["fragment_index"], 0
 
-    def _append_fragment(self, ctx: dict[str, Any], piece: bytes) -> None:
+    def download_and_append_fragments(
+        self, ctx: dict[str, Any], fragments: Iterable[dict[str, Any]], info: dict[str, Any], **options: Any
+    ) -> Any:
+        """Downloads what is missing. If it were yt-dlp that leaves out what is there, the others would get wrong numbers (they may
+        be encrypted under them) and wrong ranges."""
+        missing = (piece for piece in fragments if piece["frag_index"] > ctx["noted"])
+        return super().download_and_append_fragments(ctx, missing, info, **options)
+
+    def _read_fragment(self, ctx: dict[str, Any]) -> Iterator[bytes] | None:
+        name = ctx.get("fragment_filename_sanitized")
+        if not name:
+            return None
+        refuse_page(Path(name))
+        return _blocks(Path(name)) if Path(name).stat().st_size else None
+
+    def _append_fragment(self, ctx: dict[str, Any], blocks: Iterable[bytes]) -> None:
         stream = ctx["dest_stream"]
         with contextlib.ExitStack() as failed:
             failed.callback(stream.close)  # or what is buffered would be written whenever there is room again
-            stream.write(piece)
+            stream.writelines(blocks)
             stream.flush()
             os.fdatasync(stream.fileno())
             failed.pop_all()
@@ -59,16 +81,60 @@ class _Whole(FragmentFD):  # type: ignore[misc]  # yt-dlp carries no types
 class WholeHls(_Whole, HlsFD):  # type: ignore[misc]  # as above
     """HLS. A key that the site itself hands to the account (AES-128) is no DRM; all other protection is, and is left alone."""
 
-    @classmethod
-    def can_download(cls, manifest: str, info: dict[str, Any], allow_unplayable_formats: bool = False) -> bool:
+    _has_map = False
+
+    def can_download(self, manifest: str, info: dict[str, Any], allow_unplayable_formats: bool = False) -> bool:
         """Raises Failure before anything of a DRM-protected stream, its key included, is asked for."""
         if _DRM.search(manifest):
             raise Failure(Reason.DRM_PROTECTED, "this stream is DRM-protected")
+        self._has_map = "#EXT-X-MAP" in manifest
         return bool(super().can_download(manifest, info, allow_unplayable_formats))
+
+    def decrypter(self, info: dict[str, Any]) -> Callable[[dict[str, Any], Iterator[bytes] | None], Any]:
+        """What decrypts the pieces that want it, as yt-dlp does it, but block by block."""
+
+        @functools.cache
+        def fetched(url: str) -> bytes:
+            with self.ydl.urlopen(self._prepare_url(info, url)) as answer:
+                key: bytes = answer.read(HEAD)
+            refuse_page_as_key(key)
+            return key
+
+        def decrypt(piece: dict[str, Any], blocks: Iterator[bytes] | None) -> Iterator[bytes] | None:
+            how = piece.get("decrypt_info") or {}
+            if blocks is None or how.get("METHOD") != "AES-128":
+                return blocks
+            key = how.get("KEY") or fetched((info.get("hls_aes") or {}).get("uri") or how["URI"])
+            return _decrypted(blocks, key, how.get("IV") or self._number(piece).to_bytes(16))
+
+        return decrypt
+
+    def _number(self, piece: dict[str, Any]) -> int:
+        """The piece's number in the playlist. yt-dlp counts the initial section, which has none."""
+        return int(piece["media_sequence"]) - (self._has_map and piece["frag_index"] > 1)
 
 
 class WholeDash(_Whole, DashSegmentsFD):  # type: ignore[misc]  # as above
     """DASH."""
+
+
+def _blocks(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            yield block
+
+
+def _decrypted(blocks: Iterator[bytes], key: bytes, iv: bytes) -> Iterator[bytes]:
+    """AES-CBC, padded at the end. Raises Failure."""
+    try:
+        cipher, last = AES.new(key, AES.MODE_CBC, iv), b""
+        for block in blocks:
+            yield last
+            last = cipher.decrypt(block)
+        yield unpad(last, AES.block_size)
+    except ValueError as error:
+        message = "a piece of the stream is cut short, or the site's key does not fit it"
+        raise Failure(Reason.INCOMPLETE_DOWNLOAD, message) from error
 
 
 def _return_to_the_note(part: Path, note: Path) -> None:

@@ -161,10 +161,11 @@ class _Handler(BaseHTTPRequestHandler):
         self, status: int, body: bytes, kind: str, headers: dict[str, str], fault: Fault, with_body: bool
     ) -> None:
         asked = self.headers.get("Range")
-        start = 0
-        match = re.fullmatch(r"bytes=(\d+)-", asked or "")
+        start, whole = 0, len(body)
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", asked or "")
         if status == 200 and match and int(match[1]) < len(body):
             start, status = int(match[1]), 206
+            body = body[: int(match[2]) + 1] if match[2] else body
         sent = 0
         try:
             self.send_response(status)
@@ -172,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body) - start + fault.claim_more))
             self.send_header("Accept-Ranges", "bytes")
             if status == 206:
-                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{whole}")
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()

@@ -127,7 +127,7 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         False,
     ),
     Reason.COOKIES_EXPIRED: Explanation(
-        "The site asked for a login (HTTP 401): the cookies have expired.",
+        "The site asked for a login (HTTP 401, or its login page came in place of a lecture): the cookies have expired.",
         "Export the account's cookies again and replace its cookies file.",
         False,
     ),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import absent
 from tests.faulty_site import Fault, FaultySite, Lecture, content
-from tests.integration.worker.test_worker import delivered, order_for, run
+from tests.integration.worker.test_worker import delivered, order_for, run, start_worker
 from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
 
 from enrollgate.demo.media import FfmpegAbsent, find_ffmpeg
@@ -53,9 +53,13 @@ SECONDS = 6
 @pytest.fixture
 def hls(site: FaultySite, tmp_path: Path, ffmpeg: str) -> str:
     """A real HLS stream: a picture and a tone in three segments. Its address."""
-    folder = tmp_path / "hls"
-    folder.mkdir()
+    return make_hls(site, tmp_path / "hls", ffmpeg)
+
+
+def make_hls(site: FaultySite, folder: Path, ffmpeg: str, *more: str) -> str:
+    folder.mkdir(exist_ok=True)
     picture, tone = f"testsrc=size=160x90:rate=10:duration={SECONDS}", f"sine=frequency=440:duration={SECONDS}"
+    inputs = ["-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", tone]
     segments = [
         "-f",
         "hls",
@@ -66,29 +70,22 @@ def hls(site: FaultySite, tmp_path: Path, ffmpeg: str) -> str:
         "-force_key_frames",
         "expr:gte(t,n_forced*2)",
     ]
-    subprocess.run(
-        [
-            ffmpeg,
-            "-loglevel",
-            "error",
-            "-f",
-            "lavfi",
-            "-i",
-            picture,
-            "-f",
-            "lavfi",
-            "-i",
-            tone,
-            *segments,
-            "stream.m3u8",
-        ],
-        cwd=folder,
-        check=True,
-    )
+    subprocess.run([ffmpeg, "-loglevel", "error", *inputs, *segments, *more, "stream.m3u8"], cwd=folder, check=True)
     for file in folder.iterdir():
         kind = "application/vnd.apple.mpegurl" if file.suffix == ".m3u8" else "video/mp2t"
         site.pages[f"/{file.name}"] = (kind, file.read_bytes())
     return f"{site.url}/stream.m3u8"
+
+
+def assert_it_plays(ffmpeg: str, folder: Path) -> None:
+    (file,) = folder.rglob("*.mp4")
+    played = subprocess.run(
+        [ffmpeg, "-hide_banner", "-xerror", "-i", file, "-f", "null", "-"], capture_output=True, text=True, check=True
+    ).stderr
+    assert "mov,mp4" in played, "no transport stream under another name"
+    assert "Video: h264" in played and "Audio: aac" in played
+    *_, (minutes, seconds) = re.findall(r"time=00:(\d\d):(\d\d\.\d\d)", played)
+    assert minutes == "00" and abs(float(seconds) - SECONDS) < 0.5
 
 
 def test_a_direct_file_is_a_course_of_one(site: FaultySite, tmp_path: Path) -> None:
@@ -102,16 +99,24 @@ def test_hls_becomes_one_file_that_plays_from_begin_to_end(
 ) -> None:
     report = run(order_for(site, tmp_path, course_url=hls))
     assert report.reason is None and report.items_delivered == 1, report
-    (file,) = (path for path in (tmp_path / "out").rglob("*.mp4"))
-    played = subprocess.run(
-        [ffmpeg, "-hide_banner", "-xerror", "-i", file, "-f", "null", "-"], capture_output=True, text=True, check=True
-    ).stderr
-    assert "mov,mp4" in played, "no transport stream under another name"
-    assert "Video: h264" in played and "Audio: aac" in played
-    *_, (minutes, seconds) = re.findall(r"time=00:(\d\d):(\d\d\.\d\d)", played)
-    assert minutes == "00" and abs(float(seconds) - SECONDS) < 0.5
+    assert_it_plays(ffmpeg, tmp_path / "out")
     asked = {sent.path for sent in site.sent}
     assert {f"/stream{n}.ts" for n in range(3)} <= asked
+
+
+def test_hls_whose_key_the_site_gives_to_the_account_is_delivered_decrypted(
+    site: FaultySite, tmp_path: Path, ffmpeg: str
+) -> None:
+    """AES-128, the usual protection of course players: no DRM, the site hands the key to whoever may see the course."""
+    folder = tmp_path / "hls"
+    folder.mkdir()
+    (folder / "key").write_bytes(content(16))
+    (folder / "about-key").write_text(f"{site.url}/key\n{folder / 'key'}\n")
+    url = make_hls(site, folder, ffmpeg, "-hls_key_info_file", "about-key")
+    assert b"#EXT-X-KEY:METHOD=AES-128" in site.pages["/stream.m3u8"][1]
+    report = run(order_for(site, tmp_path, course_url=url))
+    assert report.reason is None and report.items_delivered == 1, report
+    assert_it_plays(ffmpeg, tmp_path / "out")
 
 
 def test_an_hls_stream_that_broke_off_goes_on_at_its_next_segment(site: FaultySite, tmp_path: Path, hls: str) -> None:
@@ -121,6 +126,25 @@ def test_an_hls_stream_that_broke_off_goes_on_at_its_next_segment(site: FaultySi
     site.sent.clear()
     assert run(order_for(site, tmp_path, course_url=hls, try_number=2)).reason is None
     assert [sent.path for sent in site.sent if sent.path.endswith(".ts")] == ["/stream2.ts"]
+
+
+def test_a_worker_that_dies_while_ffmpeg_mends_the_file_leaves_nothing_unmended(
+    site: FaultySite, tmp_path: Path, hls: str, ffmpeg: str
+) -> None:
+    """The first try's ffmpeg kills the worker that called it. What plays in the end is an MP4 as in an undisturbed run."""
+    killer = tmp_path / "bin" / "ffmpeg"
+    killer.unlink()
+    killer.write_text(f'#!/bin/sh\ncase "$*" in *media-*) kill -9 $PPID ;; esac\nexec {ffmpeg} "$@"\n')
+    killer.chmod(0o755)
+    page = hls.removeprefix(site.url)
+    assert start_worker(site, tmp_path, page).wait(60) == -9
+    assert [path.suffix for path in (tmp_path / "scratch" / "items").rglob("media-*")] == [".mp4"], "it was complete"
+    killer.unlink()
+    killer.symlink_to(ffmpeg)
+    assert run(order_for(site, tmp_path, course_url=hls, try_number=2)).reason is None
+    assert run(order_for(site, tmp_path / "other", course_url=hls)).reason is None
+    mended, undisturbed = (list(delivered(folder).values()) for folder in (tmp_path, tmp_path / "other"))
+    assert mended == undisturbed
 
 
 def test_the_account_s_cookie_opens_what_is_closed_to_others(site: FaultySite, tmp_path: Path) -> None:
@@ -150,16 +174,6 @@ def test_a_cookie_that_the_course_s_page_sets_goes_with_its_media(
     assert report.reason is None and report.items_delivered == 2, report
 
 
-FAIRPLAY = """#EXTM3U
-#EXT-X-VERSION:5
-#EXT-X-TARGETDURATION:4
-#EXT-X-KEY:METHOD=SAMPLE-AES,URI="skd://key",KEYFORMAT="com.apple.streamingkeydelivery",KEYFORMATVERSIONS="1"
-#EXTINF:4,
-1.mp4
-#EXTINF:4,
-2.mp4
-#EXT-X-ENDLIST
-"""
 WIDEVINE = """<?xml version="1.0"?>
 <MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT8S"
      profiles="urn:mpeg:dash:profile:isoff-main:2011">
@@ -172,10 +186,29 @@ WIDEVINE = """<?xml version="1.0"?>
 """
 
 
+def protected(key: str) -> str:
+    """An HLS playlist whose key is for a DRM system."""
+    return f"#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXT-X-KEY:{key}\n#EXTINF:4,\n1.mp4\n#EXTINF:4,\n2.mp4\n#EXT-X-ENDLIST\n"
+
+
+SYSTEMS = {
+    "FairPlay, whole": 'METHOD=AES-128,URI="skd://key",KEYFORMAT="com.apple.streamingkeydelivery"',
+    "FairPlay": 'METHOD=SAMPLE-AES,URI="skd://key",KEYFORMAT="com.apple.streamingkeydelivery"',
+    "PlayReady": 'METHOD=SAMPLE-AES-CTR,URI="data:text/plain;base64,AA==",KEYFORMAT="com.microsoft.playready"',
+    "Widevine": 'METHOD=SAMPLE-AES-CTR,URI="data:text/plain;base64,AA==",'
+    'KEYFORMAT="urn:uuid:edef8ba9-79d6-4ace-a3c8-27dcd51d21ed"',
+    "Widevine, whole": 'METHOD=AES-128,URI="/3.mp4",KEYFORMAT="urn:uuid:edef8ba9-79d6-4ace-a3c8-27dcd51d21ed"',
+    "sample by sample": 'METHOD=SAMPLE-AES,URI="/3.mp4"',
+}
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "text"),
-    [("p.m3u8", "application/vnd.apple.mpegurl", FAIRPLAY), ("p.mpd", "application/dash+xml", WIDEVINE)],
-    ids=["FairPlay over HLS", "Widevine over DASH"],
+    [
+        *(("p.m3u8", "application/vnd.apple.mpegurl", protected(key)) for key in SYSTEMS.values()),
+        ("p.mpd", "application/dash+xml", WIDEVINE),
+    ],
+    ids=[*(f"{system} over HLS" for system in SYSTEMS), "Widevine over DASH"],
 )
 def test_what_is_protected_by_drm_is_left_untouched(
     site: FaultySite, tmp_path: Path, name: str, kind: str, text: str
@@ -188,7 +221,7 @@ def test_what_is_protected_by_drm_is_left_untouched(
 
 
 def test_one_protected_lecture_leaves_the_others_to_be_delivered(site: FaultySite, tmp_path: Path) -> None:
-    site.pages["/p.m3u8"] = ("application/vnd.apple.mpegurl", FAIRPLAY.encode())
+    site.pages["/p.m3u8"] = ("application/vnd.apple.mpegurl", protected(SYSTEMS["FairPlay"]).encode())
     sources = "".join(f'<video src="{site.url}/{path}"></video>' for path in ("1.mp4", "p.m3u8", "3.mp4"))
     site.pages["/page"] = ("text/html", f"<title>Mixed</title>{sources}".encode())
     report = run(order_for(site, tmp_path, course_url=f"{site.url}/page"))

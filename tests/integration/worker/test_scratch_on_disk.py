@@ -36,11 +36,8 @@ def sampled(folder: Path) -> Iterator[list[int]]:
 
     def watch() -> None:
         while not done.wait(0.0005):
-            total = 0
-            for path in folder.rglob("*"):
-                with contextlib.suppress(OSError):
-                    total += path.stat().st_size if path.is_file() else 0
-            seen.append(total)
+            with contextlib.suppress(OSError):  # what is removed meanwhile, folders too
+                seen.append(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
 
     thread = threading.Thread(target=watch)
     thread.start()

@@ -416,9 +416,10 @@ write_report(order.report_path, report)
 """
 
 
-def start_worker(site: FaultySite, tmp_path: Path) -> subprocess.Popen[bytes]:
+def start_worker(site: FaultySite, tmp_path: Path, page: str = "/feed", before: str = "") -> subprocess.Popen[bytes]:
+    """`before`: Python that the worker runs first."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-c", WORKER, f"{site.url}/feed", site.host, str(tmp_path)]
+    command = [sys.executable, "-c", before + WORKER, f"{site.url}{page}", site.host, str(tmp_path)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
 
 

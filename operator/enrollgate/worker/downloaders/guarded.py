@@ -12,11 +12,12 @@ import io
 import socket
 import urllib.request
 import weakref
+from pathlib import Path
 from typing import Any
 
 from yt_dlp import YoutubeDL
 from yt_dlp.cookies import YoutubeDLCookieJar
-from yt_dlp.downloader import get_suitable_downloader
+from yt_dlp.downloader import FileDownloader, get_suitable_downloader
 from yt_dlp.downloader.dash import DashSegmentsFD
 from yt_dlp.downloader.external import FFmpegFD
 from yt_dlp.downloader.hls import HlsFD
@@ -28,10 +29,13 @@ from yt_dlp.networking.exceptions import HTTPError, RequestError, TransportError
 
 from enrollgate.domain.hosts import check_address, check_url
 from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.worker.downloaders.pages import refuse_page
+from enrollgate.worker.downloaders.streams import WholeDash, WholeHls
 
 _MEDIA_URL_LENGTH = 16384
 """Characters: signed media URLs are long, and the site, not a row, gives them."""
-_THROUGH_OUR_HANDLER = frozenset({HttpFD, HlsFD, DashSegmentsFD})
+_THROUGH_OUR_HANDLER = {HttpFD: HttpFD, HlsFD: WholeHls, DashSegmentsFD: WholeDash}
+"""yt-dlp's ways of downloading that pass through it, and ours in their place."""
 _ERROR_PAGE = 1 << 20
 """Bytes of an error's page that are read, at most."""
 
@@ -191,11 +195,27 @@ class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # as above
         What looking at the media has left open is closed first, or the site would go on sending it.
         """
         hang_up(self)
-        if info.get("url") and get_suitable_downloader(info, self.params) not in _THROUGH_OUR_HANDLER:
+        if not info.get("url"):
+            return super().dl(name, info, subtitle, test)  # says what is missing
+        kind = _THROUGH_OUR_HANDLER.get(get_suitable_downloader(info, self.params))
+        if kind is None:
             protocol = str(info.get("protocol"))[:20]
             message = f"this item comes by {protocol}, which only another program could fetch"
             raise Refused(Failure(Reason.UNSUPPORTED_COURSE, message))
-        return super().dl(name, info, subtitle, test)
+        if test:
+            return super().dl(name, info, subtitle, test)
+        done = self._download(kind(self, self.params), name, info, subtitle)
+        refuse_page(Path(name))
+        return done
+
+    def _download(self, downloader: FileDownloader, name: str, info: dict[str, Any], subtitle: bool) -> Any:
+        """The rest of yt-dlp's own `dl`, with a downloader of ours."""
+        for hook in self._progress_hooks:
+            downloader.add_progress_hook(hook)
+        asked = self._copy_infodict(info)
+        if asked.get("http_headers") is None:
+            asked["http_headers"] = self._calc_headers(asked)
+        return downloader.download(name, asked, subtitle)
 
 
 def hang_up(ydl: YoutubeDL) -> None:

@@ -22,6 +22,7 @@ from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.cookies import copy_cookies
 from enrollgate.worker.course import Course, Item, OnFetched
 from enrollgate.worker.downloaders.guarded import SharedCookies, hang_up, open_youtube_dl
+from enrollgate.worker.downloaders.pages import is_page
 from enrollgate.worker.downloaders.site_errors import classify
 from enrollgate.worker.identity import unsigned
 from enrollgate.worker.scratch import READ
@@ -49,7 +50,7 @@ _FRAGMENT = ".part-Frag"
 
 class _NameByRendition(PostProcessor):  # type: ignore[misc]  # yt-dlp carries no types
     """Puts the chosen rendition into the partial file's name, so that only the same one is ever continued. What an earlier try left
-    of another one goes: it would take room, and is never continued."""
+    of another one goes: it would take room, and is never continued. So does the beginning of a login page."""
 
     folder: Path | None = None
 
@@ -59,7 +60,7 @@ class _NameByRendition(PostProcessor):  # type: ignore[misc]  # yt-dlp carries n
         text = "\n".join(f"{each.get('format_id')} {urlsplit(str(each.get('url'))).path}" for each in chosen)
         info["rendition"] = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:12]
         for path in self.folder.iterdir() if self.folder is not None else ():
-            if not path.name.startswith(f"{_PREFIX}{info['rendition']}."):
+            if not path.name.startswith(f"{_PREFIX}{info['rendition']}.") or is_page(path):
                 path.unlink()
         return [], info
 
@@ -218,6 +219,7 @@ def _options(cookies: Path | None) -> dict[str, Any]:
         "skip_unavailable_fragments": False,
         "allow_unplayable_formats": False,
         "hls_prefer_native": True,
+        "fixup": "force",  # or a file that an earlier try completed, and died before ffmpeg had mended it, stays as it is
         "continuedl": True,
         "noplaylist": False,
         "ignoreerrors": False,

@@ -16,7 +16,10 @@ _CREDENTIAL = re.compile(
 
 def unsigned(url: str) -> str:
     """The URL without the parameters that sign it; the others may be what tells one lecture from another."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # `https://[oops/`: no URL, but a name all the same
+        return url.partition("?")[0]
     kept = [(name, value) for name, value in parse_qsl(parts.query) if not _CREDENTIAL.fullmatch(name)]
     return parts._replace(query=urlencode(kept), fragment="").geturl()
 

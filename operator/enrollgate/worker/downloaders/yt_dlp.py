@@ -8,6 +8,7 @@ when it is not enrolled, which is the one thing a worker must never do.
 import hashlib
 import sys
 import threading
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,10 +16,11 @@ from urllib.parse import urlsplit
 
 from yt_dlp.extractor import udemy
 from yt_dlp.postprocessor.common import PostProcessor
-from yt_dlp.utils import DownloadCancelled, YoutubeDLError, unsmuggle_url
+from yt_dlp.utils import DownloadCancelled, YoutubeDLError, int_or_none, unsmuggle_url
 
 from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.domain.redaction import redact
 from enrollgate.worker.cookies import copy_cookies
 from enrollgate.worker.course import Course, Item, OnFetched
 from enrollgate.worker.downloaders.guarded import SharedCookies, hang_up, open_youtube_dl
@@ -46,6 +48,8 @@ _PREFIX = "media-"
 """Of the names of all files in an item's folder."""
 _FRAGMENT = ".part-Frag"
 """In the names of a stream's pieces that are not yet part of its file."""
+_TRACEBACK = 20_000
+"""Characters of a traceback in the log, at most."""
 
 
 class _NameByRendition(PostProcessor):  # type: ignore[misc]  # yt-dlp carries no types
@@ -119,7 +123,7 @@ class YtDlp:
             number = sections.setdefault(section, len(sections) + 1) if section else 0
             url, _ = unsmuggle_url(str(entry.get("webpage_url") or entry.get("url") or self._order.course_url))
             title = str(entry.get("title") or entry.get("id") or f"item {index}")
-            yield Item(item_id, index, title, section, int(entry.get("chapter_number") or number), url)
+            yield Item(item_id, index, title, section, int_or_none(entry.get("chapter_number")) or number, url)
 
     def _identify(self, entry: dict[str, Any]) -> str:
         """A name for the entry that is the same on every try: the site's own id, else a digest of its unsigned URL."""
@@ -243,6 +247,11 @@ def _guard(function: Any, *arguments: Any, **options: Any) -> Any:
         raise Failure(Reason.STOPPED, "asked to stop; the partial file is kept for the next try") from error
     except (YoutubeDLError, OSError) as error:
         _raise(error)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # What a reader meets when its site has changed. Of one lecture it must not end the run.
+        sys.stderr.write(redact(traceback.format_exc(), _TRACEBACK))
+        message = f"yt-dlp's reader of this site failed ({type(error).__name__}); a newer yt-dlp may mend it"
+        raise Failure(Reason.UNSUPPORTED_COURSE, message) from error
 
 
 def _raise(error: BaseException) -> NoReturn:

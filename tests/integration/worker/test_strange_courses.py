@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests.faulty_site import FaultySite, Lecture, content
-from tests.integration.worker.test_worker import order_for, run
+from tests.integration.worker.test_worker import delivered, order_for, run
 from yt_dlp.extractor.generic import GenericIE
 
 from enrollgate.domain.reasons import Reason
@@ -104,3 +104,11 @@ def test_a_malformed_url_in_a_course_is_one_failed_lecture(site: FaultySite, tmp
     report = run(order_for(site, tmp_path, course_url=feed(site, "/1.mp4", "https://[oops/2.mp4", "/3.mp4")))
     assert (report.items_delivered, report.items_failed) == (2, 1), report
     assert report.reason is Reason.UNSUPPORTED_COURSE and "'B': " in report.message, report
+
+
+def test_an_emoji_that_a_page_writes_as_two_halves_is_one_in_every_name(site: FaultySite, tmp_path: Path) -> None:
+    page(site, "/page", "/1.mp4", "/2.mp4", title="Intro &#55357;&#56832; and half &#55357; a one")
+    report = run(order_for(site, tmp_path, course_url=f"{site.url}/page"))
+    assert (report.reason, report.items_delivered) == (None, 2), report
+    assert all(name.startswith("Intro \N{GRINNING FACE} and half ") for name in delivered(tmp_path))
+    assert all("\N{GRINNING FACE}" in name.partition("/")[2] for name in delivered(tmp_path))

@@ -89,7 +89,7 @@ class YtDlp:
                 info = _guard(self._ydl.extract_info, info["url"], download=False, process=False)
         if not info:
             raise Failure(Reason.UNSUPPORTED_COURSE, "yt-dlp finds nothing to download on this page")
-        title = str(info.get("title") or info.get("id") or "course")
+        title = _mend(info.get("title") or info.get("id") or "course")
         if info.get("_type") not in ("playlist", "multi_video"):
             return Course(title, self._items([info]), 1)
         entries = info.get("entries") or ()
@@ -119,11 +119,11 @@ class YtDlp:
                 continue
             item_id = self._identify(entry)
             self._entries[item_id] = entry
-            section = str(entry.get("chapter") or "")
+            section = _mend(entry.get("chapter") or "")
             number = sections.setdefault(section, len(sections) + 1) if section else 0
             url, _ = unsmuggle_url(str(entry.get("webpage_url") or entry.get("url") or self._order.course_url))
-            title = str(entry.get("title") or entry.get("id") or f"item {index}")
-            yield Item(item_id, index, title, section, int_or_none(entry.get("chapter_number")) or number, url)
+            title = _mend(entry.get("title") or entry.get("id") or f"item {index}")
+            yield Item(item_id, index, title, section, int_or_none(entry.get("chapter_number")) or number, _mend(url))
 
     def _identify(self, entry: dict[str, Any]) -> str:
         """A name for the entry that is the same on every try: the site's own id, else a digest of its unsigned URL."""
@@ -203,6 +203,11 @@ class _Fetcher:
         ):
             size = 2 * self._room()
             self._on_bytes(size, size, sum(self._arrived.values()))
+
+
+def _mend(text: object) -> str:
+    """Text that can be stored. Some sites write an emoji as two halves (`&#55357;&#56832;`), which yt-dlp leaves apart."""
+    return str(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _ignore(current: int, expected: int | None, arrived: int | None = None) -> None:

@@ -112,3 +112,17 @@ def test_an_emoji_that_a_page_writes_as_two_halves_is_one_in_every_name(site: Fa
     assert (report.reason, report.items_delivered) == (None, 2), report
     assert all(name.startswith("Intro \N{GRINNING FACE} and half ") for name in delivered(tmp_path))
     assert all("\N{GRINNING FACE}" in name.partition("/")[2] for name in delivered(tmp_path))
+
+
+def ask_for_a_login(reader: Any) -> Any:
+    """As a site's own reader does that has no login of its own (LaracastsIE, for one)."""
+    reader.raise_login_required("This video is only available for subscribers")
+
+
+def test_a_course_that_asks_for_a_login_in_words_says_that_the_cookies_have_expired(
+    site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_differently(monkeypatch, lambda _url: True, ask_for_a_login)
+    report = run(order_for(site, tmp_path))
+    assert report.reason is Reason.COOKIES_EXPIRED, report
+    assert report.message.endswith("This video is only available for subscribers"), "no options that nobody can give"

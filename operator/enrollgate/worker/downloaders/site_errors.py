@@ -38,6 +38,7 @@ _BY_WORDS = (
     ("not enrolled", Reason.ACCESS_DENIED),
     ("account credentials", Reason.COOKIES_EXPIRED),
     ("registered users", Reason.COOKIES_EXPIRED),
+    ("for the authentication", Reason.COOKIES_EXPIRED),
     ("http error 401", Reason.COOKIES_EXPIRED),
     ("http error 429", Reason.RATE_LIMITED),
     ("http error 5", Reason.SITE_ERROR),
@@ -115,5 +116,6 @@ def _asked_for(error: HTTPError) -> float | None:
 
 def _clean(text: str) -> str:
     text = text.removeprefix("ERROR: ").partition("; please report this issue")[0]
+    text = text.partition(". Use --")[0]  # options of yt-dlp's command line, which nobody here can give
     text = re.sub(r"\[download\] Got error: |\[Errno \d+\] ", "", text)
     return redact(text.strip(), 300)

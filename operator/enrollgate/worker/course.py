@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from enrollgate.domain.reasons import Failure
+
 OnBytes = Callable[[int], None]
 """Told how many bytes of an item this delivery has moved so far. May block: that is the bandwidth limit."""
 
@@ -43,6 +45,12 @@ class Course:
     items: Iterator[Item]
     total: int | None
     """How many items there are, if that is known before they are listed."""
+
+
+class LoginWanted(Failure):
+    """A site's words, no HTTP 401. Of the course: the cookies have expired. Of one lecture: it is locked (some open on a later
+    day), which says nothing of the others; unless the site says so of all of them.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from enrollgate.domain.reasons import Failure, Reason, explain
 from enrollgate.domain.report import FailedItem
 from enrollgate.worker.bandwidth import Bandwidth, Meter
-from enrollgate.worker.course import Course, Destination, Downloader, Item, OnFetched
+from enrollgate.worker.course import Course, Destination, Downloader, Item, LoginWanted, OnFetched
 from enrollgate.worker.disk import scratch_failure
 from enrollgate.worker.progress import Progress
 from enrollgate.worker.scratch import READ, GiveWay, Scratch
@@ -328,10 +328,15 @@ def verdict(tally: Tally) -> Failure | None:
         item, failure = (retryable or tally.failures)[0]
         others = f" (and {len(tally.failures) - 1} more)" if len(tally.failures) > 1 else ""
         message = f"{len(tally.failures)} of {tally.seen} items failed: {item.title!r}: {failure.message}{others}"
-        return Failure(failure.reason, message, retry_after=failure.retry_after)
+        reason = Reason.COOKIES_EXPIRED if _all_want_a_login(tally) else failure.reason
+        return Failure(reason, message, retry_after=failure.retry_after)
     if tally.seen == 0:
         return Failure(Reason.EMPTY_COURSE, "the course lists no item that can be downloaded")
     return None
+
+
+def _all_want_a_login(tally: Tally) -> bool:
+    return len(tally.failures) == tally.seen and all(isinstance(each, LoginWanted) for _, each in tally.failures)
 
 
 def failed_items(tally: Tally) -> tuple[FailedItem, ...]:

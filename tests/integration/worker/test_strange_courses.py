@@ -126,3 +126,21 @@ def test_a_course_that_asks_for_a_login_in_words_says_that_the_cookies_have_expi
     report = run(order_for(site, tmp_path))
     assert report.reason is Reason.COOKIES_EXPIRED, report
     assert report.message.endswith("This video is only available for subscribers"), "no options that nobody can give"
+
+
+def test_one_locked_lecture_does_not_cost_those_after_it(
+    site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_differently(monkeypatch, lambda url: "/2.mp4" in url, ask_for_a_login)
+    report = run(order_for(site, tmp_path, downloads=1))
+    assert (report.reason, report.items_delivered, report.items_failed) == (Reason.ACCESS_DENIED, 7, 1), report
+    again = run(order_for(site, tmp_path, try_number=2))
+    assert (again.reason, again.items_skipped) == (Reason.ACCESS_DENIED, 7), again
+
+
+def test_lectures_that_all_ask_for_a_login_say_that_the_cookies_have_expired(
+    site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_differently(monkeypatch, lambda url: ".mp4" in url, ask_for_a_login)
+    report = run(order_for(site, tmp_path))
+    assert (report.reason, report.items_failed) == (Reason.COOKIES_EXPIRED, 8), report

@@ -22,7 +22,7 @@ from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.domain.redaction import redact
 from enrollgate.worker.cookies import copy_cookies
-from enrollgate.worker.course import Course, Item, OnFetched
+from enrollgate.worker.course import Course, Item, LoginWanted, OnFetched
 from enrollgate.worker.downloaders.guarded import SharedCookies, hang_up, open_youtube_dl
 from enrollgate.worker.downloaders.pages import is_page
 from enrollgate.worker.downloaders.site_errors import classify
@@ -101,7 +101,10 @@ class YtDlp:
         if fetcher is None:  # a YoutubeDL is for one thread
             fetcher = self._mine.fetcher = _Fetcher(self._ydl.cookiejar, self._order.allowed_hosts)
             self._fetchers.append(fetcher)
-        return fetcher.fetch(self._entries[item.item_id], item.index, folder, on_bytes, stop)
+        try:
+            return fetcher.fetch(self._entries[item.item_id], item.index, folder, on_bytes, stop)
+        except LoginWanted as wanted:
+            raise LoginWanted(Reason.ACCESS_DENIED, wanted.message) from wanted
 
     def close(self) -> None:
         """Closes yt-dlp's connections."""

@@ -53,6 +53,14 @@ class LoginWanted(Failure):
     """
 
 
+class Several(Exception):
+    """An item that turns out to be a list: these are the items, in its order. They have its place in the course."""
+
+    def __init__(self, items: list[Item]) -> None:
+        super().__init__()
+        self.items = items
+
+
 @dataclass(frozen=True, slots=True)
 class Delivered:
     """An item at its destination."""
@@ -73,7 +81,9 @@ class Downloader(Protocol):
         ...
 
     def fetch(self, item: Item, folder: Path, on_bytes: OnFetched, stop: threading.Event) -> Path:
-        """Brings one item into its folder, and gives the complete file. Goes on with what an earlier try left there."""
+        """Brings one item into its folder, and gives the complete file. Goes on with what an earlier try left there.
+        Raises Several, before any of them is downloaded, if the item is a list.
+        """
         ...
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.faulty_site import FaultySite, Lecture, content
+from tests.faulty_site import Fault, FaultySite, Lecture, content
 from tests.integration.worker.test_worker import delivered, order_for, run
 from yt_dlp.extractor.generic import GenericIE
 
@@ -144,3 +144,117 @@ def test_lectures_that_all_ask_for_a_login_say_that_the_cookies_have_expired(
     read_differently(monkeypatch, lambda url: ".mp4" in url, ask_for_a_login)
     report = run(order_for(site, tmp_path))
     assert (report.reason, report.items_failed) == (Reason.COOKIES_EXPIRED, 8), report
+
+
+def names(tmp_path: Path) -> list[str]:
+    return [name.partition("/")[2] for name in delivered(tmp_path)]
+
+
+@pytest.mark.parametrize("downloads", [1, 3])
+def test_a_lecture_that_is_a_page_with_two_videos_is_delivered_as_two(
+    site: FaultySite, tmp_path: Path, capsys: pytest.CaptureFixture[str], downloads: int
+) -> None:
+    page(site, "/lesson", "/1.mp4", "/2.mp4")
+    course = feed(site, "/lesson", "/3.mp4")
+    report = run(order_for(site, tmp_path, course_url=course, downloads=downloads))
+    assert (report.reason, report.items_delivered) == (None, 3), report
+    assert names(tmp_path) == ["01 - Lesson (1).mp4", "01 - Lesson (2).mp4", "02 - B.mp4"]
+    assert list(delivered(tmp_path).values()) == [lecture.content for lecture in site.lectures[:3]]
+    assert "100 % (3 of 3 items)" in capsys.readouterr().err
+    sent = site.media_bytes
+    again = run(order_for(site, tmp_path, course_url=course, try_number=2))
+    assert (again.reason, again.items_skipped) == (None, 3), again
+    assert names(tmp_path) == ["01 - Lesson (1).mp4", "01 - Lesson (2).mp4", "02 - B.mp4"]
+    assert site.media_bytes == sent, "what is there is not asked for again"
+
+
+def test_the_videos_of_a_lecture_are_fetched_in_their_order_before_the_next_lecture(
+    site: FaultySite, tmp_path: Path
+) -> None:
+    page(site, "/lesson", "/3.mp4", "/1.mp4")
+    assert run(order_for(site, tmp_path, course_url=feed(site, "/lesson", "/2.mp4"), downloads=1)).reason is None
+    asked_for = [sent.path for sent in site.sent if sent.path.endswith(".mp4")]
+    assert list(dict.fromkeys(asked_for)) == ["/3.mp4", "/1.mp4", "/2.mp4"]
+
+
+def test_a_video_of_a_lecture_that_fails_is_named_and_costs_no_other(site: FaultySite, tmp_path: Path) -> None:
+    page(site, "/lesson", "/1.mp4", "/2.mp4")
+    site.faults["/2.mp4"] = Fault(status=403)
+    report = run(order_for(site, tmp_path, course_url=feed(site, "/lesson", "/3.mp4")))
+    assert (report.reason, report.items_delivered, report.items_failed) == (Reason.ACCESS_DENIED, 2, 1), report
+    assert report.message.startswith("1 of 3 items failed: 'Lesson (2)': "), report
+    assert [failed.item for failed in report.failed_items] == ["Lesson (2)"]
+    assert names(tmp_path) == ["01 - Lesson (1).mp4", "02 - B.mp4"]
+
+
+def test_videos_of_one_title_in_one_lecture_keep_their_names_on_every_try(
+    site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [{"_type": "url", "url": f"{site.url}/{n}.mp4", "title": "Same"} for n in (1, 2)]
+    listed = {"_type": "playlist", "id": "x", "title": "Lesson", "entries": parts}
+    read_differently(monkeypatch, lambda url: url.endswith("/lesson"), lambda _: listed)
+    course = feed(site, "/lesson")
+    site.faults["/1.mp4"] = Fault(status=503)
+    assert run(order_for(site, tmp_path, course_url=course)).items_delivered == 1
+    first = delivered(tmp_path)
+    site.faults.clear()
+    again = run(order_for(site, tmp_path, course_url=course, try_number=2))
+    assert (again.reason, again.items_delivered, again.items_skipped) == (None, 1, 1), again
+    assert first.items() <= delivered(tmp_path).items()
+    assert sorted(delivered(tmp_path).values()) == sorted(lecture.content for lecture in site.lectures[:2])
+
+
+def test_a_list_that_stands_in_the_course_s_own_list_is_delivered(
+    site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def videos(*numbers: int) -> list[dict[str, str]]:
+        return [{"_type": "url", "url": f"{site.url}/{n}.mp4", "title": f"V{n}"} for n in numbers]
+
+    inner = {"_type": "playlist", "id": "inner", "title": "Inner", "entries": iter(videos(2, 3))}
+    week = {"_type": "playlist", "id": "week", "title": "Week", "entries": [*videos(1), inner, None]}
+    whole = {"_type": "playlist", "id": "x", "title": "Course", "entries": [week, *videos(4)]}
+    read_differently(monkeypatch, lambda url: url.endswith("/whole"), lambda _: whole)
+    report = run(order_for(site, tmp_path, course_url=f"{site.url}/whole"))
+    assert (report.reason, report.items_delivered) == (None, 4), report
+    assert names(tmp_path) == ["01 - V1.mp4", "01 - V2.mp4", "01 - V3.mp4", "02 - V4.mp4"]
+
+
+@pytest.mark.parametrize("pages", [1, 2, 100], ids=["itself", "each other", "without end"])
+def test_lists_within_lists_without_end_are_failed_lectures(
+    site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pages: int
+) -> None:
+    def read(reader: Any, url: str) -> Any:
+        number = int(url.rpartition("/")[2])
+        links = [{"_type": "url", "url": f"{site.url}/list/{(number + 1) % pages}"} for _ in range(3)]
+        return {"_type": "playlist", "id": str(number), "title": f"List {number}", "entries": links}
+
+    ordinary = GenericIE._real_extract
+    monkeypatch.setattr(
+        GenericIE, "_real_extract", lambda self, url: read(self, url) if "/list/" in url else ordinary(self, url)
+    )
+    report = run(order_for(site, tmp_path, course_url=feed(site, "/list/0", "/1.mp4")))
+    assert report.reason is Reason.UNSUPPORTED_COURSE and report.items_delivered == 1, report
+    assert "a list that holds itself, or lists within lists without end" in report.message
+    assert report.items_failed <= 81
+
+
+def test_a_list_of_nothing_is_never_a_lecture_less_in_silence(
+    site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = {"_type": "playlist", "id": "x", "title": "Empty", "entries": [None]}
+    read_differently(monkeypatch, lambda url: url.endswith("/lesson"), lambda _: empty)
+    report = run(order_for(site, tmp_path, course_url=feed(site, "/lesson", "/3.mp4")))
+    assert (report.reason, report.items_delivered, report.items_failed) == (Reason.UNSUPPORTED_COURSE, 1, 1), report
+
+
+def test_a_lecture_whose_list_asks_for_a_login_is_one_failed_lecture(
+    site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listing(reader: Any) -> Any:
+        yield {"_type": "url", "url": f"{site.url}/1.mp4"}
+        ask_for_a_login(reader)
+
+    locked = lambda reader: {"_type": "playlist", "id": "x", "title": "Locked", "entries": listing(reader)}  # noqa: E731
+    read_differently(monkeypatch, lambda url: url.endswith("/lesson"), locked)
+    report = run(order_for(site, tmp_path, course_url=feed(site, "/lesson", "/2.mp4", "/3.mp4"), downloads=1))
+    assert (report.reason, report.items_delivered, report.items_failed) == (Reason.ACCESS_DENIED, 2, 1), report

@@ -24,6 +24,12 @@ def unsigned(url: str) -> str:
     return parts._replace(query=urlencode(kept), fragment="").geturl()
 
 
+def is_signed(url: str) -> bool:
+    """Whether the URL carries what signs it, which may expire."""
+    _, _, query = url.partition("#")[0].partition("?")
+    return any(_CREDENTIAL.fullmatch(name) for name, _ in parse_qsl(query))
+
+
 def course_key(course_url: str) -> str:
     """32 hexadecimal digits for a course. A task whose `course_url` is corrected names another course: what was delivered of
     the first is no part of it, whatever its files are called.

@@ -10,7 +10,7 @@ from tests.faulty_site import Fault, FaultySite, Lecture, content
 from tests.integration.worker.test_worker import delivered, order_for, run
 from yt_dlp.extractor.generic import GenericIE
 
-from enrollgate.domain.reasons import Reason
+from enrollgate.domain.reasons import Reason, explain
 
 # yt-dlp leaves the sockets of answers that it did not read to the end to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -258,3 +258,22 @@ def test_a_lecture_whose_list_asks_for_a_login_is_one_failed_lecture(
     read_differently(monkeypatch, lambda url: url.endswith("/lesson"), locked)
     report = run(order_for(site, tmp_path, course_url=feed(site, "/lesson", "/2.mp4", "/3.mp4"), downloads=1))
     assert (report.reason, report.items_delivered, report.items_failed) == (Reason.ACCESS_DENIED, 2, 1), report
+
+
+def test_a_signature_that_expired_since_the_listing_is_mended_by_the_next_try(site: FaultySite, tmp_path: Path) -> None:
+    page(site, "/page", *(f"/{n}.mp4?Expires=1&Signature=x" for n in (1, 2, 3)))
+    site.faults["/3.mp4"] = Fault(status=403)
+    report = run(order_for(site, tmp_path, course_url=f"{site.url}/page"))
+    assert (report.reason, report.items_delivered) == (Reason.INCOMPLETE_DOWNLOAD, 2), report
+    assert report.message == "1 of 3 items failed: 'Lesson (3)': its signed address has expired"
+    assert explain(Reason.INCOMPLETE_DOWNLOAD).retry_can_help
+    site.faults.clear()
+    again = run(order_for(site, tmp_path, course_url=f"{site.url}/page", try_number=2))
+    assert (again.reason, again.items_delivered, again.items_skipped) == (None, 1, 2), again
+
+
+def test_a_refused_address_that_nobody_signed_stays_refused(site: FaultySite, tmp_path: Path) -> None:
+    page(site, "/page", *(f"/{n}.mp4?id=7#token=1" for n in (1, 2, 3)))
+    site.faults["/3.mp4"] = Fault(status=403)
+    report = run(order_for(site, tmp_path, course_url=f"{site.url}/page"))
+    assert (report.reason, report.items_delivered) == (Reason.ACCESS_DENIED, 2), report

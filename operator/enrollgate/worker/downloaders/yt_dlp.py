@@ -27,7 +27,7 @@ from enrollgate.worker.course import Course, Item, LoginWanted, OnFetched, Sever
 from enrollgate.worker.downloaders.guarded import LISTS, Nested, SharedCookies, hang_up, open_youtube_dl
 from enrollgate.worker.downloaders.pages import is_page
 from enrollgate.worker.downloaders.site_errors import classify
-from enrollgate.worker.identity import unsigned
+from enrollgate.worker.identity import is_signed, unsigned
 from enrollgate.worker.scratch import READ
 
 _NOT_ENROLLED = ("/course/subscribe/", "/payment/checkout/", "/cart/checkout/")
@@ -220,6 +220,10 @@ class _Fetcher:
         extra = {"playlist_index": index} if entry.get("_type", "video") != "video" else {}
         try:
             result = _guard(self.ydl.process_ie_result, dict(entry), download=True, extra_info=extra)
+        except Failure as failure:
+            if failure.reason is Reason.ACCESS_DENIED and _may_have_expired(entry):
+                raise Failure(Reason.INCOMPLETE_DOWNLOAD, "its signed address has expired") from failure
+            raise
         finally:
             hang_up(self.ydl)
         found = [Path(each["filepath"]) for each in (result or {}).get("requested_downloads", ()) if "filepath" in each]
@@ -262,6 +266,12 @@ def _present(entries: Iterable[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
         place += 1
         if entry is not None:
             yield place, entry
+
+
+def _may_have_expired(entry: dict[str, Any]) -> bool:
+    """Whether the site signed the media's address when it listed the course. The next try gets a new one."""
+    media = [entry, *(entry.get("formats") or ())] if entry.get("_type", "video") == "video" else []
+    return any(is_signed(str(each.get("url") or "")) for each in media)
 
 
 def _address(entry: dict[str, Any], otherwise: str) -> str:

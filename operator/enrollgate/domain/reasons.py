@@ -122,8 +122,8 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         False,
     ),
     Reason.ACCESS_DENIED: Explanation(
-        "The site refused this account the course (HTTP 403, or not enrolled).",
-        "See in a browser that the account owns the course and that its cookies file is that account's.",
+        "The site refused this account the course, or a lecture (HTTP 403, not enrolled, or locked).",
+        "See in a browser that the account may open it and that its cookies file is that account's.",
         False,
     ),
     Reason.COOKIES_EXPIRED: Explanation(

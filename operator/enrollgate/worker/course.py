@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from enrollgate.domain.reasons import Failure
+
 OnBytes = Callable[[int], None]
 """Told how many bytes of an item this delivery has moved so far. May block: that is the bandwidth limit."""
 
@@ -45,6 +47,20 @@ class Course:
     """How many items there are, if that is known before they are listed."""
 
 
+class LoginWanted(Failure):
+    """A site's words, no HTTP 401. Of the course: the cookies have expired. Of one lecture: it is locked (some open on a later
+    day), which says nothing of the others; unless the site says so of all of them.
+    """
+
+
+class Several(Exception):
+    """An item that turns out to be a list: these are the items, in its order. They have its place in the course."""
+
+    def __init__(self, items: list[Item]) -> None:
+        super().__init__()
+        self.items = items
+
+
 @dataclass(frozen=True, slots=True)
 class Delivered:
     """An item at its destination."""
@@ -65,7 +81,9 @@ class Downloader(Protocol):
         ...
 
     def fetch(self, item: Item, folder: Path, on_bytes: OnFetched, stop: threading.Event) -> Path:
-        """Brings one item into its folder, and gives the complete file. Goes on with what an earlier try left there."""
+        """Brings one item into its folder, and gives the complete file. Goes on with what an earlier try left there.
+        Raises Several, before any of them is downloaded, if the item is a list.
+        """
         ...
 
     def close(self) -> None:

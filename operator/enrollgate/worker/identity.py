@@ -16,9 +16,18 @@ _CREDENTIAL = re.compile(
 
 def unsigned(url: str) -> str:
     """The URL without the parameters that sign it; the others may be what tells one lecture from another."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # `https://[oops/`: no URL, but a name all the same
+        return url.partition("?")[0]
     kept = [(name, value) for name, value in parse_qsl(parts.query) if not _CREDENTIAL.fullmatch(name)]
     return parts._replace(query=urlencode(kept), fragment="").geturl()
+
+
+def is_signed(url: str) -> bool:
+    """Whether the URL carries what signs it, which may expire."""
+    _, _, query = url.partition("#")[0].partition("?")
+    return any(_CREDENTIAL.fullmatch(name) for name, _ in parse_qsl(query))
 
 
 def course_key(course_url: str) -> str:

@@ -1,7 +1,8 @@
 """Download and delivery, overlapped: while some items are delivered, the next are downloaded.
 
     list ─▶ at the destination already? ─▶ fetch ─▶ [scratch, bounded] ─▶ deliver ─▶ remove
-            └── skip                       N threads                      M threads
+     ▲      └── skip                       N threads                      M threads
+     └──────── several, where one was listed ──┘
 
 Items end in whatever order they end. One failed item does not waste the others; what makes every further item pointless ends
 the run.
@@ -12,6 +13,7 @@ import hashlib
 import queue
 import shutil
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +21,7 @@ from pathlib import Path
 from enrollgate.domain.reasons import Failure, Reason, explain
 from enrollgate.domain.report import FailedItem
 from enrollgate.worker.bandwidth import Bandwidth, Meter
-from enrollgate.worker.course import Course, Destination, Downloader, Item, OnFetched
+from enrollgate.worker.course import Course, Destination, Downloader, Item, LoginWanted, OnFetched, Several
 from enrollgate.worker.disk import scratch_failure
 from enrollgate.worker.progress import Progress
 from enrollgate.worker.scratch import READ, GiveWay, Scratch
@@ -107,6 +109,8 @@ class Pipeline:
         self._progress = progress
         self._stop = stop
         self._listing = threading.Lock()
+        self._unfolded = deque[Item]()
+        """Before the course's next."""
         self._ready: queue.Queue[_Ready | None] = queue.Queue()
         self._lock = threading.Lock()
         """For the tally and what follows."""
@@ -178,6 +182,8 @@ class Pipeline:
         with self._listing:
             if self._ended() or self._broken_listing is not None:
                 return None
+            if self._unfolded:
+                return self._unfolded.popleft()
             try:
                 return next(course.items, None)
             except (Failure, OSError) as error:
@@ -208,6 +214,11 @@ class Pipeline:
                 self._discard(key)
                 self.scratch.gone(key)
                 continue
+            except Several as several:
+                self._discard(key)
+                self.scratch.gone(key)
+                self._unfold(several.items)
+                return None
             except Failure as failure:
                 return self._leave(item, failure, key)
             except OSError as error:
@@ -219,6 +230,12 @@ class Pipeline:
                 self._progress.item_fetched(item)
             self._ready.put(_Ready(item, file, key))
             return None
+
+    def _unfold(self, items: list[Item]) -> None:
+        """They come in place of the one that they were listed as, which does not count."""
+        with self._listing:
+            self._unfolded.extendleft(reversed(items))
+        self._progress.item_unfolded(len(items))
 
     def _watch(self, item: Item, key: str) -> OnFetched:
         meter = Meter(self._lanes.down, _size(self._folder / key))
@@ -328,10 +345,15 @@ def verdict(tally: Tally) -> Failure | None:
         item, failure = (retryable or tally.failures)[0]
         others = f" (and {len(tally.failures) - 1} more)" if len(tally.failures) > 1 else ""
         message = f"{len(tally.failures)} of {tally.seen} items failed: {item.title!r}: {failure.message}{others}"
-        return Failure(failure.reason, message, retry_after=failure.retry_after)
+        reason = Reason.COOKIES_EXPIRED if _all_want_a_login(tally) else failure.reason
+        return Failure(reason, message, retry_after=failure.retry_after)
     if tally.seen == 0:
         return Failure(Reason.EMPTY_COURSE, "the course lists no item that can be downloaded")
     return None
+
+
+def _all_want_a_login(tally: Tally) -> bool:
+    return len(tally.failures) == tally.seen and all(isinstance(each, LoginWanted) for _, each in tally.failures)
 
 
 def failed_items(tally: Tally) -> tuple[FailedItem, ...]:

@@ -54,6 +54,9 @@ class _Display:
     def count(self, done: int) -> None:
         self._items.update(self._row, completed=done)
 
+    def expect(self, total: int | None) -> None:
+        self._items.update(self._row, total=total)
+
     def close(self) -> None:
         self._live.stop()
 
@@ -104,6 +107,14 @@ class Progress:
             self._active.pop(item.item_id, None)
             if self._display:
                 self._display.end(item.item_id)
+
+    def item_unfolded(self, count: int) -> None:
+        """What was listed as one item is so many."""
+        with self._lock:
+            if self._total is not None:
+                self._total += count - 1
+            if self._display:
+                self._display.expect(self._total)
 
     def item_done(self, item: Item, *, size: int, skipped: bool) -> None:
         """It is at the destination: `size` bytes."""

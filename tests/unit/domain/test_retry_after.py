@@ -16,6 +16,8 @@ from enrollgate.domain.retry_after import retry_after
         ("Wed, 21 Oct 2026 07:00:00 GMT", 0.0),
         ("9" * 400, 30 * 86400.0),
         ("soon", None),
+        ("Wed, 21 Oct 99999999999 07:28:00 GMT", None),
+        ("Wed, 21 Oct 2026 07:28:00 +99999999999999", None),
         ("-5", None),
         ("", None),
         (None, None),

@@ -36,6 +36,8 @@ _MEDIA_URL_LENGTH = 16384
 """Characters: signed media URLs are long, and the site, not a row, gives them."""
 _THROUGH_OUR_HANDLER = {HttpFD: HttpFD, HlsFD: WholeHls, DashSegmentsFD: WholeDash}
 """yt-dlp's ways of downloading that pass through it, and ours in their place."""
+LISTS = ("playlist", "multi_video")
+"""What yt-dlp calls a result that consists of others."""
 _ERROR_PAGE = 1 << 20
 """Bytes of an error's page that are read, at most."""
 
@@ -186,8 +188,25 @@ def _refuse_to_fetch(*_: object, **__: object) -> bool:
     raise Refused(Failure(Reason.UNSUPPORTED_COURSE, "this stream needs ffmpeg to fetch it, which is not allowed"))
 
 
+class Nested(Exception):
+    """What was to be downloaded is itself a list. yt-dlp would download all of it, each into the file of the one before."""
+
+    def __init__(self, listed: dict[str, Any]) -> None:
+        super().__init__()
+        self.listed = listed
+
+
 class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # as above
-    """Downloads only in ways that pass through our handler: other programs (rtmpdump, mplayer) would not."""
+    """Downloads one item at a time, and only in ways that pass through our handler: other programs (rtmpdump, mplayer) would
+    not."""
+
+    def process_ie_result(
+        self, ie_result: dict[str, Any], download: bool = True, extra_info: dict[str, Any] | None = None
+    ) -> Any:
+        """Raises Nested before anything of a list is downloaded."""
+        if download and ie_result.get("_type") in LISTS:
+            raise Nested(ie_result)
+        return super().process_ie_result(ie_result, download, extra_info)
 
     def dl(self, name: str, info: dict[str, Any], subtitle: bool = False, test: bool = False) -> Any:
         """Refuses formats that another program would have to fetch.

@@ -15,6 +15,7 @@ from yt_dlp.utils import GeoRestrictedError, UnsupportedError
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.domain.redaction import redact
 from enrollgate.domain.retry_after import retry_after
+from enrollgate.worker.course import LoginWanted
 
 _BY_STATUS = {
     401: (Reason.COOKIES_EXPIRED, "the site asks for a login (HTTP 401)"),
@@ -30,14 +31,15 @@ _BY_TYPE: tuple[tuple[type[BaseException], Reason, str], ...] = (
     (IncompleteRead, Reason.INCOMPLETE_DOWNLOAD, "the file ended before its announced length"),
     (TransportError, Reason.NETWORK_ERROR, ""),
 )
+_LOGIN_WANTED = ("account credentials", "registered users", "for the authentication")
+"""What yt-dlp's readers say where a site wants a login."""
 _BY_WORDS = (
     ("drm protected", Reason.DRM_PROTECTED),
     ("drm-protected", Reason.DRM_PROTECTED),
     ("known to use drm", Reason.DRM_PROTECTED),
     ("is not free", Reason.ACCESS_DENIED),
     ("not enrolled", Reason.ACCESS_DENIED),
-    ("account credentials", Reason.COOKIES_EXPIRED),
-    ("registered users", Reason.COOKIES_EXPIRED),
+    *((words, Reason.COOKIES_EXPIRED) for words in _LOGIN_WANTED),
     ("http error 401", Reason.COOKIES_EXPIRED),
     ("http error 429", Reason.RATE_LIMITED),
     ("http error 5", Reason.SITE_ERROR),
@@ -83,7 +85,8 @@ def classify(error: BaseException) -> Failure:
     text = str(error)
     for words, reason in _BY_WORDS:
         if words in text.lower():
-            return Failure(reason, _clean(text))
+            kind = LoginWanted if words in _LOGIN_WANTED else Failure
+            return kind(reason, _clean(text))
     return Failure(Reason.UNSUPPORTED_COURSE, _clean(text))
 
 
@@ -115,5 +118,6 @@ def _asked_for(error: HTTPError) -> float | None:
 
 def _clean(text: str) -> str:
     text = text.removeprefix("ERROR: ").partition("; please report this issue")[0]
+    text = text.partition(". Use --")[0]  # options of yt-dlp's command line, which nobody here can give
     text = re.sub(r"\[download\] Got error: |\[Errno \d+\] ", "", text)
     return redact(text.strip(), 300)

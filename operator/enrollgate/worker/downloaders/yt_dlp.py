@@ -8,23 +8,26 @@ when it is not enrolled, which is the one thing a worker must never do.
 import hashlib
 import sys
 import threading
+import traceback
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from yt_dlp.extractor import udemy
 from yt_dlp.postprocessor.common import PostProcessor
-from yt_dlp.utils import DownloadCancelled, YoutubeDLError, unsmuggle_url
+from yt_dlp.utils import DownloadCancelled, YoutubeDLError, int_or_none, unsmuggle_url
 
 from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.domain.redaction import redact
 from enrollgate.worker.cookies import copy_cookies
-from enrollgate.worker.course import Course, Item, OnFetched
-from enrollgate.worker.downloaders.guarded import SharedCookies, hang_up, open_youtube_dl
+from enrollgate.worker.course import Course, Item, LoginWanted, OnFetched, Several
+from enrollgate.worker.downloaders.guarded import LISTS, Nested, SharedCookies, hang_up, open_youtube_dl
 from enrollgate.worker.downloaders.pages import is_page
 from enrollgate.worker.downloaders.site_errors import classify
-from enrollgate.worker.identity import unsigned
+from enrollgate.worker.identity import is_signed, unsigned
 from enrollgate.worker.scratch import READ
 
 _NOT_ENROLLED = ("/course/subscribe/", "/payment/checkout/", "/cart/checkout/")
@@ -46,6 +49,12 @@ _PREFIX = "media-"
 """Of the names of all files in an item's folder."""
 _FRAGMENT = ".part-Frag"
 """In the names of a stream's pieces that are not yet part of its file."""
+_DEEPEST = 3
+"""Lists within lists below the course's own, at most. Each level may ask the site once per item of the one above."""
+_LONGEST = 10_000
+"""Items of a list within the course's, at most. They are all in memory."""
+_TRACEBACK = 20_000
+"""Characters of a traceback in the log, at most."""
 
 
 class _NameByRendition(PostProcessor):  # type: ignore[misc]  # yt-dlp carries no types
@@ -65,12 +74,20 @@ class _NameByRendition(PostProcessor):  # type: ignore[misc]  # yt-dlp carries n
         return [], info
 
 
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    entry: dict[str, Any]
+    lists: tuple[str, ...]
+    """Those that it is in, the course's first, by their URLs."""
+
+
 class YtDlp:
     """Implements `Downloader` by yt-dlp."""
 
     def __init__(self, order: WorkOrder) -> None:
         self._order = order
-        self._entries: dict[str, dict[str, Any]] = {}
+        self._listed: dict[str, _Listed] = {}
+        """By the items' ids."""
         self._cookies = copy_cookies(order)
         self._ydl = _guard(open_youtube_dl, _options(self._cookies), order.allowed_hosts)
         """Lists the course."""
@@ -85,19 +102,35 @@ class YtDlp:
                 info = _guard(self._ydl.extract_info, info["url"], download=False, process=False)
         if not info:
             raise Failure(Reason.UNSUPPORTED_COURSE, "yt-dlp finds nothing to download on this page")
-        title = str(info.get("title") or info.get("id") or "course")
-        if info.get("_type") not in ("playlist", "multi_video"):
-            return Course(title, self._items([info]), 1)
+        title = _mend(info.get("title") or info.get("id") or "course")
+        if info.get("_type") not in LISTS:
+            return Course(title, self._items([info], ()), 1)
         entries = info.get("entries") or ()
-        return Course(title, self._items(entries), len(entries) if isinstance(entries, list | tuple) else None)
+        items = self._items(entries, (str(info.get("webpage_url") or self._order.course_url),))
+        return Course(title, items, len(entries) if isinstance(entries, list | tuple) else None)
 
     def fetch(self, item: Item, folder: Path, on_bytes: OnFetched, stop: threading.Event) -> Path:
-        """Fetches one entry into its folder, going on with a partial file that an earlier try left there."""
-        fetcher = getattr(self._mine, "fetcher", None)
-        if fetcher is None:  # a YoutubeDL is for one thread
+        """Fetches one entry into its folder, going on with a partial file that an earlier try left there. Raises Several if it is
+        a list.
+        """
+        try:
+            return self._fetch(item, folder, on_bytes, stop)
+        except LoginWanted as wanted:
+            raise LoginWanted(Reason.ACCESS_DENIED, wanted.message) from wanted
+
+    def _fetch(self, item: Item, folder: Path, on_bytes: OnFetched, stop: threading.Event) -> Path:
+        try:
+            return self._fetcher().fetch(self._listed[item.item_id].entry, item.index, folder, on_bytes, stop)
+        except Nested as nested:
+            raise Several(self._unfold(item, nested.listed, stop)) from nested
+
+    def _fetcher(self) -> "_Fetcher":
+        """The calling thread's: a YoutubeDL is for one thread."""
+        fetcher: _Fetcher | None = getattr(self._mine, "fetcher", None)
+        if fetcher is None:
             fetcher = self._mine.fetcher = _Fetcher(self._ydl.cookiejar, self._order.allowed_hosts)
             self._fetchers.append(fetcher)
-        return fetcher.fetch(self._entries[item.item_id], item.index, folder, on_bytes, stop)
+        return fetcher
 
     def close(self) -> None:
         """Closes yt-dlp's connections."""
@@ -105,23 +138,44 @@ class YtDlp:
             hang_up(ydl)
             _guard(ydl.close)
 
-    def _items(self, entries: Iterable[dict[str, Any] | None]) -> Iterator[Item]:
-        index = 0
+    def _items(self, entries: Iterable[Any], lists: tuple[str, ...]) -> Iterator[Item]:
         sections = dict[str, int]()
-        listed = iter(entries)
-        while (entry := _guard(next, listed, _END)) is not _END:
-            index += 1
-            if entry is None:  # a place in the list whose lecture is gone
-                continue
+        for index, entry in _present(entries):
             item_id = self._identify(entry)
-            self._entries[item_id] = entry
-            section = str(entry.get("chapter") or "")
+            self._listed[item_id] = _Listed(entry, lists)
+            section = _mend(entry.get("chapter") or "")
             number = sections.setdefault(section, len(sections) + 1) if section else 0
-            url, _ = unsmuggle_url(str(entry.get("webpage_url") or entry.get("url") or self._order.course_url))
-            title = str(entry.get("title") or entry.get("id") or f"item {index}")
-            yield Item(item_id, index, title, section, int(entry.get("chapter_number") or number), url)
+            number = int_or_none(entry.get("chapter_number")) or number
+            title = _mend(entry.get("title") or entry.get("id") or f"item {index}")
+            yield Item(item_id, index, title, section, number, _address(entry, self._order.course_url))
 
-    def _identify(self, entry: dict[str, Any]) -> str:
+    def _unfold(self, whole: Item, listed: dict[str, Any], stop: threading.Event) -> list[Item]:
+        """The items of a list that stands in an item's place. They are listed at once: the thread's YoutubeDL has to fetch, too."""
+        lists = self._lists_down_to(whole, listed)
+        items = list[Item]()
+        for number, entry in _present(listed.get("entries") or ()):
+            if stop.is_set():
+                raise Failure(Reason.STOPPED, "asked to stop; the next try lists it again")
+            if number > _LONGEST:
+                raise Failure(Reason.UNSUPPORTED_COURSE, f"this item is a list of more than {_LONGEST:,} others")
+            item_id = self._identify(entry, f"{whole.item_id}/")
+            self._listed[item_id] = _Listed(entry, lists)
+            title, url = _mend(entry.get("title") or whole.title), _address(entry, whole.source_url)
+            items.append(replace(whole, item_id=item_id, title=title, source_url=url))
+        if not items:
+            raise Failure(Reason.UNSUPPORTED_COURSE, "this item is a list of nothing")
+        return items
+
+    def _lists_down_to(self, whole: Item, listed: dict[str, Any]) -> tuple[str, ...]:
+        """The lists that the items of this one are in, itself included."""
+        lists = self._listed[whole.item_id].lists
+        name = str(listed.get("webpage_url") or whole.item_id)
+        if name in lists or len(lists) > _DEEPEST:
+            message = "this item is a list that holds itself, or lists within lists without end"
+            raise Failure(Reason.UNSUPPORTED_COURSE, message)
+        return (*lists, name)
+
+    def _identify(self, entry: dict[str, Any], within: str = "") -> str:
         """A name for the entry that is the same on every try: the site's own id, else a digest of its unsigned URL."""
         url, smuggled = unsmuggle_url(str(entry.get("url") or ""), {})
         kind = entry.get("ie_key") or entry.get("extractor_key") or "Generic"
@@ -129,11 +183,11 @@ class YtDlp:
         if kind == "Generic" and own is entry.get("id"):  # made of the URL's last part, query included
             own = None if own is None else str(own).partition("?")[0]
         own = own or hashlib.sha256(unsigned(url or str(entry.get("title"))).encode(errors="replace")).hexdigest()[:16]
-        name = f"{kind}:{own}".encode(errors="replace").decode()
+        name = f"{within}{kind}:{own}".encode(errors="replace").decode()
         if len(name) > 200:
             name = f"{name[:100]}#{hashlib.sha256(name.encode()).hexdigest()[:16]}"
         number, unique = 1, name
-        while unique in self._entries:
+        while unique in self._listed:
             number += 1
             unique = f"{name}#{number}"
         return unique
@@ -166,6 +220,10 @@ class _Fetcher:
         extra = {"playlist_index": index} if entry.get("_type", "video") != "video" else {}
         try:
             result = _guard(self.ydl.process_ie_result, dict(entry), download=True, extra_info=extra)
+        except Failure as failure:
+            if failure.reason is Reason.ACCESS_DENIED and _may_have_expired(entry):
+                raise Failure(Reason.INCOMPLETE_DOWNLOAD, "its signed address has expired") from failure
+            raise
         finally:
             hang_up(self.ydl)
         found = [Path(each["filepath"]) for each in (result or {}).get("requested_downloads", ()) if "filepath" in each]
@@ -199,6 +257,31 @@ class _Fetcher:
         ):
             size = 2 * self._room()
             self._on_bytes(size, size, sum(self._arrived.values()))
+
+
+def _present(entries: Iterable[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """What yt-dlp lists, as it lists it, with its places from 1; without the places whose lecture is gone."""
+    listed, place = iter(entries), 0
+    while (entry := _guard(next, listed, _END)) is not _END:
+        place += 1
+        if entry is not None:
+            yield place, entry
+
+
+def _may_have_expired(entry: dict[str, Any]) -> bool:
+    """Whether the site signed the media's address when it listed the course. The next try gets a new one."""
+    media = [entry, *(entry.get("formats") or ())] if entry.get("_type", "video") == "video" else []
+    return any(is_signed(str(each.get("url") or "")) for each in media)
+
+
+def _address(entry: dict[str, Any], otherwise: str) -> str:
+    """Where the entry is from."""
+    return _mend(unsmuggle_url(str(entry.get("webpage_url") or entry.get("url") or otherwise))[0])
+
+
+def _mend(text: object) -> str:
+    """Text that can be stored. Some sites write an emoji as two halves (`&#55357;&#56832;`), which yt-dlp leaves apart."""
+    return str(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _ignore(current: int, expected: int | None, arrived: int | None = None) -> None:
@@ -243,6 +326,11 @@ def _guard(function: Any, *arguments: Any, **options: Any) -> Any:
         raise Failure(Reason.STOPPED, "asked to stop; the partial file is kept for the next try") from error
     except (YoutubeDLError, OSError) as error:
         _raise(error)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # What a reader meets when its site has changed. Of one lecture it must not end the run.
+        sys.stderr.write(redact(traceback.format_exc(), _TRACEBACK))
+        message = f"yt-dlp's reader of this site failed ({type(error).__name__}); a newer yt-dlp may mend it"
+        raise Failure(Reason.UNSUPPORTED_COURSE, message) from error
 
 
 def _raise(error: BaseException) -> NoReturn:

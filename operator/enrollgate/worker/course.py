@@ -35,6 +35,13 @@ class Item:
     """The chapter's title, empty if there is none."""
     section_index: int
     source_url: str
+    part: tuple[int, ...] = ()
+    """Its place, counted from 1, in the lecture that it is a part of, and so on inwards; empty for a whole lecture."""
+
+    @property
+    def number(self) -> str:
+        """What its name begins with: `03`, or `03.2` for the second part of the third lecture."""
+        return ".".join((f"{self.index:02d}", *map(str, self.part)))
 
 
 @dataclass(frozen=True, slots=True)

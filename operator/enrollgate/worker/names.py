@@ -48,4 +48,4 @@ def item_name(item: Item, suffix: str, *, taken: bool = False) -> str:
     """The item's file. `suffix` is that of the downloaded file; `taken`: another item of its section has the plain name."""
     key = f" ({hashlib.sha256(item.item_id.encode()).hexdigest()[:8]})" if taken else ""
     ending = f".{safe_name(suffix, 16)}" if len(suffix) > 1 else ""
-    return f"{item.index:02d} - {safe_name(item.title, 150)}{key}{ending}"
+    return f"{item.number} - {safe_name(item.title, 150)}{key}{ending}"

@@ -176,7 +176,7 @@ class Pipeline:
                     self.tally.skipped += 1
                 self._progress.item_done(item, size=found.size, skipped=True)
                 continue
-            self._count(self._fetch(item))
+            self._fetch(item)
 
     def _next(self, course: Course) -> Item | None:
         with self._listing:
@@ -200,7 +200,7 @@ class Pipeline:
         with self._lock:
             self._in_a_row = self._in_a_row + 1 if failure and explain(failure.reason).retry_can_help else 0
 
-    def _fetch(self, item: Item) -> Failure | None:
+    def _fetch(self, item: Item) -> None:
         key = hashlib.sha256(item.item_id.encode()).hexdigest()[:16]
         folder = self._folder / key
         while True:
@@ -218,18 +218,20 @@ class Pipeline:
                 self._discard(key)
                 self.scratch.gone(key)
                 self._unfold(several.items)
-                return None
-            except Failure as failure:
-                return self._leave(item, failure, key)
-            except OSError as error:
-                return self._leave(item, scratch_failure(error), key)
+                return
+            except (Failure, OSError) as error:
+                failure = error if isinstance(error, Failure) else scratch_failure(error)
+                self._count(failure)
+                self._leave(item, failure, key)
+                return
             except Exception:
                 self.scratch.keep(key, _size(folder))  # or the others would wait for it
                 raise
             finally:
                 self._progress.item_fetched(item)
+            self._count(None)
             self._ready.put(_Ready(item, file, key))
-            return None
+            return
 
     def _unfold(self, items: list[Item]) -> None:
         """They come in place of the one that they were listed as, which does not count."""
@@ -249,11 +251,10 @@ class Pipeline:
 
         return on_bytes
 
-    def _leave(self, item: Item, failure: Failure, key: str) -> Failure:
+    def _leave(self, item: Item, failure: Failure, key: str) -> None:
         """Keeps the failed item's partial file for the next try."""
         self._note(item, failure)
         self.scratch.keep(key, _size(self._folder / key))
-        return failure
 
     # delivering
 
@@ -358,5 +359,5 @@ def _all_want_a_login(tally: Tally) -> bool:
 
 def failed_items(tally: Tally) -> tuple[FailedItem, ...]:
     """The failed items as the report names them, in the course's order."""
-    failures = sorted(tally.failures, key=lambda pair: pair[0].index)
+    failures = sorted(tally.failures, key=lambda pair: (pair[0].index, pair[0].part))
     return tuple(FailedItem(item.title, failure.reason, failure.message) for item, failure in failures)

@@ -123,13 +123,13 @@ class Progress:
             self._bytes += size
             if self._display:
                 self._display.count(self._done)
-        self._say(f"{'already there' if skipped else 'delivered'}: {item.index:02d} {redact(item.title, 200)!r}")
+        self._say(f"{'already there' if skipped else 'delivered'}: {item.number} {redact(item.title, 200)!r}")
         self._say_tenth()
         self._write()
 
     def item_failed(self, item: Item, failure: Failure) -> None:
         """It did not arrive."""
-        self._say(f"failed: {item.index:02d} {redact(item.title, 200)!r}: {failure.reason}: {redact(failure.message)}")
+        self._say(f"failed: {item.number} {redact(item.title, 200)!r}: {failure.reason}: {redact(failure.message)}")
 
     def end(self, line: str) -> None:
         """The run is over."""

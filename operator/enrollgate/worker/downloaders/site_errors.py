@@ -85,8 +85,9 @@ def classify(error: BaseException) -> Failure:
     text = str(error)
     for words, reason in _BY_WORDS:
         if words in text.lower():
-            kind = LoginWanted if words in _LOGIN_WANTED else Failure
-            return kind(reason, _clean(text))
+            if words in _LOGIN_WANTED:
+                return LoginWanted(reason, f"the site asks for a login: {_clean(text)}")
+            return Failure(reason, _clean(text))
     return Failure(Reason.UNSUPPORTED_COURSE, _clean(text))
 
 

@@ -53,6 +53,8 @@ _DEEPEST = 3
 """Lists within lists below the course's own, at most. Each level may ask the site once per item of the one above."""
 _LONGEST = 10_000
 """Items of a list within the course's, at most. They are all in memory."""
+_STUMBLES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What yt-dlp's readers raise, unwrapped, when a site is no longer what they were written for."""
 _TRACEBACK = 20_000
 """Characters of a traceback in the log, at most."""
 
@@ -157,27 +159,30 @@ class YtDlp:
             if stop.is_set():
                 raise Failure(Reason.STOPPED, "asked to stop; the next try lists it again")
             if number > _LONGEST:
-                raise Failure(Reason.UNSUPPORTED_COURSE, f"this item is a list of more than {_LONGEST:,} others")
+                raise Failure(
+                    Reason.UNSUPPORTED_COURSE, f"this is a list of more than {_LONGEST:,}: a course of its own"
+                )
             item_id = self._identify(entry, f"{whole.item_id}/")
             self._listed[item_id] = _Listed(entry, lists)
             title, url = _mend(entry.get("title") or whole.title), _address(entry, whole.source_url)
-            items.append(replace(whole, item_id=item_id, title=title, source_url=url))
+            part = (*whole.part, number)
+            items.append(replace(whole, item_id=item_id, title=title, part=part, source_url=url))
         if not items:
-            raise Failure(Reason.UNSUPPORTED_COURSE, "this item is a list of nothing")
-        return items
+            raise Failure(Reason.UNSUPPORTED_COURSE, "yt-dlp finds nothing to download for this item")
+        return items if len(items) > 1 else [replace(items[0], part=whole.part)]
 
     def _lists_down_to(self, whole: Item, listed: dict[str, Any]) -> tuple[str, ...]:
         """The lists that the items of this one are in, itself included."""
         lists = self._listed[whole.item_id].lists
         name = str(listed.get("webpage_url") or whole.item_id)
         if name in lists or len(lists) > _DEEPEST:
-            message = "this item is a list that holds itself, or lists within lists without end"
+            message = f"this is a list within itself, or within more than {_DEEPEST} others"
             raise Failure(Reason.UNSUPPORTED_COURSE, message)
         return (*lists, name)
 
     def _identify(self, entry: dict[str, Any], within: str = "") -> str:
         """A name for the entry that is the same on every try: the site's own id, else a digest of its unsigned URL."""
-        url, smuggled = unsmuggle_url(str(entry.get("url") or ""), {})
+        url, smuggled = _unsmuggled(str(entry.get("url") or ""))
         kind = entry.get("ie_key") or entry.get("extractor_key") or "Generic"
         own = smuggled.get("force_videoid") or entry.get("id")
         if kind == "Generic" and own is entry.get("id"):  # made of the URL's last part, query included
@@ -276,7 +281,16 @@ def _may_have_expired(entry: dict[str, Any]) -> bool:
 
 def _address(entry: dict[str, Any], otherwise: str) -> str:
     """Where the entry is from."""
-    return _mend(unsmuggle_url(str(entry.get("webpage_url") or entry.get("url") or otherwise))[0])
+    return _mend(_unsmuggled(str(entry.get("webpage_url") or entry.get("url") or otherwise))[0])
+
+
+def _unsmuggled(url: str) -> tuple[str, dict[str, Any]]:
+    """The URL without what yt-dlp hides in it for itself, and that."""
+    try:
+        plain, hidden = unsmuggle_url(url, {})
+    except (LookupError, ValueError):  # the site's own words, not yt-dlp's
+        return url, {}
+    return plain, hidden if isinstance(hidden, dict) else {}
 
 
 def _mend(text: object) -> str:
@@ -326,7 +340,7 @@ def _guard(function: Any, *arguments: Any, **options: Any) -> Any:
         raise Failure(Reason.STOPPED, "asked to stop; the partial file is kept for the next try") from error
     except (YoutubeDLError, OSError) as error:
         _raise(error)
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except _STUMBLES as error:
         # What a reader meets when its site has changed. Of one lecture it must not end the run.
         sys.stderr.write(redact(traceback.format_exc(), _TRACEBACK))
         message = f"yt-dlp's reader of this site failed ({type(error).__name__}); a newer yt-dlp may mend it"

@@ -67,6 +67,21 @@ CASES = {
     "try-out": TRY_OUT,
     "least": NO_EXTRAS,
 }
+LOOKALIKES = {
+    "image": {"repository": "123", "tag": "456"},
+    "imagePullSecrets": [{"name": "123"}],
+    "installation": "null",
+    "database": {"existingSecret": "123", "keys": {"url": "1.5"}, "tlsCASecret": "true"},
+    "destination": "directory:/1.5, 123",
+    "cookies": {"existingSecret": "null"},
+    "serviceAccount": {"name": "123"},
+    "operator": {"priorityClassName": "123"},
+    "worker": {"serviceAccountName": "123", "priorityClassName": "true"},
+    "replicas": 2,
+    "networkPolicy": {"enabled": True},
+    "serviceMonitor": {"enabled": True},
+}
+"""Names that YAML would take for something else."""
 CHOICES = [
     *(merged(REQUIRED, {"database": {"form": each}}) for each in ("url", "parts")),
     *({"image": {"pullPolicy": each}} for each in ("Always", "IfNotPresent", "Never")),
@@ -91,6 +106,19 @@ def test_every_object_is_valid_and_every_pod_restricted(tmp_path: Path, name: st
 
     assert not complain(objects)
     assert [unrestricted(pod) for pod in pods(objects)] == [[] for _ in pods(objects)]
+
+
+@pytest.mark.parametrize("release", ["123", "true"])
+@pytest.mark.parametrize("volume", [{"existingClaim": "123"}, {"create": True, "size": "5", "storageClassName": "123"}])
+@pytest.mark.parametrize("name", ["", "true"])
+def test_a_name_that_looks_like_something_else_stays_a_name(
+    tmp_path: Path, release: str, volume: dict[str, Any], name: str
+) -> None:
+    objects = render(tmp_path, LOOKALIKES | {"destinationVolume": volume, "fullnameOverride": name}, release)
+
+    assert not complain(objects)
+    assert one(objects, "Deployment")["metadata"]["labels"]["app.kubernetes.io/instance"] == release
+    assert all(each["metadata"]["name"].startswith((name or release, "123")) for each in objects)
 
 
 @pytest.mark.parametrize("values", CHOICES, ids=json.dumps)
@@ -322,7 +350,8 @@ def test_several_replicas_get_a_lease_of_their_own_and_a_budget(tmp_path: Path) 
             "verbs": ["get", "update"],
         },
     ]
-    assert one(objects, "PodDisruptionBudget")
+    budget = one(objects, "PodDisruptionBudget")["spec"]
+    assert budget["minAvailable"] == 1 and budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
     assert one(objects, "Lease")["metadata"]["name"] == "school-enrollgate", "it goes when the release goes"
 
 
@@ -338,11 +367,62 @@ def test_the_role_grants_what_the_doctor_asks_for_and_no_more(tmp_path: Path, re
 
 
 def test_the_doctor_is_who_the_workers_are(tmp_path: Path) -> None:
-    values = merged(REQUIRED, {"worker": {"serviceAccountName": "drive", "automountServiceAccountToken": True}})
-    doctor = next(each for each in pods(render(tmp_path, values)) if each["containers"][0]["name"] == "doctor")
+    worker = EVERYTHING["worker"]
+    doctor = doctor_of(render(tmp_path, EVERYTHING))
+    pod, metadata = doctor["spec"], doctor["metadata"]
+    (container,) = pod["containers"]
 
-    assert doctor["serviceAccountName"] == "drive" and doctor["automountServiceAccountToken"]
-    assert doctor_of(render(tmp_path, REQUIRED))["spec"]["serviceAccountName"] == "default"
+    assert pod["serviceAccountName"] == worker["serviceAccountName"] and pod["automountServiceAccountToken"]
+    assert worker["labels"].items() <= metadata["labels"].items()
+    assert worker["annotations"].items() <= metadata["annotations"].items()
+    for name in ("nodeSelector", "tolerations", "affinity", "priorityClassName"):
+        assert pod[name] == worker[name]
+    assert pod["runtimeClassName"] == "gvisor" and pod["imagePullSecrets"] == EVERYTHING["imagePullSecrets"]
+    assert {"name": "TZ", "value": "UTC"} in container["env"]
+    assert {"name": "authorities", "mountPath": "/etc/ssl/certs"} in container["volumeMounts"]
+    assert {"name": "authorities", "configMap": {"name": "authorities"}} in pod["volumes"]
+    for named in (container["env"], pod["volumes"]):
+        names = [each["name"] for each in named]
+        assert len(names) == len(set(names)) and not {"scratch", "ENROLLGATE_SCRATCH_DIR"} & set(names)
+
+
+def test_a_doctor_without_an_account_has_the_one_of_workers_without_one(tmp_path: Path) -> None:
+    assert "serviceAccountName" not in doctor_of(render(tmp_path, REQUIRED))["spec"]
+
+
+def test_the_migration_is_where_and_what_the_operator_is(tmp_path: Path) -> None:
+    operator = EVERYTHING["operator"]
+    job = one(render(tmp_path, EVERYTHING), "Job")
+    template = job["spec"]["template"]
+
+    for labels in (job["metadata"]["labels"], template["metadata"]["labels"]):
+        assert operator["labels"].items() <= labels.items()
+    assert operator["annotations"] == template["metadata"]["annotations"]
+    for name in ("nodeSelector", "tolerations", "affinity", "priorityClassName"):
+        assert template["spec"][name] == operator[name]
+
+
+def test_no_label_or_annotation_of_a_user_takes_one_of_ours_away(tmp_path: Path) -> None:
+    """A hook that is none would be installed with the release; a Deployment must select its own pods."""
+    labels = {"app.kubernetes.io/component": "x", "app.kubernetes.io/name": "x", "team": "y"}
+    more = {"labels": labels, "annotations": {"helm.sh/hook": "post-delete", "note": "z"}}
+
+    def told(values: dict[str, Any]) -> list[dict[str, str]]:
+        objects = render(tmp_path, merged(REQUIRED, values))
+        deployment, job, doctor = one(objects, "Deployment"), one(objects, "Job"), doctor_of(objects)
+        metadata = [each["metadata"] for each in (deployment["spec"]["template"], job["spec"]["template"], job, doctor)]
+        return [*(each["labels"] for each in metadata), doctor["metadata"]["annotations"]]
+
+    for before, after in zip(told({}), told({"operator": more, "worker": more}), strict=True):
+        assert before.items() <= after.items() and after.items() & {("team", "y"), ("note", "z")}
+
+
+def test_null_is_nothing(tmp_path: Path) -> None:
+    """As Helm's users write what they want of a default to be away."""
+    nothing = {"labels": None, "annotations": None, "affinity": None, "tolerations": None, "nodeSelector": None}
+    worker = nothing | {"jobTemplate": {"spec": {"template": {"metadata": nothing, "spec": {"volumes": None}}}}}
+
+    assert not complain(render(tmp_path, merged(REQUIRED, {"operator": nothing, "worker": worker})))
 
 
 def test_only_the_operator_gets_a_token(tmp_path: Path) -> None:
@@ -362,6 +442,21 @@ def test_the_migration_finds_its_secret_before_the_release_is_there(tmp_path: Pa
     assert names == {secret["metadata"]["name"]}
     assert weights == sorted(weights)
     assert secret["stringData"] == {"host": "db", "port": "3306", "user": "u", "password": "p", "name": "courses"}
+
+
+def test_the_migration_reaches_its_database_before_the_release_is_there(tmp_path: Path) -> None:
+    """Nor under the last release's policy, which may be for another port."""
+    objects = render(tmp_path, EVERYTHING)
+    job, policy = one(objects, "Job", "-migrate"), one(objects, "NetworkPolicy", "-migration")
+    hooks = [each["metadata"]["annotations"] for each in (policy, job)]
+    ports = {(each["protocol"], each["port"]) for rule in policy["spec"]["egress"] for each in rule["ports"]}
+
+    assert hooks[0]["helm.sh/hook"] == hooks[1]["helm.sh/hook"]
+    assert int(hooks[0]["helm.sh/hook-weight"]) < int(hooks[1]["helm.sh/hook-weight"])
+    selected = policy["spec"]["podSelector"]["matchLabels"]
+    assert selected.items() <= job["spec"]["template"]["metadata"]["labels"].items()
+    assert ports == {("UDP", 53), ("TCP", 53), ("TCP", EVERYTHING["networkPolicy"]["databasePort"])}
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"] and not policy["spec"]["ingress"]
 
 
 def test_a_changed_job_template_restarts_the_operator(tmp_path: Path) -> None:
@@ -399,90 +494,34 @@ def test_without_an_overlay_every_job_is_restricted(tmp_path: Path) -> None:
 
 
 def test_the_network_policies_select_the_pods_they_are_for(tmp_path: Path) -> None:
-    objects = render(tmp_path, EVERYTHING)
-    operator = one(objects, "NetworkPolicy", "-operator")["spec"]["podSelector"]
-    workers = one(objects, "NetworkPolicy", "-workers")["spec"]["podSelector"]
-    database = one(objects, "NetworkPolicy", "-doctor")["spec"]["podSelector"]
-    migration = one(objects, "NetworkPolicy", "-migration")["spec"]["podSelector"]
+    """Whatever other labels the workers are given."""
+    others = {"app.kubernetes.io/component": "batch"}
+    overlay = {"spec": {"template": {"metadata": {"labels": {"app.kubernetes.io/name": "courses"}}}}}
+    objects = render(tmp_path, merged(EVERYTHING, {"worker": {"labels": others, "jobTemplate": overlay}}))
+    template = yaml.safe_load(one(objects, "ConfigMap")["data"]["job.yaml"])
     order = RunOrder("night-school-7-1", 7, 1, "https://courses.example.com/1", "cookies.txt")
-    overlay = {"spec": {"template": {"metadata": {"labels": {"app.kubernetes.io/component": "mine"}}}}}
-    job = build_job(order, JobSettings("courses", "night-school", "enrollgate:1", template=overlay))
-
-    labels = {
-        "operator": one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"],
-        "migration": one(objects, "Job", "-migrate")["spec"]["template"]["metadata"]["labels"],
-        "doctor": doctor_of(objects)["metadata"]["labels"],
+    job = build_job(order, JobSettings("courses", "night-school", "enrollgate:1", template=template))
+    made = {
         "worker": job["spec"]["template"]["metadata"]["labels"],
+        "doctor": doctor_of(objects)["metadata"]["labels"],
+        "operator": one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"],
+        "migration": one(objects, "Job")["spec"]["template"]["metadata"]["labels"],
     }
-    selected = [
-        {name for name, own in labels.items() if each["matchLabels"].items() <= own.items()}
-        for each in (operator, migration, workers, database)
-    ]
-    assert selected == [{"operator"}, {"migration"}, {"worker", "doctor"}, {"doctor"}], (
-        "a worker whatever its labels say"
-    )
-
-
-def test_the_migration_may_reach_the_database_before_the_release_is_there(tmp_path: Path) -> None:
-    """In a namespace that denies what is not allowed, and where the last release allowed another port."""
-    objects = render(tmp_path, EVERYTHING)
-    policy, job = one(objects, "NetworkPolicy", "-migration"), one(objects, "Job", "-migrate")
-    hooks = [each["metadata"]["annotations"] for each in (policy, job)]
-    allowed = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
-
-    assert {each["helm.sh/hook"] for each in hooks} == {"pre-install,pre-upgrade"}
-    assert int(hooks[0]["helm.sh/hook-weight"]) < int(hooks[1]["helm.sh/hook-weight"])
-    assert allowed == {53, 3307}
-
-
-def test_the_migration_and_the_doctor_are_let_in_where_operator_and_workers_are(tmp_path: Path) -> None:
-    """What a namespace asks of its pods: labels, a mesh's annotations, nodes, an account, a proxy."""
-    objects = render(tmp_path, EVERYTHING)
-    migration, doctor = one(objects, "Job", "-migrate")["spec"]["template"], doctor_of(objects)
-    operator, worker = EVERYTHING["operator"], EVERYTHING["worker"]
-
-    for pod, values in ((migration, operator), (doctor, worker)):
-        assert values["labels"].items() <= pod["metadata"]["labels"].items()
-        assert values["annotations"].items() <= pod["metadata"]["annotations"].items()
-        for name in ("nodeSelector", "tolerations", "affinity", "priorityClassName"):
-            assert pod["spec"][name] == values[name]
-    assert one(objects, "Job", "-migrate")["metadata"]["labels"]["team"] == "courses"
-    assert {"name": "TZ", "value": "UTC"} in doctor["spec"]["containers"][0]["env"]
-    assert doctor["metadata"]["annotations"]["helm.sh/hook"] == "test"
-
-
-def test_labels_of_the_users_never_replace_ours(tmp_path: Path) -> None:
-    mine = {"app.kubernetes.io/component": "mine", "app.kubernetes.io/instance": "mine"}
-    values = merged(
-        REQUIRED, {"operator": {"labels": mine}, "worker": {"labels": mine, "annotations": {"helm.sh/hook": "x"}}}
-    )
-    objects = render(tmp_path, values)
-    deployment = one(objects, "Deployment")["spec"]
-    doctor = doctor_of(objects)["metadata"]
-
-    assert deployment["selector"]["matchLabels"].items() <= deployment["template"]["metadata"]["labels"].items()
-    assert (
-        doctor["labels"]["app.kubernetes.io/component"] == "doctor" and doctor["annotations"]["helm.sh/hook"] == "test"
-    )
-
-
-@pytest.mark.parametrize("name", ["true", "123", "1e3", "null"])
-def test_a_name_that_reads_as_something_else_is_a_name(tmp_path: Path, name: str) -> None:
-    database = {"database": {"existingSecret": name, "tlsCASecret": name}, "installation": "school"}
-    classes = {
-        "operator": {"priorityClassName": name},
-        "worker": {"priorityClassName": name, "serviceAccountName": name},
+    selectors = {
+        each["metadata"]["name"]: each["spec"]["podSelector"] for each in objects if each["kind"] == "NetworkPolicy"
     }
-    others = {"cookies": {"existingSecret": name}, "serviceAccount": {"name": name}, "networkPolicy": {"enabled": True}}
-    volume = {"destinationVolume": {"create": True, "storageClassName": name}, "destination": "directory:/courses"}
 
-    assert not complain(render(tmp_path, database | classes | others | volume, release=name))
-
-
-def test_a_drain_is_never_held_up_by_operators_that_wait_for_the_database(tmp_path: Path) -> None:
-    budget = one(render(tmp_path, REQUIRED | {"replicas": 2}), "PodDisruptionBudget")
-
-    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+    assert made["worker"].items() >= {**others, "app.kubernetes.io/name": "courses"}.items()
+    assert all(set(each) == {"matchLabels"} for each in selectors.values())
+    assert {
+        name: {pod for pod, labels in made.items() if selector["matchLabels"].items() <= labels.items()}
+        for name, selector in selectors.items()
+    } == {
+        "night-operator": {"operator"},
+        "night-migration": {"migration"},
+        "night-workers": {"worker", "doctor"},
+        "night-doctor": {"doctor"},
+    }
 
 
 def test_releases_in_one_namespace_do_not_clash(tmp_path: Path) -> None:

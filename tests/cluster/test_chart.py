@@ -8,6 +8,7 @@ import pytest
 from tests.chart.rendering import EVERYTHING, REQUIRED, merged, pods, render
 from tests.cluster.chart import CHART, helm, kubectl
 from tests.cluster.control_plane import Cluster
+from tests.cluster.pod_runner import PodRunner
 
 from enrollgate.domain.order import RunOrder
 from enrollgate.launchers.kubernetes.manifest import JobSettings, build_job
@@ -60,9 +61,8 @@ def test_the_api_server_admits_every_object_and_every_pod(
 
 def _alone(spec: dict[str, Any]) -> dict[str, Any]:
     """The pod without what it must find in the namespace: Pod Security is what is asked about."""
-    return {name: value for name, value in spec.items() if name not in ("serviceAccountName", "priorityClassName")} | {
-        "restartPolicy": "Never"
-    }
+    theirs = ("serviceAccountName", "priorityClassName", "runtimeClassName")
+    return {name: value for name, value in spec.items() if name not in theirs} | {"restartPolicy": "Never"}
 
 
 def _wait_until_only(cluster: Cluster, namespace: str, part_of_name: str) -> None:
@@ -116,3 +116,30 @@ def test_two_releases_share_a_namespace(cluster: Cluster, namespace: str, tmp_pa
     for name in ("day", "night"):
         helm("uninstall", name, "-n", namespace, "--wait", kubeconfig=cluster.kubeconfig)
     _wait_until_only(cluster, namespace, "nothing")
+
+
+def test_a_node_is_drained_while_no_operator_is_ready(
+    cluster: Cluster, pod_runner: PodRunner, namespace: str, tmp_path: Path
+) -> None:
+    """The database is away, as it may be for long: the budget has nothing to keep."""
+    path = tmp_path / "release.yaml"
+    database = {"url": "mysql://enrollgate:p@127.0.0.1:1/courses"}
+    values = {"database": database, "destination": "drive:0AbCdEf", "migration": {"enabled": False}, "replicas": 2}
+    path.write_text(json.dumps(values | {"image": {"repository": "enrollgate", "tag": "test"}}), encoding="utf-8")
+    done = helm("install", "school", str(CHART), "-f", str(path), "-n", namespace, kubeconfig=cluster.kubeconfig)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    def unready() -> list[str]:
+        """Those that run: one that has not started may always go."""
+        running = [each for each in cluster.pods(namespace) if each["status"].get("phase") == "Running"]
+        return [each["metadata"]["name"] for each in running if not _is_ready(each)]
+
+    cluster.wait_for(lambda: len(unready()) == 2, what="both run")
+    pod = unready()[0]
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": namespace}}
+    evicted = cluster.api.request("POST", f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction", body=body)
+    assert evicted["status"] == "Success"
+
+
+def _is_ready(pod: dict[str, Any]) -> bool:
+    return ("Ready", "True") in [(each["type"], each["status"]) for each in pod["status"].get("conditions", [])]

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ def secrets_of(cluster: Cluster, namespace: str) -> set[str]:
     return {name for name in names if not name.startswith("sh.helm.release")}
 
 
+def policies_of(cluster: Cluster, namespace: str) -> set[str]:
+    path = f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"
+    return {each["metadata"]["name"] for each in cluster.items(path)}
+
+
 def test_a_release_without_its_secret_is_not_installed(
     cluster: Cluster, pod_runner: PodRunner, namespace: str, tmp_path: Path
 ) -> None:
@@ -43,11 +49,20 @@ def test_a_release_without_its_secret_is_not_installed(
 def test_a_migration_that_fails_says_why_and_leaves_no_secret_and_in_the_end_nothing(
     cluster: Cluster, pod_runner: PodRunner, namespace: str, tmp_path: Path
 ) -> None:
-    values = {"database": {"url": OUT_OF_REACH}, "destination": "drive:0AbCdEfGhIjKlMnOp", "migration": {"timeout": 20}}
-    done = release(cluster, namespace, tmp_path, values, "install")
+    values = {
+        "database": {"url": OUT_OF_REACH},
+        "destination": "drive:0AbCdEfGhIjKlMnOp",
+        "migration": {"timeout": 20},
+        "networkPolicy": {"enabled": True},
+    }
+    with ThreadPoolExecutor() as pool:
+        installing = pool.submit(release, cluster, namespace, tmp_path, values, "install")
+        cluster.wait_for(lambda: cluster.pods(namespace), what="the migration's pod")
+        assert policies_of(cluster, namespace) == {"school-enrollgate-migration"}, "lest it is shut in"
+        done = installing.result()
 
     assert done.returncode != 0 and "127.0.0.1" in done.stdout + done.stderr, "the log of the migration"
-    assert secrets_of(cluster, namespace) == set()
+    assert secrets_of(cluster, namespace) == policies_of(cluster, namespace) == set()
     (job,) = cluster.jobs(namespace)
     assert "unlikely-password" not in json.dumps(job)
 

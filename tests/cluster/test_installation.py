@@ -148,6 +148,7 @@ def test_install_upgrade_rollback_and_uninstall_lose_no_task_and_leave_nothing_b
     values = values_for(cluster, namespace, mariadb_url)
     worker = {"name": "worker", "command": ["sh", "-c", "sleep 0.5"], "args": []}
     values["worker"] = {"jobTemplate": {"spec": {"template": {"spec": {"containers": [worker]}}}}}
+    values["networkPolicy"] = {"enabled": True}
     release = Release(cluster, namespace, tmp_path / "values.yaml")
     before = set(cluster.everything(namespace))
     left = set[str]()

@@ -47,9 +47,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/part-of: enrollgate
 {{- end -}}
 
-{{/* Labels of an object that the user's are laid beneath: (dict "root" $ "component" <name> "more" <map>). */}}
-{{- define "enrollgate.labelsOf" -}}
-{{- toYaml (merge (dict "app.kubernetes.io/component" .component) (fromYaml (include "enrollgate.labels" .root)) .more) -}}
+{{/* Of a pod or a hook, the user's and ours, which win: (dict "root" $ "component" <name> "more" <labels>). */}}
+{{- define "enrollgate.componentLabels" -}}
+{{- $ours := merge (dict "app.kubernetes.io/component" .component) (include "enrollgate.labels" .root | fromYaml) -}}
+{{- toYaml (merge $ours (.more | default dict)) -}}
 {{- end -}}
 
 {{/* The Secret with the database's address: the user's, or ours. */}}
@@ -75,8 +76,8 @@ app.kubernetes.io/part-of: enrollgate
 {{- if gt (int $ways) 1 }}{{ fail "database.existingSecret, database.url and database.host exclude each other: keep one of them." }}{{ end -}}
 {{- if and $database.url (eq $database.form "parts") }}{{ fail "database.form says what database.existingSecret holds, and database.url is no Secret: remove one of them." }}{{ end -}}
 {{- if not (regexMatch "^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$" (include "enrollgate.installation" .)) }}{{ fail (printf "The installation's name would be %q, which must begin with a letter: set installation." (include "enrollgate.installation" .)) }}{{ end -}}
-{{- if and (not $database.host) (or $database.user $database.password $database.name) }}{{ fail "database.user, database.password and database.name go with database.host: set that, or remove them." }}{{ end -}}
 {{- if and $database.host (not (and $database.user $database.name)) }}{{ fail "database.host needs database.user and database.name, too." }}{{ end -}}
+{{- if and (not $database.host) (or $database.user $database.password $database.name) }}{{ fail "database.user, database.password and database.name go with database.host, which is not set: remove them." }}{{ end -}}
 {{- if not .Values.destination }}{{ fail "No destination: set destination to drive:<folder id>, or to directory:/path together with destinationVolume." }}{{ end -}}
 {{- $directory := hasPrefix "directory:" .Values.destination -}}
 {{- $volume := or .Values.destinationVolume.existingClaim .Values.destinationVolume.create -}}
@@ -239,7 +240,7 @@ capabilities: {drop: [ALL]}
 {{- with $w.affinity }}{{ $_ := set $pod "affinity" . }}{{ end -}}
 {{- with $w.priorityClassName }}{{ $_ := set $pod "priorityClassName" . }}{{ end -}}
 {{- if $w.automountServiceAccountToken }}{{ $_ := set $pod "automountServiceAccountToken" true }}{{ end -}}
-{{- $labels := merge (dict "app.kubernetes.io/instance" .Release.Name) $w.labels -}}
+{{- $labels := merge (dict "app.kubernetes.io/instance" .Release.Name) ($w.labels | default dict) -}}
 {{- $jobLabels := $w.kueueQueue | empty | ternary $labels (merge (dict "kueue.x-k8s.io/queue-name" $w.kueueQueue) $labels) -}}
 {{- $template := dict "metadata" (dict "labels" $labels "annotations" $w.annotations) "spec" $pod -}}
 {{- $job := dict "metadata" (dict "labels" $jobLabels "annotations" $w.annotations) "spec" (dict "template" $template) -}}

@@ -80,7 +80,7 @@ def test_a_none_entry_does_not_cut_the_course_short(site, tmp_path: Path) -> Non
     def e(n):
         return {"_type": "url", "url": f"https://h.example/{n}", "id": str(n), "title": str(n)}
 
-    got = [i.title for i in y._items([e(1), None, e(3)])]
+    got = [i.title for i in y._items([e(1), None, e(3)], ())]
     y.close()
     assert "3" in got, got
 

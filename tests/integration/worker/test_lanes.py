@@ -203,7 +203,7 @@ def environment_of(site: FaultySite, tmp_path: Path, place: str) -> dict[str, st
     }
 
 
-WIRE = 20_000_000
+WIRE = 8_000_000
 """Bytes per second: the wire is what limits, as it is in life, and nothing lies in buffers."""
 
 

@@ -3,11 +3,11 @@
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 from pymysql.err import OperationalError as PyMySQLOperationalError
-from sqlalchemy import event, insert, inspect, make_url
+from sqlalchemy import URL, event, insert, inspect, make_url
 from sqlalchemy.exc import OperationalError as SqlOperationalError
 from tests.databases.server import execute
 from tests.world import COURSE, World
@@ -260,32 +260,31 @@ def test_a_wrong_password_is_said_without_the_password(server_database_url: str)
         assert "hunter2" not in str(caught.value)
 
 
+@contextmanager
+def user_of(server_url: str, name: str, password: str, *granted: str, host: str = "%") -> Iterator[URL]:
+    """A user of the test's own, with what it is granted (`SELECT ON x.*`). Gives the URL that it logs in by."""
+    url = make_url(server_url)
+    user = f"{name}_{url.database}"[:30]
+    who = f"{user}@'{host}'"
+    grants = (f"GRANT {each} TO {who}" for each in granted)
+    execute(server_url, f"CREATE USER {who} IDENTIFIED BY '{password}'", *grants)
+    try:
+        yield url.set(username=user, password=password)
+    finally:
+        execute(server_url, f"DROP USER {who}")
+
+
 @pytest.mark.parametrize("password", ["p\u00e4ss", "p\u20acss", "\u043f\u0430\u0440\u043e\u043b\u044c"])
 def test_a_password_of_any_alphabet_lets_in(server_database_url: str, password: str) -> None:
-    url = make_url(server_database_url)
-    user = f"any_{url.database}"[:30]
-    execute(
-        server_database_url,
-        f"CREATE USER {user}@'%' IDENTIFIED BY '{password}'",
-        f"GRANT ALL ON {url.database}.* TO {user}@'%'",
-    )
-    try:
-        with closing(open_database(url.set(username=user, password=password))) as database:
-            assert migrate(database) == (None, head())
-    finally:
-        execute(server_database_url, f"DROP USER {user}@'%'")
+    all_of_it = f"ALL ON {make_url(server_database_url).database}.*"
+    with user_of(server_database_url, "any", password, all_of_it) as url, closing(open_database(url)) as database:
+        assert migrate(database) == (None, head())
 
 
 def test_a_user_that_may_not_log_in_from_here_is_told_and_not_waited_for(server_database_url: str) -> None:
-    url = make_url(server_database_url)
-    user = f"far_{url.database}"[:30]
-    execute(server_database_url, f"CREATE USER {user}@'10.9.9.9' IDENTIFIED BY 'x'")
-    try:
-        with closing(open_database(url.set(username=user, password="x"))) as database:
-            with pytest.raises(DatabaseMisconfigured):
-                database.now()
-    finally:
-        execute(server_database_url, f"DROP USER {user}@'10.9.9.9'")
+    with user_of(server_database_url, "far", "x", host="10.9.9.9") as url, closing(open_database(url)) as database:
+        with pytest.raises(DatabaseMisconfigured):
+            database.now()
 
 
 @pytest.mark.parametrize("code", [1130, 1698, 1820, 1862, 2059, 3118])
@@ -307,20 +306,11 @@ def test_a_server_that_is_away_is_waited_for_not_given_up() -> None:
 
 
 def test_a_read_only_user_is_found_out_before_the_first_pass(server_database_url: str) -> None:
-    url = make_url(server_database_url)
-    user, password = f"ro_{url.database}"[:30], "reads-only"
-    with closing(World(server_database_url)):
-        execute(
-            server_database_url,
-            f"CREATE USER {user}@'%' IDENTIFIED BY '{password}'",
-            f"GRANT SELECT ON {url.database}.* TO {user}@'%'",
-        )
-        try:
-            with closing(open_database(url.set(username=user, password=password))) as limited:
-                with pytest.raises(DatabaseMisconfigured, match="grant SELECT and UPDATE on download_tasks"):
-                    insist(limited, TABLES)
-        finally:
-            execute(server_database_url, f"DROP USER {user}@'%'")
+    granted = f"SELECT ON {make_url(server_database_url).database}.*"
+    with closing(World(server_database_url)), user_of(server_database_url, "ro", "reads-only", granted) as url:
+        with closing(open_database(url)) as limited:
+            with pytest.raises(DatabaseMisconfigured, match="grant SELECT and UPDATE on download_tasks"):
+                insist(limited, TABLES)
 
 
 @pytest.mark.parametrize(
@@ -337,54 +327,42 @@ def test_a_read_only_user_is_found_out_before_the_first_pass(server_database_url
 def test_each_privilege_that_a_pass_needs_is_tried_before_the_first_one(
     server_database_url: str, table: str, privileges: str, missing: str
 ) -> None:
-    url = make_url(server_database_url)
-    user, password = f"lk_{url.database}"[:30], "lacks-one"
     everything = {
         "download_tasks": "SELECT, UPDATE",
         "enrollgate_tasks": "SELECT, INSERT, UPDATE, DELETE",
         "enrollgate_runs": "SELECT, INSERT, UPDATE",
         "enrollgate_schema_version": "SELECT",
     }
-    with closing(World(server_database_url)):
-        grants = [
-            f"GRANT {granted} ON {url.database}.{name} TO {user}@'%'"
-            for name, granted in (everything | {table: privileges}).items()
-        ]
-        execute(server_database_url, f"CREATE USER {user}@'%' IDENTIFIED BY '{password}'", *grants)
-        try:
-            with closing(open_database(url.set(username=user, password=password))) as limited:
-                with pytest.raises(DatabaseMisconfigured, match=f"{missing} command denied .*{table}.*: grant SELECT"):
-                    insist(limited, TABLES)
-        finally:
-            execute(server_database_url, f"DROP USER {user}@'%'")
+    name = make_url(server_database_url).database
+    granted = [f"{some} ON {name}.{each}" for each, some in (everything | {table: privileges}).items()]
+    with closing(World(server_database_url)), user_of(server_database_url, "lk", "lacks-one", *granted) as url:
+        with closing(open_database(url)) as limited:
+            with pytest.raises(DatabaseMisconfigured, match=f"{missing} command denied .*{table}.*: grant SELECT"):
+                insist(limited, TABLES)
 
 
 def test_a_user_with_just_the_documented_privileges_can_do_everything(server_database_url: str) -> None:
     """docs/operations: SELECT and UPDATE(status) on the task table, everything on ours. MySQL: caching_sha2_password."""
-    url = make_url(server_database_url)
-    user, password = f"eg_{url.database}"[:30], "just-enough"
-    with closing(World(server_database_url)) as world:
-        execute(
-            server_database_url,
-            f"CREATE USER {user}@'%' IDENTIFIED BY '{password}'",
-            f"GRANT SELECT, UPDATE (status) ON {url.database}.download_tasks TO {user}@'%'",
-            f"GRANT SELECT, INSERT, UPDATE, DELETE ON {url.database}.enrollgate_tasks TO {user}@'%'",
-            f"GRANT SELECT, INSERT, UPDATE ON {url.database}.enrollgate_runs TO {user}@'%'",
-            f"GRANT SELECT ON {url.database}.enrollgate_schema_version TO {user}@'%'",
-        )
-        try:
-            limited = open_database(url.set(username=user, password=password), clock=world.clock)
-            with closing(limited):
-                insist(limited, world.tables)
-                operator = world.new_operator(limited)
-                good, late = world.add("enrolled"), world.add("processing")
-                operator.reconcile()
-                world.launcher.succeed(f"test-{good}-1")
-                world.clock.advance(300)
-                operator.reconcile()
-                assert (world.status(good), world.status(late)) == ("completed", "failed")
-        finally:
-            execute(server_database_url, f"DROP USER {user}@'%'")
+    name = make_url(server_database_url).database
+    granted = (
+        f"SELECT, UPDATE (status) ON {name}.download_tasks",
+        f"SELECT, INSERT, UPDATE, DELETE ON {name}.enrollgate_tasks",
+        f"SELECT, INSERT, UPDATE ON {name}.enrollgate_runs",
+        f"SELECT ON {name}.enrollgate_schema_version",
+    )
+    with (
+        closing(World(server_database_url)) as world,
+        user_of(server_database_url, "eg", "just-enough", *granted) as url,
+        closing(open_database(url, clock=world.clock)) as limited,
+    ):
+        insist(limited, world.tables)
+        operator = world.new_operator(limited)
+        good, late = world.add("enrolled"), world.add("processing")
+        operator.reconcile()
+        world.launcher.succeed(f"test-{good}-1")
+        world.clock.advance(300)
+        operator.reconcile()
+        assert (world.status(good), world.status(late)) == ("completed", "failed")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Several downloads and deliveries at once: overlap, order, failures, limits, and a worker that is killed again and again."""
 
-import gc
 import hashlib
 import json
 import os
@@ -26,12 +25,6 @@ from enrollgate.worker.downloaders.yt_dlp import YtDlp
 
 # yt-dlp leaves the sockets of answers that it did not read to the end to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(autouse=True)
-def collect_what_yt_dlp_left() -> Iterator[None]:
-    yield
-    gc.collect()
 
 
 @pytest.fixture

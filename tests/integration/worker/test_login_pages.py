@@ -1,6 +1,5 @@
 """Sites that answer expired cookies with a redirect to their login page, HTTP 200: nothing of it is ever a lecture."""
 
-import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +13,6 @@ from enrollgate.domain.reasons import Reason
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 LOGIN = b"<!DOCTYPE html>\n<html><head><title>Log in</title></head><body>Please log in</body></html>"
-
-
-@pytest.fixture(autouse=True)
-def collect_what_yt_dlp_left() -> Iterator[None]:
-    yield
-    gc.collect()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The ways in which sites really hand lectures out: a file, pages, feeds, HLS and DASH, with media that play, and with DRM."""
 
-import gc
 import re
 import subprocess
 from collections.abc import Iterator
@@ -18,12 +17,6 @@ from enrollgate.domain.reasons import Reason
 
 # yt-dlp leaves the sockets of answers that it did not read to the end to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(autouse=True)
-def collect_what_yt_dlp_left() -> Iterator[None]:
-    yield
-    gc.collect()
 
 
 @pytest.fixture

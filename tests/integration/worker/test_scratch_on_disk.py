@@ -1,7 +1,6 @@
 """What really lies in scratch, looked at all the time while a worker works; and what ends the waiting for room."""
 
 import contextlib
-import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,12 +20,6 @@ from enrollgate.worker.progress import Progress
 
 # yt-dlp leaves the sockets of answers that it did not read to the end to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(autouse=True)
-def collect_what_yt_dlp_left() -> Iterator[None]:
-    yield
-    gc.collect()
 
 
 @contextmanager

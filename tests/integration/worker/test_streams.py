@@ -1,6 +1,5 @@
 """Streams come in pieces. Whatever happens to the worker or to its disk between two bytes, the lecture is whole or not there."""
 
-import gc
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,12 +23,6 @@ PIECE = 300_000
 PIECES = [b"\x47" + content(PIECE - 1, number) for number in range(5)]
 WHOLE = b"".join(PIECES)
 HLS, DASH = "/course.m3u8", "/course.mpd"
-
-
-@pytest.fixture(autouse=True)
-def collect_what_yt_dlp_left() -> Iterator[None]:
-    yield
-    gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """One try of one run against a real site that misbehaves, a real directory, real child processes."""
 
 import contextlib
-import gc
 import hashlib
 import json
 import os
@@ -29,12 +28,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 
 DISTANT = "Wed, 21 Oct 2065 07:28:00 GMT"
-
-
-@pytest.fixture(autouse=True)
-def collect_what_yt_dlp_left() -> Iterator[None]:
-    yield
-    gc.collect()
 
 
 @pytest.fixture

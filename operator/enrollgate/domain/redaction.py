@@ -1,6 +1,7 @@
 """Keeps e-mail addresses and credentials out of what people and databases read, and control characters off their terminals."""
 
 import re
+import traceback
 
 _EMAIL = re.compile(r"[^\s@<>\"'(),;:/=&?]+@[^\s@<>\"'(),;:/=&?]+\.[A-Za-z]{2,}")
 _USERINFO = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/\s?#@]*@", re.IGNORECASE)
@@ -16,6 +17,11 @@ def redact(text: str, limit: int = 1000) -> str:
     text = _USERINFO.sub(r"\g<scheme>", text)
     text = _EMAIL.sub("<e-mail>", text)
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def redacted_traceback() -> str:
+    """The traceback of the exception that is being handled, each of its lines redacted."""
+    return "".join(redact(line) for line in traceback.format_exc().splitlines(keepends=True))
 
 
 def printable(text: str) -> str:

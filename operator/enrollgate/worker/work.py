@@ -3,7 +3,6 @@
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from enrollgate.domain.hosts import check_url
 from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Failure, Reason
-from enrollgate.domain.redaction import redact
+from enrollgate.domain.redaction import redact, redacted_traceback
 from enrollgate.domain.report import Report
 from enrollgate.worker.bandwidth import Bandwidth
 from enrollgate.worker.course import Downloader
@@ -43,7 +42,7 @@ def work(
         of_scratch = scratch_failure(error)
         report = Report(of_scratch.reason, of_scratch.message)
     except Exception as error:  # noqa: BLE001 -- the process's outermost edge: even a bug must end in a report
-        sys.stderr.write("".join(redact(line) for line in traceback.format_exc().splitlines(keepends=True)))
+        sys.stderr.write(redacted_traceback())
         report = Report(Reason.WORKER_CRASHED, f"{type(error).__name__}: {redact(str(error), 300)}")
     outcome = "complete" if report.reason is None else f"{report.reason}: {redact(report.message)}"
     progress.end(f"{_tag(order)} task {order.task_id}: {outcome}")

@@ -102,8 +102,9 @@ class KubernetesLauncher:
         seen: dict[str, Observation | None] = {
             name: Observation(name, _phase(job.verdict)) for name, job in jobs.items()
         }
-        seen |= self._endings([job for name, job in jobs.items() if name in wanted])
-        seen |= self._overdue([job for name, job in jobs.items() if name in wanted])
+        asked_for = [job for name, job in jobs.items() if name in wanted]
+        seen |= self._endings(asked_for)
+        seen |= self._overdue(asked_for)
         seen |= self._lingering(wanted - jobs.keys())
         return {name: each for name, each in seen.items() if each is not None}
 

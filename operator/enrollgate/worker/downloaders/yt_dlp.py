@@ -8,7 +8,6 @@ when it is not enrolled, which is the one thing a worker must never do.
 import hashlib
 import sys
 import threading
-import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from yt_dlp.utils import DownloadCancelled, YoutubeDLError, int_or_none, unsmugg
 
 from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Failure, Reason
-from enrollgate.domain.redaction import redact
+from enrollgate.domain.redaction import redacted_traceback
 from enrollgate.worker.cookies import copy_cookies
 from enrollgate.worker.course import Course, Item, LoginWanted, OnFetched, Several
 from enrollgate.worker.downloaders.guarded import LISTS, Nested, SharedCookies, hang_up, open_youtube_dl
@@ -55,8 +54,6 @@ _LONGEST = 10_000
 """Items of a list within the course's, at most. They are all in memory."""
 _STUMBLES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What yt-dlp's readers raise, unwrapped, when a site is no longer what they were written for."""
-_TRACEBACK = 20_000
-"""Characters of a traceback in the log, at most."""
 
 
 class _NameByRendition(PostProcessor):  # type: ignore[misc]  # yt-dlp carries no types
@@ -342,7 +339,7 @@ def _guard(function: Any, *arguments: Any, **options: Any) -> Any:
         _raise(error)
     except _STUMBLES as error:
         # What a reader meets when its site has changed. Of one lecture it must not end the run.
-        sys.stderr.write(redact(traceback.format_exc(), _TRACEBACK))
+        sys.stderr.write(redacted_traceback())
         message = f"yt-dlp's reader of this site failed ({type(error).__name__}); a newer yt-dlp may mend it"
         raise Failure(Reason.UNSUPPORTED_COURSE, message) from error
 

@@ -34,6 +34,7 @@ from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.run import is_run_of
 from enrollgate.domain.story import Story
+from enrollgate.files import write_private
 from enrollgate.launchers.environment import child_environment
 from enrollgate.launchers.processes import find, kill_orphans, send
 from enrollgate.launchers.protocol import LauncherRefused
@@ -43,7 +44,6 @@ from enrollgate.launchers.run_directory import (
     finished_folder,
     is_run_name,
     runs_folder,
-    write_atomically,
 )
 from enrollgate.launchers.watcher import Watcher
 
@@ -247,8 +247,8 @@ class LocalLauncher:
         for leftover in (run.stop, run.report, run.progress, run.verdict):  # a verdict here is a damaged one
             _remove(leftover)
         spec = RunSpec(order, self._worker_argv, self._max_tries, self._run_timeout, self._stop_grace, self._backoff)
-        write_atomically(run.reserve, _RESERVE)
-        write_atomically(run.spec, spec.encode())
+        write_private(run.reserve, _RESERVE)
+        write_private(run.spec, spec.encode())
         if not self._watcher.watch(self._start_supervisor(run, lock)):
             self._on_change()  # it has ended already
         return LaunchOutcome.LAUNCHED

@@ -30,6 +30,7 @@ from typing import Any
 
 from enrollgate.domain.backoff import Backoff
 from enrollgate.domain.order import RunOrder
+from enrollgate.files import write_private
 from enrollgate.launchers.processes import Process
 from enrollgate.launchers.verdict import Verdict
 
@@ -154,7 +155,7 @@ class RunDirectory:
 
     def write_supervisor(self, supervisor: Process) -> None:
         """Notes who supervises the run."""
-        write_atomically(self.process, json.dumps({"pid": supervisor.pid, "started": supervisor.started}))
+        write_private(self.process, json.dumps({"pid": supervisor.pid, "started": supervisor.started}))
 
     def acquire(self) -> int | None:
         """Takes the run's lock. Gives the descriptor that holds it, or None if the run is live (or being launched).
@@ -226,22 +227,6 @@ def read_object(path: Path) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def write_atomically(path: Path, text: str, *, durable: bool = False) -> None:
-    """Puts the text in place as a whole or not at all, readable by its owner only; `durable`: once it is on the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            if durable:
-                os.fsync(descriptor)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _lock_exclusively(descriptor: int) -> bool:

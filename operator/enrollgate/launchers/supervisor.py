@@ -28,8 +28,9 @@ from enrollgate.domain.backoff import delay
 from enrollgate.domain.reasons import EXIT_SUCCEEDED, PERMANENT_EXIT_CODES, Reason
 from enrollgate.domain.redaction import redact
 from enrollgate.domain.report import Report
+from enrollgate.files import write_private
 from enrollgate.launchers.processes import find, kill_family
-from enrollgate.launchers.run_directory import RunDirectory, RunSpec, read_text, write_atomically
+from enrollgate.launchers.run_directory import RunDirectory, RunSpec, read_text
 from enrollgate.launchers.verdict import Ending, Interruption, Verdict, conclude, parse_report
 
 _GLANCE_INTERVAL = 2.0
@@ -187,7 +188,7 @@ def main(arguments: list[str]) -> int:
         verdict = Supervisor(run, spec, os.environ, bell, time.monotonic).supervise()
     if verdict is not None:
         run.reserve.unlink(missing_ok=True)
-        write_atomically(run.verdict, verdict.encode(), durable=True)
+        write_private(run.verdict, verdict.encode(), durable=True)
     return 0
 
 

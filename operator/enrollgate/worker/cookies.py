@@ -9,7 +9,7 @@ from pathlib import Path
 from enrollgate.domain.account import DEFAULT_COOKIES_NAME
 from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Failure, Reason
-from enrollgate.worker.disk import write_private
+from enrollgate.files import write_private
 
 _HTTP_ONLY = "#HttpOnly_"
 _COOKIE = re.compile(r"(?:[^\t]*\t){4}(?:[0-9]+(?:\.[0-9]+)?)?\t[^\t]*\t[^\t]*")

@@ -1,7 +1,6 @@
-"""The worker's own files, and what an error of the file system means to a run."""
+"""What an error of the file system means to a run."""
 
 import errno
-import os
 from pathlib import Path
 
 from enrollgate.domain.reasons import Failure, Reason
@@ -32,12 +31,3 @@ def destination_failure(error: OSError) -> Failure:
 def _words(error: OSError) -> str:
     where = f"{Path(error.filename).name}: " if isinstance(error.filename, str) else ""
     return f"{where}{error.strerror or error.__class__.__name__}"
-
-
-def write_private(path: Path, text: str) -> None:
-    """Writes the file in one piece, for nobody else to read (mode 0600). Raises OSError."""
-    part = path.with_name(path.name + ".new")
-    part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
-        stream.write(text)
-    part.replace(path)

@@ -15,8 +15,8 @@ from rich.progress import Progress as Bars
 
 from enrollgate.domain.reasons import Failure
 from enrollgate.domain.redaction import printable, redact
+from enrollgate.files import write_private
 from enrollgate.worker.course import Item
-from enrollgate.worker.disk import write_private
 
 WRITE_INTERVAL = 1.0
 """Seconds between two writes of the progress file, at least."""

@@ -1,6 +1,5 @@
 import fcntl
 import os
-import stat
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from enrollgate.domain.backoff import Backoff
 from enrollgate.domain.order import RunOrder
 from enrollgate.launchers.processes import Process
-from enrollgate.launchers.run_directory import RunDirectory, RunSpec, is_run_name, read_progress, write_atomically
+from enrollgate.launchers.run_directory import RunDirectory, RunSpec, is_run_name, read_progress
 
 SPEC = RunSpec(
     RunOrder("enrollgate-1-1", 1, 1, "https://courses.example/1", "cookies.txt"),
@@ -72,21 +71,6 @@ def test_the_lock_of_a_directory_that_was_moved_away_is_not_taken(run: RunDirect
     run.path.rename(run.path.with_name("elsewhere"))
     with pytest.raises(FileNotFoundError):
         run.acquire()
-
-
-def test_files_are_for_their_owner_alone_and_leave_no_drafts(run: RunDirectory) -> None:
-    write_atomically(run.spec, SPEC.encode(), durable=True)
-    assert stat.S_IMODE(run.spec.stat().st_mode) == 0o600
-    assert [path.name for path in run.path.iterdir()] == ["spec.json"]
-
-
-def test_a_full_disk_leaves_the_old_file_whole(run: RunDirectory) -> None:
-    write_atomically(run.spec, "old")
-    (run.path / f".spec.json.{os.getpid()}").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(run.spec, "new")
-    assert run.spec.read_text() == "old"
-    assert [path.name for path in run.path.iterdir()] == ["spec.json"]
 
 
 def test_the_supervisors_identity_is_read_back(run: RunDirectory) -> None:

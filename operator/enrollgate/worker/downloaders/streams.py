@@ -26,7 +26,7 @@ from yt_dlp.downloader.fragment import FragmentFD
 from yt_dlp.downloader.hls import HlsFD
 
 from enrollgate.domain.reasons import Failure, Reason
-from enrollgate.worker.disk import write_private
+from enrollgate.files import write_private
 from enrollgate.worker.downloaders.pages import HEAD, refuse_page, refuse_page_as_key
 from enrollgate.worker.scratch import READ
 

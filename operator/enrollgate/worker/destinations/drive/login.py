@@ -7,8 +7,8 @@ from typing import Any
 from google_auth_oauthlib.flow import InstalledAppFlow
 from oauthlib.oauth2 import OAuth2Error  # type: ignore[import-untyped]  # oauthlib has no types
 
+from enrollgate.files import write_private
 from enrollgate.worker.destinations.drive.credentials import SCOPE
-from enrollgate.worker.disk import write_private
 
 
 class NoConsent(Exception):

@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from enrollgate.worker.disk import write_private
+from enrollgate.files import write_private
 
 
 @dataclass(frozen=True, slots=True)

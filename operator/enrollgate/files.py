@@ -1,0 +1,25 @@
+"""A small file is put in place in one piece, for its owner alone: cookies, upload sessions, the state of a run."""
+
+import os
+from pathlib import Path
+
+
+def write_private(path: Path, text: str, *, durable: bool = False) -> None:
+    """Puts the text in place as a whole or not at all (mode 0600); `durable`: returns once it is on the disk. Raises OSError.
+
+    The draft is named after this process, lest two that write the same file write the same draft, and made anew, lest it be
+    somebody else's.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            if durable:
+                os.fsync(descriptor)
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise

@@ -22,6 +22,7 @@ from typing import TypeVar
 import structlog
 
 from enrollgate.database import Database, RowHeld, Tables, gate, runs, survey
+from enrollgate.database.runs import Recorded
 from enrollgate.database.survey import Survey
 from enrollgate.domain.gate import closed_line, open_line, timeout_message, waiting_line
 from enrollgate.domain.observation import LaunchOutcome
@@ -128,7 +129,7 @@ class Reconciler:
             remaining = runs.count_unfinished(self._database, installation=self._installation)
             is_backlog = finished > 0
         claimed = self._claim(now) if is_backlog and remaining < self._policy.max_concurrent_runs else []
-        # Nobody has seen these names before: nothing is at the launcher under them.
+        # What is only claimed is created, or adopted if another operator has created it: nothing needs to be observed first.
         refused, created = self._apply(plan(claimed, {}, self._policy), now)
         return PassSummary(
             waiting=sum(backlog.count(word) for word in self._tables.words.waiting),
@@ -251,7 +252,8 @@ class Reconciler:
         names = runs.claim(self._database, self._tables, now, installation=self._installation, limit=limit)
         if not names:
             return []
-        return runs.unfinished(self._database, self._tables, installation=self._installation, names=names)
+        rows = runs.unfinished(self._database, self._tables, installation=self._installation, names=names)
+        return [run for run in rows if run.state is RunState.CLAIMED]  # the others, another operator has taken further
 
     def _apply(self, actions: Iterable[Action], now: datetime) -> tuple[int, int]:
         """Applies the actions, launches last and in batches. Gives how many runs were finished and launched."""
@@ -274,8 +276,7 @@ class Reconciler:
             with self._unless_held(end.run.task_id):
                 if isinstance(end, Stop):
                     self._stop(end, now)
-                else:
-                    self._record(end, now)
+                elif self._record(end, now):
                     recorded.append(end.run.name)
         if adopted:
             runs.mark_launched(self._database, adopted, now)
@@ -293,9 +294,9 @@ class Reconciler:
         by_name = {launch.run.name: launch for launch in launches}
         outcomes = self._launcher.launch(self._still_wanted([launch.order for launch in by_name.values()]))
         taken = [name for name, outcome in outcomes.items() if outcome is LaunchOutcome.NAME_TAKEN]
-        created = [name for name in outcomes if name not in taken]
-        if created:
-            runs.mark_launched(self._database, created, now)
+        created = [name for name, outcome in outcomes.items() if outcome is LaunchOutcome.LAUNCHED]
+        if len(taken) < len(outcomes):
+            runs.mark_launched(self._database, [name for name in outcomes if name not in taken], now)
         metrics.RUNS_LAUNCHED.inc(len(created))
         for name in created:
             run = by_name[name].run
@@ -307,8 +308,8 @@ class Reconciler:
             message = f"something that is not ours is already called {name}"
             run = by_name[name].run
             with self._unless_held(run.task_id):
-                self._record(Record(run, Outcome.FAILED, Reason.NAME_TAKEN, message, task_to=TaskState.FAILED), now)
-                refused += 1
+                verdict = Record(run, Outcome.FAILED, Reason.NAME_TAKEN, message, task_to=TaskState.FAILED)
+                refused += self._record(verdict, now)
         return len(created), refused
 
     def _still_wanted(self, orders: list[RunOrder]) -> Iterator[RunOrder]:
@@ -325,9 +326,10 @@ class Reconciler:
 
     def _stop(self, stop: Stop, now: datetime) -> None:
         if stop.run.state is not RunState.STOPPING:
-            runs.mark_stopping(
+            if not runs.mark_stopping(
                 self._database, self._tables, stop.run, stop.reason, stop.message, fail_task=stop.fail_task
-            )
+            ):
+                return
             self._log_run_closed(stop.run, f"stopping its run: {stop.reason}", now)
             _LOG.warning("stopping a run", run=stop.run.name, reason=stop.reason.value, detail=stop.message)
             kind = StoryKind.FAILED if stop.reason in NOT_BEGUN else StoryKind.REVOKED
@@ -346,21 +348,27 @@ class Reconciler:
         except LauncherRefused as error:  # they are seen again, and discarded then: nothing waits for it
             _LOG.warning("recorded runs could not be discarded; the next pass tries again", error=str(error))
 
-    def _record(self, verdict: Record, now: datetime) -> None:
-        moved = runs.record(self._database, self._tables, verdict, now)
+    def _record(self, verdict: Record, now: datetime) -> bool:
+        """False if another operator has taken the run further meanwhile: then it is that one's to record and to clear away."""
         run = verdict.run
+        recorded = runs.record(self._database, self._tables, verdict, now)
+        if recorded is Recorded.OVERTAKEN:
+            _LOG.debug("a run was left to the operator that has taken it further", run=run.name)
+            return False
         details: dict[str, object] = {"run": run.name, "task": run.task_id, "outcome": verdict.outcome.value}
         if verdict.task_to is not None:
+            moved = recorded is Recorded.MOVED
             details["task_status"] = verdict.task_to.value if moved else "moved on by Node.js, left as it is"
         metrics.RUNS_FINISHED.labels(verdict.outcome.value, verdict.reason.value if verdict.reason else "").inc()
         self._launcher.tell(run.name, _story(verdict))
         if verdict.reason is None:
             _LOG.info("run finished", **details)
-            return
+            return True
         if run.state is RunState.CLAIMED and verdict.task_to is not None:
             self._log_run_closed(run, f"refused, {verdict.task_to}: {verdict.reason}", now)
         details |= {"reason": verdict.reason.value, "detail": verdict.message, "remedy": explain(verdict.reason).remedy}
         _LOG.warning("run finished", **details)
+        return True
 
     def _clear(self, strays: Iterable[StopStray | DiscardStray]) -> None:
         """Asks the database once more, since a listing may show a run claimed after the rows were read."""

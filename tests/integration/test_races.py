@@ -4,10 +4,12 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from random import Random
 
 import pytest
 from sqlalchemy import text
+from tests.interruptions import Interruption, interrupted_operator
 from tests.world import COURSE, EPOCH, World
 
 from enrollgate.database import runs
@@ -189,3 +191,45 @@ def test_two_operators_on_one_database_launch_1000_tasks_exactly_once(two_operat
     assert len(launched) == 1000 and max(Counter(launched).values()) == 1
     runs = first.runs()
     assert len(runs) == 1000 and {run.attempt for run in runs} == {1}
+
+
+def test_a_second_operators_pass_anywhere_in_a_pass_of_the_first_runs_nothing_twice(tmp_path: Path) -> None:
+    """Wherever it comes, and for each task: enrolled, with a run that ended, with one to be stopped, put back after a failure."""
+    points = 0
+    while _a_pass_within_a_pass(f"sqlite:///{tmp_path / str(points)}.db", points):
+        points += 1
+    assert points > 20, "the second pass came before and after each look and effect"
+
+
+def _a_pass_within_a_pass(url: str, points: int) -> bool:
+    """False if the first operator's pass has not so many points."""
+    interruption = Interruption()
+    with closing(World(url)) as world:
+        ended, stopped, again, fresh = (world.add("enrolled") for _ in range(4))
+        world.set(fresh, "processing")
+        world.reconcile()
+        world.launcher.fail(f"test-{again}-1")
+        world.reconcile()
+        world.launcher.succeed(f"test-{ended}-1")
+        world.set(stopped, "failed")
+        world.set(again, "enrolled")
+        world.set(fresh, "enrolled")
+        first, second = interrupted_operator(world, interruption), world.new_operator()
+        with interruption.after(points, lambda: second.reconcile() and None):
+            first.reconcile()
+            came = interruption.countdown is None
+        for _ in range(3):
+            for operator in (first, second):
+                operator.reconcile()
+                tasks = [name.split("-")[1] for name in world.launcher.live if name not in world.launcher.stopping]
+                assert len(tasks) == len(set(tasks)), f"after {points} points: {world.launcher.live}"
+        rows = [(run.task_id, run.attempt, run.state, run.outcome) for run in world.runs()]
+        assert rows == [
+            (ended, 1, "finished", "succeeded"),
+            (stopped, 1, "finished", "revoked"),
+            (again, 1, "finished", "failed"),
+            (again, 2, "launched", None),
+            (fresh, 1, "launched", None),
+        ], f"after {points} points"
+        assert sorted(world.launcher.live) == [f"test-{again}-2", f"test-{fresh}-1"]
+    return came

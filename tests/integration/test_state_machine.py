@@ -1,11 +1,11 @@
-"""Everything at once: Node.js writes what it likes, time goes by, runs end or vanish; and before and after every effect of a pass
-the operator may crash, Node.js write, a second operator make a whole pass, the database or the launcher go away. The reconciler
-and SQLite are real. After each step the promises must hold; once the faults stop, every task must end.
+"""Everything at once: Node.js writes what it likes, time goes by, runs end or vanish; and before and after every look and effect
+of a pass the operator may crash, Node.js write, a second operator make a whole pass, the database or the launcher go away. The
+reconciler and SQLite are real. After each step the promises must hold; once the faults stop, every task must end.
 """
 
 import os
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,94 +13,24 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import text
+from tests.interruptions import Interruption, interrupted_operator
 from tests.world import World
 
-from enrollgate.database import Database, DatabaseUnavailable
-from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
+from enrollgate.database import DatabaseUnavailable
+from enrollgate.domain.observation import Phase
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
-from enrollgate.domain.story import Story
 from enrollgate.launchers import LauncherUnavailable
-from enrollgate.reconciler import Reconciler
 
+POINTS = st.integers(0, 40)
+"""After how many looks and effects of a pass something happens in it."""
 WAITING = ("pending", "paid", "processing")
 ALIVE = (Phase.LIVE, Phase.STUCK)
 
 
 class OperatorCrashed(BaseException):
     """The process is gone: nothing may catch this."""
-
-
-class CrashPoint:
-    """Counts the effects of a pass (each transaction that writes, each call to the launcher) and lets something happen before
-    or after one.
-    """
-
-    def __init__(self) -> None:
-        self.countdown: int | None = None
-        self.happening: Callable[[], None] = lambda: None
-
-    def hit(self) -> None:
-        if self.countdown is None:
-            return
-        if self.countdown > 0:
-            self.countdown -= 1
-            return
-        self.countdown = None
-        self.happening()
-
-
-class CrashingDatabase(Database):
-    """The real database, whose writing transactions are crash points on both sides."""
-
-    def __init__(self, real: Database, crash: CrashPoint) -> None:
-        super().__init__(real.engine, real.clock)
-        self._crash = crash
-
-    def writing(self, change, *, alone=None):  # type: ignore[no-untyped-def]  # the signature is Database.writing's
-        self._crash.hit()
-        result = super().writing(change, alone=alone)
-        self._crash.hit()
-        return result
-
-
-class CrashingLauncher:
-    """The launcher in memory, whose every effect is a crash point on both sides; launches crash between two runs, too."""
-
-    def __init__(self, world: World, crash: CrashPoint, moved: set[int]) -> None:
-        self.world = world
-        self.crash = crash
-        self.moved = moved
-        """Tasks that Node.js has moved during this pass, perhaps after the last look at them."""
-
-    def observe(self, expected: Collection[str], *, only: bool = False) -> Mapping[str, Observation]:
-        return self.world.launcher.observe(expected, only=only)
-
-    def tell(self, name: str, story: Story) -> None:
-        self.world.launcher.tell(name, story)
-
-    def launch(self, orders: Iterable[RunOrder]) -> Mapping[str, LaunchOutcome]:
-        outcomes: dict[str, LaunchOutcome] = {}
-        for order in orders:
-            self.crash.hit()
-            status = self.world.status(order.task_id)
-            assert status == "enrolled" or order.task_id in self.moved, f"launched a task at {status!r}"
-            outcomes |= self.world.launcher.launch([order])
-            self.crash.hit()
-        return outcomes
-
-    def stop(self, name: str) -> None:
-        self.crash.hit()
-        self.world.launcher.stop(name)
-        self.crash.hit()
-
-    def discard(self, names: Iterable[str]) -> None:
-        self.crash.hit()
-        self.world.launcher.discard(names)
-        self.crash.hit()
-
-    def close(self) -> None: ...
 
 
 class Promises(RuleBasedStateMachine):
@@ -112,8 +42,9 @@ class Promises(RuleBasedStateMachine):
         os.close(handle)
         self.path = Path(name)
         self.world = World(f"sqlite:///{name}", Policy(enrollment_timeout=300, max_concurrent_runs=2, max_lost_runs=2))
-        self.crash = CrashPoint()
+        self.interruption = Interruption()
         self.moved = set[int]()
+        """Tasks that Node.js has moved during this pass, perhaps after the last look at them."""
         self.succeeded = set[str]()
         self.written: dict[int, str | None] = {}
         """What Node.js wrote last to each task."""
@@ -131,13 +62,12 @@ class Promises(RuleBasedStateMachine):
                     path.unlink()
 
     def restart(self) -> None:
-        self.operator = self.an_operator(self.crash)
-        self.second = self.an_operator(CrashPoint())
+        self.operator = interrupted_operator(self.world, self.interruption, self.only_what_is_enrolled)
+        self.second = interrupted_operator(self.world, Interruption(), self.only_what_is_enrolled)
 
-    def an_operator(self, crash: CrashPoint) -> Reconciler:
-        launcher = CrashingLauncher(self.world, crash, self.moved)
-        database = CrashingDatabase(self.world.database, crash)
-        return Reconciler(database, self.world.tables, launcher, self.world.policy, installation="test")
+    def only_what_is_enrolled(self, order: RunOrder) -> None:
+        status = self.world.status(order.task_id)
+        assert status == "enrolled" or order.task_id in self.moved, f"launched a task at {status!r}"
 
     # Node.js
 
@@ -194,14 +124,13 @@ class Promises(RuleBasedStateMachine):
         names = sorted({run.name for run in self.world.runs()} | set(self.world.launcher.runs) | {"test-99-1"})
         return data.draw(st.none() | st.frozensets(st.sampled_from(names)))
 
-    def interrupted(self, focus: frozenset[str] | None, effects: int, happening: Callable[[], None]) -> None:
-        """A pass in which something happens after so many effects."""
-        self.crash.countdown, self.crash.happening = effects, happening
+    def interrupted(self, focus: frozenset[str] | None, points: int, happening: Callable[[], None]) -> None:
+        """A pass in which something happens after so many looks and effects."""
         self.moved.clear()
         try:
-            self.operator.reconcile(focus)
+            with self.interruption.after(points, happening):
+                self.operator.reconcile(focus)
         finally:
-            self.crash.countdown = None
             self.moved.clear()
 
     @rule()
@@ -219,42 +148,42 @@ class Promises(RuleBasedStateMachine):
         self.moved.clear()
         self.operator.reconcile(self.some_runs(data))
 
-    @rule(data=st.data(), effects=st.integers(0, 30))
-    def a_pass_that_crashes(self, data: st.DataObject, effects: int) -> None:
+    @rule(data=st.data(), points=POINTS)
+    def a_pass_that_crashes(self, data: st.DataObject, points: int) -> None:
         def crash() -> None:
             raise OperatorCrashed
 
         with suppress(OperatorCrashed):
-            self.interrupted(self.some_runs(data), effects, crash)
+            self.interrupted(self.some_runs(data), points, crash)
         self.restart()
 
-    @rule(data=st.data(), effects=st.integers(0, 20), who=st.sampled_from([DatabaseUnavailable, LauncherUnavailable]))
-    def a_pass_that_is_given_up(self, data: st.DataObject, effects: int, who: type[Exception]) -> None:
+    @rule(data=st.data(), points=POINTS, who=st.sampled_from([DatabaseUnavailable, LauncherUnavailable]))
+    def a_pass_that_is_given_up(self, data: st.DataObject, points: int, who: type[Exception]) -> None:
         def go_away() -> None:
             raise who("gone for a moment")
 
         with suppress(DatabaseUnavailable, LauncherUnavailable):
-            self.interrupted(self.some_runs(data), effects, go_away)
+            self.interrupted(self.some_runs(data), points, go_away)
 
     @rule(
         data=st.data(),
-        effects=st.integers(0, 20),
+        points=POINTS,
         task=tasks,
         status=st.sampled_from([*WAITING, "enrolled", "failed", "odd", "deleted"]),
     )
-    def a_pass_during_which_node_writes(self, data: st.DataObject, effects: int, task: int, status: str) -> None:
+    def a_pass_during_which_node_writes(self, data: st.DataObject, points: int, task: int, status: str) -> None:
         def write() -> None:
             if status == "deleted":
                 self.node_deletes_a_row(task)
             else:
                 self.node_writes_a_status(task, status)
 
-        self.interrupted(self.some_runs(data), effects, write)
+        self.interrupted(self.some_runs(data), points, write)
 
-    @rule(data=st.data(), effects=st.integers(0, 20))
-    def a_pass_during_which_the_second_operator_makes_one(self, data: st.DataObject, effects: int) -> None:
+    @rule(data=st.data(), points=POINTS)
+    def a_pass_during_which_the_second_operator_makes_one(self, data: st.DataObject, points: int) -> None:
         focus = self.some_runs(data)
-        self.interrupted(self.some_runs(data), effects, lambda: self.second.reconcile(focus) and None)
+        self.interrupted(self.some_runs(data), points, lambda: self.second.reconcile(focus) and None)
 
     # the promises
 

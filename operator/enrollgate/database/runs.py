@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from datetime import datetime
+from enum import StrEnum
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Insert,
     ScalarSelect,
@@ -222,34 +223,46 @@ def mark_launched(database: Database, names: Collection[str], now: datetime) -> 
 
 
 class _NotOurs(Exception):
-    """The run was finished by another operator meanwhile: whatever we were about to say of its task is undone."""
+    """Another operator has taken the run further meanwhile: whatever we were about to say of it and its task is undone."""
+
+
+class Recorded(StrEnum):
+    """What came of recording a run."""
+
+    MOVED = "moved"
+    """The run is finished, and its task moved with it."""
+    LEFT = "left"
+    """The run is finished; its task has moved on since it was read, or was not to be moved."""
+    OVERTAKEN = "overtaken"
+    """Nothing was written: another operator has taken the run further since it was read."""
 
 
 def mark_stopping(
     database: Database, tables: Tables, run: UnfinishedRun, reason: Reason, message: str, *, fail_task: bool
-) -> None:
-    """Notes why a run is being stopped, before it is; with `fail_task` the task fails in the same transaction."""
+) -> bool:
+    """Notes why a run is being stopped, before it is; with `fail_task` the task fails in the same transaction. False, and
+    nothing is written, if another operator has finished the run meanwhile.
+    """
 
     def change(connection: Connection) -> None:
         if fail_task:
             _move_task(connection, tables, run, TaskState.FAILED)
-        _update_run(
-            connection,
-            run,
-            {"state": RunState.STOPPING.value, "reason": reason.value, "message": redact(message, MESSAGE_LIMIT)},
-        )
+        values = {"state": RunState.STOPPING.value, "reason": reason.value, "message": redact(message, MESSAGE_LIMIT)}
+        _update_run(connection, run, values)
 
-    with suppress(_NotOurs):
+    try:
         database.writing(change)
+    except _NotOurs:
+        return False
+    return True
 
 
-def record(database: Database, tables: Tables, verdict: Record, now: datetime) -> bool:
-    """Finishes a run and moves its task, in one transaction. True if the task was moved.
-
-    Finishing twice changes nothing. A task that has moved on since it was read is left as it is.
+def record(database: Database, tables: Tables, verdict: Record, now: datetime) -> Recorded:
+    """Finishes a run and moves its task, in one transaction, if the run is as it was read: what is only claimed and not there,
+    say, may have been created by another operator since. A task that has moved on since it was read is left as it is.
     """
 
-    def change(connection: Connection) -> bool:
+    def change(connection: Connection) -> Recorded:
         # The task first, then the sighting, then the run: every transaction takes its locks in this order.
         moved = verdict.task_to is not None and _move_task(connection, tables, verdict.run, verdict.task_to)
         values = {
@@ -260,17 +273,19 @@ def record(database: Database, tables: Tables, verdict: Record, now: datetime) -
             "message": redact(verdict.message, MESSAGE_LIMIT),
             "result": _result(verdict.report),
         }
-        _update_run(connection, verdict.run, values)
-        return moved
+        _update_run(connection, verdict.run, values, runs.c.state == verdict.run.state.value)
+        return Recorded.MOVED if moved else Recorded.LEFT
 
     try:
         return database.writing(change)
     except _NotOurs:
-        return False
+        return Recorded.OVERTAKEN
 
 
-def _update_run(connection: Connection, run: UnfinishedRun, values: Mapping[str, object]) -> None:
-    statement = update(runs).where(runs.c.id == run.run_id, runs.c.active == 1).values(**values)
+def _update_run(
+    connection: Connection, run: UnfinishedRun, values: Mapping[str, object], *unchanged: ColumnElement[bool]
+) -> None:
+    statement = update(runs).where(runs.c.id == run.run_id, runs.c.active == 1, *unchanged).values(**values)
     if connection.execute(statement).rowcount != 1:
         raise _NotOurs
 

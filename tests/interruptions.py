@@ -1,0 +1,112 @@
+"""Something happens in the midst of a pass: before or after any of its looks and effects.
+
+Each transaction and each call to the launcher is such a point, on both sides; so is the moment between two launches.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from sqlalchemy import Connection
+from tests.world import World
+
+from enrollgate.database import Database
+from enrollgate.domain.observation import LaunchOutcome, Observation
+from enrollgate.domain.order import RunOrder
+from enrollgate.domain.story import Story
+from enrollgate.reconciler import Reconciler
+
+
+class Interruption:
+    """Counts the points that a pass goes through, and lets something happen at one of them, once."""
+
+    def __init__(self) -> None:
+        self.countdown: int | None = None
+        self.happening: Callable[[], None] = lambda: None
+
+    def point(self) -> None:
+        if self.countdown is None:
+            return
+        if self.countdown > 0:
+            self.countdown -= 1
+            return
+        self.countdown = None
+        self.happening()
+
+    @contextmanager
+    def after(self, points: int, happening: Callable[[], None]) -> Iterator[None]:
+        """What happens in the pass that is made in this context."""
+        self.countdown, self.happening = points, happening
+        try:
+            yield
+        finally:
+            self.countdown = None
+
+
+class InterruptedDatabase(Database):
+    """The real database."""
+
+    def __init__(self, real: Database, interruption: Interruption) -> None:
+        super().__init__(real.engine, real.clock)
+        self._interruption = interruption
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        self._interruption.point()
+        with super().reading() as connection:
+            yield connection
+        self._interruption.point()
+
+    def writing(self, change, *, alone=None):  # type: ignore[no-untyped-def]  # the signature is Database.writing's
+        self._interruption.point()
+        result = super().writing(change, alone=alone)
+        self._interruption.point()
+        return result
+
+
+class InterruptedLauncher:
+    """The launcher in memory. `before_launch` is told of each run just before it is launched."""
+
+    def __init__(
+        self, world: World, interruption: Interruption, before_launch: Callable[[RunOrder], None] = lambda order: None
+    ) -> None:
+        self._world = world
+        self._interruption = interruption
+        self._before_launch = before_launch
+
+    def observe(self, expected: Collection[str], *, only: bool = False) -> Mapping[str, Observation]:
+        self._interruption.point()
+        seen = self._world.launcher.observe(expected, only=only)
+        self._interruption.point()
+        return seen
+
+    def tell(self, name: str, story: Story) -> None:
+        self._world.launcher.tell(name, story)
+
+    def launch(self, orders: Iterable[RunOrder]) -> Mapping[str, LaunchOutcome]:
+        outcomes: dict[str, LaunchOutcome] = {}
+        for order in orders:
+            self._before_launch(order)
+            outcomes |= self._world.launcher.launch([order])
+            self._interruption.point()
+        return outcomes
+
+    def stop(self, name: str) -> None:
+        self._interruption.point()
+        self._world.launcher.stop(name)
+        self._interruption.point()
+
+    def discard(self, names: Iterable[str]) -> None:
+        self._interruption.point()
+        self._world.launcher.discard(names)
+        self._interruption.point()
+
+    def close(self) -> None: ...
+
+
+def interrupted_operator(
+    world: World, interruption: Interruption, before_launch: Callable[[RunOrder], None] = lambda order: None
+) -> Reconciler:
+    """An operator that has just started, whose passes can be interrupted."""
+    launcher = InterruptedLauncher(world, interruption, before_launch)
+    database = InterruptedDatabase(world.database, interruption)
+    return Reconciler(database, world.tables, launcher, world.policy, installation="test")

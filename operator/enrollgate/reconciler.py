@@ -258,7 +258,7 @@ class Reconciler:
     def _apply(self, actions: Iterable[Action], now: datetime) -> tuple[int, int]:
         """Applies the actions, launches last and in batches. Gives how many runs were finished and launched."""
         launches = list[Launch]()
-        adopted = list[str]()
+        adopted = list[UnfinishedRun]()
         ends = list[Stop | Record]()
         recorded = list[str]()
         strays = list[StopStray | DiscardStray]()
@@ -267,7 +267,7 @@ class Reconciler:
                 case Launch():
                     launches.append(action)
                 case Adopt(run):
-                    adopted.append(run.name)
+                    adopted.append(run)
                 case Stop() | Record():
                     ends.append(action)
                 case StopStray() | DiscardStray():
@@ -278,8 +278,7 @@ class Reconciler:
                     self._stop(end, now)
                 elif self._record(end, now):
                     recorded.append(end.run.name)
-        if adopted:
-            runs.mark_launched(self._database, adopted, now)
+        self._note_launched(adopted, now)
         if strays:
             self._clear(strays)
         self._discard(recorded)
@@ -294,15 +293,7 @@ class Reconciler:
         by_name = {launch.run.name: launch for launch in launches}
         outcomes = self._launcher.launch(self._still_wanted([launch.order for launch in by_name.values()]))
         taken = [name for name, outcome in outcomes.items() if outcome is LaunchOutcome.NAME_TAKEN]
-        created = [name for name, outcome in outcomes.items() if outcome is LaunchOutcome.LAUNCHED]
-        if len(taken) < len(outcomes):
-            runs.mark_launched(self._database, [name for name in outcomes if name not in taken], now)
-        metrics.RUNS_LAUNCHED.inc(len(created))
-        for name in created:
-            run = by_name[name].run
-            _LOG.info("run launched", run=name, task=run.task_id, attempt=run.attempt)
-            message = f"task {run.task_id} is enrolled: attempt {run.attempt} was launched"
-            self._launcher.tell(name, Story(StoryKind.LAUNCHED, message))
+        created = self._note_launched([by_name[name].run for name in outcomes if name not in taken], now)
         refused = 0
         for name in taken:
             message = f"something that is not ours is already called {name}"
@@ -310,7 +301,19 @@ class Reconciler:
             with self._unless_held(run.task_id):
                 verdict = Record(run, Outcome.FAILED, Reason.NAME_TAKEN, message, task_to=TaskState.FAILED)
                 refused += self._record(verdict, now)
-        return len(created), refused
+        return created, refused
+
+    def _note_launched(self, there: Iterable[UnfinishedRun], now: datetime) -> int:
+        """Notes that these runs exist, and tells of each that nobody has told of before. Gives their number."""
+        by_name = {run.name: run for run in there}
+        new = runs.mark_launched(self._database, list(by_name), now) if by_name else []
+        metrics.RUNS_LAUNCHED.inc(len(new))
+        for name in new:
+            run = by_name[name]
+            _LOG.info("run launched", run=name, task=run.task_id, attempt=run.attempt)
+            message = f"task {run.task_id} is enrolled: attempt {run.attempt} was launched"
+            self._launcher.tell(name, Story(StoryKind.LAUNCHED, message))
+        return len(new)
 
     def _still_wanted(self, orders: list[RunOrder]) -> Iterator[RunOrder]:
         """Those whose tasks are enrolled when it is their turn."""

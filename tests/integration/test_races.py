@@ -15,6 +15,7 @@ from tests.world import COURSE, EPOCH, World
 from enrollgate.database import runs
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.policy import Policy
+from enrollgate.launchers import StoryKind
 
 FLIPS = 10_000
 
@@ -201,6 +202,20 @@ def test_a_second_operators_pass_anywhere_in_a_pass_of_the_first_runs_nothing_tw
     assert points > 20, "the second pass came before and after each look and effect"
 
 
+def test_a_run_whose_operator_died_just_after_creating_it_is_told_of_once_by_the_next(tmp_path: Path) -> None:
+    with closing(World(f"sqlite:///{tmp_path}/dead.db")) as world:
+        task = world.add("enrolled")
+        world.reconcile()
+        world.sql("UPDATE enrollgate_runs SET state = 'claimed', launched_at = NULL")
+        world.launcher.stories.clear()
+        world.restart()
+        for _ in range(2):
+            world.reconcile()
+        assert [(name, story.kind) for name, story in world.launcher.stories] == [
+            (f"test-{task}-1", StoryKind.LAUNCHED)
+        ]
+
+
 def _a_pass_within_a_pass(url: str, points: int) -> bool:
     """False if the first operator's pass has not so many points."""
     interruption = Interruption()
@@ -232,4 +247,7 @@ def _a_pass_within_a_pass(url: str, points: int) -> bool:
             (fresh, 1, "launched", None),
         ], f"after {points} points"
         assert sorted(world.launcher.live) == [f"test-{again}-2", f"test-{fresh}-1"]
+        told = Counter((name, story.kind) for name, story in world.launcher.stories)
+        once = [count for (_, kind), count in told.items() if kind in (StoryKind.LAUNCHED, StoryKind.COMPLETED)]
+        assert once == [1] * (len(rows) + 1), f"after {points} points: {told}"
     return came

@@ -212,14 +212,16 @@ def unfinished_names(database: Database, names: Collection[str]) -> set[str]:
         return set(connection.execute(select(runs.c.name).where(runs.c.name.in_(names), runs.c.active == 1)).scalars())
 
 
-def mark_launched(database: Database, names: Collection[str], now: datetime) -> None:
-    """Notes that claimed runs exist at their launcher."""
-    statement = (
-        update(runs)
-        .where(runs.c.name.in_(names), runs.c.active == 1, runs.c.state == RunState.CLAIMED.value)
-        .values(state=RunState.LAUNCHED.value, launched_at=now)
-    )
-    database.writing(lambda connection: connection.execute(statement))
+def mark_launched(database: Database, names: Collection[str], now: datetime) -> list[str]:
+    """Notes that claimed runs exist at their launcher. Gives the names of those of which nobody had noted it before."""
+    claimed = (runs.c.name.in_(names), runs.c.active == 1, runs.c.state == RunState.CLAIMED.value)
+
+    def change(connection: Connection) -> list[str]:
+        found = list(connection.execute(select(runs.c.name).where(*claimed).with_for_update()).scalars())
+        connection.execute(update(runs).where(*claimed).values(state=RunState.LAUNCHED.value, launched_at=now))
+        return found
+
+    return database.writing(change)
 
 
 class _NotOurs(Exception):

@@ -142,12 +142,18 @@ def test_a_work_directory_that_cannot_be_made_is_named(workshop: Workshop) -> No
         workshop.launcher()
 
 
-def test_a_full_disk_is_named_with_its_remedy_and_launching_works_once_there_is_room(workshop: Workshop) -> None:
+def test_a_full_disk_is_named_with_its_remedy_and_launching_works_once_there_is_room(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     launcher = workshop.launcher(PROMPT)
     run = workshop.run(order().name)
-    run.path.mkdir()
-    (run.path / f".spec.json.{os.getpid()}").symlink_to("/dev/full")
-    with pytest.raises(LauncherUnavailable, match="No space left on device; free some space"):
+    real = os.open
+
+    def open_on_a_full_disk(path: Path, flags: int, mode: int = 0o777) -> int:
+        return real("/dev/full", os.O_WRONLY) if path.name.startswith(".spec.json") else real(path, flags, mode)
+
+    with monkeypatch.context() as full, pytest.raises(LauncherUnavailable, match="No space left on device; free some"):
+        full.setattr("enrollgate.files.os.open", open_on_a_full_disk)
         launcher.launch([order()])
     assert launcher.observe() == {}
     assert launcher.launch([order()]) == {run.name: LaunchOutcome.LAUNCHED}

@@ -1,7 +1,9 @@
 """All that a watch shows of a namespace's Jobs: which there ever were, and how many were unfinished at the same time."""
 
+import contextlib
 import json
 import threading
+from typing import Any
 
 import urllib3
 from kubernetes import client
@@ -11,9 +13,13 @@ from enrollgate.launchers.kubernetes.views import ATTEMPT, TASK, job_view
 
 
 class JobWatch:
-    """Begins at once, before any operator is started. A watch shows every change, so nothing between two looks is missed."""
+    """Begins at once, before any operator is started. A watch shows every change, so nothing between two looks is missed. The API
+    server ends a watch that is read too slowly: it goes on from the last change that was seen.
+    """
 
-    def __init__(self, cluster: Cluster, namespace: str) -> None:
+    def __init__(self, cluster: Cluster, namespace: str, seconds: int = 3600) -> None:
+        """`seconds`: the API server is asked to end the watch after so long."""
+        self._seconds = seconds
         self._cluster = cluster
         self._path = f"/apis/batch/v1/namespaces/{namespace}/jobs"
         self._namespace = namespace
@@ -24,16 +30,10 @@ class JobWatch:
         """Unfinished Jobs at the same time, at most."""
         self.errors: list[str] = []
         """What the watch itself ended with: then the record has a gap."""
-        since = cluster.api.request("GET", self._path)["metadata"]["resourceVersion"]
-        self._stream = client.BatchV1Api(client.ApiClient(cluster.api.configuration)).list_namespaced_job(
-            namespace,
-            watch=True,
-            resource_version=since,
-            timeout_seconds=3600,
-            _preload_content=False,
-            _request_timeout=(5, 3700),
-        )
+        self._since: str = cluster.api.request("GET", self._path)["metadata"]["resourceVersion"]
+        self._stream = self._begin()
         self._closed = False
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._read, name="job-watch", daemon=True)
         self._thread.start()
 
@@ -48,18 +48,37 @@ class JobWatch:
 
     def close(self) -> None:
         """Raises AssertionError if something was missed."""
-        self._closed = True
-        self._stream.shutdown()
+        with self._lock:
+            self._closed = True
+            with contextlib.suppress(RuntimeError):  # the API server has just ended it
+                self._stream.shutdown()
         self._thread.join(60)
         assert not self.errors, self.errors
 
+    def _begin(self) -> Any:
+        return client.BatchV1Api(client.ApiClient(self._cluster.api.configuration)).list_namespaced_job(
+            self._namespace,
+            watch=True,
+            resource_version=self._since,
+            timeout_seconds=self._seconds,
+            _preload_content=False,
+            _request_timeout=(5, 3700),
+        )
+
     def _read(self) -> None:
-        try:
-            for line in self._stream:
-                self._note(json.loads(line))
-        except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
-            if not self._closed:
-                self.errors.append(repr(error))
+        while not self._closed and not self.errors:
+            try:
+                for line in self._stream:
+                    self._note(json.loads(line))
+            except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
+                if not self._closed:
+                    self.errors.append(repr(error))
+            self._go_on()
+
+    def _go_on(self) -> None:
+        with self._lock:
+            if not self._closed and not self.errors:
+                self._stream = self._begin()
 
     def _note(self, event: dict[str, object]) -> None:
         raw = event["object"]
@@ -67,6 +86,7 @@ class JobWatch:
         if event["type"] == "ERROR":
             self.errors.append(str(raw))
             return
+        self._since = raw["metadata"]["resourceVersion"]
         job, labels = job_view(raw), raw["metadata"].get("labels", {})
         if TASK not in labels:  # a migration's, or somebody else's
             return

@@ -2,6 +2,7 @@
 
 import pytest
 from tests.cluster.control_plane import Cluster
+from tests.cluster.job_watch import JobWatch
 from tests.cluster.jobs import UP, delete, ended, logs_of, make_job, pods_of
 
 from enrollgate.launchers.kubernetes import ApiError
@@ -53,6 +54,20 @@ def test_a_deleted_jobs_process_is_asked_to_end(cluster: Cluster, namespace: str
     cluster.wait_for(lambda: logs_of(cluster, namespace) == ["up\nasked\n"])
     cluster.wait_for(lambda: not pods_of(cluster, namespace))
     assert cluster.find(job) is None
+
+
+def test_a_watch_that_the_api_server_has_ended_goes_on_where_it_was(
+    cluster: Cluster, namespace: str, image: str
+) -> None:
+    watch = JobWatch(cluster, namespace, seconds=1)
+    for _ in range(3):
+        job = make_job(cluster, namespace, "sleep 1", image)
+        ended(cluster, job)
+        delete(cluster, job)
+        cluster.wait_for(lambda gone=job: cluster.find(gone) is None)
+    cluster.wait_for(lambda: len(watch.ever) == 3 and watch.active == 0)
+    watch.close()
+    assert watch.tasks == [(1, 1)] * 3 and watch.most_active == 1
 
 
 @pytest.mark.parametrize(

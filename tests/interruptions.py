@@ -107,6 +107,6 @@ def interrupted_operator(
     world: World, interruption: Interruption, before_launch: Callable[[RunOrder], None] = lambda order: None
 ) -> Reconciler:
     """An operator that has just started, whose passes can be interrupted."""
-    launcher = InterruptedLauncher(world, interruption, before_launch)
-    database = InterruptedDatabase(world.database, interruption)
-    return Reconciler(database, world.tables, launcher, world.policy, installation="test")
+    return world.new_operator(
+        InterruptedDatabase(world.database, interruption), InterruptedLauncher(world, interruption, before_launch)
+    )

@@ -18,7 +18,7 @@ from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
 from enrollgate.domain.story import Story
 from enrollgate.domain.task import StatusWords, TaskColumns
-from enrollgate.launchers import LauncherUnavailable
+from enrollgate.launchers import Launcher, LauncherUnavailable
 from enrollgate.reconciler import PassSummary, Reconciler
 
 EPOCH = datetime(2026, 1, 1, 12, 0, 0)  # noqa: DTZ001 -- the database's instants carry no time zone: they are UTC
@@ -159,9 +159,11 @@ class World:
     def open(self) -> Database:
         return open_database(make_url(self.url), clock=self.clock)
 
-    def new_operator(self, database: Database | None = None) -> Reconciler:
+    def new_operator(self, database: Database | None = None, launcher: Launcher | None = None) -> Reconciler:
         """An operator that has just started and remembers nothing."""
-        return Reconciler(database or self.database, self.tables, self.launcher, self.policy, installation="test")
+        return Reconciler(
+            database or self.database, self.tables, launcher or self.launcher, self.policy, installation="test"
+        )
 
     def restart(self) -> None:
         self.operator = self.new_operator()

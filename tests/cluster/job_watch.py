@@ -66,19 +66,17 @@ class JobWatch:
         )
 
     def _read(self) -> None:
-        while not self._closed and not self.errors:
-            try:
+        try:
+            while True:
                 for line in self._stream:
                     self._note(json.loads(line))
-            except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
-                if not self._closed:
-                    self.errors.append(repr(error))
-            self._go_on()
-
-    def _go_on(self) -> None:
-        with self._lock:
-            if not self._closed and not self.errors:
-                self._stream = self._begin()
+                with self._lock:
+                    if self._closed or self.errors:
+                        return
+                    self._stream = self._begin()
+        except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
+            if not self._closed:
+                self.errors.append(repr(error))
 
     def _note(self, event: dict[str, object]) -> None:
         raw = event["object"]

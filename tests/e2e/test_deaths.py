@@ -130,9 +130,10 @@ def caught_in_the_midst_of_a_file(operator: Operator, site: CourseSite) -> bool:
     if not is_midway():
         return False
     before, site.throttle = site.throttle, 2_000
-    if not is_midway():  # it was over while we looked
-        site.throttle = before
-    return site.throttle == 2_000
+    if is_midway():
+        return True
+    site.throttle = before  # it was over while we looked
+    return False
 
 
 def delivered(operator: Operator) -> list[int]:

@@ -5,11 +5,10 @@ import os
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
-import psutil
 import pytest
+from tests.integration.launchers.workshop import gone, wait_for
 
 from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Reason
@@ -156,21 +155,9 @@ def test_stopping_ends_the_command_and_its_children(tmp_path: Path) -> None:
     thread = threading.Thread(target=lambda: reports.append(work(order_for(tmp_path, HEAD + program), stop=stop)))
     thread.start()
     pid_file = tmp_path / "scratch" / "output" / "pid"
-    deadline = time.monotonic() + 60
-    while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    grandchild = psutil.Process(int(pid_file.read_text()))
+    grandchild = int(wait_for(lambda: pid_file.exists() and pid_file.read_text()))
     stop.set()
     thread.join()
     assert reports[0].reason is Reason.STOPPED
-    deadline = time.monotonic() + 60  # a signal is sent at once, and obeyed when the kernel next lets the process run
-    while _lives(grandchild) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not _lives(grandchild), f"{signal.SIGKILL!r} did not reach the grandchild"
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    # A signal is sent at once, and obeyed when the kernel next lets the process run.
+    assert wait_for(lambda: gone(grandchild)), f"{signal.SIGKILL!r} did not reach the grandchild"

@@ -4,6 +4,7 @@ import re
 import socket
 import struct
 import threading
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -51,6 +52,15 @@ def content(size: int, seed: int = 1) -> bytes:
     return Random(seed).randbytes(size)
 
 
+def encode(body: bytes, encoding: str) -> bytes:
+    """The body as a server sends it with this Content-Encoding: encodings are applied in the order of the header."""
+    for name in encoding.split(", "):
+        wbits = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS, "raw deflate": -zlib.MAX_WBITS}[name]
+        compressor = zlib.compressobj(wbits=wbits)
+        body = compressor.compress(body) + compressor.flush()
+    return body
+
+
 class FaultySite:
     """Serves `/feed` (RSS) and `/1.mp4`, `/2.mp4`, ... on 127.0.0.1."""
 
@@ -63,6 +73,8 @@ class FaultySite:
         """What the Cookie header must contain, or 401 is answered."""
         self.wants_cookie_for_media = ""
         """The same for the lectures only, which are refused with 403."""
+        self.encodings: dict[str, str] = {}
+        """The Content-Encoding of a path, error pages included: `gzip`, `deflate`, `raw deflate`, or several with commas."""
         self.sets_cookie: dict[str, str] = {}
         """The Set-Cookie header of a path."""
         self.rate = 0.0
@@ -160,6 +172,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(
         self, status: int, body: bytes, kind: str, headers: dict[str, str], fault: Fault, with_body: bool
     ) -> None:
+        encoding = self.faulty_site.encodings.get(self.path.partition("?")[0], "")
+        if encoding:
+            body, headers = encode(body, encoding), {**headers, "Content-Encoding": encoding.replace("raw ", "")}
         asked = self.headers.get("Range")
         start, whole = 0, len(body)
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", asked or "")

@@ -140,8 +140,10 @@ class GuardedHandler(UrllibRH):  # type: ignore[misc]  # as above
             context=self._make_sslcontext(legacy_ssl_support=options.get("legacy_ssl_support")),
             source_address=self.source_address,
         )
-        for scheme in ("http", "https"):
-            opener.handle_open[scheme] = [h for h in opener.handle_open[scheme] if not isinstance(h, HTTPHandler)]  # type: ignore[attr-defined]  # typeshed leaves it out
+        # yt-dlp's own handler must leave every list: it decompresses answers, and would do so a second time beside ours.
+        for handlers in (opener.handle_open, opener.process_request, opener.process_response):  # type: ignore[attr-defined]  # typeshed leaves them out
+            for scheme in ("http", "https"):
+                handlers[scheme] = [each for each in handlers[scheme] if not isinstance(each, HTTPHandler)]
         opener.add_handler(connections)
         opener.add_handler(_Check(self._allowed_hosts))
         return opener

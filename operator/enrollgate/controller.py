@@ -26,6 +26,7 @@ from enrollgate.database import DatabaseMisconfigured
 from enrollgate.domain.redaction import redact
 from enrollgate.launchers import TurnRefused
 from enrollgate.launchers.kubernetes import ConnectionDetails, changed_run, selector_of
+from enrollgate.launchers.kubernetes.tls import ConnectionInfo
 from enrollgate.settings import Settings
 from enrollgate.telemetry.http import serving
 from enrollgate.wiring import database_of, health_of, kubernetes_launcher_of, lease_of, operation_of
@@ -146,9 +147,9 @@ def _watch(
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry, id="login")
-    def login(**_: Any) -> kopf.ConnectionInfo:
+    def login(**_: Any) -> ConnectionInfo:
         details = connection()
-        return kopf.ConnectionInfo(
+        return ConnectionInfo(
             server=details.server,
             ca_path=details.ca_path,
             insecure=details.insecure,

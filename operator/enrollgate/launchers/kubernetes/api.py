@@ -20,6 +20,7 @@ from kubernetes import client, config
 
 from enrollgate.domain.backoff import Backoff, delay
 from enrollgate.domain.retry_after import retry_after
+from enrollgate.launchers.kubernetes.tls import use_without_strict
 from enrollgate.launchers.protocol import LauncherRefused, LauncherUnavailable
 
 PAGE = 500
@@ -102,6 +103,7 @@ class Api:
     ) -> None:
         self.configuration = configuration
         self._client = client.ApiClient(configuration)
+        use_without_strict(self._client)
         self._random = random
         self._sleep = sleep
         self._monotonic = monotonic

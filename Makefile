@@ -9,14 +9,14 @@ setup: ## Make .venv from the lock
 	@scripts/setup
 
 demo: setup ## Show the four cases live on this machine
-	@$(BIN)/enrollgate demo
+	@$(BIN)/python -m examples.demo
 
 test: setup databases node tools lint types imports ## Check everything and run all tests but those on a cluster
-	@$(BIN)/python -m enrollgate.settings_docs --check docs/settings.md
-	@$(BIN)/python -m enrollgate.reasons_docs --check docs/reasons.md
-	@$(BIN)/python scripts/chart_readme.py --check charts/enrollgate/README.md
-	@$(BIN)/python scripts/manifests.py --check
-	@$(BIN)/python -m enrollgate.destinations_docs --check docs/destinations.md
+	@$(BIN)/python -m scripts.docs.settings --check docs/settings.md
+	@$(BIN)/python -m scripts.docs.reasons --check docs/reasons.md
+	@$(BIN)/python -m scripts.docs.chart_readme --check charts/enrollgate/README.md
+	@$(BIN)/python -m scripts.manifests --check
+	@$(BIN)/python -m scripts.docs.destinations --check docs/destinations.md
 	@$(BIN)/python -m benchmarks.page --check docs/benchmarks.md
 	@$(BIN)/pytest
 
@@ -53,17 +53,17 @@ imports: setup ## The import contracts
 	@$(BIN)/lint-imports --config pyproject.toml
 
 manifests: setup tools ## Render manifests/base from the chart
-	@$(BIN)/python scripts/manifests.py
+	@$(BIN)/python -m scripts.manifests
 
 docs: setup ## Generate docs/settings.md, reasons.md, destinations.md, benchmarks.md and the chart's README
-	@$(BIN)/python -m enrollgate.settings_docs > docs/settings.md
-	@$(BIN)/python -m enrollgate.reasons_docs > docs/reasons.md
-	@$(BIN)/python -m enrollgate.destinations_docs > docs/destinations.md
+	@$(BIN)/python -m scripts.docs.settings > docs/settings.md
+	@$(BIN)/python -m scripts.docs.reasons > docs/reasons.md
+	@$(BIN)/python -m scripts.docs.destinations > docs/destinations.md
 	@$(BIN)/python -m benchmarks.page > docs/benchmarks.md
-	@$(BIN)/python scripts/chart_readme.py > charts/enrollgate/README.md
+	@$(BIN)/python -m scripts.docs.chart_readme > charts/enrollgate/README.md
 
 image: setup ## Build the image's root folder into .cache, without a container engine (as root, on Debian)
-	@$(BIN)/python scripts/image_root.py
+	@$(BIN)/python tests/image/image_root.py
 
 lock: setup ## Pin the dependencies anew
 	@scripts/lock

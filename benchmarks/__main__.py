@@ -41,7 +41,9 @@ def databases() -> Iterator[dict[str, str]]:
     """A fresh database of each kind, by name. MariaDB is left out, loudly, where there is none."""
     with (
         tempfile.TemporaryDirectory(prefix="enrollgate-bench-") as mine,
-        tempfile.TemporaryDirectory(prefix="enrollgate-bench-", ignore_cleanup_errors=True) as theirs,
+        tempfile.TemporaryDirectory(
+            prefix="enrollgate-bench-", ignore_cleanup_errors=True
+        ) as theirs,
     ):
         sqlite = f"sqlite:///{Path(mine) / 'bench.db'}"
         try:
@@ -76,7 +78,9 @@ def measure_databases(quick: bool) -> Results:
 def measure_drive(quick: bool) -> Results:
     sizes = (1, 10) if quick else (10, 100, 1000)
     return {
-        "drive_overlap": measure_overlap(4, 50 * MEGABYTE) if quick else measure_overlap(40, 20 * MEGABYTE),
+        "drive_overlap": measure_overlap(4, 50 * MEGABYTE)
+        if quick
+        else measure_overlap(40, 20 * MEGABYTE),
         "drive_memory": measure_memory(tuple(size * MEGABYTE for size in sizes)),
         "drive_faults": measure_drive_faults(100 if quick else 10_000),
     }
@@ -106,9 +110,14 @@ SUITES: dict[str, Callable[[bool], Results]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("--quick", action="store_true", help="sizes a hundred times smaller: does it run at all?")
     parser.add_argument(
-        "suites", nargs="*", metavar="SUITE", help=f"what to measure; all, if none is named: {', '.join(SUITES)}"
+        "--quick", action="store_true", help="sizes a hundred times smaller: does it run at all?"
+    )
+    parser.add_argument(
+        "suites",
+        nargs="*",
+        metavar="SUITE",
+        help=f"what to measure; all, if none is named: {', '.join(SUITES)}",
     )
     options = parser.parse_args()
     unknown = set(options.suites) - set(SUITES)
@@ -128,7 +137,9 @@ def keep(suite: str, results: Results, path: Path) -> None:
     """Writes the results beside those of the other suites."""
     path.parent.mkdir(exist_ok=True)
     before = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(before | {suite: {"where": where(), "tables": results}}, indent=1) + "\n")
+    path.write_text(
+        json.dumps(before | {suite: {"where": where(), "tables": results}}, indent=1) + "\n"
+    )
 
 
 def where() -> dict[str, object]:
@@ -146,7 +157,9 @@ def show_promises(results: Results) -> int:
     broken = 0
     for promise, value, kept in verdicts(results):
         broken += not kept
-        print(f"{'kept  ' if kept else 'BROKEN'}  {value:10,.2f} {promise.bound():>8}  {promise.words}")
+        print(
+            f"{'kept  ' if kept else 'BROKEN'}  {value:10,.2f} {promise.bound():>8}  {promise.words}"
+        )
     return broken
 
 
@@ -157,7 +170,12 @@ def show(results: Results) -> None:
         for heading in rows[0] if rows else ():
             table.add_column(heading.replace("_", " "), justify="right")
         for row in rows:
-            table.add_row(*(f"{value:,.2f}" if isinstance(value, float) else f"{value}" for value in row.values()))
+            table.add_row(
+                *(
+                    f"{value:,.2f}" if isinstance(value, float) else f"{value}"
+                    for value in row.values()
+                )
+            )
         console.print(table)
 
 

@@ -7,10 +7,10 @@ from time import perf_counter
 from sqlalchemy import Connection, make_url, text
 from tests.world import MemoryLauncher
 
+from enrollgate.control.reconciler import Reconciler
 from enrollgate.database import Database, Tables, migrate, open_database
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.task import StatusWords, TaskColumns
-from enrollgate.reconciler import Reconciler
 
 TABLES = Tables.named(TaskColumns(), StatusWords())
 _CREATE = (
@@ -25,21 +25,28 @@ def execute(database: Database, *statements: str) -> None:
         for statement in statements:
             connection.execute(text(statement))
 
-    database.writing(run)
+    database.run_in_transaction(run)
 
 
-def fill(database: Database, rows: int, waiting: int, *, index: bool, status: str = "processing") -> None:
+def fill(
+    database: Database, rows: int, waiting: int, *, index: bool, status: str = "processing"
+) -> None:
     """A table of so many rows, so many of them waiting, spread evenly; the others completed."""
     every = rows // waiting
     word = f"CASE WHEN i % {every} = 0 THEN '{status}' ELSE 'completed' END"
     columns = "INSERT INTO download_tasks (id, status, email, course_url) "
-    values = f"SELECT i, {word}, 'account@example.com', 'https://courses.example.com/course/1' FROM n"
+    values = (
+        f"SELECT i, {word}, 'account@example.com', 'https://courses.example.com/course/1' FROM n"
+    )
     execute(database, "DROP TABLE IF EXISTS download_tasks")
     execute(database, _CREATE.format(auto="" if database.is_sqlite else "AUTO_INCREMENT"))
     if database.is_sqlite:
         execute(database, _SEQUENCE.format(rows=rows) + columns + values)
     else:
-        execute(database, columns + values.replace("FROM n", f"FROM (SELECT seq AS i FROM seq_1_to_{rows}) AS n"))
+        execute(
+            database,
+            columns + values.replace("FROM n", f"FROM (SELECT seq AS i FROM seq_1_to_{rows}) AS n"),
+        )
     if index:
         execute(database, "CREATE INDEX ix_status ON download_tasks (status)")
     migrate(database)
@@ -48,7 +55,9 @@ def fill(database: Database, rows: int, waiting: int, *, index: bool, status: st
         execute(database, "ANALYZE TABLE download_tasks")
 
 
-def operator(database: Database, *, runs: int = 10, launcher: MemoryLauncher | None = None) -> Reconciler:
+def operator(
+    database: Database, *, runs: int = 10, launcher: MemoryLauncher | None = None
+) -> Reconciler:
     """An operator with a timeout that no task reaches while it is measured."""
     policy = Policy(enrollment_timeout=86_400, max_concurrent_runs=runs)
     return Reconciler(database, TABLES, launcher or MemoryLauncher(), policy, installation="bench")

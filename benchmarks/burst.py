@@ -14,7 +14,10 @@ def measure_burst(name: str, url: str, tasks: int) -> list[dict[str, object]]:
         claims: list[str] = []
 
         def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-            if statement.startswith("INSERT") and "enrollgate_runs" in statement.split("(", maxsplit=1)[0]:
+            if (
+                statement.startswith("INSERT")
+                and "enrollgate_runs" in statement.split("(", maxsplit=1)[0]
+            ):
                 claims.append(statement)
 
         event.listen(database.engine, "before_cursor_execute", note)

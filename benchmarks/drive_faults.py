@@ -1,7 +1,7 @@
 """Many uploads to a Drive of which a fifth of all answers are faulty: nothing missing, nothing twice, nothing corrupt.
 
 The worker is the product's own, in a process of its own (`python -m benchmarks.drive_faults`) whose peak memory is measured: its
-pipeline, its patience, and up to three tries, as a run has. The lectures come from a download command; files have up to three
+pipeline, its retry_policy, and up to three tries, as a run has. The lectures come from a download command; files have up to three
 chunks. Only the pauses are shortened: whoever waits for the stop signal is told at once that it did not come.
 """
 
@@ -15,13 +15,16 @@ import time
 from pathlib import Path
 from random import Random
 
+from pydantic import ByteSize
 from tests.drive_emulator import DriveEmulator, Faults
 
 from benchmarks.memory import peak
-from enrollgate.domain.order import DriveAccess, WorkOrder
+from enrollgate.domain.destination import DriveDestination
 from enrollgate.domain.reasons import PERMANENT_EXIT_CODES, exit_code
 from enrollgate.domain.report import Report
+from enrollgate.settings.worker import WorkerSettings
 from enrollgate.worker import work
+from enrollgate.worker.order import WorkOrder
 
 TRIES = 3
 CHUNK = 256 * 1024
@@ -44,13 +47,25 @@ def measure_drive_faults(uploads: int, share: float = 0.2) -> list[dict[str, obj
     ):
         (Path(folder) / "login.json").write_text(json.dumps(drive.user_login()))
         begin = time.perf_counter()
-        command = [sys.executable, "-m", "benchmarks.drive_faults", drive.url, drive.store.root, folder, str(uploads)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.drive_faults",
+            drive.url,
+            drive.store.root,
+            folder,
+            str(uploads),
+        ]
+        done = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         answer = json.loads(done.stdout)
         files = drive.store.media()
         items = [file["appProperties"]["enrollgateItem"] for file in files]
         wanted = [hashlib.md5(Random(size).randbytes(size)).hexdigest() for size in SIZES]
-        corrupt = sum(file["md5Checksum"] != wanted[_number(file["name"]) % len(SIZES)] for file in files)
+        corrupt = sum(
+            file["md5Checksum"] != wanted[_number(file["name"]) % len(SIZES)] for file in files
+        )
         return [
             {
                 "uploads": uploads,
@@ -83,22 +98,33 @@ def order_of(endpoint: str, root: str, folder: Path, count: int, number: int) ->
     sizes = tuple(str(size) for size in SIZES)
     return WorkOrder(
         task_id=1,
-        attempt=1,
-        try_number=number,
-        max_tries=TRIES,
+        run_number=1,
+        attempt=number,
+        max_attempts=TRIES,
         course_url="https://courses.example.com/many",
-        cookies_dir=None,
         cookies_name="",
-        downloader="command",
-        download_command=(sys.executable, "-c", _COMMAND, str(folder), "{output_dir}", str(count), *sizes),
-        destination=f"drive:{root}",
-        allowed_hosts=(),
         scratch_dir=folder / "scratch",
-        scratch_limit=100 * 2**30,
         report_path=folder / "report.json",
         progress_path=None,
-        drive=DriveAccess(endpoint, folder / "login.json", None, CHUNK),
-        uploads=4,
+        settings=WorkerSettings(
+            downloader="command",
+            download_command=(
+                sys.executable,
+                "-c",
+                _COMMAND,
+                str(folder),
+                "{output_dir}",
+                str(count),
+                *sizes,
+            ),
+            destination=DriveDestination(root),
+            allowed_hosts=(),
+            scratch_limit=ByteSize(100 * 2**30),
+            drive_endpoint=endpoint,
+            drive_credentials=folder / "login.json",
+            drive_chunk_size=ByteSize(CHUNK),
+            uploads=4,
+        ),
     )
 
 

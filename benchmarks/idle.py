@@ -30,7 +30,10 @@ def measure_idle(name: str, url: str, sizes: tuple[int, ...], rows: int) -> list
         for waiting in sizes:
             with opened(url) as database:
                 fill(database, rows, waiting, index=index)
-                results.append({"database": name, "index": index, "rows": rows} | _measure(database, url, waiting))
+                results.append(
+                    {"database": name, "index": index, "rows": rows}
+                    | _measure(database, url, waiting)
+                )
     return results
 
 
@@ -65,8 +68,12 @@ def _measure(database: Database, url: str, waiting: int) -> dict[str, object]:
 
 
 def _old_way(database: Database, url: str) -> float:
-    with database.reading() as connection:
-        ids = list(connection.execute(text("SELECT id FROM download_tasks WHERE status='processing'")).scalars())
+    with database.read_transaction() as connection:
+        ids = list(
+            connection.execute(
+                text("SELECT id FROM download_tasks WHERE status='processing'")
+            ).scalars()
+        )
     return _old_sqlite(url, ids) if database.is_sqlite else _old_mysql(url, ids)
 
 
@@ -75,7 +82,9 @@ def _old_sqlite(url: str, ids: list[int]) -> float:
 
         def ask() -> None:
             for task_id in ids:
-                connection.execute("SELECT status FROM download_tasks WHERE id = ?", (task_id,)).fetchone()
+                connection.execute(
+                    "SELECT status FROM download_tasks WHERE id = ?", (task_id,)
+                ).fetchone()
 
         return timed(ask)
 
@@ -110,7 +119,7 @@ structlog.configure(processors=[_drop])
 from enrollgate import wiring  # what a real operator has loaded
 with opened(sys.argv[1]) as database:
     from sqlalchemy import text
-    database.writing(lambda c: c.execute(text("DELETE FROM enrollgate_tasks")))
+    database.run_in_transaction(lambda c: c.execute(text("DELETE FROM enrollgate_tasks")))
     passes = operator(database)
     for _ in range(5):
         passes.reconcile()
@@ -120,5 +129,7 @@ print(json.dumps(peak()))
 
 def _memory(url: str) -> float:
     """The peak of an operator's process that sees this backlog for the first time and then passes over it, in MB."""
-    done = subprocess.run([sys.executable, "-c", _CHILD, url], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _CHILD, url], check=True, capture_output=True, text=True
+    )
     return float(json.loads(done.stdout))

@@ -13,11 +13,11 @@ import structlog
 from sqlalchemy import text
 
 from benchmarks.backlog import TABLES, fill, opened
-from enrollgate.domain.backoff import Backoff
+from enrollgate.common.backoff import Backoff
+from enrollgate.control.loop import Loop
+from enrollgate.control.reconciler import Reconciler
 from enrollgate.domain.policy import Policy
-from enrollgate.launchers.local import LocalLauncher
-from enrollgate.loop import Loop
-from enrollgate.reconciler import Reconciler
+from enrollgate.launchers.local.launcher import LocalLauncher
 
 _WORKER = """
 import json, os, time
@@ -48,7 +48,7 @@ def _measure(name: str, url: str, tasks: int, interval: float) -> dict[str, obje
             installation="bench",
             worker_argv=(sys.executable, "-c", _WORKER),
             worker_env={"BENCH_DIR": str(marks)},
-            max_tries=1,
+            max_attempts=1,
             run_timeout=60,
             stop_grace=1,
             backoff=Backoff(base=1, factor=2, cap=10),
@@ -66,7 +66,7 @@ def _measure(name: str, url: str, tasks: int, interval: float) -> dict[str, obje
             for number in range(1, tasks + 1):
                 time.sleep(random.uniform(0, interval))
                 task = number * 10
-                node.writing(
+                node.run_in_transaction(
                     lambda c, task=task: c.execute(
                         text("UPDATE download_tasks SET status='enrolled' WHERE id=:i"), {"i": task}
                     )
@@ -78,7 +78,9 @@ def _measure(name: str, url: str, tasks: int, interval: float) -> dict[str, obje
         loop.stop()
         thread.join()
         launcher.close()
-        waits = sorted(float((marks / str(task)).read_text()) - at for task, at in committed.items())
+        waits = sorted(
+            float((marks / str(task)).read_text()) - at for task, at in committed.items()
+        )
     p99 = statistics.quantiles(waits, n=100, method="inclusive")[98]
     return {
         "database": name,

@@ -19,13 +19,16 @@ from pathlib import Path
 from random import Random
 from urllib.parse import urlsplit
 
+from pydantic import ByteSize
 from tests.drive_emulator import DriveEmulator
 from tests.faulty_site import FaultySite, Lecture
 
 from benchmarks.memory import peak
-from enrollgate.domain.order import DriveAccess, WorkOrder
+from enrollgate.domain.destination import DriveDestination
+from enrollgate.settings.worker import WorkerSettings
 from enrollgate.worker.destinations import make_destination
 from enrollgate.worker.downloaders import make_downloader
+from enrollgate.worker.order import WorkOrder
 
 MEGABYTE = 1_000_000
 PIECE = 1 << 16
@@ -57,7 +60,14 @@ def measure_memory(sizes: tuple[int, ...]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for size in sizes:
         seconds, most = _measure("worker", _course([size] * 3), 0)
-        rows.append({"megabytes_per_file": size / MEGABYTE, "files": 3, "worker_peak_mb": most, "seconds": seconds})
+        rows.append(
+            {
+                "megabytes_per_file": size / MEGABYTE,
+                "files": 3,
+                "worker_peak_mb": most,
+                "seconds": seconds,
+            }
+        )
     return rows
 
 
@@ -81,12 +91,18 @@ def _measure(way: str, course: list[Lecture], rate: int) -> tuple[float, float]:
         if way == "worker":
             command, environment = ["enrollgate", "work"], _environment(site, drive, Path(folder))
         else:
-            command, environment = ["benchmarks.overlap", way, site.url, site.host, drive.url, drive.store.root], {}
+            command, environment = (
+                ["benchmarks.overlap", way, site.url, site.host, drive.url, drive.store.root],
+                {},
+            )
             command += [folder, *(str(len(lecture.content)) for lecture in course)]
         with (Path(folder) / "log").open("w") as log:
             begin = time.perf_counter()
             process = subprocess.Popen(
-                [sys.executable, "-m", *command], env={**os.environ, **environment}, stdout=log, stderr=log
+                [sys.executable, "-m", *command],
+                env={**os.environ, **environment},
+                stdout=log,
+                stderr=log,
             )
             most = 0.0
             while process.poll() is None:
@@ -154,7 +170,12 @@ def one_after_the_other(order: WorkOrder) -> None:
     for item in course.items:
         folder = order.scratch_dir / str(item.index)
         folder.mkdir(parents=True)
-        files.append((item, downloader.fetch(item, folder, lambda _current, _expected, _arrived=0: None, stop)))
+        files.append(
+            (
+                item,
+                downloader.fetch(item, folder, lambda _current, _expected, _arrived=0: None, stop),
+            )
+        )
     downloader.close()
     for item, file in files:
         destination.deliver(item, file, lambda _sent: None, stop)
@@ -170,21 +191,22 @@ def main() -> None:
         one_after_the_other(
             WorkOrder(
                 task_id=7,
+                run_number=1,
                 attempt=1,
-                try_number=1,
-                max_tries=3,
+                max_attempts=3,
                 course_url=f"{site}/feed",
-                cookies_dir=None,
                 cookies_name="",
-                downloader="yt-dlp",
-                download_command=(),
-                destination=f"drive:{root}",
-                allowed_hosts=(host,),
                 scratch_dir=Path(folder) / "scratch",
-                scratch_limit=0,
                 report_path=Path(folder) / "report.json",
                 progress_path=None,
-                drive=DriveAccess(drive, Path(folder) / "login.json"),
+                settings=WorkerSettings(
+                    downloader="yt-dlp",
+                    destination=DriveDestination(root),
+                    allowed_hosts=(host,),
+                    scratch_limit=ByteSize(1),
+                    drive_endpoint=drive,
+                    drive_credentials=Path(folder) / "login.json",
+                ),
             )
         )
 

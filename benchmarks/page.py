@@ -5,8 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from scripts.docs.generated import print_or_check
+
 from benchmarks.promises import Row, Tables, verdicts
-from enrollgate.generated import print_or_check
 
 RESULTS = Path(__file__).with_name("results.json")
 _INTRODUCTION = """# Benchmarks
@@ -29,7 +30,10 @@ ours the whole pass is measured, Python included. Within a minute one pass is *e
 ([why](decisions/0002-glance-and-survey.md)); the average is that of a minute at the default interval. SQLite answers a SELECT
 within the process, in a microsecond: there the old way was never slow.""",
     ),
-    "burst": ("A burst of enrolled rows", "One pass that finds them all, up to the launcher (in memory)."),
+    "burst": (
+        "A burst of enrolled rows",
+        "One pass that finds them all, up to the launcher (in memory).",
+    ),
     "latency": (
         "Row enrolled to worker started",
         """\
@@ -42,11 +46,14 @@ average half the interval, at most all of it, and the start of a process.""",
 A course of lectures of 1 to 50 MB, from a site to a Drive, both as fast as the table says. The bare transfers move the
 same bytes in one direction, and nothing else.""",
     ),
-    "drive_memory": ("The worker's memory", "Three files of each size, as fast as the wire allows."),
+    "drive_memory": (
+        "The worker's memory",
+        "Three files of each size, as fast as the wire allows.",
+    ),
     "drive_faults": (
         "Uploads to a Drive with faults",
         """\
-The product's own worker, with its patience and a run's three tries; only the pauses are cut short. Answers are dropped, cut,
+The product's own worker, with its retry_policy and a run's three tries; only the pauses are cut short. Answers are dropped, cut,
 late, refused, or lost after the fact.""",
     ),
     "cluster_burst": (
@@ -73,9 +80,16 @@ and labelled, and its row moved. Steady: the default interval, and nothing happe
 def page() -> str:
     """The page as Markdown."""
     results = json.loads(RESULTS.read_text())
-    tables: Tables = {name: rows for suite in results.values() for name, rows in suite["tables"].items()}
+    tables: Tables = {
+        name: rows for suite in results.values() for name, rows in suite["tables"].items()
+    }
     promises: list[Row] = [
-        {"promise": promise.words, "bound": promise.bound(), "measured": value, "kept": "yes" if kept else "**no**"}
+        {
+            "promise": promise.words,
+            "bound": promise.bound(),
+            "measured": value,
+            "kept": "yes" if kept else "**no**",
+        }
         for promise, value, kept in verdicts(tables)
     ]
     parts = [_INTRODUCTION, _table(promises)]
@@ -91,7 +105,11 @@ def page() -> str:
 def _table(rows: Sequence[Row]) -> str:
     headings = list(rows[0])
     lines = ["| " + " | ".join(heading.replace("_", " ") for heading in headings) + " |"]
-    lines.append("| " + " | ".join("---" if _is_text(rows[0][heading]) else "---:" for heading in headings) + " |")
+    lines.append(
+        "| "
+        + " | ".join("---" if _is_text(rows[0][heading]) else "---:" for heading in headings)
+        + " |"
+    )
     lines += ["| " + " | ".join(_cell(row[heading]) for heading in headings) + " |" for row in rows]
     return "\n".join(lines)
 

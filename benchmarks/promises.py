@@ -25,13 +25,17 @@ class Promise:
     def values(self, tables: Tables) -> list[float]:
         """What was measured; empty if it was not."""
         rows = [
-            row for row in tables.get(self.table, []) if all(row[key] == value for key, value in self.where.items())
+            row
+            for row in tables.get(self.table, [])
+            if all(row[key] == value for key, value in self.where.items())
         ]
         return [float(str(row[self.column])) for row in rows]
 
     def is_kept(self, value: float) -> bool:
         """Whether this value keeps it."""
-        return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
+        return (self.at_least is None or value >= self.at_least) and (
+            self.at_most is None or value <= self.at_most
+        )
 
 
 _LARGE = {"database": "mariadb", "rows": 1_000_000, "index": True, "waiting": 100_000}
@@ -43,8 +47,19 @@ PROMISES = (
         100,
         where=_LARGE,
     ),
-    Promise("The operator's memory at a million rows, MB", "idle", "peak_MB", at_most=150, where={"rows": 1_000_000}),
-    Promise("Statements that claim a burst of 1,000 enrolled rows", "burst", "claim_statements", at_most=1),
+    Promise(
+        "The operator's memory at a million rows, MB",
+        "idle",
+        "peak_MB",
+        at_most=150,
+        where={"rows": 1_000_000},
+    ),
+    Promise(
+        "Statements that claim a burst of 1,000 enrolled rows",
+        "burst",
+        "claim_statements",
+        at_most=1,
+    ),
     Promise(
         "A course's wall time, of downloading all and then uploading all",
         "drive_overlap",
@@ -52,10 +67,23 @@ PROMISES = (
         at_most=0.60,
     ),
     Promise(
-        "A course's wall time, of the slower side's bare transfer", "drive_overlap", "of_the_slower_side", at_most=1.10
+        "A course's wall time, of the slower side's bare transfer",
+        "drive_overlap",
+        "of_the_slower_side",
+        at_most=1.10,
     ),
-    Promise("The worker's memory whatever the files' size, MB", "drive_memory", "worker_peak_mb", at_most=200),
-    Promise("10,000 uploads with a fifth of all answers faulty: files missing", "drive_faults", "missing", at_most=0),
+    Promise(
+        "The worker's memory whatever the files' size, MB",
+        "drive_memory",
+        "worker_peak_mb",
+        at_most=200,
+    ),
+    Promise(
+        "10,000 uploads with a fifth of all answers faulty: files missing",
+        "drive_faults",
+        "missing",
+        at_most=0,
+    ),
     Promise("... files twice", "drive_faults", "twice", at_most=0),
     Promise("... files corrupt", "drive_faults", "corrupt", at_most=0),
     Promise("... the worker's memory, MB", "drive_faults", "worker_peak_mb", at_most=200),
@@ -66,7 +94,12 @@ PROMISES = (
         0.85,
         where={"control_plane_s_core": "of its own"},
     ),
-    Promise("The operator's memory with up to 10,000 live Jobs, MB", "cluster_live", "peak_mb", at_most=300),
+    Promise(
+        "The operator's memory with up to 10,000 live Jobs, MB",
+        "cluster_live",
+        "peak_mb",
+        at_most=300,
+    ),
     Promise(
         "What a Job's event costs at each number of live Jobs, of what it costs at 1,000",
         "cluster_live",

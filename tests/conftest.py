@@ -31,18 +31,26 @@ def left_out(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
-        terminalreporter.section("THE TESTS ON A KUBERNETES CONTROL PLANE WERE NOT RUN", yellow=True, bold=True)
+        terminalreporter.section(
+            "THE TESTS ON A KUBERNETES CONTROL PLANE WERE NOT RUN", yellow=True, bold=True
+        )
         terminalreporter.write_line("They are a command of their own: make test-cluster")
     _list_skips(terminalreporter, "SKIPPED: PARTS ABSENT", _ABSENT, red=True, bold=True)
     _list_skips(terminalreporter, "LEFT OUT", _LEFT_OUT, yellow=True, bold=True)
 
 
-def _list_skips(reporter: pytest.TerminalReporter, heading: str, reasons: set[str], **style: bool) -> None:
+def _list_skips(
+    reporter: pytest.TerminalReporter, heading: str, reasons: set[str], **style: bool
+) -> None:
     if reasons:
         reporter.section(heading, **style)
-    skips = [report.longrepr[2].removeprefix("Skipped: ") for report in reporter.stats.get("skipped", ())]
+    skips = [
+        report.longrepr[2].removeprefix("Skipped: ") for report in reporter.stats.get("skipped", ())
+    ]
     for reason in sorted(reasons):
         reporter.write_line(f"{skips.count(reason)} test(s): {reason}")
 

@@ -12,7 +12,7 @@ from random import Random
 from typing import Self
 from xml.sax.saxutils import escape
 
-from tests.pace import Pace
+from tests.rate_limiter import RateLimiter
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,11 @@ def content(size: int, seed: int = 1) -> bytes:
 def encode(body: bytes, encoding: str) -> bytes:
     """The body as a server sends it with this Content-Encoding: encodings are applied in the order of the header."""
     for name in encoding.split(", "):
-        wbits = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS, "raw deflate": -zlib.MAX_WBITS}[name]
+        wbits = {
+            "gzip": zlib.MAX_WBITS | 16,
+            "deflate": zlib.MAX_WBITS,
+            "raw deflate": -zlib.MAX_WBITS,
+        }[name]
         compressor = zlib.compressobj(wbits=wbits)
         body = compressor.compress(body) + compressor.flush()
     return body
@@ -81,7 +85,7 @@ class FaultySite:
         """Bytes per second, all connections together; 0: as fast as can be."""
         self.on_bytes: Callable[[int], None] = lambda _size: None
         """Told of each piece of a body before it is sent."""
-        self._pace = Pace()
+        self._pace = RateLimiter()
         self.on_request: Callable[[str], None] = lambda _path: None
         site = self
 
@@ -93,7 +97,9 @@ class FaultySite:
         self._server.daemon_threads = True
         # What is sent and not yet read lies in buffers: small ones, for the bytes that are counted to be bytes that arrive.
         self._server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
         self.host = f"127.0.0.1:{self._server.server_address[1]}"
         self.url = f"http://{self.host}"
 
@@ -125,9 +131,7 @@ class FaultySite:
             f'<enclosure url="{self.url}/{number}.mp4?token=secret" type="video/mp4"/></item>'
             for number, lecture in enumerate(self.lectures, 1)
         )
-        return (
-            f'<?xml version="1.0"?><rss version="2.0"><channel><title>A course</title>{items}</channel></rss>'.encode()
-        )
+        return f'<?xml version="1.0"?><rss version="2.0"><channel><title>A course</title>{items}</channel></rss>'.encode()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -152,7 +156,9 @@ class _Handler(BaseHTTPRequestHandler):
             fault.times -= 1
         if site.wants_cookie not in (self.headers.get("Cookie") or ""):
             self._send(401, b"log in", "text/plain", {}, fault, with_body)
-        elif path.endswith(".mp4") and site.wants_cookie_for_media not in (self.headers.get("Cookie") or ""):
+        elif path.endswith(".mp4") and site.wants_cookie_for_media not in (
+            self.headers.get("Cookie") or ""
+        ):
             self._send(403, b"no", "text/plain", {}, fault, with_body)
         elif fault.location:
             self._send(302, b"", "text/plain", {"Location": fault.location}, fault, with_body)
@@ -164,17 +170,30 @@ class _Handler(BaseHTTPRequestHandler):
             kind, body = site.pages[path]
             cookie = {"Set-Cookie": site.sets_cookie[path]} if path in site.sets_cookie else {}
             self._send(200, body, kind, cookie, fault, with_body)
-        elif (match := re.fullmatch(r"/(\d+)\.mp4", path)) and 1 <= int(match[1]) <= len(site.lectures):
-            self._send(200, site.lectures[int(match[1]) - 1].content, "video/mp4", {}, fault, with_body)
+        elif (match := re.fullmatch(r"/(\d+)\.mp4", path)) and 1 <= int(match[1]) <= len(
+            site.lectures
+        ):
+            self._send(
+                200, site.lectures[int(match[1]) - 1].content, "video/mp4", {}, fault, with_body
+            )
         else:
             self._send(404, b"no such page", "text/plain", {}, fault, with_body)
 
     def _send(
-        self, status: int, body: bytes, kind: str, headers: dict[str, str], fault: Fault, with_body: bool
+        self,
+        status: int,
+        body: bytes,
+        kind: str,
+        headers: dict[str, str],
+        fault: Fault,
+        with_body: bool,
     ) -> None:
         encoding = self.faulty_site.encodings.get(self.path.partition("?")[0], "")
         if encoding:
-            body, headers = encode(body, encoding), {**headers, "Content-Encoding": encoding.replace("raw ", "")}
+            body, headers = (
+                encode(body, encoding),
+                {**headers, "Content-Encoding": encoding.replace("raw ", "")},
+            )
         asked = self.headers.get("Range")
         start, whole = 0, len(body)
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", asked or "")
@@ -213,5 +232,12 @@ class _Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError, ValueError):
             self.close_connection = True
         finally:
-            record = Sent(self.command, self.path.partition("?")[0], status, sent, asked, self.headers.get("Cookie"))
+            record = Sent(
+                self.command,
+                self.path.partition("?")[0],
+                status,
+                sent,
+                asked,
+                self.headers.get("Cookie"),
+            )
             self.faulty_site.sent.append(record)

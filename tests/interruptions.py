@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from sqlalchemy import Connection
 from tests.world import World
 
+from enrollgate.control.reconciler import Reconciler
 from enrollgate.database import Database
 from enrollgate.domain.observation import LaunchOutcome, Observation
 from enrollgate.domain.order import RunOrder
-from enrollgate.domain.story import Story
-from enrollgate.reconciler import Reconciler
+from enrollgate.domain.run_event import RunEvent
 
 
 class Interruption:
@@ -50,15 +50,15 @@ class InterruptedDatabase(Database):
         self._interruption = interruption
 
     @contextmanager
-    def reading(self) -> Iterator[Connection]:
+    def read_transaction(self) -> Iterator[Connection]:
         self._interruption.point()
-        with super().reading() as connection:
+        with super().read_transaction() as connection:
             yield connection
         self._interruption.point()
 
-    def writing(self, change, *, alone=None):  # type: ignore[no-untyped-def]  # the signature is Database.writing's
+    def run_in_transaction(self, change, *, lock=None):  # type: ignore[no-untyped-def]  # the signature is Database.writing's
         self._interruption.point()
-        result = super().writing(change, alone=alone)
+        result = super().run_in_transaction(change, lock=lock)
         self._interruption.point()
         return result
 
@@ -67,20 +67,25 @@ class InterruptedLauncher:
     """The launcher in memory. `before_launch` is told of each run just before it is launched."""
 
     def __init__(
-        self, world: World, interruption: Interruption, before_launch: Callable[[RunOrder], None] = lambda order: None
+        self,
+        world: World,
+        interruption: Interruption,
+        before_launch: Callable[[RunOrder], None] = lambda order: None,
     ) -> None:
         self._world = world
         self._interruption = interruption
         self._before_launch = before_launch
 
-    def observe(self, expected: Collection[str], *, only: bool = False) -> Mapping[str, Observation]:
+    def observe(
+        self, expected: Collection[str], *, only: bool = False
+    ) -> Mapping[str, Observation]:
         self._interruption.point()
         seen = self._world.launcher.observe(expected, only=only)
         self._interruption.point()
         return seen
 
-    def tell(self, name: str, story: Story) -> None:
-        self._world.launcher.tell(name, story)
+    def record_event(self, name: str, event: RunEvent) -> None:
+        self._world.launcher.record_event(name, event)
 
     def launch(self, orders: Iterable[RunOrder]) -> Mapping[str, LaunchOutcome]:
         outcomes: dict[str, LaunchOutcome] = {}
@@ -104,9 +109,12 @@ class InterruptedLauncher:
 
 
 def interrupted_operator(
-    world: World, interruption: Interruption, before_launch: Callable[[RunOrder], None] = lambda order: None
+    world: World,
+    interruption: Interruption,
+    before_launch: Callable[[RunOrder], None] = lambda order: None,
 ) -> Reconciler:
     """An operator that has just started, whose passes can be interrupted."""
     return world.new_operator(
-        InterruptedDatabase(world.database, interruption), InterruptedLauncher(world, interruption, before_launch)
+        InterruptedDatabase(world.database, interruption),
+        InterruptedLauncher(world, interruption, before_launch),
     )

@@ -24,9 +24,18 @@ class Terminal:
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 60, 160, 0, 0))
-        plain = {name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+        plain = {
+            name: value
+            for name, value in environment.items()
+            if name not in ("COLUMNS", "LINES", "NO_COLOR")
+        }
         self.process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, env=plain | {"TERM": "xterm"}, start_new_session=True
+            command,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=plain | {"TERM": "xterm"},
+            start_new_session=True,
         )
         os.close(slave)
         self._raw = b""
@@ -60,7 +69,9 @@ class Terminal:
     def await_text(self, words: str) -> None:
         deadline = time.monotonic() + _PATIENCE
         while words not in self.text:
-            if time.monotonic() > deadline or (self.process.poll() is not None and not self._reader.is_alive()):
+            if time.monotonic() > deadline or (
+                self.process.poll() is not None and not self._reader.is_alive()
+            ):
                 raise AssertionError(f"{words!r} was not shown: {self.text[-5000:]}")
             time.sleep(0.02)
 

@@ -10,16 +10,16 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, make_url, text
 
+from enrollgate.control.reconciler import PassSummary, Reconciler
 from enrollgate.database import Database, Tables, migrate, open_database
 from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
-from enrollgate.domain.story import Story
+from enrollgate.domain.run_event import RunEvent
 from enrollgate.domain.task import StatusWords, TaskColumns
 from enrollgate.launchers import Launcher, LauncherUnavailable
-from enrollgate.reconciler import PassSummary, Reconciler
 
 EPOCH = datetime(2026, 1, 1, 12, 0, 0)  # noqa: DTZ001 -- the database's instants carry no time zone: they are UTC
 COURSE = "https://courses.example.com/course/1"
@@ -52,11 +52,13 @@ class MemoryLauncher:
     available: bool = True
     taken: set[str] = field(default_factory=set)
     full: bool = False
-    stories: list[tuple[str, Story]] = field(default_factory=list)
+    events: list[tuple[str, RunEvent]] = field(default_factory=list)
     lingering: bool = False
     """Stopped runs stay live until this is switched off."""
 
-    def observe(self, expected: Collection[str], *, only: bool = False) -> Mapping[str, Observation]:
+    def observe(
+        self, expected: Collection[str], *, only: bool = False
+    ) -> Mapping[str, Observation]:
         if not self.available:
             raise LauncherUnavailable("the launcher is away")
         seen = {name: run for name, run in self.runs.items() if not only or name in expected}
@@ -87,8 +89,8 @@ class MemoryLauncher:
         if name in self.runs and self.runs[name].phase in (Phase.LIVE, Phase.STUCK):
             self.stopping.add(name)
 
-    def tell(self, name: str, story: Story) -> None:
-        self.stories.append((name, story))
+    def record_event(self, name: str, event: RunEvent) -> None:
+        self.events.append((name, event))
 
     def discard(self, names: Iterable[str]) -> None:
         for name in names:
@@ -105,7 +107,11 @@ class MemoryLauncher:
 
     def succeed(self, name: str) -> None:
         report = Report(
-            None, "the course is complete", items_delivered=3, bytes_delivered=300, destination_url="file:///x"
+            None,
+            "the course is complete",
+            items_delivered=3,
+            bytes_delivered=300,
+            destination_url="file:///x",
         )
         self.runs[name] = Observation(name, Phase.SUCCEEDED, report)
 
@@ -113,7 +119,9 @@ class MemoryLauncher:
         self.runs[name] = Observation(name, Phase.FAILED, Report(reason, "the site said no"))
 
     def stick(self, name: str) -> None:
-        self.runs[name] = Observation(name, Phase.STUCK, Report(Reason.IMAGE_PULL_BACK_OFF, "there is no such image"))
+        self.runs[name] = Observation(
+            name, Phase.STUCK, Report(Reason.IMAGE_PULL_BACK_OFF, "there is no such image")
+        )
 
     def lose(self, name: str) -> None:
         del self.runs[name]
@@ -122,7 +130,7 @@ class MemoryLauncher:
 @dataclass(frozen=True)
 class RunRow:
     task_id: int
-    attempt: int
+    run_number: int
     name: str
     state: str
     outcome: str | None
@@ -159,10 +167,16 @@ class World:
     def open(self) -> Database:
         return open_database(make_url(self.url), clock=self.clock)
 
-    def new_operator(self, database: Database | None = None, launcher: Launcher | None = None) -> Reconciler:
+    def new_operator(
+        self, database: Database | None = None, launcher: Launcher | None = None
+    ) -> Reconciler:
         """An operator that has just started and remembers nothing."""
         return Reconciler(
-            database or self.database, self.tables, launcher or self.launcher, self.policy, installation="test"
+            database or self.database,
+            self.tables,
+            launcher or self.launcher,
+            self.policy,
+            installation="test",
         )
 
     def restart(self) -> None:
@@ -177,22 +191,31 @@ class World:
     # Node.js's hand
 
     def sql(self, statement: str, **values: object) -> None:
-        self.database.writing(lambda connection: connection.execute(text(statement), values))
+        self.database.run_in_transaction(
+            lambda connection: connection.execute(text(statement), values)
+        )
 
     def add(
-        self, status: str | None = "processing", email: str | None = "ada@example.com", url: str | None = COURSE
+        self,
+        status: str | None = "processing",
+        email: str | None = "ada@example.com",
+        url: str | None = COURSE,
     ) -> int:
         def insert(connection: Connection) -> int:
             result = connection.execute(
-                text("INSERT INTO download_tasks (status, email, course_url) VALUES (:status, :email, :url)"),
+                text(
+                    "INSERT INTO download_tasks (status, email, course_url) VALUES (:status, :email, :url)"
+                ),
                 {"status": status, "email": email, "url": url},
             )
             return int(result.lastrowid)
 
-        return self.database.writing(insert)
+        return self.database.run_in_transaction(insert)
 
     def set(self, task_id: int, status: str | None) -> None:
-        self.sql("UPDATE download_tasks SET status = :status WHERE id = :id", status=status, id=task_id)
+        self.sql(
+            "UPDATE download_tasks SET status = :status WHERE id = :id", status=status, id=task_id
+        )
 
     def delete(self, task_id: int) -> None:
         self.sql("DELETE FROM download_tasks WHERE id = :id", id=task_id)
@@ -200,7 +223,7 @@ class World:
     # what anybody can read
 
     def status(self, task_id: int) -> str | None:
-        with self.database.reading() as connection:
+        with self.database.read_transaction() as connection:
             found: str | None = connection.execute(
                 text("SELECT status FROM download_tasks WHERE id = :id"), {"id": task_id}
             ).scalar()
@@ -208,16 +231,16 @@ class World:
 
     def runs(self, task_id: int | None = None) -> list[RunRow]:
         where = "" if task_id is None else "WHERE task_id = :id"
-        with self.database.reading() as connection:
+        with self.database.read_transaction() as connection:
             rows = connection.execute(
                 text(
-                    "SELECT task_id, attempt, name, state, outcome, reason, message, result "
-                    f"FROM enrollgate_runs {where} ORDER BY task_id, attempt"
+                    "SELECT task_id, run_number, name, state, outcome, reason, message, result "
+                    f"FROM enrollgate_runs {where} ORDER BY task_id, run_number"
                 ),
                 {} if task_id is None else {"id": task_id},
             )
             return [RunRow(*row) for row in rows]
 
     def scalar(self, statement: str) -> int:
-        with self.database.reading() as connection:
+        with self.database.read_transaction() as connection:
             return int(connection.execute(text(statement)).scalar_one())

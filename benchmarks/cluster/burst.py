@@ -6,10 +6,10 @@ import time
 
 from sqlalchemy import text
 from tests.cluster.control_plane import Cluster
-from tests.cluster.pod_runner import Mimic
+from tests.cluster.pod_runner import FakeKubelet
 from tests.cluster.world import ClusterWorld
 
-from benchmarks.cluster.place import JobWatch, apart, place
+from benchmarks.cluster.cluster_env import JobWatch, pinned_cpus, place
 from enrollgate.domain.report import Report
 
 
@@ -18,7 +18,7 @@ def measure_cluster_burst(cluster: Cluster, url: str, jobs: int) -> list[dict[st
 
     Of the operator, everything counts from the commit of the rows to the last Job: noticing them, claiming, creating, recording.
     """
-    with apart(cluster):
+    with pinned_cpus(cluster):
         rows = [_measure(cluster, url, jobs, "of its own")]
     return [*rows, _measure(cluster, url, jobs, "shared with the operator")]
 
@@ -41,8 +41,10 @@ def _bare(cluster: Cluster, url: str, jobs: int) -> float:
     with place(cluster, url) as world:
         watch = JobWatch(cluster, world.namespace)
         command = [sys.executable, "-m", "benchmarks.cluster.bare", str(jobs)]
-        done = subprocess.run(command, check=True, env=world.environment, stdout=subprocess.PIPE, text=True)
-        world.wait_for(lambda: len(watch.appeared) >= jobs, "the Jobs are there", patience=1200)
+        done = subprocess.run(
+            command, check=True, env=world.environment, stdout=subprocess.PIPE, text=True
+        )
+        world.wait_for(lambda: len(watch.appeared) >= jobs, "the Jobs are there", timeout=1200)
         _settle(world, jobs)
         watch.close()
         return watch.per_second(float(done.stdout))
@@ -50,20 +52,28 @@ def _bare(cluster: Cluster, url: str, jobs: int) -> float:
 
 def _operator(cluster: Cluster, url: str, jobs: int) -> tuple[float, float]:
     """Jobs made per second, and then, once all pods may end, rows completed per second."""
-    report = Report(None, "3 items delivered", items_delivered=3, destination_url="https://drive.test/f")
+    report = Report(
+        None, "3 items delivered", items_delivered=3, destination_url="https://drive.test/f"
+    )
     with place(cluster, url, MAX_CONCURRENT_RUNS=str(jobs)) as world:
         watch = JobWatch(cluster, world.namespace)
         process = world.start_operator()
         (first,) = world.add("processing")
-        world.wait_for(lambda: f"ENROLL CHECK task={first} " in world.log, "the operator makes passes")
+        world.wait_for(
+            lambda: f"ENROLL CHECK task={first} " in world.log, "the operator makes passes"
+        )
         enroll(world, jobs)
         committed = time.monotonic()
-        world.wait_for(lambda: len(watch.appeared) >= jobs, "the Jobs are there", patience=1200)
+        world.wait_for(lambda: len(watch.appeared) >= jobs, "the Jobs are there", timeout=1200)
         _settle(world, jobs)
-        mimic = Mimic(cluster, world.namespace, report.encode())
+        mimic = FakeKubelet(cluster, world.namespace, report.encode())
         mimic.start()
         begin = time.monotonic()
-        world.wait_for(lambda: world.statuses().get("completed") == jobs, "all rows are completed", patience=1200)
+        world.wait_for(
+            lambda: world.statuses().get("completed") == jobs,
+            "all rows are completed",
+            timeout=1200,
+        )
         completed = jobs / (time.monotonic() - begin)
         mimic.stop()
         world.stop_operator(process)
@@ -75,10 +85,18 @@ def _operator(cluster: Cluster, url: str, jobs: int) -> tuple[float, float]:
 def enroll(world: ClusterWorld, rows: int) -> None:
     """So many rows, enrolled, in one commit."""
     values = [{"email": "ada@example.com", "url": "https://courses.example.com/1"}] * rows
-    statement = "INSERT INTO download_tasks (status, email, course_url) VALUES ('enrolled', :email, :url)"
-    world.database.writing(lambda connection: connection.execute(text(statement), values))
+    statement = (
+        "INSERT INTO download_tasks (status, email, course_url) VALUES ('enrolled', :email, :url)"
+    )
+    world.database.run_in_transaction(
+        lambda connection: connection.execute(text(statement), values)
+    )
 
 
 def _settle(world: ClusterWorld, jobs: int) -> None:
     """Until the Job controller has made all pods: it must not slow the next measurement down."""
-    world.wait_for(lambda: len(world.cluster.pods(world.namespace)) >= jobs, "all pods are there", patience=1200)
+    world.wait_for(
+        lambda: len(world.cluster.pods(world.namespace)) >= jobs,
+        "all pods are there",
+        timeout=1200,
+    )

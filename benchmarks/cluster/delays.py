@@ -6,14 +6,16 @@ import time
 from random import Random
 
 from tests.cluster.control_plane import Cluster
-from tests.cluster.pod_runner import Mimic
+from tests.cluster.pod_runner import FakeKubelet
 from tests.cluster.world import ClusterWorld
 
 from benchmarks.cluster.burst import enroll
-from benchmarks.cluster.place import JobWatch, place
+from benchmarks.cluster.cluster_env import JobWatch, place
 from enrollgate.domain.report import Report
 
-REPORT = Report(None, "3 items delivered", items_delivered=3, destination_url="https://drive.test/f")
+REPORT = Report(
+    None, "3 items delivered", items_delivered=3, destination_url="https://drive.test/f"
+)
 
 
 def measure_delays(cluster: Cluster, url: str, tasks: int) -> list[dict[str, object]]:
@@ -61,7 +63,7 @@ def _to_row(cluster: Cluster, url: str, tasks: int) -> list[float]:
     mimic_hold.set()
     with place(cluster, url, CHECK_INTERVAL="60", MAX_CONCURRENT_RUNS=str(tasks)) as world:
         watch = JobWatch(cluster, world.namespace)
-        mimic = Mimic(cluster, world.namespace, REPORT.encode(), hold=mimic_hold)
+        mimic = FakeKubelet(cluster, world.namespace, REPORT.encode(), hold=mimic_hold)
         mimic.start()
         enroll(world, tasks)
         process = world.start_operator()

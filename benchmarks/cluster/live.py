@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import yaml
 from tests.cluster.control_plane import Cluster
-from tests.cluster.pod_runner import Mimic
+from tests.cluster.pod_runner import FakeKubelet
 from tests.cluster.world import ClusterWorld
 from tests.databases.server import free_port
 
 from benchmarks.cluster.burst import enroll
+from benchmarks.cluster.cluster_env import JobWatch, cpu_seconds, place
 from benchmarks.cluster.delays import REPORT
-from benchmarks.cluster.place import JobWatch, cpu_seconds, place
 from benchmarks.memory import peak
 
 EVENTS = 1_000
@@ -28,21 +28,25 @@ def measure_live(cluster: Cluster, url: str, levels: tuple[int, ...]) -> list[di
     with place(cluster, url, MAX_CONCURRENT_RUNS=str(levels[-1]), LOG_LEVEL="warning") as world:
         world.template.write_text(yaml.safe_dump({"spec": {"suspend": True}}))
         watch = JobWatch(cluster, world.namespace)
-        mimic = Mimic(cluster, world.namespace, REPORT.encode())
+        mimic = FakeKubelet(cluster, world.namespace, REPORT.encode())
         mimic.start()
         finished = 0
         for level in levels:
             filling = world.start_operator()
             wanted = level + finished
             enroll(world, wanted - len(watch.appeared))
-            world.wait_for(lambda n=wanted: len(watch.appeared) >= n, "the Jobs are there", patience=1200)
+            world.wait_for(
+                lambda n=wanted: len(watch.appeared) >= n, "the Jobs are there", timeout=1200
+            )
             world.stop_operator(filling)
             rows.append(_measure(world, level, range(finished + 1, finished + FINISHED + 1)))
             finished += FINISHED
         mimic.stop()
         watch.close()
     least = rows[0]["cpu_s_per_1000_events"]
-    return [row | {"event_cost_against_the_first": row["cpu_s_per_1000_events"] / least} for row in rows]
+    return [
+        row | {"event_cost_against_the_first": row["cpu_s_per_1000_events"] / least} for row in rows
+    ]
 
 
 def _measure(world: ClusterWorld, level: int, let_end: range) -> dict[str, float]:
@@ -62,7 +66,9 @@ def _measure(world: ClusterWorld, level: int, let_end: range) -> dict[str, float
     before = cpu_seconds(process.pid)
     for task in let_end:
         _patch(world, task, {"spec": {"suspend": False}})
-    world.wait_for(lambda: world.statuses().get("completed") == let_end[-1], "the rows are completed")
+    world.wait_for(
+        lambda: world.statuses().get("completed") == let_end[-1], "the rows are completed"
+    )
     _cpu_until_quiet(process.pid)
     finished = cpu_seconds(process.pid) - before
     memory = peak(process.pid)
@@ -118,7 +124,9 @@ def _touch(world: ClusterWorld, events: int) -> None:
     tasks = [run.task_id for run in world.runs() if run.outcome is None][:500]
 
     def touch(number: int) -> None:
-        _patch(world, tasks[number % len(tasks)], {"metadata": {"annotations": {"bench": str(number)}}})
+        _patch(
+            world, tasks[number % len(tasks)], {"metadata": {"annotations": {"bench": str(number)}}}
+        )
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(touch, range(events)))

@@ -23,7 +23,7 @@ def main() -> int:
     opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
     try:
         with opener.open(options.course) as answer:
-            feed = ElementTree.fromstring(answer.read())  # noqa: S314 -- an example; the site is the user's own
+            feed = ElementTree.fromstring(answer.read())
         for number, enclosure in enumerate(feed.iterfind("./channel/item/enclosure"), 1):
             target = options.output / f"lecture {number:02d}.mp4"
             if target.exists():

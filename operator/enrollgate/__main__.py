@@ -1,6 +1,6 @@
 """`python -m enrollgate` is the `enrollgate` command."""
 
-from enrollgate.cli import main
+from enrollgate.commands.cli import main
 
 if __name__ == "__main__":
     main()

@@ -11,16 +11,29 @@ from tests.cluster.chart import CHART, helm
 from tests.cluster.pod_runner.expansion import expand
 
 KUBERNETES = "1.37"
-REQUIRED: dict[str, Any] = {"database": {"existingSecret": "courses-database"}, "destination": "drive:0AbCdEf"}
+REQUIRED: dict[str, Any] = {
+    "database": {"existingSecret": "courses-database"},
+    "destination": "drive:0AbCdEf",
+}
 """The least that the chart wants to be told."""
-EVERYTHING: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "everything.yaml").read_text(encoding="utf-8"))
+EVERYTHING: dict[str, Any] = yaml.safe_load(
+    (Path(__file__).parent / "everything.yaml").read_text(encoding="utf-8")
+)
 
 Json = dict[str, Any]
 
 
 def render(folder: Path, values: Json, release: str = "school") -> list[Json]:
     """All objects of the chart with these values, its hooks included."""
-    done = helm("template", release, str(CHART), "--namespace", "courses", "--values", str(_file(folder, values)))
+    done = helm(
+        "template",
+        release,
+        str(CHART),
+        "--namespace",
+        "courses",
+        "--values",
+        str(_file(folder, values)),
+    )
     assert done.returncode == 0, done.stderr
     return [document for document in yaml.safe_load_all(done.stdout) if document]
 
@@ -47,14 +60,20 @@ def _file(folder: Path, values: Json) -> Path:
 def merged(base: Json, over: Json) -> Json:
     """`over` laid upon `base`, map by map."""
     return base | {
-        key: merged(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+        key: merged(base[key], value)
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+        else value
         for key, value in over.items()
     }
 
 
 def one(objects: list[Json], kind: str, ending: str = "") -> Json:
     """The one object of a kind whose name ends so."""
-    (found,) = (each for each in objects if each["kind"] == kind and each["metadata"]["name"].endswith(ending))
+    (found,) = (
+        each
+        for each in objects
+        if each["kind"] == kind and each["metadata"]["name"].endswith(ending)
+    )
     return found
 
 
@@ -84,7 +103,10 @@ def complain(objects: list[Json]) -> list[str]:
             continue
         try:
             kubernetes_validate.validate(each, KUBERNETES, strict=True)
-        except (kubernetes_validate.ValidationError, kubernetes_validate.SchemaNotFoundError) as error:
+        except (
+            kubernetes_validate.ValidationError,
+            kubernetes_validate.SchemaNotFoundError,
+        ) as error:
             problems.append(f"{each['kind']} {each['metadata']['name']}: {error}")
     return problems
 
@@ -109,7 +131,11 @@ def unrestricted(pod: Json) -> list[str]:
         "downwardAPI",
         "ephemeral",
     }
-    problems += [f"volume {each['name']}" for each in pod.get("volumes", ()) if not set(each) - {"name"} <= allowed]
+    problems += [
+        f"volume {each['name']}"
+        for each in pod.get("volumes", ())
+        if not set(each) - {"name"} <= allowed
+    ]
     for container in (*pod.get("initContainers", ()), *pod["containers"]):
         security = container.get("securityContext", {})
         if security.get("allowPrivilegeEscalation") is not False:

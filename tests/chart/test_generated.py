@@ -24,26 +24,35 @@ def manifests(tmp_path: Path) -> Path:
 
 
 def kustomize(folder: Path) -> list[dict[str, Any]]:
-    done = subprocess.run([tools() / "kubectl", "kustomize", folder], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [tools() / "kubectl", "kustomize", folder], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
 
 
 @pytest.mark.parametrize(
-    "script", [("chart_readme.py", "--check", "charts/enrollgate/README.md"), ("manifests.py", "--check")]
+    "script",
+    [
+        ("scripts.docs.chart_readme", "--check", "charts/enrollgate/README.md"),
+        ("scripts.manifests", "--check"),
+    ],
 )
 def test_what_is_generated_is_in_step(script: tuple[str, ...]) -> None:
     name, *arguments = script
-    done = subprocess.run([sys.executable, REPOSITORY / "scripts" / name, *arguments], cwd=REPOSITORY, check=False)
+    done = subprocess.run([sys.executable, "-m", name, *arguments], cwd=REPOSITORY, check=False)
 
     assert done.returncode == 0, "run `make docs manifests`"
 
 
 def test_a_stale_page_is_noticed(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
-    page.write_text((REPOSITORY / "charts" / "enrollgate" / "README.md").read_text(encoding="utf-8") + "by hand\n")
-    script = REPOSITORY / "scripts" / "chart_readme.py"
-    done = subprocess.run([sys.executable, script, "--check", page], capture_output=True, text=True, check=False)
+    page.write_text(
+        (REPOSITORY / "charts" / "enrollgate" / "README.md").read_text(encoding="utf-8")
+        + "by hand\n"
+    )
+    command = [sys.executable, "-m", "scripts.docs.chart_readme", "--check", page]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
     assert done.returncode == 1
     assert "stale" in done.stderr
@@ -55,7 +64,9 @@ def test_kustomize_builds_valid_restricted_objects(manifests: Path, layer: str) 
 
     assert not complain(objects)
     assert [unrestricted(pod) for pod in pods(objects)] == [[] for _ in pods(objects)]
-    assert {each["metadata"].get("namespace") for each in objects if each["kind"] != "Namespace"} == {"enrollgate"}
+    assert {
+        each["metadata"].get("namespace") for each in objects if each["kind"] != "Namespace"
+    } == {"enrollgate"}
     assert "helm" not in str(objects).lower()
 
 
@@ -63,7 +74,9 @@ def test_the_migration_runs_before_the_operator(manifests: Path) -> None:
     pod = one(kustomize(manifests / "base"), "Deployment")["spec"]["template"]["spec"]
 
     assert [each["args"] for each in pod["initContainers"]] == [["migrate"]]
-    mounted = {each["name"] for container in pod["initContainers"] for each in container["volumeMounts"]}
+    mounted = {
+        each["name"] for container in pod["initContainers"] for each in container["volumeMounts"]
+    }
     assert mounted <= {each["name"] for each in pod["volumes"]}
 
 
@@ -87,11 +100,15 @@ def test_somebody_makes_each_secret_of_the_example(manifests: Path) -> None:
     """A worker waits for its Secret until its task fails."""
     objects = kustomize(manifests / "example")
     generated = {each["metadata"]["name"] for each in objects if each["kind"] == "Secret"}
-    by_hand = re.findall(r"^kubectl -n enrollgate create secret generic (\S+)", _commands(manifests), re.MULTILINE)
+    by_hand = re.findall(
+        r"^kubectl -n enrollgate create secret generic (\S+)", _commands(manifests), re.MULTILINE
+    )
     pod = one(objects, "Deployment")["spec"]["template"]["spec"]
     (operator,) = pod["containers"]
     wanted = {text for name, text in settings_of(operator).items() if name.endswith("_SECRET")}
-    wanted |= {each["valueFrom"]["secretKeyRef"]["name"] for each in operator["env"] if _is_secret(each)}
+    wanted |= {
+        each["valueFrom"]["secretKeyRef"]["name"] for each in operator["env"] if _is_secret(each)
+    }
     wanted |= {each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each}
 
     assert len(wanted) == 2
@@ -100,7 +117,9 @@ def test_somebody_makes_each_secret_of_the_example(manifests: Path) -> None:
 
 def _commands(manifests: Path) -> str:
     """What the page tells to do."""
-    (block,) = re.findall(r"```sh\n(.*?)```", (manifests / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (block,) = re.findall(
+        r"```sh\n(.*?)```", (manifests / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     return str(block)
 
 
@@ -122,7 +141,10 @@ def told(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
     for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
         (tmp_path / "values.yaml").write_text(block, encoding="utf-8")
     assert commands
-    return [(each, helm("template", *(word for word in shlex.split(each) if word != "--wait"))) for each in commands]
+    return [
+        (each, helm("template", *(word for word in shlex.split(each) if word != "--wait")))
+        for each in commands
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES)

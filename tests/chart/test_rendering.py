@@ -24,7 +24,8 @@ from tests.cluster.chart import CHART
 from enrollgate.domain.order import RunOrder
 from enrollgate.launchers.kubernetes import permissions
 from enrollgate.launchers.kubernetes.manifest import JobSettings, build_job
-from enrollgate.settings import PREFIX, SettingsError, load_settings, variables
+from enrollgate.settings.operator import SettingsError, load_settings, variables
+from enrollgate.settings.sources import PREFIX
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
 NOT_FOR_THE_CHART = frozenset(
@@ -39,7 +40,12 @@ NOT_FOR_THE_CHART = frozenset(
 DIRECTORY = {
     "database": {"url": "mysql://u:p@db:3306/courses"},
     "destination": "directory:/courses",
-    "destinationVolume": {"create": True, "size": "5Gi", "storageClassName": "fast", "accessModes": ["ReadWriteOnce"]},
+    "destinationVolume": {
+        "create": True,
+        "size": "5Gi",
+        "storageClassName": "fast",
+        "accessModes": ["ReadWriteOnce"],
+    },
 }
 PARTS = {
     "database": {"host": "db", "user": "u", "password": "p", "name": "courses"},
@@ -50,7 +56,12 @@ TRY_OUT = {
     "database": {"url": "mysql://u:p@db:3306/courses"},
     "destination": "drive:0AbCdEf",
     "drive": {"credentials": '{"type": "service_account"}'},
-    "cookies": {"files": {"cookies.txt": "# Netscape HTTP Cookie File\n", f"cookies-{'0a' * 16}.txt": "# likewise\n"}},
+    "cookies": {
+        "files": {
+            "cookies.txt": "# Netscape HTTP Cookie File\n",
+            f"cookies-{'0a' * 16}.txt": "# likewise\n",
+        }
+    },
     "networkPolicy": {"enabled": True},
 }
 NO_EXTRAS = REQUIRED | {
@@ -109,12 +120,16 @@ def test_every_object_is_valid_and_every_pod_restricted(tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize("release", ["123", "true"])
-@pytest.mark.parametrize("volume", [{"existingClaim": "123"}, {"create": True, "size": "5", "storageClassName": "123"}])
+@pytest.mark.parametrize(
+    "volume", [{"existingClaim": "123"}, {"create": True, "size": "5", "storageClassName": "123"}]
+)
 @pytest.mark.parametrize("name", ["", "true"])
 def test_a_name_that_looks_like_something_else_stays_a_name(
     tmp_path: Path, release: str, volume: dict[str, Any], name: str
 ) -> None:
-    objects = render(tmp_path, LOOKALIKES | {"destinationVolume": volume, "fullnameOverride": name}, release)
+    objects = render(
+        tmp_path, LOOKALIKES | {"destinationVolume": volume, "fullnameOverride": name}, release
+    )
 
     assert not complain(objects)
     assert one(objects, "Deployment")["metadata"]["labels"]["app.kubernetes.io/instance"] == release
@@ -135,14 +150,18 @@ def test_every_choice_of_the_schema_is_tried() -> None:
 def _leaves(value: object) -> list[object]:
     if isinstance(value, dict):
         return [leaf for each in value.values() for leaf in _leaves(each)]
-    return [leaf for each in value for leaf in _leaves(each)] if isinstance(value, list) else [value]
+    return (
+        [leaf for each in value for leaf in _leaves(each)] if isinstance(value, list) else [value]
+    )
 
 
 def _choices(schema: object) -> list[object]:
     if isinstance(schema, dict):
         own = schema.get("enum", []) if isinstance(schema.get("enum"), list) else []
         return [*own, *(choice for each in schema.values() for choice in _choices(each))]
-    return [choice for each in schema for choice in _choices(each)] if isinstance(schema, list) else []
+    return (
+        [choice for each in schema for choice in _choices(each)] if isinstance(schema, list) else []
+    )
 
 
 def test_everything_is_really_everything() -> None:
@@ -168,7 +187,11 @@ def test_the_schema_knows_every_value_and_no_other() -> None:
             names |= {(*path, name)} | declared(each, (*path, name))
         return names
 
-    free_form = {"resources", "strategy", "jobTemplate"}  # Kubernetes' own objects: their parts are no values of ours
+    free_form = {
+        "resources",
+        "strategy",
+        "jobTemplate",
+    }  # Kubernetes' own objects: their parts are no values of ours
 
     def ours(paths: set[tuple[str, ...]]) -> set[tuple[str, ...]]:
         return {path for path in paths if free_form.isdisjoint(path[:-1])}
@@ -185,19 +208,25 @@ def _keys(values: dict[str, Any], path: tuple[str, ...] = ()) -> set[tuple[str, 
     return names
 
 
-def test_every_setting_is_reachable_through_a_value_and_no_other_is_rendered(tmp_path: Path) -> None:
+def test_every_setting_is_reachable_through_a_value_and_no_other_is_rendered(
+    tmp_path: Path,
+) -> None:
     rendered: set[str] = set()
     for values in CASES.values():
         for pod in pods(render(tmp_path, values)):
             for container in pod["containers"]:
-                rendered |= {each["name"] for each in container["env"] if each["name"].startswith(PREFIX)}
+                rendered |= {
+                    each["name"] for each in container["env"] if each["name"].startswith(PREFIX)
+                }
 
     assert rendered - set(variables()) <= NOT_FOR_THE_CHART
     assert set(variables()) - rendered <= NOT_FOR_THE_CHART
 
 
 def test_values_reach_their_settings_as_they_were_written(tmp_path: Path) -> None:
-    container = one(render(tmp_path, EVERYTHING), "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    container = one(render(tmp_path, EVERYTHING), "Deployment")["spec"]["template"]["spec"][
+        "containers"
+    ][0]
     settings = settings_of(container)
 
     assert settings["ENROLLGATE_ENROLLMENT_TIMEOUT"] == "1000000"
@@ -215,7 +244,11 @@ def test_the_keys_of_a_secret_can_have_other_names(tmp_path: Path) -> None:
     for container in containers_with_a_database(tmp_path, EVERYTHING):
         assert references(container) == {
             "ENROLLGATE_DATABASE__HOST": {"name": "courses-database", "key": "db-host"},
-            "ENROLLGATE_DATABASE__PORT": {"name": "courses-database", "key": "db-port", "optional": True},
+            "ENROLLGATE_DATABASE__PORT": {
+                "name": "courses-database",
+                "key": "db-port",
+                "optional": True,
+            },
             "ENROLLGATE_DATABASE__USER": {"name": "courses-database", "key": "db-user"},
             "ENROLLGATE_DATABASE__PASSWORD": {"name": "courses-database", "key": "db-password"},
             "ENROLLGATE_DATABASE__NAME": {"name": "courses-database", "key": "db-name"},
@@ -243,21 +276,30 @@ def test_a_pod_without_the_keys_of_its_database_does_not_start(tmp_path: Path, n
     """An optional key that is missing would leave a pod without an address, and the migration would find nothing to do."""
     wanted = {"HOST", "USER", "PASSWORD", "NAME"} if name == "parts" else {"URL"}
     for container in containers_with_a_database(tmp_path, CASES[name]):
-        needed = {variable for variable, key in references(container).items() if not key.get("optional")}
-        assert {variable.removeprefix("ENROLLGATE_DATABASE").lstrip("_") for variable in needed} == wanted
+        needed = {
+            variable for variable, key in references(container).items() if not key.get("optional")
+        }
+        assert {
+            variable.removeprefix("ENROLLGATE_DATABASE").lstrip("_") for variable in needed
+        } == wanted
 
 
 def test_the_migration_refuses_to_run_without_a_database_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its own variables, should the Secret's be lost on the way."""
-    (migrate,) = (each for each in containers_with_a_database(tmp_path, REQUIRED) if each["name"] == "migrate")
+    (migrate,) = (
+        each for each in containers_with_a_database(tmp_path, REQUIRED) if each["name"] == "migrate"
+    )
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         monkeypatch.delenv(name)
     for name, value in settings_of(migrate).items():
         monkeypatch.setenv(name, value)
 
-    with pytest.raises(SettingsError, match=r"ENROLLGATE_DATABASE_URL.*database\.existingSecret.*`url`.*`parts`.*host"):
+    with pytest.raises(
+        SettingsError,
+        match=r"ENROLLGATE_DATABASE_URL.*database\.existingSecret.*`url`.*`parts`.*host",
+    ):
         load_settings()
 
 
@@ -273,7 +315,9 @@ def test_no_password_is_outside_a_secret(tmp_path: Path) -> None:
     objects = render(tmp_path, values)
     others = [each for each in objects if each["kind"] != "Secret"]
 
-    assert json.dumps(objects).count("unlikely-password") == 4, "the database's twice, for the migration"
+    assert json.dumps(objects).count("unlikely-password") == 4, (
+        "the database's twice, for the migration"
+    )
     assert "unlikely-password" not in json.dumps(others)
 
 
@@ -292,11 +336,17 @@ def test_workers_and_the_doctor_mount_the_users_secrets_or_those_of_a_try_out(
     objects = render(tmp_path, values)
     settings = settings_of(one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0])
     mounted = {
-        each["name"]: each["secret"]["secretName"] for each in doctor_of(objects)["spec"]["volumes"] if "secret" in each
+        each["name"]: each["secret"]["secretName"]
+        for each in doctor_of(objects)["spec"]["volumes"]
+        if "secret" in each
     }
-    made = {each["metadata"]["name"]: each["stringData"] for each in objects if each["kind"] == "Secret"}
+    made = {
+        each["metadata"]["name"]: each["stringData"] for each in objects if each["kind"] == "Secret"
+    }
 
-    assert settings.get("ENROLLGATE_KUBERNETES__COOKIES_SECRET") == mounted.get("cookies") == cookies
+    assert (
+        settings.get("ENROLLGATE_KUBERNETES__COOKIES_SECRET") == mounted.get("cookies") == cookies
+    )
     assert settings.get("ENROLLGATE_KUBERNETES__DRIVE_SECRET") == mounted.get("drive") == drive
     if values is TRY_OUT:
         assert made[str(cookies)] == TRY_OUT["cookies"]["files"]  # type: ignore[index]  # a map
@@ -309,7 +359,11 @@ def doctor_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
 
 def test_nothing_of_a_release_outlives_it(tmp_path: Path) -> None:
     """Helm leaves hooks behind, unless they say otherwise. What cannot be deleted at once, for its log, goes by itself."""
-    hooks = [each for each in render(tmp_path, TRY_OUT) if "helm.sh/hook" in each["metadata"].get("annotations", {})]
+    hooks = [
+        each
+        for each in render(tmp_path, TRY_OUT)
+        if "helm.sh/hook" in each["metadata"].get("annotations", {})
+    ]
     policies = {
         (each["kind"], each["metadata"]["name"]): set(
             each["metadata"]["annotations"]["helm.sh/hook-delete-policy"].split(",")
@@ -352,18 +406,25 @@ def test_several_replicas_get_a_lease_of_their_own_and_a_budget(tmp_path: Path) 
     ]
     budget = one(objects, "PodDisruptionBudget")["spec"]
     assert budget["minAvailable"] == 1 and budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
-    assert one(objects, "Lease")["metadata"]["name"] == "school-enrollgate", "it goes when the release goes"
+    assert one(objects, "Lease")["metadata"]["name"] == "school-enrollgate", (
+        "it goes when the release goes"
+    )
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_the_role_grants_what_the_doctor_asks_for_and_no_more(tmp_path: Path, replicas: int) -> None:
+def test_the_role_grants_what_the_doctor_asks_for_and_no_more(
+    tmp_path: Path, replicas: int
+) -> None:
     rules = one(render(tmp_path, REQUIRED | {"replicas": replicas}), "Role")["rules"]
     lease = "school-enrollgate" if replicas > 1 else None
 
     granted = {
-        (*rule["apiGroups"], *rule["resources"], *rule["verbs"], *rule.get("resourceNames", [""])) for rule in rules
+        (*rule["apiGroups"], *rule["resources"], *rule["verbs"], *rule.get("resourceNames", [""]))
+        for rule in rules
     }
-    assert granted == {(each.group, each.resource, *each.verbs, each.name) for each in permissions(lease)}
+    assert granted == {
+        (each.group, each.resource, *each.verbs, each.name) for each in permissions(lease)
+    }
 
 
 def test_the_doctor_is_who_the_workers_are(tmp_path: Path) -> None:
@@ -372,18 +433,26 @@ def test_the_doctor_is_who_the_workers_are(tmp_path: Path) -> None:
     pod, metadata = doctor["spec"], doctor["metadata"]
     (container,) = pod["containers"]
 
-    assert pod["serviceAccountName"] == worker["serviceAccountName"] and pod["automountServiceAccountToken"]
+    assert (
+        pod["serviceAccountName"] == worker["serviceAccountName"]
+        and pod["automountServiceAccountToken"]
+    )
     assert worker["labels"].items() <= metadata["labels"].items()
     assert worker["annotations"].items() <= metadata["annotations"].items()
     for name in ("nodeSelector", "tolerations", "affinity", "priorityClassName"):
         assert pod[name] == worker[name]
-    assert pod["runtimeClassName"] == "gvisor" and pod["imagePullSecrets"] == EVERYTHING["imagePullSecrets"]
+    assert (
+        pod["runtimeClassName"] == "gvisor"
+        and pod["imagePullSecrets"] == EVERYTHING["imagePullSecrets"]
+    )
     assert {"name": "TZ", "value": "UTC"} in container["env"]
     assert {"name": "authorities", "mountPath": "/etc/ssl/certs"} in container["volumeMounts"]
     assert {"name": "authorities", "configMap": {"name": "authorities"}} in pod["volumes"]
     for named in (container["env"], pod["volumes"]):
         names = [each["name"] for each in named]
-        assert len(names) == len(set(names)) and not {"scratch", "ENROLLGATE_SCRATCH_DIR"} & set(names)
+        assert len(names) == len(set(names)) and not {"scratch", "ENROLLGATE_SCRATCH_DIR"} & set(
+            names
+        )
 
 
 def test_a_doctor_without_an_account_has_the_one_of_workers_without_one(tmp_path: Path) -> None:
@@ -409,8 +478,15 @@ def test_no_label_or_annotation_of_a_user_takes_one_of_ours_away(tmp_path: Path)
 
     def told(values: dict[str, Any]) -> list[dict[str, str]]:
         objects = render(tmp_path, merged(REQUIRED, values))
-        deployment, job, doctor = one(objects, "Deployment"), one(objects, "Job"), doctor_of(objects)
-        metadata = [each["metadata"] for each in (deployment["spec"]["template"], job["spec"]["template"], job, doctor)]
+        deployment, job, doctor = (
+            one(objects, "Deployment"),
+            one(objects, "Job"),
+            doctor_of(objects),
+        )
+        metadata = [
+            each["metadata"]
+            for each in (deployment["spec"]["template"], job["spec"]["template"], job, doctor)
+        ]
         return [*(each["labels"] for each in metadata), doctor["metadata"]["annotations"]]
 
     for before, after in zip(told({}), told({"operator": more, "worker": more}), strict=True):
@@ -419,15 +495,24 @@ def test_no_label_or_annotation_of_a_user_takes_one_of_ours_away(tmp_path: Path)
 
 def test_null_is_nothing(tmp_path: Path) -> None:
     """As Helm's users write what they want of a default to be away."""
-    nothing = {"labels": None, "annotations": None, "affinity": None, "tolerations": None, "nodeSelector": None}
-    worker = nothing | {"jobTemplate": {"spec": {"template": {"metadata": nothing, "spec": {"volumes": None}}}}}
+    nothing = {
+        "labels": None,
+        "annotations": None,
+        "affinity": None,
+        "tolerations": None,
+        "nodeSelector": None,
+    }
+    worker = nothing | {
+        "jobTemplate": {"spec": {"template": {"metadata": nothing, "spec": {"volumes": None}}}}
+    }
 
     assert not complain(render(tmp_path, merged(REQUIRED, {"operator": nothing, "worker": worker})))
 
 
 def test_only_the_operator_gets_a_token(tmp_path: Path) -> None:
     tokens = {
-        each["containers"][0]["name"]: each["automountServiceAccountToken"] for each in pods(render(tmp_path, REQUIRED))
+        each["containers"][0]["name"]: each["automountServiceAccountToken"]
+        for each in pods(render(tmp_path, REQUIRED))
     }
 
     assert tokens == {"operator": True, "migrate": False, "doctor": False}
@@ -436,12 +521,23 @@ def test_only_the_operator_gets_a_token(tmp_path: Path) -> None:
 def test_the_migration_finds_its_secret_before_the_release_is_there(tmp_path: Path) -> None:
     objects = render(tmp_path, PARTS)
     job, secret = one(objects, "Job", "-migrate"), one(objects, "Secret", "-migrate")
-    weights = [int(each["metadata"]["annotations"]["helm.sh/hook-weight"]) for each in (secret, job)]
-    names = {each["name"] for each in references(job["spec"]["template"]["spec"]["containers"][0]).values()}
+    weights = [
+        int(each["metadata"]["annotations"]["helm.sh/hook-weight"]) for each in (secret, job)
+    ]
+    names = {
+        each["name"]
+        for each in references(job["spec"]["template"]["spec"]["containers"][0]).values()
+    }
 
     assert names == {secret["metadata"]["name"]}
     assert weights == sorted(weights)
-    assert secret["stringData"] == {"host": "db", "port": "3306", "user": "u", "password": "p", "name": "courses"}
+    assert secret["stringData"] == {
+        "host": "db",
+        "port": "3306",
+        "user": "u",
+        "password": "p",
+        "name": "courses",
+    }
 
 
 def test_the_migration_reaches_its_database_before_the_release_is_there(tmp_path: Path) -> None:
@@ -449,7 +545,11 @@ def test_the_migration_reaches_its_database_before_the_release_is_there(tmp_path
     objects = render(tmp_path, EVERYTHING)
     job, policy = one(objects, "Job", "-migrate"), one(objects, "NetworkPolicy", "-migration")
     hooks = [each["metadata"]["annotations"] for each in (policy, job)]
-    ports = {(each["protocol"], each["port"]) for rule in policy["spec"]["egress"] for each in rule["ports"]}
+    ports = {
+        (each["protocol"], each["port"])
+        for rule in policy["spec"]["egress"]
+        for each in rule["ports"]
+    }
 
     assert hooks[0]["helm.sh/hook"] == hooks[1]["helm.sh/hook"]
     assert int(hooks[0]["helm.sh/hook-weight"]) < int(hooks[1]["helm.sh/hook-weight"])
@@ -462,7 +562,9 @@ def test_the_migration_reaches_its_database_before_the_release_is_there(tmp_path
 def test_a_changed_job_template_restarts_the_operator(tmp_path: Path) -> None:
     def checksum(values: dict[str, Any]) -> str:
         deployment = one(render(tmp_path, values), "Deployment")
-        return str(deployment["spec"]["template"]["metadata"]["annotations"]["checksum/job-template"])
+        return str(
+            deployment["spec"]["template"]["metadata"]["annotations"]["checksum/job-template"]
+        )
 
     assert checksum(REQUIRED) == checksum(REQUIRED)
     assert checksum(REQUIRED) != checksum(REQUIRED | {"worker": {"priorityClassName": "low"}})
@@ -472,7 +574,9 @@ def test_the_job_template_makes_valid_restricted_jobs(tmp_path: Path) -> None:
     """The chart's overlay laid upon a Job by the operator's own code."""
     template = yaml.safe_load(one(render(tmp_path, EVERYTHING), "ConfigMap")["data"]["job.yaml"])
     order = RunOrder("night-school-7-1", 7, 1, "https://courses.example.com/1", "cookies.txt")
-    job = build_job(order, JobSettings("courses", "night-school", "enrollgate:1", template=template))
+    job = build_job(
+        order, JobSettings("courses", "night-school", "enrollgate:1", template=template)
+    )
     worker, proxy = job["spec"]["template"]["spec"]["containers"]
 
     assert not complain([job])
@@ -496,11 +600,17 @@ def test_without_an_overlay_every_job_is_restricted(tmp_path: Path) -> None:
 def test_the_network_policies_select_the_pods_they_are_for(tmp_path: Path) -> None:
     """Whatever other labels the workers are given."""
     others = {"app.kubernetes.io/component": "batch"}
-    overlay = {"spec": {"template": {"metadata": {"labels": {"app.kubernetes.io/name": "courses"}}}}}
-    objects = render(tmp_path, merged(EVERYTHING, {"worker": {"labels": others, "jobTemplate": overlay}}))
+    overlay = {
+        "spec": {"template": {"metadata": {"labels": {"app.kubernetes.io/name": "courses"}}}}
+    }
+    objects = render(
+        tmp_path, merged(EVERYTHING, {"worker": {"labels": others, "jobTemplate": overlay}})
+    )
     template = yaml.safe_load(one(objects, "ConfigMap")["data"]["job.yaml"])
     order = RunOrder("night-school-7-1", 7, 1, "https://courses.example.com/1", "cookies.txt")
-    job = build_job(order, JobSettings("courses", "night-school", "enrollgate:1", template=template))
+    job = build_job(
+        order, JobSettings("courses", "night-school", "enrollgate:1", template=template)
+    )
     made = {
         "worker": job["spec"]["template"]["metadata"]["labels"],
         "doctor": doctor_of(objects)["metadata"]["labels"],
@@ -508,13 +618,17 @@ def test_the_network_policies_select_the_pods_they_are_for(tmp_path: Path) -> No
         "migration": one(objects, "Job")["spec"]["template"]["metadata"]["labels"],
     }
     selectors = {
-        each["metadata"]["name"]: each["spec"]["podSelector"] for each in objects if each["kind"] == "NetworkPolicy"
+        each["metadata"]["name"]: each["spec"]["podSelector"]
+        for each in objects
+        if each["kind"] == "NetworkPolicy"
     }
 
     assert made["worker"].items() >= {**others, "app.kubernetes.io/name": "courses"}.items()
     assert all(set(each) == {"matchLabels"} for each in selectors.values())
     assert {
-        name: {pod for pod, labels in made.items() if selector["matchLabels"].items() <= labels.items()}
+        name: {
+            pod for pod, labels in made.items() if selector["matchLabels"].items() <= labels.items()
+        }
         for name, selector in selectors.items()
     } == {
         "night-operator": {"operator"},
@@ -527,12 +641,15 @@ def test_the_network_policies_select_the_pods_they_are_for(tmp_path: Path) -> No
 def test_releases_in_one_namespace_do_not_clash(tmp_path: Path) -> None:
     releases = ("a", "b", "my.school", "a" * 50 + "-x", "a" * 50 + "-y")
     names = [
-        {(each["kind"], each["metadata"]["name"]) for each in render(tmp_path, PARTS, release)} for release in releases
+        {(each["kind"], each["metadata"]["name"]) for each in render(tmp_path, PARTS, release)}
+        for release in releases
     ]
     installations = {
-        settings_of(one(render(tmp_path, PARTS, release), "Deployment")["spec"]["template"]["spec"]["containers"][0])[
-            "ENROLLGATE_INSTALLATION"
-        ]
+        settings_of(
+            one(render(tmp_path, PARTS, release), "Deployment")["spec"]["template"]["spec"][
+                "containers"
+            ][0]
+        )["ENROLLGATE_INSTALLATION"]
         for release in releases
     }
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from tests.chart.rendering import EVERYTHING, one, render, settings_of
 
-from enrollgate.settings import PREFIX, Settings, load_settings
+from enrollgate.settings.operator import Settings, load_settings
+from enrollgate.settings.sources import PREFIX
 
 LEAST = {
     "database": {"existingSecret": "courses-database"},
@@ -26,7 +27,9 @@ def _everything_but_drive() -> dict[str, Any]:
 
 
 def _loaded(values: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    container = one(render(folder, values), "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    container = one(render(folder, values), "Deployment")["spec"]["template"]["spec"]["containers"][
+        0
+    ]
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         monkeypatch.delenv(name)
     for name, value in settings_of(container).items():
@@ -35,7 +38,9 @@ def _loaded(values: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatc
     return load_settings()
 
 
-def test_the_defaults_of_the_chart_are_those_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_defaults_of_the_chart_are_those_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded = _loaded(LEAST, tmp_path, monkeypatch)
     different = {
         name

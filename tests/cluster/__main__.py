@@ -11,7 +11,9 @@ from tests.cluster.pod_runner import PodRunner
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="enrollgate-cluster-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(
+        prefix="enrollgate-cluster-", ignore_cleanup_errors=True
+    ) as name:
         folder = Path(name)
         plane = start_control_plane(folder)
         cluster = Cluster(plane.kubeconfig("admin", plane.admin), plane, folder)

@@ -21,11 +21,15 @@ CHART = REPOSITORY / "charts" / "enrollgate"
 @cache
 def tools() -> Path:
     """The folder with both programs."""
-    found = subprocess.run([REPOSITORY / "scripts" / "helm-kubectl"], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [REPOSITORY / "scripts" / "helm-kubectl"], capture_output=True, text=True, check=True
+    )
     return Path(found.stdout.strip())
 
 
-def helm(*arguments: str, kubeconfig: Path | None = None, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+def helm(
+    *arguments: str, kubeconfig: Path | None = None, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
     return _run("helm", arguments, kubeconfig, stdin)
 
 
@@ -40,7 +44,12 @@ def _run(
 ) -> subprocess.CompletedProcess[str]:
     environment = os.environ | ({"KUBECONFIG": str(kubeconfig)} if kubeconfig else {})
     return subprocess.run(
-        [str(tools() / program), *arguments], env=environment, input=stdin, capture_output=True, text=True, check=False
+        [str(tools() / program), *arguments],
+        env=environment,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -58,12 +67,27 @@ class Rendered:
 
 def rendered(namespace: str, values: Json) -> Rendered:
     """Renders the chart with these values on top of the least that it wants; all its objects are called `school`."""
-    least = {"fullnameOverride": RELEASE, "database": {"existingSecret": "database"}, "destination": "drive:0123456789"}
-    done = helm("template", RELEASE, str(CHART), "-n", namespace, "-f", "-", stdin=json.dumps(least | values))
+    least = {
+        "fullnameOverride": RELEASE,
+        "database": {"existingSecret": "database"},
+        "destination": "drive:0123456789",
+    }
+    done = helm(
+        "template",
+        RELEASE,
+        str(CHART),
+        "-n",
+        namespace,
+        "-f",
+        "-",
+        stdin=json.dumps(least | values),
+    )
     assert done.returncode == 0, done.stderr
     objects = [each for each in yaml.safe_load_all(done.stdout) if each]
     (deployment,) = (each for each in objects if each["kind"] == "Deployment")
-    (template,) = (each for each in objects if each["metadata"]["name"] == f"{RELEASE}-job-template")
+    (template,) = (
+        each for each in objects if each["metadata"]["name"] == f"{RELEASE}-job-template"
+    )
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     return Rendered(
         arguments=container["args"],
@@ -81,7 +105,9 @@ def _variables(container: Json, fields: dict[str, str]) -> dict[str, str]:
             found[each["name"]] = expand(each["value"], found)
     sources = {each["name"]: each["valueFrom"] for each in container["env"] if "valueFrom" in each}
     return found | {
-        name: fields[source["fieldRef"]["fieldPath"]] for name, source in sources.items() if "fieldRef" in source
+        name: fields[source["fieldRef"]["fieldPath"]]
+        for name, source in sources.items()
+        if "fieldRef" in source
     }
 
 

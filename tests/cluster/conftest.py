@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 from tests.cluster.chart import grant
-from tests.cluster.control_plane import Cluster, ControlPlane, ControlPlaneAbsent, start_control_plane
+from tests.cluster.control_plane import (
+    Cluster,
+    ControlPlane,
+    ControlPlaneAbsent,
+    start_control_plane,
+)
+from tests.cluster.fault_proxy import FaultProxy
 from tests.cluster.job_watch import JobWatch
-from tests.cluster.pod_runner import Mimic, PodRunner, sandbox
-from tests.cluster.wire import Wire
+from tests.cluster.pod_runner import FakeKubelet, PodRunner, sandbox
 from tests.cluster.world import DELIVERED, ClusterWorld
 from tests.conftest import absent, left_out
 
@@ -18,7 +23,9 @@ from tests.conftest import absent, left_out
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The cluster that ENROLLGATE_TEST_KUBECONFIG names, else one of our own."""
-    with tempfile.TemporaryDirectory(prefix="enrollgate-cluster-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="enrollgate-cluster-", ignore_cleanup_errors=True
+    ) as folder:
         if given := os.environ.get("ENROLLGATE_TEST_KUBECONFIG"):
             yield Cluster(Path(given), None, Path(folder))
             return
@@ -36,7 +43,9 @@ def cluster() -> Iterator[Cluster]:
 def plane(cluster: Cluster) -> ControlPlane:
     """A control plane of our own, to be broken."""
     if cluster.plane is None:
-        left_out("ENROLLGATE_TEST_KUBECONFIG names a cluster: no test that breaks its control plane")
+        left_out(
+            "ENROLLGATE_TEST_KUBECONFIG names a cluster: no test that breaks its control plane"
+        )
     return cluster.plane
 
 
@@ -49,9 +58,12 @@ def pod_runner(cluster: Cluster) -> Iterator[PodRunner]:
         )
     if refused := sandbox.refusal():
         absent(
-            "the right to mount", f"the pod runner mounts what pods mount: run the tests as root on Linux ({refused})"
+            "the right to mount",
+            f"the pod runner mounts what pods mount: run the tests as root on Linux ({refused})",
         )
-    with tempfile.TemporaryDirectory(prefix="enrollgate-pods-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="enrollgate-pods-", ignore_cleanup_errors=True
+    ) as folder:
         runner = PodRunner(cluster, Path(folder))
         runner.start()
         try:
@@ -105,9 +117,9 @@ def world(
 
 
 @pytest.fixture
-def wire(cluster: Cluster) -> Iterator[Wire]:
+def wire(cluster: Cluster) -> Iterator[FaultProxy]:
     """Between an operator and the API server, for those operators that are started with its kubeconfig."""
-    made = Wire(cluster)
+    made = FaultProxy(cluster)
     yield made
     made.close()
 
@@ -121,10 +133,10 @@ def watch(cluster: Cluster, namespace: str) -> Iterator[JobWatch]:
 
 
 @pytest.fixture
-def mimic(cluster: Cluster, pod_runner: PodRunner, namespace: str) -> Iterator[Mimic]:
+def mimic(cluster: Cluster, pod_runner: PodRunner, namespace: str) -> Iterator[FakeKubelet]:
     """In place of the pod runner, in this namespace: pods succeed as soon as they are seen, without a process."""
     pod_runner.left_alone.add(namespace)
-    made = Mimic(cluster, namespace, DELIVERED.encode())
+    made = FakeKubelet(cluster, namespace, DELIVERED.encode())
     made.start()
     yield made
     made.stop()

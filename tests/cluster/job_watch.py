@@ -24,7 +24,7 @@ class JobWatch:
         self._path = f"/apis/batch/v1/namespaces/{namespace}/jobs"
         self._namespace = namespace
         self.ever: dict[str, tuple[int, int]] = {}
-        """By uid: the task and the attempt of every Job that there ever was."""
+        """By uid: the task and the run_number of every Job that there ever was."""
         self._active: set[str] = set()
         self.most_active = 0
         """Unfinished Jobs at the same time, at most."""
@@ -43,7 +43,7 @@ class JobWatch:
 
     @property
     def tasks(self) -> list[tuple[int, int]]:
-        """The task and the attempt of every Job that there ever was, in order; twice, if it was made twice."""
+        """The task and the run_number of every Job that there ever was, in order; twice, if it was made twice."""
         return sorted(self.ever.values())
 
     def close(self) -> None:
@@ -56,7 +56,9 @@ class JobWatch:
         assert not self.errors, self.errors
 
     def _begin(self) -> Any:
-        return client.BatchV1Api(client.ApiClient(self._cluster.api.configuration)).list_namespaced_job(
+        return client.BatchV1Api(
+            client.ApiClient(self._cluster.api.configuration)
+        ).list_namespaced_job(
             self._namespace,
             watch=True,
             resource_version=self._since,
@@ -89,7 +91,7 @@ class JobWatch:
         if TASK not in labels:  # a migration's, or somebody else's
             return
         self.ever[job.uid] = int(labels[TASK]), int(labels[ATTEMPT])
-        if event["type"] == "DELETED" or job.verdict is not None:
+        if event["type"] == "DELETED" or job.result is not None:
             self._active.discard(job.uid)
         else:
             self._active.add(job.uid)

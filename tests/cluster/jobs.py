@@ -14,17 +14,24 @@ UP = "trap 'echo asked; exit 75' TERM; echo up; while :; do sleep 0.1; done"
 """Runs until it is asked to end."""
 
 
-def make_job(cluster: Cluster, namespace: str, script: str, image: str = "enrollgate:test", **settings: Any) -> str:
+def make_job(
+    cluster: Cluster, namespace: str, script: str, image: str = "enrollgate:test", **settings: Any
+) -> str:
     """Creates it, and gives the path of the Job."""
     job = build_job(ORDER, JobSettings(namespace, "harness", image, **settings))
-    job["spec"]["template"]["spec"]["containers"][0] |= {"command": ["sh", "-c", script], "args": []}
+    job["spec"]["template"]["spec"]["containers"][0] |= {
+        "command": ["sh", "-c", script],
+        "args": [],
+    }
     cluster.create(f"/apis/batch/v1/namespaces/{namespace}/jobs", job)
     return f"/apis/batch/v1/namespaces/{namespace}/jobs/{ORDER.name}"
 
 
 def ended(cluster: Cluster, job: str) -> JobView:
     """The Job, once it has ended."""
-    cluster.wait_for(lambda: job_view(cluster.api.request("GET", job)).verdict, what=f"the end of {job}")
+    cluster.wait_for(
+        lambda: job_view(cluster.api.request("GET", job)).result, what=f"the end of {job}"
+    )
     return job_view(cluster.api.request("GET", job))
 
 
@@ -35,7 +42,10 @@ def pods_of(cluster: Cluster, namespace: str) -> list[PodView]:
 
 def logs_of(cluster: Cluster, namespace: str) -> list[str]:
     """Their logs, in this order; empty if they have none yet."""
-    return [cluster.log(namespace, pod.name) if pod.has_started else "" for pod in pods_of(cluster, namespace)]
+    return [
+        cluster.log(namespace, pod.name) if pod.has_started else ""
+        for pod in pods_of(cluster, namespace)
+    ]
 
 
 def delete(cluster: Cluster, path: str) -> None:

@@ -46,12 +46,19 @@ def test_the_api_server_admits_every_object_and_every_pod(
     cluster: Cluster, namespace: str, tmp_path: Path, name: str
 ) -> None:
     """The namespace enforces `restricted`: so that it is asked about the pods, they are put to it as pods."""
-    objects = render(tmp_path, {"required": REQUIRED, "everything": EVERYTHING, "volume": VOLUME}[name])
+    objects = render(
+        tmp_path, {"required": REQUIRED, "everything": EVERYTHING, "volume": VOLUME}[name]
+    )
     for each in objects:
         each["metadata"].pop("namespace", None)
     known = [each for each in objects if each["kind"] not in ("ServiceMonitor", "Pod")]
     ours = [
-        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"pod-{number}"}, "spec": _alone(spec)}
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": f"pod-{number}"},
+            "spec": _alone(spec),
+        }
         for number, spec in enumerate(pods(objects))
     ]
 
@@ -62,7 +69,9 @@ def test_the_api_server_admits_every_object_and_every_pod(
 def _alone(spec: dict[str, Any]) -> dict[str, Any]:
     """The pod without what it must find in the namespace: Pod Security is what is asked about."""
     theirs = ("serviceAccountName", "priorityClassName", "runtimeClassName")
-    return {name: value for name, value in spec.items() if name not in theirs} | {"restartPolicy": "Never"}
+    return {name: value for name, value in spec.items() if name not in theirs} | {
+        "restartPolicy": "Never"
+    }
 
 
 def _wait_until_only(cluster: Cluster, namespace: str, part_of_name: str) -> None:
@@ -70,7 +79,7 @@ def _wait_until_only(cluster: Cluster, namespace: str, part_of_name: str) -> Non
         return [name for name in _present(cluster, namespace) if part_of_name not in name]
 
     try:
-        cluster.wait_for(lambda: not others(), patience=200)
+        cluster.wait_for(lambda: not others(), timeout=200)
     except AssertionError:
         raise AssertionError(f"still there: {others()}") from None
 
@@ -96,7 +105,9 @@ def test_a_release_leaves_nothing_behind_and_running_jobs_alone(
         RunOrder("school-enrollgate-1-1", 1, 1, "https://courses.example.com/1", "cookies.txt"),
         JobSettings(namespace, "school-enrollgate", "enrollgate:1"),
     )
-    kubectl("create", "-n", namespace, "-f", "-", kubeconfig=cluster.kubeconfig, stdin=json.dumps(job))
+    kubectl(
+        "create", "-n", namespace, "-f", "-", kubeconfig=cluster.kubeconfig, stdin=json.dumps(job)
+    )
     release("upgrade", "school", str(CHART), "-f", values(VOLUME))
     assert operators() == 2
     release("rollback", "school", "1")
@@ -111,7 +122,16 @@ def test_two_releases_share_a_namespace(cluster: Cluster, namespace: str, tmp_pa
     path = tmp_path / "release.yaml"
     path.write_text(json.dumps(VOLUME), encoding="utf-8")
     for name in ("day", "night"):
-        done = helm("install", name, str(CHART), "-f", str(path), "-n", namespace, kubeconfig=cluster.kubeconfig)
+        done = helm(
+            "install",
+            name,
+            str(CHART),
+            "-f",
+            str(path),
+            "-n",
+            namespace,
+            kubeconfig=cluster.kubeconfig,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
     for name in ("day", "night"):
         helm("uninstall", name, "-n", namespace, "--wait", kubeconfig=cluster.kubeconfig)
@@ -124,22 +144,49 @@ def test_a_node_is_drained_while_no_operator_is_ready(
     """The database is away, as it may be for long: the budget has nothing to keep."""
     path = tmp_path / "release.yaml"
     database = {"url": "mysql://enrollgate:p@127.0.0.1:1/courses"}
-    values = {"database": database, "destination": "drive:0AbCdEf", "migration": {"enabled": False}, "replicas": 2}
-    path.write_text(json.dumps(values | {"image": {"repository": "enrollgate", "tag": "test"}}), encoding="utf-8")
-    done = helm("install", "school", str(CHART), "-f", str(path), "-n", namespace, kubeconfig=cluster.kubeconfig)
+    values = {
+        "database": database,
+        "destination": "drive:0AbCdEf",
+        "migration": {"enabled": False},
+        "replicas": 2,
+    }
+    path.write_text(
+        json.dumps(values | {"image": {"repository": "enrollgate", "tag": "test"}}),
+        encoding="utf-8",
+    )
+    done = helm(
+        "install",
+        "school",
+        str(CHART),
+        "-f",
+        str(path),
+        "-n",
+        namespace,
+        kubeconfig=cluster.kubeconfig,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
     def unready() -> list[str]:
         """Those that run: one that has not started may always go."""
-        running = [each for each in cluster.pods(namespace) if each["status"].get("phase") == "Running"]
+        running = [
+            each for each in cluster.pods(namespace) if each["status"].get("phase") == "Running"
+        ]
         return [each["metadata"]["name"] for each in running if not _is_ready(each)]
 
     cluster.wait_for(lambda: len(unready()) == 2, what="both run")
     pod = unready()[0]
-    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": namespace}}
-    evicted = cluster.api.request("POST", f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction", body=body)
+    body = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": pod, "namespace": namespace},
+    }
+    evicted = cluster.api.request(
+        "POST", f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction", body=body
+    )
     assert evicted["status"] == "Success"
 
 
 def _is_ready(pod: dict[str, Any]) -> bool:
-    return ("Ready", "True") in [(each["type"], each["status"]) for each in pod["status"].get("conditions", [])]
+    return ("Ready", "True") in [
+        (each["type"], each["status"]) for each in pod["status"].get("conditions", [])
+    ]

@@ -13,7 +13,7 @@ from tests.cluster.jobs import ORDER, delete, ended, make_job
 from tests.cluster.test_operator import logged
 from tests.cluster.world import ClusterWorld
 
-from enrollgate.controller import _watch
+from enrollgate.control.kopf_controller import _watch
 
 
 def test_an_error_in_a_handler_never_stops_the_watch(world: ClusterWorld, cluster: Cluster) -> None:
@@ -31,7 +31,9 @@ def test_an_error_in_a_handler_never_stops_the_watch(world: ClusterWorld, cluste
             job = make_job(cluster, world.namespace, "exit 0", world.image)
             ended(cluster, job)
             delete(cluster, job)
-            cluster.wait_for(lambda n=before: len(woken) >= n + 2, what="its end and its deletion are told")
+            cluster.wait_for(
+                lambda n=before: len(woken) >= n + 2, what="its end and its deletion are told"
+            )
             cluster.wait_for(lambda path=job: cluster.find(path) is None, what="it is gone")
         assert set(woken) == {ORDER.name} and thread.is_alive()
 
@@ -40,7 +42,9 @@ def test_an_error_in_a_handler_never_stops_the_watch(world: ClusterWorld, cluste
 def running(watching: Callable[[asyncio.Event, asyncio.Event], Any]) -> Iterator[threading.Thread]:
     """The real watch, in a thread and a loop of its own."""
     loop, ready, told = asyncio.new_event_loop(), asyncio.Event(), asyncio.Event()
-    thread = threading.Thread(target=loop.run_until_complete, args=(watching(ready, told),), daemon=True)
+    thread = threading.Thread(
+        target=loop.run_until_complete, args=(watching(ready, told),), daemon=True
+    )
     thread.start()
     try:
         Cluster.wait_for(ready.is_set, what="the watch is ready")
@@ -61,12 +65,16 @@ def test_an_operator_whose_loop_dies_of_what_nobody_foresaw_ends_with_an_error_a
 ) -> None:
     """An instant that is none, in Enrollgate's own table: no code expects that."""
     (task,) = world.add("processing")
-    process = world.start_operator(KUBERNETES__LEADER_ELECTION="true", KUBERNETES__LEASE_DURATION="3600")
+    process = world.start_operator(
+        KUBERNETES__LEADER_ELECTION="true", KUBERNETES__LEASE_DURATION="3600"
+    )
     logged(world, f"ENROLL CHECK task={task}")
     world.sql("UPDATE enrollgate_tasks SET first_seen_at = 'soon'")
     world.set(task, "paid")
     assert process.wait(120) == 1
     assert "the loop broke; the operator ends, to be started anew" in world.log
     assert "ValueError: Invalid isoformat string: 'soon'" in world.log
-    lease = cluster.api.request("GET", f"/apis/coordination.k8s.io/v1/namespaces/{world.namespace}/leases/school")
+    lease = cluster.api.request(
+        "GET", f"/apis/coordination.k8s.io/v1/namespaces/{world.namespace}/leases/school"
+    )
     assert lease["spec"]["holderIdentity"] == ""

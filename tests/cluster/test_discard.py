@@ -8,9 +8,9 @@ import pytest
 from tests.cluster.control_plane import Cluster
 from tests.cluster.jobs import ORDER, delete, ended, make_job
 
+from enrollgate.control.wiring import utc_now
 from enrollgate.launchers.kubernetes import JobSettings, KubernetesLauncher
 from enrollgate.launchers.kubernetes.views import RECORDED
-from enrollgate.wiring import utc_now
 
 UP = "while :; do sleep 0.1; done"
 
@@ -19,7 +19,11 @@ UP = "while :; do sleep 0.1; done"
 def launcher(namespace: str, operator_kubeconfig: Path) -> Iterator[KubernetesLauncher]:
     settings = JobSettings(namespace, "harness", "enrollgate:test")
     made = KubernetesLauncher(
-        Cluster.api_of(operator_kubeconfig), settings, start_timeout=900, concurrency=2, clock=utc_now
+        Cluster.api_of(operator_kubeconfig),
+        settings,
+        start_timeout=900,
+        concurrency=2,
+        clock=utc_now,
     )
     yield made
     made.close()
@@ -36,7 +40,9 @@ def finished_job(cluster: Cluster, namespace: str) -> str:
 
 
 @pytest.mark.usefixtures("nodes")
-def test_a_job_that_was_seen_ended_is_marked(cluster: Cluster, namespace: str, launcher: KubernetesLauncher) -> None:
+def test_a_job_that_was_seen_ended_is_marked(
+    cluster: Cluster, namespace: str, launcher: KubernetesLauncher
+) -> None:
     job = finished_job(cluster, namespace)
     assert list(launcher.observe([ORDER.name])) == [ORDER.name]
     launcher.discard([ORDER.name, "harness-2-1"])
@@ -45,7 +51,9 @@ def test_a_job_that_was_seen_ended_is_marked(cluster: Cluster, namespace: str, l
 
 
 @pytest.mark.usefixtures("nodes")
-def test_a_job_that_lives_is_never_marked(cluster: Cluster, namespace: str, launcher: KubernetesLauncher) -> None:
+def test_a_job_that_lives_is_never_marked(
+    cluster: Cluster, namespace: str, launcher: KubernetesLauncher
+) -> None:
     job = make_job(cluster, namespace, UP)
     launcher.observe([ORDER.name])
     launcher.discard([ORDER.name])
@@ -66,7 +74,9 @@ def test_a_job_that_took_the_name_meanwhile_is_not_marked(
 
 
 @pytest.mark.usefixtures("nodes")
-def test_a_job_of_somebody_else_is_not_marked(cluster: Cluster, namespace: str, launcher: KubernetesLauncher) -> None:
+def test_a_job_of_somebody_else_is_not_marked(
+    cluster: Cluster, namespace: str, launcher: KubernetesLauncher
+) -> None:
     job = finished_job(cluster, namespace)
     other: dict[str, Any] = {"metadata": {"labels": {"enrollgate.io/installation": "other"}}}
     cluster.api.request("PATCH", job, body=other)

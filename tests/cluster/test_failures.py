@@ -12,7 +12,7 @@ from tests.cluster.pod_runner import Fault, PodRunner
 from tests.cluster.test_operator import logged, running_job
 from tests.cluster.world import ClusterWorld, Run
 
-from enrollgate.wiring import utc_now
+from enrollgate.control.wiring import utc_now
 
 
 def failed_run(world: ClusterWorld, task: int) -> Run:
@@ -26,8 +26,16 @@ def failed_run(world: ClusterWorld, task: int) -> Run:
 @pytest.mark.parametrize(
     ("fault", "reason", "words"),
     [
-        (Fault.IMAGE_PULL, "ImagePullBackOff", 'the image cannot be pulled: Back-off pulling image "enrollgate:test"'),
-        (Fault.UNSCHEDULABLE, "Unschedulable", "fits on no node: 0/1 nodes are available: 1 Insufficient memory"),
+        (
+            Fault.IMAGE_PULL,
+            "ImagePullBackOff",
+            'the image cannot be pulled: Back-off pulling image "enrollgate:test"',
+        ),
+        (
+            Fault.UNSCHEDULABLE,
+            "Unschedulable",
+            "fits on no node: 0/1 nodes are available: 1 Insufficient memory",
+        ),
         (Fault.NEVER_REPORTS, "NeverStarted", "no pod of the Job began to work within 2s"),
     ],
 )
@@ -39,7 +47,9 @@ def test_a_pod_that_never_starts_fails_its_task_with_the_clusters_own_words(
         world.start_operator(KUBERNETES__START_TIMEOUT="2", STOP_GRACE="1")
         world.wait_for_status(task, "failed")
         kinds = ["Launched", "Failed"]
-        world.wait_for(lambda: [kind for kind, _ in world.stories("school-1-1")] == kinds, "the Job's Events")
+        world.wait_for(
+            lambda: [kind for kind, _ in world.events("school-1-1")] == kinds, "the Job's Events"
+        )
         if fault is Fault.NEVER_REPORTS:  # a dead kubelet never lets its pod go
             pod = world.cluster.pods(world.namespace)[0]["metadata"]["name"]
             path = f"/api/v1/namespaces/{world.namespace}/pods/{pod}"
@@ -58,11 +68,18 @@ def test_a_run_on_a_lost_node_is_made_anew_and_does_not_hold_its_slot_for_ever(
     first = running_job(world, task)
     with pod_runner.lost_node():
         (pod,) = cluster.pods(world.namespace)
-        cluster.api.request("DELETE", f"/api/v1/namespaces/{world.namespace}/pods/{pod['metadata']['name']}")
+        cluster.api.request(
+            "DELETE", f"/api/v1/namespaces/{world.namespace}/pods/{pod['metadata']['name']}"
+        )
         second = f"school-{task}-2"
-        world.wait_for(lambda: set(world.jobs()) == {second}, "another attempt")
-        assert [(run.name, run.outcome) for run in world.runs(task)] == [(first, "lost"), (second, None)]
-    world.wait_for(lambda: pod_runner.running(world.namespace, second), "it works, the node being back")
+        world.wait_for(lambda: set(world.jobs()) == {second}, "another run_number")
+        assert [(run.name, run.outcome) for run in world.runs(task)] == [
+            (first, "lost"),
+            (second, None),
+        ]
+    world.wait_for(
+        lambda: pod_runner.running(world.namespace, second), "it works, the node being back"
+    )
     world.succeed(second)
     world.wait_for_status(task, "completed")
 
@@ -70,7 +87,9 @@ def test_a_run_on_a_lost_node_is_made_anew_and_does_not_hold_its_slot_for_ever(
 @pytest.mark.parametrize("setting", ["KUBERNETES__COOKIES_SECRET", "KUBERNETES__DRIVE_SECRET"])
 def test_a_missing_secret_is_named(world: ClusterWorld, setting: str) -> None:
     (task,) = world.add()
-    world.start_operator(KUBERNETES__START_TIMEOUT="3", DESTINATION="drive:0123456789", **{setting: "not-there"})
+    world.start_operator(
+        KUBERNETES__START_TIMEOUT="3", DESTINATION="drive:0123456789", **{setting: "not-there"}
+    )
     run = failed_run(world, task)
     assert run.reason == "CreateContainerConfigError"
     assert "secret 'not-there' does not exist" in run.message
@@ -78,18 +97,26 @@ def test_a_missing_secret_is_named(world: ClusterWorld, setting: str) -> None:
 
 def test_a_missing_secret_of_a_variable_is_named(world: ClusterWorld) -> None:
     variable = "{name: TOKEN, valueFrom: {secretKeyRef: {name: not-there, key: token}}}"
-    world.template.write_text(f"spec: {{template: {{spec: {{containers: [{{name: worker, env: [{variable}]}}]}}}}}}")
+    world.template.write_text(
+        f"spec: {{template: {{spec: {{containers: [{{name: worker, env: [{variable}]}}]}}}}}}"
+    )
     (task,) = world.add()
     world.start_operator(KUBERNETES__START_TIMEOUT="3")
     run = failed_run(world, task)
-    assert run.reason == "CreateContainerConfigError" and 'secret "not-there" not found' in run.message
+    assert (
+        run.reason == "CreateContainerConfigError" and 'secret "not-there" not found' in run.message
+    )
 
 
-def test_a_quota_on_pods_is_told_when_the_time_to_start_is_over(world: ClusterWorld, cluster: Cluster) -> None:
+def test_a_quota_on_pods_is_told_when_the_time_to_start_is_over(
+    world: ClusterWorld, cluster: Cluster
+) -> None:
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     path = f"/api/v1/namespaces/{world.namespace}/resourcequotas"
     cluster.create(path, quota)
-    cluster.wait_for(lambda: cluster.items(path)[0].get("status", {}).get("hard"), what="the quota is in force")
+    cluster.wait_for(
+        lambda: cluster.items(path)[0].get("status", {}).get("hard"), what="the quota is in force"
+    )
     (task,) = world.add()
     world.start_operator(KUBERNETES__START_TIMEOUT="3")
     run = failed_run(world, task)
@@ -99,7 +126,9 @@ def test_a_quota_on_pods_is_told_when_the_time_to_start_is_over(world: ClusterWo
 def test_a_quota_on_jobs_is_waited_for(world: ClusterWorld, cluster: Cluster) -> None:
     path = f"/api/v1/namespaces/{world.namespace}/resourcequotas"
     cluster.create(path, {"metadata": {"name": "few"}, "spec": {"hard": {"count/jobs.batch": "1"}}})
-    cluster.wait_for(lambda: cluster.items(path)[0].get("status", {}).get("hard"), what="the quota is in force")
+    cluster.wait_for(
+        lambda: cluster.items(path)[0].get("status", {}).get("hard"), what="the quota is in force"
+    )
     first, second = world.add(count=2)
     world.start_operator()
     logged(world, "quota lets no further Job in")
@@ -111,7 +140,9 @@ def test_a_quota_on_jobs_is_waited_for(world: ClusterWorld, cluster: Cluster) ->
     assert world.tasks_of_jobs() == [(first, 1), (second, 1)]
 
 
-def test_a_worker_that_needs_too_much_memory_is_told_apart(world: ClusterWorld, pod_runner: PodRunner) -> None:
+def test_a_worker_that_needs_too_much_memory_is_told_apart(
+    world: ClusterWorld, pod_runner: PodRunner
+) -> None:
     (task,) = world.add()
     world.start_operator(MAX_ATTEMPTS="1")
     name = running_job(world, task)
@@ -134,23 +165,31 @@ def test_a_task_whose_pods_use_more_storage_than_they_may_ends_as_evicted(
             pod = life.pod["metadata"]["name"]
             if pod not in evicted:
                 evicted.add(pod)
-                life.evict_for_storage("Pod ephemeral local storage usage exceeds the total limit of containers 11Gi. ")
+                life.evict_for_storage(
+                    "Pod ephemeral local storage usage exceeds the total limit of containers 11Gi. "
+                )
         return world.status(task) == "failed"
 
     world.wait_for(evict_all, "the task fails")
     run = failed_run(world, task)
-    assert run.reason == "Evicted" and "storage usage exceeds the total limit of containers 11Gi" in run.message
+    assert (
+        run.reason == "Evicted"
+        and "storage usage exceeds the total limit of containers 11Gi" in run.message
+    )
     assert len(evicted) == 2 and world.tasks_of_jobs() == [(task, 1)]
 
 
-def test_an_evicted_pod_is_not_counted_and_tried_again(world: ClusterWorld, pod_runner: PodRunner) -> None:
+def test_an_evicted_pod_is_not_counted_and_tried_again(
+    world: ClusterWorld, pod_runner: PodRunner
+) -> None:
     (task,) = world.add()
     world.start_operator(MAX_ATTEMPTS="1")
     name = running_job(world, task)
     first = pod_runner.running(world.namespace, name)[0]
     first.evict_for_pressure()
     world.wait_for(
-        lambda: [life for life in pod_runner.running(world.namespace, name) if life is not first], "a new pod"
+        lambda: [life for life in pod_runner.running(world.namespace, name) if life is not first],
+        "a new pod",
     )
     world.succeed(name)
     world.wait_for_status(task, "completed")
@@ -163,12 +202,17 @@ def test_a_run_whose_node_is_drained_long_after_its_start_goes_on(
     """The eviction deletes its pod, and the next one, held up by a Secret that is away, is seen when it is seconds old."""
 
     def older_than(seconds: float, born: datetime) -> Callable[[], bool]:
-        return lambda: utc_now() - born > timedelta(seconds=seconds) or world.status(task) == "failed"
+        return lambda: (
+            utc_now() - born > timedelta(seconds=seconds) or world.status(task) == "failed"
+        )
 
     cluster.secret(world.namespace, "cookies", **{"cookies.txt": ""})
     (task,) = world.add()
     world.start_operator(
-        KUBERNETES__START_TIMEOUT="15", KUBERNETES__COOKIES_SECRET="cookies", CHECK_INTERVAL="0.1", MAX_ATTEMPTS="1"
+        KUBERNETES__START_TIMEOUT="15",
+        KUBERNETES__COOKIES_SECRET="cookies",
+        CHECK_INTERVAL="0.1",
+        MAX_ATTEMPTS="1",
     )
     name = running_job(world, task)
     (first,) = pods_of(cluster, world.namespace)
@@ -176,7 +220,8 @@ def test_a_run_whose_node_is_drained_long_after_its_start_goes_on(
     cluster.api.request("DELETE", f"/api/v1/namespaces/{world.namespace}/secrets/cookies")
     pod_runner.drain(world.namespace, name)
     world.wait_for(
-        lambda: [pod.name != first.name for pod in pods_of(cluster, world.namespace)] == [True], "only a new pod"
+        lambda: [pod.name != first.name for pod in pods_of(cluster, world.namespace)] == [True],
+        "only a new pod",
     )
     (second,) = pods_of(cluster, world.namespace)
     world.wait_for(older_than(3, second.created), "some passes have seen it")
@@ -187,15 +232,20 @@ def test_a_run_whose_node_is_drained_long_after_its_start_goes_on(
     assert world.tasks_of_jobs() == [(task, 1)] and len(world.runs(task)) == 1
 
 
-def test_a_second_pod_that_cannot_start_fails_its_task_in_time(world: ClusterWorld, pod_runner: PodRunner) -> None:
+def test_a_second_pod_that_cannot_start_fails_its_task_in_time(
+    world: ClusterWorld, pod_runner: PodRunner
+) -> None:
     (task,) = world.add()
     world.start_operator(KUBERNETES__START_TIMEOUT="3", STOP_GRACE="1")
     name = running_job(world, task)
-    with pod_runner.fault(Fault.IMAGE_PULL, lambda pod: pod["metadata"]["namespace"] == world.namespace):
+    with pod_runner.fault(
+        Fault.IMAGE_PULL, lambda pod: pod["metadata"]["namespace"] == world.namespace
+    ):
         world.finish(name, code=1)
         run = failed_run(world, task)
     assert (
-        run.reason == "ImagePullBackOff" and "a further pod of the Job did not begin to work within 3s" in run.message
+        run.reason == "ImagePullBackOff"
+        and "a further pod of the Job did not begin to work within 3s" in run.message
     )
 
 
@@ -203,7 +253,9 @@ def test_a_run_that_takes_too_long_ends_as_deadline_exceeded(world: ClusterWorld
     (task,) = world.add()
     world.start_operator(RUN_TIMEOUT="3", STOP_GRACE="1")
     run = failed_run(world, task)
-    assert run.reason == "DeadlineExceeded" and "active longer than specified deadline" in run.message
+    assert (
+        run.reason == "DeadlineExceeded" and "active longer than specified deadline" in run.message
+    )
 
 
 def test_a_worker_that_dies_without_a_word_is_described_by_its_log(world: ClusterWorld) -> None:
@@ -214,7 +266,9 @@ def test_a_worker_that_dies_without_a_word_is_described_by_its_log(world: Cluste
     world.start_operator(MAX_ATTEMPTS="1")
     run = failed_run(world, task)
     assert (
-        run.reason == "WorkerCrashed" and "ended with exit code 3" in run.message and "boom of <e-mail>" in run.message
+        run.reason == "WorkerCrashed"
+        and "ended with exit code 3" in run.message
+        and "boom of <e-mail>" in run.message
     )
 
 
@@ -235,7 +289,9 @@ def test_a_broken_job_template_is_told_and_the_tasks_wait(world: ClusterWorld) -
 def test_a_missing_verb_is_told_and_the_tasks_wait(world: ClusterWorld, cluster: Cluster) -> None:
     role = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{world.namespace}/roles/school"
     rules = cluster.api.request("GET", role)["rules"]
-    without = [{**rule, "verbs": [verb for verb in rule["verbs"] if verb != "patch"]} for rule in rules]
+    without = [
+        {**rule, "verbs": [verb for verb in rule["verbs"] if verb != "patch"]} for rule in rules
+    ]
     cluster.api.request("PATCH", role, body={"rules": without})
     (task,) = world.add()
     world.start_operator()
@@ -243,20 +299,33 @@ def test_a_missing_verb_is_told_and_the_tasks_wait(world: ClusterWorld, cluster:
     world.wait_for_status(task, "completed")  # what has nothing to do with the verb goes on
     logged(world, "grant the operator what the Role in the chart grants")
     cluster.api.request("PATCH", role, body={"rules": rules})
-    world.wait_for(lambda: "enrollgate.io/recorded" in world.jobs()["school-1-1"]["metadata"]["labels"], "it is marked")
+    world.wait_for(
+        lambda: "enrollgate.io/recorded" in world.jobs()["school-1-1"]["metadata"]["labels"],
+        "it is marked",
+    )
 
 
 def test_the_doctor_names_each_verb_that_is_missing(world: ClusterWorld, cluster: Cluster) -> None:
     def doctor() -> str:
         command = [sys.executable, "-m", "enrollgate", "doctor"]
         done = subprocess.run(
-            command, check=False, env=world.environment, capture_output=True, text=True, cwd=world.folder
+            command,
+            check=False,
+            env=world.environment,
+            capture_output=True,
+            text=True,
+            cwd=world.folder,
         )
         return done.stdout
 
     assert f"every permission that is needed in namespace {world.namespace}" in doctor()
     role = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{world.namespace}/roles/school"
     rules = cluster.api.request("GET", role)["rules"]
-    without = [{**rule, "verbs": [verb for verb in rule["verbs"] if verb not in {"patch", "create"}]} for rule in rules]
+    without = [
+        {**rule, "verbs": [verb for verb in rule["verbs"] if verb not in {"patch", "create"}]}
+        for rule in rules
+    ]
     cluster.api.request("PATCH", role, body={"rules": [rule for rule in without if rule["verbs"]]})
-    world.wait_for(lambda: "may not: create jobs, patch jobs, create events" in doctor(), "the doctor finds it")
+    world.wait_for(
+        lambda: "may not: create jobs, patch jobs, create events" in doctor(), "the doctor finds it"
+    )

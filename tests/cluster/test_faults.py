@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 from tests.cluster.control_plane import Cluster, ControlPlane
+from tests.cluster.fault_proxy import FaultProxy
 from tests.cluster.jobs import make_job
 from tests.cluster.test_operator import logged, running_job
-from tests.cluster.wire import Wire
 from tests.cluster.world import INSTALLATION, ClusterWorld
 
+from enrollgate.control.reconciler import Reconciler
+from enrollgate.control.wiring import utc_now
 from enrollgate.database import Tables
 from enrollgate.domain.observation import LaunchOutcome
 from enrollgate.domain.order import RunOrder
@@ -23,9 +25,13 @@ from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
 from enrollgate.domain.task import StatusWords, TaskColumns
-from enrollgate.launchers.kubernetes import Api, ApiError, JobSettings, KubernetesLauncher, read_template
-from enrollgate.reconciler import Reconciler
-from enrollgate.wiring import utc_now
+from enrollgate.launchers.kubernetes import (
+    Api,
+    ApiError,
+    JobSettings,
+    KubernetesLauncher,
+    read_template,
+)
 
 
 class Killed(BaseException):
@@ -85,7 +91,7 @@ def test_an_operator_killed_between_two_steps_is_continued_by_the_next_without_a
         world.succeed(f"school-{task}-1")
         world.wait_for_status(task, "completed")
     assert world.tasks_of_jobs() == [(task, 1) for task in tasks]
-    assert [(run.attempt, run.outcome) for run in world.runs()] == [(1, "succeeded")] * 3
+    assert [(run.run_number, run.outcome) for run in world.runs()] == [(1, "succeeded")] * 3
 
 
 def test_a_row_that_is_withdrawn_after_the_claim_gets_no_job(world: ClusterWorld) -> None:
@@ -94,7 +100,10 @@ def test_a_row_that_is_withdrawn_after_the_claim_gets_no_job(world: ClusterWorld
         in_process_operator(world, "before create").reconcile()
     world.set(task, "processing")
     world.start_operator()
-    world.wait_for(lambda: [run.reason for run in world.runs(task)] == ["EnrollmentWithdrawn"], "the claim is revoked")
+    world.wait_for(
+        lambda: [run.reason for run in world.runs(task)] == ["EnrollmentWithdrawn"],
+        "the claim is revoked",
+    )
     assert world.jobs() == {}
 
 
@@ -114,19 +123,25 @@ def test_an_api_server_that_is_restarted_costs_no_task_and_no_second_job(
     world.wait_for_status(first, "completed")
     world.succeed(running_job(world, third))
     world.wait_for_status(third, "completed")
-    world.wait_for(lambda: world.runs(second)[0].outcome == "revoked", "the withdrawn run is revoked")
+    world.wait_for(
+        lambda: world.runs(second)[0].outcome == "revoked", "the withdrawn run is revoked"
+    )
     assert process.poll() is None, "the operator has lived through it"
     assert world.tasks_of_jobs() == [(first, 1), (third, 1)]
 
 
 def test_a_watch_whose_place_is_forgotten_begins_anew_and_misses_nothing(
-    world: ClusterWorld, cluster: Cluster, plane: ControlPlane, wire: Wire
+    world: ClusterWorld, cluster: Cluster, plane: ControlPlane, wire: FaultProxy
 ) -> None:
     """A Job finishes while the watch is cut; history is compacted and the API server begins anew: it answers `410 Gone`."""
     (task,) = world.add()
-    process = world.start_operator(kubeconfig=wire.kubeconfig(world.kubeconfig), CHECK_INTERVAL="3600")
+    process = world.start_operator(
+        kubeconfig=wire.kubeconfig(world.kubeconfig), CHECK_INTERVAL="3600"
+    )
     name = running_job(world, task)
-    world.wait_for(lambda: any(each.is_watch and each.lines for each in wire.exchanges), "it watches")
+    world.wait_for(
+        lambda: any(each.is_watch and each.lines for each in wire.exchanges), "it watches"
+    )
     with wire.hold("GET", "watch=true") as hold:
         wire.cut_watches()
         world.wait_for(lambda: hold.held > 0, "it wants to go on watching")
@@ -135,9 +150,13 @@ def test_a_watch_whose_place_is_forgotten_begins_anew_and_misses_nothing(
         compact(cluster, plane, name, world.namespace)
         plane.kill_one("kube-apiserver")
         plane.start_api()
-        assert world.status(task) == "enrolled", "it knows already: the watch is not put to the test"
+        assert world.status(task) == "enrolled", (
+            "it knows already: the watch is not put to the test"
+        )
     world.wait_for_status(task, "completed")
-    assert [each.path for each in wire.exchanges if each.says_gone], "no watch was told that its place is gone"
+    assert [each.path for each in wire.exchanges if each.says_gone], (
+        "no watch was told that its place is gone"
+    )
     assert process.poll() is None and world.tasks_of_jobs() == [(task, 1)]
 
 
@@ -153,7 +172,9 @@ def compact(cluster: Cluster, plane: ControlPlane, job: str, namespace: str) -> 
 
 
 def _post(url: str, body: dict[str, Any]) -> Any:
-    return urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode()), timeout=30)
+    return urllib.request.urlopen(
+        urllib.request.Request(url, json.dumps(body).encode()), timeout=30
+    )
 
 
 def test_another_resource_called_jobs_is_never_meant(world: ClusterWorld, cluster: Cluster) -> None:
@@ -162,12 +183,19 @@ def test_another_resource_called_jobs_is_never_meant(world: ClusterWorld, cluste
     version = {"name": "v1", "served": True, "storage": True, "schema": schema}
     crd = {
         "metadata": {"name": "jobs.print.example.com"},
-        "spec": {"group": "print.example.com", "names": names, "scope": "Namespaced", "versions": [version]},
+        "spec": {
+            "group": "print.example.com",
+            "names": names,
+            "scope": "Namespaced",
+            "versions": [version],
+        },
     }
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     cluster.create(path, crd)
     try:
-        cluster.wait_for(lambda: cluster.find("/apis/print.example.com/v1"), what="the resource is served")
+        cluster.wait_for(
+            lambda: cluster.find("/apis/print.example.com/v1"), what="the resource is served"
+        )
         (task,) = world.add()
         world.start_operator(CHECK_INTERVAL="3600")
         world.succeed(running_job(world, task))
@@ -176,8 +204,14 @@ def test_another_resource_called_jobs_is_never_meant(world: ClusterWorld, cluste
         cluster.api.request("DELETE", f"{path}/jobs.print.example.com")
 
 
-def test_two_replicas_take_turns_and_the_second_takes_over_when_the_first_is_killed(world: ClusterWorld) -> None:
-    elected = {"KUBERNETES__LEADER_ELECTION": "true", "KUBERNETES__LEASE_DURATION": "3", "MAX_CONCURRENT_RUNS": "30"}
+def test_two_replicas_take_turns_and_the_second_takes_over_when_the_first_is_killed(
+    world: ClusterWorld,
+) -> None:
+    elected = {
+        "KUBERNETES__LEADER_ELECTION": "true",
+        "KUBERNETES__LEASE_DURATION": "3",
+        "MAX_CONCURRENT_RUNS": "30",
+    }
     first = world.start_operator(**elected)
     logged(world, "it is this replica's turn to work")
     world.start_operator(**elected)
@@ -196,21 +230,32 @@ def test_two_replicas_take_turns_and_the_second_takes_over_when_the_first_is_kil
 def test_a_replica_that_loses_its_right_to_the_lease_ends_with_the_remedy(
     world: ClusterWorld, cluster: Cluster
 ) -> None:
-    process = world.start_operator(KUBERNETES__LEADER_ELECTION="true", KUBERNETES__LEASE_DURATION="3")
+    process = world.start_operator(
+        KUBERNETES__LEADER_ELECTION="true", KUBERNETES__LEASE_DURATION="3"
+    )
     logged(world, "it is this replica's turn to work")
     role = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{world.namespace}/roles/school"
     rules = cluster.api.request("GET", role)["rules"]
-    cluster.api.request("PATCH", role, body={"rules": [rule for rule in rules if rule["resources"] != ["leases"]]})
+    cluster.api.request(
+        "PATCH", role, body={"rules": [rule for rule in rules if rule["resources"] != ["leases"]]}
+    )
     assert process.wait(120) == 1
-    assert "the Lease school is refused" in world.log and "what the Role in the chart grants" in world.log
+    assert (
+        "the Lease school is refused" in world.log
+        and "what the Role in the chart grants" in world.log
+    )
 
 
-def test_a_replica_that_stops_in_order_gives_its_lease_up_at_once(world: ClusterWorld, cluster: Cluster) -> None:
+def test_a_replica_that_stops_in_order_gives_its_lease_up_at_once(
+    world: ClusterWorld, cluster: Cluster
+) -> None:
     elected = {"KUBERNETES__LEADER_ELECTION": "true", "KUBERNETES__LEASE_DURATION": "3600"}
     first = world.start_operator(**elected)
     logged(world, "it is this replica's turn to work")
     assert world.stop_operator(first) == 0
-    lease = cluster.api.request("GET", f"/apis/coordination.k8s.io/v1/namespaces/{world.namespace}/leases/school")
+    lease = cluster.api.request(
+        "GET", f"/apis/coordination.k8s.io/v1/namespaces/{world.namespace}/leases/school"
+    )
     assert lease["spec"]["holderIdentity"] == ""
     (task,) = world.add()
     world.start_operator(**elected)
@@ -228,9 +273,9 @@ def test_two_operators_without_a_lease_make_no_job_twice(world: ClusterWorld) ->
             world.succeed(name)
         return world.statuses().get("completed") == len(tasks)
 
-    world.wait_for(finish_those_that_run, "all tasks are completed", patience=240)
+    world.wait_for(finish_those_that_run, "all tasks are completed", timeout=240)
     assert world.tasks_of_jobs() == [(task, 1) for task in tasks]
-    assert [(run.attempt, run.outcome) for run in world.runs()] == [(1, "succeeded")] * 40
+    assert [(run.run_number, run.outcome) for run in world.runs()] == [(1, "succeeded")] * 40
 
 
 def test_a_table_that_goes_ends_no_operator_but_none_begins_without_it(world: ClusterWorld) -> None:
@@ -245,10 +290,14 @@ def test_a_table_that_goes_ends_no_operator_but_none_begins_without_it(world: Cl
     assert "enrollgate migrate" in world.log
 
 
-def test_a_watch_that_may_not_be_ends_the_operator_with_the_remedy(world: ClusterWorld, cluster: Cluster) -> None:
+def test_a_watch_that_may_not_be_ends_the_operator_with_the_remedy(
+    world: ClusterWorld, cluster: Cluster
+) -> None:
     role = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{world.namespace}/roles/school"
     rules = cluster.api.request("GET", role)["rules"]
-    without = [{**rule, "verbs": [verb for verb in rule["verbs"] if verb != "watch"]} for rule in rules]
+    without = [
+        {**rule, "verbs": [verb for verb in rule["verbs"] if verb != "watch"]} for rule in rules
+    ]
     cluster.api.request("PATCH", role, body={"rules": without})
     process = world.start_operator()
     assert process.wait(120) == 1
@@ -260,11 +309,16 @@ def test_an_overloaded_api_server_is_asked_again_and_no_job_is_made_twice(
     world: ClusterWorld, cluster: Cluster, answer: int
 ) -> None:
     waits: list[float] = []
-    api = FlakyApi(Cluster.api_of(world.kubeconfig).configuration, random=Random(1), sleep=waits.append)
+    api = FlakyApi(
+        Cluster.api_of(world.kubeconfig).configuration, random=Random(1), sleep=waits.append
+    )
     api.answer = answer
     settings = JobSettings(world.namespace, INSTALLATION, "enrollgate:test")
     launcher = KubernetesLauncher(api, settings, start_timeout=900, concurrency=4, clock=utc_now)
-    orders = [RunOrder(f"school-{n}-1", n, 1, "https://courses.example.com/1", "cookies.txt") for n in range(1, 21)]
+    orders = [
+        RunOrder(f"school-{n}-1", n, 1, "https://courses.example.com/1", "cookies.txt")
+        for n in range(1, 21)
+    ]
     outcomes = launcher.launch(orders)
     launcher.close()
     assert len(outcomes) == 20 and len(world.jobs()) == 20
@@ -297,7 +351,9 @@ def test_a_job_made_anew_between_the_look_and_the_deletion_is_not_deleted(
 ) -> None:
     """Somebody deletes the Job and makes another of its name: that one was never looked at."""
     api = Interrupted(Cluster.api_of(world.kubeconfig).configuration, random=Random(1), sleep=float)
-    settings = JobSettings(world.namespace, INSTALLATION, world.image, template={"spec": {"suspend": True}})
+    settings = JobSettings(
+        world.namespace, INSTALLATION, world.image, template={"spec": {"suspend": True}}
+    )
     launcher = KubernetesLauncher(api, settings, start_timeout=900, concurrency=4, clock=utc_now)
     order = RunOrder("school-1-1", 1, 1, "https://courses.example.com/1", "cookies.txt")
     job = f"/apis/batch/v1/namespaces/{world.namespace}/jobs/{order.name}"
@@ -329,12 +385,16 @@ class Interrupted(Api):
         return super()._send(method, *arguments)
 
 
-def test_no_more_creates_are_under_way_than_the_setting_says(world: ClusterWorld, wire: Wire) -> None:
+def test_no_more_creates_are_under_way_than_the_setting_says(
+    world: ClusterWorld, wire: FaultProxy
+) -> None:
     world.template.write_text("spec: {suspend: true}")
     tasks = world.add(count=40)
     with wire.hold("POST", r"/jobs$") as hold:
         world.start_operator(
-            kubeconfig=wire.kubeconfig(world.kubeconfig), MAX_CONCURRENT_RUNS="40", KUBERNETES__CREATE_CONCURRENCY="3"
+            kubeconfig=wire.kubeconfig(world.kubeconfig),
+            MAX_CONCURRENT_RUNS="40",
+            KUBERNETES__CREATE_CONCURRENCY="3",
         )
         world.wait_for(lambda: hold.held == 3, "all that are allowed wait")
     world.wait_for(lambda: len(world.jobs()) == len(tasks), "all are created")
@@ -354,7 +414,9 @@ def test_a_job_that_an_admission_policy_keeps_from_being_marked_holds_up_no_othe
         world.wait_for_status(second, "completed")
         assert world.tasks_of_jobs() == [(first, 1), (second, 1)]
     world.wait_for(
-        lambda: all("enrollgate.io/recorded" in job["metadata"]["labels"] for job in world.jobs().values()),
+        lambda: all(
+            "enrollgate.io/recorded" in job["metadata"]["labels"] for job in world.jobs().values()
+        ),
         "both are marked once the policy is gone",
     )
 
@@ -362,8 +424,16 @@ def test_a_job_that_an_admission_policy_keeps_from_being_marked_holds_up_no_othe
 @contextmanager
 def labels_frozen(cluster: Cluster, namespace: str) -> Iterator[None]:
     """No label of the namespace's Jobs may change, https://kubernetes.io/docs/reference/access-authn-authz/validating-admission-policy/."""
-    base, name = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic", f"frozen-{namespace}"
-    rule = {"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["jobs"]}
+    base, name = (
+        "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic",
+        f"frozen-{namespace}",
+    )
+    rule = {
+        "apiGroups": ["batch"],
+        "apiVersions": ["v1"],
+        "operations": ["UPDATE"],
+        "resources": ["jobs"],
+    }
     here = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
     validation = {
         "expression": "object.metadata.labels == oldObject.metadata.labels",
@@ -389,7 +459,9 @@ def labels_frozen(cluster: Cluster, namespace: str) -> Iterator[None]:
 
 def _is_refused(cluster: Cluster, job: str) -> bool:
     try:
-        cluster.api.request("PATCH", job, body={"metadata": {"labels": {"probe": str(time.monotonic_ns())}}})
+        cluster.api.request(
+            "PATCH", job, body={"metadata": {"labels": {"probe": str(time.monotonic_ns())}}}
+        )
     except ApiError as error:
         return "frozen" in error.message
     return False
@@ -405,4 +477,6 @@ def test_the_reasons_of_the_report_reach_the_row(world: ClusterWorld) -> None:
         told.append(lambda task=task: world.wait_for_status(task, "failed"))  # type: ignore[misc]
     for wait in told:
         wait()
-    assert [(run.reason, run.message) for run in world.runs()] == [(r.value, f"because of {r}") for r in reasons]
+    assert [(run.reason, run.message) for run in world.runs()] == [
+        (r.value, f"because of {r}") for r in reasons
+    ]

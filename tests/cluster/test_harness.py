@@ -16,38 +16,58 @@ def test_a_job_runs_once_as_its_spec_says(cluster: Cluster, namespace: str, imag
         id -u; cat /etc/enrollgate/cookies/cookies.txt; touch /scratch/a /tmp/b && echo writable
         touch /etc/c 2>&1; touch /etc/enrollgate/cookies/d 2>&1; grep CapEff /proc/self/status
         enrollgate --help >/scratch/help && echo "process $$$$ on $(hostname)"
-        printf '%s' "task $ENROLLGATE_TASK_ID, failed before: $ENROLLGATE_FAILED_TRIES" > /dev/termination-log
+        printf '%s' "task $ENROLLGATE_TASK_ID, failed before: $ENROLLGATE_FAILED_ATTEMPTS" > /dev/termination-log
     """
     job = ended(cluster, make_job(cluster, namespace, script, image, cookies_secret="cookies"))
-    assert job.verdict is not None and job.verdict.succeeded
+    assert job.result is not None and job.result.succeeded
     (pod,) = pods_of(cluster, namespace)
     assert pod.stop is not None
-    assert (pod.stop.exit_code, pod.stop.reason, pod.stop.message) == (0, "Completed", "task 1, failed before: 0")
+    assert (pod.stop.exit_code, pod.stop.reason, pod.stop.message) == (
+        0,
+        "Completed",
+        "task 1, failed before: 0",
+    )
     (log,) = logs_of(cluster, namespace)
-    assert "10001\nsecret-cookie" in log and "writable" in log and log.count("Read-only file system") == 2
+    assert (
+        "10001\nsecret-cookie" in log
+        and "writable" in log
+        and log.count("Read-only file system") == 2
+    )
     assert "CapEff:\t0000000000000000" in log and f"process 1 on {pod.name}" in log
 
 
-def test_a_job_without_a_report_is_read_from_its_log(cluster: Cluster, namespace: str, image: str) -> None:
+def test_a_job_without_a_report_is_read_from_its_log(
+    cluster: Cluster, namespace: str, image: str
+) -> None:
     ended(cluster, make_job(cluster, namespace, "echo no such course; exit 69", image))
     (pod,) = pods_of(cluster, namespace)
     assert pod.stop is not None and pod.stop.message == "no such course\n"
 
 
-def test_a_permanent_exit_code_fails_the_job_at_once(cluster: Cluster, namespace: str, image: str) -> None:
+def test_a_permanent_exit_code_fails_the_job_at_once(
+    cluster: Cluster, namespace: str, image: str
+) -> None:
     job = ended(cluster, make_job(cluster, namespace, "exit 69", image))
-    assert job.verdict is not None and not job.verdict.succeeded and job.verdict.reason == "PodFailurePolicy"
+    assert (
+        job.result is not None
+        and not job.result.succeeded
+        and job.result.reason == "PodFailurePolicy"
+    )
     assert len(pods_of(cluster, namespace)) == 1
 
 
-def test_a_retried_pod_knows_how_many_failed_before_it(cluster: Cluster, namespace: str, image: str) -> None:
-    script = 'printf %s "$ENROLLGATE_FAILED_TRIES" > /dev/termination-log; exit 75'
-    job = ended(cluster, make_job(cluster, namespace, script, image, max_tries=2))
-    assert job.verdict is not None and job.verdict.reason == "BackoffLimitExceeded"
+def test_a_retried_pod_knows_how_many_failed_before_it(
+    cluster: Cluster, namespace: str, image: str
+) -> None:
+    script = 'printf %s "$ENROLLGATE_FAILED_ATTEMPTS" > /dev/termination-log; exit 75'
+    job = ended(cluster, make_job(cluster, namespace, script, image, max_attempts=2))
+    assert job.result is not None and job.result.reason == "BackoffLimitExceeded"
     assert [pod.stop.message for pod in pods_of(cluster, namespace) if pod.stop] == ["0", "1"]
 
 
-def test_a_deleted_jobs_process_is_asked_to_end(cluster: Cluster, namespace: str, image: str) -> None:
+def test_a_deleted_jobs_process_is_asked_to_end(
+    cluster: Cluster, namespace: str, image: str
+) -> None:
     job = make_job(cluster, namespace, UP.replace("echo asked;", "echo asked; sleep 3;"), image)
     cluster.wait_for(lambda: logs_of(cluster, namespace) == ["up\n"])
     delete(cluster, job)
@@ -78,18 +98,30 @@ def test_a_watch_that_the_api_server_has_ended_goes_on_where_it_was(
     ],
 )
 def test_a_pod_waits_for_its_secret(
-    cluster: Cluster, namespace: str, image: str, as_volume: bool, waiting: str, event: str, text: str
+    cluster: Cluster,
+    namespace: str,
+    image: str,
+    as_volume: bool,
+    waiting: str,
+    event: str,
+    text: str,
 ) -> None:
     from_secret = {"name": "WORD", "valueFrom": {"secretKeyRef": {"name": "gone", "key": "word"}}}
-    template = {"spec": {"template": {"spec": {"containers": [{"name": "worker", "env": [from_secret]}]}}}}
+    template = {
+        "spec": {"template": {"spec": {"containers": [{"name": "worker", "env": [from_secret]}]}}}
+    }
     settings = {"cookies_secret": "gone"} if as_volume else {"template": template}
     job = make_job(cluster, namespace, "true", image, **settings)
-    cluster.wait_for(lambda: [pod.waiting_reason for pod in pods_of(cluster, namespace)] == [waiting])
-    cluster.wait_for(lambda: [each for each in cluster.events(namespace) if each["reason"] == event])
+    cluster.wait_for(
+        lambda: [pod.waiting_reason for pod in pods_of(cluster, namespace)] == [waiting]
+    )
+    cluster.wait_for(
+        lambda: [each for each in cluster.events(namespace) if each["reason"] == event]
+    )
     (told, *_) = [each["message"] for each in cluster.events(namespace) if each["reason"] == event]
     assert text in told
     cluster.secret(namespace, "gone", word="here")
-    verdict = ended(cluster, job).verdict
+    verdict = ended(cluster, job).result
     assert verdict is not None and verdict.succeeded
 
 

@@ -20,12 +20,24 @@ def release(
 ) -> subprocess.CompletedProcess[str]:
     path = folder / "values.yaml"
     path.write_text(json.dumps(merged(values, IMAGE)), encoding="utf-8")
-    return helm(*arguments, "school", str(CHART), "-f", str(path), "-n", namespace, kubeconfig=cluster.kubeconfig)
+    return helm(
+        *arguments,
+        "school",
+        str(CHART),
+        "-f",
+        str(path),
+        "-n",
+        namespace,
+        kubeconfig=cluster.kubeconfig,
+    )
 
 
 def secrets_of(cluster: Cluster, namespace: str) -> set[str]:
     """Beside Helm's own record of the release."""
-    names = {each["metadata"]["name"] for each in cluster.items(f"/api/v1/namespaces/{namespace}/secrets")}
+    names = {
+        each["metadata"]["name"]
+        for each in cluster.items(f"/api/v1/namespaces/{namespace}/secrets")
+    }
     return {name for name in names if not name.startswith("sh.helm.release")}
 
 
@@ -38,7 +50,9 @@ def test_a_release_without_its_secret_is_not_installed(
     cluster: Cluster, pod_runner: PodRunner, namespace: str, tmp_path: Path
 ) -> None:
     """The migration finds no address, and must not take that for a database of its own."""
-    done = release(cluster, namespace, tmp_path, merged(REQUIRED, {"migration": {"timeout": 5}}), "install")
+    done = release(
+        cluster, namespace, tmp_path, merged(REQUIRED, {"migration": {"timeout": 5}}), "install"
+    )
 
     assert done.returncode != 0 and "school-enrollgate-migrate" in done.stderr
     (job,) = cluster.jobs(namespace)
@@ -58,10 +72,14 @@ def test_a_migration_that_fails_says_why_and_leaves_no_secret_and_in_the_end_not
     with ThreadPoolExecutor() as pool:
         installing = pool.submit(release, cluster, namespace, tmp_path, values, "install")
         cluster.wait_for(lambda: cluster.pods(namespace), what="the migration's pod")
-        assert policies_of(cluster, namespace) == {"school-enrollgate-migration"}, "lest it is shut in"
+        assert policies_of(cluster, namespace) == {"school-enrollgate-migration"}, (
+            "lest it is shut in"
+        )
         done = installing.result()
 
-    assert done.returncode != 0 and "127.0.0.1" in done.stdout + done.stderr, "the log of the migration"
+    assert done.returncode != 0 and "127.0.0.1" in done.stdout + done.stderr, (
+        "the log of the migration"
+    )
     assert secrets_of(cluster, namespace) == policies_of(cluster, namespace) == set()
     (job,) = cluster.jobs(namespace)
     assert "unlikely-password" not in json.dumps(job)
@@ -70,8 +88,12 @@ def test_a_migration_that_fails_says_why_and_leaves_no_secret_and_in_the_end_not
     assert gone.returncode == 0, gone.stderr
     path = f"/apis/batch/v1/namespaces/{namespace}/jobs/{job['metadata']['name']}"
     assert job["spec"]["ttlSecondsAfterFinished"] > 0
-    cluster.api.request("PATCH", path, body={"spec": {"ttlSecondsAfterFinished": 1}})  # lest the test take as long
-    cluster.wait_for(lambda: not cluster.jobs(namespace) and not cluster.pods(namespace), what="nothing is left")
+    cluster.api.request(
+        "PATCH", path, body={"spec": {"ttlSecondsAfterFinished": 1}}
+    )  # lest the test take as long
+    cluster.wait_for(
+        lambda: not cluster.jobs(namespace) and not cluster.pods(namespace), what="nothing is left"
+    )
 
 
 def test_a_doctor_that_is_not_content_says_why_and_goes(
@@ -88,6 +110,11 @@ def test_a_doctor_that_is_not_content_says_why_and_goes(
     done = helm("test", "school", "--logs", "-n", namespace, kubeconfig=cluster.kubeconfig)
 
     assert done.returncode != 0 and "failed  database" in done.stdout, done.stdout + done.stderr
-    assert "warning cluster" in done.stdout, "it is no operator, and does not judge by what a worker may not do"
+    assert "warning cluster" in done.stdout, (
+        "it is no operator, and does not judge by what a worker may not do"
+    )
     helm("uninstall", "school", "-n", namespace, "--wait", kubeconfig=cluster.kubeconfig)
-    cluster.wait_for(lambda: not cluster.pods(namespace) and not secrets_of(cluster, namespace), what="nothing is left")
+    cluster.wait_for(
+        lambda: not cluster.pods(namespace) and not secrets_of(cluster, namespace),
+        what="nothing is left",
+    )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from examples.demo.site import CourseSite
 from sqlalchemy import Connection, make_url, text
 from tests.cluster.chart import CHART, REPOSITORY, helm, kubectl
 from tests.cluster.control_plane import Cluster
@@ -20,7 +21,6 @@ from tests.conftest import absent
 from tests.world import CREATE_TASKS
 
 from enrollgate.database import Database, open_database
-from enrollgate.demo.site import CourseSite
 from enrollgate.domain.account import cookies_name
 from enrollgate.launchers.kubernetes.views import TASK
 
@@ -50,11 +50,13 @@ def sql(database: Database, statement: str, **values: object) -> list[tuple[Any,
         result = connection.execute(text(statement), values)
         return [tuple(row) for row in result] if result.returns_rows else []
 
-    return database.writing(run)
+    return database.run_in_transaction(run)
 
 
 def enroll(database: Database, course_url: str) -> None:
-    statement = "INSERT INTO download_tasks (status, email, course_url) VALUES ('enrolled', :email, :url)"
+    statement = (
+        "INSERT INTO download_tasks (status, email, course_url) VALUES ('enrolled', :email, :url)"
+    )
     sql(database, statement, email=ACCOUNT, url=course_url)
 
 
@@ -78,12 +80,20 @@ class Release:
     def setting(self, name: str) -> str:
         """As the operator's Deployment has it."""
         path = f"/apis/apps/v1/namespaces/{self.namespace}/deployments/{RELEASE}"
-        (container,) = self.cluster.api.request("GET", path)["spec"]["template"]["spec"]["containers"]
-        return next(str(each["value"]) for each in container["env"] if each["name"] == f"ENROLLGATE_{name}")
+        (container,) = self.cluster.api.request("GET", path)["spec"]["template"]["spec"][
+            "containers"
+        ]
+        return next(
+            str(each["value"]) for each in container["env"] if each["name"] == f"ENROLLGATE_{name}"
+        )
 
 
 def values_for(cluster: Cluster, namespace: str, mariadb_url: str) -> dict[str, Any]:
-    cluster.secret(namespace, "database", url=make_url(mariadb_url).set(drivername="mysql").render_as_string(False))
+    cluster.secret(
+        namespace,
+        "database",
+        url=make_url(mariadb_url).set(drivername="mysql").render_as_string(False),
+    )
     return {
         "image": {"repository": "enrollgate", "tag": "test"},
         "database": {"existingSecret": "database"},
@@ -94,17 +104,27 @@ def values_for(cluster: Cluster, namespace: str, mariadb_url: str) -> dict[str, 
 
 
 def test_an_installation_delivers_the_course_of_an_enrolled_row(
-    cluster: Cluster, pod_runner: PodRunner, mariadb_url: str, database: Database, site: CourseSite, tmp_path: Path
+    cluster: Cluster,
+    pod_runner: PodRunner,
+    mariadb_url: str,
+    database: Database,
+    site: CourseSite,
+    tmp_path: Path,
 ) -> None:
     site.enroll(ACCOUNT, "bread")
     with cluster.namespace("courses") as namespace:
         cluster.secret(namespace, "cookies", **{cookies_name(ACCOUNT): site.cookies_file(ACCOUNT)})
         release = Release(cluster, namespace, tmp_path / "values.yaml")
         values = values_for(cluster, namespace, mariadb_url)
-        release.install(**values, replicas=2, cookies={"existingSecret": "cookies"}, allowedHosts=[site.host])
+        release.install(
+            **values, replicas=2, cookies={"existingSecret": "cookies"}, allowedHosts=[site.host]
+        )
         enroll(database, site.course_url("bread"))
         over = ([("completed",)], [("failed",)])
-        cluster.wait_for(lambda: sql(database, "SELECT status FROM download_tasks") in over, what="the row is final")
+        cluster.wait_for(
+            lambda: sql(database, "SELECT status FROM download_tasks") in over,
+            what="the row is final",
+        )
         runs = sql(database, "SELECT outcome, reason, message FROM enrollgate_runs")
         assert [outcome for outcome, *_ in runs] == ["succeeded"], runs
         told = transcript(cluster, namespace)
@@ -123,11 +143,19 @@ def transcript(cluster: Cluster, namespace: str) -> str:
 
     def stories() -> set[str]:
         events = cluster.events(namespace, fieldSelector=f"involvedObject.name={RELEASE}-1-1")
-        return {each["reason"] for each in events if each.get("source", {}).get("component") == "enrollgate"}
+        return {
+            each["reason"]
+            for each in events
+            if each.get("source", {}).get("component") == "enrollgate"
+        }
 
     cluster.wait_for(lambda: stories() == {"Launched", "Completed"}, what="the Job's Events")
     told = ""
-    for command in (["get", "jobs"], ["describe", "job", f"{RELEASE}-1-1"], ["logs", f"job/{RELEASE}-1-1"]):
+    for command in (
+        ["get", "jobs"],
+        ["describe", "job", f"{RELEASE}-1-1"],
+        ["logs", f"job/{RELEASE}-1-1"],
+    ):
         answer = kubectl("-n", namespace, *command, kubeconfig=cluster.kubeconfig)
         told += f"$ kubectl {' '.join(command)}\n{answer}\n"
     (REPOSITORY / "build").mkdir(exist_ok=True)
@@ -157,17 +185,20 @@ def test_install_upgrade_rollback_and_uninstall_lose_no_task_and_leave_nothing_b
         """Whether all that was not there before is the Jobs of runs and their pods, which stay by design."""
         now = cluster.everything(namespace)
         left.clear()
-        left.update({name for name, each in now.items() if TASK not in each["metadata"].get("labels", {})} - before)
+        left.update(
+            {name for name, each in now.items() if TASK not in each["metadata"].get("labels", {})}
+            - before
+        )
         return not left
 
     def uninstall() -> None:
         release.helm("uninstall", RELEASE, "--wait")
         with suppress(AssertionError):  # its pods may take a moment to end
-            cluster.wait_for(is_clean, patience=60)
+            cluster.wait_for(is_clean, timeout=60)
         assert left == set()
 
     enroll(database, "https://courses.example.com/before-there-is-an-operator")
-    with writing(database):
+    with node_enrolling(database):
         release.install(**values)
         assert release.setting("MAX_CONCURRENT_RUNS") == "4" and not is_clean()
         release.install("upgrade", **values, maxConcurrentRuns=9, replicas=2)
@@ -182,16 +213,22 @@ def test_install_upgrade_rollback_and_uninstall_lose_no_task_and_leave_nothing_b
     cluster.wait_for(lambda: sql(database, unfinished) == [(0,)], what="all rows are final")
     uninstall()
 
-    tasks = [(task, "completed") for (task,) in sql(database, "SELECT id FROM download_tasks ORDER BY id")]
+    tasks = [
+        (task, "completed")
+        for (task,) in sql(database, "SELECT id FROM download_tasks ORDER BY id")
+    ]
     assert len(tasks) > 20, "Node.js has hardly written: it proves nothing"
     assert sql(database, "SELECT id, status FROM download_tasks ORDER BY id") == tasks
     assert watch.tasks == [(task, 1) for task, _ in tasks]
-    runs = sql(database, "SELECT task_id, attempt, outcome FROM enrollgate_runs ORDER BY task_id, attempt")
+    runs = sql(
+        database,
+        "SELECT task_id, run_number, outcome FROM enrollgate_runs ORDER BY task_id, run_number",
+    )
     assert runs == [(task, 1, "succeeded") for task, _ in tasks]
 
 
 @contextmanager
-def writing(database: Database) -> Iterator[None]:
+def node_enrolling(database: Database) -> Iterator[None]:
     """Node.js enrolls a task every now and then."""
     over = threading.Event()
 

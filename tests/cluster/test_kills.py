@@ -7,9 +7,9 @@ from random import Random
 
 import pytest
 from tests.cluster.control_plane import Cluster
+from tests.cluster.fault_proxy import FaultProxy
 from tests.cluster.job_watch import JobWatch
 from tests.cluster.test_operator import logged
-from tests.cluster.wire import Wire
 from tests.cluster.world import ClusterWorld
 
 JOBS = r"/jobs$"
@@ -20,21 +20,31 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def finished(world: ClusterWorld, watch: JobWatch, tasks: list[int], patience: float = 120.0) -> None:
+def finished(
+    world: ClusterWorld, watch: JobWatch, tasks: list[int], liveness_timeout: float = 120.0
+) -> None:
     """All tasks are completed, each by the one Job that it ever had."""
-    world.wait_for(lambda: world.statuses() == {"completed": len(tasks)}, "all are completed", patience=patience)
+    world.wait_for(
+        lambda: world.statuses() == {"completed": len(tasks)},
+        "all are completed",
+        timeout=liveness_timeout,
+    )
     assert watch.tasks == [(task, 1) for task in tasks]
-    assert [(run.task_id, run.attempt, run.outcome) for run in world.runs()] == [(t, 1, "succeeded") for t in tasks]
+    assert [(run.task_id, run.run_number, run.outcome) for run in world.runs()] == [
+        (t, 1, "succeeded") for t in tasks
+    ]
 
 
 @pytest.mark.parametrize("is_created", [False, True])
 def test_an_operator_killed_on_either_side_of_a_create_is_continued_without_a_second_job(
-    world: ClusterWorld, watch: JobWatch, brief_workers: None, wire: Wire, is_created: bool
+    world: ClusterWorld, watch: JobWatch, brief_workers: None, wire: FaultProxy, is_created: bool
 ) -> None:
     """Claimed and not created: the request never leaves. Created and not recorded: its answer never arrives."""
     tasks = world.add(count=6)
     with wire.hold("POST", JOBS, answers=is_created) as hold:
-        process = world.start_operator(kubeconfig=wire.kubeconfig(world.kubeconfig), MAX_CONCURRENT_RUNS="20")
+        process = world.start_operator(
+            kubeconfig=wire.kubeconfig(world.kubeconfig), MAX_CONCURRENT_RUNS="20"
+        )
         world.wait_for(lambda: hold.held == len(tasks), "every create is under way")
         kill(process)
         hold.drop()
@@ -45,12 +55,14 @@ def test_an_operator_killed_on_either_side_of_a_create_is_continued_without_a_se
 
 
 def test_an_operator_killed_between_the_end_of_a_job_and_its_record_is_continued(
-    world: ClusterWorld, watch: JobWatch, brief_workers: None, wire: Wire
+    world: ClusterWorld, watch: JobWatch, brief_workers: None, wire: FaultProxy
 ) -> None:
     """It is held when it marks the first Job: that one's row is written, and its label is not."""
     tasks = world.add(count=6)
     with wire.hold("PATCH", r"/jobs/") as hold:
-        process = world.start_operator(kubeconfig=wire.kubeconfig(world.kubeconfig), MAX_CONCURRENT_RUNS="20")
+        process = world.start_operator(
+            kubeconfig=wire.kubeconfig(world.kubeconfig), MAX_CONCURRENT_RUNS="20"
+        )
         world.wait_for(lambda: hold.held > 0, "it marks one")
         kill(process)
         hold.drop()
@@ -58,7 +70,9 @@ def test_an_operator_killed_between_the_end_of_a_job_and_its_record_is_continued
     world.start_operator(MAX_CONCURRENT_RUNS="20")
     finished(world, watch, tasks)
     world.wait_for(
-        lambda: all("enrollgate.io/recorded" in job["metadata"]["labels"] for job in world.jobs().values()),
+        lambda: all(
+            "enrollgate.io/recorded" in job["metadata"]["labels"] for job in world.jobs().values()
+        ),
         "all are marked",
     )
 
@@ -73,17 +87,23 @@ def test_an_operator_killed_again_and_again_makes_no_job_twice_and_loses_no_task
         world.wait_for(lambda n=life: world.log.count("operator started") == n, "it has started")
         time.sleep(random.uniform(0, 0.8))  # any moment will do: nothing is asserted of it
         kill(process)
-    assert world.statuses().get("enrolled"), "the burst was over before the last kill: it proves nothing"
+    assert world.statuses().get("enrolled"), (
+        "the burst was over before the last kill: it proves nothing"
+    )
     world.start_operator(MAX_CONCURRENT_RUNS="50", CHECK_INTERVAL="0.1")
     finished(world, watch, tasks)
 
 
 def test_an_operator_told_to_stop_in_a_burst_ends_in_order_and_the_next_one_finishes(
-    world: ClusterWorld, cluster: Cluster, watch: JobWatch, brief_workers: None, wire: Wire
+    world: ClusterWorld, cluster: Cluster, watch: JobWatch, brief_workers: None, wire: FaultProxy
 ) -> None:
     """SIGTERM arrives while creates are under way: what was claimed is created and recorded, and the Lease is free."""
     tasks = world.add(count=30)
-    elected = {"KUBERNETES__LEADER_ELECTION": "true", "KUBERNETES__LEASE_DURATION": "3600", "MAX_CONCURRENT_RUNS": "20"}
+    elected = {
+        "KUBERNETES__LEADER_ELECTION": "true",
+        "KUBERNETES__LEASE_DURATION": "3600",
+        "MAX_CONCURRENT_RUNS": "20",
+    }
     with wire.hold("POST", JOBS) as hold:
         process = world.start_operator(kubeconfig=wire.kubeconfig(world.kubeconfig), **elected)
         world.wait_for(lambda: hold.held > 0, "creates are under way")
@@ -92,8 +112,14 @@ def test_an_operator_told_to_stop_in_a_burst_ends_in_order_and_the_next_one_fini
     assert process.wait(120) == 0
     assert "operator stopped" in world.log
     states = {run.name: run.state for run in world.runs()}
-    assert len(states) == 20 and set(states.values()) == {"launched"} and set(states) == set(world.jobs())
-    lease = cluster.api.request("GET", f"/apis/coordination.k8s.io/v1/namespaces/{world.namespace}/leases/school")
+    assert (
+        len(states) == 20
+        and set(states.values()) == {"launched"}
+        and set(states) == set(world.jobs())
+    )
+    lease = cluster.api.request(
+        "GET", f"/apis/coordination.k8s.io/v1/namespaces/{world.namespace}/leases/school"
+    )
     assert lease["spec"]["holderIdentity"] == ""
     world.start_operator(**elected)
     finished(world, watch, tasks)

@@ -9,8 +9,8 @@ import pytest
 from tests.cluster.chart import grant
 from tests.cluster.control_plane import Cluster
 
-from enrollgate.launchers import TurnRefused
-from enrollgate.launchers.kubernetes import Lease
+from enrollgate.control.leader_election import Lease
+from enrollgate.launchers import LeaderElectionForbidden
 
 DURATION = 15.0
 
@@ -37,7 +37,9 @@ def operator_kubeconfig(cluster: Cluster, namespace: str) -> Path:
 
 
 @pytest.fixture
-def candidate(namespace: str, operator_kubeconfig: Path, clock: DrivenClock) -> Iterator[Callable[[str], Lease]]:
+def candidate(
+    namespace: str, operator_kubeconfig: Path, clock: DrivenClock
+) -> Iterator[Callable[[str], Lease]]:
     with closing(Cluster.api_of(operator_kubeconfig)) as api:
 
         def make(me: str) -> Lease:
@@ -66,53 +68,73 @@ def test_one_holds_it_and_another_takes_over_only_when_the_holders_time_is_over(
     candidate: Candidate, clock: DrivenClock
 ) -> None:
     first, second = candidate("first"), candidate("second")
-    assert first.hold() and not second.hold() and second.holder == "first"
+    assert (
+        first.try_acquire_or_renew()
+        and not second.try_acquire_or_renew()
+        and second.holder == "first"
+    )
     clock.now += DURATION  # the second has seen it unchanged for just as long as it lasts
-    assert not first.is_held() and not second.hold()
+    assert not first.is_held() and not second.try_acquire_or_renew()
     clock.now += 0.1
-    assert second.hold() and not first.hold() and first.holder == "second"
+    assert (
+        second.try_acquire_or_renew()
+        and not first.try_acquire_or_renew()
+        and first.holder == "second"
+    )
 
 
 def test_a_holder_that_renews_is_never_replaced(candidate: Candidate, clock: DrivenClock) -> None:
     first, second = candidate("first"), candidate("second")
     for _ in range(20):
-        assert first.hold() and not second.hold()
+        assert first.try_acquire_or_renew() and not second.try_acquire_or_renew()
         clock.now += first.interval
 
 
 def test_of_two_that_may_take_it_one_does(candidate: Candidate, clock: DrivenClock) -> None:
     gone, second, third = candidate("gone"), candidate("second"), candidate("third")
-    assert gone.hold() and not second.hold() and not third.hold()
+    assert (
+        gone.try_acquire_or_renew()
+        and not second.try_acquire_or_renew()
+        and not third.try_acquire_or_renew()
+    )
     clock.now += DURATION + 1
-    assert [second.hold(), third.hold()] == [True, False]
+    assert [second.try_acquire_or_renew(), third.try_acquire_or_renew()] == [True, False]
 
 
 def test_what_is_given_up_is_taken_at_once(candidate: Candidate) -> None:
     first, second = candidate("first"), candidate("second")
-    assert first.hold() and not second.hold()
+    assert first.try_acquire_or_renew() and not second.try_acquire_or_renew()
     first.release()
-    assert not first.is_held() and second.hold()
+    assert not first.is_held() and second.try_acquire_or_renew()
 
 
 def test_a_lease_that_was_deleted_is_made_anew_only_after_its_duration(
     candidate: Candidate, clock: DrivenClock, cluster: Cluster, path: str
 ) -> None:
     first, second = candidate("first"), candidate("second")
-    assert first.hold() and not second.hold()
+    assert first.try_acquire_or_renew() and not second.try_acquire_or_renew()
     cluster.api.request("DELETE", f"{path}/school")
     for _ in range(2):
-        assert not first.hold() and not second.hold()
+        assert not first.try_acquire_or_renew() and not second.try_acquire_or_renew()
         clock.now += DURATION
     assert cluster.find(f"{path}/school") is None
     clock.now += 0.1
-    assert first.hold() and not second.hold()
+    assert first.try_acquire_or_renew() and not second.try_acquire_or_renew()
 
 
-def test_the_labels_of_whoever_made_it_stay(candidate: Candidate, cluster: Cluster, path: str) -> None:
-    metadata = {"name": "school", "labels": {"app.kubernetes.io/managed-by": "Helm"}, "annotations": {"a": "b"}}
-    cluster.create(path, {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata})
+def test_the_labels_of_whoever_made_it_stay(
+    candidate: Candidate, cluster: Cluster, path: str
+) -> None:
+    metadata = {
+        "name": "school",
+        "labels": {"app.kubernetes.io/managed-by": "Helm"},
+        "annotations": {"a": "b"},
+    }
+    cluster.create(
+        path, {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata}
+    )
     lease = candidate("first")
-    assert lease.hold() and lease.hold()
+    assert lease.try_acquire_or_renew() and lease.try_acquire_or_renew()
     lease.release()
     kept = cluster.api.request("GET", f"{path}/school")["metadata"]
     assert kept["labels"] == metadata["labels"] and kept["annotations"] == {"a": "b"}
@@ -131,5 +153,8 @@ def test_what_the_role_does_not_grant_is_an_error_and_no_silence(
             monotonic=clock.monotonic,
             clock=clock.utc,
         )
-        with pytest.raises(TurnRefused, match="forbidden.*grant the operator what the Role in the chart grants"):
-            lease.hold()
+        with pytest.raises(
+            LeaderElectionForbidden,
+            match="forbidden.*grant the operator what the Role in the chart grants",
+        ):
+            lease.try_acquire_or_renew()

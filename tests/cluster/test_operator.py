@@ -13,9 +13,9 @@ from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
 
 
-def running_job(world: ClusterWorld, task: int, attempt: int = 1) -> str:
+def running_job(world: ClusterWorld, task: int, run_number: int = 1) -> str:
     """Waits until the run's pod runs."""
-    name = f"school-{task}-{attempt}"
+    name = f"school-{task}-{run_number}"
 
     def is_running() -> bool:
         job = world.jobs().get(name)
@@ -29,7 +29,9 @@ def logged(world: ClusterWorld, words: str) -> None:
     world.wait_for(lambda: words in world.log, f"the log says {words!r}")
 
 
-def test_a_quick_and_a_slow_enrollment_are_launched_when_enrolled_and_not_before(world: ClusterWorld) -> None:
+def test_a_quick_and_a_slow_enrollment_are_launched_when_enrolled_and_not_before(
+    world: ClusterWorld,
+) -> None:
     quick, slow = world.add("processing") + world.add("pending")
     world.start_operator()
     logged(world, f"ENROLL CHECK task={slow} status=pending waiting... (0s/300s)")
@@ -48,7 +50,10 @@ def test_a_quick_and_a_slow_enrollment_are_launched_when_enrolled_and_not_before
     (run,) = world.runs(quick)
     assert (run.outcome, run.reason) == ("succeeded", None)
     assert json.loads(run.result or "")["destination_url"] == "https://drive.test/f"
-    world.wait_for(lambda: [kind for kind, _ in world.stories(name)] == ["Launched", "Completed"], "the Job's Events")
+    world.wait_for(
+        lambda: [kind for kind, _ in world.events(name)] == ["Launched", "Completed"],
+        "the Job's Events",
+    )
     assert "ada@example.com" not in world.log + json.dumps(world.jobs()) + json.dumps(
         world.cluster.pods(world.namespace)
     )
@@ -63,7 +68,9 @@ def test_a_failed_enrollment_never_has_a_job(world: ClusterWorld) -> None:
     assert world.status(task) == "failed" and world.jobs() == {} and world.runs() == []
 
 
-def test_an_enrollment_that_stays_unfinished_fails_at_the_timeout_without_a_job(world: ClusterWorld) -> None:
+def test_an_enrollment_that_stays_unfinished_fails_at_the_timeout_without_a_job(
+    world: ClusterWorld,
+) -> None:
     (task,) = world.add("processing")
     world.start_operator(ENROLLMENT_TIMEOUT="2")
     world.wait_for_status(task, "failed")
@@ -78,22 +85,29 @@ def test_the_job_of_a_deleted_row_is_stopped(world: ClusterWorld) -> None:
     name = running_job(world, task)
     world.sql("DELETE FROM download_tasks WHERE id = :id", id=task)
     world.wait_for(
-        lambda: [run.reason for run in world.runs(task) if run.outcome] == ["TaskNotFound"], "it is recorded"
+        lambda: [run.reason for run in world.runs(task) if run.outcome] == ["TaskNotFound"],
+        "it is recorded",
     )
     assert name not in world.jobs() and world.cluster.pods(world.namespace) == []
-    world.wait_for(lambda: [kind for kind, _ in world.stories(name)] == ["Launched", "Revoked"], "its Events")
+    world.wait_for(
+        lambda: [kind for kind, _ in world.events(name)] == ["Launched", "Revoked"], "its Events"
+    )
 
 
-def test_a_task_that_goes_back_is_stopped_and_runs_anew_when_enrolled_again(world: ClusterWorld) -> None:
+def test_a_task_that_goes_back_is_stopped_and_runs_anew_when_enrolled_again(
+    world: ClusterWorld,
+) -> None:
     (task,) = world.add()
     world.start_operator()
     running_job(world, task)
     world.set(task, "processing")
-    world.wait_for(lambda: [run.reason for run in world.runs(task)] == ["EnrollmentWithdrawn"], "it is revoked")
+    world.wait_for(
+        lambda: [run.reason for run in world.runs(task)] == ["EnrollmentWithdrawn"], "it is revoked"
+    )
     world.wait_for(lambda: world.live_jobs() == [], "its Job is gone")
     assert world.status(task) == "processing"
     world.set(task, "enrolled")
-    world.succeed(running_job(world, task, attempt=2))
+    world.succeed(running_job(world, task, run_number=2))
     world.wait_for_status(task, "completed")
 
 
@@ -102,7 +116,9 @@ def test_a_fresh_start_waits_for_the_old_pod_and_is_never_confused_with_it(
 ) -> None:
     """Node.js sets `failed` and at once `enrolled` again, while the old pod is still ending."""
     (task,) = world.add()
-    world.template.write_text(world.template.read_text().replace("echo stopping; exit 75", "sleep 3; exit 75"))
+    world.template.write_text(
+        world.template.read_text().replace("echo stopping; exit 75", "sleep 3; exit 75")
+    )
     world.start_operator(STOP_GRACE="30")
     running_job(world, task)
     world.set(task, "failed")
@@ -114,14 +130,15 @@ def test_a_fresh_start_waits_for_the_old_pod_and_is_never_confused_with_it(
         nonlocal most
         most = max(most, len(pod_runner.running(world.namespace)))
         return any(
-            life.pod["metadata"]["name"].startswith("school-1-2") for life in pod_runner.running(world.namespace)
+            life.pod["metadata"]["name"].startswith("school-1-2")
+            for life in pod_runner.running(world.namespace)
         )
 
-    world.wait_for(second_runs, "the second attempt runs")
+    world.wait_for(second_runs, "the second run_number runs")
     assert most == 1, "two workers of one task ran at once"
     world.succeed("school-1-2")
     world.wait_for_status(task, "completed")
-    assert [(run.attempt, run.outcome, run.reason) for run in world.runs(task)] == [
+    assert [(run.run_number, run.outcome, run.reason) for run in world.runs(task)] == [
         (1, "revoked", "TaskFailed"),
         (2, "succeeded", None),
     ]
@@ -131,13 +148,20 @@ def test_a_job_deleted_by_hand_is_made_anew(world: ClusterWorld, cluster: Cluste
     (task,) = world.add()
     world.start_operator(CHECK_INTERVAL="60")  # the watch tells, not the interval
     name = running_job(world, task)
-    kubectl("delete", "job", name, "-n", world.namespace, "--wait=false", kubeconfig=cluster.kubeconfig)
-    world.succeed(running_job(world, task, attempt=2))
+    kubectl(
+        "delete", "job", name, "-n", world.namespace, "--wait=false", kubeconfig=cluster.kubeconfig
+    )
+    world.succeed(running_job(world, task, run_number=2))
     world.wait_for_status(task, "completed")
-    assert [(run.outcome, run.reason) for run in world.runs(task)] == [("lost", "Lost"), ("succeeded", None)]
+    assert [(run.outcome, run.reason) for run in world.runs(task)] == [
+        ("lost", "Lost"),
+        ("succeeded", None),
+    ]
 
 
-def test_a_job_that_the_ttl_took_before_the_operator_came_back_is_made_anew(world: ClusterWorld) -> None:
+def test_a_job_that_the_ttl_took_before_the_operator_came_back_is_made_anew(
+    world: ClusterWorld,
+) -> None:
     (task,) = world.add()
     first = world.start_operator(RUN_TTL="1")
     name = running_job(world, task)
@@ -145,7 +169,7 @@ def test_a_job_that_the_ttl_took_before_the_operator_came_back_is_made_anew(worl
     world.succeed(name)
     world.wait_for(lambda: name not in world.jobs(), "the TTL controller removes the Job")
     world.start_operator()
-    world.succeed(running_job(world, task, attempt=2))
+    world.succeed(running_job(world, task, run_number=2))
     world.wait_for_status(task, "completed")
     assert [run.outcome for run in world.runs(task)] == ["lost", "succeeded"]
 
@@ -167,15 +191,22 @@ def test_what_finishes_while_no_operator_runs_is_recorded_by_the_next(world: Clu
     assert world.tasks_of_jobs() == [(good, 1), (bad, 1)]
 
 
-def test_a_finished_job_completes_its_row_at_once_whatever_the_interval(world: ClusterWorld) -> None:
+def test_a_finished_job_completes_its_row_at_once_whatever_the_interval(
+    world: ClusterWorld,
+) -> None:
     (task,) = world.add()
     world.start_operator(CHECK_INTERVAL="3600")
     world.succeed(running_job(world, task))
     world.wait_for_status(task, "completed")
-    world.wait_for(lambda: "enrollgate.io/recorded" in world.jobs()["school-1-1"]["metadata"]["labels"], "it is marked")
+    world.wait_for(
+        lambda: "enrollgate.io/recorded" in world.jobs()["school-1-1"]["metadata"]["labels"],
+        "it is marked",
+    )
 
 
-def test_a_failed_try_is_retried_by_the_job_and_its_last_failure_fails_the_task(world: ClusterWorld) -> None:
+def test_a_failed_try_is_retried_by_the_job_and_its_last_failure_fails_the_task(
+    world: ClusterWorld,
+) -> None:
     (task,) = world.add()
     world.start_operator(MAX_ATTEMPTS="2")
     world.finish(running_job(world, task), Report(Reason.SITE_ERROR, "HTTP 503"))
@@ -190,7 +221,10 @@ def test_a_foreign_job_with_our_name_is_left_alone_and_the_task_fails_as_name_ta
     world: ClusterWorld, cluster: Cluster
 ) -> None:
     pod = {"restartPolicy": "Never", "containers": [{"name": "c", "image": "theirs"}]}
-    foreign: dict[str, Any] = {"metadata": {"name": "school-1-1"}, "spec": {"suspend": True, "template": {"spec": pod}}}
+    foreign: dict[str, Any] = {
+        "metadata": {"name": "school-1-1"},
+        "spec": {"suspend": True, "template": {"spec": pod}},
+    }
     cluster.create(f"/apis/batch/v1/namespaces/{world.namespace}/jobs", foreign)
     (task,) = world.add()
     world.start_operator()
@@ -200,7 +234,9 @@ def test_a_foreign_job_with_our_name_is_left_alone_and_the_task_fails_as_name_ta
     assert world.tasks_of_jobs() == [] and "school-1-1" in world.jobs()
 
 
-def test_an_operator_that_is_told_to_stop_ends_in_order_and_its_jobs_go_on(world: ClusterWorld) -> None:
+def test_an_operator_that_is_told_to_stop_ends_in_order_and_its_jobs_go_on(
+    world: ClusterWorld,
+) -> None:
     (task,) = world.add()
     first = world.start_operator()
     name = running_job(world, task)
@@ -212,13 +248,18 @@ def test_an_operator_that_is_told_to_stop_ends_in_order_and_its_jobs_go_on(world
     assert world.tasks_of_jobs() == [(task, 1)]
 
 
-def test_an_address_with_dollar_signs_reaches_the_worker_as_node_js_wrote_it(world: ClusterWorld) -> None:
+def test_an_address_with_dollar_signs_reaches_the_worker_as_node_js_wrote_it(
+    world: ClusterWorld,
+) -> None:
     url = "https://courses.example.com/a$$b?t=$(ENROLLGATE_TASK_ID)&u=$$(HOME)"
-    world.template.write_text(world.template.read_text().replace("trap ", 'echo "<$ENROLLGATE_COURSE_URL>"; trap '))
+    world.template.write_text(
+        world.template.read_text().replace("trap ", 'echo "<$ENROLLGATE_COURSE_URL>"; trap ')
+    )
     (task,) = world.add(url=url)
     world.start_operator()
     running_job(world, task)
     (pod,) = world.cluster.pods(world.namespace)
     world.wait_for(
-        lambda: f"<{url}>" in world.cluster.log(world.namespace, pod["metadata"]["name"]), "the worker has its address"
+        lambda: f"<{url}>" in world.cluster.log(world.namespace, pod["metadata"]["name"]),
+        "the worker has its address",
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.cluster.control_plane import Cluster, ControlPlane
 from tests.cluster.jobs import UP, delete, ended, logs_of, make_job, pods_of
-from tests.cluster.pod_runner import Fault, Mimic, PodRunner
+from tests.cluster.pod_runner import FakeKubelet, Fault, PodRunner
 
 from enrollgate.launchers.kubernetes.views import job_view
 
@@ -33,11 +33,19 @@ def running_job(cluster: Cluster, pod_runner: PodRunner, namespace: str) -> str:
     ],
 )
 def test_a_pod_never_starts(
-    cluster: Cluster, pod_runner: PodRunner, namespace: str, fault: Fault, field: str, text: str, event: str
+    cluster: Cluster,
+    pod_runner: PodRunner,
+    namespace: str,
+    fault: Fault,
+    field: str,
+    text: str,
+    event: str,
 ) -> None:
     with pod_runner.fault(fault, of(namespace)):
         job = make_job(cluster, namespace, "true")
-        cluster.wait_for(lambda: [text in getattr(pod, field) for pod in pods_of(cluster, namespace)] == [True])
+        cluster.wait_for(
+            lambda: [text in getattr(pod, field) for pod in pods_of(cluster, namespace)] == [True]
+        )
         cluster.wait_for(lambda: event in [each["reason"] for each in cluster.events(namespace)])
     (pod,) = pods_of(cluster, namespace)
     assert pod.phase == "Pending" and not pod.has_started
@@ -45,7 +53,9 @@ def test_a_pod_never_starts(
     cluster.wait_for(lambda: not pods_of(cluster, namespace))
 
 
-def test_a_container_is_killed_for_memory(cluster: Cluster, pod_runner: PodRunner, namespace: str) -> None:
+def test_a_container_is_killed_for_memory(
+    cluster: Cluster, pod_runner: PodRunner, namespace: str
+) -> None:
     running_job(cluster, pod_runner, namespace)
     (life,) = pod_runner.running(namespace)
     life.kill_for_memory()
@@ -55,7 +65,9 @@ def test_a_container_is_killed_for_memory(cluster: Cluster, pod_runner: PodRunne
 
 
 @pytest.mark.parametrize("is_disruption", [True, False])
-def test_an_evicted_pod_says_why(cluster: Cluster, pod_runner: PodRunner, namespace: str, is_disruption: bool) -> None:
+def test_an_evicted_pod_says_why(
+    cluster: Cluster, pod_runner: PodRunner, namespace: str, is_disruption: bool
+) -> None:
     job = running_job(cluster, pod_runner, namespace)
     (life,) = pod_runner.running(namespace)
     (life.evict_for_pressure if is_disruption else life.evict_for_storage)()
@@ -64,19 +76,27 @@ def test_an_evicted_pod_says_why(cluster: Cluster, pod_runner: PodRunner, namesp
     assert (pod.phase, pod.reason) == ("Failed", "Evicted") and "storage" in pod.message
     assert bool(pod.disruption) == is_disruption
     if not is_disruption:
-        cluster.wait_for(lambda: cluster.api.request("GET", job)["status"].get("failed") == 1, what="it counts")
+        cluster.wait_for(
+            lambda: cluster.api.request("GET", job)["status"].get("failed") == 1, what="it counts"
+        )
 
 
-def test_a_drained_pod_is_replaced_and_not_counted(cluster: Cluster, pod_runner: PodRunner, namespace: str) -> None:
+def test_a_drained_pod_is_replaced_and_not_counted(
+    cluster: Cluster, pod_runner: PodRunner, namespace: str
+) -> None:
     job = running_job(cluster, pod_runner, namespace)
     (first,) = pods_of(cluster, namespace)
     pod_runner.drain(namespace)
-    cluster.wait_for(lambda: [pod.name for pod in pods_of(cluster, namespace)] not in ([first.name], []))
+    cluster.wait_for(
+        lambda: [pod.name for pod in pods_of(cluster, namespace)] not in ([first.name], [])
+    )
     assert "asked" in pod_runner.of(namespace)[0].log.read_text()
     assert cluster.api.request("GET", job)["status"].get("failed", 0) == 0
 
 
-def test_a_lost_nodes_pod_stays_until_the_node_is_back(cluster: Cluster, pod_runner: PodRunner, namespace: str) -> None:
+def test_a_lost_nodes_pod_stays_until_the_node_is_back(
+    cluster: Cluster, pod_runner: PodRunner, namespace: str
+) -> None:
     job = running_job(cluster, pod_runner, namespace)
     with pod_runner.lost_node():
         delete(cluster, job)
@@ -91,14 +111,16 @@ def test_pods_outlive_an_api_server(
     cluster: Cluster, plane: ControlPlane, pod_runner: PodRunner, namespace: str
 ) -> None:
     script = "echo up; while [ ! -e /courses/over ]; do sleep 0.1; done; echo done"
-    job = make_job(cluster, namespace, script, destination_claim="courses", destination_path="/courses")
+    job = make_job(
+        cluster, namespace, script, destination_claim="courses", destination_path="/courses"
+    )
     cluster.wait_for(lambda: logs_of(cluster, namespace) == ["up\n"])
     (life,) = pod_runner.running(namespace)
     plane.stop("kube-apiserver")
     (life.claims / namespace / "courses" / "over").touch()
     cluster.wait_for(lambda: not life.running)
     plane.start_api()
-    verdict = ended(cluster, job).verdict
+    verdict = ended(cluster, job).result
     assert verdict is not None and verdict.succeeded
     assert len(pods_of(cluster, namespace)) == 1
 
@@ -117,9 +139,15 @@ http.server.HTTPServer(('127.0.0.1', int(os.environ['ENROLLGATE_HTTP_PORT'])), A
 """
 
 
-def test_a_deployments_pod_is_probed_and_restarted(cluster: Cluster, pod_runner: PodRunner, namespace: str) -> None:
+def test_a_deployments_pod_is_probed_and_restarted(
+    cluster: Cluster, pod_runner: PodRunner, namespace: str
+) -> None:
     def probe(path: str) -> dict[str, Any]:
-        return {"httpGet": {"path": path, "port": "http"}, "periodSeconds": 1, "failureThreshold": 1}
+        return {
+            "httpGet": {"path": path, "port": "http"},
+            "periodSeconds": 1,
+            "failureThreshold": 1,
+        }
 
     container = {
         "name": "server",
@@ -133,7 +161,11 @@ def test_a_deployments_pod_is_probed_and_restarted(cluster: Cluster, pod_runner:
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": [{"name": "state", "mountPath": "/state"}],
     }
-    security = {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
+    security = {
+        "runAsNonRoot": True,
+        "runAsUser": 10001,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
     volumes = [{"name": "state", "persistentVolumeClaim": {"claimName": "state"}}]
     spec = {
         "containers": [container],
@@ -144,7 +176,11 @@ def test_a_deployments_pod_is_probed_and_restarted(cluster: Cluster, pod_runner:
     template = {"metadata": {"labels": {"app": "server"}}, "spec": spec}
     deployment = {
         "metadata": {"name": "server"},
-        "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "server"}}, "template": template},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": {"app": "server"}},
+            "template": template,
+        },
     }
     state = pod_runner.folder / "claims" / namespace / "state"
     state.mkdir(parents=True)
@@ -171,20 +207,24 @@ def test_a_deployments_pod_is_probed_and_restarted(cluster: Cluster, pod_runner:
     cluster.wait_for(lambda: containers() == [(2, True)] and ready())
 
 
-def test_mimicked_pods_run_and_succeed_when_told(cluster: Cluster, pod_runner: PodRunner, namespace: str) -> None:
+def test_mimicked_pods_run_and_succeed_when_told(
+    cluster: Cluster, pod_runner: PodRunner, namespace: str
+) -> None:
     pod_runner.left_alone.add(namespace)
     template = {"spec": {"completions": 20, "parallelism": 20}}
-    mimic = Mimic(cluster, namespace, '{"done": true}')
+    mimic = FakeKubelet(cluster, namespace, '{"done": true}')
     mimic.hold.set()
     mimic.start()
     try:
         job = make_job(cluster, namespace, "true", template=template)
         cluster.wait_for(lambda: len(mimic.running) == 20)
-        assert job_view(cluster.api.request("GET", job)).verdict is None
+        assert job_view(cluster.api.request("GET", job)).result is None
         mimic.finish()
-        verdict = ended(cluster, job).verdict
+        verdict = ended(cluster, job).result
         assert verdict is not None and verdict.succeeded
-        assert {pod.stop.message for pod in pods_of(cluster, namespace) if pod.stop} == {'{"done": true}'}
+        assert {pod.stop.message for pod in pods_of(cluster, namespace) if pod.stop} == {
+            '{"done": true}'
+        }
     finally:
         mimic.stop()
 
@@ -203,7 +243,9 @@ signal.pause()
 
 
 def test_a_killed_test_run_leaves_no_pod_behind(pod_runner: PodRunner, tmp_path: Path) -> None:
-    run = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
     with run:
         assert run.stdout is not None
         first = int(run.stdout.readline())

@@ -13,7 +13,7 @@ import yaml
 from sqlalchemy import make_url, text
 from tests.cluster.chart import Rendered, grant, rendered
 from tests.cluster.control_plane import Cluster
-from tests.cluster.prompter import OBEDIENT_WORKER, WORKER_FOLDER, WORKER_VOLUME, Prompter
+from tests.cluster.exit_script import OBEDIENT_WORKER, WORKER_FOLDER, WORKER_VOLUME, ExitScript
 from tests.databases.server import free_port
 from tests.world import CREATE_TASKS
 
@@ -24,7 +24,9 @@ from enrollgate.launchers.kubernetes.views import ATTEMPT, TASK, job_view
 
 INSTALLATION = "school"
 REPOSITORY = Path(__file__).parents[2]
-DELIVERED = Report(None, "3 items delivered", items_delivered=3, destination_url="https://drive.test/f")
+DELIVERED = Report(
+    None, "3 items delivered", items_delivered=3, destination_url="https://drive.test/f"
+)
 _VALUES = {
     "RUN_TTL": "runTTL",
     "KUBERNETES__COOKIES_SECRET": "cookies.existingSecret",
@@ -36,7 +38,7 @@ _VALUES = {
 @dataclass(frozen=True)
 class Run:
     task_id: int
-    attempt: int
+    run_number: int
     name: str
     state: str
     outcome: str | None
@@ -67,7 +69,7 @@ class ClusterWorld:
         self.sql(CREATE_TASKS.format(auto=auto))
         self.sql("CREATE INDEX ix_status ON download_tasks (status)")
         migrate(self.database)
-        self.prompter = Prompter(self.cluster, self.namespace)
+        self.prompter = ExitScript(self.cluster, self.namespace)
         self.template = self.folder / "job.yaml"
         """The value `worker.jobTemplate`, to be changed at will."""
         worker = {
@@ -77,7 +79,13 @@ class ClusterWorld:
             "volumeMounts": [WORKER_FOLDER],
         }
         self.template.write_text(
-            yaml.safe_dump({"spec": {"template": {"spec": {"containers": [worker], "volumes": [WORKER_VOLUME]}}}})
+            yaml.safe_dump(
+                {
+                    "spec": {
+                        "template": {"spec": {"containers": [worker], "volumes": [WORKER_VOLUME]}}
+                    }
+                }
+            )
         )
 
     def close(self) -> None:
@@ -90,10 +98,14 @@ class ClusterWorld:
 
     # the operator
 
-    def start_operator(self, *, kubeconfig: Path | None = None, **settings: str) -> subprocess.Popen[bytes]:
+    def start_operator(
+        self, *, kubeconfig: Path | None = None, **settings: str
+    ) -> subprocess.Popen[bytes]:
         """As the chart's Deployment starts it, with these settings; `kubeconfig` in place of the service account's own."""
         chart = self._rendered(settings)
-        environment = self._environment(chart, settings) | ({"KUBECONFIG": str(kubeconfig)} if kubeconfig else {})
+        environment = self._environment(chart, settings) | (
+            {"KUBECONFIG": str(kubeconfig)} if kubeconfig else {}
+        )
         with (self.folder / "operator.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "enrollgate", *chart.arguments],
@@ -119,7 +131,11 @@ class ClusterWorld:
             "ENROLLGATE_HTTP_PORT": settings.get("HTTP_PORT") or str(free_port()),
             "KUBECONFIG": str(self.kubeconfig),
         }
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("ENROLLGATE_", "KUBE"))}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("ENROLLGATE_", "KUBE"))
+        }
         return kept | chart.environment | elsewhere
 
     def _rendered(self, settings: dict[str, str]) -> Rendered:
@@ -139,7 +155,11 @@ class ClusterWorld:
             grant(self.namespace, self.cluster.kubeconfig, self.replicas)
         for name, value in wanted.items():
             if name != "HTTP_PORT":
-                _put(values, _VALUES.get(name) or _camel(name.removeprefix("KUBERNETES__")), yaml.safe_load(value))
+                _put(
+                    values,
+                    _VALUES.get(name) or _camel(name.removeprefix("KUBERNETES__")),
+                    yaml.safe_load(value),
+                )
         return rendered(self.namespace, values)
 
     def stop_operator(self, process: subprocess.Popen[bytes]) -> int:
@@ -156,7 +176,7 @@ class ClusterWorld:
     def finish(self, name: str, report: Report | None = None, code: int | None = None) -> None:
         """Lets the worker of a run end: with this report and the exit code that fits it, or with just a code."""
         code = code if code is not None else exit_code(report.reason) if report is not None else 0
-        self.prompter.tell(name, code, report.encode() if report is not None else "")
+        self.prompter.record_event(name, code, report.encode() if report is not None else "")
 
     def succeed(self, name: str) -> None:
         self.finish(name, DELIVERED)
@@ -164,63 +184,80 @@ class ClusterWorld:
     # Node.js's hand
 
     def sql(self, statement: str, **values: object) -> None:
-        self.database.writing(lambda connection: connection.execute(text(statement), values))
+        self.database.run_in_transaction(
+            lambda connection: connection.execute(text(statement), values)
+        )
 
-    def add(self, status: str = "enrolled", url: str = "https://courses.example.com/1", count: int = 1) -> list[int]:
-        statement = text("INSERT INTO download_tasks (status, email, course_url) VALUES (:status, :email, :url)")
+    def add(
+        self, status: str = "enrolled", url: str = "https://courses.example.com/1", count: int = 1
+    ) -> list[int]:
+        statement = text(
+            "INSERT INTO download_tasks (status, email, course_url) VALUES (:status, :email, :url)"
+        )
 
         def insert(connection: Any) -> list[int]:
             values = {"status": status, "email": "ada@example.com", "url": url}
             return [int(connection.execute(statement, values).lastrowid) for _ in range(count)]
 
-        return self.database.writing(insert)
+        return self.database.run_in_transaction(insert)
 
     def set(self, task: int, status: str) -> None:
-        self.sql("UPDATE download_tasks SET status = :status WHERE id = :id", status=status, id=task)
+        self.sql(
+            "UPDATE download_tasks SET status = :status WHERE id = :id", status=status, id=task
+        )
 
     # what anybody can see
 
     def status(self, task: int) -> str | None:
-        with self.database.reading() as connection:
+        with self.database.read_transaction() as connection:
             found: str | None = connection.execute(
                 text("SELECT status FROM download_tasks WHERE id = :id"), {"id": task}
             ).scalar()
         return found
 
     def statuses(self) -> dict[str, int]:
-        with self.database.reading() as connection:
-            rows = connection.execute(text("SELECT status, COUNT(*) FROM download_tasks GROUP BY status"))
+        with self.database.read_transaction() as connection:
+            rows = connection.execute(
+                text("SELECT status, COUNT(*) FROM download_tasks GROUP BY status")
+            )
             return {str(status): count for status, count in rows}
 
     def runs(self, task: int | None = None) -> list[Run]:
         where = "" if task is None else "WHERE task_id = :id"
         query = (
-            "SELECT task_id, attempt, name, state, outcome, reason, COALESCE(message, ''), result "
-            f"FROM enrollgate_runs {where} ORDER BY task_id, attempt"
+            "SELECT task_id, run_number, name, state, outcome, reason, COALESCE(message, ''), result "
+            f"FROM enrollgate_runs {where} ORDER BY task_id, run_number"
         )
-        with self.database.reading() as connection:
-            return [Run(*row) for row in connection.execute(text(query), {} if task is None else {"id": task})]
+        with self.database.read_transaction() as connection:
+            return [
+                Run(*row)
+                for row in connection.execute(text(query), {} if task is None else {"id": task})
+            ]
 
     def jobs(self) -> dict[str, dict[str, Any]]:
         return {job["metadata"]["name"]: job for job in self.cluster.jobs(self.namespace)}
 
     def tasks_of_jobs(self) -> list[tuple[int, int]]:
-        """The task and the attempt of every Job there is."""
+        """The task and the run_number of every Job there is."""
         labels = [job["metadata"].get("labels", {}) for job in self.jobs().values()]
         return sorted((int(each[TASK]), int(each[ATTEMPT])) for each in labels if TASK in each)
 
     def live_jobs(self) -> list[str]:
-        return [name for name, job in self.jobs().items() if job_view(job).verdict is None]
+        return [name for name, job in self.jobs().items() if job_view(job).result is None]
 
-    def stories(self, job: str) -> list[tuple[str, str]]:
+    def events(self, job: str) -> list[tuple[str, str]]:
         events = self.cluster.events(self.namespace, fieldSelector=f"involvedObject.name={job}")
-        ours = [event for event in events if event.get("source", {}).get("component") == "enrollgate"]
+        ours = [
+            event for event in events if event.get("source", {}).get("component") == "enrollgate"
+        ]
         ours.sort(key=lambda event: int(event["metadata"]["resourceVersion"]))
         return [(event["reason"], event["message"]) for event in ours]
 
-    def wait_for(self, condition: Callable[[], object], what: str = "", patience: float = 120.0) -> None:
+    def wait_for(
+        self, condition: Callable[[], object], what: str = "", liveness_timeout: float = 120.0
+    ) -> None:
         try:
-            self.cluster.wait_for(condition, patience, what)
+            self.cluster.wait_for(condition, liveness_timeout, what)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.runs()[:50]}\n{self.log[-4000:]}") from None
 

@@ -28,7 +28,9 @@ def free_port() -> int:
 
 
 def die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: not even a killed test run leaves a server behind
+    ctypes.CDLL(None).prctl(
+        1, signal.SIGKILL
+    )  # PR_SET_PDEATHSIG: not even a killed test run leaves a server behind
 
 
 @dataclass
@@ -65,7 +67,9 @@ class Server:
                 continue
             self.ready = lambda _port: None
             return
-        raise RuntimeError(f"the server did not start:\n{(self.folder / 'log').read_text(errors='replace')[-3000:]}")
+        raise RuntimeError(
+            f"the server did not start:\n{(self.folder / 'log').read_text(errors='replace')[-3000:]}"
+        )
 
     def stop(self) -> None:
         """An orderly shutdown."""

@@ -72,10 +72,21 @@ def start_mysql(folder: Path) -> Server:
     loader = next(iter(root.glob("usr/lib*/ld-linux-x86-64.so.2")), None)
     program = root / "usr" / "sbin" / "mysqld"
     if loader is None or not program.exists():
-        raise ServerAbsent("no MySQL server unpacked: run scripts/mysql, or set ENROLLGATE_TEST_MYSQL_URL")
+        raise ServerAbsent(
+            "no MySQL server unpacked: run scripts/mysql, or set ENROLLGATE_TEST_MYSQL_URL"
+        )
     _own(folder)
-    libraries = ":".join(str(path) for path in (root / "usr/lib/x86_64-linux-gnu", root / "usr/lib/mysql/private"))
-    base = [str(loader), "--library-path", libraries, str(program), "--no-defaults", f"--datadir={folder}/data"]
+    libraries = ":".join(
+        str(path) for path in (root / "usr/lib/x86_64-linux-gnu", root / "usr/lib/mysql/private")
+    )
+    base = [
+        str(loader),
+        "--library-path",
+        libraries,
+        str(program),
+        "--no-defaults",
+        f"--datadir={folder}/data",
+    ]
     messages = [f"--lc-messages-dir={root}/usr/share/mysql", "--secure-file-priv=", "--tmpdir=/tmp"]
     _run(*as_user(*base, "--initialize-insecure", *messages))
     port = free_port()
@@ -96,7 +107,9 @@ def start_mysql(folder: Path) -> Server:
 
 
 def _set_password(unix_socket: Path) -> None:
-    connection = pymysql.connect(unix_socket=str(unix_socket), user="root", password="", autocommit=True)
+    connection = pymysql.connect(
+        unix_socket=str(unix_socket), user="root", password="", autocommit=True
+    )
     try:
         with connection.cursor() as cursor:
             cursor.execute(f"CREATE USER IF NOT EXISTS root@'127.0.0.1' IDENTIFIED BY '{PASSWORD}'")
@@ -107,6 +120,8 @@ def _set_password(unix_socket: Path) -> None:
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
     if done.returncode != 0:
         raise RuntimeError(f"{command[0]} failed:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")

@@ -11,8 +11,12 @@ from tests.drive_emulator import DriveEmulator, Faults, Store
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.drive_emulator")
     parser.add_argument("--port", type=int, default=8091)
-    parser.add_argument("--folder", type=Path, help="keep the files' contents here; else only their size and MD5")
-    parser.add_argument("--rate", type=float, default=0, help="bytes per second, all uploads together")
+    parser.add_argument(
+        "--folder", type=Path, help="keep the files' contents here; else only their size and MD5"
+    )
+    parser.add_argument(
+        "--rate", type=float, default=0, help="bytes per second, all uploads together"
+    )
     parser.add_argument("--faults", type=float, default=0, help="share of faulty answers, 0 to 1")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--credentials", type=Path, default=Path("drive-credentials.json"))
@@ -22,7 +26,9 @@ def main() -> None:
     faults = Faults(options.faults, options.seed)
     with DriveEmulator(Store(options.folder), faults, options.port, options.rate) as drive:
         options.credentials.write_text(json.dumps(drive.user_login()))
-        print(f"ENROLLGATE_DRIVE_ENDPOINT={drive.url}\nENROLLGATE_DESTINATION=drive:{drive.store.root}")
+        print(
+            f"ENROLLGATE_DRIVE_ENDPOINT={drive.url}\nENROLLGATE_DESTINATION=drive:{drive.store.root}"
+        )
         print(f"ENROLLGATE_DRIVE_CREDENTIALS={options.credentials.absolute()}", flush=True)
         threading.Event().wait()
 

@@ -23,7 +23,12 @@ class Fault:
 
     def applies_to(self, operation: str) -> bool:
         """Whether it is anything else than an ordinary answer there."""
-        return operation == "chunk" or self.kind not in ("partial", "nothing_kept", "forgotten", "corrupt")
+        return operation == "chunk" or self.kind not in (
+            "partial",
+            "nothing_kept",
+            "forgotten",
+            "corrupt",
+        )
 
 
 RANDOM = (
@@ -53,7 +58,9 @@ class Faults:
 
     def script(self, operation: str, *faults: Fault) -> None:
         """The operation's next requests end so."""
-        assert all(fault.applies_to(operation) for fault in faults), "such a fault would do nothing there"
+        assert all(fault.applies_to(operation) for fault in faults), (
+            "such a fault would do nothing there"
+        )
         with self._lock:
             self._scripted.setdefault(operation, []).extend(faults)
 
@@ -68,7 +75,11 @@ class Faults:
             waiting = self._scripted.get(operation)
             found = waiting.pop(0) if waiting else self._always.get(operation)
             if found is None and operation != "token" and self._random.random() < self._share:
-                found = self._random.choice([fault for fault in RANDOM if fault.applies_to(operation)])
+                found = self._random.choice(
+                    [fault for fault in RANDOM if fault.applies_to(operation)]
+                )
             if found is not None:
-                self.happened.append(f"{operation} {found.kind} {found.status if found.kind == 'status' else ''}")
+                self.happened.append(
+                    f"{operation} {found.kind} {found.status if found.kind == 'status' else ''}"
+                )
             return found

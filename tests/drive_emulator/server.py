@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from tests.drive_emulator.faults import Fault, Faults
 from tests.drive_emulator.store import FOLDER, Refused, Store
-from tests.pace import Pace
+from tests.rate_limiter import RateLimiter
 
 CHUNK_UNIT = 256 * 1024
 _PAGE = 100
@@ -24,7 +24,11 @@ class DriveEmulator:
     """Serves between enter and exit. `rate`: bytes per second that it takes, all uploads together."""
 
     def __init__(
-        self, store: Store | None = None, faults: Faults | None = None, port: int = 0, rate: float = 0
+        self,
+        store: Store | None = None,
+        faults: Faults | None = None,
+        port: int = 0,
+        rate: float = 0,
     ) -> None:
         self.store = store or Store()
         self.faults = faults or Faults()
@@ -45,7 +49,7 @@ class DriveEmulator:
         """Told of each piece of a body that arrived."""
         self.received = 0
         """Bytes of chunks that arrived, whether they were kept or not."""
-        self._pace = Pace()
+        self._pace = RateLimiter()
         self._lock = threading.Lock()
         emulator = self
 
@@ -62,7 +66,9 @@ class DriveEmulator:
         # What was sent and is not read yet lies in buffers: as small as on a real network, whose packets are not 64 KiB.
         self._server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         self._server.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1460)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
 
     def __enter__(self) -> Self:
@@ -128,14 +134,21 @@ class _Handler(BaseHTTPRequestHandler):
         if halved or len(self.body) < length:
             return self._break_off(operation, fault)
         try:
-            if operation != "token" and self.headers.get("Authorization", "")[7:] not in self.drive.tokens:
+            if (
+                operation != "token"
+                and self.headers.get("Authorization", "")[7:] not in self.drive.tokens
+            ):
                 raise Refused(401, "authError", "Invalid Credentials")
             if fault and fault.kind == "status":
                 problem = _problem(fault.status, fault.reason, fault.message, fault.detail)
                 return self._send(fault.status, problem, fault.headers, operation)
             status, answer, headers = respond(fault)
         except Refused as refused:
-            status, answer, headers = refused.status, _problem(refused.status, refused.reason, refused.message), {}
+            status, answer, headers = (
+                refused.status,
+                _problem(refused.status, refused.reason, refused.message),
+                {},
+            )
         if fault and fault.kind == "lost":
             return self._reset()
         if fault and fault.kind == "page":
@@ -143,7 +156,9 @@ class _Handler(BaseHTTPRequestHandler):
         is_last = operation == "chunk" and status == 200
         if is_last:
             self.drive.before_the_last_answer()
-        self._send(status, answer, headers, operation, truncated=bool(fault and fault.kind == "truncated"))
+        self._send(
+            status, answer, headers, operation, truncated=bool(fault and fault.kind == "truncated")
+        )
         if is_last:
             self.wfile.flush()
             self.drive.after_the_last_answer()
@@ -178,7 +193,11 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/token":
             return "token", self._token
         if path == "/drive/v3/files/generateIds":
-            return "generateIds", lambda _: (200, {"ids": self.drive.store.new_ids(int(self.query["count"]))}, {})
+            return "generateIds", lambda _: (
+                200,
+                {"ids": self.drive.store.new_ids(int(self.query["count"]))},
+                {},
+            )
         if path == "/drive/v3/files":
             return ("list", self._list) if self.command == "GET" else ("create", self._create)
         if match := re.fullmatch(r"/drive/v3/files/([\w-]+)", path):
@@ -199,7 +218,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.drive.token_requests.append(form)
         if self.drive.token_refusal:
             return 400, {"error": self.drive.token_refusal, "error_description": "refused"}, {}
-        again = {"refresh_token": "TOPSECRET-refresh"} if form.get("grant_type") == "authorization_code" else {}
+        again = (
+            {"refresh_token": "TOPSECRET-refresh"}
+            if form.get("grant_type") == "authorization_code"
+            else {}
+        )
         if self.drive.token_scope:
             again["scope"] = self.drive.token_scope
         return (
@@ -238,7 +261,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _update(self, file_id: str) -> Any:
         self._on_all_drives()
         body, query = json.loads(self.body or b"{}"), self.query
-        return 200, self.drive.store.update(file_id, body, query.get("addParents"), query.get("removeParents")), {}
+        return (
+            200,
+            self.drive.store.update(
+                file_id, body, query.get("addParents"), query.get("removeParents")
+            ),
+            {},
+        )
 
     def _create(self, _fault: Fault | None) -> Any:
         self._on_all_drives()
@@ -251,7 +280,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._on_all_drives()
         if self.query.get("uploadType") != "resumable":
             raise Refused(400, "invalid", "only resumable uploads")
-        name = self.drive.store.begin(json.loads(self.body), int(self.headers["X-Upload-Content-Length"]))
+        name = self.drive.store.begin(
+            json.loads(self.body), int(self.headers["X-Upload-Content-Length"])
+        )
         return 200, None, {"Location": f"{self.drive.url}upload/drive/v3/files?upload_id={name}"}
 
     def _chunk(self, fault: Fault | None) -> Any:
@@ -275,7 +306,9 @@ class _Handler(BaseHTTPRequestHandler):
             if upload is None or upload.gone:
                 raise Refused(404, "notFound")
         else:
-            upload = store.append(name, start, data, corrupt=bool(fault and fault.kind == "corrupt"))
+            upload = store.append(
+                name, start, data, corrupt=bool(fault and fault.kind == "corrupt")
+            )
             self.drive.on_chunk()
         if upload.file is not None and not (fault and fault.kind == "nothing_kept"):
             return 200, upload.file, {}
@@ -286,9 +319,21 @@ class _Handler(BaseHTTPRequestHandler):
         return upload is not None and upload.file is not None
 
     def _send(
-        self, status: int, answer: Any, headers: dict[str, str], operation: str, *, truncated: bool = False
+        self,
+        status: int,
+        answer: Any,
+        headers: dict[str, str],
+        operation: str,
+        *,
+        truncated: bool = False,
     ) -> None:
-        body = b"" if answer is None else answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
+        body = (
+            b""
+            if answer is None
+            else answer.encode()
+            if isinstance(answer, str)
+            else json.dumps(answer).encode()
+        )
         self.drive.requests.append((operation, status))
         if truncated and not body:
             return self._reset()
@@ -318,7 +363,16 @@ def _wait_for_the_end(connection: socket.socket) -> None:
 
 
 def _problem(status: int, reason: str, message: str, detail: str = "") -> dict[str, Any]:
-    details = {"details": [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": detail}]} if detail else {}
+    details = (
+        {"details": [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": detail}]}
+        if detail
+        else {}
+    )
     return {
-        "error": {"code": status, "errors": [{"reason": reason, "message": message}], "message": message, **details}
+        "error": {
+            "code": status,
+            "errors": [{"reason": reason, "message": message}],
+            "message": message,
+            **details,
+        }
     }

@@ -34,7 +34,12 @@ class Store:
     """All files and sessions. Safe for several threads: one big lock."""
 
     def __init__(
-        self, folder: Path | None = None, *, shared_drive: bool = False, role: str = "fileOrganizer", lag: int = 0
+        self,
+        folder: Path | None = None,
+        *,
+        shared_drive: bool = False,
+        role: str = "fileOrganizer",
+        lag: int = 0,
     ) -> None:
         """`role`: the account's on the shared drive (`organizer`: manager; `fileOrganizer`: content manager; `writer`).
         `lag`: searches do not show what is newer than so many requests."""
@@ -54,7 +59,9 @@ class Store:
         self._born: dict[str, int] = {}
         self._clock = 0
         self.drive_id = "shareddrive0001" if shared_drive else None
-        self.root = self.insert({"id": "rootfolder0001", "name": "Courses", "mimeType": FOLDER}, ours=True)["id"]
+        self.root = self.insert(
+            {"id": "rootfolder0001", "name": "Courses", "mimeType": FOLDER}, ours=True
+        )["id"]
 
     def new_ids(self, count: int) -> list[str]:
         with self.lock:
@@ -83,7 +90,10 @@ class Store:
                 raise Refused(400, "invalid", "The provided file ID is not usable.")
             if body.get("id") in self.files.keys() | self.used:
                 raise Refused(409, "fileIdInUse", "A file already exists with the provided ID.")
-            if any(parent not in self.files or self.files[parent]["trashed"] for parent in body.get("parents", ())):
+            if any(
+                parent not in self.files or self.files[parent]["trashed"]
+                for parent in body.get("parents", ())
+            ):
                 raise Refused(404, "notFound", "File not found")
             if self.refuse and body.get("mimeType") != FOLDER:
                 raise self.refuse
@@ -126,7 +136,9 @@ class Store:
 
     def find(self, query: str) -> list[dict[str, Any]]:
         """`files.list` for the few forms of query that are used; anything else is refused."""
-        found = [file for file in self._in_order() if self.requests - self._born[file["id"]] >= self.lag]
+        found = [
+            file for file in self._in_order() if self.requests - self._born[file["id"]] >= self.lag
+        ]
         for part in query.split(" and appProperties has ", 1)[0].split(" and "):
             if match := re.fullmatch(r"'([^']+)' in parents", part):
                 self.get(match[1])
@@ -138,7 +150,9 @@ class Store:
             else:
                 raise Refused(400, "invalid", f"Invalid Value: {part}")
         if match := re.search(r"appProperties has \{ key='([^']+)' and value='([^']+)' \}$", query):
-            found = [file for file in found if file.get("appProperties", {}).get(match[1]) == match[2]]
+            found = [
+                file for file in found if file.get("appProperties", {}).get(match[1]) == match[2]
+            ]
         return found
 
     def _in_order(self) -> list[dict[str, Any]]:
@@ -178,9 +192,13 @@ class Store:
             self.bytes += len(data)
             if upload.got == upload.size:
                 md5 = "0" * 32 if corrupt else upload.digest.hexdigest()
-                upload.file = self.insert({**upload.body, "size": str(upload.size), "md5Checksum": md5})
+                upload.file = self.insert(
+                    {**upload.body, "size": str(upload.size), "md5Checksum": md5}
+                )
             return upload
 
     def media(self) -> list[dict[str, Any]]:
         """All files that are no folders and are not in the bin."""
-        return [file for file in self._in_order() if file["mimeType"] != FOLDER and not file["trashed"]]
+        return [
+            file for file in self._in_order() if file["mimeType"] != FOLDER and not file["trashed"]
+        ]

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+from examples.demo.site import CourseSite
 from sqlalchemy import make_url, text
 
 from enrollgate.database import open_database
-from enrollgate.demo.site import CourseSite
 from enrollgate.domain.account import cookies_name
 
 PATIENCE = 120.0
@@ -50,7 +50,10 @@ class Operator:
     def start(self) -> subprocess.Popen[bytes]:
         with (self.folder / "operator.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "enrollgate", "run"], env=self._environment(), stderr=log, cwd=self.folder
+                [sys.executable, "-m", "enrollgate", "run"],
+                env=self._environment(),
+                stderr=log,
+                cwd=self.folder,
             )
         self.processes.append(process)
         return process
@@ -62,8 +65,14 @@ class Operator:
                 process.wait(timeout=PATIENCE)
 
     def _environment(self) -> dict[str, str]:
-        others = {name: value for name, value in os.environ.items() if not name.startswith("ENROLLGATE_")}
-        return others | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)} | self.environment
+        others = {
+            name: value for name, value in os.environ.items() if not name.startswith("ENROLLGATE_")
+        }
+        return (
+            others
+            | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+            | self.environment
+        )
 
     @property
     def log(self) -> str:
@@ -85,12 +94,14 @@ class Operator:
                 result = connection.execute(text(statement), values)
                 return [tuple(row) for row in result] if result.returns_rows else []
 
-            rows: list[tuple[object, ...]] = database.writing(run)
+            rows: list[tuple[object, ...]] = database.run_in_transaction(run)
             return rows
 
     def add(self, task_id: int, course: str, status: str = "enrolled") -> str:
         account = f"account{task_id}@example.com"
-        (self.folder / "cookies" / cookies_name(account)).write_text(self.site.cookies_file(account))
+        (self.folder / "cookies" / cookies_name(account)).write_text(
+            self.site.cookies_file(account)
+        )
         if status == "enrolled":
             self.site.enroll(account, course)
         self.sql(
@@ -107,12 +118,13 @@ class Operator:
 
     def runs(self) -> list[tuple[object, ...]]:
         return self.sql(
-            "SELECT task_id, attempt, state, outcome, reason FROM enrollgate_runs ORDER BY task_id, attempt"
+            "SELECT task_id, run_number, state, outcome, reason FROM enrollgate_runs ORDER BY task_id, run_number"
         )
 
     def await_status(self, task_id: int, status: str) -> None:
         wait_until(
-            lambda: self.status(task_id) == status, lambda: f"task {task_id}: {self.status(task_id)}\n{self.log}"
+            lambda: self.status(task_id) == status,
+            lambda: f"task {task_id}: {self.status(task_id)}\n{self.log}",
         )
 
     def files(self, task_id: int) -> list[bytes]:

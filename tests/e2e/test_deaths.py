@@ -9,12 +9,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from examples.demo.site import CourseSite
 from tests.conftest import absent
 from tests.databases import Server
 from tests.databases.server import fresh_database
 from tests.e2e.operator_process import Operator, wait_until
-
-from enrollgate.demo.site import CourseSite
 
 COURSE = "ceramics"
 
@@ -68,8 +67,12 @@ def test_an_operator_killed_in_the_middle_of_a_run_adopts_it_and_downloads_nothi
     assert operator.files(1) == site.lectures(COURSE)
     course = sum(map(len, site.lectures(COURSE)))
     # yt-dlp's generic extractor looks at the first bytes of a file before it downloads it: two requests, one of them short.
-    whole = [record for record in site.records if record.path.endswith(".mp4") and record.bytes > 100_000]
-    assert len(whole) == 4 and sum(record.bytes for record in whole) == course, "every lecture left the site once"
+    whole = [
+        record for record in site.records if record.path.endswith(".mp4") and record.bytes > 100_000
+    ]
+    assert len(whole) == 4 and sum(record.bytes for record in whole) == course, (
+        "every lecture left the site once"
+    )
     assert not psutil.pid_exists(pid)
 
 
@@ -105,14 +108,21 @@ def test_after_a_worker_is_killed_the_next_try_moves_only_what_is_missing(
                 worker.wait()
         killed_at = time.time()
         site.throttle = 600_000
-        sizes = {f"/courses/{COURSE}/{n}.mp4": len(lecture) for n, lecture in enumerate(site.lectures(COURSE), 1)}
+        sizes = {
+            f"/courses/{COURSE}/{n}.mp4": len(lecture)
+            for n, lecture in enumerate(site.lectures(COURSE), 1)
+        }
         missing = sum(sizes.values()) - sum(delivered(operator)) - sum(partial(operator))
         assert 0 < missing < sum(sizes.values()) - 350_000, "a lecture and a part of one are there"
         operator.await_status(1, "completed")
         assert operator.files(1) == site.lectures(COURSE)
         assert operator.runs() == [(1, 1, "finished", "succeeded", None)]
-        after = [record for record in site.records if record.time > killed_at and record.path in sizes]
-        moved = [record for record in after if record.status == 206 or record.bytes == sizes[record.path]]
+        after = [
+            record for record in site.records if record.time > killed_at and record.path in sizes
+        ]
+        moved = [
+            record for record in after if record.status == 206 or record.bytes == sizes[record.path]
+        ]
         assert any(record.status == 206 for record in moved), "the partial file is continued"
         assert sum(record.bytes for record in moved) == missing
         # What remains are looks: yt-dlp's generic extractor opens a file and reads its first bytes before it downloads it.
@@ -125,7 +135,9 @@ def caught_in_the_midst_of_a_file(operator: Operator, site: CourseSite) -> bool:
     """Whether a file is half there after another was delivered; from then on each piece of it takes seconds."""
 
     def is_midway() -> bool:
-        return bool(delivered(operator)) and any(50_000 < size < 200_000 for size in partial(operator, ".part"))
+        return bool(delivered(operator)) and any(
+            50_000 < size < 200_000 for size in partial(operator, ".part")
+        )
 
     if not is_midway():
         return False
@@ -150,7 +162,9 @@ def partial(operator: Operator, suffix: str = "") -> list[int]:
     return sizes
 
 
-def test_a_task_failed_by_node_while_it_runs_has_its_processes_ended(operator: Operator, site: CourseSite) -> None:
+def test_a_task_failed_by_node_while_it_runs_has_its_processes_ended(
+    operator: Operator, site: CourseSite
+) -> None:
     operator.add(1, COURSE)
     operator.start()
     wait_until(lambda: media_bytes(site) > 50_000, lambda: operator.log)
@@ -160,7 +174,9 @@ def test_a_task_failed_by_node_while_it_runs_has_its_processes_ended(operator: O
     assert not workers(operator) and operator.status(1) == "failed"
 
 
-def test_two_operator_processes_share_the_work_and_do_nothing_twice(operator: Operator, site: CourseSite) -> None:
+def test_two_operator_processes_share_the_work_and_do_nothing_twice(
+    operator: Operator, site: CourseSite
+) -> None:
     site.throttle = None
     operator.start()
     operator.start()
@@ -168,7 +184,9 @@ def test_two_operator_processes_share_the_work_and_do_nothing_twice(operator: Op
         operator.add(task, "bread")
     for task in range(1, 9):
         operator.await_status(task, "completed")
-    assert [run[:4] for run in operator.runs()] == [(task, 1, "finished", "succeeded") for task in range(1, 9)]
+    assert [run[:4] for run in operator.runs()] == [
+        (task, 1, "finished", "succeeded") for task in range(1, 9)
+    ]
 
 
 def test_mariadb_stopped_for_30_seconds_in_the_middle_of_a_run_loses_nothing(
@@ -204,7 +222,9 @@ def test_mariadb_stopped_for_30_seconds_in_the_middle_of_a_run_loses_nothing(
             operator.stop_all()
 
 
-def test_an_operator_asked_to_stop_leaves_with_0_and_its_runs_go_on(operator: Operator, site: CourseSite) -> None:
+def test_an_operator_asked_to_stop_leaves_with_0_and_its_runs_go_on(
+    operator: Operator, site: CourseSite
+) -> None:
     operator.add(1, COURSE)
     process = operator.start()
     wait_until(lambda: media_bytes(site) > 50_000, lambda: operator.log)

@@ -1,4 +1,4 @@
-"""`enrollgate demo` for real: it shows the contract kept, and never says so when it was not."""
+"""`make demo` for real: it shows the contract kept, and never says so when it was not."""
 
 import contextlib
 import os
@@ -10,13 +10,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from rich.console import Console
+from examples.demo import show
+from examples.demo.__main__ import main
+from examples.demo.media import FfmpegAbsent, find_ffmpeg
 from tests.conftest import absent
-from typer.testing import CliRunner
-
-from enrollgate import cli
-from enrollgate.demo import show
-from enrollgate.demo.media import FfmpegAbsent, find_ffmpeg
 
 
 @pytest.fixture(autouse=True)
@@ -28,9 +25,12 @@ def ffmpeg() -> None:
 
 
 def start(folder: Path) -> "subprocess.Popen[str]":
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "COLUMNS": "160"}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "COLUMNS": "160",
+    }
     return subprocess.Popen(
-        [sys.executable, "-m", "enrollgate", "demo", "--folder", str(folder)],
+        [sys.executable, "-m", "examples.demo", "--folder", str(folder)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -53,7 +53,8 @@ def test_the_demo_shows_the_four_cases_and_ends_with_0(tmp_path: Path) -> None:
     assert demo.returncode == 0, output
     summary = output.partition("How the four cases ended")[2]
     rows = re.findall(
-        r"│ (\d) +│ ([a-z ]+?) +│ ([a-z]+) +│ (.*?) +│ (.*?) +│", re.sub(r"\d+ requests", "some", summary)
+        r"│ (\d) +│ ([a-z ]+?) +│ ([a-z]+) +│ (.*?) +│ (.*?) +│",
+        re.sub(r"\d+ requests", "some", summary),
     )
     assert rows == [
         ("1", "quick enrollment", "completed", "4 lectures, some, none before `enrolled`", "yes"),
@@ -63,7 +64,9 @@ def test_the_demo_shows_the_four_cases_and_ends_with_0(tmp_path: Path) -> None:
     ]
     tree = summary.partition("courses/\n")[2]
     assert len(re.findall(r"── \d\d - [^\n]+\.mp4  [0-9,]+ bytes", tree)) == 7
-    assert "Ceramics for beginners [task-1]/" in tree and "Harmony at the keyboard [task-2]/" in tree
+    assert (
+        "Ceramics for beginners [task-1]/" in tree and "Harmony at the keyboard [task-2]/" in tree
+    )
     assert "ENROLL CHECK task=1" in (tmp_path / "demo" / "operator.log").read_text()
 
 
@@ -74,29 +77,45 @@ def test_the_demo_says_at_once_that_its_operator_has_died(tmp_path: Path) -> Non
     operator.kill()
     output, _ = demo.communicate()
     assert demo.returncode == 1
-    assert "The operator ended before its time (signal 9)" in output and "How the four cases ended" not in output
+    assert (
+        "The operator ended before its time (signal 9)" in output
+        and "How the four cases ended" not in output
+    )
 
 
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        (show.Case(3, "wrong end", "cyd@example.com", ((1, "failed"),), "completed"), "ended as failed, not completed"),
-        (show.Case(3, "wrong reason", "cyd@example.com", ((1, "failed"),), "failed", "Lost"), "reason None, not Lost"),
+        (
+            show.Case(3, "wrong end", "cyd@example.com", ((1, "failed"),), "completed"),
+            "ended as failed, not completed",
+        ),
+        (
+            show.Case(3, "wrong reason", "cyd@example.com", ((1, "failed"),), "failed", "Lost"),
+            "reason None, not Lost",
+        ),
     ],
 )
 def test_a_case_that_ends_otherwise_than_the_contract_says_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: show.Case, words: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    case: show.Case,
+    words: str,
 ) -> None:
     monkeypatch.setattr(show, "CASES", (case,))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
-    monkeypatch.setattr(cli, "_OUT", Console(width=200))
-    done = CliRunner().invoke(cli.app, ["demo", "--folder", str(tmp_path / "demo")])
-    assert done.exit_code == 1 and f"no: {words}" in done.output
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["--folder", str(tmp_path / "demo")]) == 1
+    assert f"no: {words}" in capsys.readouterr().out
 
 
 def test_the_demo_never_empties_a_folder_that_is_not_its_own(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
     demo = start(tmp_path)
     output, _ = demo.communicate()
-    assert demo.returncode == 1 and "is not empty and not a demo's: name another with --folder" in output
+    assert (
+        demo.returncode == 1
+        and "is not empty and not a demo's: name another with --folder" in output
+    )
     assert (tmp_path / "mine.txt").read_text() == "precious"

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from examples.demo.site import CourseSite
 from sqlalchemy import make_url
 from tests.conftest import absent
 from tests.e2e.operator_process import Operator, wait_until
 
-from enrollgate.demo.site import CourseSite
 from enrollgate.domain.account import cookies_name
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -25,9 +25,13 @@ def node_writer() -> Path:
     if shutil.which("node") is None or shutil.which("npm") is None:
         absent("node", "install Node.js 18 or newer with npm")
     copy = REPOSITORY / ".cache" / "node-writer"
-    shutil.copytree(EXAMPLE, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules"))
+    shutil.copytree(
+        EXAMPLE, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules")
+    )
     if not (copy / "node_modules" / "mysql2").exists():
-        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=copy, check=True, capture_output=True)
+        subprocess.run(
+            ["npm", "ci", "--no-audit", "--no-fund"], cwd=copy, check=True, capture_output=True
+        )
     return copy / "writer.mjs"
 
 
@@ -44,7 +48,11 @@ def node(writer: Path, url: str, *arguments: str) -> subprocess.CompletedProcess
     plain = make_url(url).set(drivername="mysql").render_as_string(hide_password=False)
     environment = os.environ | {"DATABASE_URL": plain}
     return subprocess.run(
-        ["node", str(writer), *arguments], env=environment, capture_output=True, text=True, check=False
+        ["node", str(writer), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -59,10 +67,23 @@ def test_no_request_reaches_the_site_before_node_has_written_enrolled(
         for account in accounts.values():
             (tmp_path / "cookies" / cookies_name(account)).write_text(site.cookies_file(account))
         process = operator.start()
-        course = ("--course", "bread", "--course-url", site.course_url("bread"), "--site", site.url, "--seconds", "3")
+        course = (
+            "--course",
+            "bread",
+            "--course-url",
+            site.course_url("bread"),
+            "--site",
+            site.url,
+            "--seconds",
+            "3",
+        )
         quick = node(node_writer, mariadb_url, "play", "--email", accounts["quick"], *course)
-        failed = node(node_writer, mariadb_url, "play", "--email", accounts["fail"], *course, "--fail")
-        stalled = node(node_writer, mariadb_url, "play", "--email", accounts["stall"], *course, "--stall")
+        failed = node(
+            node_writer, mariadb_url, "play", "--email", accounts["fail"], *course, "--fail"
+        )
+        stalled = node(
+            node_writer, mariadb_url, "play", "--email", accounts["stall"], *course, "--stall"
+        )
         assert (quick.returncode, failed.returncode, stalled.returncode) == (0, 0, 0), quick.stderr
         operator.await_status(1, "completed")
         operator.await_status(3, "failed")
@@ -73,7 +94,12 @@ def test_no_request_reaches_the_site_before_node_has_written_enrolled(
         ]
         assert operator.files(1) == site.lectures("bread")
         enrolled_at = (
-            next(int(line.split()[0]) for line in quick.stdout.splitlines() if line.endswith(" enrolled")) / 1000
+            next(
+                int(line.split()[0])
+                for line in quick.stdout.splitlines()
+                if line.endswith(" enrolled")
+            )
+            / 1000
         )
         requests = [record for record in site.records if record.method != "POST"]
         assert requests and {record.account for record in requests} == {accounts["quick"]}
@@ -104,7 +130,9 @@ def test_the_node_example_says_what_is_wrong(
     assert done.returncode == code and words in done.stderr
 
 
-def test_the_example_download_command_delivers_a_course(sqlite_url: str, tmp_path: Path, site: CourseSite) -> None:
+def test_the_example_download_command_delivers_a_course(
+    sqlite_url: str, tmp_path: Path, site: CourseSite
+) -> None:
     script = REPOSITORY / "examples" / "download-command" / "main.py"
     command = f"{sys.executable} {script} -c {{course_url}} -o {{output_dir}}"
     operator = Operator(tmp_path, sqlite_url, site, DOWNLOADER="command", DOWNLOAD_COMMAND=command)
@@ -123,7 +151,11 @@ def test_a_download_command_that_fails_is_tried_three_times_and_its_last_words_a
 ) -> None:
     program = "import sys; sys.exit('sorry {course_url} {output_dir}')"
     operator = Operator(
-        tmp_path, sqlite_url, site, DOWNLOADER="command", DOWNLOAD_COMMAND=f'{sys.executable} -c "{program}"'
+        tmp_path,
+        sqlite_url,
+        site,
+        DOWNLOADER="command",
+        DOWNLOAD_COMMAND=f'{sys.executable} -c "{program}"',
     )
     try:
         operator.create_table()

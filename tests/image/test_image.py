@@ -26,29 +26,50 @@ class Image:
 
     @property
     def config(self) -> dict[str, object]:
-        config: dict[str, object] = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        config: dict[str, object] = json.loads(
+            (self.folder / "config.json").read_text(encoding="utf-8")
+        )
         return config
 
     def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Runs a command in it, in a mount namespace of its own."""
         root = shlex.quote(str(self.folder / "root"))
-        environment = [f"{name}={value}" for name, value in (dict(self.config["environment"]) | variables).items()]  # type: ignore[call-overload]
-        inner = ["chroot", f"--userspec={self.config['user']}", str(self.folder / "root"), "/usr/bin/env", "-i"]
+        environment = [
+            f"{name}={value}"
+            for name, value in (dict(self.config["environment"]) | variables).items()
+        ]  # type: ignore[call-overload]
+        inner = [
+            "chroot",
+            f"--userspec={self.config['user']}",
+            str(self.folder / "root"),
+            "/usr/bin/env",
+            "-i",
+        ]
         script = (
             f"mount --bind {root} {root} && mount -o remount,bind,ro {root} && mount -t tmpfs tmpfs {root}/tmp && "
             f"exec {shlex.join([*inner, *environment, *command])}"
         )
         return subprocess.run(
-            ["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, timeout=120, check=False
+            ["unshare", "--mount", "sh", "-c", script],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
 
 
 @pytest.fixture(scope="session")
 def image() -> Image:
     if os.geteuid() != 0 or not shutil.which("apt-get") or not shutil.which("unshare"):
-        absent("a built image", "run the tests as root on Debian, where scripts/image_root.py can build it")
+        absent(
+            "a built image",
+            "run the tests as root on Debian, where tests/image/image_root.py can build it",
+        )
     done = subprocess.run(
-        [sys.executable, REPOSITORY / "scripts" / "image_root.py"], capture_output=True, text=True, check=False
+        [sys.executable, REPOSITORY / "tests" / "image" / "image_root.py"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return Image(Path(done.stdout.strip()))
@@ -66,7 +87,11 @@ def test_it_starts_as_the_cluster_starts_it(image: Image) -> None:
     [
         ("enrollgate", "work", "--help"),
         ("ffmpeg", "-version"),
-        ("python", "-c", "import enrollgate.controller, enrollgate.worker.work, yt_dlp"),
+        (
+            "python",
+            "-c",
+            "import enrollgate.control.kopf_controller, enrollgate.worker.work, yt_dlp",
+        ),
     ],
     ids=" ".join,
 )

@@ -16,9 +16,9 @@ from kubernetes import client
 from tests.cluster.control_plane.certificates import Authority
 from tests.conftest import absent
 
+from enrollgate.control.kopf_controller import ConnectionInfo
 from enrollgate.launchers import LauncherUnavailable
 from enrollgate.launchers.kubernetes import Api
-from enrollgate.launchers.kubernetes.tls import ConnectionInfo
 
 
 class ApiServer(BaseHTTPRequestHandler):
@@ -49,7 +49,9 @@ def port(authority: Authority) -> Iterator[int]:
     server = ThreadingHTTPServer(("0.0.0.0", 0), ApiServer)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # refused handshakes are what some tests want
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     yield server.server_address[1]
     server.shutdown()
@@ -73,7 +75,10 @@ def ask_by_kopf(host: str, port: int, ca: Path) -> object:
     async def ask() -> object:
         info = ConnectionInfo(server=f"https://{host}:{port}", ca_path=str(ca))
         connector = aiohttp.TCPConnector(ssl=info.as_ssl_context())
-        async with aiohttp.ClientSession(connector=connector) as session, session.get(info.server) as answer:
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.get(info.server) as answer,
+        ):
             return await answer.json(content_type=None)
 
     return asyncio.run(ask())
@@ -92,7 +97,10 @@ def test_python_itself_refuses_such_a_ca(authority: Authority, port: int) -> Non
     if sys.version_info < (3, 13):
         absent("Python 3.13", "let PYTHON name one for scripts/setup")
     context = ssl.create_default_context(cafile=str(authority.certificate))
-    with pytest.raises(ssl.SSLCertVerificationError), socket.create_connection(("127.0.0.1", port)) as plain:
+    with (
+        pytest.raises(ssl.SSLCertVerificationError),
+        socket.create_connection(("127.0.0.1", port)) as plain,
+    ):
         context.wrap_socket(plain, server_hostname="localhost")
 
 
@@ -102,13 +110,18 @@ def test_a_certificate_of_another_ca_is_refused(ask: object, tmp_path: Path, por
     (tmp_path / "other").mkdir()
     other = Authority(tmp_path / "other")
     with pytest.raises(
-        (LauncherUnavailable, aiohttp.ClientConnectorCertificateError), match="CERTIFICATE_VERIFY_FAILED"
+        (LauncherUnavailable, aiohttp.ClientConnectorCertificateError),
+        match="CERTIFICATE_VERIFY_FAILED",
     ):
         ask("localhost", port, other.certificate)
 
 
 @CLIENTS
-def test_a_certificate_of_another_host_is_refused(ask: object, authority: Authority, port: int) -> None:
+def test_a_certificate_of_another_host_is_refused(
+    ask: object, authority: Authority, port: int
+) -> None:
     assert callable(ask)
-    with pytest.raises((LauncherUnavailable, aiohttp.ClientConnectorCertificateError), match="127.0.0.2"):
+    with pytest.raises(
+        (LauncherUnavailable, aiohttp.ClientConnectorCertificateError), match="127.0.0.2"
+    ):
         ask("127.0.0.2", port, authority.certificate)

@@ -21,12 +21,12 @@ from enrollgate.database import (
     open_database,
 )
 from enrollgate.database.engine import translated
-from enrollgate.database.inspection import check_database, insist
 from enrollgate.database.migrate import current, head
+from enrollgate.database.preflight import check_database, require_usable
 from enrollgate.database.tables import runs
-from enrollgate.domain.check import Verdict
+from enrollgate.domain.check import Severity
 from enrollgate.domain.task import StatusWords, TaskColumns
-from enrollgate.telemetry.log import configure_logging
+from enrollgate.telemetry.logging import configure_logging
 
 EMAIL = "ada@example.com"
 TABLES = Tables.named(TaskColumns(), StatusWords())
@@ -39,12 +39,15 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 def create_tasks(database: Database, columns: str) -> None:
-    database.writing(lambda connection: connection.exec_driver_sql(f"CREATE TABLE download_tasks ({columns})"))
+    database.run_in_transaction(
+        lambda connection: connection.exec_driver_sql(f"CREATE TABLE download_tasks ({columns})")
+    )
 
 
-def verdicts(database: Database) -> dict[str, tuple[Verdict, str]]:
+def verdicts(database: Database) -> dict[str, tuple[Severity, str]]:
     return {
-        check.name: (check.verdict, f"{check.detail}: {check.remedy}") for check in check_database(database, TABLES)
+        check.name: (check.severity, f"{check.detail}: {check.remedy}")
+        for check in check_database(database, TABLES)
     }
 
 
@@ -78,10 +81,16 @@ def test_two_migrations_at_once_both_end_well(database_url: str) -> None:
 
 def test_the_next_migration_begins_when_this_one_is_committed(database: Database) -> None:
     done: list[str] = []
-    event.listen(database.engine, "before_cursor_execute", lambda *arguments: done.append(arguments[2].split("(")[0]))
+    event.listen(
+        database.engine,
+        "before_cursor_execute",
+        lambda *arguments: done.append(arguments[2].split("(")[0]),
+    )
     event.listen(database.engine, "commit", lambda _connection: done.append("COMMIT"))
     migrate(database)
-    assert ("SELECT RELEASE_LOCK" in done) != database.is_sqlite, "SQLite has one writer at a time anyway"
+    assert ("SELECT RELEASE_LOCK" in done) != database.is_sqlite, (
+        "SQLite has one writer at a time anyway"
+    )
     written = done.index("INSERT INTO enrollgate_schema_version ")
     released = done.index("COMMIT" if database.is_sqlite else "SELECT RELEASE_LOCK", written)
     assert "COMMIT" in done[written : released + 1]
@@ -91,24 +100,34 @@ def test_the_next_migration_begins_when_this_one_is_committed(database: Database
     "undone",
     [
         ("DROP TABLE enrollgate_runs",),
-        ("DROP TABLE enrollgate_runs", "DROP INDEX ix_enrollgate_tasks_status_seen ON enrollgate_tasks"),
+        (
+            "DROP TABLE enrollgate_runs",
+            "DROP INDEX ix_enrollgate_tasks_status_seen ON enrollgate_tasks",
+        ),
         ("DROP INDEX ix_enrollgate_runs_finished ON enrollgate_runs",),
         (),
     ],
-    ids=["before the second table", "before the first index", "before the last index", "before the revision"],
+    ids=[
+        "before the second table",
+        "before the first index",
+        "before the last index",
+        "before the revision",
+    ],
 )
-def test_an_interrupted_migration_is_finished_by_the_next_one(database: Database, undone: tuple[str, ...]) -> None:
+def test_an_interrupted_migration_is_finished_by_the_next_one(
+    database: Database, undone: tuple[str, ...]
+) -> None:
     migrate(database)
     whole = structure(database)
     for statement in ("DELETE FROM enrollgate_schema_version", *undone):
         sql = statement.partition(" ON ")[0] if database.is_sqlite else statement
-        database.writing(lambda connection, sql=sql: connection.exec_driver_sql(sql))
+        database.run_in_transaction(lambda connection, sql=sql: connection.exec_driver_sql(sql))
     assert migrate(database) == (None, head())
     assert structure(database) == whole
 
 
 def structure(database: Database) -> dict[str, object]:
-    with database.reading() as connection:
+    with database.read_transaction() as connection:
         inspector = inspect(connection)
         return {
             table: (
@@ -123,16 +142,20 @@ def structure(database: Database) -> dict[str, object]:
 def test_without_a_migration_the_operator_says_so(database: Database) -> None:
     create_tasks(database, GOOD)
     with pytest.raises(DatabaseMisconfigured, match="run `enrollgate migrate`"):
-        insist(database, TABLES)
+        require_usable(database, TABLES)
 
 
 def test_a_missing_table_is_named_with_the_remedy(database: Database) -> None:
     migrate(database)
-    with pytest.raises(DatabaseMisconfigured, match="there is no table download_tasks: let Node.js create it"):
-        insist(database, TABLES)
+    with pytest.raises(
+        DatabaseMisconfigured, match="there is no table download_tasks: let Node.js create it"
+    ):
+        require_usable(database, TABLES)
 
 
-def test_a_table_dropped_while_running_is_an_error_with_a_remedy_and_not_the_end(database_url: str) -> None:
+def test_a_table_dropped_while_running_is_an_error_with_a_remedy_and_not_the_end(
+    database_url: str,
+) -> None:
     with closing(World(database_url)) as world:
         world.sql("DROP TABLE download_tasks")
         with pytest.raises(DatabaseMisconfigured, match="let Node.js create the task table"):
@@ -140,39 +163,52 @@ def test_a_table_dropped_while_running_is_an_error_with_a_remedy_and_not_the_end
 
 
 def test_a_missing_column_is_named_with_the_remedy(database: Database) -> None:
-    create_tasks(database, "id INTEGER PRIMARY KEY, status VARCHAR(32), mail VARCHAR(255), course_url TEXT")
+    create_tasks(
+        database, "id INTEGER PRIMARY KEY, status VARCHAR(32), mail VARCHAR(255), course_url TEXT"
+    )
     migrate(database)
-    words = "has no column email: name it in ENROLLGATE_EMAIL_COLUMN; the table has: id, status, mail"
+    words = (
+        "has no column email: name it in ENROLLGATE_EMAIL_COLUMN; the table has: id, status, mail"
+    )
     with pytest.raises(DatabaseMisconfigured, match=words):
-        insist(database, TABLES)
+        require_usable(database, TABLES)
 
 
 def test_a_good_database_passes_every_check(database: Database) -> None:
     create_tasks(database, GOOD)
     migrate(database)
-    insist(database, TABLES)
+    require_usable(database, TABLES)
     found = verdicts(database)
-    assert {verdict for verdict, _ in found.values()} <= {Verdict.OK, Verdict.WARNING}
+    assert {verdict for verdict, _ in found.values()} <= {Severity.OK, Severity.WARNING}
     assert "CREATE INDEX" in found["index on status"][1]
-    database.writing(lambda connection: connection.exec_driver_sql("CREATE INDEX ix ON download_tasks (status)"))
-    database.writing(
-        lambda connection: connection.exec_driver_sql("INSERT INTO download_tasks (id, status) VALUES (1, 'odd')")
+    database.run_in_transaction(
+        lambda connection: connection.exec_driver_sql("CREATE INDEX ix ON download_tasks (status)")
+    )
+    database.run_in_transaction(
+        lambda connection: connection.exec_driver_sql(
+            "INSERT INTO download_tasks (id, status) VALUES (1, 'odd')"
+        )
     )
     found = verdicts(database)
-    assert found["index on status"][0] is Verdict.OK
-    assert found["statuses found"][0] is Verdict.WARNING and "'odd'" in found["statuses found"][1]
+    assert found["index on status"][0] is Severity.OK
+    assert found["statuses found"][0] is Severity.WARNING and "'odd'" in found["statuses found"][1]
 
 
-def test_after_a_roll_back_the_tables_of_a_newer_version_are_good_enough(database: Database) -> None:
+def test_after_a_roll_back_the_tables_of_a_newer_version_are_good_enough(
+    database: Database,
+) -> None:
     """It has only added to them; the older program has never heard of its revision."""
     create_tasks(database, GOOD)
     migrate(database)
     sql = "UPDATE enrollgate_schema_version SET version_num = '9999'"
-    database.writing(lambda connection: connection.exec_driver_sql(sql))
+    database.run_in_transaction(lambda connection: connection.exec_driver_sql(sql))
     assert migrate(database) == ("9999", "9999")
-    insist(database, TABLES)
+    require_usable(database, TABLES)
     mark, words = verdicts(database)["our tables"]
-    assert mark is Verdict.OK and f"revision 9999, of a newer version, which has only added to {head()}" in words
+    assert (
+        mark is Severity.OK
+        and f"revision 9999, of a newer version, which has only added to {head()}" in words
+    )
 
 
 def test_a_status_of_its_own_for_each_row_does_not_flood_the_doctor(database: Database) -> None:
@@ -181,29 +217,35 @@ def test_a_status_of_its_own_for_each_row_does_not_flood_the_doctor(database: Da
     rows = ", ".join(f"({number}, 'odd{number}')" for number in range(1, 101))
     for values in (rows, "(101, ''), (102, ''), (103, NULL), (104, NULL)", "(105, 'enrolled')"):
         sql = f"INSERT INTO download_tasks (id, status) VALUES {values}"
-        database.writing(lambda connection, sql=sql: connection.exec_driver_sql(sql))
+        database.run_in_transaction(lambda connection, sql=sql: connection.exec_driver_sql(sql))
     words = verdicts(database)["statuses found"][1]
     assert "enrolled: 1" in words and "NULL: 2" in words and "'': 2" in words
     assert "82 with 82 other statuses" in words and words.count("'odd") == 18
 
 
-@pytest.mark.parametrize("kind", ["VARCHAR(36)", "CHAR(36)", "DECIMAL(20,2)", "DOUBLE", "VARBINARY(16)"])
+@pytest.mark.parametrize(
+    "kind", ["VARCHAR(36)", "CHAR(36)", "DECIMAL(20,2)", "DOUBLE", "VARBINARY(16)"]
+)
 def test_a_key_that_is_no_integer_is_refused(server_database_url: str, kind: str) -> None:
     with closing(open_database(make_url(server_database_url))) as database:
         create_tasks(database, GOOD.replace("id INTEGER", f"id {kind}"))
         migrate(database)
-        words = r"id is [A-Z].*, not an integer: name the table's integer key in ENROLLGATE_ID_COLUMN"
+        words = (
+            r"id is [A-Z].*, not an integer: name the table's integer key in ENROLLGATE_ID_COLUMN"
+        )
         with pytest.raises(DatabaseMisconfigured, match=words):
-            insist(database, TABLES)
-        assert verdicts(database)["id column"][0] is Verdict.FAILED
+            require_usable(database, TABLES)
+        assert verdicts(database)["id column"][0] is Severity.FAILED
 
 
-@pytest.mark.parametrize("kind", ["TINYINT", "SMALLINT", "MEDIUMINT", "INT UNSIGNED", "BIGINT", "BIGINT UNSIGNED"])
+@pytest.mark.parametrize(
+    "kind", ["TINYINT", "SMALLINT", "MEDIUMINT", "INT UNSIGNED", "BIGINT", "BIGINT UNSIGNED"]
+)
 def test_every_kind_of_integer_is_a_key(server_database_url: str, kind: str) -> None:
     with closing(open_database(make_url(server_database_url))) as database:
         create_tasks(database, GOOD.replace("id INTEGER", f"id {kind}"))
         migrate(database)
-        insist(database, TABLES)
+        require_usable(database, TABLES)
 
 
 def test_a_text_key_in_sqlite_is_refused_too(sqlite_url: str) -> None:
@@ -211,7 +253,7 @@ def test_a_text_key_in_sqlite_is_refused_too(sqlite_url: str) -> None:
         create_tasks(database, GOOD.replace("id INTEGER", "id TEXT"))
         migrate(database)
         with pytest.raises(DatabaseMisconfigured, match="id is TEXT, not an integer"):
-            insist(database, TABLES)
+            require_usable(database, TABLES)
 
 
 @pytest.mark.parametrize("kind", ["VARBINARY(32)", "BLOB"])
@@ -219,23 +261,30 @@ def test_a_status_column_that_is_no_text_is_refused(server_database_url: str, ki
     with closing(open_database(make_url(server_database_url))) as database:
         create_tasks(database, GOOD.replace("status VARCHAR(32)", f"status {kind}"))
         migrate(database)
-        with pytest.raises(DatabaseMisconfigured, match="which is no text: make it a VARCHAR or an ENUM"):
-            insist(database, TABLES)
+        with pytest.raises(
+            DatabaseMisconfigured, match="which is no text: make it a VARCHAR or an ENUM"
+        ):
+            require_usable(database, TABLES)
 
 
 def test_an_enum_status_column_must_hold_our_words(server_database_url: str) -> None:
     with closing(open_database(make_url(server_database_url))) as database:
-        create_tasks(database, GOOD.replace("status VARCHAR(32)", "status ENUM('pending','enrolled','completed')"))
+        create_tasks(
+            database,
+            GOOD.replace("status VARCHAR(32)", "status ENUM('pending','enrolled','completed')"),
+        )
         migrate(database)
-        with pytest.raises(DatabaseMisconfigured, match="ENUM without 'failed', which Enrollgate must write"):
-            insist(database, TABLES)
+        with pytest.raises(
+            DatabaseMisconfigured, match="ENUM without 'failed', which Enrollgate must write"
+        ):
+            require_usable(database, TABLES)
 
 
 def test_an_enum_status_column_with_every_word_works(server_database_url: str) -> None:
     with closing(World(server_database_url)) as world:
         words = ",".join(f"'{word}'" for word in world.words.known)
         world.sql(f"ALTER TABLE download_tasks MODIFY status ENUM({words}) NOT NULL")
-        insist(world.database, world.tables)
+        require_usable(world.database, world.tables)
         late, good = world.add("processing"), world.add("enrolled")
         world.reconcile()
         world.launcher.succeed(f"test-{good}-1")
@@ -248,20 +297,26 @@ def test_a_status_column_too_short_for_our_words_is_refused(server_database_url:
     with closing(open_database(make_url(server_database_url))) as database:
         create_tasks(database, GOOD.replace("VARCHAR(32)", "VARCHAR(8)"))
         migrate(database)
-        with pytest.raises(DatabaseMisconfigured, match="it holds 8 characters only: widen it to 9 or more"):
-            insist(database, TABLES)
+        with pytest.raises(
+            DatabaseMisconfigured, match="it holds 8 characters only: widen it to 9 or more"
+        ):
+            require_usable(database, TABLES)
 
 
 def test_a_wrong_password_is_said_without_the_password(server_database_url: str) -> None:
     url = make_url(server_database_url).set(password="hunter2")
     with closing(open_database(url)) as database:
-        with pytest.raises(DatabaseMisconfigured, match="check the user name and the password") as caught:
+        with pytest.raises(
+            DatabaseMisconfigured, match="check the user name and the password"
+        ) as caught:
             database.now()
         assert "hunter2" not in str(caught.value)
 
 
 @contextmanager
-def user_of(server_url: str, name: str, password: str, *granted: str, host: str = "%") -> Iterator[URL]:
+def user_of(
+    server_url: str, name: str, password: str, *granted: str, host: str = "%"
+) -> Iterator[URL]:
     """A user of the test's own, with what it is granted (`SELECT ON x.*`). Gives the URL that it logs in by."""
     url = make_url(server_url)
     user = f"{name}_{url.database}"[:30]
@@ -274,15 +329,25 @@ def user_of(server_url: str, name: str, password: str, *granted: str, host: str 
         execute(server_url, f"DROP USER {who}")
 
 
-@pytest.mark.parametrize("password", ["p\u00e4ss", "p\u20acss", "\u043f\u0430\u0440\u043e\u043b\u044c"])
+@pytest.mark.parametrize(
+    "password", ["p\u00e4ss", "p\u20acss", "\u043f\u0430\u0440\u043e\u043b\u044c"]
+)
 def test_a_password_of_any_alphabet_lets_in(server_database_url: str, password: str) -> None:
     all_of_it = f"ALL ON {make_url(server_database_url).database}.*"
-    with user_of(server_database_url, "any", password, all_of_it) as url, closing(open_database(url)) as database:
+    with (
+        user_of(server_database_url, "any", password, all_of_it) as url,
+        closing(open_database(url)) as database,
+    ):
         assert migrate(database) == (None, head())
 
 
-def test_a_user_that_may_not_log_in_from_here_is_told_and_not_waited_for(server_database_url: str) -> None:
-    with user_of(server_database_url, "far", "x", host="10.9.9.9") as url, closing(open_database(url)) as database:
+def test_a_user_that_may_not_log_in_from_here_is_told_and_not_waited_for(
+    server_database_url: str,
+) -> None:
+    with (
+        user_of(server_database_url, "far", "x", host="10.9.9.9") as url,
+        closing(open_database(url)) as database,
+    ):
         with pytest.raises(DatabaseMisconfigured):
             database.now()
 
@@ -307,10 +372,15 @@ def test_a_server_that_is_away_is_waited_for_not_given_up() -> None:
 
 def test_a_read_only_user_is_found_out_before_the_first_pass(server_database_url: str) -> None:
     granted = f"SELECT ON {make_url(server_database_url).database}.*"
-    with closing(World(server_database_url)), user_of(server_database_url, "ro", "reads-only", granted) as url:
+    with (
+        closing(World(server_database_url)),
+        user_of(server_database_url, "ro", "reads-only", granted) as url,
+    ):
         with closing(open_database(url)) as limited:
-            with pytest.raises(DatabaseMisconfigured, match="grant SELECT and UPDATE on download_tasks"):
-                insist(limited, TABLES)
+            with pytest.raises(
+                DatabaseMisconfigured, match="grant SELECT and UPDATE on download_tasks"
+            ):
+                require_usable(limited, TABLES)
 
 
 @pytest.mark.parametrize(
@@ -334,14 +404,23 @@ def test_each_privilege_that_a_pass_needs_is_tried_before_the_first_one(
         "enrollgate_schema_version": "SELECT",
     }
     name = make_url(server_database_url).database
-    granted = [f"{some} ON {name}.{each}" for each, some in (everything | {table: privileges}).items()]
-    with closing(World(server_database_url)), user_of(server_database_url, "lk", "lacks-one", *granted) as url:
+    granted = [
+        f"{some} ON {name}.{each}" for each, some in (everything | {table: privileges}).items()
+    ]
+    with (
+        closing(World(server_database_url)),
+        user_of(server_database_url, "lk", "lacks-one", *granted) as url,
+    ):
         with closing(open_database(url)) as limited:
-            with pytest.raises(DatabaseMisconfigured, match=f"{missing} command denied .*{table}.*: grant SELECT"):
-                insist(limited, TABLES)
+            with pytest.raises(
+                DatabaseMisconfigured, match=f"{missing} command denied .*{table}.*: grant SELECT"
+            ):
+                require_usable(limited, TABLES)
 
 
-def test_a_user_with_just_the_documented_privileges_can_do_everything(server_database_url: str) -> None:
+def test_a_user_with_just_the_documented_privileges_can_do_everything(
+    server_database_url: str,
+) -> None:
     """docs/operations: SELECT and UPDATE(status) on the task table, everything on ours. MySQL: caching_sha2_password."""
     name = make_url(server_database_url).database
     granted = (
@@ -355,7 +434,7 @@ def test_a_user_with_just_the_documented_privileges_can_do_everything(server_dat
         user_of(server_database_url, "eg", "just-enough", *granted) as url,
         closing(open_database(url, clock=world.clock)) as limited,
     ):
-        insist(limited, world.tables)
+        require_usable(limited, world.tables)
         operator = world.new_operator(limited)
         good, late = world.add("enrolled"), world.add("processing")
         operator.reconcile()
@@ -376,12 +455,16 @@ def real_log(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixtu
     root.setLevel(level)
 
 
-def test_an_email_never_reaches_a_message_or_the_log(database_url: str, real_log: pytest.CaptureFixture[str]) -> None:
+def test_an_email_never_reaches_a_message_or_the_log(
+    database_url: str, real_log: pytest.CaptureFixture[str]
+) -> None:
     """Each way that a task can go."""
     with closing(World(database_url)) as world:
         bad = world.add("enrolled", EMAIL, f"https://{EMAIL}:secret@host.example/?token=secret")
         nobody = world.add("enrolled", None)
-        good, failing, gone = (world.add("enrolled", EMAIL, f"{COURSE}?user={EMAIL}") for _ in range(3))
+        good, failing, gone = (
+            world.add("enrolled", EMAIL, f"{COURSE}?user={EMAIL}") for _ in range(3)
+        )
         late, odd = world.add("processing", EMAIL), world.add("processing", EMAIL)
         left_alone = world.add(f"asked by {EMAIL}", EMAIL)
         world.reconcile()
@@ -398,18 +481,26 @@ def test_an_email_never_reaches_a_message_or_the_log(database_url: str, real_log
         log = real_log.readouterr().err
         reasons = {run.task_id: run.reason for run in world.runs()}
         assert reasons[bad] == "InvalidCourseUrl" and reasons[nobody] == "InvalidTask"
-        assert (reasons[late], reasons[odd], reasons[gone]) == ("EnrollmentTimeout", "UnexpectedStatus", "TaskNotFound")
+        assert (reasons[late], reasons[odd], reasons[gone]) == (
+            "EnrollmentTimeout",
+            "UnexpectedStatus",
+            "TaskNotFound",
+        )
         for task in (bad, nobody, good, failing, gone, late, odd):
             assert f"ENROLL CHECK task={task} " in log, f"task {task} is not in the log at all"
         assert "has no meaning here" in log and left_alone
         for text in (log, *(str(run) for run in world.runs())):
-            assert "ada" not in text and "example.com" not in text.replace("courses.example.com", ""), text
+            assert "ada" not in text and "example.com" not in text.replace(
+                "courses.example.com", ""
+            ), text
             assert "secret" not in text
 
 
 def test_an_error_about_a_statement_shows_none_of_its_values(sqlite_url: str) -> None:
     with closing(World(sqlite_url)) as world:
-        broken = insert(runs).values(task_id=1, attempt=1, name="ada@example", claimed_at="hunter2")
+        broken = insert(runs).values(
+            task_id=1, run_number=1, name="ada@example", claimed_at="hunter2"
+        )
         with pytest.raises(DatabaseUnavailable) as caught:
-            world.database.writing(lambda connection: connection.execute(broken))
+            world.database.run_in_transaction(lambda connection: connection.execute(broken))
         assert "hunter2" not in f"{caught.value} {caught.value.__cause__}"

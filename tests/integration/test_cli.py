@@ -18,7 +18,9 @@ from enrollgate.domain.reasons import Reason, exit_code
 
 @pytest.fixture
 def environment(tmp_path: Path, sqlite_url: str) -> dict[str, str]:
-    others = {name: value for name, value in os.environ.items() if not name.startswith("ENROLLGATE_")}
+    others = {
+        name: value for name, value in os.environ.items() if not name.startswith("ENROLLGATE_")
+    }
     return others | {
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "COLUMNS": "160",
@@ -30,7 +32,11 @@ def environment(tmp_path: Path, sqlite_url: str) -> dict[str, str]:
 
 def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "enrollgate", *arguments], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "enrollgate", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -51,24 +57,40 @@ def test_an_embedded_database_in_a_folder_that_cannot_be_is_named_by_every_comma
         text = done.stdout + done.stderr
         assert done.returncode in (1, 2) and "Traceback" not in text and "folder" in text, done
         if command in ("run", "migrate"):
-            assert f"the folder {folder} of the SQLite file cannot be made (Not a directory)" in text, done
+            assert (
+                f"the folder {folder} of the SQLite file cannot be made (Not a directory)" in text
+            ), done
 
 
 def test_a_work_folder_that_cannot_be_is_named(environment: dict[str, str], tmp_path: Path) -> None:
     with closing(World(environment["ENROLLGATE_DATABASE_URL"])):
         (tmp_path / "file").touch()
         done = run(environment | {"ENROLLGATE_WORK_DIR": str(tmp_path / "file" / "work")}, "run")
-    assert done.returncode == 2 and "ENROLLGATE_WORK_DIR" in done.stderr and "Traceback" not in done.stderr, done
+    assert (
+        done.returncode == 2
+        and "ENROLLGATE_WORK_DIR" in done.stderr
+        and "Traceback" not in done.stderr
+    ), done
 
 
-def test_looking_makes_no_folder_for_a_mistyped_path(environment: dict[str, str], tmp_path: Path) -> None:
+def test_looking_makes_no_folder_for_a_mistyped_path(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     for command in ("status", "doctor"):
-        done = run(environment | {"ENROLLGATE_DATABASE_URL": f"sqlite:///{tmp_path}/mistyped/x.db"}, command)
-        assert done.returncode in (1, 2) and "`enrollgate migrate` makes it" in done.stdout + done.stderr, done
+        done = run(
+            environment | {"ENROLLGATE_DATABASE_URL": f"sqlite:///{tmp_path}/mistyped/x.db"},
+            command,
+        )
+        assert (
+            done.returncode in (1, 2)
+            and "`enrollgate migrate` makes it" in done.stdout + done.stderr
+        ), done
     assert not (tmp_path / "mistyped").exists()
 
 
-def test_a_wrong_setting_ends_every_command_with_2_and_its_name(environment: dict[str, str]) -> None:
+def test_a_wrong_setting_ends_every_command_with_2_and_its_name(
+    environment: dict[str, str],
+) -> None:
     for command in ("run", "migrate", "status", "doctor"):
         done = run(environment | {"ENROLLGATE_CHECK_INTERVAL": "soon"}, command)
         assert done.returncode == 2 and "ENROLLGATE_CHECK_INTERVAL=soon" in done.stderr, done
@@ -81,18 +103,31 @@ def test_a_ca_file_that_cannot_be_used_is_named_by_every_command(
     ca = tmp_path / "ca.pem"
     if content is not None:
         ca.write_text(content)
-    settings = {"ENROLLGATE_DATABASE_URL": "mysql://u:hunter2@127.0.0.1:1/d", "ENROLLGATE_DATABASE__TLS_CA": str(ca)}
+    settings = {
+        "ENROLLGATE_DATABASE_URL": "mysql://u:hunter2@127.0.0.1:1/d",
+        "ENROLLGATE_DATABASE__TLS_CA": str(ca),
+    }
     what = "No such file or directory" if content is None else "it holds no certificate"
-    words = f"ENROLLGATE_DATABASE__TLS_CA={ca}: {what}: name the CA's certificate, a file in PEM format"
+    words = (
+        f"ENROLLGATE_DATABASE__TLS_CA={ca}: {what}: name the CA's certificate, a file in PEM format"
+    )
     for command in ("run", "migrate", "status", "doctor"):
         done = run(environment | settings, command)
         text = done.stdout + done.stderr
-        assert done.returncode in (1, 2) and words in text and "Traceback" not in text and "hunter2" not in text, done
+        assert (
+            done.returncode in (1, 2)
+            and words in text
+            and "Traceback" not in text
+            and "hunter2" not in text
+        ), done
 
 
 def test_run_refuses_a_database_without_the_task_table(environment: dict[str, str]) -> None:
     done = run(environment, "run")
-    assert done.returncode == 2 and "there is no table download_tasks: let Node.js create it" in done.stderr
+    assert (
+        done.returncode == 2
+        and "there is no table download_tasks: let Node.js create it" in done.stderr
+    )
 
 
 def test_kubernetes_mode_says_what_it_lacks(environment: dict[str, str]) -> None:
@@ -110,7 +145,10 @@ def test_kubernetes_mode_says_what_it_lacks(environment: dict[str, str]) -> None
 
 def test_a_value_is_shown_as_it_was_written(environment: dict[str, str]) -> None:
     done = run(environment | {"ENROLLGATE_DESTINATION": "drive:x"}, "run")
-    assert done.returncode == 2 and "ENROLLGATE_DESTINATION=drive:x: write drive:<folder id>" in done.stderr
+    assert (
+        done.returncode == 2
+        and "ENROLLGATE_DESTINATION=drive:x: write drive:<folder id>" in done.stderr
+    )
 
 
 def test_doctor_names_each_problem_with_its_remedy_and_fails(environment: dict[str, str]) -> None:
@@ -120,20 +158,30 @@ def test_doctor_names_each_problem_with_its_remedy_and_fails(environment: dict[s
     assert "failed  task table" in done.stdout
 
 
-def test_doctor_is_content_with_a_good_installation(environment: dict[str, str], sqlite_url: str) -> None:
+def test_doctor_is_content_with_a_good_installation(
+    environment: dict[str, str], sqlite_url: str
+) -> None:
     world = World(sqlite_url)
     world.add("pending")
     world.close()
     done = run(environment, "doctor", "--json")
     checks = {check["name"]: check["verdict"] for check in json.loads(done.stdout)}
     assert done.returncode == 0, done.stdout
-    assert {"database", "our tables", "columns", "privileges", "index on status", "destination", "cookies"} <= set(
-        checks
-    )
+    assert {
+        "database",
+        "our tables",
+        "columns",
+        "privileges",
+        "index on status",
+        "destination",
+        "cookies",
+    } <= set(checks)
     assert "failed" not in checks.values()
 
 
-def test_in_a_cluster_the_doctor_says_which_pod_can_prove_what_this_one_cannot(environment: dict[str, str]) -> None:
+def test_in_a_cluster_the_doctor_says_which_pod_can_prove_what_this_one_cannot(
+    environment: dict[str, str],
+) -> None:
     cluster = {
         "ENROLLGATE_LAUNCHER": "kubernetes",
         "ENROLLGATE_KUBERNETES__IMAGE": "enrollgate:1",
@@ -149,10 +197,14 @@ def test_in_a_cluster_the_doctor_says_which_pod_can_prove_what_this_one_cannot(e
         "destination": "`helm test` proves it",
         "cookies": "`helm test` proves it",
     }.items():
-        assert checks[name]["verdict"] == "warning" and words in checks[name]["remedy"], checks[name]
+        assert checks[name]["verdict"] == "warning" and words in checks[name]["remedy"], checks[
+            name
+        ]
 
 
-def test_status_shows_tasks_runs_and_failures_with_remedies(environment: dict[str, str], sqlite_url: str) -> None:
+def test_status_shows_tasks_runs_and_failures_with_remedies(
+    environment: dict[str, str], sqlite_url: str
+) -> None:
     world = World(sqlite_url)
     late = world.add("processing")
     world.reconcile()
@@ -162,7 +214,11 @@ def test_status_shows_tasks_runs_and_failures_with_remedies(environment: dict[st
     world.reconcile()
     world.close()
     text = run(environment, "status").stdout
-    assert "waits for its enrollment" not in text and "EnrollmentTimeout" in text and "test-2-1" in text
+    assert (
+        "waits for its enrollment" not in text
+        and "EnrollmentTimeout" in text
+        and "test-2-1" in text
+    )
     assert "no meaning here" in text
     data = json.loads(run(environment, "status", "--json").stdout)
     assert [count["status"] for count in data["tasks"]] == ["enrolled", "failed", "odd"]
@@ -171,7 +227,9 @@ def test_status_shows_tasks_runs_and_failures_with_remedies(environment: dict[st
     assert failure["task_id"] == late and "ENROLLGATE_ENROLLMENT_TIMEOUT" in failure["remedy"]
 
 
-def test_work_reports_a_wrong_setting_where_its_launcher_looks(environment: dict[str, str], tmp_path: Path) -> None:
+def test_work_reports_a_wrong_setting_where_its_launcher_looks(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     report = tmp_path / "report.json"
     mine = {
         "ENROLLGATE_TASK_ID": "1",
@@ -204,7 +262,10 @@ def test_a_worker_that_hangs_leaves_when_asked_although_its_report_cannot_be_wri
             "ENROLLGATE_STOP_GRACE": "2",
         }
         process = subprocess.Popen(
-            [sys.executable, "-m", "enrollgate", "work"], env=environment | mine, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "enrollgate", "work"],
+            env=environment | mine,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         while not any(path.stat().st_size for path in (tmp_path / "scratch").rglob("*.part")):
             assert process.poll() is None
@@ -217,7 +278,7 @@ def test_a_worker_that_hangs_leaves_when_asked_although_its_report_cannot_be_wri
 
 STOPPED_WHILE_HOLDING = """
 import os, signal, threading, time
-from enrollgate.signals import obey_signals
+from enrollgate.common.signals import obey_signals
 stop = threading.Event()
 obey_signals(lambda name: stop.set() if name == "SIGTERM" else None)
 with stop._cond:  # as the main thread does for an instant in each stop.wait()
@@ -228,5 +289,7 @@ assert stop.wait(60)
 
 
 def test_a_signal_is_obeyed_whatever_the_main_thread_holds(environment: dict[str, str]) -> None:
-    done = subprocess.run([sys.executable, "-c", STOPPED_WHILE_HOLDING], env=environment, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED_WHILE_HOLDING], env=environment, timeout=120, check=False
+    )
     assert done.returncode == 0

@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 from tests.world import World
 
-from enrollgate.database.survey import STRANGE_LIMIT
+from enrollgate.database.backlog import UNKNOWN_STATUS_LIMIT
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
 from enrollgate.telemetry import metrics
@@ -84,7 +84,11 @@ def test_an_enrollment_that_does_not_move_fails_after_the_timeout(world: World) 
         tick(world, 10)
     assert world.status(task) == "failed"
     (run,) = world.runs(task)
-    assert (run.outcome, run.reason, run.message) == ("failed", "EnrollmentTimeout", "enrollment timeout after 300s")
+    assert (run.outcome, run.reason, run.message) == (
+        "failed",
+        "EnrollmentTimeout",
+        "enrollment timeout after 300s",
+    )
     assert world.launcher.orders == []
     assert checks(logs) == [
         f"ENROLL CHECK task={task} status=processing waiting... (0s/300s)",
@@ -142,10 +146,12 @@ def test_a_task_set_back_after_a_failure_starts_afresh(world: World) -> None:
     assert world.status(task) == "pending"
     world.set(task, "enrolled")
     tick(world, 10)
-    assert [(order.task_id, order.attempt) for order in world.launcher.orders] == [(task, 2)]
+    assert [(order.task_id, order.run_number) for order in world.launcher.orders] == [(task, 2)]
 
 
-def test_a_failed_task_put_back_to_enrolled_gets_a_new_attempt_once_the_old_run_is_gone(world: World) -> None:
+def test_a_failed_task_put_back_to_enrolled_gets_a_new_attempt_once_the_old_run_is_gone(
+    world: World,
+) -> None:
     task = world.add("enrolled")
     world.reconcile()
     world.launcher.lingering = True
@@ -156,7 +162,7 @@ def test_a_failed_task_put_back_to_enrolled_gets_a_new_attempt_once_the_old_run_
     assert len(world.launcher.orders) == 1, "the old run is still there"
     world.launcher.lingering = False
     tick(world, 20)
-    assert [order.attempt for order in world.launcher.orders] == [1, 2]
+    assert [order.run_number for order in world.launcher.orders] == [1, 2]
     first, second = world.runs(task)
     assert (first.outcome, first.reason) == ("revoked", "TaskFailed")
     assert second.state == "launched"
@@ -168,7 +174,9 @@ def test_a_completed_task_is_never_touched_again(world: World) -> None:
     assert world.status(task) == "completed" and world.runs() == []
 
 
-def test_an_unknown_status_on_a_row_never_seen_otherwise_is_left_alone_and_warned_about_once(world: World) -> None:
+def test_an_unknown_status_on_a_row_never_seen_otherwise_is_left_alone_and_warned_about_once(
+    world: World,
+) -> None:
     task = world.add("refunded")
     empty = world.add(None)
     with capture_logs() as logs:
@@ -186,10 +194,13 @@ def test_a_new_unknown_status_for_every_row_is_counted_and_a_few_are_named(world
     with capture_logs() as logs:
         tick(world, 600)
     named = [entry for entry in logs if "has no meaning here" in str(entry["event"])]
-    assert len(named) == len({str(entry["status"]) for entry in named}) == STRANGE_LIMIT
+    assert len(named) == len({str(entry["status"]) for entry in named}) == UNKNOWN_STATUS_LIMIT
     assert sum("not named any more" in str(entry["event"]) for entry in logs) == 1
     assert metrics.TASKS.labels("unknown")._value.get() == 60
-    assert world.status(waiting) == "failed" and world.scalar("SELECT COUNT(*) FROM enrollgate_runs") == 1
+    assert (
+        world.status(waiting) == "failed"
+        and world.scalar("SELECT COUNT(*) FROM enrollgate_runs") == 1
+    )
 
 
 def test_an_unknown_status_on_a_waiting_task_is_rejected(world: World) -> None:
@@ -202,7 +213,9 @@ def test_an_unknown_status_on_a_waiting_task_is_rejected(world: World) -> None:
     (run,) = world.runs(task)
     assert run.reason == "UnexpectedStatus"
     assert run.message == "status became 'refunded', which is none of the configured status words"
-    assert checks(logs) == [f"ENROLL CHECK task={task} status=refunded rejected, failed: UnexpectedStatus (10s/300s)"]
+    assert checks(logs) == [
+        f"ENROLL CHECK task={task} status=refunded rejected, failed: UnexpectedStatus (10s/300s)"
+    ]
 
 
 def test_a_null_status_on_a_waiting_task_is_rejected(world: World) -> None:
@@ -227,14 +240,22 @@ def test_an_unknown_status_on_a_running_task_stops_its_run_and_fails_it(world: W
     (run,) = world.runs(task)
     assert run.reason == "UnexpectedStatus"
     assert run.message == "status became 'refunded', which is none of the configured status words"
-    assert checks(logs) == [f"ENROLL CHECK task={task} status=refunded stopping its run: UnexpectedStatus (10s/300s)"]
+    assert checks(logs) == [
+        f"ENROLL CHECK task={task} status=refunded stopping its run: UnexpectedStatus (10s/300s)"
+    ]
 
 
 @pytest.mark.parametrize(
     ("status", "reason"),
-    [("failed", "TaskFailed"), ("processing", "EnrollmentWithdrawn"), ("completed", "TaskCompleted")],
+    [
+        ("failed", "TaskFailed"),
+        ("processing", "EnrollmentWithdrawn"),
+        ("completed", "TaskCompleted"),
+    ],
 )
-def test_a_task_moved_away_from_enrolled_while_running_is_stopped(world: World, status: str, reason: str) -> None:
+def test_a_task_moved_away_from_enrolled_while_running_is_stopped(
+    world: World, status: str, reason: str
+) -> None:
     task = world.add("enrolled")
     world.reconcile()
     world.set(task, status)
@@ -262,7 +283,9 @@ def test_a_deleted_row_stops_its_run_which_is_recorded_as_task_not_found(world: 
     world.delete(task)
     with capture_logs() as logs:
         tick(world, 20)
-    assert checks(logs) == [f"ENROLL CHECK task={task} status=enrolled over: row deleted (10s/300s)"]
+    assert checks(logs) == [
+        f"ENROLL CHECK task={task} status=enrolled over: row deleted (10s/300s)"
+    ]
     assert world.launcher.live == []
     (run,) = world.runs(task)
     assert (run.outcome, run.reason) == ("revoked", "TaskNotFound")
@@ -341,7 +364,9 @@ def test_a_row_that_cannot_run_fails_with_its_reason_and_the_others_go_on(
     good = world.add("enrolled")
     with capture_logs() as logs:
         world.reconcile()
-    assert f"ENROLL CHECK task={bad} status=enrolled refused, failed: {reason} (0s/300s)" in checks(logs)
+    assert f"ENROLL CHECK task={bad} status=enrolled refused, failed: {reason} (0s/300s)" in checks(
+        logs
+    )
     assert world.status(bad) == "failed" and world.status(good) == "enrolled"
     (run,) = world.runs(bad)
     assert run.reason == reason
@@ -395,7 +420,9 @@ def test_an_upper_case_status_is_what_the_columns_collation_says_it_is(world: Wo
     world.reconcile()
     world.set(task, "ENROLLED")
     world.reconcile()
-    if world.database.is_sqlite:  # compares byte by byte: a word it does not know, on a row it never knew
+    if (
+        world.database.is_sqlite
+    ):  # compares byte by byte: a word it does not know, on a row it never knew
         assert world.launcher.orders == [] and world.status(task) == "ENROLLED"
         return
     assert [order.task_id for order in world.launcher.orders] == [task]
@@ -408,12 +435,16 @@ def test_an_upper_case_status_is_what_the_columns_collation_says_it_is(world: Wo
 
 
 @pytest.mark.parametrize("waiting", [1, 1200])
-def test_an_idle_pass_sends_the_same_few_statements_whatever_the_backlog(world: World, waiting: int) -> None:
+def test_an_idle_pass_sends_the_same_few_statements_whatever_the_backlog(
+    world: World, waiting: int
+) -> None:
     rows = [{"status": "pending"} for _ in range(waiting)]
-    world.database.writing(
+    world.database.run_in_transaction(
         lambda connection: connection.exec_driver_sql(
             "INSERT INTO download_tasks (status, email, course_url) VALUES "
-            + ",".join(f"('{row['status']}', 'a@example.com', 'https://a.example/')" for row in rows)
+            + ",".join(
+                f"('{row['status']}', 'a@example.com', 'https://a.example/')" for row in rows
+            )
         )
     )
     world.reconcile()
@@ -440,7 +471,9 @@ def test_a_swap_of_tasks_between_two_passes_is_noticed(world: World) -> None:
     assert world.status(new) == "failed" and len(world.runs(new)) == 1 and world.runs(old) == []
 
 
-def test_a_run_that_never_begins_is_stopped_and_its_task_fails_with_the_reason(world: World) -> None:
+def test_a_run_that_never_begins_is_stopped_and_its_task_fails_with_the_reason(
+    world: World,
+) -> None:
     task = world.add("enrolled")
     world.reconcile()
     world.launcher.stick(f"test-{task}-1")
@@ -473,7 +506,7 @@ def test_the_turns_of_a_run_are_told_at_the_launcher(world: World) -> None:
     world.launcher.succeed(f"test-{done}-1")
     world.set(withdrawn, "pending")
     world.reconcile()
-    told = [(name, story.kind.value) for name, story in world.launcher.stories]
+    told = [(name, event.kind.value) for name, event in world.launcher.events]
     assert told == [
         (f"test-{done}-1", "Launched"),
         (f"test-{withdrawn}-1", "Launched"),

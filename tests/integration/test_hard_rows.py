@@ -14,14 +14,23 @@ from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import FailedItem, Report
 
 
-def test_half_an_emoji_in_a_lectures_title_is_recorded_and_keeps_no_other_task_waiting(database_url: str) -> None:
+def test_half_an_emoji_in_a_lectures_title_is_recorded_and_keeps_no_other_task_waiting(
+    database_url: str,
+) -> None:
     """A title that a site has cut in the midst of a character: no database takes it as it is."""
     item = FailedItem("Intro \ud83d", Reason.ACCESS_DENIED, "\udcff")
-    report = Report(Reason.ACCESS_DENIED, "1 of 2 items failed: 'Intro \ud83d'", items_failed=1, failed_items=(item,))
+    report = Report(
+        Reason.ACCESS_DENIED,
+        "1 of 2 items failed: 'Intro \ud83d'",
+        items_failed=1,
+        failed_items=(item,),
+    )
     with closing(World(database_url)) as world:
         first = world.add("enrolled")
         world.reconcile()
-        world.launcher.runs[f"test-{first}-1"] = Observation(f"test-{first}-1", Phase.FAILED, report)
+        world.launcher.runs[f"test-{first}-1"] = Observation(
+            f"test-{first}-1", Phase.FAILED, report
+        )
         second = world.add("enrolled")
         world.reconcile()
         (run,) = world.runs(first)
@@ -30,22 +39,33 @@ def test_half_an_emoji_in_a_lectures_title_is_recorded_and_keeps_no_other_task_w
         assert world.launcher.live == [f"test-{second}-1"]
 
 
-def test_an_email_and_an_address_in_a_binary_column_are_read_as_the_text_they_are(database_url: str) -> None:
+def test_an_email_and_an_address_in_a_binary_column_are_read_as_the_text_they_are(
+    database_url: str,
+) -> None:
     with closing(World(database_url)) as world:
         if world.database.is_sqlite:
             world.add("enrolled")
-            world.sql("UPDATE download_tasks SET email = CAST(email AS BLOB), course_url = CAST(course_url AS BLOB)")
+            world.sql(
+                "UPDATE download_tasks SET email = CAST(email AS BLOB), course_url = CAST(course_url AS BLOB)"
+            )
         else:
-            world.sql("ALTER TABLE download_tasks MODIFY email VARBINARY(255), MODIFY course_url BLOB")
+            world.sql(
+                "ALTER TABLE download_tasks MODIFY email VARBINARY(255), MODIFY course_url BLOB"
+            )
             world.add("enrolled")
         world.reconcile()
         (order,) = world.launcher.orders
         assert (order.course_url, order.cookies_name) == (COURSE, cookies_name("ada@example.com"))
 
 
-def test_many_held_rows_keep_no_run_from_its_launch_and_no_other_row_from_its_end(server_database_url: str) -> None:
+def test_many_held_rows_keep_no_run_from_its_launch_and_no_other_row_from_its_end(
+    server_database_url: str,
+) -> None:
     """One forgotten commit of an UPDATE of many rows."""
-    with closing(World(server_database_url)) as world, closing(World(server_database_url, create=False)) as node:
+    with (
+        closing(World(server_database_url)) as world,
+        closing(World(server_database_url, create=False)) as node,
+    ):
         held = [world.add("processing") for _ in range(4)]
         world.reconcile()
         world.clock.advance(1)
@@ -54,7 +74,10 @@ def test_many_held_rows_keep_no_run_from_its_launch_and_no_other_row_from_its_en
         world.clock.advance(300)
         enrolled = world.add("enrolled")
         with node.database.engine.begin() as connection:
-            connection.execute(text("UPDATE download_tasks SET note = 'not committed' WHERE id < :id"), {"id": late})
+            connection.execute(
+                text("UPDATE download_tasks SET note = 'not committed' WHERE id < :id"),
+                {"id": late},
+            )
             world.reconcile()
             assert world.launcher.live == [f"test-{enrolled}-1"]
             world.reconcile()
@@ -64,23 +87,28 @@ def test_many_held_rows_keep_no_run_from_its_launch_and_no_other_row_from_its_en
         assert {world.status(task) for task in held} == {"failed"}
 
 
-@pytest.mark.parametrize("lock", ["READ", "WRITE"])
+@pytest.mark.parametrize("lock", ["CHUNK_SIZE", "WRITE"])
 def test_a_locked_table_is_waited_for_for_seconds_and_what_needs_no_row_goes_on(
     server_database_url: str, lock: str
 ) -> None:
     """As mysqldump locks it without --single-transaction."""
-    with closing(World(server_database_url)) as world, closing(World(server_database_url, create=False)) as node:
+    with (
+        closing(World(server_database_url)) as world,
+        closing(World(server_database_url, create=False)) as node,
+    ):
         late = world.add("processing")
         world.reconcile()
         world.clock.advance(300)
         enrolled = world.add("enrolled")
         with node.database.engine.connect() as connection:
             connection.execute(text(f"LOCK TABLES download_tasks {lock}"))
-            if lock == "READ":
+            if lock == "CHUNK_SIZE":
                 world.reconcile()
                 assert world.launcher.live == [f"test-{enrolled}-1"]
             else:
-                with pytest.raises(DatabaseUnavailable, match="another transaction holds a row, or the table"):
+                with pytest.raises(
+                    DatabaseUnavailable, match="another transaction holds a row, or the table"
+                ):
                     world.reconcile()
             connection.execute(text("UNLOCK TABLES"))
         world.reconcile()
@@ -104,7 +132,9 @@ def test_an_operator_of_the_same_name_on_another_database_of_the_server_is_in_no
             other.add("enrolled")
             name = "CONCAT('enrollgate-claim-test-', LEFT(SHA2(DATABASE(), 256), 12))"
             assert connection.execute(text(f"SELECT GET_LOCK({name}, 0)")).scalar() == 1
-            with pytest.raises(DatabaseUnavailable, match="another operator holds the lock 'enrollgate-claim-test'"):
+            with pytest.raises(
+                DatabaseUnavailable, match="another operator holds the lock 'enrollgate-claim-test'"
+            ):
                 other.reconcile()
             world.reconcile()
             assert world.launcher.live == [f"test-{task}-1"]

@@ -15,12 +15,14 @@ from tests.world import COURSE, EPOCH, World
 from enrollgate.database import runs
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.policy import Policy
-from enrollgate.launchers import StoryKind
+from enrollgate.launchers import RunEventType
 
 FLIPS = 10_000
 
 
-def test_no_row_that_enrolled_before_the_deadline_fell_is_failed_10000_times(mariadb_url: str) -> None:
+def test_no_row_that_enrolled_before_the_deadline_fell_is_failed_10000_times(
+    mariadb_url: str,
+) -> None:
     """A writer flips rows from `processing` to `enrolled` by compare-and-set, as Node.js does, exactly while they expire.
 
     Either the writer's update hit (then the task must never be failed by us), or ours did (then the writer's hit nothing).
@@ -42,11 +44,15 @@ def test_no_row_that_enrolled_before_the_deadline_fell_is_failed_10000_times(mar
             def write(first: int = start + 1, go: threading.Barrier = ready) -> None:
                 ids = list(range(first, first + per_round))
                 Random(first).shuffle(ids)
-                with world.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                with world.database.engine.connect().execution_options(
+                    isolation_level="AUTOCOMMIT"
+                ) as connection:
                     go.wait()
                     for task_id in ids:
                         moved = connection.execute(
-                            text("UPDATE download_tasks SET status='enrolled' WHERE id=:id AND status='processing'"),
+                            text(
+                                "UPDATE download_tasks SET status='enrolled' WHERE id=:id AND status='processing'"
+                            ),
                             {"id": task_id},
                         ).rowcount
                         if moved:
@@ -59,7 +65,7 @@ def test_no_row_that_enrolled_before_the_deadline_fell_is_failed_10000_times(mar
                 world.reconcile()
             writer.join()
             world.reconcile()
-        with world.database.reading() as connection:
+        with world.database.read_transaction() as connection:
             status = dict(connection.execute(text("SELECT id, status FROM download_tasks")).all())
         timed_out = {run.task_id for run in world.runs() if run.reason == "EnrollmentTimeout"}
         launched = {order.task_id for order in world.launcher.orders}
@@ -72,11 +78,20 @@ def test_no_row_that_enrolled_before_the_deadline_fell_is_failed_10000_times(mar
 
 
 @pytest.mark.parametrize("held", ["late", "strange", "running", "done"])
-def test_a_row_that_an_open_transaction_holds_keeps_no_other_task_waiting(server_database_url: str, held: str) -> None:
+def test_a_row_that_an_open_transaction_holds_keeps_no_other_task_waiting(
+    server_database_url: str, held: str
+) -> None:
     """Node.js forgot to commit: that task is left to a later pass, and every other one goes its way meanwhile."""
-    with closing(World(server_database_url)) as world, closing(World(server_database_url, create=False)) as node:
-        tasks = {kind: [world.add("enrolled"), world.add("enrolled")] for kind in ("running", "done")}
-        tasks |= {kind: [world.add("processing"), world.add("processing")] for kind in ("late", "strange")}
+    with (
+        closing(World(server_database_url)) as world,
+        closing(World(server_database_url, create=False)) as node,
+    ):
+        tasks = {
+            kind: [world.add("enrolled"), world.add("enrolled")] for kind in ("running", "done")
+        }
+        tasks |= {
+            kind: [world.add("processing"), world.add("processing")] for kind in ("late", "strange")
+        }
         world.reconcile()
         world.clock.advance(300)
         for done in tasks["done"]:
@@ -85,7 +100,10 @@ def test_a_row_that_an_open_transaction_holds_keeps_no_other_task_waiting(server
             world.set(odd, "odd")
         first, *_ = tasks[held]
         with node.database.engine.begin() as connection:
-            connection.execute(text("UPDATE download_tasks SET note = 'not committed' WHERE id = :id"), {"id": first})
+            connection.execute(
+                text("UPDATE download_tasks SET note = 'not committed' WHERE id = :id"),
+                {"id": first},
+            )
             for _ in range(2):
                 world.reconcile()
             statuses = {task: world.status(task) for each in tasks.values() for task in each}
@@ -114,7 +132,10 @@ def two_operators(database_url: str) -> Iterator[tuple[World, World]]:
 def test_two_operators_that_claim_at_once_keep_to_the_limit_together(database_url: str) -> None:
     """Both have seen that there is room before either claims, again and again."""
     policy = Policy(max_concurrent_runs=5)
-    with closing(World(database_url, policy)) as first, closing(World(database_url, policy, create=False)) as second:
+    with (
+        closing(World(database_url, policy)) as first,
+        closing(World(database_url, policy, create=False)) as second,
+    ):
         for _ in range(20):
             first.add("enrolled")
         ready = threading.Barrier(2)
@@ -122,7 +143,9 @@ def test_two_operators_that_claim_at_once_keep_to_the_limit_together(database_ur
 
         def claim(world: World) -> None:
             ready.wait()
-            claimed.extend(runs.claim(world.database, world.tables, EPOCH, installation="test", limit=5))
+            claimed.extend(
+                runs.claim(world.database, world.tables, EPOCH, installation="test", limit=5)
+            )
 
         for _ in range(10):
             first.sql("DELETE FROM enrollgate_runs")
@@ -132,40 +155,57 @@ def test_two_operators_that_claim_at_once_keep_to_the_limit_together(database_ur
                 thread.start()
             for thread in threads:
                 thread.join()
-            assert first.scalar("SELECT COUNT(*) FROM enrollgate_runs") == len(claimed) == len(set(claimed)) == 5
+            assert (
+                first.scalar("SELECT COUNT(*) FROM enrollgate_runs")
+                == len(claimed)
+                == len(set(claimed))
+                == 5
+            )
 
 
-def test_a_focused_pass_decides_nothing_about_runs_that_another_operator_has_just_claimed(database_url: str) -> None:
+def test_a_focused_pass_decides_nothing_about_runs_that_another_operator_has_just_claimed(
+    database_url: str,
+) -> None:
     """The other one has made the run and not yet said so; its task fails, and comes back: never two runs at once."""
     with closing(World(database_url)) as world:
         done, task, other = world.add("enrolled"), world.add("processing"), world.add("processing")
         world.reconcile()
         first = f"test-{task}-1"
         world.set(task, "enrolled")
-        assert runs.claim(world.database, world.tables, EPOCH, installation="test", limit=10) == [first]
+        assert runs.claim(world.database, world.tables, EPOCH, installation="test", limit=10) == [
+            first
+        ]
         world.launcher.launch([RunOrder(first, task, 1, COURSE, "cookies.txt")])
         world.set(task, "failed")
         world.set(other, "enrolled")
         world.launcher.succeed(f"test-{done}-1")
         world.reconcile([f"test-{done}-1"])
         world.set(task, "enrolled")
-        assert [run.outcome for run in world.runs(task)] == [None], "it lives, and nobody has looked at it"
+        assert [run.outcome for run in world.runs(task)] == [None], (
+            "it lives, and nobody has looked at it"
+        )
         for _ in range(5):
             world.reconcile()
             assert sum(name.startswith(f"test-{task}-") for name in world.launcher.live) <= 1
         assert world.status(other) == "enrolled" and f"test-{other}-1" in world.launcher.live
 
 
-def test_two_operators_on_one_database_launch_1000_tasks_exactly_once(two_operators: tuple[World, World]) -> None:
+def test_two_operators_on_one_database_launch_1000_tasks_exactly_once(
+    two_operators: tuple[World, World],
+) -> None:
     """Two operators of one installation, each with its own connection, share the launcher as two replicas share a cluster."""
     first, second = two_operators
     second.launcher = first.launcher
     second.restart()
-    values = ",".join("('enrolled', 'a@example.com', 'https://courses.example.com/')" for _ in range(1000))
+    values = ",".join(
+        "('enrolled', 'a@example.com', 'https://courses.example.com/')" for _ in range(1000)
+    )
     first.sql(f"INSERT INTO download_tasks (status, email, course_url) VALUES {values}")
     launched: list[int] = []
     lock = threading.Lock()
-    original = first.launcher._launch  # the launcher in memory is not made for threads: one at a time
+    original = (
+        first.launcher._launch
+    )  # the launcher in memory is not made for threads: one at a time
 
     def launch_alone(order):  # type: ignore[no-untyped-def]
         with lock:
@@ -191,10 +231,12 @@ def test_two_operators_on_one_database_launch_1000_tasks_exactly_once(two_operat
     launched = [order.task_id for order in first.launcher.orders]
     assert len(launched) == 1000 and max(Counter(launched).values()) == 1
     runs = first.runs()
-    assert len(runs) == 1000 and {run.attempt for run in runs} == {1}
+    assert len(runs) == 1000 and {run.run_number for run in runs} == {1}
 
 
-def test_a_second_operators_pass_anywhere_in_a_pass_of_the_first_runs_nothing_twice(tmp_path: Path) -> None:
+def test_a_second_operators_pass_anywhere_in_a_pass_of_the_first_runs_nothing_twice(
+    tmp_path: Path,
+) -> None:
     """Wherever it comes, and for each task: enrolled, with a run that ended, with one to be stopped, put back after a failure."""
     points = 0
     while _a_pass_within_a_pass(f"sqlite:///{tmp_path / str(points)}.db", points):
@@ -202,17 +244,19 @@ def test_a_second_operators_pass_anywhere_in_a_pass_of_the_first_runs_nothing_tw
     assert points > 20, "the second pass came before and after each look and effect"
 
 
-def test_a_run_whose_operator_died_just_after_creating_it_is_told_of_once_by_the_next(tmp_path: Path) -> None:
+def test_a_run_whose_operator_died_just_after_creating_it_is_told_of_once_by_the_next(
+    tmp_path: Path,
+) -> None:
     with closing(World(f"sqlite:///{tmp_path}/dead.db")) as world:
         task = world.add("enrolled")
         world.reconcile()
         world.sql("UPDATE enrollgate_runs SET state = 'claimed', launched_at = NULL")
-        world.launcher.stories.clear()
+        world.launcher.events.clear()
         world.restart()
         for _ in range(2):
             world.reconcile()
-        assert [(name, story.kind) for name, story in world.launcher.stories] == [
-            (f"test-{task}-1", StoryKind.LAUNCHED)
+        assert [(name, event.kind) for name, event in world.launcher.events] == [
+            (f"test-{task}-1", RunEventType.LAUNCHED)
         ]
 
 
@@ -236,9 +280,15 @@ def _a_pass_within_a_pass(url: str, points: int) -> bool:
         for _ in range(3):
             for operator in (first, second):
                 operator.reconcile()
-                tasks = [name.split("-")[1] for name in world.launcher.live if name not in world.launcher.stopping]
-                assert len(tasks) == len(set(tasks)), f"after {points} points: {world.launcher.live}"
-        rows = [(run.task_id, run.attempt, run.state, run.outcome) for run in world.runs()]
+                tasks = [
+                    name.split("-")[1]
+                    for name in world.launcher.live
+                    if name not in world.launcher.stopping
+                ]
+                assert len(tasks) == len(set(tasks)), (
+                    f"after {points} points: {world.launcher.live}"
+                )
+        rows = [(run.task_id, run.run_number, run.state, run.outcome) for run in world.runs()]
         assert rows == [
             (ended, 1, "finished", "succeeded"),
             (stopped, 1, "finished", "revoked"),
@@ -247,7 +297,11 @@ def _a_pass_within_a_pass(url: str, points: int) -> bool:
             (fresh, 1, "launched", None),
         ], f"after {points} points"
         assert sorted(world.launcher.live) == [f"test-{again}-2", f"test-{fresh}-1"]
-        told = Counter((name, story.kind) for name, story in world.launcher.stories)
-        once = [count for (_, kind), count in told.items() if kind in (StoryKind.LAUNCHED, StoryKind.COMPLETED)]
+        told = Counter((name, event.kind) for name, event in world.launcher.events)
+        once = [
+            count
+            for (_, kind), count in told.items()
+            if kind in (RunEventType.LAUNCHED, RunEventType.COMPLETED)
+        ]
         assert once == [1] * (len(rows) + 1), f"after {points} points: {told}"
     return came

@@ -11,7 +11,14 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 from sqlalchemy import text
 from tests.interruptions import Interruption, interrupted_operator
 from tests.world import World
@@ -41,7 +48,10 @@ class Promises(RuleBasedStateMachine):
         handle, name = tempfile.mkstemp(suffix=".db")
         os.close(handle)
         self.path = Path(name)
-        self.world = World(f"sqlite:///{name}", Policy(enrollment_timeout=300, max_concurrent_runs=2, max_lost_runs=2))
+        self.world = World(
+            f"sqlite:///{name}",
+            Policy(enrollment_timeout=300, max_concurrent_runs=2, max_lost_runs=2),
+        )
         self.interruption = Interruption()
         self.moved = set[int]()
         """Tasks that Node.js has moved during this pass, perhaps after the last look at them."""
@@ -62,7 +72,9 @@ class Promises(RuleBasedStateMachine):
                     path.unlink()
 
     def restart(self) -> None:
-        self.operator = interrupted_operator(self.world, self.interruption, self.only_what_is_enrolled)
+        self.operator = interrupted_operator(
+            self.world, self.interruption, self.only_what_is_enrolled
+        )
         self.second = interrupted_operator(self.world, Interruption(), self.only_what_is_enrolled)
 
     def only_what_is_enrolled(self, order: RunOrder) -> None:
@@ -77,7 +89,10 @@ class Promises(RuleBasedStateMachine):
         self.written[task] = status
         return task
 
-    @rule(task=tasks, status=st.sampled_from([*WAITING, "enrolled", "enrolled", "failed", "odd", None]))
+    @rule(
+        task=tasks,
+        status=st.sampled_from([*WAITING, "enrolled", "enrolled", "failed", "odd", None]),
+    )
     def node_writes_a_status(self, task: int, status: str | None) -> None:
         if task not in self.written or self.world.status(task) == "completed":
             return  # the row is deleted, or completed: an application does not go on writing to it
@@ -121,10 +136,14 @@ class Promises(RuleBasedStateMachine):
 
     def some_runs(self, data: st.DataObject) -> frozenset[str] | None:
         """What a pass is focused on; None: a full one."""
-        names = sorted({run.name for run in self.world.runs()} | set(self.world.launcher.runs) | {"test-99-1"})
+        names = sorted(
+            {run.name for run in self.world.runs()} | set(self.world.launcher.runs) | {"test-99-1"}
+        )
         return data.draw(st.none() | st.frozensets(st.sampled_from(names)))
 
-    def interrupted(self, focus: frozenset[str] | None, points: int, happening: Callable[[], None]) -> None:
+    def interrupted(
+        self, focus: frozenset[str] | None, points: int, happening: Callable[[], None]
+    ) -> None:
         """A pass in which something happens after so many looks and effects."""
         self.moved.clear()
         try:
@@ -157,8 +176,14 @@ class Promises(RuleBasedStateMachine):
             self.interrupted(self.some_runs(data), points, crash)
         self.restart()
 
-    @rule(data=st.data(), points=POINTS, who=st.sampled_from([DatabaseUnavailable, LauncherUnavailable]))
-    def a_pass_that_is_given_up(self, data: st.DataObject, points: int, who: type[Exception]) -> None:
+    @rule(
+        data=st.data(),
+        points=POINTS,
+        who=st.sampled_from([DatabaseUnavailable, LauncherUnavailable]),
+    )
+    def a_pass_that_is_given_up(
+        self, data: st.DataObject, points: int, who: type[Exception]
+    ) -> None:
         def go_away() -> None:
             raise who("gone for a moment")
 
@@ -171,7 +196,9 @@ class Promises(RuleBasedStateMachine):
         task=tasks,
         status=st.sampled_from([*WAITING, "enrolled", "failed", "odd", "deleted"]),
     )
-    def a_pass_during_which_node_writes(self, data: st.DataObject, points: int, task: int, status: str) -> None:
+    def a_pass_during_which_node_writes(
+        self, data: st.DataObject, points: int, task: int, status: str
+    ) -> None:
         def write() -> None:
             if status == "deleted":
                 self.node_deletes_a_row(task)
@@ -181,9 +208,13 @@ class Promises(RuleBasedStateMachine):
         self.interrupted(self.some_runs(data), points, write)
 
     @rule(data=st.data(), points=POINTS)
-    def a_pass_during_which_the_second_operator_makes_one(self, data: st.DataObject, points: int) -> None:
+    def a_pass_during_which_the_second_operator_makes_one(
+        self, data: st.DataObject, points: int
+    ) -> None:
         focus = self.some_runs(data)
-        self.interrupted(self.some_runs(data), points, lambda: self.second.reconcile(focus) and None)
+        self.interrupted(
+            self.some_runs(data), points, lambda: self.second.reconcile(focus) and None
+        )
 
     # the promises
 
@@ -195,23 +226,34 @@ class Promises(RuleBasedStateMachine):
 
     @invariant()
     def no_task_runs_twice_at_once(self) -> None:
-        tasks = [name.split("-")[1] for name, seen in self.world.launcher.runs.items() if seen.phase in ALIVE]
+        tasks = [
+            name.split("-")[1]
+            for name, seen in self.world.launcher.runs.items()
+            if seen.phase in ALIVE
+        ]
         assert len(tasks) == len(set(tasks)), self.world.launcher.live
 
     @invariant()
     def a_completed_task_had_a_run_that_succeeded(self) -> None:
-        with self.world.database.reading() as connection:
+        with self.world.database.read_transaction() as connection:
             completed = (
-                connection.execute(text("SELECT id FROM download_tasks WHERE status='completed'")).scalars().all()
+                connection.execute(text("SELECT id FROM download_tasks WHERE status='completed'"))
+                .scalars()
+                .all()
             )
         for task in completed:
-            assert any(run.name in self.succeeded and run.outcome == "succeeded" for run in self.world.runs(task))
+            assert any(
+                run.name in self.succeeded and run.outcome == "succeeded"
+                for run in self.world.runs(task)
+            )
 
     @invariant()
     def what_is_over_stays_as_it_is(self) -> None:
-        with self.world.database.reading() as connection:
+        with self.world.database.read_transaction() as connection:
             over = connection.execute(
-                text("SELECT id, status FROM download_tasks WHERE status IN ('completed', 'failed')")
+                text(
+                    "SELECT id, status FROM download_tasks WHERE status IN ('completed', 'failed')"
+                )
             )
             now = {row[0]: row[1] for row in over}
         for task, status in self.over.items():
@@ -247,7 +289,9 @@ class Promises(RuleBasedStateMachine):
             open_tasks = self.world.scalar(
                 "SELECT COUNT(*) FROM download_tasks WHERE status IN ('pending','paid','processing','enrolled')"
             )
-            unfinished = self.world.scalar("SELECT COUNT(*) FROM enrollgate_runs WHERE finished_at IS NULL")
+            unfinished = self.world.scalar(
+                "SELECT COUNT(*) FROM enrollgate_runs WHERE finished_at IS NULL"
+            )
             if not open_tasks and not unfinished and not self.world.launcher.runs:
                 break
         else:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from tests.world import MemoryLauncher, World
 
+from enrollgate.control.reconciler import Reconciler
 from enrollgate.launchers import LauncherRefused, LauncherUnavailable
-from enrollgate.reconciler import Reconciler
 from enrollgate.telemetry.health import Health
 
 
@@ -82,17 +82,19 @@ def test_one_run_that_cannot_be_stopped_holds_up_no_other(world: World, launcher
     assert [run.outcome for run in world.runs() if run.name in names] == [None] + ["revoked"] * 4
 
 
-def test_a_pass_that_takes_long_is_not_taken_for_dead_as_long_as_it_gets_on(world: World, launcher: Troubled) -> None:
+def test_a_pass_that_takes_long_is_not_taken_for_dead_as_long_as_it_gets_on(
+    world: World, launcher: Troubled
+) -> None:
     deleted_while_running(world, 10)
     now, alive = [0.0], list[bool]()
-    health = Health(patience=120, monotonic=lambda: now[0])
+    health = Health(liveness_timeout=120, monotonic=lambda: now[0])
     operator = Reconciler(
         world.database,
         world.tables,
         launcher,
         world.policy,
         installation="test",
-        progress=health.progressed,
+        progress=health.heartbeat,
     )
 
     def slowly(_name: str) -> None:

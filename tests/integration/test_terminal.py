@@ -16,15 +16,17 @@ from tests.faulty_site import FaultySite, Lecture, content
 from tests.terminal import Terminal
 from tests.world import World
 
+from enrollgate.commands.status import look, render
 from enrollgate.database import open_database
 from enrollgate.domain.report import Report
-from enrollgate.status import look, render
 
 ENROLLGATE = [sys.executable, "-m", "enrollgate"]
 
 
 def environment(**settings: str) -> dict[str, str]:
-    others = {name: value for name, value in os.environ.items() if not name.startswith("ENROLLGATE_")}
+    others = {
+        name: value for name, value in os.environ.items() if not name.startswith("ENROLLGATE_")
+    }
     path = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     return others | path | {f"ENROLLGATE_{name}": value for name, value in settings.items()}
 
@@ -41,17 +43,26 @@ def work_environment(site: FaultySite, tmp_path: Path) -> dict[str, str]:
     )
 
 
-def test_the_live_bar_shows_titles_as_they_are_and_the_run_ends_with_its_report(tmp_path: Path) -> None:
+def test_the_live_bar_shows_titles_as_they_are_and_the_run_ends_with_its_report(
+    tmp_path: Path,
+) -> None:
     titles = ["L [/x] 1", "[final] :cat: 2", "[red]3[/]"]
-    with FaultySite([Lecture(title, content(300_000, n)) for n, title in enumerate(titles)]) as site:
+    with FaultySite(
+        [Lecture(title, content(300_000, n)) for n, title in enumerate(titles)]
+    ) as site:
         site.rate = 400_000
         with Terminal([*ENROLLGATE, "work"], work_environment(site, tmp_path)) as terminal:
             assert terminal.wait() == 0, terminal.text
     assert Report.decode((tmp_path / "report.json").read_text()).items_delivered == 3
     shown = terminal.text
     for title in titles:
-        assert re.search(rf"{re.escape(title)} +[━╸╺ ]+ +[0-9.]+/[0-9.]+ [kM]?B", shown), (title, shown)
-    assert re.search(r"items +[━╸╺ ]+ +3/3 *\r?\n", shown), "items are counted, not measured in bytes"
+        assert re.search(rf"{re.escape(title)} +[━╸╺ ]+ +[0-9.]+/[0-9.]+ [kM]?B", shown), (
+            title,
+            shown,
+        )
+    assert re.search(r"items +[━╸╺ ]+ +3/3 *\r?\n", shown), (
+        "items are counted, not measured in bytes"
+    )
     assert "Traceback" not in shown and "🐱" not in shown
 
 
@@ -76,7 +87,9 @@ def test_a_terminal_that_is_closed_in_the_middle_does_not_end_the_run(tmp_path: 
     assert Report.decode((tmp_path / "report.json").read_text()).items_delivered == 3
 
 
-@pytest.mark.parametrize("strange", ["[/oops]", "[final]", "[red]x[/]", ":cat:", "\x1b[31mred", "two\nlines"])
+@pytest.mark.parametrize(
+    "strange", ["[/oops]", "[final]", "[red]x[/]", ":cat:", "\x1b[31mred", "two\nlines"]
+)
 def test_status_shows_what_others_wrote_as_it_is(sqlite_url: str, strange: str) -> None:
     with closing(World(sqlite_url)) as world:
         world.add(strange)
@@ -84,7 +97,9 @@ def test_status_shows_what_others_wrote_as_it_is(sqlite_url: str, strange: str) 
         world.reconcile()
         world.launcher.fail(f"test-{failed}-1")
         world.reconcile()
-        world.sql("UPDATE enrollgate_runs SET message = :message", message=f"the site said {strange}")
+        world.sql(
+            "UPDATE enrollgate_runs SET message = :message", message=f"the site said {strange}"
+        )
         world.sql("UPDATE enrollgate_runs SET reason = 'FromAnotherVersion'")
         with Terminal([*ENROLLGATE, "status"], environment(DATABASE_URL=sqlite_url)) as terminal:
             assert terminal.wait() == 0, terminal.text
@@ -95,13 +110,20 @@ def test_status_shows_what_others_wrote_as_it_is(sqlite_url: str, strange: str) 
 
 
 @pytest.mark.parametrize("strange", ["[/oops]", "[final]", ":cat:", "\x1b[31mred"])
-def test_doctor_shows_what_others_wrote_as_it_is(sqlite_url: str, tmp_path: Path, strange: str) -> None:
+def test_doctor_shows_what_others_wrote_as_it_is(
+    sqlite_url: str, tmp_path: Path, strange: str
+) -> None:
     with closing(World(sqlite_url)) as world:
         world.add(strange)
-    settings = environment(DATABASE_URL=sqlite_url, WORK_DIR=str(tmp_path), DESTINATION=f"directory:{tmp_path}/[/x]")
+    settings = environment(
+        DATABASE_URL=sqlite_url, WORK_DIR=str(tmp_path), DESTINATION=f"directory:{tmp_path}/[/x]"
+    )
     with Terminal([*ENROLLGATE, "doctor"], settings) as terminal:
         assert terminal.wait() == 0, terminal.text
-    assert f"warning statuses found: {strange.replace(chr(27), ' ')}: 1; without a meaning:" in terminal.text
+    assert (
+        f"warning statuses found: {strange.replace(chr(27), ' ')}: 1; without a meaning:"
+        in terminal.text
+    )
     assert f"{tmp_path}/[/x] is writable" in terminal.text and "\x1b[31mred" not in terminal.raw
 
 
@@ -122,10 +144,14 @@ def test_a_progress_that_may_not_be_read_is_only_unknown(sqlite_url: str, tmp_pa
         assert overview.progress == {} and render(overview, world.tables)
 
 
-def test_watch_shows_what_changes_and_waits_for_a_database_that_is_away(own_mariadb: Server) -> None:
+def test_watch_shows_what_changes_and_waits_for_a_database_that_is_away(
+    own_mariadb: Server,
+) -> None:
     with fresh_database(own_mariadb.url("")) as url, closing(World(url)) as world:
         task = world.add("processing")
-        with Terminal([*ENROLLGATE, "status", "--watch"], environment(DATABASE_URL=url)) as terminal:
+        with Terminal(
+            [*ENROLLGATE, "status", "--watch"], environment(DATABASE_URL=url)
+        ) as terminal:
             terminal.await_text("waits for its enrollment")
             world.set(task, "completed")
             terminal.await_text("is at its destination")
@@ -133,7 +159,9 @@ def test_watch_shows_what_changes_and_waits_for_a_database_that_is_away(own_mari
             terminal.await_text("the database is away, and is asked again")
             own_mariadb.start()
             with closing(open_database(make_url(url))) as database:
-                database.writing(lambda c: c.exec_driver_sql("UPDATE download_tasks SET status = 'odd'"))
+                database.run_in_transaction(
+                    lambda c: c.exec_driver_sql("UPDATE download_tasks SET status = 'odd'")
+                )
             terminal.await_text("no meaning here: left alone")
             terminal.process.send_signal(signal.SIGINT)
             assert terminal.wait() == 0, terminal.text

@@ -38,17 +38,31 @@ def secured(authority: Authority) -> Iterator[Secured]:
     def start(folder: Path) -> Server:
         for file in (pair.certificate, pair.key):
             (folder / file.name).write_bytes(file.read_bytes())
-        names = (f"--ssl-cert={folder / pair.certificate.name}", f"--ssl-key={folder / pair.key.name}")
+        names = (
+            f"--ssl-cert={folder / pair.certificate.name}",
+            f"--ssl-key={folder / pair.key.name}",
+        )
         return start_mariadb(folder, *names, "--require-secure-transport=ON")
 
-    with server_in_a_folder("ENROLLGATE_TEST_MARIADB_URL", start) as server, fresh_database(server.url("")) as url:
+    with (
+        server_in_a_folder("ENROLLGATE_TEST_MARIADB_URL", start) as server,
+        fresh_database(server.url("")) as url,
+    ):
         yield Secured(make_url(url).set(host="localhost"), authority.certificate)
 
 
-def cipher(secured: Secured, *, host: str = "localhost", ca: Path | None = None, verify_hostname: bool = True) -> str:
+def cipher(
+    secured: Secured,
+    *,
+    host: str = "localhost",
+    ca: Path | None = None,
+    verify_hostname: bool = True,
+) -> str:
     url = secured.url.set(host=host)
-    with closing(open_database(url, tls_ca=ca or secured.ca, tls_verify_hostname=verify_hostname)) as database:
-        with database.reading() as connection:
+    with closing(
+        open_database(url, tls_ca=ca or secured.ca, tls_verify_hostname=verify_hostname)
+    ) as database:
+        with database.read_transaction() as connection:
             return str(connection.execute(text("SHOW STATUS LIKE 'Ssl_cipher'")).one()[1])
 
 
@@ -56,15 +70,17 @@ def test_the_right_ca_opens_the_database_by_tls(secured: Secured) -> None:
     assert cipher(secured).startswith(("TLS_", "ECDHE-"))
 
 
-def test_a_server_signed_by_another_ca_is_refused_with_the_remedy(secured: Secured, tmp_path: Path) -> None:
-    words = (
-        "certificate verify failed.*: name the CA that signed the server's certificate in ENROLLGATE_DATABASE__TLS_CA"
-    )
+def test_a_server_signed_by_another_ca_is_refused_with_the_remedy(
+    secured: Secured, tmp_path: Path
+) -> None:
+    words = "certificate verify failed.*: name the CA that signed the server's certificate in ENROLLGATE_DATABASE__TLS_CA"
     with pytest.raises(DatabaseMisconfigured, match=words):
         cipher(secured, ca=Authority(tmp_path).certificate)
 
 
-def test_a_certificate_that_does_not_name_the_host_is_refused_unless_that_is_not_asked_for(secured: Secured) -> None:
+def test_a_certificate_that_does_not_name_the_host_is_refused_unless_that_is_not_asked_for(
+    secured: Secured,
+) -> None:
     words = "mismatch, certificate is not valid for '127.0.0.1'.*: name the server .* as its certificate does, or set"
     with pytest.raises(DatabaseMisconfigured, match=words):
         cipher(secured, host="127.0.0.1")
@@ -81,15 +97,20 @@ def test_a_server_without_tls_is_never_spoken_to_in_the_clear(authority: Authori
         return start_mariadb(folder, "--skip-ssl")
 
     with server_in_a_folder("ENROLLGATE_TEST_MARIADB_URL", start) as server:
-        with closing(open_database(make_url(server.url("mysql")), tls_ca=authority.certificate)) as database:
+        with closing(
+            open_database(make_url(server.url("mysql")), tls_ca=authority.certificate)
+        ) as database:
             with pytest.raises(
-                DatabaseMisconfigured, match="let the server speak TLS, or remove ENROLLGATE_DATABASE__TLS_CA"
+                DatabaseMisconfigured,
+                match="let the server speak TLS, or remove ENROLLGATE_DATABASE__TLS_CA",
             ):
                 database.now()
 
 
 def test_the_commands_take_the_tls_settings(secured: Secured, tmp_path: Path) -> None:
-    others = {name: value for name, value in os.environ.items() if not name.startswith("ENROLLGATE_")}
+    others = {
+        name: value for name, value in os.environ.items() if not name.startswith("ENROLLGATE_")
+    }
     settings = {
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "ENROLLGATE_DATABASE__HOST": "localhost",
@@ -102,12 +123,19 @@ def test_the_commands_take_the_tls_settings(secured: Secured, tmp_path: Path) ->
 
     def migrate(**changes: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "enrollgate", "migrate"]
-        environment = others | settings | {f"ENROLLGATE_DATABASE__{name}": value for name, value in changes.items()}
+        environment = (
+            others
+            | settings
+            | {f"ENROLLGATE_DATABASE__{name}": value for name, value in changes.items()}
+        )
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
     assert migrate().returncode == 0
     refused = migrate(HOST="127.0.0.1")
-    assert refused.returncode == 2 and "ENROLLGATE_DATABASE__TLS_VERIFY_HOSTNAME=false" in refused.stderr
+    assert (
+        refused.returncode == 2
+        and "ENROLLGATE_DATABASE__TLS_VERIFY_HOSTNAME=false" in refused.stderr
+    )
     assert migrate(HOST="127.0.0.1", TLS_VERIFY_HOSTNAME="false").returncode == 0
     refused = migrate(TLS_CA=str(Authority(tmp_path).certificate))
     assert refused.returncode == 2 and "ENROLLGATE_DATABASE__TLS_CA" in refused.stderr

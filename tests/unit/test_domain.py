@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enrollgate.common.redaction import redact
 from enrollgate.domain.account import DEFAULT_COOKIES_NAME, cookies_name
 from enrollgate.domain.reasons import (
     EXIT_PERMANENT,
@@ -19,7 +20,6 @@ from enrollgate.domain.reasons import (
     exit_code,
     explain,
 )
-from enrollgate.domain.redaction import redact
 from enrollgate.domain.report import REPORT_LIMIT, FailedItem, MalformedReport, Report
 from enrollgate.domain.run import run_name
 
@@ -44,14 +44,23 @@ def test_the_documented_exit_codes() -> None:
 
 @given(
     message=st.text(max_size=6000),
-    items=st.lists(st.tuples(st.text(max_size=500), st.sampled_from(Reason), st.text(max_size=500)), max_size=40),
+    items=st.lists(
+        st.tuples(st.text(max_size=500), st.sampled_from(Reason), st.text(max_size=500)),
+        max_size=40,
+    ),
     url=st.text(max_size=3000),
 )
 def test_a_report_always_fits_a_termination_message_and_reads_back(
     message: str, items: list[tuple[str, Reason, str]], url: str
 ) -> None:
     failed = tuple(FailedItem(*item) for item in items)
-    report = Report(Reason.SITE_ERROR, message, items_failed=len(items), destination_url=url, failed_items=failed)
+    report = Report(
+        Reason.SITE_ERROR,
+        message,
+        items_failed=len(items),
+        destination_url=url,
+        failed_items=failed,
+    )
     encoded = report.encode()
     assert len(encoded.encode()) <= REPORT_LIMIT
     decoded = Report.decode(encoded)
@@ -63,12 +72,17 @@ def test_a_report_says_how_many_failed_items_it_does_not_name() -> None:
     report = Report(Reason.SITE_ERROR, "25 of 30 items failed", items_failed=25, failed_items=items)
     decoded = Report.decode(report.encode())
     assert len(decoded.failed_items) == 10
-    assert decoded.message == "25 of 30 items failed; 15 failed items are not named here, only in the worker's log"
+    assert (
+        decoded.message
+        == "25 of 30 items failed; 15 failed items are not named here, only in the worker's log"
+    )
     few = Report(Reason.SITE_ERROR, "2 of 30 items failed", items_failed=2, failed_items=items[:2])
     assert Report.decode(few.encode()).message == few.message
 
 
-@pytest.mark.parametrize("text", ["", "null", "[]", "{}", '{"reason":"Nonsense","message":""}', "\x00\xff", '{"x":1}'])
+@pytest.mark.parametrize(
+    "text", ["", "null", "[]", "{}", '{"reason":"Nonsense","message":""}', "\x00\xff", '{"x":1}']
+)
 def test_what_is_not_a_report_is_refused(text: str) -> None:
     with pytest.raises(MalformedReport, match="not a worker's report"):
         Report.decode(text)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from enrollgate.files import write_private
+from enrollgate.common.files import write_private
 
 
 @contextmanager

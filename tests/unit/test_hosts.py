@@ -73,7 +73,9 @@ def test_what_is_no_course_url(url: str) -> None:
 )
 def test_nothing_private_and_nothing_plain_is_reached_by_default(url: str) -> None:
     assert refusal(url) is FORBIDDEN
-    assert refusal(url, "*.example", "*") is FORBIDDEN, "a wildcard does not open the private network"
+    assert refusal(url, "*.example", "*") is FORBIDDEN, (
+        "a wildcard does not open the private network"
+    )
 
 
 def test_a_public_host_over_https_is_fine_by_default() -> None:
@@ -114,7 +116,10 @@ def test_a_name_is_judged_by_what_it_resolves_to() -> None:
             check_address("a.example", 443, address, ("*.example",))
 
 
-@given(st.text(max_size=80), st.sampled_from(["", "https://", "http://", "https://a.example/", "https://["]))
+@given(
+    st.text(max_size=80),
+    st.sampled_from(["", "https://", "http://", "https://a.example/", "https://["]),
+)
 def test_no_text_at_all_breaks_the_check(text: str, start: str) -> None:
     assert refusal(start + text) in (None, INVALID, FORBIDDEN)
 

@@ -8,16 +8,18 @@ from random import Random
 import pytest
 from structlog.testing import capture_logs
 
+from enrollgate.common.backoff import Backoff
+from enrollgate.control.loop import FOCUS_LIMIT, LONGEST_PAUSE, Loop
+from enrollgate.control.reconciler import PassSummary
+from enrollgate.control.runner import TROUBLE_BACKOFF
+from enrollgate.control.wiring import build_health
 from enrollgate.database import DatabaseUnavailable
-from enrollgate.domain.backoff import Backoff
 from enrollgate.launchers import LauncherUnavailable
-from enrollgate.loop import FOCUS_LIMIT, LONGEST_PAUSE, Loop
-from enrollgate.operation import TROUBLE_BACKOFF
-from enrollgate.reconciler import PassSummary
-from enrollgate.settings import Settings
-from enrollgate.wiring import health_of
+from enrollgate.settings.operator import Settings
 
-SUMMARY = PassSummary(waiting=0, enrolled=0, unfinished=0, launched=0, finished=0, expired=0, statements=3)
+SUMMARY = PassSummary(
+    waiting=0, enrolled=0, unfinished=0, launched=0, finished=0, expired=0, statements=3
+)
 NO_PAUSE = Backoff(base=0.001, factor=1.0, cap=0.001)
 
 
@@ -71,10 +73,14 @@ def test_trouble_is_logged_once_for_each_cause_and_never_ends_the_loop() -> None
         loop.run(reconcile)
     errors = [entry["error"] for entry in logs if entry["log_level"] == "error"]
     assert errors == [f"DatabaseUnavailable: {word}" for word in ("gone", "slow", "gone")]
-    assert [entry["failed_passes"] for entry in logs if entry["event"] == "passes succeed again"] == [5]
+    assert [
+        entry["failed_passes"] for entry in logs if entry["event"] == "passes succeed again"
+    ] == [5]
 
 
-@pytest.mark.parametrize(("asked", "least", "most"), [(45.0, 45.0, 54.0), (3600.0, LONGEST_PAUSE, LONGEST_PAUSE * 1.2)])
+@pytest.mark.parametrize(
+    ("asked", "least", "most"), [(45.0, 45.0, 54.0), (3600.0, LONGEST_PAUSE, LONGEST_PAUSE * 1.2)]
+)
 def test_a_launcher_that_wants_to_be_left_alone_is(asked: float, least: float, most: float) -> None:
     loop = make_loop(interval=0.001)
 
@@ -89,7 +95,7 @@ def test_a_launcher_that_wants_to_be_left_alone_is(asked: float, least: float, m
 
 
 def test_the_longest_pause_does_not_look_like_death() -> None:
-    assert LONGEST_PAUSE * (1 + TROUBLE_BACKOFF.jitter) < health_of(Settings()).patience
+    assert LONGEST_PAUSE * (1 + TROUBLE_BACKOFF.jitter) < build_health(Settings()).liveness_timeout
 
 
 def test_a_pass_that_left_work_is_followed_by_the_next_at_once() -> None:
@@ -100,15 +106,21 @@ def test_a_pass_that_left_work_is_followed_by_the_next_at_once() -> None:
         count = expired.pop(0)
         if not expired:
             loop.stop()
-        return PassSummary(waiting=0, enrolled=0, unfinished=0, launched=0, finished=0, expired=count, statements=3)
+        return PassSummary(
+            waiting=0, enrolled=0, unfinished=0, launched=0, finished=0, expired=count, statements=3
+        )
 
     loop.run(reconcile)
     assert expired == []
 
 
-def test_what_has_changed_is_looked_at_by_a_focused_pass_and_a_full_pass_is_still_made_in_time() -> None:
+def test_what_has_changed_is_looked_at_by_a_focused_pass_and_a_full_pass_is_still_made_in_time() -> (
+    None
+):
     clock = iter(range(1_000_000))  # every look at the clock finds it a second later
-    loop = Loop(interval=10, backoff=NO_PAUSE, random=Random(1), monotonic=lambda: float(next(clock)))
+    loop = Loop(
+        interval=10, backoff=NO_PAUSE, random=Random(1), monotonic=lambda: float(next(clock))
+    )
     looks: list[Collection[str] | None] = []
 
     def reconcile(changed: Collection[str] | None) -> PassSummary:

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enrollgate.domain.observation import Observation, Phase
-from enrollgate.domain.planner import Action, Adopt, DiscardStray, Launch, Record, Stop, StopStray, plan
+from enrollgate.domain.planner import (
+    Action,
+    Adopt,
+    DiscardOrphan,
+    Launch,
+    Record,
+    Stop,
+    StopOrphan,
+    plan,
+)
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
@@ -40,7 +49,7 @@ def run_of(task: TaskState, state: RunState, lost_before: int = 0) -> Unfinished
     return UnfinishedRun(
         run_id=1,
         task_id=7,
-        attempt=1,
+        run_number=1,
         name=NAME,
         state=state,
         task=task,
@@ -55,7 +64,11 @@ def run_of(task: TaskState, state: RunState, lost_before: int = 0) -> Unfinished
 
 def decide(task: TaskState, state: RunState, seen: str, lost_before: int = 0) -> Action | None:
     observation = SEEN[seen]
-    actions = plan([run_of(task, state, lost_before)], {} if observation is None else {NAME: observation}, POLICY)
+    actions = plan(
+        [run_of(task, state, lost_before)],
+        {} if observation is None else {NAME: observation},
+        POLICY,
+    )
     assert len(actions) <= 1
     return actions[0] if actions else None
 
@@ -71,7 +84,11 @@ def short(action: Action | None) -> str:
         case Stop(_, reason, _, fail_task):
             return f"stop {reason}" + (" and fail the task" if fail_task else "")
         case Record(_, outcome, reason, _, _, task_to):
-            return f"record {outcome}" + (f" {reason}" if reason else "") + (f", task to {task_to}" if task_to else "")
+            return (
+                f"record {outcome}"
+                + (f" {reason}" if reason else "")
+                + (f", task to {task_to}" if task_to else "")
+            )
         case _:
             raise AssertionError(action)
 
@@ -105,14 +122,19 @@ MATRIX = [
 
 
 @pytest.mark.parametrize(("task", "state", "absent", "live"), MATRIX)
-def test_a_run_that_is_absent_or_live(task: TaskState, state: RunState, absent: str, live: str) -> None:
+def test_a_run_that_is_absent_or_live(
+    task: TaskState, state: RunState, absent: str, live: str
+) -> None:
     assert short(decide(task, state, "absent")) == absent
     assert short(decide(task, state, "live")) == live
 
 
 @pytest.mark.parametrize(("task", "state"), list(product(TaskState, (C, L))))
 def test_a_verdict_moves_only_an_enrolled_task(task: TaskState, state: RunState) -> None:
-    succeeded, failed = short(decide(task, state, "succeeded")), short(decide(task, state, "failed"))
+    succeeded, failed = (
+        short(decide(task, state, "succeeded")),
+        short(decide(task, state, "failed")),
+    )
     if task is TaskState.ENROLLED:
         assert succeeded == "record succeeded, task to completed"
         assert failed == "record failed AccessDenied, task to failed"
@@ -124,7 +146,9 @@ def test_a_verdict_moves_only_an_enrolled_task(task: TaskState, state: RunState)
 
 
 @pytest.mark.parametrize("task", TaskState)
-def test_a_run_being_stopped_is_revoked_once_it_is_gone_whatever_its_task_says_by_then(task: TaskState) -> None:
+def test_a_run_being_stopped_is_revoked_once_it_is_gone_whatever_its_task_says_by_then(
+    task: TaskState,
+) -> None:
     assert short(decide(task, S, "live")) == "stop TaskFailed"
     for seen in ("absent", "succeeded", "failed"):
         assert short(decide(task, S, seen)) == "record revoked TaskFailed"
@@ -132,12 +156,17 @@ def test_a_run_being_stopped_is_revoked_once_it_is_gone_whatever_its_task_says_b
 
 def test_a_vanished_run_is_tried_again_up_to_the_limit() -> None:
     assert short(decide(TaskState.ENROLLED, L, "absent", lost_before=1)) == "record lost Lost"
-    assert short(decide(TaskState.ENROLLED, L, "absent", lost_before=2)) == "record failed Lost, task to failed"
+    assert (
+        short(decide(TaskState.ENROLLED, L, "absent", lost_before=2))
+        == "record failed Lost, task to failed"
+    )
 
 
 def test_strays_are_stopped_while_live_and_discarded_after() -> None:
-    assert plan([], {NAME: Observation(NAME, Phase.LIVE)}, POLICY) == (StopStray(NAME),)
-    assert plan([], {NAME: Observation(NAME, Phase.FAILED, DENIED)}, POLICY) == (DiscardStray(NAME),)
+    assert plan([], {NAME: Observation(NAME, Phase.LIVE)}, POLICY) == (StopOrphan(NAME),)
+    assert plan([], {NAME: Observation(NAME, Phase.FAILED, DENIED)}, POLICY) == (
+        DiscardOrphan(NAME),
+    )
 
 
 def test_a_launch_order_names_the_cookies_file_and_never_the_account() -> None:
@@ -159,6 +188,10 @@ def test_no_launch_without_enrolled_and_no_completion_without_success(
     if isinstance(action, Launch):
         assert task is TaskState.ENROLLED and state is C and seen == "absent"
     if isinstance(action, Record) and action.task_to is TaskState.COMPLETED:
-        assert action.outcome is Outcome.SUCCEEDED and task is TaskState.ENROLLED and seen == "succeeded"
+        assert (
+            action.outcome is Outcome.SUCCEEDED
+            and task is TaskState.ENROLLED
+            and seen == "succeeded"
+        )
     if isinstance(action, Record) and action.task_to is not None:
         assert task in (TaskState.ENROLLED, TaskState.UNKNOWN)

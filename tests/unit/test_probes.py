@@ -30,7 +30,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def health(clock: Clock) -> Health:
-    return Health(patience=60, monotonic=clock)
+    return Health(liveness_timeout=60, monotonic=clock)
 
 
 @pytest.fixture
@@ -52,15 +52,15 @@ def test_it_is_alive_as_long_as_passes_end_and_ready_once_one_went_well(
     port: int, clock: Clock, health: Health
 ) -> None:
     assert get(port, "/livez") == (200, "ok\n") and get(port, "/readyz")[0] == 503
-    health.turned(is_ready=True)
+    health.record_pass(is_ready=True)
     assert get(port, "/readyz") == (200, "ok\n")
-    health.turned(is_ready=False)
+    health.record_pass(is_ready=False)
     assert get(port, "/readyz")[0] == 503 and get(port, "/livez")[0] == 200, (
         "a database that is away is no reason to restart"
     )
     clock.now = 60
     assert get(port, "/livez") == (503, "no pass has ended or got on lately\n")
-    health.turned(is_ready=True)
+    health.record_pass(is_ready=True)
     assert get(port, "/livez")[0] == 200
 
 
@@ -104,7 +104,9 @@ def test_metrics_are_in_prometheus_own_format(port: int) -> None:
 
 
 def test_a_port_that_is_taken_is_named(port: int, health: Health) -> None:
-    with pytest.raises(PortUnavailable, match=f"ENROLLGATE_HTTP_PORT={port}: .*: choose another port"):
+    with pytest.raises(
+        PortUnavailable, match=f"ENROLLGATE_HTTP_PORT={port}: .*: choose another port"
+    ):
         with serving(port, health):
             pass
 

@@ -15,9 +15,13 @@ PACKAGE = REPOSITORY / "operator" / "enrollgate"
 
 
 def tracked() -> list[Path]:
-    done = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:  # an unpacked archive
-        return [path for path in REPOSITORY.rglob("*") if path.is_file() and ".venv" not in path.parts]
+        return [
+            path for path in REPOSITORY.rglob("*") if path.is_file() and ".venv" not in path.parts
+        ]
     return [REPOSITORY / name for name in done.stdout.splitlines() if (REPOSITORY / name).is_file()]
 
 
@@ -54,7 +58,8 @@ def test_the_lock_is_in_step_with_the_project(lock: str) -> None:
         wanted += project["optional-dependencies"]["demo"] + project["optional-dependencies"]["dev"]
     text = (REPOSITORY / "requirements" / lock).read_text()
     pinned = {
-        name.lower(): Version(version) for name, version in re.findall(r"^([\w.-]+)==([^\s;\\]+)", text, re.MULTILINE)
+        name.lower(): Version(version)
+        for name, version in re.findall(r"^([\w.-]+)==([^\s;\\]+)", text, re.MULTILINE)
     }
     for line in wanted:
         requirement = Requirement(line)

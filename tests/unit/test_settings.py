@@ -6,9 +6,16 @@ from pathlib import Path
 import pytest
 import typer
 
-from enrollgate import cli
+from enrollgate.commands import cli
+from enrollgate.domain.destination import DirectoryDestination
 from enrollgate.domain.order import RunOrder
-from enrollgate.settings import RUN_VARIABLES, Settings, SettingsError, load_settings, variables
+from enrollgate.settings.operator import (
+    RUN_VARIABLES,
+    Settings,
+    SettingsError,
+    load_settings,
+    variables,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -33,17 +40,25 @@ def refusal(monkeypatch: pytest.MonkeyPatch, **values: str) -> str:
 
 def test_the_defaults_are_the_contract_s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = load(monkeypatch)
-    assert (settings.enrollment_timeout, settings.check_interval, settings.max_attempts) == (300, 10, 3)
+    assert (settings.enrollment_timeout, settings.check_interval, settings.max_attempts) == (
+        300,
+        10,
+        3,
+    )
     assert settings.status_words().waiting == ("pending", "paid", "processing")
     assert settings.task_columns().table == "download_tasks"
     assert settings.sqlalchemy_url().database == str(tmp_path / "var" / "enrollgate.db")
-    assert settings.destination == f"directory:{tmp_path / 'downloads'}"
+    assert settings.destination == DirectoryDestination(tmp_path / "downloads")
 
 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("IMAGE", "my image", "ENROLLGATE_KUBERNETES__IMAGE=my image: write an image reference without spaces"),
+        (
+            "IMAGE",
+            "my image",
+            "ENROLLGATE_KUBERNETES__IMAGE=my image: write an image reference without spaces",
+        ),
         ("NAMESPACE", "Courses!", "ENROLLGATE_KUBERNETES__NAMESPACE=Courses!"),
         (
             "CREATE_CONCURRENCY",
@@ -52,9 +67,21 @@ def test_the_defaults_are_the_contract_s(monkeypatch: pytest.MonkeyPatch, tmp_pa
         ),
         ("LEASE_DURATION", "1d", "it should be less than or equal to 3600"),
         ("IMAGE_PULL_POLICY", "Sometimes", "it should be 'Always', 'IfNotPresent' or 'Never'"),
-        ("START_TIMEOUT", "soon", "ENROLLGATE_KUBERNETES__START_TIMEOUT=soon: it should be a valid number"),
-        ("SCRATCH_VOLUME", "1GiB", "SCRATCH_VOLUME must be more than ENROLLGATE_SCRATCH_LIMIT, or workers are evicted"),
-        ("DESTINATION_CLAIM", "courses", "but ENROLLGATE_DESTINATION is no directory: remove one of them"),
+        (
+            "START_TIMEOUT",
+            "soon",
+            "ENROLLGATE_KUBERNETES__START_TIMEOUT=soon: it should be a valid number",
+        ),
+        (
+            "SCRATCH_VOLUME",
+            "1GiB",
+            "SCRATCH_VOLUME must be more than ENROLLGATE_SCRATCH_LIMIT, or workers are evicted",
+        ),
+        (
+            "DESTINATION_CLAIM",
+            "courses",
+            "but ENROLLGATE_DESTINATION is no directory: remove one of them",
+        ),
         ("IMAGEE", "x", "there is no such setting; did you mean ENROLLGATE_KUBERNETES__IMAGE?"),
     ],
 )
@@ -72,12 +99,20 @@ def test_nonsense_for_the_cluster_is_refused_by_name_value_and_remedy(
 
 
 def test_a_cluster_needs_an_image_and_a_database_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "needs ENROLLGATE_KUBERNETES__IMAGE, the image of the workers" in refusal(monkeypatch, LAUNCHER="kubernetes")
-    assert "needs a database server" in refusal(monkeypatch, LAUNCHER="kubernetes", KUBERNETES__IMAGE="enrollgate:1")
+    assert "needs ENROLLGATE_KUBERNETES__IMAGE, the image of the workers" in refusal(
+        monkeypatch, LAUNCHER="kubernetes"
+    )
+    assert "needs a database server" in refusal(
+        monkeypatch, LAUNCHER="kubernetes", KUBERNETES__IMAGE="enrollgate:1"
+    )
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200), ("1d", 86400)])
-def test_times_are_seconds_or_have_a_unit(monkeypatch: pytest.MonkeyPatch, text: str, seconds: float) -> None:
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200), ("1d", 86400)]
+)
+def test_times_are_seconds_or_have_a_unit(
+    monkeypatch: pytest.MonkeyPatch, text: str, seconds: float
+) -> None:
     assert load(monkeypatch, ENROLLMENT_TIMEOUT=text).enrollment_timeout == seconds
 
 
@@ -87,13 +122,25 @@ def test_times_are_seconds_or_have_a_unit(monkeypatch: pytest.MonkeyPatch, text:
         ("CHECK_INTERVAL", "soon", "ENROLLGATE_CHECK_INTERVAL=soon: it should be a valid number"),
         ("CHECK_INTERVAL", "0", "ENROLLGATE_CHECK_INTERVAL=0: it should be greater than 0"),
         ("CHECK_INTERVAL", "inf", "ENROLLGATE_CHECK_INTERVAL=inf: it should be a finite number"),
-        ("MAX_CONCURRENT_RUNS", "0", "ENROLLGATE_MAX_CONCURRENT_RUNS=0: it should be greater than or equal to 1"),
+        (
+            "MAX_CONCURRENT_RUNS",
+            "0",
+            "ENROLLGATE_MAX_CONCURRENT_RUNS=0: it should be greater than or equal to 1",
+        ),
         ("LAUNCHER", "docker", "ENROLLGATE_LAUNCHER=docker: it should be 'local' or 'kubernetes'"),
-        ("DATABASE_URL", "nonsense", "ENROLLGATE_DATABASE_URL=***: it is not a database URL: write mysql://"),
+        (
+            "DATABASE_URL",
+            "nonsense",
+            "ENROLLGATE_DATABASE_URL=***: it is not a database URL: write mysql://",
+        ),
         ("DATABASE_URL", "postgres://u:p@h/d", "'postgres' is not a database Enrollgate speaks"),
         ("DATABASE_URL", "mysql://u:p@h", "it names no host or no database"),
         ("DATABASE_URL", "sqlite://", "it names no file"),
-        ("DATABASE__PORT", "99999", "ENROLLGATE_DATABASE__PORT=99999: it should be less than or equal to 65535"),
+        (
+            "DATABASE__PORT",
+            "99999",
+            "ENROLLGATE_DATABASE__PORT=99999: it should be less than or equal to 65535",
+        ),
         ("DATABASE__HOST", "db", "ENROLLGATE_DATABASE__HOST needs ENROLLGATE_DATABASE__USER"),
         ("ALLOWED_HOSTS", "https://a.example/x", "'https://a.example/x' is not a host"),
         ("ALLOWED_HOSTS", "a.example:99999", "'a.example:99999' has no valid port"),
@@ -101,28 +148,56 @@ def test_times_are_seconds_or_have_a_unit(monkeypatch: pytest.MonkeyPatch, text:
         ("DESTINATION", "drive:abc", "ENROLLGATE_DESTINATION=drive:abc: write drive:<folder id>"),
         ("DRIVE_CHUNK_SIZE", "1MB", "write a multiple of 256KiB"),
         ("DRIVE_CHUNK_SIZE", "1GiB", "write a multiple of 256KiB, 256MiB at most"),
-        ("DRIVE_ENDPOINT", "ftp://x", "ENROLLGATE_DRIVE_ENDPOINT=ftp://x: write an http:// or https:// URL"),
-        ("DESTINATION", "/just/a/path", "ENROLLGATE_DESTINATION=/just/a/path: write directory:/path"),
+        (
+            "DRIVE_ENDPOINT",
+            "ftp://x",
+            "ENROLLGATE_DRIVE_ENDPOINT=ftp://x: write an http:// or https:// URL",
+        ),
+        (
+            "DESTINATION",
+            "/just/a/path",
+            "ENROLLGATE_DESTINATION=/just/a/path: write directory:/path",
+        ),
         ("TASK_TABLE", "tasks; DROP TABLE x", "write a table name"),
         ("STATUS_COLUMN", "a b", "write a column name"),
         ("STATUS_WAITING", "paid,Enrolled", "the status word 'enrolled' has two meanings"),
         ("STATUS_WAITING", "", "ENROLLGATE_STATUS_WAITING is empty"),
         ("STATUS_FAILED", "x" * 65, "must have 1 to 64 characters"),
-        ("DOWNLOADER", "command", "ENROLLGATE_DOWNLOADER=command needs ENROLLGATE_DOWNLOAD_COMMAND"),
+        (
+            "DOWNLOADER",
+            "command",
+            "ENROLLGATE_DOWNLOADER=command needs ENROLLGATE_DOWNLOAD_COMMAND",
+        ),
         ("DOWNLOAD_COMMAND", "get {course_url}", "is set but unused"),
         ("SCRATCH_LIMIT", "big", "ENROLLGATE_SCRATCH_LIMIT=big: could not parse"),
         ("INSTALLATION", "Not_A_Label", "write a DNS label of at most 32 characters"),
-        ("DATABSE_URL", "x", "ENROLLGATE_DATABSE_URL: there is no such setting; did you mean ENROLLGATE_DATABASE_URL?"),
+        (
+            "DATABSE_URL",
+            "x",
+            "ENROLLGATE_DATABSE_URL: there is no such setting; did you mean ENROLLGATE_DATABASE_URL?",
+        ),
         (
             "DATABASE__USER",
             "u",
             "ENROLLGATE_DATABASE__USER has no effect without ENROLLGATE_DATABASE__HOST: set that, or remove it",
         ),
-        ("DATABASE__TLS_CA", "/ca.pem", "ENROLLGATE_DATABASE__TLS_CA has no effect on SQLite: name a database server"),
+        (
+            "DATABASE__TLS_CA",
+            "/ca.pem",
+            "ENROLLGATE_DATABASE__TLS_CA has no effect on SQLite: name a database server",
+        ),
         ("DATABASE__HOST", "", "ENROLLGATE_DATABASE__HOST=: it should have at least 1 character"),
-        ("MAX_RETRIES", "7", "ENROLLGATE_MAX_RETRIES: there is no such setting; did you mean ENROLLGATE_MAX_ATTEMPTS?"),
-        ("PROXY", "x", "ENROLLGATE_PROXY: there is no such setting; remove it; docs/settings.md lists what there is"),
-        ("MAX_TRIES", "7", "ENROLLGATE_MAX_TRIES: there is no such setting; did you mean"),
+        (
+            "MAX_RETRIES",
+            "7",
+            "ENROLLGATE_MAX_RETRIES: there is no such setting; did you mean ENROLLGATE_MAX_ATTEMPTS?",
+        ),
+        (
+            "PROXY",
+            "x",
+            "ENROLLGATE_PROXY: there is no such setting; remove it; docs/settings.md lists what there is",
+        ),
+        ("MAX_ATEMPTS", "7", "ENROLLGATE_MAX_ATTEMPTS: there is no such setting; did you mean"),
         ("SECRETS_DIR", "/nowhere", "ENROLLGATE_SECRETS_DIR=/nowhere: there is no such folder"),
         ("CONFIG_FILE", "/nowhere", "ENROLLGATE_CONFIG_FILE=/nowhere: there is no such file"),
         ("ENROLLMENT_TIMEOUT", "999999999999", "ENROLLGATE_ENROLLMENT_TIMEOUT=999999999999"),
@@ -133,18 +208,34 @@ def test_times_are_seconds_or_have_a_unit(monkeypatch: pytest.MonkeyPatch, text:
             "foo",
             "ENROLLGATE_DATABASE: it is a group and has no value of its own; set its parts, such as ENROLL",
         ),
-        ("DATABASE", '{"host": "db"}', "ENROLLGATE_DATABASE: it is a group and has no value of its own"),
+        (
+            "DATABASE",
+            '{"host": "db"}',
+            "ENROLLGATE_DATABASE: it is a group and has no value of its own",
+        ),
         ("KUBERNETES", "x", "ENROLLGATE_KUBERNETES: it is a group and has no value of its own"),
-        ("DATABASE_URL", "mysql://u:p@h/d?foo=bar", "ENROLLGATE_DATABASE_URL=***: it has the option 'foo': remove it"),
+        (
+            "DATABASE_URL",
+            "mysql://u:p@h/d?foo=bar",
+            "ENROLLGATE_DATABASE_URL=***: it has the option 'foo': remove it",
+        ),
         ("DATABASE_URL", "mysql://u:p@h/d?ssl_ca=/x", "TLS is ENROLLGATE_DATABASE__TLS_CA"),
         ("DATABASE_URL", "sqlite:////x?foo=bar", "it has the option 'foo': remove it"),
         ("DATABASE_URL", "mysql://u:p@h:99999/d", "its port is 99999: write one from 1 to 65535"),
-        ("COOKIES_DIR", "", "ENROLLGATE_COOKIES_DIR=: it is empty: write a path, or remove the variable"),
+        (
+            "COOKIES_DIR",
+            "",
+            "ENROLLGATE_COOKIES_DIR=: it is empty: write a path, or remove the variable",
+        ),
         ("WORK_DIR", "", "ENROLLGATE_WORK_DIR=: it is empty"),
         ("DRIVE_CREDENTIALS", "", "ENROLLGATE_DRIVE_CREDENTIALS=: it is empty"),
         ("DATABASE__TLS_CA", "", "ENROLLGATE_DATABASE__TLS_CA=: it is empty"),
         ("KUBERNETES__JOB_TEMPLATE", "", "ENROLLGATE_KUBERNETES__JOB_TEMPLATE=: it is empty"),
-        ("WORK_DIR", "~no-such-user/x", "ENROLLGATE_WORK_DIR=~no-such-user/x: that user has no home folder here"),
+        (
+            "WORK_DIR",
+            "~no-such-user/x",
+            "ENROLLGATE_WORK_DIR=~no-such-user/x: that user has no home folder here",
+        ),
         ("DESTINATION", "directory:~no-such-user", "that user has no home folder here"),
     ],
 )
@@ -177,9 +268,18 @@ def test_a_download_command_that_could_not_work_is_refused(
         '["python3","main.py","-c","{course_url}","-o","{output_dir}"]',
     ],
 )
-def test_a_download_command_is_a_command_line_or_a_json_array(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+def test_a_download_command_is_a_command_line_or_a_json_array(
+    monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
     settings = load(monkeypatch, DOWNLOADER="command", DOWNLOAD_COMMAND=command)
-    assert settings.download_command == ("python3", "main.py", "-c", "{course_url}", "-o", "{output_dir}")
+    assert settings.download_command == (
+        "python3",
+        "main.py",
+        "-c",
+        "{course_url}",
+        "-o",
+        "{output_dir}",
+    )
 
 
 def test_all_problems_are_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,17 +289,30 @@ def test_all_problems_are_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_both_ways_to_name_the_database_are_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     message = refusal(
-        monkeypatch, DATABASE_URL="mysql://u:p@h/d", DATABASE__HOST="h", DATABASE__USER="u", DATABASE__NAME="d"
+        monkeypatch,
+        DATABASE_URL="mysql://u:p@h/d",
+        DATABASE__HOST="h",
+        DATABASE__USER="u",
+        DATABASE__NAME="d",
     )
     assert "keep one of them" in message
 
 
 def test_the_parts_of_an_address_make_one(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load(
-        monkeypatch, DATABASE__HOST="db", DATABASE__USER="u", DATABASE__PASSWORD="p@ss/word", DATABASE__NAME="courses"
+        monkeypatch,
+        DATABASE__HOST="db",
+        DATABASE__USER="u",
+        DATABASE__PASSWORD="p@ss/word",
+        DATABASE__NAME="courses",
     )
     url = settings.sqlalchemy_url()
-    assert (url.drivername, url.password, url.host, url.port) == ("mysql+pymysql", "p@ss/word", "db", 3306)
+    assert (url.drivername, url.password, url.host, url.port) == (
+        "mysql+pymysql",
+        "p@ss/word",
+        "db",
+        3306,
+    )
 
 
 def test_a_mounted_secret_is_read_and_wins_over_the_environment(
@@ -235,9 +348,13 @@ def test_a_file_of_settings_is_read_and_the_environment_wins_over_it(
     assert (settings.check_interval, settings.max_attempts) == (7, 5)
 
 
-def test_a_name_in_the_file_that_nothing_reads_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_name_in_the_file_that_nothing_reads_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     path = tmp_path / "settings.env"
-    path.write_text("ENROLLGATE_CHECK_INTERVALL=7\nenrollgate_max_atempts=2\nPATH_OF_SOMETHING_ELSE=x\n")
+    path.write_text(
+        "ENROLLGATE_CHECK_INTERVALL=7\nenrollgate_max_atempts=2\nPATH_OF_SOMETHING_ELSE=x\n"
+    )
     lines = refusal(monkeypatch, CONFIG_FILE=str(path)).splitlines()
     assert lines == [
         f"ENROLLGATE_CHECK_INTERVALL in {path}: there is no such setting; did you mean ENROLLGATE_CHECK_INTERVAL?",
@@ -245,7 +362,9 @@ def test_a_name_in_the_file_that_nothing_reads_is_refused(monkeypatch: pytest.Mo
     ]
     path.write_text("ENROLLGATE_SECRETS_DIR=/run/secrets\nENROLLGATE_DATABASE=foo\n")
     message = refusal(monkeypatch, CONFIG_FILE=str(path))
-    assert "it is read from the environment only: set it there" in message and "is a group" in message
+    assert (
+        "it is read from the environment only: set it there" in message and "is a group" in message
+    )
 
 
 def test_a_name_in_the_secrets_folder_that_nothing_reads_is_refused(
@@ -259,7 +378,9 @@ def test_a_name_in_the_secrets_folder_that_nothing_reads_is_refused(
     assert "hunter2" not in message and len(message.splitlines()) == 1
 
 
-def test_a_file_of_settings_that_is_no_text_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_file_of_settings_that_is_no_text_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     path = tmp_path / "settings.env"
     path.write_bytes("ENROLLGATE_INSTALLATION=\xe4\n".encode("latin-1"))
     words = f"ENROLLGATE_CONFIG_FILE={path}: it is not UTF-8 text: write it as such"
@@ -278,17 +399,26 @@ def test_no_secret_is_ever_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_worker_is_told_its_settings_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = load(monkeypatch, DATABASE_URL="mysql://u:hunter2@h/d", ALLOWED_HOSTS="a.example,*.b.example")
-    told = settings.worker_environment()
-    assert "hunter2" not in str(told) and told["ENROLLGATE_ALLOWED_HOSTS"] == "a.example,*.b.example"
+    settings = load(
+        monkeypatch, DATABASE_URL="mysql://u:hunter2@h/d", ALLOWED_HOSTS="a.example,*.b.example"
+    )
+    told = settings.to_env()
+    assert (
+        "hunter2" not in str(told) and told["ENROLLGATE_ALLOWED_HOSTS"] == "a.example,*.b.example"
+    )
     assert set(told) <= set(variables())
 
 
 def test_every_setting_is_described() -> None:
-    assert all(field.description and field.description.endswith(".") for field in variables().values())
+    assert all(
+        field.description and field.description.endswith(".") for field in variables().values()
+    )
 
 
 def test_what_a_launcher_tells_a_worker_is_what_the_command_takes() -> None:
     options = typer.main.get_command(cli.app).commands["work"].params  # type: ignore[attr-defined]  # a group, to mypy any command
     assert {option.envvar for option in options if option.envvar} == RUN_VARIABLES
-    assert set(RunOrder("school-1-1", 1, 1, "https://a.example/x", "cookies.txt").variables()) <= RUN_VARIABLES
+    assert (
+        set(RunOrder("school-1-1", 1, 1, "https://a.example/x", "cookies.txt").variables())
+        <= RUN_VARIABLES
+    )

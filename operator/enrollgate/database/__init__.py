@@ -5,8 +5,22 @@ do; `gate` holds the set-based statements about tasks; `runs` those about runs; 
 `doctor` checks; `migrate` creates our tables. May import the domain only.
 """
 
-from enrollgate.database.engine import Database, DatabaseMisconfigured, DatabaseUnavailable, RowHeld, open_database
+from enrollgate.database.engine import (
+    Database,
+    DatabaseMisconfigured,
+    DatabaseUnavailable,
+    RowHeld,
+    open_database,
+)
 from enrollgate.database.migrate import migrate
 from enrollgate.database.tables import Tables
 
-__all__ = ["Database", "DatabaseMisconfigured", "DatabaseUnavailable", "RowHeld", "Tables", "migrate", "open_database"]
+__all__ = [
+    "Database",
+    "DatabaseMisconfigured",
+    "DatabaseUnavailable",
+    "RowHeld",
+    "Tables",
+    "migrate",
+    "open_database",
+]

@@ -26,7 +26,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from enrollgate.domain.redaction import redact
+from enrollgate.common.redaction import redact
 
 T = TypeVar("T")
 
@@ -96,7 +96,7 @@ class NamedLock:
     """A lock of the server's, by which transactions follow one another."""
 
     name: str
-    patience: int
+    timeout: int
     """Seconds to wait for it; less than STATEMENT_TIMEOUT."""
     refusal: str
     """What is said when it was not to be had."""
@@ -143,15 +143,17 @@ class Database:
         return str(url.database) if self.is_sqlite else f"{url.database} on {url.host}"
 
     @contextmanager
-    def reading(self) -> Iterator[Connection]:
+    def read_transaction(self) -> Iterator[Connection]:
         """A transaction that only reads. Raises DatabaseUnavailable or DatabaseMisconfigured."""
         with translated(), self.engine.begin() as connection:
             yield connection
 
-    def writing(self, change: Callable[[Connection], T], *, alone: NamedLock | None = None) -> T:
+    def run_in_transaction(
+        self, change: Callable[[Connection], T], *, lock: NamedLock | None = None
+    ) -> T:
         """Runs `change` in a transaction that writes; once more, up to five times, if another one was in its way.
 
-        With `alone`, the transactions of that lock follow one another, each seeing what the last has committed.
+        With `lock`, the transactions of that lock follow one another, each seeing what the last has committed.
 
         Raises DatabaseUnavailable (RowHeld, if a row was not to be had) or DatabaseMisconfigured. When the connection breaks
         during the commit nobody knows whether it took place: every change is written so that doing it again is harmless.
@@ -159,23 +161,27 @@ class Database:
         engine = self.engine.execution_options(enrollgate_writes=True)
 
         def attempt() -> T:
-            with engine.connect() as connection, self._alone(connection, alone), connection.begin():
+            with engine.connect() as connection, self._locked(connection, lock), connection.begin():
                 return change(connection)
 
         with translated():
-            for each in stamina.retry_context(on=_in_the_way, attempts=5, wait_initial=0.02, wait_max=0.5):
+            for each in stamina.retry_context(
+                on=_in_the_way, attempts=5, wait_initial=0.02, wait_max=0.5
+            ):
                 with each:
                     return attempt()
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     @contextmanager
-    def _alone(self, connection: Connection, lock: NamedLock | None) -> Iterator[None]:
+    def _locked(self, connection: Connection, lock: NamedLock | None) -> Iterator[None]:
         """Holds the lock until after the commit. SQLite has one writer at a time anyway."""
         if lock is None or self.is_sqlite:
             yield
             return
-        values = {"name": lock.name, "seconds": lock.patience}
-        taken = connection.execute(text(f"SELECT GET_LOCK({_LOCK_NAME}, :seconds)"), values).scalar()
+        values = {"name": lock.name, "seconds": lock.timeout}
+        taken = connection.execute(
+            text(f"SELECT GET_LOCK({_LOCK_NAME}, :seconds)"), values
+        ).scalar()
         connection.commit()
         if taken != 1:
             raise DatabaseUnavailable(lock.refusal)
@@ -190,7 +196,7 @@ class Database:
 
     def now(self) -> datetime:
         """The time by the database's clock, UTC."""
-        with self.reading() as connection:
+        with self.read_transaction() as connection:
             return self.clock(connection)
 
     def close(self) -> None:
@@ -199,7 +205,11 @@ class Database:
 
 
 def open_database(
-    url: URL, *, tls_ca: Path | None = None, tls_verify_hostname: bool = True, clock: Clock = database_clock
+    url: URL,
+    *,
+    tls_ca: Path | None = None,
+    tls_verify_hostname: bool = True,
+    clock: Clock = database_clock,
 ) -> Database:
     """Opens `sqlite:///path` or `mysql+pymysql://...`. Does not connect yet, so it does not fail yet."""
     if url.get_backend_name() == "sqlite":
@@ -211,7 +221,9 @@ def open_database(
         "charset": "utf8mb4",
         "init_command": _SESSION,
     }
-    if url.password is not None:  # as MySQL's own clients send it; of a text PyMySQL would make Latin-1
+    if (
+        url.password is not None
+    ):  # as MySQL's own clients send it; of a text PyMySQL would make Latin-1
         arguments["password"] = str(url.password).encode()
     if tls_ca is not None:
         arguments["ssl"] = {"ca": str(tls_ca), "check_hostname": tls_verify_hostname}
@@ -238,18 +250,24 @@ def _check_certificates(path: Path) -> None:
     except OSError as error:
         what = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
         remedy = "name the CA's certificate, a file in PEM format that can be read"
-        raise DatabaseMisconfigured(f"ENROLLGATE_DATABASE__TLS_CA={path}: {what}: {remedy}") from error
+        raise DatabaseMisconfigured(
+            f"ENROLLGATE_DATABASE__TLS_CA={path}: {what}: {remedy}"
+        ) from error
 
 
 def _open_sqlite(url: URL) -> Engine:
-    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": _SQLITE_LOCK_TIMEOUT})
+    engine = create_engine(
+        url, hide_parameters=True, connect_args={"timeout": _SQLITE_LOCK_TIMEOUT}
+    )
 
     @event.listens_for(engine, "connect")
     def prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
         connection.isolation_level = None  # the driver must not begin transactions of its own
         cursor = connection.cursor()
         # The change to WAL is refused at once, without waiting, while another connection makes it.
-        for attempt in stamina.retry_context(on=sqlite3.OperationalError, attempts=20, wait_initial=0.02, wait_max=0.5):
+        for attempt in stamina.retry_context(
+            on=sqlite3.OperationalError, attempts=20, wait_initial=0.02, wait_max=0.5
+        ):
             with attempt:
                 cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=NORMAL")
@@ -270,7 +288,9 @@ def error_code(error: DBAPIError) -> int | None:
 
 
 def _in_the_way(error: Exception) -> bool:
-    if isinstance(error, IntegrityError):  # another operator claimed the same attempt in the same moment
+    if isinstance(
+        error, IntegrityError
+    ):  # another operator claimed the same attempt in the same moment
         return True
     if not isinstance(error, OperationalError):
         return False
@@ -285,7 +305,9 @@ def translated() -> Iterator[None]:
     except DBAPIError as error:
         raise _translate(error) from error
     except SQLAlchemyError as error:
-        raise DatabaseUnavailable(f"the database did not answer: {redact(str(error), 300)}") from error
+        raise DatabaseUnavailable(
+            f"the database did not answer: {redact(str(error), 300)}"
+        ) from error
     except RuntimeError as error:
         # PyMySQL raises a bare RuntimeError when a server's password plug-in needs the `cryptography` package.
         if "cryptography" not in str(error):
@@ -301,17 +323,23 @@ def _remedy(code: int | None, detail: str) -> str | None:
 
 def _translate(error: DBAPIError) -> Exception:
     code = error_code(error)
-    detail = redact(str(error.orig.args[-1] if error.orig is not None and error.orig.args else error), 300)
+    detail = redact(
+        str(error.orig.args[-1] if error.orig is not None and error.orig.args else error), 300
+    )
     if remedy := _remedy(code, detail):
         return DatabaseMisconfigured(f"{detail} (MySQL error {code}): {remedy}")
     if code is None:
         return _translate_sqlite(detail)
     if code == _LOCK_WAIT_TIMEOUT:
-        return RowHeld(f"another transaction holds a row, or the table (MySQL error {code}): let it end without delay")
+        return RowHeld(
+            f"another transaction holds a row, or the table (MySQL error {code}): let it end without delay"
+        )
     if isinstance(error, OperationalError | InterfaceError | IntegrityError):
         return DatabaseUnavailable(f"{detail} (MySQL error {code})")
     if isinstance(error, ProgrammingError):
-        return DatabaseMisconfigured(f"{detail} (MySQL error {code}): see the server's error reference")
+        return DatabaseMisconfigured(
+            f"{detail} (MySQL error {code}): see the server's error reference"
+        )
     return DatabaseUnavailable(f"{detail} (MySQL error {code})")
 
 

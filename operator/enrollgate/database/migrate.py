@@ -13,7 +13,9 @@ from enrollgate.database.engine import Database, DatabaseMisconfigured, NamedLoc
 VERSION_TABLE = "enrollgate_schema_version"
 """Not Alembic's default name: the Node.js side may use Alembic's neighbours in the same database."""
 _ONE_AT_A_TIME = NamedLock(
-    "enrollgate_migrate", 60, "another `enrollgate migrate` is still running: try again when it has ended"
+    "enrollgate_migrate",
+    60,
+    "another `enrollgate migrate` is still running: try again when it has ended",
 )
 
 
@@ -31,7 +33,7 @@ def migrate(database: Database) -> tuple[str | None, str]:
     left as they are: it has only added to what this one knows.
 
     Raises DatabaseUnavailable or DatabaseMisconfigured. MySQL commits every DDL statement by itself, so a named lock keeps
-    two migrations apart there; on SQLite the IMMEDIATE transaction does.
+    two migrations pinned_cpus there; on SQLite the IMMEDIATE transaction does.
     """
 
     def upgrade(connection: Connection) -> tuple[str | None, str]:
@@ -43,7 +45,7 @@ def migrate(database: Database) -> tuple[str | None, str]:
 
     if database.is_sqlite:
         _make_folder(Path(database.place).parent)
-    return database.writing(upgrade, alone=_ONE_AT_A_TIME)
+    return database.run_in_transaction(upgrade, lock=_ONE_AT_A_TIME)
 
 
 def _make_folder(folder: Path) -> None:
@@ -57,7 +59,9 @@ def _make_folder(folder: Path) -> None:
 
 
 def _revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+    return MigrationContext.configure(
+        connection, opts={"version_table": VERSION_TABLE}
+    ).get_current_revision()
 
 
 def head() -> str:
@@ -76,5 +80,5 @@ def is_newer(revision: str) -> bool:
 
 def current(database: Database) -> str | None:
     """The revision the database is at, None if `enrollgate migrate` never ran."""
-    with database.reading() as connection:
+    with database.read_transaction() as connection:
         return _revision(connection)

@@ -21,11 +21,11 @@ from sqlalchemy import (
     update,
 )
 
+from enrollgate.common.redaction import redact
 from enrollgate.database.engine import LOCK_TIMEOUT, Database, NamedLock
-from enrollgate.database.tables import INSTANT, Tables, runs, sightings
+from enrollgate.database.tables import INSTANT, Tables, runs, tracked_tasks
 from enrollgate.domain.planner import Record
 from enrollgate.domain.reasons import Reason
-from enrollgate.domain.redaction import redact
 from enrollgate.domain.report import Report
 from enrollgate.domain.run import Outcome, RunState, UnfinishedRun, run_name
 from enrollgate.domain.task import TaskState
@@ -39,7 +39,9 @@ def ignoring_duplicates(database: Database) -> str:
     return "OR IGNORE" if database.is_sqlite else "IGNORE"
 
 
-def claim(database: Database, tables: Tables, now: datetime, *, installation: str, limit: int) -> list[str]:
+def claim(
+    database: Database, tables: Tables, now: datetime, *, installation: str, limit: int
+) -> list[str]:
     """Claims runs, in one statement, for enrolled tasks that have no unfinished one, lowest id first, as long as the
     installation has fewer than `limit` unfinished runs. Gives the names of those that were claimed.
 
@@ -55,11 +57,13 @@ def claim(database: Database, tables: Tables, now: datetime, *, installation: st
         if not connection.execute(_claim(database, tables, now, installation, slots)).rowcount:
             return []
         claimed = select(runs.c.name).where(
-            runs.c.id > last, runs.c.installation == installation, runs.c.state == RunState.CLAIMED.value
+            runs.c.id > last,
+            runs.c.installation == installation,
+            runs.c.state == RunState.CLAIMED.value,
         )
         return list(connection.execute(claimed).scalars())
 
-    return database.writing(change, alone=_claiming(installation))
+    return database.run_in_transaction(change, lock=_claiming(installation))
 
 
 def _claiming(installation: str) -> NamedLock:
@@ -67,11 +71,15 @@ def _claiming(installation: str) -> NamedLock:
     return NamedLock(name, LOCK_TIMEOUT, f"another operator holds the lock {name!r}")
 
 
-def _claim(database: Database, tables: Tables, now: datetime, installation: str, slots: int) -> Insert:
-    previous = select(func.max(runs.c.attempt)).where(runs.c.task_id == tables.id).scalar_subquery()
+def _claim(
+    database: Database, tables: Tables, now: datetime, installation: str, slots: int
+) -> Insert:
+    previous = (
+        select(func.max(runs.c.run_number)).where(runs.c.task_id == tables.id).scalar_subquery()
+    )
     unfinished = select(runs.c.id).where(runs.c.task_id == tables.id, runs.c.active == 1).exists()
     chosen = (
-        select(tables.id.label("task_id"), (func.coalesce(previous, 0) + 1).label("attempt"))
+        select(tables.id.label("task_id"), (func.coalesce(previous, 0) + 1).label("run_number"))
         .where(tables.is_enrolled(), ~unfinished)
         .order_by(tables.id)
         .limit(slots)
@@ -81,17 +89,24 @@ def _claim(database: Database, tables: Tables, now: datetime, installation: str,
         literal(f"{installation}-")
         + cast(chosen.c.task_id, String(20))
         + literal("-")
-        + cast(chosen.c.attempt, String(20))
+        + cast(chosen.c.run_number, String(20))
     )
     source = select(
         chosen.c.task_id,
-        chosen.c.attempt,
+        chosen.c.run_number,
         name,
         literal(installation),
         literal(RunState.CLAIMED.value),
         literal(now, INSTANT),
     )
-    columns = [runs.c.task_id, runs.c.attempt, runs.c.name, runs.c.installation, runs.c.state, runs.c.claimed_at]
+    columns = [
+        runs.c.task_id,
+        runs.c.run_number,
+        runs.c.name,
+        runs.c.installation,
+        runs.c.state,
+        runs.c.claimed_at,
+    ]
     return insert(runs).from_select(columns, source).prefix_with(ignoring_duplicates(database))
 
 
@@ -111,7 +126,7 @@ def unfinished(
         select(
             runs.c.id,
             runs.c.task_id,
-            runs.c.attempt,
+            runs.c.run_number,
             runs.c.name,
             runs.c.state,
             tables.id.is_(None).label("missing"),
@@ -122,22 +137,22 @@ def unfinished(
             lost.label("lost"),
             runs.c.reason,
             runs.c.message,
-            sightings.c.first_seen_at,
+            tracked_tasks.c.first_seen_at,
         )
         .select_from(
             runs.outerjoin(tables.tasks, tables.id == runs.c.task_id).outerjoin(
-                sightings, sightings.c.task_id == runs.c.task_id
+                tracked_tasks, tracked_tasks.c.task_id == runs.c.task_id
             )
         )
         .where(where)
         .order_by(runs.c.id)
     )
-    with database.reading() as connection:
+    with database.read_transaction() as connection:
         return [
             UnfinishedRun(
                 run_id=row.id,
                 task_id=row.task_id,
-                attempt=row.attempt,
+                run_number=row.run_number,
                 name=row.name,
                 state=RunState(row.state),
                 task=TaskState.MISSING if row.missing else tables.words.state(row.word),
@@ -170,7 +185,7 @@ def _reason(word: str | None) -> Reason | None:
 
 def count_unfinished(database: Database, *, installation: str) -> int:
     """How many runs of this installation are unfinished."""
-    with database.reading() as connection:
+    with database.read_transaction() as connection:
         return connection.execute(_count_unfinished(installation)).scalar_one()
 
 
@@ -182,14 +197,18 @@ def _lost_in_a_row() -> ScalarSelect[int]:
     """How many runs of the task were lost since one of its runs ended otherwise."""
     lost, other = runs.alias("lost"), runs.alias("other")
     last_other = (
-        select(func.coalesce(func.max(other.c.attempt), 0))
+        select(func.coalesce(func.max(other.c.run_number), 0))
         .where(other.c.task_id == runs.c.task_id, other.c.outcome != Outcome.LOST.value)
         .correlate(runs)
         .scalar_subquery()
     )
     return (
         select(func.count())
-        .where(lost.c.task_id == runs.c.task_id, lost.c.outcome == Outcome.LOST.value, lost.c.attempt > last_other)
+        .where(
+            lost.c.task_id == runs.c.task_id,
+            lost.c.outcome == Outcome.LOST.value,
+            lost.c.run_number > last_other,
+        )
         .correlate(runs)
         .scalar_subquery()
     )
@@ -200,16 +219,25 @@ def still_wanted(database: Database, tables: Tables, names: Collection[str]) -> 
     statement = (
         select(runs.c.name)
         .join_from(runs, tables.tasks, tables.id == runs.c.task_id)
-        .where(runs.c.name.in_(names), runs.c.active == 1, runs.c.state == RunState.CLAIMED.value, tables.is_enrolled())
+        .where(
+            runs.c.name.in_(names),
+            runs.c.active == 1,
+            runs.c.state == RunState.CLAIMED.value,
+            tables.is_enrolled(),
+        )
     )
-    with database.reading() as connection:
+    with database.read_transaction() as connection:
         return set(connection.execute(statement).scalars())
 
 
 def unfinished_names(database: Database, names: Collection[str]) -> set[str]:
     """Of these names, those of unfinished runs: asked once more before a stray is stopped."""
-    with database.reading() as connection:
-        return set(connection.execute(select(runs.c.name).where(runs.c.name.in_(names), runs.c.active == 1)).scalars())
+    with database.read_transaction() as connection:
+        return set(
+            connection.execute(
+                select(runs.c.name).where(runs.c.name.in_(names), runs.c.active == 1)
+            ).scalars()
+        )
 
 
 def mark_launched(database: Database, names: Collection[str], now: datetime) -> list[str]:
@@ -217,11 +245,15 @@ def mark_launched(database: Database, names: Collection[str], now: datetime) -> 
     claimed = (runs.c.name.in_(names), runs.c.active == 1, runs.c.state == RunState.CLAIMED.value)
 
     def change(connection: Connection) -> list[str]:
-        found = list(connection.execute(select(runs.c.name).where(*claimed).with_for_update()).scalars())
-        connection.execute(update(runs).where(*claimed).values(state=RunState.LAUNCHED.value, launched_at=now))
+        found = list(
+            connection.execute(select(runs.c.name).where(*claimed).with_for_update()).scalars()
+        )
+        connection.execute(
+            update(runs).where(*claimed).values(state=RunState.LAUNCHED.value, launched_at=now)
+        )
         return found
 
-    return database.writing(change)
+    return database.run_in_transaction(change)
 
 
 class _NotOurs(Exception):
@@ -240,7 +272,13 @@ class Recorded(StrEnum):
 
 
 def mark_stopping(
-    database: Database, tables: Tables, run: UnfinishedRun, reason: Reason, message: str, *, fail_task: bool
+    database: Database,
+    tables: Tables,
+    run: UnfinishedRun,
+    reason: Reason,
+    message: str,
+    *,
+    fail_task: bool,
 ) -> bool:
     """Notes why a run is being stopped, before it is; with `fail_task` the task fails in the same transaction. False, and
     nothing is written, if another operator has finished the run meanwhile.
@@ -249,11 +287,15 @@ def mark_stopping(
     def change(connection: Connection) -> None:
         if fail_task:
             _move_task(connection, tables, run, TaskState.FAILED)
-        values = {"state": RunState.STOPPING.value, "reason": reason.value, "message": redact(message, MESSAGE_LIMIT)}
+        values = {
+            "state": RunState.STOPPING.value,
+            "reason": reason.value,
+            "message": redact(message, MESSAGE_LIMIT),
+        }
         _update_run(connection, run, values)
 
     try:
-        database.writing(change)
+        database.run_in_transaction(change)
     except _NotOurs:
         return False
     return True
@@ -266,7 +308,9 @@ def record(database: Database, tables: Tables, verdict: Record, now: datetime) -
 
     def change(connection: Connection) -> Recorded:
         # The task first, then the sighting, then the run: every transaction takes its locks in this order.
-        moved = verdict.task_to is not None and _move_task(connection, tables, verdict.run, verdict.task_to)
+        moved = verdict.task_to is not None and _move_task(
+            connection, tables, verdict.run, verdict.task_to
+        )
         values = {
             "state": RunState.FINISHED.value,
             "finished_at": now,
@@ -279,15 +323,20 @@ def record(database: Database, tables: Tables, verdict: Record, now: datetime) -
         return Recorded.MOVED if moved else Recorded.LEFT
 
     try:
-        return database.writing(change)
+        return database.run_in_transaction(change)
     except _NotOurs:
         return Recorded.OVERTAKEN
 
 
 def _update_run(
-    connection: Connection, run: UnfinishedRun, values: Mapping[str, object], *unchanged: ColumnElement[bool]
+    connection: Connection,
+    run: UnfinishedRun,
+    values: Mapping[str, object],
+    *unchanged: ColumnElement[bool],
 ) -> None:
-    statement = update(runs).where(runs.c.id == run.run_id, runs.c.active == 1, *unchanged).values(**values)
+    statement = (
+        update(runs).where(runs.c.id == run.run_id, runs.c.active == 1, *unchanged).values(**values)
+    )
     if connection.execute(statement).rowcount != 1:
         raise _NotOurs
 
@@ -298,28 +347,40 @@ def _move_task(connection: Connection, tables: Tables, run: UnfinishedRun, to: T
     word = {TaskState.COMPLETED: words.completed, TaskState.FAILED: words.failed}[to]
     if not compare_and_set(connection, tables, run.task_id, run.task_status, word):
         return False
-    connection.execute(delete(sightings).where(sightings.c.task_id == run.task_id))
+    connection.execute(delete(tracked_tasks).where(tracked_tasks.c.task_id == run.task_id))
     return True
 
 
-def compare_and_set(connection: Connection, tables: Tables, task_id: int, status: str | None, to: str) -> bool:
+def compare_and_set(
+    connection: Connection, tables: Tables, task_id: int, status: str | None, to: str
+) -> bool:
     """`UPDATE ... SET status = to WHERE id = ? AND status = ?`: the only statement that ever writes Node.js's table."""
     unchanged = tables.status.is_(None) if status is None else tables.status == status
-    statement = update(tables.tasks).where(tables.id == task_id, unchanged).values({tables.status: to})
+    statement = (
+        update(tables.tasks).where(tables.id == task_id, unchanged).values({tables.status: to})
+    )
     return connection.execute(statement).rowcount == 1
 
 
 def insert_refusal(
-    connection: Connection, task_id: int, reason: Reason, message: str, *, now: datetime, installation: str
+    connection: Connection,
+    task_id: int,
+    reason: Reason,
+    message: str,
+    *,
+    now: datetime,
+    installation: str,
 ) -> None:
     """Records why a task failed at the gate: a finished run that was never launched."""
-    last: int | None = connection.execute(select(func.max(runs.c.attempt)).where(runs.c.task_id == task_id)).scalar()
-    attempt = (last or 0) + 1
+    last: int | None = connection.execute(
+        select(func.max(runs.c.run_number)).where(runs.c.task_id == task_id)
+    ).scalar()
+    run_number = (last or 0) + 1
     connection.execute(
         insert(runs).values(
             task_id=task_id,
-            attempt=attempt,
-            name=run_name(installation, task_id, attempt),
+            run_number=run_number,
+            name=run_name(installation, task_id, run_number),
             installation=installation,
             state=RunState.FINISHED.value,
             claimed_at=now,

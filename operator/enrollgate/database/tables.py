@@ -34,7 +34,7 @@ STATUS_LENGTH = 64
 
 ours = MetaData()
 
-sightings = Table(
+tracked_tasks = Table(
     "enrollgate_tasks",
     ours,
     Column("task_id", KEY, primary_key=True, autoincrement=False),
@@ -49,7 +49,7 @@ runs = Table(
     ours,
     Column("id", KEY, primary_key=True, autoincrement=True),
     Column("task_id", KEY, nullable=False),
-    Column("attempt", Integer, nullable=False),
+    Column("run_number", Integer, nullable=False),
     Column("name", String(63), nullable=False),
     Column("installation", String(63), nullable=False),
     Column("state", String(16), nullable=False),
@@ -61,7 +61,7 @@ runs = Table(
     Column("message", Text),
     Column("result", JSON(none_as_null=True)),
     Column("active", Integer, Computed("CASE WHEN finished_at IS NULL THEN 1 END", persisted=True)),
-    UniqueConstraint("task_id", "attempt", name="uq_enrollgate_runs_attempt"),
+    UniqueConstraint("task_id", "run_number", name="uq_enrollgate_runs_attempt"),
     UniqueConstraint("task_id", "active", name="uq_enrollgate_runs_active"),
     Index("ix_enrollgate_runs_active", "active", "installation"),
     Index("ix_enrollgate_runs_finished", "finished_at"),

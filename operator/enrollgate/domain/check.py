@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Verdict(StrEnum):
+class Severity(StrEnum):
     """How a check went."""
 
     OK = "ok"
@@ -19,21 +19,21 @@ class Check:
     """One thing looked at."""
 
     name: str
-    verdict: Verdict
+    severity: Severity
     detail: str
     remedy: str = ""
 
 
 def ok(name: str, detail: str) -> Check:
     """A check that went well."""
-    return Check(name, Verdict.OK, detail)
+    return Check(name, Severity.OK, detail)
 
 
 def warning(name: str, detail: str, remedy: str) -> Check:
     """A check that found something to improve."""
-    return Check(name, Verdict.WARNING, detail, remedy)
+    return Check(name, Severity.WARNING, detail, remedy)
 
 
 def failed(name: str, detail: str, remedy: str) -> Check:
     """A check that found something to mend."""
-    return Check(name, Verdict.FAILED, detail, remedy)
+    return Check(name, Severity.FAILED, detail, remedy)

@@ -23,7 +23,9 @@ _CARRIERS = (_NAT64, ipaddress.IPv6Network("::/96"), ipaddress.IPv6Network("::ff
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def check_url(url: str, allowed_hosts: tuple[str, ...], *, max_length: int = MAX_URL_LENGTH) -> None:
+def check_url(
+    url: str, allowed_hosts: tuple[str, ...], *, max_length: int = MAX_URL_LENGTH
+) -> None:
     """Raises Failure (InvalidCourseUrl, HostNotAllowed) unless the URL may be contacted. Resolves no names."""
     parts = _split(url, max_length)
     host = normal_host(parts.hostname or "")
@@ -34,10 +36,18 @@ def check_url(url: str, allowed_hosts: tuple[str, ...], *, max_length: int = MAX
     if literal:
         return
     if parts.scheme != "https":
-        raise Failure(Reason.HOST_NOT_ALLOWED, f"plain http needs {host} itself in ENROLLGATE_ALLOWED_HOSTS")
+        raise Failure(
+            Reason.HOST_NOT_ALLOWED, f"plain http needs {host} itself in ENROLLGATE_ALLOWED_HOSTS"
+        )
     address = parse_address(host)
-    if (address is not None and not is_public(address)) or host == "localhost" or host.endswith(".localhost"):
-        raise Failure(Reason.HOST_NOT_ALLOWED, f"{host} is a private address: list it literally to allow it")
+    if (
+        (address is not None and not is_public(address))
+        or host == "localhost"
+        or host.endswith(".localhost")
+    ):
+        raise Failure(
+            Reason.HOST_NOT_ALLOWED, f"{host} is a private address: list it literally to allow it"
+        )
 
 
 def check_address(host: str, port: int, address: str, allowed_hosts: tuple[str, ...]) -> None:
@@ -51,18 +61,27 @@ def check_address(host: str, port: int, address: str, allowed_hosts: tuple[str, 
 
 def _split(url: str, max_length: int) -> SplitResult:
     if len(url) > max_length:
-        raise Failure(Reason.INVALID_COURSE_URL, f"the URL has {len(url):,} characters, more than {max_length:,}")
+        raise Failure(
+            Reason.INVALID_COURSE_URL,
+            f"the URL has {len(url):,} characters, more than {max_length:,}",
+        )
     if _STRANGE.search(url):
-        raise Failure(Reason.INVALID_COURSE_URL, "the URL contains white space, a backslash or a control character")
+        raise Failure(
+            Reason.INVALID_COURSE_URL,
+            "the URL contains white space, a backslash or a control character",
+        )
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
-        raise Failure(Reason.INVALID_COURSE_URL, "the URL is malformed (its host or port)") from error
+        raise Failure(
+            Reason.INVALID_COURSE_URL, "the URL is malformed (its host or port)"
+        ) from error
     if parts.scheme not in _DEFAULT_PORTS:
         scheme = parts.scheme[:20] or "none"
         raise Failure(
-            Reason.INVALID_COURSE_URL, f"the URL's scheme is {scheme}: only https, or http, can be downloaded"
+            Reason.INVALID_COURSE_URL,
+            f"the URL's scheme is {scheme}: only https, or http, can be downloaded",
         )
     if not parts.hostname:
         raise Failure(Reason.INVALID_COURSE_URL, "the URL names no host")
@@ -97,7 +116,11 @@ def parse_address(host: str) -> Address | None:
 def is_public(address: Address) -> bool:
     """Whether the address is one of the open internet (not private, loopback, link-local, multicast or reserved)."""
     if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        inner = (
+            address.ipv4_mapped
+            or address.sixtofour
+            or (address.teredo[1] if address.teredo else None)
+        )
         if any(address in network for network in _CARRIERS):
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None and not is_public(inner):
@@ -122,4 +145,6 @@ def _split_entry(entry: str) -> tuple[str, int | None]:
 
 
 def _matches_wildcard(host: str, allowed_hosts: tuple[str, ...]) -> bool:
-    return any(entry.startswith("*.") and host.endswith(entry[1:].lower()) for entry in allowed_hosts)
+    return any(
+        entry.startswith("*.") and host.endswith(entry[1:].lower()) for entry in allowed_hosts
+    )

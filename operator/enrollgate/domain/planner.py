@@ -71,20 +71,20 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class StopStray:
+class StopOrphan:
     """Stop a live run that no unfinished row accounts for."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class DiscardStray:
+class DiscardOrphan:
     """Clear away a finished run that is recorded already."""
 
     name: str
 
 
-Action = Launch | Adopt | Stop | Record | StopStray | DiscardStray
+Action = Launch | Adopt | Stop | Record | StopOrphan | DiscardOrphan
 
 _WITHDRAWN: dict[TaskState, tuple[Reason, str]] = {
     TaskState.WAITING: (Reason.ENROLLMENT_WITHDRAWN, "the task went back to a waiting status"),
@@ -94,7 +94,9 @@ _WITHDRAWN: dict[TaskState, tuple[Reason, str]] = {
 }
 
 
-def plan(runs: Iterable[UnfinishedRun], observed: Mapping[str, Observation], policy: Policy) -> tuple[Action, ...]:
+def plan(
+    runs: Iterable[UnfinishedRun], observed: Mapping[str, Observation], policy: Policy
+) -> tuple[Action, ...]:
     """All actions of one pass, in the order of the runs, strays last. A run with nothing to do has no action.
 
     `observed` must have been read *after* `runs`: only then does an absent run mean a lost one.
@@ -108,7 +110,7 @@ def plan(runs: Iterable[UnfinishedRun], observed: Mapping[str, Observation], pol
             actions.append(action)
     for name, observation in observed.items():
         if name not in known:
-            actions.append(StopStray(name) if _is_live(observation) else DiscardStray(name))
+            actions.append(StopOrphan(name) if _is_live(observation) else DiscardOrphan(name))
     return tuple(actions)
 
 
@@ -170,31 +172,52 @@ def _record_verdict(run: UnfinishedRun, seen: Observation, *, move_task: bool) -
     report = seen.report
     if seen.phase is Phase.SUCCEEDED:
         message = report.message if report else ""
-        return Record(run, Outcome.SUCCEEDED, None, message, report, TaskState.COMPLETED if move_task else None)
+        return Record(
+            run,
+            Outcome.SUCCEEDED,
+            None,
+            message,
+            report,
+            TaskState.COMPLETED if move_task else None,
+        )
     reason = (report.reason if report else None) or Reason.WORKER_CRASHED
     message = report.message if report else explain(reason).means
-    return Record(run, Outcome.FAILED, reason, message, report, TaskState.FAILED if move_task else None)
+    return Record(
+        run, Outcome.FAILED, reason, message, report, TaskState.FAILED if move_task else None
+    )
 
 
 def _record_lost(run: UnfinishedRun, policy: Policy) -> Record:
     if run.lost_before >= policy.max_lost_runs:
         message = f"the run vanished without a verdict, {run.lost_before + 1} times in all"
         return Record(run, Outcome.FAILED, Reason.LOST, message, task_to=TaskState.FAILED)
-    return Record(run, Outcome.LOST, Reason.LOST, "the run vanished without a verdict; a new attempt is made")
+    return Record(
+        run,
+        Outcome.LOST,
+        Reason.LOST,
+        "the run vanished without a verdict; a new run_number is made",
+    )
 
 
 def _launch(run: UnfinishedRun, policy: Policy) -> Launch | Record:
     try:
         return Launch(run, order_for(run, policy))
     except Failure as failure:
-        return Record(run, Outcome.FAILED, failure.reason, failure.message, task_to=TaskState.FAILED)
+        return Record(
+            run, Outcome.FAILED, failure.reason, failure.message, task_to=TaskState.FAILED
+        )
 
 
 def order_for(run: UnfinishedRun, policy: Policy) -> RunOrder:
     """What the launcher is told of the run. Raises Failure if its row is not fit to run."""
     if run.email is None or not run.email.strip():
-        raise Failure(Reason.INVALID_TASK, "the row has no e-mail: write the enrolled account into the e-mail column")
+        raise Failure(
+            Reason.INVALID_TASK,
+            "the row has no e-mail: write the enrolled account into the e-mail column",
+        )
     if run.course_url is None or not run.course_url.strip():
-        raise Failure(Reason.INVALID_TASK, "the row has no course URL: write it into the course URL column")
+        raise Failure(
+            Reason.INVALID_TASK, "the row has no course URL: write it into the course URL column"
+        )
     check_url(run.course_url, policy.allowed_hosts)
-    return RunOrder(run.name, run.task_id, run.attempt, run.course_url, cookies_name(run.email))
+    return RunOrder(run.name, run.task_id, run.run_number, run.course_url, cookies_name(run.email))

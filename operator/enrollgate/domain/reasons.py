@@ -94,12 +94,18 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Write only the documented status words, or name yours in ENROLLGATE_STATUS_*.",
         False,
     ),
-    Reason.TASK_NOT_FOUND: Explanation("The task's row was deleted.", "Nothing, if that was meant.", False),
+    Reason.TASK_NOT_FOUND: Explanation(
+        "The task's row was deleted.", "Nothing, if that was meant.", False
+    ),
     Reason.TASK_FAILED: Explanation(
-        "Node.js set the task to `failed` while it ran.", "Set the task back to `enrolled` to start it afresh.", False
+        "Node.js set the task to `failed` while it ran.",
+        "Set the task back to `enrolled` to start it afresh.",
+        False,
     ),
     Reason.TASK_COMPLETED: Explanation(
-        "Someone else set the task to `completed` while it ran.", "Leave that word to Enrollgate.", False
+        "Someone else set the task to `completed` while it ran.",
+        "Leave that word to Enrollgate.",
+        False,
     ),
     Reason.ENROLLMENT_WITHDRAWN: Explanation(
         "The task went back from `enrolled` to a waiting status while it ran.",
@@ -137,10 +143,14 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         False,
     ),
     Reason.COURSE_NOT_FOUND: Explanation(
-        "The site has no such course (HTTP 404 or 410).", "See that `course_url` opens in a browser.", False
+        "The site has no such course (HTTP 404 or 410).",
+        "See that `course_url` opens in a browser.",
+        False,
     ),
     Reason.DRM_PROTECTED: Explanation(
-        "The lectures are DRM-protected. Enrollgate does not work around DRM.", "Watch them on the site.", False
+        "The lectures are DRM-protected. Enrollgate does not work around DRM.",
+        "Watch them on the site.",
+        False,
     ),
     Reason.UNSUPPORTED_COURSE: Explanation(
         "The downloader does not know how to read this page.",
@@ -148,10 +158,14 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         False,
     ),
     Reason.EMPTY_COURSE: Explanation(
-        "The course lists nothing that can be downloaded.", "See that the course has lectures of its own.", False
+        "The course lists nothing that can be downloaded.",
+        "See that the course has lectures of its own.",
+        False,
     ),
     Reason.RATE_LIMITED: Explanation(
-        "The site asked to slow down (HTTP 429).", "Lower ENROLLGATE_MAX_CONCURRENT_RUNS, or try later.", True
+        "The site asked to slow down (HTTP 429).",
+        "Lower ENROLLGATE_MAX_CONCURRENT_RUNS, or try later.",
+        True,
     ),
     Reason.SITE_ERROR: Explanation("The site failed (HTTP 5xx).", "Try again later.", True),
     Reason.NETWORK_ERROR: Explanation(
@@ -160,10 +174,14 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         True,
     ),
     Reason.INCOMPLETE_DOWNLOAD: Explanation(
-        "A file ended before its announced length.", "Try again; if it stays, the file is broken at the site.", True
+        "A file ended before its announced length.",
+        "Try again; if it stays, the file is broken at the site.",
+        True,
     ),
     Reason.COMMAND_FAILED: Explanation(
-        "The download command ended with an error.", "Read its last lines in the message, and its log.", True
+        "The download command ended with an error.",
+        "Read its last lines in the message, and its log.",
+        True,
     ),
     Reason.UNSAFE_OUTPUT: Explanation(
         "The download command left a symbolic link or a special file, which is never delivered.",
@@ -171,13 +189,19 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         False,
     ),
     Reason.DESTINATION_QUOTA: Explanation(
-        "The destination has no room left for this account.", "Free some space or raise the quota.", False
+        "The destination has no room left for this account.",
+        "Free some space or raise the quota.",
+        False,
     ),
     Reason.DESTINATION_AUTH: Explanation(
-        "The destination refused the credentials or the access.", "Run `enrollgate doctor` and follow it.", False
+        "The destination refused the credentials or the access.",
+        "Run `enrollgate doctor` and follow it.",
+        False,
     ),
     Reason.DESTINATION_UNAVAILABLE: Explanation(
-        "The destination did not answer properly.", "Try again later; run `enrollgate doctor`.", True
+        "The destination did not answer properly.",
+        "Try again later; run `enrollgate doctor`.",
+        True,
     ),
     Reason.DESTINATION_NOT_FOUND: Explanation(
         "The destination's folder does not exist, or is not shared with the account.",
@@ -195,13 +219,17 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         True,
     ),
     Reason.DISK_FULL: Explanation(
-        "The disk for scratch files or the destination is full.", "Free some space; then set `enrolled` again.", True
+        "The disk for scratch files or the destination is full.",
+        "Free some space; then set `enrolled` again.",
+        True,
     ),
     Reason.CONFIGURATION_ERROR: Explanation(
         "A setting of the worker is wrong.", "Mend the setting that the message names.", False
     ),
     Reason.DEADLINE_EXCEEDED: Explanation(
-        "The run took longer than its time limit.", "Raise ENROLLGATE_RUN_TIMEOUT; what is delivered is kept.", False
+        "The run took longer than its time limit.",
+        "Raise ENROLLGATE_RUN_TIMEOUT; what is delivered is kept.",
+        False,
     ),
     Reason.STOPPED: Explanation(
         "The run was asked to stop.", "Nothing: it is resumed if its task still wants it.", True
@@ -247,7 +275,9 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         False,
     ),
     Reason.OOM_KILLED: Explanation(
-        "The worker used more memory than its limit.", "Raise the memory limit in the job template.", True
+        "The worker used more memory than its limit.",
+        "Raise the memory limit in the job template.",
+        True,
     ),
     Reason.EVICTED: Explanation(
         "The worker used more ephemeral storage than its limit, or its node was short of it or of memory, or drained.",

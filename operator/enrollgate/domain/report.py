@@ -8,8 +8,8 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from enrollgate.common.redaction import redact
 from enrollgate.domain.reasons import Reason
-from enrollgate.domain.redaction import redact
 
 REPORT_LIMIT = 4096
 """Bytes of an encoded report, at most."""
@@ -58,7 +58,8 @@ class Report:
             self,
             message=redact(self.message),
             failed_items=tuple(
-                FailedItem(redact(f.item, 80), f.reason, redact(f.message, 200)) for f in self.failed_items
+                FailedItem(redact(f.item, 80), f.reason, redact(f.message, 200))
+                for f in self.failed_items
             )[:_MAX_FAILED_ITEMS],
         )
         while len(text := _text(report)) > REPORT_LIMIT:
@@ -76,10 +77,13 @@ class Report:
         try:
             raw: dict[str, Any] = json.loads(text)
             failed = tuple(
-                FailedItem(str(f["item"]), Reason(f["reason"]), str(f["message"])) for f in raw.pop("failed_items", ())
+                FailedItem(str(f["item"]), Reason(f["reason"]), str(f["message"]))
+                for f in raw.pop("failed_items", ())
             )
             reason = raw.pop("reason")
-            return cls(reason=None if reason is None else Reason(reason), failed_items=failed, **raw)
+            return cls(
+                reason=None if reason is None else Reason(reason), failed_items=failed, **raw
+            )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise MalformedReport(
                 f"not a worker's report ({error.__class__.__name__}): {redact(text, 120)!r}"

@@ -1,4 +1,4 @@
-"""A run: one attempt to bring one task's course to its destination."""
+"""A run: one run_number to bring one task's course to its destination."""
 
 import re
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Outcome(StrEnum):
     REVOKED = "revoked"
     """Stopped, or never launched, because its task no longer wanted it."""
     LOST = "lost"
-    """Vanished without a verdict; a new attempt is made."""
+    """Vanished without a verdict; a new run_number is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class UnfinishedRun:
 
     run_id: int
     task_id: int
-    attempt: int
+    run_number: int
     name: str
     state: RunState
     task: TaskState
@@ -54,11 +54,13 @@ class UnfinishedRun:
     """When its task was first seen at the gate (UTC); None once the task has left it."""
 
 
-def run_name(installation: str, task_id: int, attempt: int) -> str:
-    """The name of a run at its launcher (the Job's name): it follows from the task and the attempt alone."""
-    return f"{installation}-{task_id}-{attempt}"
+def run_name(installation: str, task_id: int, run_number: int) -> str:
+    """The name of a run at its launcher (the Job's name): it follows from the task and the run_number alone."""
+    return f"{installation}-{task_id}-{run_number}"
 
 
 def is_run_of(installation: str, name: str) -> bool:
     """Whether `run_name` gives this name for this installation: `a-1-2-3` is a run of `a-1`, and none of `a`."""
-    return re.fullmatch(rf"{re.escape(installation)}-(0|-?[1-9][0-9]*)-[1-9][0-9]*", name) is not None
+    return (
+        re.fullmatch(rf"{re.escape(installation)}-(0|-?[1-9][0-9]*)-[1-9][0-9]*", name) is not None
+    )

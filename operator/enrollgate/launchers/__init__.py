@@ -3,20 +3,20 @@
 A launcher is told names and orders, and tells what it sees. It never decides, and it never reads the database.
 """
 
-from enrollgate.launchers.protocol import (
+from enrollgate.launchers.base import (
     Launcher,
     LauncherRefused,
     LauncherUnavailable,
-    Story,
-    StoryKind,
-    TurnRefused,
+    LeaderElectionForbidden,
+    RunEvent,
+    RunEventType,
 )
 
 __all__ = [
     "Launcher",
     "LauncherRefused",
     "LauncherUnavailable",
-    "Story",
-    "StoryKind",
-    "TurnRefused",
+    "LeaderElectionForbidden",
+    "RunEvent",
+    "RunEventType",
 ]

@@ -10,30 +10,30 @@ from collections.abc import Callable
 
 
 class Health:
-    """`patience` is the seconds without a turn after which it counts as dead; `monotonic` gives seconds."""
+    """`liveness_timeout` is the seconds without a turn after which it counts as dead; `monotonic` gives seconds."""
 
-    def __init__(self, *, patience: float, monotonic: Callable[[], float]) -> None:
-        self.patience = patience
+    def __init__(self, *, liveness_timeout: float, monotonic: Callable[[], float]) -> None:
+        self.liveness_timeout = liveness_timeout
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._turned_at = monotonic()
         self._is_ready = False
 
-    def turned(self, *, is_ready: bool) -> None:
+    def record_pass(self, *, is_ready: bool) -> None:
         """A pass or a try at the lease has ended."""
         with self._lock:
             self._turned_at = self._monotonic()
             self._is_ready = is_ready
 
-    def progressed(self) -> None:
+    def heartbeat(self) -> None:
         """A pass is under way, and has got on: a long one is not a dead one."""
         with self._lock:
             self._turned_at = self._monotonic()
 
     def is_alive(self) -> bool:
-        """Whether it turned, or got on, lately."""
+        """Whether it record_pass, or got on, lately."""
         with self._lock:
-            return self._monotonic() - self._turned_at < self.patience
+            return self._monotonic() - self._turned_at < self.liveness_timeout
 
     def is_ready(self) -> bool:
         """Whether the last turn went well."""

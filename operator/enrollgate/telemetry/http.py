@@ -33,7 +33,9 @@ def serving(port: int, health: Health) -> Iterator[int]:
     try:
         server = _listen(port, _handler(health))
     except OSError as error:
-        raise PortUnavailable(f"ENROLLGATE_HTTP_PORT={port}: {error.strerror}: choose another port") from error
+        raise PortUnavailable(
+            f"ENROLLGATE_HTTP_PORT={port}: {error.strerror}: choose another port"
+        ) from error
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, name="http", daemon=True)
     thread.start()
@@ -56,7 +58,9 @@ class _BothFamilies(ThreadingHTTPServer):
         super().server_bind()
 
 
-_NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT})
+_NO_IPV6 = frozenset(
+    {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT}
+)
 
 
 def _listen(port: int, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
@@ -77,9 +81,15 @@ def _handler(health: Health) -> type[BaseHTTPRequestHandler]:
             elif path == "/livez":
                 self._say(health.is_alive(), "ok", "no pass has ended or got on lately")
             elif path == "/readyz":
-                self._say(health.is_ready(), "ok", "the last pass was given up, or there was none yet: see the log")
+                self._say(
+                    health.is_ready(),
+                    "ok",
+                    "the last pass was given up, or there was none yet: see the log",
+                )
             else:
-                self._answer(HTTPStatus.NOT_FOUND, _TEXT, b"/livez, /readyz and /metrics are here\n")
+                self._answer(
+                    HTTPStatus.NOT_FOUND, _TEXT, b"/livez, /readyz and /metrics are here\n"
+                )
 
         def _say(self, is_well: bool, yes: str, no: str) -> None:
             status = HTTPStatus.OK if is_well else HTTPStatus.SERVICE_UNAVAILABLE

@@ -10,7 +10,9 @@ class Bandwidth:
     `rate` in bytes per second, None: no limit. `monotonic` gives seconds; `sleep` waits so many.
     """
 
-    def __init__(self, rate: int | None, *, monotonic: Callable[[], float], sleep: Callable[[float], object]) -> None:
+    def __init__(
+        self, rate: int | None, *, monotonic: Callable[[], float], sleep: Callable[[float], object]
+    ) -> None:
         self._rate = rate
         self._monotonic = monotonic
         self._sleep = sleep

@@ -6,10 +6,10 @@ Only lines that are cookies are copied: yt-dlp prints the ones it cannot read to
 import re
 from pathlib import Path
 
+from enrollgate.common.files import write_private
 from enrollgate.domain.account import DEFAULT_COOKIES_NAME
-from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Failure, Reason
-from enrollgate.files import write_private
+from enrollgate.worker.order import WorkOrder
 
 _HTTP_ONLY = "#HttpOnly_"
 _COOKIE = re.compile(r"(?:[^\t]*\t){4}(?:[0-9]+(?:\.[0-9]+)?)?\t[^\t]*\t[^\t]*")
@@ -20,10 +20,10 @@ def copy_cookies(order: WorkOrder) -> Path | None:
 
     Raises Failure (CookiesUnreadable).
     """
-    if order.cookies_dir is None:
+    if order.settings.cookies_dir is None:
         return None
     for name in (order.cookies_name, DEFAULT_COOKIES_NAME):
-        source = order.cookies_dir / Path(name).name
+        source = order.settings.cookies_dir / Path(name).name
         try:
             content = _cookie_lines(source.name, source.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -40,11 +40,16 @@ def copy_cookies(order: WorkOrder) -> Path | None:
 
 def _cookie_lines(name: str, text: str) -> str:
     """The lines that are cookies: seven fields between tabs, the fifth empty or a number."""
-    lines = [line for line in text.splitlines() if line.startswith(_HTTP_ONLY) or not line.startswith("#")]
+    lines = [
+        line
+        for line in text.splitlines()
+        if line.startswith(_HTTP_ONLY) or not line.startswith("#")
+    ]
     written = [line for line in lines if line.strip()]
     good = [line for line in written if _COOKIE.fullmatch(line)]
     if written and not good:
         raise Failure(
-            Reason.COOKIES_UNREADABLE, f"{name} holds no line in the Netscape format (seven fields between tabs)"
+            Reason.COOKIES_UNREADABLE,
+            f"{name} holds no line in the Netscape format (seven fields between tabs)",
         )
     return "\n".join(["# Netscape HTTP Cookie File", *good, ""])

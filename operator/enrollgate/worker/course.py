@@ -54,13 +54,13 @@ class Course:
     """How many items there are, if that is known before they are listed."""
 
 
-class LoginWanted(Failure):
+class LoginRequired(Failure):
     """A site's words, no HTTP 401. Of the course: the cookies have expired. Of one lecture: it is locked (some open on a later
     day), which says nothing of the others; unless the site says so of all of them.
     """
 
 
-class Several(Exception):
+class PlaylistFound(Exception):
     """An item that turns out to be a list: these are the items, in its order. They have its place in the course."""
 
     def __init__(self, items: list[Item]) -> None:
@@ -89,7 +89,7 @@ class Downloader(Protocol):
 
     def fetch(self, item: Item, folder: Path, on_bytes: OnFetched, stop: threading.Event) -> Path:
         """Brings one item into its folder, and gives the complete file. Goes on with what an earlier try left there.
-        Raises Several, before any of them is downloaded, if the item is a list.
+        Raises PlaylistFound, before any of them is downloaded, if the item is a list.
         """
         ...
 
@@ -109,7 +109,9 @@ class Destination(Protocol):
         """The item, if it is there already, complete."""
         ...
 
-    def deliver(self, item: Item, file: Path, on_bytes: OnBytes, stop: threading.Event) -> Delivered:
+    def deliver(
+        self, item: Item, file: Path, on_bytes: OnBytes, stop: threading.Event
+    ) -> Delivered:
         """Puts the file there, complete or not at all.
 
         `on_bytes` is told how many bytes this call has moved (from 0, also where it goes on with an earlier upload; what is

@@ -25,7 +25,10 @@ def destination_failure(error: OSError) -> Failure:
         return Failure(Reason.DISK_FULL, message)
     if error.errno == errno.ENOTDIR:
         return Failure(Reason.DESTINATION_NOT_FOUND, message)
-    return Failure(Reason.DESTINATION_AUTH if error.errno in _REFUSED else Reason.DESTINATION_UNAVAILABLE, message)
+    return Failure(
+        Reason.DESTINATION_AUTH if error.errno in _REFUSED else Reason.DESTINATION_UNAVAILABLE,
+        message,
+    )
 
 
 def _words(error: OSError) -> str:

@@ -20,7 +20,9 @@ def unsigned(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:  # `https://[oops/`: no URL, but a name all the same
         return url.partition("?")[0]
-    kept = [(name, value) for name, value in parse_qsl(parts.query) if not _CREDENTIAL.fullmatch(name)]
+    kept = [
+        (name, value) for name, value in parse_qsl(parts.query) if not _CREDENTIAL.fullmatch(name)
+    ]
     return parts._replace(query=urlencode(kept), fragment="").geturl()
 
 

@@ -15,7 +15,9 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 def safe_name(title: str, limit: int = MAX_BYTES) -> str:
     """The title without separators, control characters, leading dots or a length that a file system refuses."""
     text = unicodedata.normalize("NFC", title)
-    text = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in text)
+    text = "".join(
+        " " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in text
+    )
     text = re.sub(r'[/\\:*?"<>|]', "_", text)
     text = re.sub(r"\s+", " ", text).strip(" .")
     text = text.encode()[:limit].decode(errors="ignore").strip(" .")

@@ -21,10 +21,18 @@ from pathlib import Path
 from enrollgate.domain.reasons import Failure, Reason, explain
 from enrollgate.domain.report import FailedItem
 from enrollgate.worker.bandwidth import Bandwidth, Meter
-from enrollgate.worker.course import Course, Destination, Downloader, Item, LoginWanted, OnFetched, Several
+from enrollgate.worker.course import (
+    Course,
+    Destination,
+    Downloader,
+    Item,
+    LoginRequired,
+    OnFetched,
+    PlaylistFound,
+)
 from enrollgate.worker.disk import scratch_failure
 from enrollgate.worker.progress import Progress
-from enrollgate.worker.scratch import READ, GiveWay, Scratch
+from enrollgate.worker.scratch import CHUNK_SIZE, Preempted, Scratch
 
 ENDS_THE_RUN = frozenset(
     {
@@ -42,7 +50,7 @@ FAILURES_IN_A_ROW = 5
 good (a refused or DRM-protected lecture) says nothing of the next item."""
 DELIVERIES_IN_A_ROW = 3
 """The same for the destination: each of these was tried with all its patience."""
-NOWHERE_TO_DELIVER = frozenset(
+FATAL_DELIVERY_REASONS = frozenset(
     {
         Reason.DESTINATION_AUTH,
         Reason.DESTINATION_QUOTA,
@@ -55,7 +63,7 @@ NOWHERE_TO_DELIVER = frozenset(
 
 
 @dataclass
-class Tally:
+class RunStats:
     """What has become of the items so far."""
 
     delivered: int = 0
@@ -71,7 +79,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Lanes:
+class TransferLimits:
     """How much goes on at once, and how fast. The bandwidths are for all threads of a direction together."""
 
     downloads: int
@@ -97,7 +105,7 @@ class Pipeline:
         *,
         folder: Path,
         scratch_limit: int,
-        lanes: Lanes,
+        lanes: TransferLimits,
         progress: Progress,
         stop: threading.Event,
     ) -> None:
@@ -105,7 +113,9 @@ class Pipeline:
         self._destination = destination
         self._folder = folder
         self._lanes = lanes
-        self.scratch = Scratch(max(1, scratch_limit - lanes.downloads * READ), stop, self._discard)
+        self.scratch = Scratch(
+            max(1, scratch_limit - lanes.downloads * CHUNK_SIZE), stop, self._discard
+        )
         self._progress = progress
         self._stop = stop
         self._listing = threading.Lock()
@@ -122,17 +132,21 @@ class Pipeline:
         """What nobody foresaw in one of the threads."""
         self._delivery_broke = False
         """Nothing more can be delivered."""
-        self.tally = Tally()
+        self.tally = RunStats()
 
-    def run(self, course: Course) -> Tally:
+    def run(self, course: Course) -> RunStats:
         """Brings every item to the destination that is not there yet. Raises Failure or OSError if the listing fails, and
         whatever nobody foresaw in any thread: a delivery that died must never look like a success.
         """
         self._keep_what_is_there()
         fetchers = [
-            self._start("fetch", number, lambda: self._fetch_all(course)) for number in range(self._lanes.downloads)
+            self._start("fetch", number, lambda: self._fetch_all(course))
+            for number in range(self._lanes.downloads)
         ]
-        deliverers = [self._start("deliver", number, self._deliver_all) for number in range(self._lanes.uploads)]
+        deliverers = [
+            self._start("deliver", number, self._deliver_all)
+            for number in range(self._lanes.uploads)
+        ]
         for thread in fetchers:
             thread.join()
         for _ in deliverers:
@@ -148,7 +162,7 @@ class Pipeline:
         def guarded() -> None:
             try:
                 work()
-            except Exception as error:  # noqa: BLE001 -- the thread's outermost edge: run() raises it again
+            except Exception as error:  # noqa: BLE001 -- the run is over: how it went is not for the closing to say
                 self._note_bug(error)
 
         thread = threading.Thread(target=guarded, name=f"{name}-{number + 1}")
@@ -193,12 +207,20 @@ class Pipeline:
     def _ended(self) -> bool:
         with self._lock:
             if self._stop.is_set() and self.tally.fatal is None:
-                self.tally.fatal = Failure(Reason.STOPPED, "asked to stop; what was begun is resumed by the next try")
-            return self.tally.fatal is not None or self._bug is not None or self._in_a_row >= FAILURES_IN_A_ROW
+                self.tally.fatal = Failure(
+                    Reason.STOPPED, "asked to stop; what was begun is resumed by the next try"
+                )
+            return (
+                self.tally.fatal is not None
+                or self._bug is not None
+                or self._in_a_row >= FAILURES_IN_A_ROW
+            )
 
     def _count(self, failure: Failure | None) -> None:
         with self._lock:
-            self._in_a_row = self._in_a_row + 1 if failure and explain(failure.reason).retry_can_help else 0
+            self._in_a_row = (
+                self._in_a_row + 1 if failure and explain(failure.reason).retry_can_help else 0
+            )
 
     def _fetch(self, item: Item) -> None:
         key = hashlib.sha256(item.item_id.encode()).hexdigest()[:16]
@@ -210,11 +232,11 @@ class Pipeline:
                 folder.mkdir(parents=True, exist_ok=True)
                 file = self._downloader.fetch(item, folder, self._watch(item, key), self._stop)
                 self.scratch.complete(key, _size(folder))
-            except GiveWay:
+            except Preempted:
                 self._discard(key)
                 self.scratch.gone(key)
                 continue
-            except Several as several:
+            except PlaylistFound as several:
                 self._discard(key)
                 self.scratch.gone(key)
                 self._unfold(several.items)
@@ -245,7 +267,9 @@ class Pipeline:
         def on_bytes(current: int, expected: int | None, arrived: int | None = None) -> None:
             self.scratch.grow(key, current, expected)
             if self._is_pointless():
-                raise Failure(Reason.STOPPED, "there is nowhere to deliver it; the next try goes on with it")
+                raise Failure(
+                    Reason.STOPPED, "there is nowhere to deliver it; the next try goes on with it"
+                )
             self._progress.item_bytes(item, current, expected)
             meter(current if arrived is None else arrived)
 
@@ -269,7 +293,7 @@ class Pipeline:
                 self._not_delivered(ready, failure)
             except OSError as error:
                 self._not_delivered(ready, scratch_failure(error))
-            except Exception as error:  # noqa: BLE001 -- as in `_start`, but what is ready must still be taken
+            except Exception as error:  # noqa: BLE001 -- the run is over: how it went is not for the closing to say
                 self._set_aside(ready)
                 self._note_bug(error)
                 self._give_deliveries_up()
@@ -289,7 +313,9 @@ class Pipeline:
         self.scratch.abandon()
 
     def _deliver(self, ready: _Ready) -> None:
-        delivered = self._destination.deliver(ready.item, ready.file, Meter(self._lanes.up), self._stop)
+        delivered = self._destination.deliver(
+            ready.item, ready.file, Meter(self._lanes.up), self._stop
+        )
         self._discard(ready.key)
         self.scratch.gone(ready.key)
         with self._lock:
@@ -305,10 +331,12 @@ class Pipeline:
             return
         with self._lock:
             self._deliveries_in_a_row += explain(failure.reason).retry_can_help
-            ends = self._deliveries_in_a_row >= DELIVERIES_IN_A_ROW or failure.retry_after is not None
+            ends = (
+                self._deliveries_in_a_row >= DELIVERIES_IN_A_ROW or failure.retry_after is not None
+            )
             if ends:
                 self.tally.fatal = self.tally.fatal or failure
-        if ends or failure.reason in NOWHERE_TO_DELIVER:
+        if ends or failure.reason in FATAL_DELIVERY_REASONS:
             self._give_deliveries_up()
 
     def _note_bug(self, error: Exception) -> None:
@@ -317,7 +345,7 @@ class Pipeline:
 
     def _note(self, item: Item, failure: Failure) -> None:
         with self._lock:
-            if failure.reason in ENDS_THE_RUN | NOWHERE_TO_DELIVER:
+            if failure.reason in ENDS_THE_RUN | FATAL_DELIVERY_REASONS:
                 self.tally.fatal = self.tally.fatal or failure
             if failure.reason is Reason.STOPPED:
                 return
@@ -334,7 +362,7 @@ def _size(folder: Path) -> int:
     return total
 
 
-def verdict(tally: Tally) -> Failure | None:
+def verdict(tally: RunStats) -> Failure | None:
     """The one failure that speaks for the run, None if the course is complete.
 
     What ended the run comes first; then any failure that a retry may mend, so that there is one; then the first.
@@ -353,11 +381,15 @@ def verdict(tally: Tally) -> Failure | None:
     return None
 
 
-def _all_want_a_login(tally: Tally) -> bool:
-    return len(tally.failures) == tally.seen and all(isinstance(each, LoginWanted) for _, each in tally.failures)
+def _all_want_a_login(tally: RunStats) -> bool:
+    return len(tally.failures) == tally.seen and all(
+        isinstance(each, LoginRequired) for _, each in tally.failures
+    )
 
 
-def failed_items(tally: Tally) -> tuple[FailedItem, ...]:
+def failed_items(tally: RunStats) -> tuple[FailedItem, ...]:
     """The failed items as the report names them, in the course's order."""
     failures = sorted(tally.failures, key=lambda pair: (pair[0].index, pair[0].part))
-    return tuple(FailedItem(item.title, failure.reason, failure.message) for item, failure in failures)
+    return tuple(
+        FailedItem(item.title, failure.reason, failure.message) for item, failure in failures
+    )

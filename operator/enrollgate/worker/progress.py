@@ -10,12 +10,19 @@ from typing import TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TaskID, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TransferSpeedColumn,
+)
 from rich.progress import Progress as Bars
 
+from enrollgate.common.files import write_private
+from enrollgate.common.redaction import printable, redact
 from enrollgate.domain.reasons import Failure
-from enrollgate.domain.redaction import printable, redact
-from enrollgate.files import write_private
 from enrollgate.worker.course import Item
 
 WRITE_INTERVAL = 1.0
@@ -27,7 +34,12 @@ class _Display:
 
     def __init__(self, stream: TextIO, total: int | None) -> None:
         self.console = Console(file=stream, markup=False, emoji=False, highlight=False)
-        self._items = Bars(TextColumn("items", markup=False), BarColumn(), MofNCompleteColumn(), console=self.console)
+        self._items = Bars(
+            TextColumn("items", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            console=self.console,
+        )
         self._downloads = Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -64,7 +76,9 @@ class _Display:
 class Progress:
     """Told by the pipeline's threads what happens. `clock` gives seconds since the epoch."""
 
-    def __init__(self, *, path: Path | None, clock: Callable[[], float], stream: TextIO | None = None) -> None:
+    def __init__(
+        self, *, path: Path | None, clock: Callable[[], float], stream: TextIO | None = None
+    ) -> None:
         self._path = path
         self._clock = clock
         self._stream = stream or sys.stderr
@@ -78,12 +92,14 @@ class Progress:
         self._last_tenth = 0
         self._display: _Display | None = None
 
-    def begin(self, title: str, total: int | None, attempt: str) -> None:
-        """The course is listed. `attempt` is the tag that people look for: `[ATTEMPT 1/3]`."""
+    def begin(self, title: str, total: int | None, run_number: str) -> None:
+        """The course is listed. `run_number` is the tag that people look for: `[ATTEMPT 1/3]`."""
         self._total = total
         if self._stream.isatty():
             self._display = _Display(self._stream, total)
-        self._say(f"{attempt} course {redact(title, 200)!r}, {'some' if total is None else total} items")
+        self._say(
+            f"{run_number} course {redact(title, 200)!r}, {'some' if total is None else total} items"
+        )
         self._write(force=True)
 
     def item_started(self, item: Item) -> None:
@@ -123,13 +139,17 @@ class Progress:
             self._bytes += size
             if self._display:
                 self._display.count(self._done)
-        self._say(f"{'already there' if skipped else 'delivered'}: {item.number} {redact(item.title, 200)!r}")
+        self._say(
+            f"{'already there' if skipped else 'delivered'}: {item.number} {redact(item.title, 200)!r}"
+        )
         self._say_tenth()
         self._write()
 
     def item_failed(self, item: Item, failure: Failure) -> None:
         """It did not arrive."""
-        self._say(f"failed: {item.number} {redact(item.title, 200)!r}: {failure.reason}: {redact(failure.message)}")
+        self._say(
+            f"failed: {item.number} {redact(item.title, 200)!r}: {failure.reason}: {redact(failure.message)}"
+        )
 
     def end(self, line: str) -> None:
         """The run is over."""
@@ -149,7 +169,10 @@ class Progress:
             self._say(f"{tenth * 10} % ({self._done} of {self._total} items)")
 
     def _say(self, line: str) -> None:
-        with self._lock, contextlib.suppress(OSError):  # a terminal that was closed must not, either
+        with (
+            self._lock,
+            contextlib.suppress(OSError),
+        ):  # a terminal that was closed must not, either
             if self._display:
                 self._display.console.print(printable(line), soft_wrap=True)
             else:
@@ -171,5 +194,7 @@ class Progress:
                 "current": next(iter(self._active.values()), ""),
                 "updated_at": now,
             }
-            with contextlib.suppress(OSError):  # a full disk must not turn a delivered item into a failed one
+            with contextlib.suppress(
+                OSError
+            ):  # a full disk must not turn a delivered item into a failed one
                 write_private(self._path, json.dumps(state))

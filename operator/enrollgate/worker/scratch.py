@@ -1,6 +1,6 @@
-"""The bounded space between download and delivery. Several downloads grow in it at once; together they never exceed the limit.
+"""The bounded space between download and delivery. PlaylistFound downloads grow in it at once; together they never exceed the limit.
 
-A download tells of bytes when they are written, so `READ` is kept free for each.
+A download tells of bytes when they are written, so `CHUNK_SIZE` is kept free for each.
 
     kept      partial files of items that failed, for the next try: the first to go when room is needed
     growing   downloads under way, the oldest first, each with what it has and what it is expected to become
@@ -16,16 +16,16 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-READ = 1 << 16
+CHUNK_SIZE = 1 << 16
 """Bytes that a downloader writes before it tells of them, at most."""
 
 
-class GiveWay(Exception):
+class Preempted(Exception):
     """This download must be thrown away, for an older one to go on; it is to begin anew."""
 
 
 @dataclass(frozen=True, slots=True)
-class Growing:
+class ActiveDownload:
     """A download under way. Bytes."""
 
     actual: int
@@ -40,7 +40,7 @@ class Growing:
         return max(self.actual, self.wanted, share if self.expected is None else self.expected)
 
 
-def may_grow(limit: int, taken: int, growing: Mapping[str, Growing], key: str) -> bool:
+def may_grow(limit: int, taken: int, growing: Mapping[str, ActiveDownload], key: str) -> bool:
     """Whether this download may have the bytes that it says. `growing` is ordered by age; `taken` is what is not growing."""
     names = list(growing)
     older, younger = names[: names.index(key)], names[names.index(key) + 1 :]
@@ -66,7 +66,7 @@ class Scratch:
         self._stop = stop
         self._discard = discard
         self._kept = dict[str, int]()
-        self._growing = dict[str, Growing]()
+        self._growing = dict[str, ActiveDownload]()
         self._waiting = dict[str, int]()
         self._gives_way: str | None = None
         self._abandoned = False
@@ -87,22 +87,24 @@ class Scratch:
         with self._changed:
             while sum(self._waiting.values()) >= self.limit and not self._is_over():
                 self._changed.wait(timeout=0.5)
-            self._growing[key] = Growing(self._kept.pop(key, 0), None)
+            self._growing[key] = ActiveDownload(self._kept.pop(key, 0), None)
 
     def grow(self, key: str, current: int, expected: int | None) -> None:
-        """The download has `current` bytes; waits while they do not fit. Raises GiveWay."""
+        """The download has `current` bytes; waits while they do not fit. Raises Preempted."""
         with self._changed:
-            wanted = Growing(current, expected)
+            wanted = ActiveDownload(current, expected)
             while not self._is_over():
                 if self._must_go(key):
-                    raise GiveWay
+                    raise Preempted
                 growing, waiting = {**self._growing, key: wanted}, sum(self._waiting.values())
                 if may_grow(self.limit, waiting + sum(self._kept.values()), growing, key):
                     break
                 if self._kept and may_grow(self.limit, waiting, growing, key):
                     self._drop_oldest()
                 else:
-                    self._growing[key] = Growing(self._growing[key].actual, expected, wanted=current)
+                    self._growing[key] = ActiveDownload(
+                        self._growing[key].actual, expected, wanted=current
+                    )
                     self._find_who_gives_way(key)
                     self._changed.wait(timeout=0.5)
             self._growing[key] = wanted
@@ -138,7 +140,10 @@ class Scratch:
             return False
         oldest = next(iter(self._growing))
         each = self._growing[oldest]
-        wanted = {**self._growing, oldest: Growing(max(each.actual, each.wanted), each.expected)}
+        wanted = {
+            **self._growing,
+            oldest: ActiveDownload(max(each.actual, each.wanted), each.expected),
+        }
         if may_grow(self.limit, sum(self._waiting.values()), wanted, oldest):
             self._gives_way = None
         return self._gives_way == key
@@ -162,5 +167,7 @@ class Scratch:
         """If the oldest waits for what younger downloads have, and no delivery will make room, the youngest must go."""
         oldest, *younger = self._growing
         if key == oldest and not self._waiting and self._gives_way is None:
-            self._gives_way = next((name for name in reversed(younger) if self._growing[name].actual), None)
+            self._gives_way = next(
+                (name for name in reversed(younger) if self._growing[name].actual), None
+            )
             self._changed.notify_all()

@@ -7,17 +7,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from enrollgate.common.redaction import redact, redacted_traceback
 from enrollgate.domain.hosts import check_url
-from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Failure, Reason
-from enrollgate.domain.redaction import redact, redacted_traceback
 from enrollgate.domain.report import Report
 from enrollgate.worker.bandwidth import Bandwidth
 from enrollgate.worker.course import Downloader
-from enrollgate.worker.destinations import make_destination
+from enrollgate.worker.destinations import build_destination
 from enrollgate.worker.disk import scratch_failure
-from enrollgate.worker.downloaders import make_downloader
-from enrollgate.worker.pipeline import Lanes, Pipeline, Tally, failed_items, verdict
+from enrollgate.worker.downloaders import build_downloader
+from enrollgate.worker.order import WorkOrder
+from enrollgate.worker.pipeline import Pipeline, RunStats, TransferLimits, failed_items, verdict
 from enrollgate.worker.progress import Progress
 
 
@@ -41,16 +41,12 @@ def work(
     except OSError as error:
         of_scratch = scratch_failure(error)
         report = Report(of_scratch.reason, of_scratch.message)
-    except Exception as error:  # noqa: BLE001 -- the process's outermost edge: even a bug must end in a report
+    except Exception as error:  # noqa: BLE001 -- the run is over: how it went is not for the closing to say
         sys.stderr.write(redacted_traceback())
         report = Report(Reason.WORKER_CRASHED, f"{type(error).__name__}: {redact(str(error), 300)}")
     outcome = "complete" if report.reason is None else f"{report.reason}: {redact(report.message)}"
-    progress.end(f"{_tag(order)} task {order.task_id}: {outcome}")
+    progress.end(f"{order.attempt_tag} task {order.task_id}: {outcome}")
     return _timed(report, monotonic() - start)
-
-
-def _tag(order: WorkOrder) -> str:
-    return f"[ATTEMPT {order.try_number}/{order.max_tries}]"
 
 
 def _timed(report: Report, seconds: float) -> Report:
@@ -58,19 +54,19 @@ def _timed(report: Report, seconds: float) -> Report:
 
 
 def _attempt(order: WorkOrder, progress: Progress, stop: threading.Event) -> Report:
-    check_url(order.course_url, order.allowed_hosts)
+    check_url(order.course_url, order.settings.allowed_hosts)
     order.scratch_dir.mkdir(parents=True, exist_ok=True)
-    destination = make_destination(order, stop)
-    downloader = make_downloader(order, stop)
+    destination = build_destination(order, stop)
+    downloader = build_downloader(order, stop)
     try:
         course = downloader.open()
         destination.open(course.title)
-        progress.begin(course.title, course.total, _tag(order))
+        progress.begin(course.title, course.total, order.attempt_tag)
         pipeline = Pipeline(
             downloader,
             destination,
             folder=order.scratch_dir / "items",
-            scratch_limit=order.scratch_limit,
+            scratch_limit=order.settings.scratch_limit,
             lanes=_lanes(order, stop),
             progress=progress,
             stop=stop,
@@ -92,17 +88,20 @@ def _close(downloader: Downloader) -> None:
     try:
         downloader.close()
     except Exception as error:  # noqa: BLE001 -- the run is over: how it went is not for the closing to say
-        sys.stderr.write(f"closing the downloader: {type(error).__name__}: {redact(str(error), 300)}\n")
+        sys.stderr.write(
+            f"closing the downloader: {type(error).__name__}: {redact(str(error), 300)}\n"
+        )
 
 
-def _lanes(order: WorkOrder, stop: threading.Event) -> Lanes:
+def _lanes(order: WorkOrder, stop: threading.Event) -> TransferLimits:
     down, up = (
-        Bandwidth(rate, monotonic=time.monotonic, sleep=stop.wait) for rate in (order.download_rate, order.upload_rate)
+        Bandwidth(rate, monotonic=time.monotonic, sleep=stop.wait)
+        for rate in (order.settings.download_rate, order.settings.upload_rate)
     )
-    return Lanes(order.downloads, order.uploads, down, up)
+    return TransferLimits(order.settings.downloads, order.settings.uploads, down, up)
 
 
-def _report(tally: Tally, location: tuple[str, str]) -> Report:
+def _report(tally: RunStats, location: tuple[str, str]) -> Report:
     failure = verdict(tally)
     done = f"{tally.delivered} items delivered, {tally.skipped} were there already"
     return Report(

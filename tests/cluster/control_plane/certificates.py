@@ -36,7 +36,9 @@ class Authority:
         """For localhost and these addresses; for 127.0.0.1 if none is given."""
         found = [ipaddress.ip_address(address) for address in addresses or ("127.0.0.1",)]
         names = [x509.DNSName("localhost"), *map(x509.IPAddress, found)]
-        return self._issue("server", [], ExtendedKeyUsageOID.SERVER_AUTH, x509.SubjectAlternativeName(names))
+        return self._issue(
+            "server", [], ExtendedKeyUsageOID.SERVER_AUTH, x509.SubjectAlternativeName(names)
+        )
 
     def client(self, name: str, *groups: str) -> Pair:
         """For a user of this name in these groups."""
@@ -49,7 +51,11 @@ class Authority:
         return path
 
     def _issue(
-        self, name: str, groups: list[str], use: x509.ObjectIdentifier, names: x509.SubjectAlternativeName | None
+        self,
+        name: str,
+        groups: list[str],
+        use: x509.ObjectIdentifier,
+        names: x509.SubjectAlternativeName | None,
     ) -> Pair:
         key = ec.generate_private_key(ec.SECP256R1())
         attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
@@ -66,7 +72,9 @@ class Authority:
         return pair
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
+) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
@@ -85,5 +93,7 @@ def _pem(certificate: x509.Certificate) -> bytes:
 
 def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
     )

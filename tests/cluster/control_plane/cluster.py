@@ -49,7 +49,9 @@ class Cluster:
         name = name or f"test-{uuid.uuid4().hex[:10]}"
         body: dict[str, Any] = {"metadata": {"name": name, "labels": RESTRICTED}}
         self.api.request("POST", "/api/v1/namespaces", body=body)
-        self.wait_for(lambda: self.find(f"/api/v1/namespaces/{name}/serviceaccounts/default") is not None)
+        self.wait_for(
+            lambda: self.find(f"/api/v1/namespaces/{name}/serviceaccounts/default") is not None
+        )
         try:
             yield name
         finally:
@@ -83,7 +85,10 @@ class Cluster:
         """
         groups = self.api.request("GET", "/apis")["groups"]
         found = {}
-        for version in ("/api/v1", *(f"/apis/{group['preferredVersion']['groupVersion']}" for group in groups)):
+        for version in (
+            "/api/v1",
+            *(f"/apis/{group['preferredVersion']['groupVersion']}" for group in groups),
+        ):
             for kind in self.api.request("GET", version)["resources"]:
                 if kind["namespaced"] and "list" in kind["verbs"] and kind["name"] != "events":
                     for each in self.items(f"{version}/namespaces/{namespace}/{kind['name']}"):
@@ -94,20 +99,33 @@ class Cluster:
         return self.api.request("POST", path, body=body)
 
     def secret(self, namespace: str, name: str, **data: str) -> None:
-        self.create(f"/api/v1/namespaces/{namespace}/secrets", {"metadata": {"name": name}, "stringData": data})
+        self.create(
+            f"/api/v1/namespaces/{namespace}/secrets",
+            {"metadata": {"name": name}, "stringData": data},
+        )
 
     def kubeconfig_for(self, namespace: str, service_account: str) -> Path:
         """A kubeconfig with a token of that service account, beside the administrator's."""
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{service_account}/token"
         self.wait_for(lambda: self.find(path.removesuffix("/token")) is not None)
-        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 7200}}
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"expirationSeconds": 7200},
+        }
         token = self.api.request("POST", path, body=body)["status"]["token"]
         user = f"{namespace}-{service_account}"
         content = yaml.safe_load(self.kubeconfig.read_text())
-        context = next(each["context"] for each in content["contexts"] if each["name"] == content["current-context"])
+        context = next(
+            each["context"]
+            for each in content["contexts"]
+            if each["name"] == content["current-context"]
+        )
         context |= {"user": user, "namespace": namespace}
         path = self.folder / f"{user}.kubeconfig"
-        path.write_text(yaml.safe_dump(content | {"users": [{"name": user, "user": {"token": token}}]}))
+        path.write_text(
+            yaml.safe_dump(content | {"users": [{"name": user, "user": {"token": token}}]})
+        )
         path.chmod(0o600)
         return path
 
@@ -117,9 +135,11 @@ class Cluster:
         return str(core.read_namespaced_pod_log(pod, namespace))
 
     @staticmethod
-    def wait_for(condition: Callable[[], object], patience: float = 120.0, what: str = "") -> None:
+    def wait_for(condition: Callable[[], object], timeout: float = 120.0, what: str = "") -> None:
         """Waits for what must happen; generous, since machines are slow at times."""
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         while not condition():
-            assert time.monotonic() < deadline, f"it did not happen in {patience} s: {what or condition}"
+            assert time.monotonic() < deadline, (
+                f"it did not happen in {timeout} s: {what or condition}"
+            )
             time.sleep(0.05)

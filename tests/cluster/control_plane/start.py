@@ -122,7 +122,9 @@ class ControlPlane:
 
     def kubeconfig(self, name: str, pair: Pair) -> Path:
         return self.write_kubeconfig(
-            name, {"client-certificate": str(pair.certificate), "client-key": str(pair.key)}, "default"
+            name,
+            {"client-certificate": str(pair.certificate), "client-key": str(pair.key)},
+            "default",
         )
 
     def write_kubeconfig(self, name: str, user: dict[str, str], namespace: str) -> Path:
@@ -130,10 +132,18 @@ class ControlPlane:
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [
-                {"name": "c", "cluster": {"server": self.url, "certificate-authority": str(self.authority.certificate)}}
+                {
+                    "name": "c",
+                    "cluster": {
+                        "server": self.url,
+                        "certificate-authority": str(self.authority.certificate),
+                    },
+                }
             ],
             "users": [{"name": "u", "user": user}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": namespace}}],
+            "contexts": [
+                {"name": "x", "context": {"cluster": "c", "user": "u", "namespace": namespace}}
+            ],
             "current-context": "x",
         }
         path = self.folder / f"{name}.kubeconfig"
@@ -160,7 +170,9 @@ class ControlPlane:
                     log = (self.folder / f"{program}.log").read_text(errors="replace")[-3000:]
                     raise RuntimeError(f"{program} ended with {process.returncode}:\n{log}")
             try:
-                with urllib.request.urlopen(f"{self.url}/readyz", context=context, timeout=2) as answer:
+                with urllib.request.urlopen(
+                    f"{self.url}/readyz", context=context, timeout=2
+                ) as answer:
                     if answer.status == 200:
                         return
             except OSError:
@@ -171,7 +183,11 @@ class ControlPlane:
 def start_control_plane(folder: Path) -> ControlPlane:
     """A running control plane whose data is below `folder`. Raises ControlPlaneAbsent."""
     found = subprocess.run(
-        [REPOSITORY / "scripts" / "control-plane"], capture_output=True, text=True, check=False, env=os.environ
+        [REPOSITORY / "scripts" / "control-plane"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ,
     )
     if found.returncode != 0:
         raise ControlPlaneAbsent(found.stderr.strip())

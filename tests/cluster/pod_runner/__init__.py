@@ -12,8 +12,8 @@ logs       serves `kubectl logs`
 mimic      in place of all that, for bursts: very many pods, and no processes
 """
 
+from tests.cluster.pod_runner.fake_kubelet import FakeKubelet
 from tests.cluster.pod_runner.life import Fault, Life
-from tests.cluster.pod_runner.mimic import Mimic
 from tests.cluster.pod_runner.runner import PodRunner
 
-__all__ = ["Fault", "Life", "Mimic", "PodRunner"]
+__all__ = ["FakeKubelet", "Fault", "Life", "PodRunner"]

@@ -11,4 +11,6 @@ _REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
     """What a container gets. A reference to what is not there stays as it is written."""
-    return _REFERENCE.sub(lambda found: "$" if found[0] == "$$" else variables.get(found[1], found[0]), text)
+    return _REFERENCE.sub(
+        lambda found: "$" if found[0] == "$$" else variables.get(found[1], found[0]), text
+    )

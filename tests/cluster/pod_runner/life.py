@@ -36,7 +36,7 @@ class Fault(Enum):
 
 
 @dataclass(frozen=True)
-class Ending:
+class ExitResult:
     """Why somebody other than the container itself ended it."""
 
     reason: str = ""
@@ -60,7 +60,7 @@ class Life:
     fault: Fault | None
     deleted: threading.Event = field(default_factory=threading.Event)
     gone: threading.Event = field(default_factory=threading.Event)
-    ending: Ending | None = None
+    ending: ExitResult | None = None
     container: sandbox.Sandbox | None = None
     grace: float | None = None
     """Seconds that the deletion gives it, if not its spec's."""
@@ -113,20 +113,23 @@ class Life:
 
     def kill_for_memory(self) -> None:
         """The kernel's OOM killer strikes."""
-        self.ending = Ending("OOMKilled", grace=0)
+        self.ending = ExitResult("OOMKilled", grace=0)
 
     def evict_for_storage(
-        self, message: str = "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. "
+        self,
+        message: str = "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. ",
     ) -> None:
         """It used more than its own limit: the pod fails, and is not deleted. This is no disruption: the kubelet's
         eviction manager sets no such condition for it (pkg/kubelet/eviction, evictPod without one).
         """
-        self.ending = Ending("", "Evicted", message, "", _EVICTION_GRACE)
+        self.ending = ExitResult("", "Evicted", message, "", _EVICTION_GRACE)
         self.line.event("Evicted", message)
 
-    def evict_for_pressure(self, message: str = "The node was low on resource: ephemeral-storage. ") -> None:
+    def evict_for_pressure(
+        self, message: str = "The node was low on resource: ephemeral-storage. "
+    ) -> None:
         """The node ran short: the pod fails as a DisruptionTarget, and is not deleted."""
-        self.ending = Ending("", "Evicted", message, "TerminationByKubelet", _EVICTION_GRACE)
+        self.ending = ExitResult("", "Evicted", message, "TerminationByKubelet", _EVICTION_GRACE)
         self.line.event("Evicted", message)
 
     # the course of events
@@ -149,13 +152,18 @@ class Life:
 
     def _stay_unschedulable(self) -> None:
         message = "0/1 nodes are available: 1 Insufficient memory."
-        why = statuses.condition("PodScheduled", holds=False, reason="Unschedulable", message=message)
+        why = statuses.condition(
+            "PodScheduled", holds=False, reason="Unschedulable", message=message
+        )
         self.line.report(phase="Pending", conditions=[why])
         self.line.event("FailedScheduling", message, source="default-scheduler")
 
     def _stay_without_image(self) -> None:
         image = self.spec["containers"][0]["image"]
-        self._pending("ImagePullBackOff", f'Back-off pulling image "{image}": ErrImagePull: {image}: not found')
+        self._pending(
+            "ImagePullBackOff",
+            f'Back-off pulling image "{image}": ErrImagePull: {image}: not found',
+        )
         self.line.event("Failed", f'Failed to pull image "{image}": {image}: not found')
         self.line.event("BackOff", f'Back-off pulling image "{image}"', kind="Normal")
         self._wait_for_deletion()
@@ -169,7 +177,10 @@ class Life:
                 return False
             if code == 0:
                 return True
-            self._pending("PodInitializing", f"init container {container['name']} failed with exit code {code}")
+            self._pending(
+                "PodInitializing",
+                f"init container {container['name']} failed with exit code {code}",
+            )
             self.deleted.wait(_BACK_OFF)
         return False
 
@@ -204,7 +215,9 @@ class Life:
         told = ""
         while not self.deleted.is_set():
             try:
-                self.container = sandbox.start(self.node.patiently(lambda: self._sandbox(container)))
+                self.container = sandbox.start(
+                    self.node.patiently(lambda: self._sandbox(container))
+                )
             except (NotThere, sandbox.NotStarted) as error:
                 if str(error) != told:
                     told = str(error)
@@ -221,7 +234,10 @@ class Life:
         mounts = supplies.mounts(container)
         with self._files:  # it may have changed meanwhile
             self._supplies.refresh()
-        groups = [*security.get("supplementalGroups", ()), *([security["fsGroup"]] if "fsGroup" in security else ())]
+        groups = [
+            *security.get("supplementalGroups", ()),
+            *([security["fsGroup"]] if "fsGroup" in security else ()),
+        ]
         declared = {each["name"] for each in container.get("env", ())}
         variables = self._service_variables | supplies.variables(container)
         command = [*(container.get("command") or ["enrollgate"]), *container.get("args", ())]
@@ -248,7 +264,11 @@ class Life:
         return {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": port}
 
     def _wait(
-        self, started: sandbox.Sandbox, health: Health | None = None, container: Json | None = None, since: str = ""
+        self,
+        started: sandbox.Sandbox,
+        health: Health | None = None,
+        container: Json | None = None,
+        since: str = "",
     ) -> int:
         """Waits for its end, asking its probes; ends it if the pod is deleted, evicted, late or ill."""
         deadline = self.spec.get("activeDeadlineSeconds")
@@ -260,9 +280,11 @@ class Life:
                 return self._terminate(started, self._grace)
             if deadline is not None and time.monotonic() > begun + deadline:
                 why = "Pod was active on the node longer than the specified deadline"
-                self.ending = Ending("", "DeadlineExceeded", why)
+                self.ending = ExitResult("", "DeadlineExceeded", why)
             if self.ending is not None:
-                return self._terminate(started, self.ending.grace if self.ending.grace is not None else self._grace)
+                return self._terminate(
+                    started, self.ending.grace if self.ending.grace is not None else self._grace
+                )
             if health is not None and container is not None:
                 health.ask(time.monotonic())
                 if not health.alive:
@@ -275,7 +297,9 @@ class Life:
 
     @property
     def _grace(self) -> float:
-        return float(self.spec.get("terminationGracePeriodSeconds", 30) if self.grace is None else self.grace)
+        return float(
+            self.spec.get("terminationGracePeriodSeconds", 30) if self.grace is None else self.grace
+        )
 
     @property
     def _hears_deletion(self) -> bool:
@@ -301,34 +325,51 @@ class Life:
 
     def _report_running(self, container: Json, since: str, *, ready: bool) -> None:
         self.ready = ready
-        state = statuses.running(container, since, ready=ready, restarts=self.restarts, last=self.last)
+        state = statuses.running(
+            container, since, ready=ready, restarts=self.restarts, last=self.last
+        )
         self.line.report(
             phase="Running",
             podIP="127.0.0.1",
             podIPs=[{"ip": "127.0.0.1"}],
             hostIP="127.0.0.1",
             containerStatuses=[state],
-            conditions=[statuses.condition("Initialized", holds=True), *statuses.ready_conditions(ready=ready)],
+            conditions=[
+                statuses.condition("Initialized", holds=True),
+                *statuses.ready_conditions(ready=ready),
+            ],
         )
 
     def _end(self, container: Json, since: str, code: int) -> Json:
-        reason = (self.ending.reason if self.ending else "") or ("Completed" if code == 0 else "Error")
+        reason = (self.ending.reason if self.ending else "") or (
+            "Completed" if code == 0 else "Error"
+        )
         message = self._message(container, code)
-        return statuses.terminated(container, since, code=code, reason=reason, message=message, restarts=self.restarts)
+        return statuses.terminated(
+            container, since, code=code, reason=reason, message=message, restarts=self.restarts
+        )
 
     def _report_end(self, end: Json, code: int) -> None:
-        ending = self.ending or Ending()
+        ending = self.ending or ExitResult()
         conditions = statuses.ready_conditions(ready=False)
         if ending.disruption:
             why = {"reason": ending.disruption, "message": ending.pod_message}
             conditions.append(statuses.condition("DisruptionTarget", holds=True, **why))
-        more = {"reason": ending.pod_reason, "message": ending.pod_message} if ending.pod_reason else {}
+        more = (
+            {"reason": ending.pod_reason, "message": ending.pod_message}
+            if ending.pod_reason
+            else {}
+        )
         phase = "Failed" if code != 0 or ending.pod_reason else "Succeeded"
         self.line.report(phase=phase, containerStatuses=[end], conditions=conditions, **more)
 
     def _message(self, container: Json, code: int) -> str:
         message = (self.folder / "termination-log").read_bytes()[:MESSAGE_LIMIT]
-        if not message and code != 0 and container.get("terminationMessagePolicy") == "FallbackToLogsOnError":
+        if (
+            not message
+            and code != 0
+            and container.get("terminationMessagePolicy") == "FallbackToLogsOnError"
+        ):
             message = self.log.read_bytes()[-_LOG_FALLBACK:]
         return message.decode(errors="replace")
 
@@ -347,7 +388,11 @@ class Life:
         container = self.spec["containers"][0]
         state = statuses.waiting(container, reason, message, restarts=self.restarts, last=self.last)
         self.ready = False
-        self.line.report(phase=phase, containerStatuses=[state], conditions=statuses.ready_conditions(ready=False))
+        self.line.report(
+            phase=phase,
+            containerStatuses=[state],
+            conditions=statuses.ready_conditions(ready=False),
+        )
 
 
 _PORT = "ENROLLGATE_HTTP_PORT"

@@ -17,7 +17,11 @@ def serve(life_of: Callable[[str, str], Life | None], pair: Pair) -> ThreadingHT
         def do_GET(self) -> None:
             url = urlsplit(self.path)
             parts, query = url.path.strip("/").split("/"), parse_qs(url.query)
-            life = life_of(parts[1], parts[2]) if parts[0] == "containerLogs" and len(parts) == 4 else None
+            life = (
+                life_of(parts[1], parts[2])
+                if parts[0] == "containerLogs" and len(parts) == 4
+                else None
+            )
             if life is None or not life.log.exists():
                 self.send_error(404)
                 return

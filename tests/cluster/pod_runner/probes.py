@@ -34,7 +34,9 @@ class Probe:
         good = self._answers()
         self.misses = 0 if good else self.misses + 1
         self.in_a_row = 0 if good == self.holds else self.in_a_row + 1
-        wanted = self.spec.get("successThreshold", 1) if good else self.spec.get("failureThreshold", 3)
+        wanted = (
+            self.spec.get("successThreshold", 1) if good else self.spec.get("failureThreshold", 3)
+        )
         if self.in_a_row < wanted:
             return False
         self.holds, self.in_a_row = good, 0
@@ -42,7 +44,9 @@ class Probe:
 
     def _answers(self) -> bool:
         get = self.spec["httpGet"]
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self.spec.get("timeoutSeconds", 1))
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", self.port, timeout=self.spec.get("timeoutSeconds", 1)
+        )
         try:
             connection.request("GET", get.get("path", "/"))
             return bool(200 <= connection.getresponse().status < 400)
@@ -55,7 +59,9 @@ class Probe:
 def probe_of(container: Json, kind: str, port: int, *, holds: bool, now: float) -> Probe | None:
     """The container's `readiness`, `liveness` or `startup` probe, if it has one."""
     spec = container.get(f"{kind}Probe")
-    return None if spec is None else Probe(spec, port, holds, now + spec.get("initialDelaySeconds", 0))
+    return (
+        None if spec is None else Probe(spec, port, holds, now + spec.get("initialDelaySeconds", 0))
+    )
 
 
 class Health:

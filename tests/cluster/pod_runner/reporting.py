@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from tests.cluster.control_plane import Cluster
 from tests.cluster.pod_runner import statuses
 
-from enrollgate.launchers.protocol import LauncherUnavailable
+from enrollgate.launchers.base import LauncherUnavailable
 
 Json = dict[str, Any]
 NODE = "node-1"
@@ -64,10 +64,14 @@ class Reporting:
         current = self.node.patiently(lambda: self.node.cluster.find(self.path))
         if current is None or current["metadata"]["uid"] != self.pod["metadata"]["uid"]:
             return
-        merged = statuses.merged_conditions(current.get("status", {}).get("conditions") or [], conditions)
+        merged = statuses.merged_conditions(
+            current.get("status", {}).get("conditions") or [], conditions
+        )
         status |= {"conditions": merged, "startTime": self.since}
         self.node.patiently(
-            lambda: self.node.cluster.api.request("PATCH", f"{self.path}/status", body={"status": status})
+            lambda: self.node.cluster.api.request(
+                "PATCH", f"{self.path}/status", body={"status": status}
+            )
         )
 
     def remove(self) -> None:
@@ -75,7 +79,9 @@ class Reporting:
         body = {"gracePeriodSeconds": 0, "preconditions": {"uid": self.pod["metadata"]["uid"]}}
         self.node.patiently(lambda: self.node.cluster.api.request("DELETE", self.path, body=body))
 
-    def event(self, reason: str, message: str, *, source: str = "kubelet", kind: str = "Warning") -> None:
+    def event(
+        self, reason: str, message: str, *, source: str = "kubelet", kind: str = "Warning"
+    ) -> None:
         path = f"/api/v1/namespaces/{self.pod['metadata']['namespace']}/events"
         body = statuses.event(self.pod, reason, message, source=source, kind=kind)
         self.node.patiently(lambda: self.node.cluster.create(path, body))

@@ -16,11 +16,18 @@ from tests.cluster.pod_runner import logs, statuses
 from tests.cluster.pod_runner.life import Fault, Life
 from tests.cluster.pod_runner.reporting import NODE, Node
 
+from enrollgate.launchers.base import LauncherUnavailable
 from enrollgate.launchers.kubernetes import ApiError
-from enrollgate.launchers.protocol import LauncherUnavailable
 
 Json = dict[str, Any]
-AWAY = (ApiError, LauncherUnavailable, urllib3.exceptions.HTTPError, client.ApiException, OSError, ValueError)
+AWAY = (
+    ApiError,
+    LauncherUnavailable,
+    urllib3.exceptions.HTTPError,
+    client.ApiException,
+    OSError,
+    ValueError,
+)
 """What a listing or a watch ends with while the API server is away."""
 
 
@@ -34,7 +41,7 @@ class PodRunner:
     """By uid."""
     faults: list[tuple[Callable[[Json], bool], Fault]] = field(default_factory=list)
     left_alone: set[str] = field(default_factory=set)
-    """Namespaces whose pods are somebody else's, such as a `Mimic`'s."""
+    """Namespaces whose pods are somebody else's, such as a `FakeKubelet`'s."""
     errors: list[BaseException] = field(default_factory=list)
     """What went wrong in the runner itself."""
 
@@ -72,7 +79,8 @@ class PodRunner:
         return [
             life
             for life in list(self.lives.values())
-            if life.pod["metadata"]["namespace"] == namespace and life.pod["metadata"]["name"].startswith(prefix)
+            if life.pod["metadata"]["namespace"] == namespace
+            and life.pod["metadata"]["name"].startswith(prefix)
         ]
 
     def running(self, namespace: str, prefix: str = "") -> list[Life]:
@@ -92,7 +100,11 @@ class PodRunner:
         """Evicts pods through the API, as `kubectl drain` does."""
         for life in self.running(namespace, prefix):
             name = life.pod["metadata"]["name"]
-            body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": namespace}}
+            body = {
+                "apiVersion": "policy/v1",
+                "kind": "Eviction",
+                "metadata": {"name": name, "namespace": namespace},
+            }
             self.cluster.create(f"/api/v1/namespaces/{namespace}/pods/{name}/eviction", body)
 
     def life_of(self, namespace: str, name: str) -> Life | None:
@@ -103,7 +115,8 @@ class PodRunner:
     def _make_node(self, port: int) -> None:
         with contextlib.suppress(ApiError):
             self.cluster.create(
-                "/api/v1/nodes", {"metadata": {"name": NODE, "labels": {"kubernetes.io/hostname": NODE}}}
+                "/api/v1/nodes",
+                {"metadata": {"name": NODE, "labels": {"kubernetes.io/hostname": NODE}}},
             )
         status = {
             "conditions": [statuses.condition("Ready", holds=True, reason="KubeletReady")],
@@ -117,7 +130,9 @@ class PodRunner:
             try:
                 listing = self.cluster.api.request("GET", "/api/v1/pods")
                 self._take(listing["items"])
-                for kind, pod in changes_of_pods(self.cluster, listing["metadata"]["resourceVersion"]):
+                for kind, pod in changes_of_pods(
+                    self.cluster, listing["metadata"]["resourceVersion"]
+                ):
                     self._handle(kind, pod)
             except AWAY:
                 time.sleep(0.2)  # list again
@@ -161,7 +176,11 @@ def changes_of_pods(cluster: Cluster, since: str) -> Iterator[tuple[str, Json]]:
     """All pods as they change from a resource version on; ends when the watch does."""
     core = client.CoreV1Api(client.ApiClient(cluster.api.configuration))
     stream = core.list_pod_for_all_namespaces(
-        watch=True, resource_version=since, timeout_seconds=600, _preload_content=False, _request_timeout=(5, 630)
+        watch=True,
+        resource_version=since,
+        timeout_seconds=600,
+        _preload_content=False,
+        _request_timeout=(5, 630),
     )
     try:
         for line in _lines(stream):
@@ -176,7 +195,9 @@ def changes_of_pods(cluster: Cluster, since: str) -> Iterator[tuple[str, Json]]:
 def _lines(stream: Any) -> Iterator[bytes]:
     buffer = b""
     for chunk in (
-        stream.stream(65536, decode_content=False) if hasattr(stream, "stream") else stream.response.stream(65536)
+        stream.stream(65536, decode_content=False)
+        if hasattr(stream, "stream")
+        else stream.response.stream(65536)
     ):
         buffer += chunk
         *lines, buffer = buffer.split(b"\n")

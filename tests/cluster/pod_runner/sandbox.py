@@ -30,7 +30,16 @@ IMAGE_VARIABLES = {
 }
 """What the Dockerfile sets."""
 _IMAGE_FOLDERS = (BIN.parent, REPOSITORY / "operator", Path(sys.base_prefix))
-_NAMESPACES = ("unshare", "--mount", "--propagation", "private", "--uts", "--pid", "--fork", "--kill-child")
+_NAMESPACES = (
+    "unshare",
+    "--mount",
+    "--propagation",
+    "private",
+    "--uts",
+    "--pid",
+    "--fork",
+    "--kill-child",
+)
 _PATIENCE = 60.0
 
 
@@ -85,7 +94,9 @@ class Sandbox:
 def refusal() -> str:
     """Why this machine cannot run containers for us; empty if it can."""
     program = "mount -t tmpfs none /mnt && mount -t overlay overlay -o lowerdir=/etc:/usr /mnt"
-    tried = subprocess.run([*_NAMESPACES, "sh", "-c", program], capture_output=True, text=True, check=False)
+    tried = subprocess.run(
+        [*_NAMESPACES, "sh", "-c", program], capture_output=True, text=True, check=False
+    )
     return tried.stderr.strip()
 
 
@@ -96,7 +107,9 @@ def start(container: Container) -> Sandbox:
     (container.folder / "root").mkdir(parents=True, exist_ok=True)
     ready = container.folder / "ready"
     ready.unlink(missing_ok=True)
-    script = "\n".join(["set -e; umask 022", *_mounting(container), f": >{ready}", _executing(container)])
+    script = "\n".join(
+        ["set -e; umask 022", *_mounting(container), f": >{ready}", _executing(container)]
+    )
     with container.log.open("ab") as log:
         process = subprocess.Popen(
             [*_NAMESPACES, "sh", "-c", script],
@@ -144,7 +157,9 @@ def _mounting(container: Container) -> Iterator[str]:
 
 
 def _bind(mount: Mount) -> Iterator[str]:
-    inside = Path(mount.target).resolve()  # the root is a copy of this machine's: so are its links, such as /var/run
+    inside = Path(
+        mount.target
+    ).resolve()  # the root is a copy of this machine's: so are its links, such as /var/run
     source, target = shlex.quote(str(mount.source)), shlex.quote(f".{inside}")
     make = (
         f"mkdir -p {target}"

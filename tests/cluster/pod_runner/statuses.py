@@ -25,16 +25,24 @@ def merged_conditions(old: list[Json], new: list[Json]) -> list[Json]:
     return list(by_type.values())
 
 
-def waiting(container: Json, reason: str, message: str = "", *, restarts: int = 0, last: Json | None = None) -> Json:
-    return _container(container, {"waiting": {"reason": reason, "message": message}}, restarts=restarts, last=last)
+def waiting(
+    container: Json, reason: str, message: str = "", *, restarts: int = 0, last: Json | None = None
+) -> Json:
+    return _container(
+        container, {"waiting": {"reason": reason, "message": message}}, restarts=restarts, last=last
+    )
 
 
-def running(container: Json, since: str, *, ready: bool, restarts: int = 0, last: Json | None = None) -> Json:
+def running(
+    container: Json, since: str, *, ready: bool, restarts: int = 0, last: Json | None = None
+) -> Json:
     state = {"running": {"startedAt": since}}
     return _container(container, state, ready=ready, restarts=restarts, last=last)
 
 
-def terminated(container: Json, since: str, *, code: int, reason: str, message: str, restarts: int = 0) -> Json:
+def terminated(
+    container: Json, since: str, *, code: int, reason: str, message: str, restarts: int = 0
+) -> Json:
     state = {
         "terminated": {
             "exitCode": code,
@@ -48,7 +56,12 @@ def terminated(container: Json, since: str, *, code: int, reason: str, message: 
 
 
 def _container(
-    container: Json, state: Json, *, ready: bool = False, restarts: int = 0, last: Json | None = None
+    container: Json,
+    state: Json,
+    *,
+    ready: bool = False,
+    restarts: int = 0,
+    last: Json | None = None,
 ) -> Json:
     return {
         "name": container["name"],
@@ -66,7 +79,9 @@ def ready_conditions(*, ready: bool) -> list[Json]:
     return [condition("ContainersReady", holds=ready), condition("Ready", holds=ready)]
 
 
-def event(pod: Json, reason: str, message: str, *, source: str = "kubelet", kind: str = "Warning") -> Json:
+def event(
+    pod: Json, reason: str, message: str, *, source: str = "kubelet", kind: str = "Warning"
+) -> Json:
     metadata = pod["metadata"]
     return {
         "metadata": {"generateName": f"{metadata['name']}."},

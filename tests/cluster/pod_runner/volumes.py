@@ -51,7 +51,9 @@ class Supplies:
             try:
                 source = self._folder_of(volume)
             except NotThere as error:
-                raise VolumeNotThere(f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}') from error
+                raise VolumeNotThere(
+                    f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}'
+                ) from error
             if sub_path := mount.get("subPath"):
                 source = source / sub_path
                 if not source.exists():
@@ -76,9 +78,13 @@ class Supplies:
         found: dict[str, str] = {}
         for each in container.get("envFrom", ()):
             kind, reference = (
-                ("secret", each["secretRef"]) if "secretRef" in each else ("configmap", each["configMapRef"])
+                ("secret", each["secretRef"])
+                if "secretRef" in each
+                else ("configmap", each["configMapRef"])
             )
-            if (data := self._data(kind, reference["name"], bool(reference.get("optional")))) is not None:
+            if (
+                data := self._data(kind, reference["name"], bool(reference.get("optional")))
+            ) is not None:
                 found |= {key: value.decode() for key, value in data.items()}
         for each in container.get("env", ()):
             value = self._variable(each)
@@ -93,13 +99,17 @@ class Supplies:
         if reference := source.get("fieldRef"):
             return self._field(reference["fieldPath"])
         kind, reference = (
-            ("secret", source["secretKeyRef"]) if "secretKeyRef" in source else ("configmap", source["configMapKeyRef"])
+            ("secret", source["secretKeyRef"])
+            if "secretKeyRef" in source
+            else ("configmap", source["configMapKeyRef"])
         )
         data = self._data(kind, reference["name"], bool(reference.get("optional")))
         if data is None or reference["key"] not in data:
             if reference.get("optional"):
                 return None
-            raise NotThere(f"couldn't find key {reference['key']} in {kind} {self.namespace}/{reference['name']}")
+            raise NotThere(
+                f"couldn't find key {reference['key']} in {kind} {self.namespace}/{reference['name']}"
+            )
         return data[reference["key"]].decode()
 
     def _field(self, path: str) -> str:
@@ -113,7 +123,9 @@ class Supplies:
             "status.podIP": lambda: "127.0.0.1",
             "status.hostIP": lambda: "127.0.0.1",
             "spec.nodeName": lambda: "node-1",
-            "spec.serviceAccountName": lambda: self.pod["spec"].get("serviceAccountName", "default"),
+            "spec.serviceAccountName": lambda: self.pod["spec"].get(
+                "serviceAccountName", "default"
+            ),
         }
         return plain[path]()
 
@@ -131,7 +143,9 @@ class Supplies:
         for name, data, mode in self._files(volume):
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f".{path.name}.{threading.get_ident()}")  # two may lay it out at the same time
+            part = path.with_name(
+                f".{path.name}.{threading.get_ident()}"
+            )  # two may lay it out at the same time
             part.write_bytes(data)
             part.chmod(mode)
             group = self.pod["spec"].get("securityContext", {}).get("fsGroup")

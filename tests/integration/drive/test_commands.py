@@ -25,7 +25,9 @@ SIZE = 2_000_000
 
 def environment(drive: DriveEmulator, tmp_path: Path) -> dict[str, str]:
     (tmp_path / "login.json").write_text(json.dumps(drive.user_login()))
-    others = {name: value for name, value in os.environ.items() if not name.startswith("ENROLLGATE_")}
+    others = {
+        name: value for name, value in os.environ.items() if not name.startswith("ENROLLGATE_")
+    }
     return others | {
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "COLUMNS": "300",
@@ -38,7 +40,9 @@ def environment(drive: DriveEmulator, tmp_path: Path) -> dict[str, str]:
     }
 
 
-def test_a_worker_killed_in_mid_upload_again_and_again_leaves_each_file_once(tmp_path: Path) -> None:
+def test_a_worker_killed_in_mid_upload_again_and_again_leaves_each_file_once(
+    tmp_path: Path,
+) -> None:
     lectures = [Lecture(f"L{n}", content(SIZE, n)) for n in range(1, 4)]
     with DriveEmulator() as drive, FaultySite(lectures) as site:
         order = {
@@ -72,14 +76,20 @@ def test_a_worker_killed_in_mid_upload_again_and_again_leaves_each_file_once(tmp
             codes.append(worker.wait(60))
         assert codes == [-9, -9, -9, -9, 0]
         files = drive.store.media()
-        assert sorted(str(file["name"]) for file in files) == [f"0{n} - L{n}.mp4" for n in range(1, 4)]
-        assert drive.store.bytes <= 3 * SIZE + 4 * CHUNK, "at most a chunk is sent again for each kill"
+        assert sorted(str(file["name"]) for file in files) == [
+            f"0{n} - L{n}.mp4" for n in range(1, 4)
+        ]
+        assert drive.store.bytes <= 3 * SIZE + 4 * CHUNK, (
+            "at most a chunk is sent again for each kill"
+        )
         assert sum(file["mimeType"] == FOLDER for file in drive.store.files.values()) == 2
         report = (tmp_path / "report.json").read_text()
         assert "upload_id" not in report and json.loads(report)["reason"] is None
 
 
-def test_sigterm_in_the_middle_of_a_chunk_is_obeyed_and_what_drive_has_is_not_sent_again(tmp_path: Path) -> None:
+def test_sigterm_in_the_middle_of_a_chunk_is_obeyed_and_what_drive_has_is_not_sent_again(
+    tmp_path: Path,
+) -> None:
     size = 14_000_000
     with DriveEmulator(rate=1_000_000) as drive, FaultySite([Lecture("L", content(size))]) as site:
         order = environment(drive, tmp_path) | {
@@ -105,9 +115,14 @@ def test_sigterm_in_the_middle_of_a_chunk_is_obeyed_and_what_drive_has_is_not_se
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(120) == 75
         report = json.loads((tmp_path / "report.json").read_text())
-        assert report["reason"] == "Stopped" and report["destination_id"], "it is the run's own report"
+        assert report["reason"] == "Stopped" and report["destination_id"], (
+            "it is the run's own report"
+        )
         drive.rate = 0
-        assert subprocess.run(command, env=order, stderr=subprocess.DEVNULL, check=False).returncode == 0
+        assert (
+            subprocess.run(command, env=order, stderr=subprocess.DEVNULL, check=False).returncode
+            == 0
+        )
         (file,) = drive.store.media()
         assert file["size"] == str(size) and drive.received <= size + 2 * CHUNK
 
@@ -123,10 +138,14 @@ def test_sigterm_in_the_middle_of_a_chunk_is_obeyed_and_what_drive_has_is_not_se
         ("login", "enrollgate drive login"),
     ],
 )
-def test_doctor_proves_access_or_says_what_is_wrong(tmp_path: Path, broken: str | None, words: str) -> None:
+def test_doctor_proves_access_or_says_what_is_wrong(
+    tmp_path: Path, broken: str | None, words: str
+) -> None:
     with DriveEmulator() as drive:
         if broken == "storage":
-            drive.store.refuse = Refused(403, "storageQuotaExceeded", "Service Accounts do not have storage quota.")
+            drive.store.refuse = Refused(
+                403, "storageQuotaExceeded", "Service Accounts do not have storage quota."
+            )
         if broken == "login":
             drive.token_refusal = "invalid_grant"
         done = subprocess.run(
@@ -141,7 +160,9 @@ def test_doctor_proves_access_or_says_what_is_wrong(tmp_path: Path, broken: str 
 
 
 @contextmanager
-def logging_in(drive: DriveEmulator, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+def logging_in(
+    drive: DriveEmulator, tmp_path: Path
+) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
     """The command, waiting for Google's answer, and what it asks for."""
     client = {
         "client_id": "client",
@@ -152,7 +173,16 @@ def logging_in(drive: DriveEmulator, tmp_path: Path) -> Iterator[tuple[subproces
     }
     secrets, output = tmp_path / "client.json", tmp_path / "login.json"
     secrets.write_text(json.dumps({"installed": client}))
-    command = [sys.executable, "-u", "-m", "enrollgate", "drive", "login", "--client-secrets", str(secrets)]
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "enrollgate",
+        "drive",
+        "login",
+        "--client-secrets",
+        str(secrets),
+    ]
     login = subprocess.Popen(
         [*command, "--output", str(output)],
         env=environment(drive, tmp_path) | {"OAUTHLIB_INSECURE_TRANSPORT": "1"},
@@ -162,14 +192,18 @@ def logging_in(drive: DriveEmulator, tmp_path: Path) -> Iterator[tuple[subproces
     )
     with login:
         assert login.stdout is not None
-        url = next(line.strip() for line in login.stdout if re.match("http://127.0.0.1:[0-9]+/auth", line))
+        url = next(
+            line.strip() for line in login.stdout if re.match("http://127.0.0.1:[0-9]+/auth", line)
+        )
         yield login, {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
 
 
 def test_a_user_logs_in_without_a_browser_on_the_machine(tmp_path: Path) -> None:
     with DriveEmulator() as drive, logging_in(drive, tmp_path) as (login, query):
         assert query["scope"] == "https://www.googleapis.com/auth/drive"
-        with urllib.request.urlopen(f"{query['redirect_uri']}?code=abc&state={query['state']}") as page:
+        with urllib.request.urlopen(
+            f"{query['redirect_uri']}?code=abc&state={query['state']}"
+        ) as page:
             assert b"close this page" in page.read()
         out, _ = login.communicate(timeout=60)
         assert login.returncode == 0 and "TOPSECRET" not in out
@@ -182,27 +216,51 @@ def test_a_user_logs_in_without_a_browser_on_the_machine(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("answer", "refusal", "words"),
     [
-        ("error=access_denied", None, "Google gave no login (access_denied): log in again and agree"),
-        ("code=abc", "invalid_client", "Google gave no login (invalid_client): log in again and agree"),
-        ("code=abc", "scope", "the login does not include access to Google Drive: log in again and agree to it"),
+        (
+            "error=access_denied",
+            None,
+            "Google gave no login (access_denied): log in again and agree",
+        ),
+        (
+            "code=abc",
+            "invalid_client",
+            "Google gave no login (invalid_client): log in again and agree",
+        ),
+        (
+            "code=abc",
+            "scope",
+            "the login does not include access to Google Drive: log in again and agree to it",
+        ),
     ],
 )
 def test_a_refused_consent_is_told_in_one_sentence(
     tmp_path: Path, answer: str, refusal: str | None, words: str
 ) -> None:
     with DriveEmulator() as drive, logging_in(drive, tmp_path) as (login, query):
-        drive.token_scope = "https://www.googleapis.com/auth/drive.file" if refusal == "scope" else None
+        drive.token_scope = (
+            "https://www.googleapis.com/auth/drive.file" if refusal == "scope" else None
+        )
         drive.token_refusal = None if refusal == "scope" else refusal
         with urllib.request.urlopen(f"{query['redirect_uri']}?{answer}&state={query['state']}"):
             pass
         _, err = login.communicate(timeout=60)
-    assert login.returncode == 1 and words in err and "Traceback" not in err and "TOPSECRET" not in err
+    assert (
+        login.returncode == 1 and words in err and "Traceback" not in err and "TOPSECRET" not in err
+    )
 
 
 def test_client_secrets_of_another_kind_are_refused(tmp_path: Path) -> None:
     (tmp_path / "client.json").write_text("{}")
     done = subprocess.run(
-        [sys.executable, "-m", "enrollgate", "drive", "login", "--client-secrets", str(tmp_path / "client.json")],
+        [
+            sys.executable,
+            "-m",
+            "enrollgate",
+            "drive",
+            "login",
+            "--client-secrets",
+            str(tmp_path / "client.json"),
+        ],
         capture_output=True,
         text=True,
         check=False,

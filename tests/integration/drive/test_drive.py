@@ -16,14 +16,13 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.drive_emulator import DriveEmulator, Fault, Faults, Store
 from tests.drive_emulator.store import FOLDER
 from tests.faulty_site import FaultySite, Lecture, content
-from tests.integration.worker.test_worker import order_for
+from tests.orders import order_for
 
-from enrollgate.domain.order import DriveAccess
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.course import Item
 from enrollgate.worker.destinations.drive import Drive, open_drive
-from enrollgate.worker.destinations.drive.client import SILENCE
-from enrollgate.worker.destinations.drive.patience import Patience
+from enrollgate.worker.destinations.drive.client import SOCKET_TIMEOUT
+from enrollgate.worker.destinations.drive.retry import RetryPolicy
 from enrollgate.worker.identity import course_key
 
 KIB, MIB = 1024, 1024 * 1024
@@ -55,14 +54,25 @@ class Bench:
         self.subject: str | None = None
         self.course_url = COURSE_URL
         self.chunk = CHUNK
-        self.silence = SILENCE
+        self.socket_timeout = SOCKET_TIMEOUT
 
     def drive(self, root: str | None = None) -> Drive:
-        access = DriveAccess(self.emulator.url, self.credentials, self.subject, self.chunk)
         with FaultySite([]) as site:
-            order = order_for(site, self.folder, drive=access, course_url=self.course_url)
+            order = order_for(
+                site,
+                self.folder,
+                course_url=self.course_url,
+                drive_endpoint=self.emulator.url,
+                drive_credentials=self.credentials,
+                drive_subject=self.subject,
+                drive_chunk_size=self.chunk,
+            )
         return open_drive(
-            order, root or self.emulator.store.root, self.stop, Patience(Random(1), self.pauses), self.silence
+            order,
+            root or self.emulator.store.root,
+            self.stop,
+            RetryPolicy(Random(1), self.pauses),
+            self.socket_timeout,
         )
 
     def opened(self) -> Drive:
@@ -89,7 +99,14 @@ class Bench:
 
 
 def item(number: int, section: str = "", title: str | None = None) -> Item:
-    return Item(f"i{number}", number, title or f"Lecture {number}", section, 1 if section else 0, "https://x.example")
+    return Item(
+        f"i{number}",
+        number,
+        title or f"Lecture {number}",
+        section,
+        1 if section else 0,
+        "https://x.example",
+    )
 
 
 @pytest.fixture
@@ -108,18 +125,25 @@ def test_a_course_has_its_folder_its_sections_and_its_items_in_order(bench: Benc
     assert drive.location[1].endswith(str(course["id"]))
     first, second = bench.emulator.store.media()
     assert [first["name"], second["name"]] == ["01 - Lecture 1.mp4", "02 - Lecture 2.mp4"]
-    assert files[first["parents"][0]]["name"] == "01 - Start" and files[first["parents"][0]]["parents"] == [
-        course["id"]
-    ]
+    assert files[first["parents"][0]]["name"] == "01 - Start" and files[first["parents"][0]][
+        "parents"
+    ] == [course["id"]]
     assert second["size"] == "0"
 
 
 def test_another_try_finds_all_that_is_whole_and_no_second_folder_is_made(bench: Bench) -> None:
     drive = bench.opened()
     for number in range(1, 131):
-        drive.deliver(item(number, "Start" if number % 2 else ""), bench.file(3, number), lambda _n: None, bench.stop)
+        drive.deliver(
+            item(number, "Start" if number % 2 else ""),
+            bench.file(3, number),
+            lambda _n: None,
+            bench.stop,
+        )
     again = bench.opened()
-    assert all(again.find(item(number)) for number in range(1, 131)) and again.find(item(131)) is None
+    assert (
+        all(again.find(item(number)) for number in range(1, 131)) and again.find(item(131)) is None
+    )
     assert sum(file["mimeType"] == FOLDER for file in bench.emulator.store.files.values()) == 3
 
 
@@ -149,7 +173,12 @@ def test_two_items_of_one_name_both_arrive(bench: Bench) -> None:
     with ThreadPoolExecutor(8) as pool:
         items = [Item(f"x{n}", 1, "Same", "Start", 1, "u") for n in range(20)]
         list(
-            pool.map(lambda i: drive.deliver(i, bench.file(9, int(i.item_id[1:])), lambda _n: None, bench.stop), items)
+            pool.map(
+                lambda i: drive.deliver(
+                    i, bench.file(9, int(i.item_id[1:])), lambda _n: None, bench.stop
+                ),
+                items,
+            )
         )
     assert len({file["name"] for file in bench.emulator.store.media()}) == 20
 
@@ -192,14 +221,18 @@ def test_shared_drives_are_served(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("times", [1, 2])
-def test_what_passes_is_waited_for_and_leaves_one_file(bench: Bench, operation: str, fault: Fault, times: int) -> None:
+def test_what_passes_is_waited_for_and_leaves_one_file(
+    bench: Bench, operation: str, fault: Fault, times: int
+) -> None:
     bench.chunk = MIB
     bench.emulator.faults.script(operation, *[fault] * times)
     bench.send(bench.opened(), size=3 * MIB)
     bench.only_file()
     assert len(bench.emulator.faults.happened) == times
     if fault.kind in ("partial", "cut"):
-        assert f"bytes=0-{MIB // 2 - 1}" in bench.emulator.ranges, "half of the chunk was kept, and Drive said so"
+        assert f"bytes=0-{MIB // 2 - 1}" in bench.emulator.ranges, (
+            "half of the chunk was kept, and Drive said so"
+        )
         assert bench.emulator.store.bytes == 3 * MIB, "and not sent again"
 
 
@@ -313,10 +346,14 @@ def test_a_workload_s_own_identity_is_used_where_no_credentials_are_set(
     assert form["scope"] == "https://www.googleapis.com/auth/drive"
 
 
-def test_no_identity_at_all_is_a_wrong_setting(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_identity_at_all_is_a_wrong_setting(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(bench.folder / "nothing.json"))
     bench.credentials = None
-    with pytest.raises(Failure, match="ConfigurationError: no Google credentials: set ENROLLGATE_DRIVE_CREDENTIALS"):
+    with pytest.raises(
+        Failure, match="ConfigurationError: no Google credentials: set ENROLLGATE_DRIVE_CREDENTIALS"
+    ):
         bench.drive()
     bench.subject = "teacher@school.example"
     with pytest.raises(Failure, match="ENROLLGATE_DRIVE_SUBJECT needs a service account's key"):
@@ -357,7 +394,9 @@ def test_a_token_that_expires_in_the_middle_of_a_file_costs_that_chunk_only(benc
         ('{"type": "service_account", "private_key": "TOPSECRET"}', "damaged or lacks a field"),
     ],
 )
-def test_bad_credentials_are_named_by_their_file(bench: Bench, text: str | None, words: str) -> None:
+def test_bad_credentials_are_named_by_their_file(
+    bench: Bench, text: str | None, words: str
+) -> None:
     bench.key_file.unlink() if text is None else bench.key_file.write_text(text)
     with pytest.raises(Failure) as caught:
         bench.drive()
@@ -365,7 +404,9 @@ def test_bad_credentials_are_named_by_their_file(bench: Bench, text: str | None,
     assert "login.json" in caught.value.message and "TOPSECRET" not in caught.value.message
 
 
-def test_three_hundred_uploads_with_a_fifth_of_all_answers_faulty_arrive_once_each(tmp_path: Path) -> None:
+def test_three_hundred_uploads_with_a_fifth_of_all_answers_faulty_arrive_once_each(
+    tmp_path: Path,
+) -> None:
     with DriveEmulator(faults=Faults(0.2, seed=4)) as emulator:
         bench = Bench(emulator, tmp_path)
         drive = bench.opened()
@@ -373,24 +414,42 @@ def test_three_hundred_uploads_with_a_fifth_of_all_answers_faulty_arrive_once_ea
         with ThreadPoolExecutor(4) as pool:
             list(
                 pool.map(
-                    lambda n: drive.deliver(item(n), bench.folder / "1.mp4", lambda _n: None, bench.stop), range(1, 301)
+                    lambda n: drive.deliver(
+                        item(n), bench.folder / "1.mp4", lambda _n: None, bench.stop
+                    ),
+                    range(1, 301),
                 )
             )
         files = emulator.store.media()
         assert len({file["name"] for file in files}) == len(files) == 300
-        assert {file["md5Checksum"] for file in files} == {hashlib.md5(content(300_000, 1)).hexdigest()}
+        assert {file["md5Checksum"] for file in files} == {
+            hashlib.md5(content(300_000, 1)).hexdigest()
+        }
         assert len(emulator.faults.happened) > 100
 
 
 def test_a_whole_run_reports_the_folder_and_a_second_one_skips_all(tmp_path: Path) -> None:
     from enrollgate.worker import work
 
-    with DriveEmulator() as emulator, FaultySite([Lecture(f"L{n}", content(70_000, n)) for n in range(3)]) as site:
+    with (
+        DriveEmulator() as emulator,
+        FaultySite([Lecture(f"L{n}", content(70_000, n)) for n in range(3)]) as site,
+    ):
         bench = Bench(emulator, tmp_path)
-        access = DriveAccess(emulator.url, bench.key_file, None, CHUNK)
-        order = order_for(site, tmp_path, destination=f"drive:{emulator.store.root}", drive=access)
+        order = order_for(
+            site,
+            tmp_path,
+            destination=f"drive:{emulator.store.root}",
+            drive_endpoint=emulator.url,
+            drive_credentials=bench.key_file,
+            drive_chunk_size=CHUNK,
+        )
         report = work(order, stop=threading.Event())
         assert (report.reason, report.items_delivered) == (None, 3)
         assert report.destination_url.startswith("https://drive.google.com/drive/folders/")
         again = work(order, stop=threading.Event())
-        assert (again.reason, again.items_skipped, again.destination_id) == (None, 3, report.destination_id)
+        assert (again.reason, again.items_skipped, again.destination_id) == (
+            None,
+            3,
+            report.destination_id,
+        )

@@ -1,4 +1,3 @@
-# ruff: noqa: F811 -- pytest passes the imported fixture `bench` by its name
 """Each line of the table in docs/destinations.md, wherever it strikes: reason, message and remedy as a user reads them."""
 
 import socket
@@ -13,15 +12,14 @@ from tests.drive_emulator import Fault
 from tests.drive_emulator.store import Refused
 from tests.faulty_site import FaultySite, Lecture, content
 from tests.integration.drive.test_drive import KIB, Bench, bench  # noqa: F401
-from tests.integration.worker.test_worker import order_for
+from tests.orders import order_for
 
-from enrollgate.domain.order import DriveAccess
 from enrollgate.domain.reasons import Failure, Reason, exit_code
 from enrollgate.worker import work
 from enrollgate.worker.destinations.drive import errors
-from enrollgate.worker.destinations.drive.client import SILENCE
+from enrollgate.worker.destinations.drive.client import SOCKET_TIMEOUT
 from enrollgate.worker.destinations.drive.errors import Rule
-from enrollgate.worker.destinations.drive.patience import LONGEST_PAUSE, TRIES, Patience
+from enrollgate.worker.destinations.drive.retry import LONGEST_PAUSE, TRIES, RetryPolicy
 from enrollgate.worker.destinations.drive.uploads import ATTEMPTS
 from enrollgate.worker.pipeline import DELIVERIES_IN_A_ROW
 
@@ -48,13 +46,19 @@ class Case:
         return f"{self.rule.message}{self.code}: {self.rule.remedy}"
 
 
-def forbidden(rule: Rule, reason: str, *, message: str = "", detail: str = "", requests: int = 1) -> Case:
+def forbidden(
+    rule: Rule, reason: str, *, message: str = "", detail: str = "", requests: int = 1
+) -> Case:
     fault = Fault(status=403, reason=reason, message=message, detail=detail)
     return Case(rule, fault, f" (HTTP 403 {reason})", requests)
 
 
-def status(rule: Rule, number: int, reason: str, requests: int, places: tuple[str, ...] = ANY) -> Case:
-    return Case(rule, Fault(status=number, reason=reason), f" (HTTP {number} {reason})", requests, places)
+def status(
+    rule: Rule, number: int, reason: str, requests: int, places: tuple[str, ...] = ANY
+) -> Case:
+    return Case(
+        rule, Fault(status=number, reason=reason), f" (HTTP {number} {reason})", requests, places
+    )
 
 
 NO_QUOTA = "Service Accounts do not have storage quota. Leverage shared drives, or use OAuth delegation instead."
@@ -78,7 +82,10 @@ CASES = [
         for word in ("userRateLimitExceeded", "rateLimitExceeded", "sharingRateLimitExceeded")
     ),
     status(errors.TOO_FAST, 429, "rateLimitExceeded", TRIES),
-    Case(errors.ASKED_TO_WAIT, Fault(status=429, reason="rateLimitExceeded", headers={"Retry-After": "301"})),
+    Case(
+        errors.ASKED_TO_WAIT,
+        Fault(status=429, reason="rateLimitExceeded", headers={"Retry-After": "301"}),
+    ),
     Case(errors.ASKED_TO_WAIT, Fault(status=503, headers={"Retry-After": "3600"})),
     forbidden(errors.API_DISABLED, "accessNotConfigured", detail="SERVICE_DISABLED"),
     forbidden(errors.API_DISABLED, "forbidden", detail="SERVICE_DISABLED"),
@@ -88,11 +95,16 @@ CASES = [
     forbidden(errors.NO_PERMISSION, "domainPolicy"),
     forbidden(errors.NO_PERMISSION, "somethingNew"),
     status(errors.NOT_FOUND, 404, "notFound", 1, ("generateIds", "session")),
-    *(status(errors.SERVER_ERROR, number, "backendError", TRIES) for number in (408, 500, 502, 503, 504, 599)),
+    *(
+        status(errors.SERVER_ERROR, number, "backendError", TRIES)
+        for number in (408, 500, 502, 503, 504, 599)
+    ),
     Case(errors.UNREADABLE, Fault("truncated"), requests=TRIES, places=("generateIds",)),
     Case(errors.UNREADABLE, Fault("page"), requests=TRIES, also="probe"),
     Case(errors.STUCK, Fault("nothing_kept"), requests=TRIES, places=("chunk",)),
-    Case(errors.CUT, Fault("cut"), requests=2 * TRIES, also="probe"),  # the transport itself asks a second time
+    Case(
+        errors.CUT, Fault("cut"), requests=2 * TRIES, also="probe"
+    ),  # the transport itself asks a second time
     status(errors.REFUSED, 400, "invalid", 1),
     status(errors.REFUSED, 418, "teapot", 1),
     Case(errors.SESSION_GONE, Fault(status=404, reason="notFound"), requests=3, places=("chunk",)),
@@ -112,11 +124,15 @@ def strike(bench: Bench, case: Case, place: str) -> None:
 def test_each_rule_has_its_case() -> None:
     elsewhere = {errors.LOGIN_REVOKED}
     assert {case.rule for case in CASES} | elsewhere == set(errors.RULES)
-    assert set(errors._WORDS) <= {case.fault.reason for case in CASES} | {case.fault.detail for case in CASES}
+    assert set(errors._WORDS) <= {case.fault.reason for case in CASES} | {
+        case.fault.detail for case in CASES
+    }
 
 
 @pytest.mark.parametrize(("case", "place"), STRUCK, ids=NAMES)
-def test_each_refusal_is_told_by_reason_message_and_remedy(bench: Bench, case: Case, place: str) -> None:
+def test_each_refusal_is_told_by_reason_message_and_remedy(
+    bench: Bench, case: Case, place: str
+) -> None:
     drive = bench.opened()
     drive._uploads.ids._ids.clear()
     strike(bench, case, place)
@@ -124,7 +140,9 @@ def test_each_refusal_is_told_by_reason_message_and_remedy(bench: Bench, case: C
         bench.send(drive)
     assert (caught.value.reason, caught.value.message) == (case.rule.reason, case.sentence)
     chunks = 3 if place == "chunk" else 1
-    assert len(bench.emulator.faults.happened) <= case.requests * chunks, bench.emulator.faults.happened
+    assert len(bench.emulator.faults.happened) <= case.requests * chunks, (
+        bench.emulator.faults.happened
+    )
     assert bench.emulator.store.media() == []
 
 
@@ -150,23 +168,33 @@ def test_a_whole_run_ends_in_the_same_words_and_soon(
 
 def without_pauses(monkeypatch: pytest.MonkeyPatch, bench: Bench) -> None:
     monkeypatch.setattr(
-        "enrollgate.worker.destinations.drive.destination.Patience", lambda _random: Patience(Random(1), bench.pauses)
+        "enrollgate.worker.destinations.drive.destination.RetryPolicy",
+        lambda _random: RetryPolicy(Random(1), bench.pauses),
     )
 
 
 def order_of(bench: Bench, site: FaultySite) -> object:
-    access = DriveAccess(bench.emulator.url, bench.key_file)
     return order_for(
-        site, bench.folder, destination=f"drive:{bench.emulator.store.root}", drive=access, scratch_limit=2_000_000
+        site,
+        bench.folder,
+        destination=f"drive:{bench.emulator.store.root}",
+        drive_endpoint=bench.emulator.url,
+        drive_credentials=bench.key_file,
+        scratch_limit=2_000_000,
     )
 
 
-def test_a_login_that_google_gives_no_token_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_login_that_google_gives_no_token_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for word in ("invalid_grant", "unauthorized_client"):
         bench.emulator.token_refusal = word
         with FaultySite([Lecture("L", b"x")]) as site:
             report = work(order_of(bench, site), stop=threading.Event())
-        assert (report.reason, report.message) == (Reason.DESTINATION_AUTH, errors.LOGIN_REVOKED.sentence)
+        assert (report.reason, report.message) == (
+            Reason.DESTINATION_AUTH,
+            errors.LOGIN_REVOKED.sentence,
+        )
 
 
 def test_a_place_where_nobody_listens(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,14 +204,20 @@ def test_a_place_where_nobody_listens(bench: Bench, monkeypatch: pytest.MonkeyPa
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/"
         with FaultySite([Lecture("L", b"x")]) as site:
             order = order_for(
-                site, bench.folder, destination="drive:rootfolder0001", drive=DriveAccess(url, bench.key_file)
+                site,
+                bench.folder,
+                destination="drive:rootfolder0001",
+                drive_endpoint=url,
+                drive_credentials=bench.key_file,
             )
             report = work(order, stop=threading.Event())
     assert (report.reason, report.message) == (Reason.NETWORK_ERROR, errors.CUT.sentence)
     assert len(bench.pauses.seconds) == TRIES - 1
 
 
-def test_a_folder_that_goes_while_a_course_is_delivered(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_goes_while_a_course_is_delivered(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     without_pauses(monkeypatch, bench)
     store = bench.emulator.store
 
@@ -196,7 +230,10 @@ def test_a_folder_that_goes_while_a_course_is_delivered(bench: Bench, monkeypatc
         report = work(order_of(bench, site), stop=threading.Event())
         assert site.media_bytes < 0.8 * site.size
     assert report.reason is Reason.DESTINATION_NOT_FOUND
-    assert report.message == f"{errors.NOT_FOUND.message} (HTTP 404 notFound): {errors.NOT_FOUND.remedy}"
+    assert (
+        report.message
+        == f"{errors.NOT_FOUND.message} (HTTP 404 notFound): {errors.NOT_FOUND.remedy}"
+    )
 
 
 def test_a_service_account_without_storage_is_told_what_to_do(bench: Bench) -> None:
@@ -205,13 +242,16 @@ def test_a_service_account_without_storage_is_told_what_to_do(bench: Bench) -> N
     with pytest.raises(Failure) as caught:
         bench.send(drive)
     assert caught.value.reason is Reason.DESTINATION_QUOTA
-    assert "use a folder on a shared drive (account as content manager), or ENROLLGATE_DRIVE_SUBJECT" in str(
-        caught.value
+    assert (
+        "use a folder on a shared drive (account as content manager), or ENROLLGATE_DRIVE_SUBJECT"
+        in str(caught.value)
     )
 
 
 @pytest.mark.parametrize("root", ["nosuchfolder00", None])
-def test_a_folder_that_is_not_there_or_is_in_the_bin_is_named_so(bench: Bench, root: str | None) -> None:
+def test_a_folder_that_is_not_there_or_is_in_the_bin_is_named_so(
+    bench: Bench, root: str | None
+) -> None:
     bench.emulator.store.files[bench.emulator.store.root]["trashed"] = True
     with pytest.raises(Failure) as caught:
         bench.drive(root).open("A course")
@@ -232,5 +272,5 @@ def test_a_moment_in_retry_after_is_reckoned_by_drive_s_clock() -> None:
 
 def test_the_numbers_in_the_table_of_refusals_are_those_of_the_code() -> None:
     assert f"above {LONGEST_PAUSE:.0f} s" in errors.ASKED_TO_WAIT.says
-    assert f"{SILENCE:.0f} s of silence" in errors.CUT.says
+    assert f"{SOCKET_TIMEOUT:.0f} s of socket_timeout" in errors.CUT.says
     assert ATTEMPTS == 3 and "begun anew three times" in errors.SESSION_GONE.remedy

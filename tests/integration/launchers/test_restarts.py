@@ -7,7 +7,14 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.integration.launchers.workshop import Workshop, finished, gone, order, start, wait_for
+from tests.integration.launchers.harness import (
+    LocalLauncherHarness,
+    finished,
+    gone,
+    order,
+    start,
+    wait_for,
+)
 
 from enrollgate.domain.observation import LaunchOutcome, Phase
 
@@ -20,7 +27,9 @@ report(None, "went on")
 """
 
 
-def test_a_restarted_operator_adopts_a_live_run_and_hears_of_its_end(workshop: Workshop) -> None:
+def test_a_restarted_operator_adopts_a_live_run_and_hears_of_its_end(
+    workshop: LocalLauncherHarness,
+) -> None:
     first = workshop.launcher(GATED, on_change=lambda: None)
     name = start(first)
     wait_for(lambda: "ready" in workshop.noted())
@@ -34,31 +43,35 @@ def test_a_restarted_operator_adopts_a_live_run_and_hears_of_its_end(workshop: W
     assert second.observe()[name].phase is Phase.SUCCEEDED
 
 
-def test_a_run_that_ended_while_there_was_no_operator_is_seen_by_the_next(workshop: Workshop) -> None:
+def test_a_run_that_ended_while_there_was_no_operator_is_seen_by_the_next(
+    workshop: LocalLauncherHarness,
+) -> None:
     first = workshop.launcher(GATED)
     name = start(first)
     wait_for(lambda: "ready" in workshop.noted())
     first.close()
     (workshop.notes / "go").touch()
-    wait_for(workshop.run(name).verdict.exists)
+    wait_for(workshop.run(name).result.exists)
     second = workshop.launcher(GATED)
     assert second.observe()[name].phase is Phase.SUCCEEDED
     assert second.launch([order()]) == {name: LaunchOutcome.ADOPTED}
 
 
-def test_a_run_outlives_an_operator_that_is_killed(workshop: Workshop) -> None:
+def test_a_run_outlives_an_operator_that_is_killed(workshop: LocalLauncherHarness) -> None:
     operator = f"""
 import sys, time
 from pathlib import Path
-from tests.integration.launchers.workshop import Workshop, start
-workshop = Workshop(Path({str(workshop.notes.parent / "other")!r}))
+from tests.integration.launchers.harness import LocalLauncherHarness, start
+workshop = LocalLauncherHarness(Path({str(workshop.notes.parent / "other")!r}))
 workshop.work_dir, workshop.notes = Path({str(workshop.work_dir)!r}), Path({str(workshop.notes)!r})
 start(workshop.launcher({GATED!r}))
 print("launched", flush=True)
 time.sleep(600)
 """
     with subprocess.Popen(
-        [sys.executable, "-c", operator], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": _python_path()}
+        [sys.executable, "-c", operator],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": _python_path()},
     ) as killed:
         assert killed.stdout is not None
         assert killed.stdout.readline() == b"launched\n"
@@ -76,7 +89,9 @@ def _python_path() -> str:
     return os.pathsep.join([os.environ["PYTHONPATH"], str(Path.cwd())])
 
 
-def test_a_run_whose_supervisor_is_killed_is_not_seen_and_its_worker_is_gone(workshop: Workshop) -> None:
+def test_a_run_whose_supervisor_is_killed_is_not_seen_and_its_worker_is_gone(
+    workshop: LocalLauncherHarness,
+) -> None:
     launcher = workshop.launcher(GATED)
     name = start(launcher)
     worker = workshop.noted_pid("ready")
@@ -92,7 +107,9 @@ def test_a_run_whose_supervisor_is_killed_is_not_seen_and_its_worker_is_gone(wor
     assert (workshop.run(name).scratch / "part").exists()
 
 
-def test_what_outlives_a_killed_supervisor_is_killed_before_its_run_counts_as_gone(workshop: Workshop) -> None:
+def test_what_outlives_a_killed_supervisor_is_killed_before_its_run_counts_as_gone(
+    workshop: LocalLauncherHarness,
+) -> None:
     script = """
 child = subprocess.Popen(["sleep", "600"], process_group=0)
 note("worker", os.getpid())
@@ -110,7 +127,9 @@ time.sleep(600)
     assert gone(child)
 
 
-def test_a_live_run_whose_lock_was_deleted_is_still_live_and_can_be_stopped(workshop: Workshop) -> None:
+def test_a_live_run_whose_lock_was_deleted_is_still_live_and_can_be_stopped(
+    workshop: LocalLauncherHarness,
+) -> None:
     launcher = workshop.launcher(GATED)
     name = start(launcher)
     worker = workshop.noted_pid("ready")
@@ -124,7 +143,9 @@ def test_a_live_run_whose_lock_was_deleted_is_still_live_and_can_be_stopped(work
     assert gone(worker)
 
 
-def test_stop_launch_and_discard_clear_away_what_outlives_a_killed_supervisor(workshop: Workshop) -> None:
+def test_stop_launch_and_discard_clear_away_what_outlives_a_killed_supervisor(
+    workshop: LocalLauncherHarness,
+) -> None:
     script = """
 child = subprocess.Popen(["sleep", "600"], process_group=0)
 note("child-" + os.environ["ENROLLGATE_TASK_ID"], child.pid)
@@ -144,7 +165,7 @@ time.sleep(600)
     assert set(launcher.observe()) == {names[2]}
 
 
-def test_a_recycled_pid_is_never_killed(workshop: Workshop) -> None:
+def test_a_recycled_pid_is_never_killed(workshop: LocalLauncherHarness) -> None:
     """The supervisor's file names a pid that has gone to a stranger, who is left alone whatever is asked for."""
     launcher = workshop.launcher(GATED)
     name = start(launcher)
@@ -153,12 +174,14 @@ def test_a_recycled_pid_is_never_killed(workshop: Workshop) -> None:
     supervisor = workshop.supervisor_pid(name)
     stranger = subprocess.Popen(["sleep", "600"], start_new_session=True, cwd=run.path)
     try:
-        run.process.write_text(run.process.read_text().replace(f'"pid": {supervisor}', f'"pid": {stranger.pid}'))
+        run.process.write_text(
+            run.process.read_text().replace(f'"pid": {supervisor}', f'"pid": {stranger.pid}')
+        )
         launcher.stop(name)  # live: its supervisor hears of it by the note alone
         assert finished(launcher, name).phase is Phase.FAILED
         assert gone(worker)
         wait_for(lambda: gone(supervisor))
-        run.verdict.unlink()  # dead without a verdict: now the orphans would be sought
+        run.result.unlink()  # dead without a verdict: now the orphans would be sought
         launcher.stop(name)
         assert launcher.observe() == {}
         launcher.discard([name])
@@ -168,13 +191,20 @@ def test_a_recycled_pid_is_never_killed(workshop: Workshop) -> None:
         stranger.wait()
 
 
-def test_two_operators_launching_the_same_runs_start_each_exactly_once(workshop: Workshop) -> None:
+def test_two_operators_launching_the_same_runs_start_each_exactly_once(
+    workshop: LocalLauncherHarness,
+) -> None:
     script = 'note(os.environ["ENROLLGATE_TASK_ID"] + "-" + str(os.getpid())); report(None)'
     launchers = [workshop.launcher(script), workshop.launcher(script)]
     orders = [order(task_id) for task_id in range(1, 21)]
     with ThreadPoolExecutor(3) as pool:
         outcomes = list(pool.map(lambda launcher: launcher.launch(orders), launchers))
-        launched = [name for each in outcomes for name, outcome in each.items() if outcome is LaunchOutcome.LAUNCHED]
+        launched = [
+            name
+            for each in outcomes
+            for name, outcome in each.items()
+            if outcome is LaunchOutcome.LAUNCHED
+        ]
         assert sorted(launched) == sorted(one.name for one in orders)
         assert all(set(each) == {one.name for one in orders} for each in outcomes)
         for one in orders:
@@ -182,7 +212,7 @@ def test_two_operators_launching_the_same_runs_start_each_exactly_once(workshop:
     assert sorted(int(note.split("-")[0]) for note in workshop.noted()) == list(range(1, 21))
 
 
-def test_observing_all_the_time_disturbs_no_launch(workshop: Workshop) -> None:
+def test_observing_all_the_time_disturbs_no_launch(workshop: LocalLauncherHarness) -> None:
     script = 'note(os.environ["ENROLLGATE_TASK_ID"]); report(None)'
     launching, observing = workshop.launcher(script), workshop.launcher(script)
     orders = [order(task_id) for task_id in range(1, 11)]
@@ -195,7 +225,7 @@ def test_observing_all_the_time_disturbs_no_launch(workshop: Workshop) -> None:
         assert finished(observing, one.name).phase is Phase.SUCCEEDED
 
 
-def test_no_zombies_are_left(workshop: Workshop) -> None:
+def test_no_zombies_are_left(workshop: LocalLauncherHarness) -> None:
     launcher = workshop.launcher("report(None)")
     names = [start(launcher, task_id) for task_id in (1, 2, 3)]
     supervisors = [workshop.supervisor_pid(name) for name in names]
@@ -204,7 +234,7 @@ def test_no_zombies_are_left(workshop: Workshop) -> None:
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in supervisors))
 
 
-def test_every_run_that_ends_is_announced(workshop: Workshop) -> None:
+def test_every_run_that_ends_is_announced(workshop: LocalLauncherHarness) -> None:
     launcher = workshop.launcher("report(None)")
     for task_id in (1, 2, 3):
         workshop.changed.clear()
@@ -213,7 +243,7 @@ def test_every_run_that_ends_is_announced(workshop: Workshop) -> None:
         assert launcher.observe()[name].phase is Phase.SUCCEEDED
 
 
-def test_a_closed_launcher_leaves_its_runs_alone(workshop: Workshop) -> None:
+def test_a_closed_launcher_leaves_its_runs_alone(workshop: LocalLauncherHarness) -> None:
     launcher = workshop.launcher(GATED)
     start(launcher)
     worker = workshop.noted_pid("ready")

@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterator
 
 import pytest
+from tests.faulty_site import FaultySite, Lecture, content
 
 
 @pytest.fixture(autouse=True)
@@ -11,3 +12,10 @@ def collect_what_yt_dlp_left() -> Iterator[None]:
     """yt-dlp leaves the sockets of answers that it did not read to the end to the garbage collector: here, not in another test."""
     yield
     gc.collect()
+
+
+@pytest.fixture
+def site() -> Iterator[FaultySite]:
+    lectures = [Lecture(f"Lecture {n}", content(100_000 + n, n)) for n in range(1, 5)]
+    with FaultySite(lectures) as running:
+        yield running

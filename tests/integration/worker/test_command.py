@@ -8,33 +8,24 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.integration.launchers.workshop import gone, wait_for
+from tests.integration.launchers.harness import gone, wait_for
+from tests.orders import make_order
 
-from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
 from enrollgate.worker import work
 from enrollgate.worker.downloaders.command import Command
+from enrollgate.worker.order import WorkOrder
 
 URL = "https://courses.example.com/course/1"
 
 
 def order_for(tmp_path: Path, program: str) -> WorkOrder:
-    return WorkOrder(
-        task_id=7,
-        attempt=1,
-        try_number=1,
-        max_tries=3,
+    return make_order(
+        tmp_path,
         course_url=URL,
-        cookies_dir=None,
-        cookies_name="x",
         downloader="command",
         download_command=(sys.executable, "-c", program, "{course_url}", "{output_dir}"),
-        destination=f"directory:{tmp_path / 'out'}",
-        allowed_hosts=(),
-        scratch_dir=tmp_path / "scratch",
-        scratch_limit=10_000_000,
-        report_path=tmp_path / "report.json",
         progress_path=None,
     )
 
@@ -65,7 +56,9 @@ def test_what_the_command_leaves_is_delivered_with_its_folders_as_sections(tmp_p
     assert (tmp_path / "out/task 7 [task-7]/01 - Basics/01 - Clay.mp4").read_text() == URL
 
 
-@pytest.mark.parametrize("linked", [True, False], ids=["by a link", "by a copy, where there are no links"])
+@pytest.mark.parametrize(
+    "linked", [True, False], ids=["by a link", "by a copy, where there are no links"]
+)
 def test_a_file_is_handed_on_without_a_second_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
 ) -> None:
@@ -93,17 +86,19 @@ def test_what_is_delivered_has_a_usual_file_s_mode_and_is_no_link(tmp_path: Path
     usual = tmp_path / "usual"
     usual.touch()
     assert file.stat().st_mode == usual.stat().st_mode and file.stat().st_nlink == 1
-    assert (tmp_path / "scratch" / "output" / "Clay.mp4").read_text() == "clay", "the command's own stays"
+    assert (tmp_path / "scratch" / "output" / "Clay.mp4").read_text() == "clay", (
+        "the command's own stays"
+    )
 
 
 def test_unfinished_files_are_left_behind(tmp_path: Path) -> None:
-    program = (
-        "for n in ('a.part', 'b.ytdl', 'c.tmp', 'd.mp4'): (out / n).write_text('x')\n(out / 'empty.mp4').touch()\n"
-    )
+    program = "for n in ('a.part', 'b.ytdl', 'c.tmp', 'd.mp4'): (out / n).write_text('x')\n(out / 'empty.mp4').touch()\n"
     assert run(tmp_path, program).items_delivered == 1
 
 
-@pytest.mark.parametrize("make", ["os.symlink('/etc/passwd', out / 'x.mp4')", "os.mkfifo(out / 'x.mp4')"])
+@pytest.mark.parametrize(
+    "make", ["os.symlink('/etc/passwd', out / 'x.mp4')", "os.mkfifo(out / 'x.mp4')"]
+)
 def test_links_and_special_files_are_refused(tmp_path: Path, make: str) -> None:
     report = run(tmp_path, make)
     assert report.reason is Reason.UNSAFE_OUTPUT and names(tmp_path) == []
@@ -122,12 +117,17 @@ def test_a_command_that_leaves_nothing_is_an_empty_course(tmp_path: Path) -> Non
 def test_a_command_that_is_not_there_is_a_configuration_error(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    order = replace(order_for(tmp_path, ""), download_command=("/no/such/program", "{course_url}", "{output_dir}"))
+    order = replace(
+        order_for(tmp_path, ""),
+        download_command=("/no/such/program", "{course_url}", "{output_dir}"),
+    )
     report = work(order, stop=threading.Event())
     assert report.reason is Reason.CONFIGURATION_ERROR and "/no/such/program" in report.message
 
 
-def test_the_command_sees_none_of_our_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_sees_none_of_our_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ENROLLGATE_DATABASE_URL", "mysql://u:hunter2@h/d")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     run(tmp_path, "(out / 'env.txt').write_text(repr(dict(os.environ)))")
@@ -152,7 +152,9 @@ def test_stopping_ends_the_command_and_its_children(tmp_path: Path) -> None:
     )
     stop = threading.Event()
     reports: list[Report] = []
-    thread = threading.Thread(target=lambda: reports.append(work(order_for(tmp_path, HEAD + program), stop=stop)))
+    thread = threading.Thread(
+        target=lambda: reports.append(work(order_for(tmp_path, HEAD + program), stop=stop))
+    )
     thread.start()
     pid_file = tmp_path / "scratch" / "output" / "pid"
     grandchild = int(wait_for(lambda: pid_file.exists() and pid_file.read_text()))

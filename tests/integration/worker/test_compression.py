@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from tests.faulty_site import Fault, FaultySite, Lecture, content
-from tests.integration.worker.test_worker import delivered, order_for, run
+from tests.orders import delivered, order_for, run
 
 from enrollgate.domain.reasons import Reason
 
@@ -14,7 +14,9 @@ ENCODINGS = ["gzip", "deflate", "raw deflate", "gzip, deflate", "deflate, gzip",
 
 @pytest.fixture
 def site() -> Iterator[FaultySite]:
-    with FaultySite([Lecture(f"Lecture {n}", content(5_000 + n, n)) for n in range(1, 3)]) as running:
+    with FaultySite(
+        [Lecture(f"Lecture {n}", content(5_000 + n, n)) for n in range(1, 3)]
+    ) as running:
         yield running
 
 
@@ -23,12 +25,17 @@ def test_a_compressed_feed_is_read(site: FaultySite, tmp_path: Path, encoding: s
     site.encodings["/feed"] = encoding
     report = run(order_for(site, tmp_path))
     assert (report.reason, report.items_delivered) == (None, 2), report
-    assert sorted(delivered(tmp_path).values()) == sorted(lecture.content for lecture in site.lectures)
+    assert sorted(delivered(tmp_path).values()) == sorted(
+        lecture.content for lecture in site.lectures
+    )
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_compressed_page_is_read(site: FaultySite, tmp_path: Path, encoding: str) -> None:
-    site.pages["/page"] = ("text/html", b'<title>M</title><video src="/1.mp4"></video><video src="/2.mp4"></video>')
+    site.pages["/page"] = (
+        "text/html",
+        b'<title>M</title><video src="/1.mp4"></video><video src="/2.mp4"></video>',
+    )
     site.encodings["/page"] = encoding
     report = run(order_for(site, tmp_path, course_url=f"{site.url}/page"))
     assert (report.reason, report.items_delivered) == (None, 2), report

@@ -1,4 +1,3 @@
-# ruff: noqa: F811 -- pytest passes the imported fixture `site` by its name
 """The worker where it would be easy to be wrong in silence: false successes, mixed files, leaked secrets, wasted lectures."""
 
 import contextlib
@@ -13,14 +12,14 @@ from pathlib import Path
 import pytest
 from tests.conftest import absent
 from tests.faulty_site import Fault, FaultySite, Lecture, content
-from tests.integration.worker.test_worker import delivered, order_for, run, site  # noqa: F401
+from tests.orders import delivered, order_for, run
 
 from enrollgate.domain.hosts import check_url
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker import work
 from enrollgate.worker.bandwidth import Bandwidth
 from enrollgate.worker.course import Course, Delivered, Item
-from enrollgate.worker.pipeline import Lanes, Pipeline
+from enrollgate.worker.pipeline import Pipeline, TransferLimits
 from enrollgate.worker.progress import Progress
 
 
@@ -56,7 +55,9 @@ class _Place:
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
-def test_an_unforeseen_error_while_delivering_is_never_a_success(tmp_path: Path, lanes: int) -> None:
+def test_an_unforeseen_error_while_delivering_is_never_a_success(
+    tmp_path: Path, lanes: int
+) -> None:
     down = _Files()
     free = Bandwidth(None, monotonic=time.monotonic, sleep=time.sleep)
     p = Pipeline(
@@ -64,7 +65,7 @@ def test_an_unforeseen_error_while_delivering_is_never_a_success(tmp_path: Path,
         _Place("i2"),
         folder=tmp_path,
         scratch_limit=10**6,
-        lanes=Lanes(lanes, lanes, free, free),
+        lanes=TransferLimits(lanes, lanes, free, free),
         progress=Progress(path=None, clock=time.time),
         stop=threading.Event(),
     )
@@ -87,12 +88,15 @@ def test_a_none_entry_does_not_cut_the_course_short(site, tmp_path: Path) -> Non
 
 def feed(site, numbers, q="/play?id="):
     items = "".join(
-        f'<item><title>L{n}</title><enclosure url="{site.url}{q}{n}" type="video/mp4"/></item>' for n in numbers
+        f'<item><title>L{n}</title><enclosure url="{site.url}{q}{n}" type="video/mp4"/></item>'
+        for n in numbers
     )
     return f'<?xml version="1.0"?><rss version="2.0"><channel><title>C</title>{items}</channel></rss>'.encode()
 
 
-def test_lectures_told_apart_by_query_only_survive_a_new_one_at_the_top(tmp_path: Path, monkeypatch) -> None:
+def test_lectures_told_apart_by_query_only_survive_a_new_one_at_the_top(
+    tmp_path: Path, monkeypatch
+) -> None:
     import tests.faulty_site as fs
 
     orig = fs._Handler._serve
@@ -128,18 +132,24 @@ def test_a_cookies_file_without_one_valid_line_is_unreadable(site, tmp_path: Pat
 
 
 def test_work_never_raises_when_progress_cannot_be_written(site, tmp_path: Path) -> None:
-    work(order_for(site, tmp_path, progress_path=tmp_path / "none" / "p.json"), stop=threading.Event())
+    work(
+        order_for(site, tmp_path, progress_path=tmp_path / "none" / "p.json"),
+        stop=threading.Event(),
+    )
 
 
 def test_a_full_disk_under_scratch_and_progress_is_called_by_its_name(site, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60k", "none", str(small)], check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=60k", "none", str(small)], check=False
+    )
     if mounted.returncode != 0:
         absent("the right to mount a small disk", "run as root, where mount works")
     try:
         r = work(
-            order_for(site, tmp_path, scratch_dir=small / "s", progress_path=small / "p.json"), stop=threading.Event()
+            order_for(site, tmp_path, scratch_dir=small / "s", progress_path=small / "p.json"),
+            stop=threading.Event(),
         )
         assert (r.reason, r.message) == (Reason.DISK_FULL, "no space is left for scratch files"), r
     finally:
@@ -153,7 +163,9 @@ def test_five_refused_lectures_in_a_row_do_not_waste_the_rest(tmp_path: Path) ->
         assert r.items_delivered == 3, r
 
 
-def test_what_is_downloaded_is_delivered_although_the_cookies_then_expire(site, tmp_path: Path, monkeypatch) -> None:
+def test_what_is_downloaded_is_delivered_although_the_cookies_then_expire(
+    site, tmp_path: Path, monkeypatch
+) -> None:
     from enrollgate.worker.destinations.directory import Directory
 
     orig = Directory.deliver
@@ -218,7 +230,9 @@ def test_a_partial_file_of_another_rendition_is_not_continued(site, tmp_path: Pa
     assert r.reason is not None or files == [sd], "a mixture of two files was delivered as success"
 
 
-def test_a_direct_url_s_token_stays_out_of_names_manifest_and_log(tmp_path: Path, capfd, monkeypatch) -> None:
+def test_a_direct_url_s_token_stays_out_of_names_manifest_and_log(
+    tmp_path: Path, capfd, monkeypatch
+) -> None:
     import tests.faulty_site as fs
 
     orig = fs._Handler._serve
@@ -234,8 +248,12 @@ def test_a_direct_url_s_token_stays_out_of_names_manifest_and_log(tmp_path: Path
     with FaultySite([]) as s:
         r = run(order_for(s, tmp_path, course_url=f"{s.url}/play?token=TOPSECRET"))
     assert r.reason is None
-    everything = "".join(map(str, tmp_path.rglob("*"))) + "".join(p.read_text() for p in tmp_path.rglob("*.json"))
-    assert "TOPSECRET" not in everything + capfd.readouterr().err + r.encode(), "the token is on disk or in the log"
+    everything = "".join(map(str, tmp_path.rglob("*"))) + "".join(
+        p.read_text() for p in tmp_path.rglob("*.json")
+    )
+    assert "TOPSECRET" not in everything + capfd.readouterr().err + r.encode(), (
+        "the token is on disk or in the log"
+    )
 
 
 def test_nat64_and_ipv4_compatible_addresses_are_private() -> None:
@@ -253,7 +271,13 @@ def command(site, tmp_path, code, **more):
             site,
             tmp_path,
             downloader="command",
-            download_command=(sys.executable, "-c", COMMAND.format(code), "{course_url}", "{output_dir}"),
+            download_command=(
+                sys.executable,
+                "-c",
+                COMMAND.format(code),
+                "{course_url}",
+                "{output_dir}",
+            ),
             **more,
         )
     )
@@ -280,7 +304,9 @@ def test_a_strange_retry_after_is_no_crash(site, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
-def test_scratch_on_the_disk_never_exceeds_its_limit(tmp_path: Path, monkeypatch, lanes: int) -> None:
+def test_scratch_on_the_disk_never_exceeds_its_limit(
+    tmp_path: Path, monkeypatch, lanes: int
+) -> None:
     from enrollgate.worker.destinations.directory import Directory
 
     limit = 3_000_000
@@ -290,7 +316,10 @@ def test_scratch_on_the_disk_never_exceeds_its_limit(tmp_path: Path, monkeypatch
 
     def du() -> None:
         nonlocal peak
-        with lock, contextlib.suppress(FileNotFoundError):  # a folder went while we looked: the next look comes at once
+        with (
+            lock,
+            contextlib.suppress(FileNotFoundError),
+        ):  # a folder went while we looked: the next look comes at once
             total = 0
             for p in (tmp_path / "scratch").rglob("*"):
                 with contextlib.suppress(OSError):
@@ -331,7 +360,10 @@ def test_a_403_on_an_hls_fragment_can_be_tried_again(site, tmp_path: Path) -> No
     pl = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:4\n" + "".join(
         f"#EXTINF:4,\n{site.url}/{n}.mp4\n" for n in (1, 2, 3)
     )
-    site.pages["/course.m3u8"] = ("application/vnd.apple.mpegurl", (pl + "#EXT-X-ENDLIST\n").encode())
+    site.pages["/course.m3u8"] = (
+        "application/vnd.apple.mpegurl",
+        (pl + "#EXT-X-ENDLIST\n").encode(),
+    )
     site.faults["/2.mp4"] = Fault(status=403)
     r = run(order_for(site, tmp_path, course_url=f"{site.url}/course.m3u8"))
     assert r.reason is Reason.INCOMPLETE_DOWNLOAD, r
@@ -353,7 +385,12 @@ def test_an_http_proxy_of_the_environment_is_used(site, tmp_path: Path, monkeypa
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{srv.server_address[1]}")
     monkeypatch.setenv("no_proxy", "")
     r = run(
-        order_for(site, tmp_path, course_url="http://courses.example.com/f", allowed_hosts=("courses.example.com",))
+        order_for(
+            site,
+            tmp_path,
+            course_url="http://courses.example.com/f",
+            allowed_hosts=("courses.example.com",),
+        )
     )
     srv.shutdown()
     srv.server_close()
@@ -384,11 +421,15 @@ def test_a_bug_in_the_middle_keeps_what_was_counted(site, tmp_path: Path, monkey
     assert r.items_delivered == 2 and r.destination_id, r
 
 
-def test_the_destination_says_what_it_lacks_rather_than_download_all_again(site, tmp_path: Path, monkeypatch) -> None:
+def test_the_destination_says_what_it_lacks_rather_than_download_all_again(
+    site, tmp_path: Path, monkeypatch
+) -> None:
     import enrollgate.worker.destinations.directory as d
 
     run(order_for(site, tmp_path))
-    monkeypatch.setattr(d, "_md5", lambda p: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+    monkeypatch.setattr(
+        d, "_md5", lambda p: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error"))
+    )
     before = site.media_bytes
     r = run(order_for(site, tmp_path))
     assert site.media_bytes == before and r.reason is not None, r

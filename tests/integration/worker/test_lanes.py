@@ -1,4 +1,4 @@
-"""Several downloads and deliveries at once: overlap, order, failures, limits, and a worker that is killed again and again."""
+"""PlaylistFound downloads and deliveries at once: overlap, order, failures, limits, and a worker that is killed again and again."""
 
 import hashlib
 import json
@@ -15,9 +15,8 @@ import pytest
 from tests.drive_emulator import DriveEmulator
 from tests.drive_emulator.store import FOLDER
 from tests.faulty_site import Fault, FaultySite, Lecture, content
-from tests.integration.worker.test_worker import delivered, manifest, order_for, run
+from tests.orders import delivered, manifest, order_for, run
 
-from enrollgate.domain.order import DriveAccess
 from enrollgate.domain.reasons import Reason
 from enrollgate.worker import work
 from enrollgate.worker.destinations.directory import Directory
@@ -29,11 +28,15 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 @pytest.fixture
 def site() -> Iterator[FaultySite]:
-    with FaultySite([Lecture(f"Lecture {n}", content(100_000 + n, n)) for n in range(1, 7)]) as running:
+    with FaultySite(
+        [Lecture(f"Lecture {n}", content(100_000 + n, n)) for n in range(1, 7)]
+    ) as running:
         yield running
 
 
-def test_a_slow_lecture_holds_nobody_up_and_the_order_stays_the_courses(site: FaultySite, tmp_path: Path) -> None:
+def test_a_slow_lecture_holds_nobody_up_and_the_order_stays_the_courses(
+    site: FaultySite, tmp_path: Path
+) -> None:
     """Lecture 1 is held back until all others are delivered: it could not end with one download at a time."""
     gate = threading.Event()
     site.faults["/1.mp4"] = Fault(hold=gate)
@@ -49,11 +52,15 @@ def test_a_slow_lecture_holds_nobody_up_and_the_order_stays_the_courses(site: Fa
     report = run(order)
     watcher.join()
     assert report.reason is None and report.items_delivered == 6, report
-    assert [name.rpartition("/")[2] for name in delivered(tmp_path)] == [f"0{n} - Lecture {n}.mp4" for n in range(1, 7)]
+    assert [name.rpartition("/")[2] for name in delivered(tmp_path)] == [
+        f"0{n} - Lecture {n}.mp4" for n in range(1, 7)
+    ]
     assert [entry["index"] for entry in manifest(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_never_more_at_once_than_allowed(site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_never_more_at_once_than_allowed(
+    site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site.rate = 2_000_000
     fetches, deliveries = AtOnce(YtDlp.fetch), AtOnce(Directory.deliver)
     monkeypatch.setattr(YtDlp, "fetch", fetches.method())
@@ -86,7 +93,9 @@ class AtOnce:
         return counted
 
 
-def test_the_failed_items_are_named_and_the_next_try_does_only_those(site: FaultySite, tmp_path: Path) -> None:
+def test_the_failed_items_are_named_and_the_next_try_does_only_those(
+    site: FaultySite, tmp_path: Path
+) -> None:
     site.faults |= {f"/{n}.mp4": Fault(status=503) for n in (2, 5)}
     first = run(order_for(site, tmp_path, downloads=3, uploads=3))
     assert first.reason is Reason.SITE_ERROR and first.items_delivered == 4, first
@@ -94,12 +103,12 @@ def test_the_failed_items_are_named_and_the_next_try_does_only_those(site: Fault
     assert {item.reason for item in first.failed_items} == {Reason.SITE_ERROR}
     site.faults.clear()
     site.sent.clear()
-    second = run(order_for(site, tmp_path, downloads=3, uploads=3, try_number=2))
+    second = run(order_for(site, tmp_path, downloads=3, uploads=3, attempt=2))
     assert (second.reason, second.items_delivered, second.items_skipped) == (None, 2, 4)
     assert {sent.path for sent in site.sent} == {"/feed", "/2.mp4", "/5.mp4"}
 
 
-class Hasty(threading.Event):
+class NoWaitEvent(threading.Event):
     """Waits no time. As the debt of a bandwidth is never paid, the longest wait is what all together should have waited for."""
 
     def __init__(self) -> None:
@@ -117,7 +126,11 @@ SLOW = 1000
 
 def on_drive(drive: DriveEmulator, tmp_path: Path) -> dict[str, object]:
     (tmp_path / "login.json").write_text(json.dumps(drive.user_login()))
-    return {"destination": f"drive:{drive.store.root}", "drive": DriveAccess(drive.url, tmp_path / "login.json")}
+    return {
+        "destination": f"drive:{drive.store.root}",
+        "drive_endpoint": drive.url,
+        "drive_credentials": tmp_path / "login.json",
+    }
 
 
 @pytest.mark.parametrize("direction", ["download_rate", "upload_rate"])
@@ -126,30 +139,45 @@ def test_a_bandwidth_holds_for_all_items_together(
     site: FaultySite, tmp_path: Path, direction: str, destination: str
 ) -> None:
     """Files below a chunk of Drive's and above."""
-    site.lectures = [Lecture(f"Lecture {n}", content(size, n)) for n, size in enumerate((3_000_000, 9_000_000), 1)]
-    stop = Hasty()
+    site.lectures = [
+        Lecture(f"Lecture {n}", content(size, n))
+        for n, size in enumerate((3_000_000, 9_000_000), 1)
+    ]
+    stop = NoWaitEvent()
     with DriveEmulator() as drive:
         place = on_drive(drive, tmp_path) if destination == "drive" else {}
-        report = work(order_for(site, tmp_path, scratch_limit=10**9, **{direction: SLOW}, **place), stop=stop)
+        report = work(
+            order_for(site, tmp_path, scratch_limit=10**9, **{direction: SLOW}, **place), stop=stop
+        )
     assert report.reason is None, report
     assert 0.995 * site.size / SLOW <= stop.longest <= site.size / SLOW
 
 
 @pytest.mark.parametrize("direction", ["download_rate", "upload_rate"])
-def test_what_an_earlier_try_has_moved_is_not_waited_for_again(tmp_path: Path, direction: str) -> None:
+def test_what_an_earlier_try_has_moved_is_not_waited_for_again(
+    tmp_path: Path, direction: str
+) -> None:
     with FaultySite([Lecture("L", content(12_000_000))]) as site, DriveEmulator() as drive:
         place = on_drive(drive, tmp_path)
-        first, site.rate = Hasty(), WIRE
+        first, site.rate = NoWaitEvent(), WIRE
         if direction == "upload_rate":
             drive.on_chunk = first.set
         else:
-            site.on_bytes = lambda _size: first.set() if sum(part_sizes(tmp_path)) > 2_000_000 else None
-        assert work(order_for(site, tmp_path, scratch_limit=10**9, **place), stop=first).reason is Reason.STOPPED
+            site.on_bytes = lambda _size: (
+                first.set() if sum(part_sizes(tmp_path)) > 2_000_000 else None
+            )
+        assert (
+            work(order_for(site, tmp_path, scratch_limit=10**9, **place), stop=first).reason
+            is Reason.STOPPED
+        )
         drive.on_chunk, site.on_bytes = lambda: None, lambda _size: None
         already = sum(part_sizes(tmp_path)) or next(iter(drive.store.uploads.values())).got
         assert already >= 2_000_000
-        second = Hasty()  # the site may still be telling the first
-        report = work(order_for(site, tmp_path, scratch_limit=10**9, **{direction: SLOW}, **place), stop=second)
+        second = NoWaitEvent()  # the site may still be telling the first
+        report = work(
+            order_for(site, tmp_path, scratch_limit=10**9, **{direction: SLOW}, **place),
+            stop=second,
+        )
         assert report.reason is None
         assert 0.98 * (site.size - already) / SLOW <= second.longest <= (site.size - already) / SLOW
 
@@ -168,7 +196,7 @@ def test_what_an_earlier_try_left_in_scratch_counts(tmp_path: Path) -> None:
         site.on_bytes = lambda _size: peak.append(
             sum(path.stat().st_size for path in (tmp_path / "scratch").rglob("*.part"))
         )
-        report = run(order_for(site, tmp_path, scratch_limit=limit, downloads=2, try_number=2))
+        report = run(order_for(site, tmp_path, scratch_limit=limit, downloads=2, attempt=2))
     assert report.reason is None and max(peak) <= limit
 
 
@@ -179,7 +207,9 @@ MOST = 1.15 * SIZE
 
 
 def start(environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "enrollgate", "work"], env=environment, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-m", "enrollgate", "work"], env=environment, stderr=subprocess.DEVNULL
+    )
 
 
 def environment_of(site: FaultySite, tmp_path: Path, place: str) -> dict[str, str]:
@@ -200,19 +230,28 @@ WIRE = 8_000_000
 """Bytes per second: the wire is what limits, as it is in life, and nothing lies in buffers."""
 
 
-def test_killed_at_twenty_random_points_it_moves_little_more_than_the_course(tmp_path: Path) -> None:
+def test_killed_at_twenty_random_points_it_moves_little_more_than_the_course(
+    tmp_path: Path,
+) -> None:
     """Each worker dies once a random number of bytes has left the site."""
     with FaultySite(COURSE) as site:
         killer = Killer()
         site.on_bytes, site.rate = killer.count, WIRE
         environment = environment_of(site, tmp_path, f"directory:{tmp_path / 'out'}")
         random = Random(20)
-        codes = [killer.kill_after(random.randrange(500_000, 9_000_000), start(environment)) for _ in range(KILLS)]
+        codes = [
+            killer.kill_after(random.randrange(500_000, 9_000_000), start(environment))
+            for _ in range(KILLS)
+        ]
         assert codes == [-9] * KILLS
         assert start(environment).wait(120) == 0
-        assert site.media_bytes <= MOST, f"{site.media_bytes / SIZE:.3f} of the course left the site"
+        assert site.media_bytes <= MOST, (
+            f"{site.media_bytes / SIZE:.3f} of the course left the site"
+        )
         wanted = sorted(hashlib.md5(lecture.content).hexdigest() for lecture in COURSE)
-        assert sorted(hashlib.md5(each).hexdigest() for each in delivered(tmp_path).values()) == wanted
+        assert (
+            sorted(hashlib.md5(each).hexdigest() for each in delivered(tmp_path).values()) == wanted
+        )
 
 
 def test_killed_at_twenty_points_it_sends_drive_little_more_than_the_course(tmp_path: Path) -> None:
@@ -238,7 +277,9 @@ def test_killed_at_twenty_points_it_sends_drive_little_more_than_the_course(tmp_
                 codes.append(killer.kill_after(random.randrange(500_000, 9_000_000), worker))
         assert codes == [-9] * KILLS
         assert start(environment).wait(120) == 0
-        assert site.media_bytes <= MOST, f"{site.media_bytes / SIZE:.3f} of the course left the site"
+        assert site.media_bytes <= MOST, (
+            f"{site.media_bytes / SIZE:.3f} of the course left the site"
+        )
         assert drive.received <= MOST, f"{drive.received / SIZE:.3f} of the course reached Drive"
         files = drive.store.media()
         assert {str(file["name"]): file["md5Checksum"] for file in files} == {

@@ -1,4 +1,3 @@
-# ruff: noqa: F811 -- pytest passes the imported fixture `site` by its name
 """Single lectures that are not what a course promises: unreadable, locked, several in one, or behind an old signature."""
 
 import json
@@ -8,7 +7,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 import pytest
 from tests.faulty_site import Fault, FaultySite, Lecture, content
-from tests.integration.worker.test_worker import delivered, order_for, run, site  # noqa: F401
+from tests.orders import delivered, order_for, run
 from yt_dlp.extractor.common import InfoExtractor
 from yt_dlp.extractor.generic import GenericIE
 from yt_dlp.extractor.laracasts import LaracastsIE
@@ -45,7 +44,9 @@ def page(site: FaultySite, path: str, title: str, *videos: str) -> str:
 
 
 @pytest.fixture
-def reader_does(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[GenericIE], None]], None]:
+def reader_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[str, Callable[[GenericIE], None]], None]:
     """Makes yt-dlp's reader of a page do something else."""
 
     def make(path: str, deed: Callable[[GenericIE], None]) -> None:
@@ -61,40 +62,63 @@ def reader_does(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[Gen
     return make
 
 
-@pytest.mark.parametrize("error", [TypeError, AttributeError, ValueError, ZeroDivisionError, RuntimeError])
+@pytest.mark.parametrize(
+    "error", [TypeError, AttributeError, ValueError, ZeroDivisionError, RuntimeError]
+)
 def test_a_lecture_on_which_yt_dlp_s_reader_stumbles_does_not_end_the_run(
-    site: FaultySite, tmp_path: Path, capfd: pytest.CaptureFixture[str], reader_does, error: type[Exception]
+    site: FaultySite,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    reader_does,
+    error: type[Exception],
 ) -> None:
     def stumble(_: GenericIE) -> None:
         raise error("no such key in https://h.example/x?sig=TOPSECRET")
 
     reader_does("/2.mp4", stumble)
     report = run(order_for(site, tmp_path))
-    assert (report.reason, report.items_delivered, report.items_failed) == (Reason.UNSUPPORTED_COURSE, 3, 1)
+    assert (report.reason, report.items_delivered, report.items_failed) == (
+        Reason.UNSUPPORTED_COURSE,
+        3,
+        1,
+    )
     words = f"yt-dlp's reader of this site failed ({error.__name__}); a newer yt-dlp may mend it"
     assert report.message == f"1 of 4 items failed: 'Lecture 2': {words}"
     log = capfd.readouterr().err
-    assert "Traceback" in log and "TOPSECRET" not in log, "whoever mends yt-dlp wants the place, and no secret"
+    assert "Traceback" in log and "TOPSECRET" not in log, (
+        "whoever mends yt-dlp wants the place, and no secret"
+    )
 
 
-def test_a_course_on_which_yt_dlp_s_reader_stumbles_says_so(site: FaultySite, tmp_path: Path, reader_does) -> None:
+def test_a_course_on_which_yt_dlp_s_reader_stumbles_says_so(
+    site: FaultySite, tmp_path: Path, reader_does
+) -> None:
     def stumble(_: GenericIE) -> None:
         raise TypeError("x")
 
     reader_does("/feed", stumble)
     report = run(order_for(site, tmp_path))
-    assert report.reason is Reason.UNSUPPORTED_COURSE and "reader of this site failed (TypeError)" in report.message
+    assert (
+        report.reason is Reason.UNSUPPORTED_COURSE
+        and "reader of this site failed (TypeError)" in report.message
+    )
 
 
-@pytest.mark.parametrize("bad", ["https://[oops/2.mp4?sig=x", "https://h.example/2.mp4#__youtubedl_smuggle=oops"])
-def test_a_malformed_url_in_a_feed_spoils_its_own_lecture_only(site: FaultySite, tmp_path: Path, bad: str) -> None:
+@pytest.mark.parametrize(
+    "bad", ["https://[oops/2.mp4?sig=x", "https://h.example/2.mp4#__youtubedl_smuggle=oops"]
+)
+def test_a_malformed_url_in_a_feed_spoils_its_own_lecture_only(
+    site: FaultySite, tmp_path: Path, bad: str
+) -> None:
     lectures = media("A", f"{site.url}/1.mp4"), media("B", bad), media("C", f"{site.url}/3.mp4")
     report = run(order_for(site, tmp_path, course_url=rss(site, "/course", *lectures)))
     assert (report.reason, report.items_delivered) == (Reason.UNSUPPORTED_COURSE, 2), report
     assert [failed.item for failed in report.failed_items] == ["B"]
 
 
-def test_an_emoji_that_a_page_writes_in_two_halves_is_one_in_every_name(site: FaultySite, tmp_path: Path) -> None:
+def test_an_emoji_that_a_page_writes_in_two_halves_is_one_in_every_name(
+    site: FaultySite, tmp_path: Path
+) -> None:
     """The second page's title has a half alone, which no file name and no JSON in UTF-8 can hold."""
     whole = page(site, "/whole", "Intro &#55357;&#56832;", f"{site.url}/1.mp4", f"{site.url}/2.mp4")
     report = run(order_for(site, tmp_path, course_url=whole))
@@ -115,11 +139,19 @@ def test_a_locked_lecture_does_not_waste_those_after_it(tmp_path: Path, reader_d
     reader_does("/2.mp4", want_a_login)
     with FaultySite([Lecture(f"Lecture {n}", content(1000 + n, n)) for n in range(1, 9)]) as site:
         report = run(order_for(site, tmp_path, downloads=1))
-        assert (report.reason, report.items_delivered, report.items_failed) == (Reason.ACCESS_DENIED, 7, 1)
-        assert report.message.startswith("1 of 8 items failed: 'Lecture 2': the site asks for a login: ")
+        assert (report.reason, report.items_delivered, report.items_failed) == (
+            Reason.ACCESS_DENIED,
+            7,
+            1,
+        )
+        assert report.message.startswith(
+            "1 of 8 items failed: 'Lecture 2': the site asks for a login: "
+        )
         assert "Lecture contents locked" in report.message
-        again = run(order_for(site, tmp_path, downloads=1, attempt=2))
-        assert (again.reason, again.items_skipped) == (Reason.ACCESS_DENIED, 7), "the account has the others"
+        again = run(order_for(site, tmp_path, downloads=1, run_number=2))
+        assert (again.reason, again.items_skipped) == (Reason.ACCESS_DENIED, 7), (
+            "the account has the others"
+        )
 
 
 def test_a_course_whose_every_lecture_wants_a_login_has_expired_cookies(
@@ -131,7 +163,9 @@ def test_a_course_whose_every_lecture_wants_a_login_has_expired_cookies(
     assert "the site asks for a login" in report.message
 
 
-def test_a_course_page_that_wants_a_login_has_expired_cookies(site: FaultySite, tmp_path: Path, reader_does) -> None:
+def test_a_course_page_that_wants_a_login_has_expired_cookies(
+    site: FaultySite, tmp_path: Path, reader_does
+) -> None:
     reader_does("/feed", want_a_login)
     report = run(order_for(site, tmp_path))
     assert report.reason is Reason.COOKIES_EXPIRED and site.media_bytes == 0
@@ -153,7 +187,9 @@ def test_a_wanted_login_is_one_whatever_way_of_it_yt_dlp_proposes(
     assert (report.reason, report.message) == (Reason.COOKIES_EXPIRED, words)
 
 
-def test_a_lecture_page_with_two_videos_is_delivered_in_two_parts(site: FaultySite, tmp_path: Path) -> None:
+def test_a_lecture_page_with_two_videos_is_delivered_in_two_parts(
+    site: FaultySite, tmp_path: Path
+) -> None:
     lesson = page(site, "/lesson", "Lesson", f"{site.url}/1.mp4", f"{site.url}/2.mp4")
     course = rss(site, "/course", link("A", lesson), media("B", f"{site.url}/3.mp4"))
     report = run(order_for(site, tmp_path, course_url=course))
@@ -167,11 +203,13 @@ def test_a_lecture_page_with_two_videos_is_delivered_in_two_parts(site: FaultySi
     assert (progress["items_done"], progress["items_total"]) == (3, 3), "the page itself is no item"
     assert list((tmp_path / "scratch" / "items").iterdir()) == []
     before = site.media_bytes
-    again = run(order_for(site, tmp_path, course_url=course, try_number=2))
+    again = run(order_for(site, tmp_path, course_url=course, attempt=2))
     assert (again.reason, again.items_skipped, site.media_bytes) == (None, 3, before)
 
 
-def test_a_part_that_fails_is_named_and_the_others_are_kept(site: FaultySite, tmp_path: Path) -> None:
+def test_a_part_that_fails_is_named_and_the_others_are_kept(
+    site: FaultySite, tmp_path: Path
+) -> None:
     lesson = page(site, "/lesson", "Lesson", f"{site.url}/1.mp4", f"{site.url}/2.mp4")
     course = rss(site, "/course", link("A", lesson), media("B", f"{site.url}/3.mp4"))
     site.faults["/2.mp4"] = Fault(status=503)
@@ -179,24 +217,31 @@ def test_a_part_that_fails_is_named_and_the_others_are_kept(site: FaultySite, tm
     assert (report.reason, report.items_delivered) == (Reason.SITE_ERROR, 2)
     assert [failed.item for failed in report.failed_items] == ["Lesson (2)"]
     site.faults.clear()
-    again = run(order_for(site, tmp_path, course_url=course, try_number=2))
+    again = run(order_for(site, tmp_path, course_url=course, attempt=2))
     assert (again.reason, again.items_delivered, again.items_skipped) == (None, 1, 2)
     assert list(delivered(tmp_path)) == [
-        f"A course [task-7]/{name}.mp4" for name in ("01.1 - Lesson (1)", "01.2 - Lesson (2)", "02 - B")
+        f"A course [task-7]/{name}.mp4"
+        for name in ("01.1 - Lesson (1)", "01.2 - Lesson (2)", "02 - B")
     ]
 
 
 def test_a_course_of_courses_is_delivered_in_its_order_whatever_its_lectures_are_called(
     site: FaultySite, tmp_path: Path
 ) -> None:
-    inner = rss(site, "/inner", media("Same", f"{site.url}/1.mp4"), media("Same", f"{site.url}/2.mp4"))
+    inner = rss(
+        site, "/inner", media("Same", f"{site.url}/1.mp4"), media("Same", f"{site.url}/2.mp4")
+    )
     outer = rss(site, "/outer", link("Week", inner), media("Same", f"{site.url}/3.mp4"))
     course = rss(site, "/course", link("Year", outer), media("Same", f"{site.url}/4.mp4"))
     report = run(order_for(site, tmp_path, course_url=course))
     assert (report.reason, report.items_delivered) == (None, 4)
-    names = [f"A course [task-7]/{number} - Same.mp4" for number in ("01.1.1", "01.1.2", "01.2", "02")]
-    assert delivered(tmp_path) == {name: lecture.content for name, lecture in zip(names, site.lectures, strict=True)}
-    assert run(order_for(site, tmp_path, course_url=course, try_number=2)).items_skipped == 4
+    names = [
+        f"A course [task-7]/{number} - Same.mp4" for number in ("01.1.1", "01.1.2", "01.2", "02")
+    ]
+    assert delivered(tmp_path) == {
+        name: lecture.content for name, lecture in zip(names, site.lectures, strict=True)
+    }
+    assert run(order_for(site, tmp_path, course_url=course, attempt=2)).items_skipped == 4
 
 
 def test_a_list_of_one_is_that_one_lecture(site: FaultySite, tmp_path: Path) -> None:
@@ -208,9 +253,23 @@ def test_a_list_of_one_is_that_one_lecture(site: FaultySite, tmp_path: Path) -> 
 def test_a_list_that_a_listing_holds_is_delivered_in_parts_of_the_same_section(
     site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    videos = [{"id": str(n), "url": f"{site.url}/{n}.mp4", "ext": "mp4", "title": f"V{n}"} for n in (1, 2, 3)]
-    pair = {"_type": "multi_video", "id": "pair", "title": "Pair", "chapter": "Start", "entries": videos[:2]}
-    course = {"_type": "playlist", "id": "c", "title": "C", "entries": [pair, videos[2] | {"chapter": "End"}]}
+    videos = [
+        {"id": str(n), "url": f"{site.url}/{n}.mp4", "ext": "mp4", "title": f"V{n}"}
+        for n in (1, 2, 3)
+    ]
+    pair = {
+        "_type": "multi_video",
+        "id": "pair",
+        "title": "Pair",
+        "chapter": "Start",
+        "entries": videos[:2],
+    }
+    course = {
+        "_type": "playlist",
+        "id": "c",
+        "title": "C",
+        "entries": [pair, videos[2] | {"chapter": "End"}],
+    }
     monkeypatch.setattr(GenericIE, "_real_extract", lambda _self, _url: course)
     report = run(order_for(site, tmp_path))
     assert (report.reason, report.items_delivered) == (None, 3), report
@@ -221,25 +280,42 @@ def test_a_list_that_a_listing_holds_is_delivered_in_parts_of_the_same_section(
     ]
 
 
-def test_a_course_that_leads_back_to_itself_ends_soon_and_says_so(site: FaultySite, tmp_path: Path) -> None:
+def test_a_course_that_leads_back_to_itself_ends_soon_and_says_so(
+    site: FaultySite, tmp_path: Path
+) -> None:
     itself = [link(f"L{n}", f"{site.url}/course") for n in range(30)]
     course = rss(site, "/course", media("A", f"{site.url}/1.mp4"), *itself)
     report = run(order_for(site, tmp_path, course_url=course))
-    assert (report.reason, report.items_delivered, report.items_failed) == (Reason.UNSUPPORTED_COURSE, 1, 30)
+    assert (report.reason, report.items_delivered, report.items_failed) == (
+        Reason.UNSUPPORTED_COURSE,
+        1,
+        30,
+    )
     assert ": this is a list within itself" in report.message
     assert len(site.sent) < 100, "its lists are not followed"
 
 
 def test_lists_in_lists_are_followed_only_so_far(site: FaultySite, tmp_path: Path) -> None:
     for depth in range(10):
-        rss(site, f"/{depth}", media(f"V{depth}", f"{site.url}/1.mp4"), link("Deeper", f"{site.url}/{depth + 1}"))
+        rss(
+            site,
+            f"/{depth}",
+            media(f"V{depth}", f"{site.url}/1.mp4"),
+            link("Deeper", f"{site.url}/{depth + 1}"),
+        )
     report = run(order_for(site, tmp_path, course_url=f"{site.url}/0"))
-    assert (report.reason, report.items_delivered, report.items_failed) == (Reason.UNSUPPORTED_COURSE, 4, 1)
+    assert (report.reason, report.items_delivered, report.items_failed) == (
+        Reason.UNSUPPORTED_COURSE,
+        4,
+        1,
+    )
     assert "'Deeper': this is a list within itself, or within more than 3 others" in report.message
     assert not [sent for sent in site.sent if sent.path == "/6"]
 
 
-@pytest.mark.parametrize(("parts", "words"), [(2, "this is a list of more than 1"), (0, "finds nothing to download")])
+@pytest.mark.parametrize(
+    ("parts", "words"), [(2, "this is a list of more than 1"), (0, "finds nothing to download")]
+)
 def test_a_lecture_that_is_a_list_without_end_or_without_anything_is_one_failed_lecture(
     site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int, words: str
 ) -> None:
@@ -247,11 +323,17 @@ def test_a_lecture_that_is_a_list_without_end_or_without_anything_is_one_failed_
     inner = rss(site, "/inner", *(media("V", f"{site.url}/1.mp4") for _ in range(parts)))
     course = rss(site, "/course", link("A", inner), media("B", f"{site.url}/2.mp4"))
     report = run(order_for(site, tmp_path, course_url=course))
-    assert (report.reason, report.items_delivered, report.items_failed) == (Reason.UNSUPPORTED_COURSE, 1, 1)
+    assert (report.reason, report.items_delivered, report.items_failed) == (
+        Reason.UNSUPPORTED_COURSE,
+        1,
+        1,
+    )
     assert words in report.message
 
 
-def test_lists_between_failures_do_not_hide_that_the_site_has_had_enough(site: FaultySite, tmp_path: Path) -> None:
+def test_lists_between_failures_do_not_hide_that_the_site_has_had_enough(
+    site: FaultySite, tmp_path: Path
+) -> None:
     inner = [rss(site, f"/inner{n}", media(f"V{n}", f"{site.url}/1.mp4?n={n}")) for n in range(9)]
     course = rss(site, "/course", *(link("A", url) for url in inner))
     site.faults["/1.mp4"] = Fault(status=503)
@@ -273,13 +355,19 @@ def test_a_login_that_is_wanted_while_parts_are_listed_is_that_lecture_s_affair(
 
     monkeypatch.setattr(GenericIE, "_real_extract", read)
     report = run(order_for(site, tmp_path))
-    assert (report.reason, report.items_delivered, report.items_failed) == (Reason.ACCESS_DENIED, 3, 1)
+    assert (report.reason, report.items_delivered, report.items_failed) == (
+        Reason.ACCESS_DENIED,
+        3,
+        1,
+    )
 
 
 def test_a_signature_that_expired_before_its_lecture_s_turn_is_mended_by_the_next_try(
     site: FaultySite, tmp_path: Path
 ) -> None:
-    course = page(site, "/page", "C", *(f"{site.url}/{n}.mp4?Expires=1&amp;Signature=x" for n in range(1, 5)))
+    course = page(
+        site, "/page", "C", *(f"{site.url}/{n}.mp4?Expires=1&amp;Signature=x" for n in range(1, 5))
+    )
 
     def expire(path: str) -> None:
         """Each listing signs anew; by the time the second lecture is fetched, the signatures are old."""
@@ -290,15 +378,21 @@ def test_a_signature_that_expired_before_its_lecture_s_turn_is_mended_by_the_nex
 
     site.on_request = expire
     report = run(order_for(site, tmp_path, course_url=course, downloads=1))
-    assert (report.reason, report.items_delivered, report.items_failed) == (Reason.INCOMPLETE_DOWNLOAD, 2, 2)
+    assert (report.reason, report.items_delivered, report.items_failed) == (
+        Reason.INCOMPLETE_DOWNLOAD,
+        2,
+        2,
+    )
     assert "its signed address has expired" in report.message
     site.on_request = lambda path: site.faults.clear() if path == "/page" else None
-    again = run(order_for(site, tmp_path, course_url=course, downloads=1, try_number=2))
+    again = run(order_for(site, tmp_path, course_url=course, downloads=1, attempt=2))
     assert (again.reason, again.items_delivered, again.items_skipped) == (None, 2, 2)
 
 
 @pytest.mark.parametrize("query", ["", "?id=3"])
-def test_a_refused_address_without_a_signature_stays_refused(site: FaultySite, tmp_path: Path, query: str) -> None:
+def test_a_refused_address_without_a_signature_stays_refused(
+    site: FaultySite, tmp_path: Path, query: str
+) -> None:
     site.faults["/2.mp4"] = Fault(status=403)
     course = page(site, "/page", "C", *(f"{site.url}/{n}.mp4{query}" for n in (1, 2)))
     report = run(order_for(site, tmp_path, course_url=course))

@@ -5,19 +5,23 @@ from pathlib import Path
 
 import pytest
 from tests.faulty_site import Fault, FaultySite, Lecture, content
-from tests.integration.worker.test_worker import delivered, order_for, run
+from tests.orders import delivered, order_for, run
 
 from enrollgate.domain.reasons import Reason
 
 # yt-dlp leaves the sockets of answers that it did not read to the end to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-LOGIN = b"<!DOCTYPE html>\n<html><head><title>Log in</title></head><body>Please log in</body></html>"
+LOGIN = (
+    b"<!DOCTYPE html>\n<html><head><title>Log in</title></head><body>Please log in</body></html>"
+)
 
 
 @pytest.fixture
 def site() -> Iterator[FaultySite]:
-    with FaultySite([Lecture(f"Lecture {n}", content(300_000 + n, n)) for n in range(1, 4)]) as running:
+    with FaultySite(
+        [Lecture(f"Lecture {n}", content(300_000 + n, n)) for n in range(1, 4)]
+    ) as running:
         lines = "".join(f"#EXTINF:4,\n{n}.mp4\n" for n in (1, 2, 3))
         playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:4\n{lines}#EXT-X-ENDLIST\n"
         running.pages["/course.m3u8"] = ("application/vnd.apple.mpegurl", playlist.encode())
@@ -39,11 +43,17 @@ def test_a_login_page_in_place_of_media_is_no_lecture_and_is_forgotten(
     site.pages["/login"] = ("text/html", page)
     site.faults["/2.mp4"] = Fault(location="/login")
     report = run(order_for(site, tmp_path, course_url=f"{site.url}/{course}"))
-    assert report.reason is Reason.COOKIES_EXPIRED and "a web page (a login?)" in report.message, report
+    assert report.reason is Reason.COOKIES_EXPIRED and "a web page (a login?)" in report.message, (
+        report
+    )
     assert set(delivered(tmp_path).values()) <= {site.lectures[n].content for n in (0, 2)}
     site.faults.clear()
-    assert run(order_for(site, tmp_path, course_url=f"{site.url}/{course}", try_number=2)).reason is None
-    assert b"".join(delivered(tmp_path).values()) == b"".join(lecture.content for lecture in site.lectures)
+    assert (
+        run(order_for(site, tmp_path, course_url=f"{site.url}/{course}", attempt=2)).reason is None
+    )
+    assert b"".join(delivered(tmp_path).values()) == b"".join(
+        lecture.content for lecture in site.lectures
+    )
 
 
 @pytest.mark.parametrize("course", ["page", "course.m3u8"], ids=["files", "pieces"])
@@ -53,8 +63,14 @@ def test_the_beginning_of_a_login_page_is_not_continued_with_a_lecture(
     site.pages["/login"] = ("text/html", LOGIN + content(900_000))
     site.faults |= {"/2.mp4": Fault(location="/login"), "/login": Fault(reset_after=100_000)}
     assert run(order_for(site, tmp_path, course_url=f"{site.url}/{course}")).reason is not None
-    assert [path for path in (tmp_path / "scratch").rglob("*.part") if path.read_bytes().startswith(LOGIN)]
+    assert [
+        path
+        for path in (tmp_path / "scratch").rglob("*.part")
+        if path.read_bytes().startswith(LOGIN)
+    ]
     site.faults.clear()
-    report = run(order_for(site, tmp_path, course_url=f"{site.url}/{course}", try_number=2))
+    report = run(order_for(site, tmp_path, course_url=f"{site.url}/{course}", attempt=2))
     assert report.reason is None, report
-    assert b"".join(delivered(tmp_path).values()) == b"".join(lecture.content for lecture in site.lectures)
+    assert b"".join(delivered(tmp_path).values()) == b"".join(
+        lecture.content for lecture in site.lectures
+    )

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from examples.demo.media import FfmpegAbsent, find_ffmpeg
 from tests.conftest import absent
 from tests.faulty_site import Fault, FaultySite, Lecture, content
-from tests.integration.worker.test_worker import delivered, order_for, run, start_worker
+from tests.orders import delivered, order_for, run, start_worker
 from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
 
-from enrollgate.demo.media import FfmpegAbsent, find_ffmpeg
 from enrollgate.domain.account import cookies_name
 from enrollgate.domain.reasons import Reason
 
@@ -21,7 +21,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 @pytest.fixture
 def site() -> Iterator[FaultySite]:
-    with FaultySite([Lecture(f"Lecture {n}", content(50_000 + n, n)) for n in range(1, 4)]) as running:
+    with FaultySite(
+        [Lecture(f"Lecture {n}", content(50_000 + n, n)) for n in range(1, 4)]
+    ) as running:
         yield running
 
 
@@ -36,7 +38,9 @@ def ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     folder.mkdir()
     (folder / "ffmpeg").symlink_to(program)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
-    monkeypatch.setattr(FFmpegPostProcessor, "_version_cache", {})  # another test may have looked where there was none
+    monkeypatch.setattr(
+        FFmpegPostProcessor, "_version_cache", {}
+    )  # another test may have looked where there was none
     return program
 
 
@@ -51,7 +55,10 @@ def hls(site: FaultySite, tmp_path: Path, ffmpeg: str) -> str:
 
 def make_hls(site: FaultySite, folder: Path, ffmpeg: str, *more: str) -> str:
     folder.mkdir(exist_ok=True)
-    picture, tone = f"testsrc=size=160x90:rate=10:duration={SECONDS}", f"sine=frequency=440:duration={SECONDS}"
+    picture, tone = (
+        f"testsrc=size=160x90:rate=10:duration={SECONDS}",
+        f"sine=frequency=440:duration={SECONDS}",
+    )
     inputs = ["-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", tone]
     segments = [
         "-f",
@@ -63,7 +70,11 @@ def make_hls(site: FaultySite, folder: Path, ffmpeg: str, *more: str) -> str:
         "-force_key_frames",
         "expr:gte(t,n_forced*2)",
     ]
-    subprocess.run([ffmpeg, "-loglevel", "error", *inputs, *segments, *more, "stream.m3u8"], cwd=folder, check=True)
+    subprocess.run(
+        [ffmpeg, "-loglevel", "error", *inputs, *segments, *more, "stream.m3u8"],
+        cwd=folder,
+        check=True,
+    )
     for file in folder.iterdir():
         kind = "application/vnd.apple.mpegurl" if file.suffix == ".m3u8" else "video/mp2t"
         site.pages[f"/{file.name}"] = (kind, file.read_bytes())
@@ -73,7 +84,10 @@ def make_hls(site: FaultySite, folder: Path, ffmpeg: str, *more: str) -> str:
 def assert_it_plays(ffmpeg: str, folder: Path) -> None:
     (file,) = folder.rglob("*.mp4")
     played = subprocess.run(
-        [ffmpeg, "-hide_banner", "-xerror", "-i", file, "-f", "null", "-"], capture_output=True, text=True, check=True
+        [ffmpeg, "-hide_banner", "-xerror", "-i", file, "-f", "null", "-"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stderr
     assert "mov,mp4" in played, "no transport stream under another name"
     assert "Video: h264" in played and "Audio: aac" in played
@@ -112,12 +126,14 @@ def test_hls_whose_key_the_site_gives_to_the_account_is_delivered_decrypted(
     assert_it_plays(ffmpeg, tmp_path / "out")
 
 
-def test_an_hls_stream_that_broke_off_goes_on_at_its_next_segment(site: FaultySite, tmp_path: Path, hls: str) -> None:
+def test_an_hls_stream_that_broke_off_goes_on_at_its_next_segment(
+    site: FaultySite, tmp_path: Path, hls: str
+) -> None:
     site.faults["/stream2.ts"] = Fault(status=503)
     assert run(order_for(site, tmp_path, course_url=hls)).reason is not None
     site.faults.clear()
     site.sent.clear()
-    assert run(order_for(site, tmp_path, course_url=hls, try_number=2)).reason is None
+    assert run(order_for(site, tmp_path, course_url=hls, attempt=2)).reason is None
     assert [sent.path for sent in site.sent if sent.path.endswith(".ts")] == ["/stream2.ts"]
 
 
@@ -127,21 +143,32 @@ def test_a_worker_that_dies_while_ffmpeg_mends_the_file_leaves_nothing_unmended(
     """The first try's ffmpeg kills the worker that called it. What plays in the end is an MP4 as in an undisturbed run."""
     killer = tmp_path / "bin" / "ffmpeg"
     killer.unlink()
-    killer.write_text(f'#!/bin/sh\ncase "$*" in *media-*) kill -9 $PPID ;; esac\nexec {ffmpeg} "$@"\n')
+    killer.write_text(
+        f'#!/bin/sh\ncase "$*" in *media-*) kill -9 $PPID ;; esac\nexec {ffmpeg} "$@"\n'
+    )
     killer.chmod(0o755)
     page = hls.removeprefix(site.url)
     assert start_worker(site, tmp_path, page).wait(60) == -9
-    assert [path.suffix for path in (tmp_path / "scratch" / "items").rglob("media-*")] == [".mp4"], "it was complete"
+    assert [path.suffix for path in (tmp_path / "scratch" / "items").rglob("media-*")] == [
+        ".mp4"
+    ], "it was complete"
     killer.unlink()
     killer.symlink_to(ffmpeg)
-    assert run(order_for(site, tmp_path, course_url=hls, try_number=2)).reason is None
+    assert run(order_for(site, tmp_path, course_url=hls, attempt=2)).reason is None
     assert run(order_for(site, tmp_path / "other", course_url=hls)).reason is None
-    mended, undisturbed = (list(delivered(folder).values()) for folder in (tmp_path, tmp_path / "other"))
+    mended, undisturbed = (
+        list(delivered(folder).values()) for folder in (tmp_path, tmp_path / "other")
+    )
     assert mended == undisturbed
 
 
-def test_the_account_s_cookie_opens_what_is_closed_to_others(site: FaultySite, tmp_path: Path) -> None:
-    site.pages["/members"] = ("text/html", b'<title>M</title><video src="/1.mp4"></video><video src="/3.mp4"></video>')
+def test_the_account_s_cookie_opens_what_is_closed_to_others(
+    site: FaultySite, tmp_path: Path
+) -> None:
+    site.pages["/members"] = (
+        "text/html",
+        b'<title>M</title><video src="/1.mp4"></video><video src="/3.mp4"></video>',
+    )
     site.wants_cookie = "session=ada"
     order = order_for(site, tmp_path, course_url=f"{site.url}/members")
     assert run(order).reason is Reason.COOKIES_EXPIRED and delivered(tmp_path) == {}
@@ -150,7 +177,11 @@ def test_the_account_s_cookie_opens_what_is_closed_to_others(site: FaultySite, t
     line = "\t".join(("127.0.0.1", "FALSE", "/", "FALSE", "0", "session", "ada"))
     (tmp_path / "cookies" / name).write_text(f"# Netscape HTTP Cookie File\n{line}\n")
     order = order_for(
-        site, tmp_path, course_url=f"{site.url}/members", cookies_dir=tmp_path / "cookies", cookies_name=name
+        site,
+        tmp_path,
+        course_url=f"{site.url}/members",
+        cookies_dir=tmp_path / "cookies",
+        cookies_name=name,
     )
     report = run(order)
     assert report.reason is None and report.items_delivered == 2, report
@@ -160,7 +191,10 @@ def test_the_account_s_cookie_opens_what_is_closed_to_others(site: FaultySite, t
 def test_a_cookie_that_the_course_s_page_sets_goes_with_its_media(
     site: FaultySite, tmp_path: Path, downloads: int
 ) -> None:
-    site.pages["/page"] = ("text/html", b'<title>M</title><video src="/1.mp4"></video><video src="/3.mp4"></video>')
+    site.pages["/page"] = (
+        "text/html",
+        b'<title>M</title><video src="/1.mp4"></video><video src="/3.mp4"></video>',
+    )
     site.sets_cookie["/page"] = "CloudFront-Key=abc; Path=/"
     site.wants_cookie_for_media = "CloudFront-Key=abc"
     report = run(order_for(site, tmp_path, course_url=f"{site.url}/page", downloads=downloads))
@@ -209,14 +243,27 @@ def test_what_is_protected_by_drm_is_left_untouched(
     site.pages[f"/{name}"] = (kind, text.encode())
     report = run(order_for(site, tmp_path, course_url=f"{site.url}/{name}"))
     assert report.reason is Reason.DRM_PROTECTED, report
-    assert not [sent for sent in site.sent if sent.path.endswith(".mp4")], "not one byte of it was asked for"
+    assert not [sent for sent in site.sent if sent.path.endswith(".mp4")], (
+        "not one byte of it was asked for"
+    )
     assert delivered(tmp_path) == {}
 
 
-def test_one_protected_lecture_leaves_the_others_to_be_delivered(site: FaultySite, tmp_path: Path) -> None:
-    site.pages["/p.m3u8"] = ("application/vnd.apple.mpegurl", protected(SYSTEMS["FairPlay"]).encode())
-    sources = "".join(f'<video src="{site.url}/{path}"></video>' for path in ("1.mp4", "p.m3u8", "3.mp4"))
+def test_one_protected_lecture_leaves_the_others_to_be_delivered(
+    site: FaultySite, tmp_path: Path
+) -> None:
+    site.pages["/p.m3u8"] = (
+        "application/vnd.apple.mpegurl",
+        protected(SYSTEMS["FairPlay"]).encode(),
+    )
+    sources = "".join(
+        f'<video src="{site.url}/{path}"></video>' for path in ("1.mp4", "p.m3u8", "3.mp4")
+    )
     site.pages["/page"] = ("text/html", f"<title>Mixed</title>{sources}".encode())
     report = run(order_for(site, tmp_path, course_url=f"{site.url}/page"))
-    assert (report.reason, report.items_delivered, report.items_failed) == (Reason.DRM_PROTECTED, 2, 1), report
+    assert (report.reason, report.items_delivered, report.items_failed) == (
+        Reason.DRM_PROTECTED,
+        2,
+        1,
+    ), report
     assert sorted(delivered(tmp_path).values()) == sorted(site.lectures[n].content for n in (0, 2))

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from tests.faulty_site import Fault, FaultySite, content
-from tests.integration.worker.test_worker import delivered, order_for, run
+from tests.orders import delivered, order_for, run
 from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
 
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.bandwidth import Bandwidth
 from enrollgate.worker.course import Course, Delivered, Item, OnBytes, OnFetched
-from enrollgate.worker.pipeline import DELIVERIES_IN_A_ROW, Lanes, Pipeline, Tally
+from enrollgate.worker.pipeline import DELIVERIES_IN_A_ROW, Pipeline, RunStats, TransferLimits
 from enrollgate.worker.progress import Progress
 
 # yt-dlp leaves the sockets of answers that it did not read to the end to the garbage collector.
@@ -30,7 +30,9 @@ def sampled(folder: Path) -> Iterator[list[int]]:
     def watch() -> None:
         while not done.wait(0.0005):
             with contextlib.suppress(OSError):  # what is removed meanwhile, folders too
-                seen.append(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+                seen.append(
+                    sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                )
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -45,7 +47,10 @@ def streams(site: FaultySite, names: str, segment: int, segments: int) -> str:
     """A page with HLS streams of so many segments of so many bytes; its address."""
     for name in names:
         for number in range(segments):
-            site.pages[f"/{name}{number}.ts"] = ("video/mp2t", b"\x47" + content(segment - 1, number))
+            site.pages[f"/{name}{number}.ts"] = (
+                "video/mp2t",
+                b"\x47" + content(segment - 1, number),
+            )
         lines = "".join(f"#EXTINF:2,\n{name}{number}.ts\n" for number in range(segments))
         playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n{lines}#EXT-X-ENDLIST\n"
         site.pages[f"/{name}.m3u8"] = ("application/vnd.apple.mpegurl", playlist.encode())
@@ -65,7 +70,9 @@ def test_hls_never_takes_more_than_the_limit_although_its_pieces_are_there_twice
         page = streams(site, "abcd", 1_000_000, 4)
         site.rate = 30_000_000
         with sampled(tmp_path / "scratch") as seen:
-            report = run(order_for(site, tmp_path, course_url=page, scratch_limit=limit, downloads=lanes))
+            report = run(
+                order_for(site, tmp_path, course_url=page, scratch_limit=limit, downloads=lanes)
+            )
     assert report.reason is None and report.items_delivered == 4, report
     assert {len(file) for file in delivered(tmp_path).values()} == {4_000_000}
     assert 4_000_000 <= max(seen) <= limit, f"{max(seen):,} bytes lay in a scratch of {limit:,}"
@@ -74,10 +81,16 @@ def test_hls_never_takes_more_than_the_limit_although_its_pieces_are_there_twice
 def test_a_partial_file_of_another_rendition_goes_before_the_new_one_grows(tmp_path: Path) -> None:
     limit = 1_500_000
     with FaultySite([]) as site:
-        site.pages |= {f"/{name}.mp4": ("video/mp4", content(1_000_000, n)) for n, name in enumerate(("hd", "sd"))}
+        site.pages |= {
+            f"/{name}.mp4": ("video/mp4", content(1_000_000, n))
+            for n, name in enumerate(("hd", "sd"))
+        }
 
         def page(name: str) -> tuple[str, bytes]:
-            return "text/html", f'<title>P</title><video><source src="/{name}.mp4"></video>'.encode()
+            return (
+                "text/html",
+                f'<title>P</title><video><source src="/{name}.mp4"></video>'.encode(),
+            )
 
         site.pages["/page"] = page("hd")
         site.faults["/hd.mp4"] = Fault(reset_after=300_000)
@@ -130,19 +143,23 @@ class Place:
     def find(self, item: Item) -> Delivered | None:
         return None
 
-    def deliver(self, item: Item, file: Path, on_bytes: OnBytes, stop: threading.Event) -> Delivered:
+    def deliver(
+        self, item: Item, file: Path, on_bytes: OnBytes, stop: threading.Event
+    ) -> Delivered:
         self.fails(item)
         return Delivered(item.item_id, 1, "")
 
 
-def pipeline_of(files: Files, place: Place, folder: Path, limit: int = 1_000_000, lanes: int = 2) -> Pipeline:
+def pipeline_of(
+    files: Files, place: Place, folder: Path, limit: int = 1_000_000, lanes: int = 2
+) -> Pipeline:
     free = Bandwidth(None, monotonic=time.monotonic, sleep=time.sleep)
     return Pipeline(
         files,
         place,
         folder=folder,
         scratch_limit=limit,
-        lanes=Lanes(lanes, lanes, free, free),
+        lanes=TransferLimits(lanes, lanes, free, free),
         progress=Progress(path=None, clock=time.time),
         stop=threading.Event(),
     )
@@ -150,9 +167,15 @@ def pipeline_of(files: Files, place: Place, folder: Path, limit: int = 1_000_000
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
-    "error", [UnicodeEncodeError("utf-8", "x", 0, 1, "surrogates"), Failure(Reason.DESTINATION_QUOTA, "full")]
+    "error",
+    [
+        UnicodeEncodeError("utf-8", "x", 0, 1, "surrogates"),
+        Failure(Reason.DESTINATION_QUOTA, "full"),
+    ],
 )
-def test_who_waits_for_room_does_not_wait_for_a_delivery_that_broke(tmp_path: Path, error: Exception) -> None:
+def test_who_waits_for_room_does_not_wait_for_a_delivery_that_broke(
+    tmp_path: Path, error: Exception
+) -> None:
     """The second lecture has no room until the first one is delivered, which never happens."""
 
     def fails(_item: Item) -> None:
@@ -174,7 +197,9 @@ def test_who_waits_for_room_does_not_wait_for_a_delivery_that_broke(tmp_path: Pa
 # what ends a run
 
 
-def deliveries(tmp_path: Path, failures: list[Failure | None], count: int = 20) -> tuple[Tally, Files, int]:
+def deliveries(
+    tmp_path: Path, failures: list[Failure | None], count: int = 20
+) -> tuple[RunStats, Files, int]:
     """A course whose deliveries end so, one after the other (the last again and again), and how many were tried."""
     tried = 0
     lock = threading.Lock()
@@ -201,14 +226,20 @@ def deliveries(tmp_path: Path, failures: list[Failure | None], count: int = 20) 
         Reason.DESTINATION_NOT_FOUND,
     ],
 )
-def test_what_no_further_delivery_would_survive_ends_the_run_at_once(tmp_path: Path, reason: Reason) -> None:
+def test_what_no_further_delivery_would_survive_ends_the_run_at_once(
+    tmp_path: Path, reason: Reason
+) -> None:
     tally, files, tried = deliveries(tmp_path, [Failure(reason, "so it is")])
     assert tally.fatal is not None and tally.fatal.reason is reason and tried == 1
     assert files.begun <= 3
 
 
-@pytest.mark.parametrize("reason", [Reason.DESTINATION_UNAVAILABLE, Reason.NETWORK_ERROR, Reason.CORRUPT_UPLOAD])
-def test_a_destination_that_fails_again_and_again_ends_the_run(tmp_path: Path, reason: Reason) -> None:
+@pytest.mark.parametrize(
+    "reason", [Reason.DESTINATION_UNAVAILABLE, Reason.NETWORK_ERROR, Reason.CORRUPT_UPLOAD]
+)
+def test_a_destination_that_fails_again_and_again_ends_the_run(
+    tmp_path: Path, reason: Reason
+) -> None:
     tally, _, tried = deliveries(tmp_path, [None, Failure(reason, "so it is")])
     assert tally.fatal is not None and tally.fatal.reason is reason
     assert tried == 1 + DELIVERIES_IN_A_ROW == 1 + len(tally.failures)
@@ -220,6 +251,10 @@ def test_a_delivery_that_succeeds_in_between_lets_the_run_go_on(tmp_path: Path) 
     assert tally.fatal is None and tried == 20 and len(tally.failures) == 4
 
 
-def test_a_destination_that_asks_to_wait_long_ends_the_run_and_the_report_says_how_long(tmp_path: Path) -> None:
-    tally, _, tried = deliveries(tmp_path, [Failure(Reason.DESTINATION_UNAVAILABLE, "later", retry_after=900.0)])
+def test_a_destination_that_asks_to_wait_long_ends_the_run_and_the_report_says_how_long(
+    tmp_path: Path,
+) -> None:
+    tally, _, tried = deliveries(
+        tmp_path, [Failure(Reason.DESTINATION_UNAVAILABLE, "later", retry_after=900.0)]
+    )
     assert tally.fatal is not None and tally.fatal.retry_after == 900.0 and tried == 1

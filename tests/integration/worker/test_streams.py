@@ -11,7 +11,7 @@ from Cryptodome.Util.Padding import pad
 from tests.conftest import absent
 from tests.faulty_site import Fault, FaultySite, content
 from tests.integration.worker.test_lanes import Killer
-from tests.integration.worker.test_worker import delivered, order_for, run, start_worker
+from tests.orders import delivered, order_for, run, start_worker
 from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
 
 from enrollgate.domain.reasons import Reason
@@ -60,8 +60,10 @@ def asked_for(site: FaultySite) -> list[str]:
     return [sent.path for sent in site.sent if sent.path.endswith(".ts")]
 
 
-def assert_the_next_try_delivers_it_whole(site: FaultySite, tmp_path: Path, page: str = HLS, **changes: object) -> None:
-    report = run(order_for(site, tmp_path, course_url=f"{site.url}{page}", try_number=2, **changes))
+def assert_the_next_try_delivers_it_whole(
+    site: FaultySite, tmp_path: Path, page: str = HLS, **changes: object
+) -> None:
+    report = run(order_for(site, tmp_path, course_url=f"{site.url}{page}", attempt=2, **changes))
     assert report.reason is None, report
     (file,) = delivered(tmp_path).values()
     whole = b"".join(body for path, (_, body) in sorted(site.pages.items()) if path.endswith(".ts"))
@@ -70,22 +72,30 @@ def assert_the_next_try_delivers_it_whole(site: FaultySite, tmp_path: Path, page
 
 @pytest.mark.parametrize("page", [HLS, DASH])
 @pytest.mark.parametrize("kilobytes", [620, 950, 1200, 1390, 1600])
-def test_a_full_disk_costs_a_stream_no_byte(site: FaultySite, tmp_path: Path, page: str, kilobytes: int) -> None:
+def test_a_full_disk_costs_a_stream_no_byte(
+    site: FaultySite, tmp_path: Path, page: str, kilobytes: int
+) -> None:
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(
-        ["/bin/mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(small)], capture_output=True, check=False
+        ["/bin/mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(small)],
+        capture_output=True,
+        check=False,
     )
     if mounted.returncode != 0:
         absent("the right to mount a small disk", "run as root, where mount works")
     try:
-        report = run(order_for(site, tmp_path, course_url=f"{site.url}{page}", scratch_dir=small / "scratch"))
+        report = run(
+            order_for(site, tmp_path, course_url=f"{site.url}{page}", scratch_dir=small / "scratch")
+        )
         assert report.reason is Reason.DISK_FULL and delivered(tmp_path) == {}, report
         site.sent.clear()
         subprocess.run(["/bin/mount", "-o", "remount,size=10m", str(small)], check=True)
         assert_the_next_try_delivers_it_whole(site, tmp_path, page, scratch_dir=small / "scratch")
         kept = (kilobytes * 1024 - PIECE) // PIECE
-        assert len(asked_for(site)) <= len(PIECES) - kept, "what was on the disk is not fetched again"
+        assert len(asked_for(site)) <= len(PIECES) - kept, (
+            "what was on the disk is not fetched again"
+        )
     finally:
         subprocess.run(["/bin/umount", str(small)], check=True)
 
@@ -137,8 +147,12 @@ def test_a_stream_is_continued_only_from_what_is_known_to_be_there(
     site: FaultySite, tmp_path: Path, page: str, damage: Callable[[Path, Path], None], missing: int
 ) -> None:
     site.faults["/3.ts"] = Fault(status=503)
-    assert run(order_for(site, tmp_path, course_url=f"{site.url}{page}")).reason is Reason.SITE_ERROR
-    (part,), (note,) = (list((tmp_path / "scratch").rglob(f"*.{kind}")) for kind in ("part", "ytdl"))
+    assert (
+        run(order_for(site, tmp_path, course_url=f"{site.url}{page}")).reason is Reason.SITE_ERROR
+    )
+    (part,), (note,) = (
+        list((tmp_path / "scratch").rglob(f"*.{kind}")) for kind in ("part", "ytdl")
+    )
     assert part.read_bytes() == WHOLE[: 3 * PIECE]
     damage(part, note)
     site.faults.clear()
@@ -150,17 +164,24 @@ def test_a_stream_is_continued_only_from_what_is_known_to_be_there(
 KEY = content(16, 99)
 
 
-def encrypt(site: FaultySite, pieces: list[bytes], *, key: bytes = KEY, iv: bytes | None = None) -> list[bytes]:
+def encrypt(
+    site: FaultySite, pieces: list[bytes], *, key: bytes = KEY, iv: bytes | None = None
+) -> list[bytes]:
     """What `serve` serves, under a key that only the site gives. Without an IV of its own each piece has its number's."""
     given = f",IV=0x{iv.hex()}" if iv else ""
     serve(
         site,
-        [AES.new(key, AES.MODE_CBC, iv or n.to_bytes(16)).encrypt(pad(piece, 16)) for n, piece in enumerate(pieces)],
+        [
+            AES.new(key, AES.MODE_CBC, iv or n.to_bytes(16)).encrypt(pad(piece, 16))
+            for n, piece in enumerate(pieces)
+        ],
     )
     kind, playlist = site.pages[HLS]
     site.pages[HLS] = (
         kind,
-        playlist.replace(b"#EXTINF", f'#EXT-X-KEY:METHOD=AES-128,URI="key"{given}\n#EXTINF'.encode(), 1),
+        playlist.replace(
+            b"#EXTINF", f'#EXT-X-KEY:METHOD=AES-128,URI="key"{given}\n#EXTINF'.encode(), 1
+        ),
     )
     site.pages["/key"] = ("application/octet-stream", key)
     return pieces
@@ -170,12 +191,14 @@ def encrypt(site: FaultySite, pieces: list[bytes], *, key: bytes = KEY, iv: byte
 def test_an_encrypted_stream_is_decrypted_to_the_byte_also_when_it_is_continued(
     site: FaultySite, tmp_path: Path, iv: bytes | None
 ) -> None:
-    pieces = encrypt(site, [content(size) for size in (1, 15, 16, 17, 65_535, 65_536, 65_537, 300_000)], iv=iv)
+    pieces = encrypt(
+        site, [content(size) for size in (1, 15, 16, 17, 65_535, 65_536, 65_537, 300_000)], iv=iv
+    )
     site.faults["/6.ts"] = Fault(status=503)
     assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}")).reason is Reason.SITE_ERROR
     site.faults.clear()
     site.sent.clear()
-    assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}", try_number=2)).reason is None
+    assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}", attempt=2)).reason is None
     assert list(delivered(tmp_path).values()) == [b"".join(pieces)]
     assert asked_for(site) == ["/6.ts", "/7.ts"]
     assert [sent.path for sent in site.sent].count("/key") == 1
@@ -199,11 +222,13 @@ def test_a_stream_without_its_key_is_not_delivered(
     report = run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}"))
     assert report.reason is reason and delivered(tmp_path) == {}, report
     site.pages["/key"] = ("application/octet-stream", KEY)
-    assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}", try_number=2)).reason is None
+    assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}", attempt=2)).reason is None
     assert list(delivered(tmp_path).values()) == [WHOLE]
 
 
-def test_an_encrypted_piece_that_is_cut_short_is_not_delivered(site: FaultySite, tmp_path: Path) -> None:
+def test_an_encrypted_piece_that_is_cut_short_is_not_delivered(
+    site: FaultySite, tmp_path: Path
+) -> None:
     encrypt(site, PIECES)
     kind, piece = site.pages["/1.ts"]
     for size in (len(piece) - 16, len(piece) - 1):
@@ -211,19 +236,24 @@ def test_an_encrypted_piece_that_is_cut_short_is_not_delivered(site: FaultySite,
         report = run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}"))
         assert report.reason is Reason.INCOMPLETE_DOWNLOAD and delivered(tmp_path) == {}, report
     site.pages["/1.ts"] = (kind, piece)
-    assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}", try_number=2)).reason is None
+    assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}", attempt=2)).reason is None
     assert list(delivered(tmp_path).values()) == [WHOLE]
 
 
-def test_an_initial_section_has_no_number_in_an_encrypted_stream(site: FaultySite, tmp_path: Path) -> None:
+def test_an_initial_section_has_no_number_in_an_encrypted_stream(
+    site: FaultySite, tmp_path: Path
+) -> None:
     encrypt(site, PIECES)
     kind, playlist = site.pages[HLS]
-    site.pages[HLS] = (kind, playlist.replace(b"#EXT-X-KEY", b'#EXT-X-MAP:URI="begin.mp4"\n#EXT-X-KEY', 1))
+    site.pages[HLS] = (
+        kind,
+        playlist.replace(b"#EXT-X-KEY", b'#EXT-X-MAP:URI="begin.mp4"\n#EXT-X-KEY', 1),
+    )
     site.pages["/begin.mp4"] = ("video/mp4", b"the beginning")
     site.faults["/3.ts"] = Fault(status=503)
     assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}")).reason is Reason.SITE_ERROR
     site.faults.clear()
-    assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}", try_number=2)).reason is None
+    assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}", attempt=2)).reason is None
     assert list(delivered(tmp_path).values()) == [b"the beginning" + WHOLE]
 
 
@@ -242,10 +272,15 @@ def test_a_stream_of_one_file_s_ranges_is_continued_at_the_right_one(tmp_path: P
                 site.faults[path] = Fault(status=503)
 
         site.on_request = fail_at_the_fourth
-        assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}")).reason is Reason.SITE_ERROR
+        assert (
+            run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}")).reason
+            is Reason.SITE_ERROR
+        )
         site.on_request = lambda _path: None
         site.faults.clear()
-        assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}", try_number=2)).reason is None
+        assert (
+            run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}", attempt=2)).reason is None
+        )
         assert list(delivered(tmp_path).values()) == [WHOLE]
 
 
@@ -263,7 +298,10 @@ def test_a_stream_of_one_huge_piece_takes_no_more_memory_than_any(
 ) -> None:
     size = 250_000_000
     (encrypt if encrypted else serve)(site, [b"G" * size])
-    assert start_worker(site, tmp_path, HLS, TELLS_ITS_PEAK.format(path=tmp_path / "peak")).wait(120) == 0
+    assert (
+        start_worker(site, tmp_path, HLS, TELLS_ITS_PEAK.format(path=tmp_path / "peak")).wait(120)
+        == 0
+    )
     (file,) = (tmp_path / "out").rglob("*.mp4")
     assert file.stat().st_size == size
     assert (peak := int((tmp_path / "peak").read_text())) < 150_000, f"{peak:,} KiB"
@@ -328,7 +366,12 @@ def test_each_death_of_a_worker_costs_half_a_piece_at_most(tmp_path: Path) -> No
         random = Random(22)
         deaths = 8
         for _ in range(deaths):
-            assert killer.kill_after(random.randrange(50_000, 400_000), start_worker(site, tmp_path, HLS)) == -9
+            assert (
+                killer.kill_after(
+                    random.randrange(50_000, 400_000), start_worker(site, tmp_path, HLS)
+                )
+                == -9
+            )
         assert_the_next_try_delivers_it_whole(site, tmp_path)
         moved = sum(sent.bytes for sent in site.sent if sent.path.endswith(".ts"))
         assert moved <= (len(pieces) + deaths / 2) * PIECE

@@ -10,15 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.conftest import absent
 from tests.faulty_site import Fault, FaultySite, Lecture, content
+from tests.orders import delivered, manifest, order_for, run, start_worker
 
 from enrollgate.domain.account import cookies_name
-from enrollgate.domain.order import WorkOrder
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.domain.report import Report
 from enrollgate.worker import work, write_report
@@ -30,65 +29,25 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 DISTANT = "Wed, 21 Oct 2065 07:28:00 GMT"
 
 
-@pytest.fixture
-def site() -> Iterator[FaultySite]:
-    lectures = [Lecture(f"Lecture {n}", content(100_000 + n, n)) for n in range(1, 5)]
-    with FaultySite(lectures) as running:
-        yield running
-
-
-def order_for(site: FaultySite, tmp_path: Path, **changes: object) -> WorkOrder:
-    values: dict[str, object] = {
-        "task_id": 7,
-        "attempt": 1,
-        "try_number": 1,
-        "max_tries": 3,
-        "course_url": f"{site.url}/feed",
-        "cookies_dir": None,
-        "cookies_name": "cookies-x.txt",
-        "downloader": "yt-dlp",
-        "download_command": (),
-        "destination": f"directory:{tmp_path / 'out'}",
-        "allowed_hosts": (site.host,),
-        "scratch_dir": tmp_path / "scratch",
-        "scratch_limit": 10_000_000,
-        "report_path": tmp_path / "report.json",
-        "progress_path": tmp_path / "progress.json",
-    }
-    return WorkOrder(**(values | changes))  # type: ignore[arg-type]
-
-
-def run(order: WorkOrder) -> Report:
-    return work(order, stop=threading.Event())
-
-
-def delivered(tmp_path: Path) -> dict[str, bytes]:
-    root = tmp_path / "out"
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name != "manifest.json"
-    }
-
-
-def manifest(tmp_path: Path) -> list[dict[str, object]]:
-    (path,) = (tmp_path / "out").rglob("manifest.json")
-    items: list[dict[str, object]] = json.loads(path.read_text())["items"]
-    return items
-
-
 def test_a_course_is_delivered_whole_with_its_manifest(
     site: FaultySite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = run(order_for(site, tmp_path))
-    assert report.reason is None and report.items_delivered == 4 and report.bytes_delivered == site.size
+    assert (
+        report.reason is None
+        and report.items_delivered == 4
+        and report.bytes_delivered == site.size
+    )
     assert delivered(tmp_path) == {
-        f"A course [task-7]/{n:02d} - Lecture {n}.mp4": lecture.content for n, lecture in enumerate(site.lectures, 1)
+        f"A course [task-7]/{n:02d} - Lecture {n}.mp4": lecture.content
+        for n, lecture in enumerate(site.lectures, 1)
     }
     for entry, lecture in zip(manifest(tmp_path), site.lectures, strict=True):
         assert entry["bytes"] == len(lecture.content)
         assert entry["md5"] == hashlib.md5(lecture.content).hexdigest()
-        assert str(entry["source_url"]).startswith(site.url) and "token" not in str(entry["source_url"])
+        assert str(entry["source_url"]).startswith(site.url) and "token" not in str(
+            entry["source_url"]
+        )
     assert list((tmp_path / "scratch" / "items").iterdir()) == [], "delivered files leave scratch"
     log = capsys.readouterr().err
     assert "[ATTEMPT 1/3] course 'A course', 4 items" in log and "50 % (2 of 4 items)" in log
@@ -100,12 +59,14 @@ def test_a_course_is_delivered_whole_with_its_manifest(
 def test_a_second_try_downloads_nothing_that_is_there(site: FaultySite, tmp_path: Path) -> None:
     run(order_for(site, tmp_path))
     before = site.media_bytes
-    report = run(order_for(site, tmp_path, try_number=2))
+    report = run(order_for(site, tmp_path, attempt=2))
     assert report.reason is None and report.items_skipped == 4
     assert site.media_bytes == before
 
 
-def test_a_file_that_was_changed_at_the_destination_is_delivered_again(site: FaultySite, tmp_path: Path) -> None:
+def test_a_file_that_was_changed_at_the_destination_is_delivered_again(
+    site: FaultySite, tmp_path: Path
+) -> None:
     run(order_for(site, tmp_path))
     victim = next((tmp_path / "out").rglob("02*.mp4"))
     victim.write_bytes(b"x" * victim.stat().st_size)
@@ -114,27 +75,39 @@ def test_a_file_that_was_changed_at_the_destination_is_delivered_again(site: Fau
     assert victim.read_bytes() == site.lectures[1].content
 
 
-def test_a_corrected_course_url_is_another_course_whatever_its_files_are_called(tmp_path: Path) -> None:
+def test_a_corrected_course_url_is_another_course_whatever_its_files_are_called(
+    tmp_path: Path,
+) -> None:
     """Both courses are a file `1.mp4`; the wrong one was delivered, and the task is enrolled again with the right one."""
     wrong, right = content(5_000, 1), content(6_000, 2)
     with FaultySite([]) as site:
         site.pages |= {"/a/1.mp4": ("video/mp4", wrong), "/b/1.mp4": ("video/mp4", right)}
         assert run(order_for(site, tmp_path, course_url=f"{site.url}/a/1.mp4")).items_delivered == 1
-        report = run(order_for(site, tmp_path, course_url=f"{site.url}/b/1.mp4", attempt=2))
+        report = run(order_for(site, tmp_path, course_url=f"{site.url}/b/1.mp4", run_number=2))
         assert (report.reason, report.items_delivered, report.items_skipped) == (None, 1, 0)
         (course,) = (tmp_path / "out").glob(f"{report.destination_id.replace('[', '[[]')}")
         assert [path.read_bytes() for path in course.glob("*.mp4")] == [right]
-        assert sorted(delivered(tmp_path).values()) == sorted([wrong, right]), "what was delivered is never destroyed"
-        for url, attempt in ((f"{site.url}/a/1.mp4", 3), (f"{site.url}/b/1.mp4", 4)):
-            again = run(order_for(site, tmp_path, course_url=url, attempt=attempt))
-            assert (again.items_delivered, again.items_skipped) == (0, 1), "each course is found again"
+        assert sorted(delivered(tmp_path).values()) == sorted([wrong, right]), (
+            "what was delivered is never destroyed"
+        )
+        for url, run_number in ((f"{site.url}/a/1.mp4", 3), (f"{site.url}/b/1.mp4", 4)):
+            again = run(order_for(site, tmp_path, course_url=url, run_number=run_number))
+            assert (again.items_delivered, again.items_skipped) == (0, 1), (
+                "each course is found again"
+            )
 
 
-def test_a_new_signature_in_the_course_url_is_the_same_course(site: FaultySite, tmp_path: Path) -> None:
+def test_a_new_signature_in_the_course_url_is_the_same_course(
+    site: FaultySite, tmp_path: Path
+) -> None:
     run(order_for(site, tmp_path, course_url=f"{site.url}/feed?Expires=1&Signature=abc&id=3"))
-    again = run(order_for(site, tmp_path, course_url=f"{site.url}/feed?Expires=2&Signature=xyz&id=3"))
+    again = run(
+        order_for(site, tmp_path, course_url=f"{site.url}/feed?Expires=2&Signature=xyz&id=3")
+    )
     assert (again.items_delivered, again.items_skipped) == (0, 4)
-    other = run(order_for(site, tmp_path, course_url=f"{site.url}/feed?Expires=2&Signature=xyz&id=4"))
+    other = run(
+        order_for(site, tmp_path, course_url=f"{site.url}/feed?Expires=2&Signature=xyz&id=4")
+    )
     assert (other.items_delivered, other.items_skipped) == (4, 0)
 
 
@@ -152,10 +125,22 @@ def test_a_damaged_manifest_is_as_good_as_none(site: FaultySite, tmp_path: Path)
         (403, {}, Reason.ACCESS_DENIED, "the site refuses this account (HTTP 403)", None),
         (404, {}, Reason.COURSE_NOT_FOUND, "the site has no such page (HTTP 404)", None),
         (410, {}, Reason.COURSE_NOT_FOUND, "the page is gone from the site (HTTP 410)", None),
-        (429, {"Retry-After": "7"}, Reason.RATE_LIMITED, "the site asks to slow down (HTTP 429)", 7.0),
+        (
+            429,
+            {"Retry-After": "7"},
+            Reason.RATE_LIMITED,
+            "the site asks to slow down (HTTP 429)",
+            7.0,
+        ),
         (500, {}, Reason.SITE_ERROR, "the site failed (HTTP 500)", None),
         (503, {"Retry-After": "3"}, Reason.SITE_ERROR, "the site failed (HTTP 503)", 3.0),
-        (429, {"Retry-After": DISTANT}, Reason.RATE_LIMITED, "the site asks to slow down (HTTP 429)", 30 * 86400.0),
+        (
+            429,
+            {"Retry-After": DISTANT},
+            Reason.RATE_LIMITED,
+            "the site asks to slow down (HTTP 429)",
+            30 * 86400.0,
+        ),
     ],
 )
 def test_what_the_site_answers_for_the_course_is_the_reason(
@@ -181,12 +166,16 @@ def test_one_refused_lecture_does_not_waste_the_others(site: FaultySite, tmp_pat
     assert [failed.item for failed in report.failed_items] == ["Lecture 2"]
     assert "1 of 4 items failed: 'Lecture 2'" in report.message
     site.faults.clear()
-    again = run(order_for(site, tmp_path, try_number=2))
+    again = run(order_for(site, tmp_path, attempt=2))
     assert again.reason is None and (again.items_delivered, again.items_skipped) == (1, 3)
 
 
 def test_a_run_with_a_retryable_failure_is_retryable(site: FaultySite, tmp_path: Path) -> None:
-    site.faults |= {"/1.mp4": Fault(status=403), "/3.mp4": Fault(status=404), "/4.mp4": Fault(status=503)}
+    site.faults |= {
+        "/1.mp4": Fault(status=403),
+        "/3.mp4": Fault(status=404),
+        "/4.mp4": Fault(status=503),
+    }
     report = run(order_for(site, tmp_path))
     assert report.reason is Reason.SITE_ERROR and report.items_failed == 3
 
@@ -194,7 +183,10 @@ def test_a_run_with_a_retryable_failure_is_retryable(site: FaultySite, tmp_path:
 def test_an_expired_cookie_in_the_middle_ends_the_run(site: FaultySite, tmp_path: Path) -> None:
     site.faults["/2.mp4"] = Fault(status=401)
     report = run(order_for(site, tmp_path, downloads=1))
-    assert (report.reason, report.message) == (Reason.COOKIES_EXPIRED, "the site asks for a login (HTTP 401)")
+    assert (report.reason, report.message) == (
+        Reason.COOKIES_EXPIRED,
+        "the site asks for a login (HTTP 401)",
+    )
     assert not [sent for sent in site.sent if sent.path in ("/3.mp4", "/4.mp4")]
 
 
@@ -203,8 +195,10 @@ def test_a_connection_reset_in_the_middle_of_a_file_is_resumed_and_the_file_is_w
 ) -> None:
     site.faults["/1.mp4"] = Fault(reset_after=50_000, times=3)
     report = run(order_for(site, tmp_path))
-    if report.reason is not None:  # the first try may end here; the next goes on from the partial file
-        report = run(order_for(site, tmp_path, try_number=2))
+    if (
+        report.reason is not None
+    ):  # the first try may end here; the next goes on from the partial file
+        report = run(order_for(site, tmp_path, attempt=2))
     assert report.reason is None
     assert delivered(tmp_path)["A course [task-7]/01 - Lecture 1.mp4"] == site.lectures[0].content
 
@@ -213,7 +207,9 @@ def test_a_connection_that_is_always_reset_says_so(site: FaultySite, tmp_path: P
     site.faults["/1.mp4"] = Fault(reset_after=0)
     report = run(order_for(site, tmp_path))
     assert report.reason is Reason.NETWORK_ERROR and report.items_delivered == 3
-    assert report.message.startswith("1 of 4 items failed: 'Lecture 1': Connection reset by peer"), report.message
+    assert report.message.startswith(
+        "1 of 4 items failed: 'Lecture 1': Connection reset by peer"
+    ), report.message
 
 
 def test_a_body_shorter_than_announced_is_never_delivered(site: FaultySite, tmp_path: Path) -> None:
@@ -239,11 +235,17 @@ def test_a_redirect_to_a_forbidden_place_is_not_followed(
 ) -> None:
     site.faults["/feed"] = Fault(location=target)
     report = run(order_for(site, tmp_path))
-    assert report.reason in (Reason.HOST_NOT_ALLOWED, Reason.INVALID_COURSE_URL, Reason.UNSUPPORTED_COURSE)
+    assert report.reason in (
+        Reason.HOST_NOT_ALLOWED,
+        Reason.INVALID_COURSE_URL,
+        Reason.UNSUPPORTED_COURSE,
+    )
     assert what in report.message
 
 
-def test_a_redirect_to_a_host_that_is_not_listed_sends_nothing_there(site: FaultySite, tmp_path: Path) -> None:
+def test_a_redirect_to_a_host_that_is_not_listed_sends_nothing_there(
+    site: FaultySite, tmp_path: Path
+) -> None:
     with FaultySite([]) as other:
         site.faults["/1.mp4"] = Fault(location=f"{other.url}/1.mp4")
         report = run(order_for(site, tmp_path))
@@ -261,7 +263,9 @@ def test_a_name_that_resolves_to_a_private_address_is_refused_before_it_is_conta
     resolve = socket.getaddrinfo
     port = int(site.host.partition(":")[2])
     monkeypatch.setattr(
-        socket, "getaddrinfo", lambda _host, _port, *rest, **more: resolve("127.0.0.1", port, *rest, **more)
+        socket,
+        "getaddrinfo",
+        lambda _host, _port, *rest, **more: resolve("127.0.0.1", port, *rest, **more),
     )
     url = "https://courses.example.com/feed"
     report = run(order_for(site, tmp_path, course_url=url, allowed_hosts=("*.example.com",)))
@@ -272,7 +276,10 @@ def test_a_name_that_resolves_to_a_private_address_is_refused_before_it_is_conta
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("javascript:alert(1)", "the URL's scheme is javascript: only https, or http, can be downloaded"),
+        (
+            "javascript:alert(1)",
+            "the URL's scheme is javascript: only https, or http, can be downloaded",
+        ),
         ("file:///etc/passwd", "the URL's scheme is file: only https, or http, can be downloaded"),
         ("https://10.0.0.1/", "10.0.0.1 is not in ENROLLGATE_ALLOWED_HOSTS"),
         ("https://other.example/course", "other.example is not in ENROLLGATE_ALLOWED_HOSTS"),
@@ -292,8 +299,21 @@ def test_a_url_that_may_not_be_contacted_is_refused_at_once(
 
 
 def test_titles_never_lead_out_of_the_course_folder(tmp_path: Path) -> None:
-    titles = ["../../x", "..", "/etc/passwd", "a" * 400, "ü" * 400, "CON", ".hidden", "", "x/../../y", "..\\..\\z"]
-    with FaultySite([Lecture(title, content(1000 + n, n)) for n, title in enumerate(titles)]) as site:
+    titles = [
+        "../../x",
+        "..",
+        "/etc/passwd",
+        "a" * 400,
+        "ü" * 400,
+        "CON",
+        ".hidden",
+        "",
+        "x/../../y",
+        "..\\..\\z",
+    ]
+    with FaultySite(
+        [Lecture(title, content(1000 + n, n)) for n, title in enumerate(titles)]
+    ) as site:
         report = run(order_for(site, tmp_path))
         assert report.reason is None, report.message
         assert report.items_delivered == len(titles)
@@ -307,10 +327,14 @@ def test_titles_never_lead_out_of_the_course_folder(tmp_path: Path) -> None:
 def test_two_lectures_with_one_title_are_both_there(tmp_path: Path) -> None:
     with FaultySite([Lecture("Same", content(1000, 1)), Lecture("Same", content(1000, 2))]) as site:
         assert run(order_for(site, tmp_path)).items_delivered == 2
-        assert sorted(delivered(tmp_path).values()) == sorted(lecture.content for lecture in site.lectures)
+        assert sorted(delivered(tmp_path).values()) == sorted(
+            lecture.content for lecture in site.lectures
+        )
 
 
-def test_the_account_s_cookies_are_sent_and_the_secret_file_is_left_alone(site: FaultySite, tmp_path: Path) -> None:
+def test_the_account_s_cookies_are_sent_and_the_secret_file_is_left_alone(
+    site: FaultySite, tmp_path: Path
+) -> None:
     cookies = tmp_path / "cookies"
     cookies.mkdir()
     name = cookies_name("ada@example.com")
@@ -362,7 +386,11 @@ def test_download_and_delivery_overlap(site: FaultySite, tmp_path: Path) -> None
             Reason.CONFIGURATION_ERROR,
             "the scratch folder (in ENROLLGATE_WORK_DIR; in a pod /scratch) cannot be",
         ),
-        ("destination", Reason.DESTINATION_NOT_FOUND, "at the destination: folder: Not a directory"),
+        (
+            "destination",
+            Reason.DESTINATION_NOT_FOUND,
+            "at the destination: folder: Not a directory",
+        ),
     ],
 )
 def test_a_folder_that_cannot_be_is_told_from_another(
@@ -370,7 +398,9 @@ def test_a_folder_that_cannot_be_is_told_from_another(
 ) -> None:
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "folder"
-    changes = {"scratch_dir": folder} if place == "scratch" else {"destination": f"directory:{folder}"}
+    changes = (
+        {"scratch_dir": folder} if place == "scratch" else {"destination": f"directory:{folder}"}
+    )
     report = run(order_for(site, tmp_path, **changes))
     assert report.reason is reason and words in report.message and site.media_bytes == 0
 
@@ -379,42 +409,24 @@ def test_a_full_disk_says_so_and_the_next_try_goes_on(site: FaultySite, tmp_path
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=300k", "none", str(small)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "none", str(small)],
+        capture_output=True,
+        check=False,
     )
     if mounted.returncode != 0:
         absent("the right to mount a small disk", "run as root, where mount works")
     try:
         report = run(order_for(site, tmp_path, destination=f"directory:{small}"))
-        assert (report.reason, report.message) == (Reason.DISK_FULL, "at the destination: No space left on device")
+        assert (report.reason, report.message) == (
+            Reason.DISK_FULL,
+            "at the destination: No space left on device",
+        )
         assert 1 <= report.items_delivered < 4
         subprocess.run(["mount", "-o", "remount,size=10m", str(small)], check=True)
-        again = run(order_for(site, tmp_path, destination=f"directory:{small}", try_number=2))
+        again = run(order_for(site, tmp_path, destination=f"directory:{small}", attempt=2))
         assert again.reason is None and again.items_skipped == report.items_delivered
     finally:
         subprocess.run(["umount", str(small)], check=True)
-
-
-WORKER = """
-import sys, threading, signal
-from pathlib import Path
-from enrollgate.worker import work, write_report
-from enrollgate.domain.order import WorkOrder
-stop = threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: stop.set())
-url, host, base = sys.argv[1:]
-base = Path(base)
-order = WorkOrder(7, 1, 1, 3, url, None, "x", "yt-dlp", (), f"directory:{base / 'out'}", (host,), base / "scratch", 10**8,
-                  base / "report.json", None)
-report = work(order, stop=stop)
-write_report(order.report_path, report)
-"""
-
-
-def start_worker(site: FaultySite, tmp_path: Path, page: str = "/feed", before: str = "") -> subprocess.Popen[bytes]:
-    """`before`: Python that the worker runs first."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-c", before + WORKER, f"{site.url}{page}", site.host, str(tmp_path)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
 
 
 def partial_size(tmp_path: Path, lecture: Lecture) -> int:
@@ -438,7 +450,11 @@ def test_after_a_worker_s_death_in_the_middle_of_a_file_only_what_is_missing_mov
         process = start_worker(site, tmp_path)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            first = [path for path in (tmp_path / "out").rglob("manifest.json") if "01 - Lecture 1" in path.read_text()]
+            first = [
+                path
+                for path in (tmp_path / "out").rglob("manifest.json")
+                if "01 - Lecture 1" in path.read_text()
+            ]
             if first and partial_size(tmp_path, site.lectures[1]) >= 100_000:
                 break
             time.sleep(0.02)
@@ -451,13 +467,17 @@ def test_after_a_worker_s_death_in_the_middle_of_a_file_only_what_is_missing_mov
         gate.set()
         if number is signal.SIGTERM:
             assert Report.decode((tmp_path / "report.json").read_text()).reason is Reason.STOPPED
-        report = run(order_for(site, tmp_path, try_number=2))
+        report = run(order_for(site, tmp_path, attempt=2))
         assert report.reason is None
-        assert sorted(delivered(tmp_path).values()) == sorted(lecture.content for lecture in site.lectures)
+        assert sorted(delivered(tmp_path).values()) == sorted(
+            lecture.content for lecture in site.lectures
+        )
         resumed = [sent for sent in site.sent if sent.path == "/2.mp4" and sent.range]
         assert resumed, f"the partial file was not resumed: {site.sent}, {report}"
         start = int(str(resumed[0].range).removeprefix("bytes=").rstrip("-"))
-        assert start >= 100_000 and resumed[0].bytes == len(site.lectures[1].content) - start, "only what was missing"
+        assert start >= 100_000 and resumed[0].bytes == len(site.lectures[1].content) - start, (
+            "only what was missing"
+        )
         assert report.bytes_delivered < site.size, "the first lecture was not moved again"
 
 
@@ -469,7 +489,9 @@ def test_a_command_that_does_not_end_is_killed_within_the_grace_and_before_its_w
 ) -> None:
     stop = threading.Event()
     command = ("sh", "-c", STUBBORN, "{course_url}")
-    order = order_for(site, tmp_path, downloader="command", download_command=command, stop_grace=2.0)
+    order = order_for(
+        site, tmp_path, downloader="command", download_command=command, stop_grace=2.0
+    )
     pid = tmp_path / "scratch" / "output" / "pid"
 
     def ask_to_stop() -> None:
@@ -495,7 +517,9 @@ def test_a_report_on_a_mounted_file_is_written_in_place(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "termination-log"
     source.touch()
     target.touch()
-    done = subprocess.run(["mount", "--bind", str(source), str(target)], capture_output=True, check=False)
+    done = subprocess.run(
+        ["mount", "--bind", str(source), str(target)], capture_output=True, check=False
+    )
     if done.returncode != 0:
         absent("the right to mount", "run as root, where mount works")
     try:
@@ -517,7 +541,9 @@ def test_a_bug_in_the_worker_ends_in_a_report(
     assert report.message == "ZeroDivisionError: a bug with <e-mail> in it"
 
 
-@pytest.mark.parametrize("error", [Failure(Reason.NETWORK_ERROR, "gone"), OSError(5, "I/O"), ZeroDivisionError("x")])
+@pytest.mark.parametrize(
+    "error", [Failure(Reason.NETWORK_ERROR, "gone"), OSError(5, "I/O"), ZeroDivisionError("x")]
+)
 def test_an_error_while_closing_does_not_replace_the_run_s_result(
     site: FaultySite,
     tmp_path: Path,
@@ -546,26 +572,36 @@ def test_an_html_page_with_several_videos_is_a_course(site: FaultySite, tmp_path
     site.pages["/page"] = ("text/html", f"<html><title>Page</title>{videos}</html>".encode())
     report = run(order_for(site, tmp_path, course_url=f"{site.url}/page"))
     assert report.reason is None and report.items_delivered == 3, report
-    assert sorted(delivered(tmp_path).values()) == sorted(lecture.content for lecture in site.lectures[:3])
+    assert sorted(delivered(tmp_path).values()) == sorted(
+        lecture.content for lecture in site.lectures[:3]
+    )
 
 
 def test_a_page_without_anything_is_unsupported(site: FaultySite, tmp_path: Path) -> None:
     site.pages["/page"] = ("text/html", b"<html><title>Nothing</title></html>")
-    assert run(order_for(site, tmp_path, course_url=f"{site.url}/page")).reason is Reason.UNSUPPORTED_COURSE
+    assert (
+        run(order_for(site, tmp_path, course_url=f"{site.url}/page")).reason
+        is Reason.UNSUPPORTED_COURSE
+    )
 
 
 def test_a_missing_hls_segment_is_never_a_shorter_success(site: FaultySite, tmp_path: Path) -> None:
     playlist = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:4\n" + "".join(
         f"#EXTINF:4,\n{site.url}/{n}.mp4\n" for n in (1, 2, 3)
     )
-    site.pages["/course.m3u8"] = ("application/vnd.apple.mpegurl", (playlist + "#EXT-X-ENDLIST\n").encode())
+    site.pages["/course.m3u8"] = (
+        "application/vnd.apple.mpegurl",
+        (playlist + "#EXT-X-ENDLIST\n").encode(),
+    )
     site.faults["/2.mp4"] = Fault(status=403)
     report = run(order_for(site, tmp_path, course_url=f"{site.url}/course.m3u8"))
     assert report.reason is not None and report.items_delivered == 0
     site.faults.clear()
-    whole = run(order_for(site, tmp_path, course_url=f"{site.url}/course.m3u8", try_number=2))
+    whole = run(order_for(site, tmp_path, course_url=f"{site.url}/course.m3u8", attempt=2))
     assert whole.reason is None
-    assert list(delivered(tmp_path).values()) == [b"".join(lecture.content for lecture in site.lectures[:3])]
+    assert list(delivered(tmp_path).values()) == [
+        b"".join(lecture.content for lecture in site.lectures[:3])
+    ]
 
 
 def test_udemy_s_extractor_is_kept_from_enrolling() -> None:
@@ -577,7 +613,9 @@ def test_udemy_s_extractor_is_kept_from_enrolling() -> None:
     for kind in (udemy.UdemyIE, udemy.UdemyCourseIE):
         assert kind._enroll_course is yt_dlp._never_enroll
         with pytest.raises(Failure, match="AccessDenied: the account is not enrolled"):
-            kind()._enroll_course("u", '<a href="https://www.udemy.com/course/subscribe/?courseId=1">', "1")
+            kind()._enroll_course(
+                "u", '<a href="https://www.udemy.com/course/subscribe/?courseId=1">', "1"
+            )
         kind()._enroll_course("u", "<p>the lectures</p>", "1")
 
 
@@ -585,6 +623,12 @@ def test_what_only_another_program_could_fetch_is_refused(site: FaultySite, tmp_
     from enrollgate.worker.downloaders.guarded import Refused, open_youtube_dl
 
     with open_youtube_dl({"quiet": True, "cachedir": False}, (site.host,)) as ydl:
-        info = {"url": "rtmp://x.example/a", "protocol": "rtmp", "ext": "mp4", "id": "1", "title": "x"}
+        info = {
+            "url": "rtmp://x.example/a",
+            "protocol": "rtmp",
+            "ext": "mp4",
+            "id": "1",
+            "title": "x",
+        }
         with pytest.raises(Refused, match="only another program"):
             ydl.dl(str(tmp_path / "x"), info)

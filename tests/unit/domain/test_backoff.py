@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enrollgate.domain.backoff import Backoff, delay
+from enrollgate.common.backoff import Backoff, delay
 
 policies = st.builds(
     Backoff,
@@ -18,7 +18,9 @@ seeds = st.integers(0, 2**32)
 
 
 @given(failures, policies, seeds)
-def test_a_wait_is_never_negative_and_never_above_the_cap(count: int, policy: Backoff, seed: int) -> None:
+def test_a_wait_is_never_negative_and_never_above_the_cap(
+    count: int, policy: Backoff, seed: int
+) -> None:
     assert 0 <= delay(count, policy, Random(seed)) <= policy.cap
 
 
@@ -30,7 +32,9 @@ def test_jitter_takes_off_no_more_than_its_share(count: int, policy: Backoff, se
 
 
 @given(failures, policies, seeds)
-def test_without_jitter_no_wait_is_shorter_than_the_one_before(count: int, policy: Backoff, seed: int) -> None:
+def test_without_jitter_no_wait_is_shorter_than_the_one_before(
+    count: int, policy: Backoff, seed: int
+) -> None:
     calm = Backoff(policy.base, policy.factor, policy.cap, jitter=0)
     assert delay(count, calm, Random(seed)) <= delay(count + 1, calm, Random(seed))
 
@@ -45,7 +49,9 @@ def test_waits_double_up_to_the_cap() -> None:
     assert [delay(count, policy, Random(0)) for count in range(1, 7)] == [5, 10, 20, 40, 60, 60]
 
 
-@pytest.mark.parametrize("knobs", [{"base": -1}, {"cap": -1}, {"factor": 0.5}, {"jitter": 1.1}, {"jitter": -0.1}])
+@pytest.mark.parametrize(
+    "knobs", [{"base": -1}, {"cap": -1}, {"factor": 0.5}, {"jitter": 1.1}, {"jitter": -0.1}]
+)
 def test_knobs_that_make_no_sense_are_refused(knobs: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="back-off needs"):
         Backoff(**knobs)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from enrollgate.domain.retry_after import retry_after
+from enrollgate.common.retry_after import retry_after
 
 
 @pytest.mark.parametrize(

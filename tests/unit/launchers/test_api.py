@@ -26,7 +26,9 @@ class Scripted(Api):
         self.answers: Iterator[Answer | None] = iter(answers)
         self.told_to_stop = told_to_stop
         configuration = client.Configuration()
-        super().__init__(configuration, random=Random(1), sleep=self.wait, monotonic=lambda: self.now)
+        super().__init__(
+            configuration, random=Random(1), sleep=self.wait, monotonic=lambda: self.now
+        )
 
     def wait(self, seconds: float) -> bool:
         self.waits.append(seconds)
@@ -44,7 +46,11 @@ class Scripted(Api):
 
 
 def refusal(status: int, **headers: str) -> Answer:
-    return status, {name.replace("_", "-"): value for name, value in headers.items()}, b'{"message": "no"}'
+    return (
+        status,
+        {name.replace("_", "-"): value for name, value in headers.items()},
+        b'{"message": "no"}',
+    )
 
 
 FINE: Answer = (200, {}, b'{"kind": "Job"}')
@@ -75,7 +81,9 @@ def test_a_request_that_makes_the_server_fail_says_nothing_of_other_requests() -
         api.request("DELETE", "/x")
 
 
-@pytest.mark.parametrize("answer", [None, refusal(503), refusal(429), (200, {}, b"<html>"), (200, {}, b"[]")])
+@pytest.mark.parametrize(
+    "answer", [None, refusal(503), refusal(429), (200, {}, b"<html>"), (200, {}, b"[]")]
+)
 def test_a_server_that_is_away_is_away_for_all_requests(answer: Answer | None) -> None:
     api = Scripted(*[answer] * TRIES)
     with pytest.raises(LauncherUnavailable) as given_up:

@@ -11,7 +11,12 @@ from enrollgate.launchers.kubernetes.diagnosis import failure_of, report_of, why
 from enrollgate.launchers.kubernetes.views import event_view, job_view, pod_view
 
 BEGIN = datetime(2026, 1, 1, 12, tzinfo=UTC)
-FAILED = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "has reached the limit"}
+FAILED = {
+    "type": "Failed",
+    "status": "True",
+    "reason": "BackoffLimitExceeded",
+    "message": "has reached the limit",
+}
 
 
 def at(minutes: float = 0) -> str:
@@ -30,11 +35,21 @@ def job(*conditions: dict[str, str], **fields: Any) -> Any:
 
 
 def pod(name: str = "p1", created: float = 0, phase: str = "Failed", **status: Any) -> Any:
-    return pod_view({"metadata": {"name": name, "creationTimestamp": at(created)}, "status": {"phase": phase} | status})
+    return pod_view(
+        {
+            "metadata": {"name": name, "creationTimestamp": at(created)},
+            "status": {"phase": phase} | status,
+        }
+    )
 
 
 def stopped(code: int, message: str = "", reason: str = "Error") -> list[dict[str, Any]]:
-    return [{"name": "worker", "state": {"terminated": {"exitCode": code, "reason": reason, "message": message}}}]
+    return [
+        {
+            "name": "worker",
+            "state": {"terminated": {"exitCode": code, "reason": reason, "message": message}},
+        }
+    ]
 
 
 def waiting(reason: str, message: str) -> list[dict[str, Any]]:
@@ -42,17 +57,19 @@ def waiting(reason: str, message: str) -> list[dict[str, Any]]:
 
 
 def warning(reason: str, message: str, minutes: float = 0) -> Any:
-    return event_view({"type": "Warning", "reason": reason, "message": message, "lastTimestamp": at(minutes)})
+    return event_view(
+        {"type": "Warning", "reason": reason, "message": message, "lastTimestamp": at(minutes)}
+    )
 
 
-def verdict_of(*conditions: dict[str, str]) -> Any:
-    return job(*conditions).verdict
+def job_result(*conditions: dict[str, str]) -> Any:
+    return job(*conditions).result
 
 
 def test_the_workers_own_report_comes_first() -> None:
     own = Report(Reason.DRM_PROTECTED, "lecture 3 is protected")
     found = pod(containerStatuses=stopped(exit_code(own.reason), own.encode()))
-    assert report_of(verdict_of(FAILED), [found], []) == own
+    assert report_of(job_result(FAILED), [found], []) == own
 
 
 @pytest.mark.parametrize("code", [0, 1, 137])
@@ -65,12 +82,14 @@ def test_a_report_that_does_not_fit_its_exit_code_is_not_believed(code: int) -> 
 
 def test_a_success_that_is_reported_by_a_failed_pod_is_no_success() -> None:
     found = pod(containerStatuses=stopped(1, Report(None, "3 items delivered").encode()))
-    assert report_of(verdict_of(FAILED), [found], []).reason is Reason.WORKER_CRASHED
+    assert report_of(job_result(FAILED), [found], []).reason is Reason.WORKER_CRASHED
 
 
 def test_a_complete_job_without_a_report_is_a_success_that_says_so() -> None:
-    complete = verdict_of({"type": "Complete", "status": "True"})
-    assert report_of(complete, [], []) == Report(None, "the Job is complete; its pod left no report")
+    complete = job_result({"type": "Complete", "status": "True"})
+    assert report_of(complete, [], []) == Report(
+        None, "the Job is complete; its pod left no report"
+    )
     torn = pod(phase="Succeeded", containerStatuses=stopped(0, '{"reason": nul'))
     assert report_of(complete, [torn], []).reason is None
 
@@ -78,17 +97,27 @@ def test_a_complete_job_without_a_report_is_a_success_that_says_so() -> None:
 @pytest.mark.parametrize(
     ("status", "reason", "words"),
     [
-        ({"containerStatuses": stopped(137, reason="OOMKilled")}, Reason.OOM_KILLED, "more memory than its limit"),
+        (
+            {"containerStatuses": stopped(137, reason="OOMKilled")},
+            Reason.OOM_KILLED,
+            "more memory than its limit",
+        ),
         ({"containerStatuses": stopped(137)}, Reason.WORKER_CRASHED, "was killed"),
         (
             {"containerStatuses": stopped(139, "Segmentation  fault")},
             Reason.WORKER_CRASHED,
             "code 139: Segmentation fault",
         ),
-        ({"reason": "Evicted", "message": "low on resource: ephemeral-storage"}, Reason.EVICTED, "ephemeral-storage"),
+        (
+            {"reason": "Evicted", "message": "low on resource: ephemeral-storage"},
+            Reason.EVICTED,
+            "ephemeral-storage",
+        ),
         (
             {
-                "conditions": [{"type": "DisruptionTarget", "status": "True", "message": "preempted by p2"}],
+                "conditions": [
+                    {"type": "DisruptionTarget", "status": "True", "message": "preempted by p2"}
+                ],
                 "containerStatuses": stopped(143),
             },
             Reason.EVICTED,
@@ -99,7 +128,7 @@ def test_a_complete_job_without_a_report_is_a_success_that_says_so() -> None:
 def test_a_pod_that_left_no_report_is_explained_by_its_state(
     status: dict[str, Any], reason: Reason, words: str
 ) -> None:
-    report = report_of(verdict_of(FAILED), [pod(**status)], [])
+    report = report_of(job_result(FAILED), [pod(**status)], [])
     assert report.reason is reason and words in report.message
 
 
@@ -109,17 +138,24 @@ def test_of_several_pods_the_youngest_that_is_over_speaks() -> None:
         pod("young", 5, containerStatuses=stopped(137, reason="OOMKilled")),
         pod("still there", 9, phase="Running"),
     ]
-    assert "young" in report_of(verdict_of(FAILED), pods, []).message
+    assert "young" in report_of(job_result(FAILED), pods, []).message
 
 
 def test_a_deadline_is_the_jobs_own_word() -> None:
-    deadline = {"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "message": "was active too long"}
-    assert report_of(verdict_of(deadline), [], []) == Report(Reason.DEADLINE_EXCEEDED, "was active too long")
+    deadline = {
+        "type": "Failed",
+        "status": "True",
+        "reason": "DeadlineExceeded",
+        "message": "was active too long",
+    }
+    assert report_of(job_result(deadline), [], []) == Report(
+        Reason.DEADLINE_EXCEEDED, "was active too long"
+    )
 
 
 def test_a_failed_job_without_pods_is_explained_by_its_latest_warning() -> None:
     events = [warning("FailedCreate", "newer", 2), warning("FailedCreate", "older", 1)]
-    report = report_of(verdict_of(FAILED), [], events)
+    report = report_of(job_result(FAILED), [], events)
     assert report.reason is Reason.BACKOFF_LIMIT_EXCEEDED and report.message.endswith(
         "no pod to ask; FailedCreate: newer"
     )
@@ -127,7 +163,7 @@ def test_a_failed_job_without_pods_is_explained_by_its_latest_warning() -> None:
 
 def test_an_address_in_the_clusters_words_is_not_passed_on() -> None:
     found = pod(containerStatuses=stopped(1, "login of ada@example.com failed"))
-    assert "ada@" not in report_of(verdict_of(FAILED), [found], []).message
+    assert "ada@" not in report_of(job_result(FAILED), [found], []).message
 
 
 LATE = BEGIN + timedelta(minutes=16)
@@ -144,7 +180,14 @@ LATE = BEGIN + timedelta(minutes=16)
             "exceeded quota: q",
         ),
         (
-            [pod(phase="Pending", conditions=[{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}])],
+            [
+                pod(
+                    phase="Pending",
+                    conditions=[
+                        {"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}
+                    ],
+                )
+            ],
             [],
             Reason.UNSCHEDULABLE,
             "fits on no node: 0/3 nodes",
@@ -156,7 +199,12 @@ LATE = BEGIN + timedelta(minutes=16)
             "cannot be pulled: not found",
         ),
         (
-            [pod(phase="Pending", containerStatuses=waiting("CreateContainerConfigError", 'secret "s" not found'))],
+            [
+                pod(
+                    phase="Pending",
+                    containerStatuses=waiting("CreateContainerConfigError", 'secret "s" not found'),
+                )
+            ],
             [],
             Reason.CREATE_CONTAINER_CONFIG_ERROR,
             'secret "s" not found',
@@ -176,7 +224,9 @@ def test_a_job_that_does_not_begin_is_explained_once_its_time_is_over(
     report = why_not_begun(job(), pods, events, LATE, 900)
     assert report is not None and report.reason is reason
     assert "within 900s" in report.message and words in report.message
-    assert why_not_begun(job(), pods, events, BEGIN + timedelta(minutes=15), 900) is None, "it has all of its time"
+    assert why_not_begun(job(), pods, events, BEGIN + timedelta(minutes=15), 900) is None, (
+        "it has all of its time"
+    )
 
 
 @pytest.mark.parametrize(
@@ -205,7 +255,9 @@ def test_a_pod_that_replaces_a_drained_one_has_a_clock_of_its_own(minutes: float
     for wait in (0, 0.1, 15):
         now = BEGIN + timedelta(minutes=minutes + wait)
         assert why_not_begun(job(changed=minutes), replacement, [], now, 900) is None
-    report = why_not_begun(job(changed=minutes), replacement, [], BEGIN + timedelta(minutes=minutes + 15.1), 900)
+    report = why_not_begun(
+        job(changed=minutes), replacement, [], BEGIN + timedelta(minutes=minutes + 15.1), 900
+    )
     assert report is not None and report.reason is Reason.NEVER_STARTED
 
 
@@ -220,7 +272,15 @@ def test_a_pod_that_replaces_a_drained_one_has_a_clock_of_its_own(minutes: float
         (job(changed=295), [pod("first", 0, containerStatuses=stopped(1))], []),
         (job(changed=281), [], [CREATED]),
     ],
-    ids=["terminating", "active", "not accounted for", "just gone", "failed", "its pod is there", "once created"],
+    ids=[
+        "terminating",
+        "active",
+        "not accounted for",
+        "just gone",
+        "failed",
+        "its pod is there",
+        "once created",
+    ],
 )
 def test_a_gap_between_two_pods_is_never_called_a_job_that_never_began(
     found: Any, pods: list[Any], events: list[Any]
@@ -236,7 +296,10 @@ def test_a_gap_is_given_the_time_that_a_back_off_takes_however_short_the_time_to
 
 
 def test_a_further_pod_that_cannot_start_does_not_wait_for_the_deadline() -> None:
-    pods = [pod("first", containerStatuses=stopped(1)), pod("second", 5, phase="Pending", containerStatuses=PULLING)]
+    pods = [
+        pod("first", containerStatuses=stopped(1)),
+        pod("second", 5, phase="Pending", containerStatuses=PULLING),
+    ]
     found = job(status={"failed": 1}, changed=5)
     assert why_not_begun(found, pods, [], BEGIN + timedelta(minutes=20), 900) is None
     report = why_not_begun(found, pods, [], BEGIN + timedelta(minutes=21), 900)
@@ -245,7 +308,10 @@ def test_a_further_pod_that_cannot_start_does_not_wait_for_the_deadline() -> Non
 
 
 def test_a_job_whose_pod_runs_has_begun_though_the_controller_has_not_counted_it() -> None:
-    assert why_not_begun(job(), [pod(phase="Running", containerStatuses=RUNNING)], [], LATE, 900) is None
+    assert (
+        why_not_begun(job(), [pod(phase="Running", containerStatuses=RUNNING)], [], LATE, 900)
+        is None
+    )
 
 
 def test_a_job_that_never_got_a_pod_is_told_by_its_unchanged_status() -> None:
@@ -257,7 +323,10 @@ def test_a_job_that_never_got_a_pod_is_told_by_its_unchanged_status() -> None:
     ("status", "words"),
     [
         (
-            {"reason": "OutOfcpu", "message": "Pod was rejected: Node didn't have enough resource: cpu"},
+            {
+                "reason": "OutOfcpu",
+                "message": "Pod was rejected: Node didn't have enough resource: cpu",
+            },
             "(pod p1: OutOfcpu: Pod was rejected: Node didn't have enough resource: cpu)",
         ),
         (
@@ -272,5 +341,8 @@ def test_a_job_that_never_got_a_pod_is_told_by_its_unchanged_status() -> None:
     ],
 )
 def test_a_pod_whose_worker_never_began_says_why(status: dict[str, Any], words: str) -> None:
-    report = report_of(verdict_of(FAILED), [pod(**status)], [])
-    assert report.reason is Reason.BACKOFF_LIMIT_EXCEEDED and report.message == f"has reached the limit {words}"
+    report = report_of(job_result(FAILED), [pod(**status)], [])
+    assert (
+        report.reason is Reason.BACKOFF_LIMIT_EXCEEDED
+        and report.message == f"has reached the limit {words}"
+    )

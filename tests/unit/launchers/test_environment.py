@@ -1,8 +1,8 @@
 import os
 from pathlib import Path
 
-from enrollgate.domain.environment import passed_on
-from enrollgate.launchers.environment import child_environment
+from enrollgate.common.environment import passed_on
+from enrollgate.launchers.local.environment import child_environment
 
 
 def test_only_listed_variables_are_passed_on() -> None:
@@ -15,7 +15,11 @@ def test_only_listed_variables_are_passed_on() -> None:
         "AWS_SECRET_ACCESS_KEY": "secret",
         "LD_PRELOAD": "/tmp/x.so",
     }
-    assert child_environment(environ, {}) == {"PATH": "/bin", "LC_TIME": "C", "no_proxy": "localhost"}
+    assert child_environment(environ, {}) == {
+        "PATH": "/bin",
+        "LC_TIME": "C",
+        "no_proxy": "localhost",
+    }
 
 
 def test_a_worker_finds_the_workloads_own_google_credentials_and_a_command_does_not() -> None:
@@ -24,7 +28,10 @@ def test_a_worker_finds_the_workloads_own_google_credentials_and_a_command_does_
 
 
 def test_the_workers_settings_win() -> None:
-    assert child_environment({"TMPDIR": "/a"}, {"TMPDIR": "/b", "X": "y"}) == {"TMPDIR": "/b", "X": "y"}
+    assert child_environment({"TMPDIR": "/a"}, {"TMPDIR": "/b", "X": "y"}) == {
+        "TMPDIR": "/b",
+        "X": "y",
+    }
 
 
 def test_the_places_of_modules_do_not_depend_on_the_working_directory() -> None:

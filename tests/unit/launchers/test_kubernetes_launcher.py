@@ -13,15 +13,15 @@ import pytest
 import urllib3
 from kubernetes import client
 
+from enrollgate.control.wiring import utc_now
 from enrollgate.domain.observation import Phase
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.reasons import Reason
-from enrollgate.domain.story import Story, StoryKind
+from enrollgate.domain.run_event import RunEvent, RunEventType
 from enrollgate.launchers import LauncherRefused, LauncherUnavailable
 from enrollgate.launchers.kubernetes import Api, JobSettings, KubernetesLauncher
 from enrollgate.launchers.kubernetes.api import TRIES
 from enrollgate.launchers.kubernetes.launcher import PODS_OF
-from enrollgate.wiring import utc_now
 
 NAMES = [f"school-{number}-1" for number in range(1, 201)]
 CREATED = "2026-11-26T07:00:00Z"
@@ -33,7 +33,9 @@ class Scripted(Api):
     """Answers each path as the test says, and counts."""
 
     def __init__(self, answer: Callable[[str], Any]) -> None:
-        super().__init__(client.Configuration(), random=Random(1), sleep=lambda _seconds: time.sleep(0.01))
+        super().__init__(
+            client.Configuration(), random=Random(1), sleep=lambda _seconds: time.sleep(0.01)
+        )
         self.answer = answer
         self.asked: list[str] = []
         self._lock = threading.Lock()
@@ -49,7 +51,9 @@ def launcher_of(
     api: Api, progress: Callable[[], None] = lambda: None, clock: Callable[[], datetime] = utc_now
 ) -> Iterator[KubernetesLauncher]:
     settings = JobSettings("courses", "school", "enrollgate:1")
-    made = KubernetesLauncher(api, settings, start_timeout=900, concurrency=CONCURRENCY, clock=clock, progress=progress)
+    made = KubernetesLauncher(
+        api, settings, start_timeout=900, concurrency=CONCURRENCY, clock=clock, progress=progress
+    )
     with closing(made):
         yield made
 
@@ -80,18 +84,28 @@ def test_what_is_refused_for_one_job_keeps_no_other_from_being_asked_for() -> No
             'jobs.batch is forbidden: User "system:serviceaccount:a:b" cannot create resource "jobs"',
             "grant the operator",
         ),
-        (403, 'admission webhook "guard.example.com" denied the request: no', "see the admission policy or webhook"),
+        (
+            403,
+            'admission webhook "guard.example.com" denied the request: no',
+            "see the admission policy or webhook",
+        ),
         (
             422,
             "jobs.batch \"x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request",
             "see the admission",
         ),
-        (422, 'Job.batch "x" is invalid: spec.template.spec.containers: Required value', "KUBERNETES__JOB_TEMPLATE"),
+        (
+            422,
+            'Job.batch "x" is invalid: spec.template.spec.containers: Required value',
+            "KUBERNETES__JOB_TEMPLATE",
+        ),
         (404, 'namespaces "courses" not found', "see that the namespace 'courses' exists"),
     ],
 )
 def test_a_refused_job_is_told_with_what_mends_it(status: int, message: str, remedy: str) -> None:
-    api = Scripted(lambda _path: (status, {}, json.dumps({"reason": "Invalid", "message": message}).encode()))
+    api = Scripted(
+        lambda _path: (status, {}, json.dumps({"reason": "Invalid", "message": message}).encode())
+    )
     order = RunOrder(NAMES[0], 1, 1, "https://courses.example.com/1", "cookies.txt")
     with launcher_of(api) as launcher, pytest.raises(LauncherRefused, match=remedy):
         launcher.launch([order])
@@ -121,7 +135,11 @@ class Finished(Scripted):
         label, _, names = selector.removesuffix(")").partition(" in (")
         assert label == "batch.kubernetes.io/job-name"
         return listing(
-            [pod(name, "Running" if name == NAMES[-2] else "Failed") for name in names.split(",") if name != NAMES[-1]]
+            [
+                pod(name, "Running" if name == NAMES[-2] else "Failed")
+                for name in names.split(",")
+                if name != NAMES[-1]
+            ]
         )
 
 
@@ -131,8 +149,18 @@ def listing(items: list[dict[str, Any]]) -> Any:
 
 def job(name: str) -> dict[str, Any]:
     labels = {"enrollgate.io/installation": "school"}
-    metadata = {"name": name, "uid": f"uid-of-{name}", "labels": labels, "creationTimestamp": CREATED}
-    failed = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "no more tries"}
+    metadata = {
+        "name": name,
+        "uid": f"uid-of-{name}",
+        "labels": labels,
+        "creationTimestamp": CREATED,
+    }
+    failed = {
+        "type": "Failed",
+        "status": "True",
+        "reason": "BackoffLimitExceeded",
+        "message": "no more tries",
+    }
     return {"metadata": metadata, "status": {"conditions": [failed]}}
 
 
@@ -141,7 +169,10 @@ def pod(name: str, phase: str) -> dict[str, Any]:
     ended = {"exitCode": 1, "reason": "OOMKilled"}
     return {
         "metadata": {"name": f"{name}-x7k2p", "labels": labels, "creationTimestamp": CREATED},
-        "status": {"phase": phase, "containerStatuses": [{"name": "worker", "state": {"terminated": ended}}]},
+        "status": {
+            "phase": phase,
+            "containerStatuses": [{"name": "worker", "state": {"terminated": ended}}],
+        },
     }
 
 
@@ -150,12 +181,20 @@ def test_the_pods_of_many_jobs_that_ended_at_once_are_asked_for_together() -> No
     api = Finished()
     with launcher_of(api) as launcher:
         seen = launcher.observe(NAMES)
-    assert len(api.selectors) == len(NAMES) / PODS_OF + 1, "those of the ended, and those of the gone"
+    assert len(api.selectors) == len(NAMES) / PODS_OF + 1, (
+        "those of the ended, and those of the gone"
+    )
     for name in NAMES[:-2]:
         report = seen[name].report
-        assert seen[name].phase is Phase.FAILED and report is not None and report.reason is Reason.OOM_KILLED
+        assert (
+            seen[name].phase is Phase.FAILED
+            and report is not None
+            and report.reason is Reason.OOM_KILLED
+        )
         assert f"{name}-x7k2p" in report.message, "each has its own pod's story"
-    assert seen[NAMES[-2]].is_ending and NAMES[-1] not in seen, "what is gone is told from what is about to be"
+    assert seen[NAMES[-2]].is_ending and NAMES[-1] not in seen, (
+        "what is gone is told from what is about to be"
+    )
 
 
 class OneJob(Scripted):
@@ -186,7 +225,9 @@ class OneJob(Scripted):
         return (200, {}, json.dumps(found).encode()) if self.is_there else NOT_FOUND
 
 
-@pytest.mark.parametrize(("seconds", "is_live"), [(None, True), (-5, True), (59, True), (61, False)])
+@pytest.mark.parametrize(
+    ("seconds", "is_live"), [(None, True), (-5, True), (59, True), (61, False)]
+)
 def test_a_job_whose_only_pod_should_be_gone_for_a_minute_is_as_good_as_gone(
     seconds: float | None, is_live: bool
 ) -> None:
@@ -204,8 +245,8 @@ def test_of_a_job_that_is_gone_nothing_is_told(only: bool) -> None:
     api = OneJob(None)
     with launcher_of(api) as launcher:
         launcher.observe(NAMES[:1])
-        launcher.tell(NAMES[0], Story(StoryKind.LAUNCHED, "it was launched"))
+        launcher.record_event(NAMES[0], RunEvent(RunEventType.LAUNCHED, "it was launched"))
         api.is_there = False
         launcher.observe(NAMES[:1], only=only)
-        launcher.tell(NAMES[0], Story(StoryKind.LOST, "it is lost"))
+        launcher.record_event(NAMES[0], RunEvent(RunEventType.LOST, "it is lost"))
     assert api.posted == ["Launched"]

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from enrollgate.control.leader_election import Lease
 from enrollgate.launchers import LauncherUnavailable
-from enrollgate.launchers.kubernetes import Lease
 
 DURATION = 15.0
 
@@ -20,7 +20,9 @@ class Server:
         self.lease: dict[str, Any] | None = None
         self.asked = 0
 
-    def request(self, method: str, path: str, *, body: Any = None, within: float | None = None) -> Any:
+    def request(
+        self, method: str, path: str, *, body: Any = None, within: float | None = None
+    ) -> Any:
         self.asked += 1
         if self.hangs:
             self.now += 35.0 if within is None else within
@@ -56,11 +58,11 @@ def test_a_holder_learns_that_it_lost_the_lease_before_anybody_else_may_take_it(
     server: Server, duration: float
 ) -> None:
     lease = candidate(server, duration)
-    assert lease.hold()
+    assert lease.try_acquire_or_renew()
     renewed, server.hangs = server.now, True
     while True:  # as the keeper does
         server.now += lease.interval
-        if not lease.hold():
+        if not lease.try_acquire_or_renew():
             break
     assert server.now < renewed + duration and not lease.is_held()
 
@@ -71,16 +73,16 @@ def test_one_that_stands_by_is_not_held_up_for_longer_than_a_probe_has_patience(
 ) -> None:
     lease = candidate(server, duration)
     server.hangs = True
-    assert not lease.hold()
+    assert not lease.try_acquire_or_renew()
     assert server.now + lease.interval <= 60
 
 
 def test_a_server_that_hangs_for_a_moment_costs_no_lease(server: Server) -> None:
     lease = candidate(server)
-    assert lease.hold()
+    assert lease.try_acquire_or_renew()
     server.now += lease.interval
     server.now += 4
-    assert lease.hold()
+    assert lease.try_acquire_or_renew()
     server.hangs = True
     lease.release()
     assert not lease.is_held() and server.now <= 15

@@ -16,7 +16,9 @@ from enrollgate.launchers.kubernetes import JobSettings, read_template
 from enrollgate.launchers.kubernetes.manifest import build_job, merge
 
 ORDER = RunOrder("school-7-2", 7, 2, "https://courses.example.com/7", "cookies-0a.txt")
-SETTINGS = JobSettings("courses", "school", "enrollgate:1", environment={"ENROLLGATE_DOWNLOADER": "yt-dlp"})
+SETTINGS = JobSettings(
+    "courses", "school", "enrollgate:1", environment={"ENROLLGATE_DOWNLOADER": "yt-dlp"}
+)
 
 
 def with_template(template: dict[str, Any]) -> Any:
@@ -31,11 +33,16 @@ def container(job: Any) -> Any:
 def test_the_job_is_one_pod_at_a_time_to_one_success() -> None:
     spec = build_job(ORDER, SETTINGS)["spec"]
     assert (spec["completions"], spec["parallelism"], spec["backoffLimit"]) == (1, 1, 2)
-    assert spec["podReplacementPolicy"] == "Failed" and spec["template"]["spec"]["restartPolicy"] == "Never"
+    assert (
+        spec["podReplacementPolicy"] == "Failed"
+        and spec["template"]["spec"]["restartPolicy"] == "Never"
+    )
     rules = spec["podFailurePolicy"]["rules"]
     permanent = next(rule["onExitCodes"] for rule in rules if "onExitCodes" in rule)
     assert permanent["operator"] == "In" and set(permanent["values"]) == set(PERMANENT_EXIT_CODES)
-    assert any(rule["action"] == "Ignore" and "onPodConditions" in rule for rule in rules), "drains do not count"
+    assert any(rule["action"] == "Ignore" and "onPodConditions" in rule for rule in rules), (
+        "drains do not count"
+    )
 
 
 def test_the_worker_gets_no_token_and_no_address() -> None:
@@ -48,7 +55,11 @@ def test_the_worker_gets_no_token_and_no_address() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["https://courses.example.com/a$$b", "https://x.example/$(ENROLLGATE_TASK_ID)?t=$$(HOME)", "https://x.example/$"],
+    [
+        "https://courses.example.com/a$$b",
+        "https://x.example/$(ENROLLGATE_TASK_ID)?t=$$(HOME)",
+        "https://x.example/$",
+    ],
 )
 def test_an_address_arrives_as_node_js_wrote_it(url: str) -> None:
     settings = replace(SETTINGS, environment={"ENROLLGATE_DOWNLOAD_COMMAND": url})
@@ -59,7 +70,14 @@ def test_an_address_arrives_as_node_js_wrote_it(url: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expanded"),
-    [("$(A)", "1"), ("$$(A)", "$(A)"), ("$$$(A)", "$1"), ("$(B) $A $", "$(B) $A $"), ("$$$$", "$$"), ("$(A", "$(A")],
+    [
+        ("$(A)", "1"),
+        ("$$(A)", "$(A)"),
+        ("$$$(A)", "$1"),
+        ("$(B) $A $", "$(B) $A $"),
+        ("$$$$", "$$"),
+        ("$(A", "$(A"),
+    ],
 )
 def test_what_stands_for_the_kubelet_expands_as_it_does(text: str, expanded: str) -> None:
     assert expand(text, {"A": "1"}) == expanded
@@ -67,7 +85,15 @@ def test_what_stands_for_the_kubelet_expands_as_it_does(text: str, expanded: str
 
 def test_a_name_merges_and_everything_else_stays() -> None:
     changed = with_template(
-        {"spec": {"template": {"spec": {"containers": [{"name": "worker", "env": [{"name": "HOME", "value": "/h"}]}]}}}}
+        {
+            "spec": {
+                "template": {
+                    "spec": {
+                        "containers": [{"name": "worker", "env": [{"name": "HOME", "value": "/h"}]}]
+                    }
+                }
+            }
+        }
     )
     plain = with_template({})
     homes = [each["value"] for each in container(changed)["env"] if each["name"] == "HOME"]
@@ -78,26 +104,35 @@ def test_a_name_merges_and_everything_else_stays() -> None:
 def test_a_variable_from_elsewhere_replaces_its_value() -> None:
     source = {"name": "HOME", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}}
     over = {"spec": {"template": {"spec": {"containers": [{"name": "worker", "env": [source]}]}}}}
-    assert source in container(with_template(over))["env"], "a variable with both is refused by the API server"
+    assert source in container(with_template(over))["env"], (
+        "a variable with both is refused by the API server"
+    )
 
 
 @pytest.mark.parametrize(
     "labels",
     [
         None,
-        {"enrollgate.io/installation": "other", "enrollgate.io/task-id": None, "enrollgate.io/attempt": "9", "a": "b"},
+        {
+            "enrollgate.io/installation": "other",
+            "enrollgate.io/task-id": None,
+            "enrollgate.io/run_number": "9",
+            "a": "b",
+        },
     ],
 )
 def test_no_template_can_take_away_what_a_job_is_known_by(labels: dict[str, Any] | None) -> None:
     metadata = {"name": "mine", "namespace": "elsewhere", "labels": labels}
-    job = with_template({"metadata": metadata, "spec": {"template": {"metadata": {"labels": labels}}}})
+    job = with_template(
+        {"metadata": metadata, "spec": {"template": {"metadata": {"labels": labels}}}}
+    )
     assert (job["metadata"]["name"], job["metadata"]["namespace"]) == ("school-7-2", "courses")
     for found in (job["metadata"]["labels"], job["spec"]["template"]["metadata"]["labels"]):
         known = {name: value for name, value in found.items() if name.startswith("enrollgate.io/")}
         assert known == {
             "enrollgate.io/installation": "school",
             "enrollgate.io/task-id": "7",
-            "enrollgate.io/attempt": "2",
+            "enrollgate.io/run_number": "2",
         }
         assert labels is None or found["a"] == "b", "its other labels stay"
 
@@ -110,12 +145,17 @@ def test_null_removes() -> None:
 def test_another_container_is_added_beside_the_worker() -> None:
     sidecar = {"name": "proxy", "image": "proxy:1"}
     job = with_template({"spec": {"template": {"spec": {"containers": [sidecar]}}}})
-    assert [each["name"] for each in job["spec"]["template"]["spec"]["containers"]] == ["worker", "proxy"]
+    assert [each["name"] for each in job["spec"]["template"]["spec"]["containers"]] == [
+        "worker",
+        "proxy",
+    ]
 
 
 json_values = st.recursive(
     st.integers() | st.text(max_size=3) | st.booleans(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3)
+    ),
     max_leaves=10,
 )
 
@@ -125,7 +165,10 @@ def test_what_is_laid_upon_itself_stays_as_it_is(value: Any) -> None:
     assert merge(value, value) == value
 
 
-@given(st.dictionaries(st.text(max_size=2), json_values), st.dictionaries(st.text(max_size=2), json_values))
+@given(
+    st.dictionaries(st.text(max_size=2), json_values),
+    st.dictionaries(st.text(max_size=2), json_values),
+)
 def test_what_is_laid_upon_wins_and_laying_it_twice_changes_nothing(base: Any, over: Any) -> None:
     once = merge(base, over)
     assert merge(once, over) == once
@@ -144,10 +187,15 @@ def test_what_is_laid_upon_wins_and_laying_it_twice_changes_nothing(base: Any, o
             "metadata: {labels: {enrollgate.io/task-id: '1'}}",
             "sets the label enrollgate.io/task-id: leave enrollgate.io/",
         ),
-        ("spec: {template: {metadata: {labels: {enrollgate.io/x: null}}}}", "sets the label enrollgate.io/x"),
+        (
+            "spec: {template: {metadata: {labels: {enrollgate.io/x: null}}}}",
+            "sets the label enrollgate.io/x",
+        ),
     ],
 )
-def test_a_template_that_is_none_is_refused_by_name(tmp_path: Path, content: str, words: str) -> None:
+def test_a_template_that_is_none_is_refused_by_name(
+    tmp_path: Path, content: str, words: str
+) -> None:
     file = tmp_path / "job.yaml"
     file.write_text(content)
     with pytest.raises(ValueError, match="job.yaml") as error:

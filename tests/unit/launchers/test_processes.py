@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from enrollgate.launchers import processes
+from enrollgate.launchers.local import processes
 
 SLEEP = "import time; time.sleep(120)"
 
@@ -24,21 +24,30 @@ def test_a_process_is_found_with_its_family_ties(sleeper: "subprocess.Popen[byte
     assert found is not None
     assert (found.pid, found.parent, found.session) == (sleeper.pid, os.getpid(), sleeper.pid)
     assert processes.is_alive(found.pid, found.started)
-    assert found in list(processes.everyone())
+    assert found in list(processes.iter_processes())
 
 
 def test_both_ways_of_looking_agree(sleeper: "subprocess.Popen[bytes]") -> None:
-    by_proc, by_psutil = processes._find_in_proc(sleeper.pid), processes._find_by_psutil(sleeper.pid)
+    by_proc, by_psutil = (
+        processes._find_in_proc(sleeper.pid),
+        processes._find_by_psutil(sleeper.pid),
+    )
     assert by_proc is not None
     assert by_psutil is not None
-    assert (by_proc.pid, by_proc.parent, by_proc.session) == (by_psutil.pid, by_psutil.parent, by_psutil.session)
+    assert (by_proc.pid, by_proc.parent, by_proc.session) == (
+        by_psutil.pid,
+        by_psutil.parent,
+        by_psutil.session,
+    )
     executable = Path(sys.executable)
     assert processes.names_path(by_proc, executable)
     assert processes._names_path_by_psutil(by_proc, executable)
     assert not processes._names_path_by_psutil(by_proc, Path("/nowhere/at/all"))
 
 
-def test_a_dead_process_is_not_found_even_before_it_is_reaped(sleeper: "subprocess.Popen[bytes]") -> None:
+def test_a_dead_process_is_not_found_even_before_it_is_reaped(
+    sleeper: "subprocess.Popen[bytes]",
+) -> None:
     found = processes.find(sleeper.pid)
     assert found is not None
     assert processes.send(found, signal.SIGKILL)
@@ -56,7 +65,9 @@ def test_a_recycled_pid_is_never_signalled(sleeper: "subprocess.Popen[bytes]") -
     assert sleeper.poll() is None
 
 
-def test_orphans_are_only_those_whose_leader_is_dead(sleeper: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
+def test_orphans_are_only_those_whose_leader_is_dead(
+    sleeper: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
     """The pid of the dead supervisor has gone to a process that leads a session of its own."""
     found = processes.find(sleeper.pid)
     assert found is not None

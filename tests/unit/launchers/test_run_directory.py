@@ -4,10 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from enrollgate.domain.backoff import Backoff
+from enrollgate.common.backoff import Backoff
 from enrollgate.domain.order import RunOrder
-from enrollgate.launchers.processes import Process
-from enrollgate.launchers.run_directory import RunDirectory, RunSpec, is_run_name, read_progress
+from enrollgate.launchers.local.processes import Process
+from enrollgate.launchers.local.run_directory import (
+    RunDirectory,
+    RunSpec,
+    is_run_name,
+    read_progress,
+)
 
 SPEC = RunSpec(
     RunOrder("enrollgate-1-1", 1, 1, "https://courses.example/1", "cookies.txt"),
@@ -31,7 +36,9 @@ def test_these_are_names_of_runs(name: str) -> None:
     assert is_run_name(name)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "A", "a_b", "a\n", "a" * 64, "a\0", "é"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "../a", "A", "a_b", "a\n", "a" * 64, "a\0", "é"]
+)
 def test_these_are_not(name: str) -> None:
     assert not is_run_name(name)
 
@@ -82,7 +89,9 @@ def test_the_supervisors_identity_is_read_back(run: RunDirectory) -> None:
         assert run.read_supervisor() is None
 
 
-def test_progress_is_whatever_object_the_worker_wrote_last(run: RunDirectory, tmp_path: Path) -> None:
+def test_progress_is_whatever_object_the_worker_wrote_last(
+    run: RunDirectory, tmp_path: Path
+) -> None:
     assert read_progress(tmp_path, run.name) is None
     run.progress.write_text('{"items_done": 3}')
     assert read_progress(tmp_path, run.name) == {"items_done": 3}
@@ -92,7 +101,7 @@ def test_progress_is_whatever_object_the_worker_wrote_last(run: RunDirectory, tm
 
 
 def test_what_is_no_file_counts_as_absent(run: RunDirectory) -> None:
-    run.verdict.mkdir()
-    assert run.read_verdict() is None
+    run.result.mkdir()
+    assert run.read_result() is None
     run.process.symlink_to(run.process)
     assert run.read_supervisor() is None

@@ -16,8 +16,13 @@ class DrivenTime:
         self.now += seconds
 
 
-@given(sizes=st.lists(st.integers(0, 10_000), max_size=50), idle=st.lists(st.floats(0, 10), min_size=50, max_size=50))
-def test_never_more_than_the_rate_over_any_stretch_of_work(sizes: list[int], idle: list[float]) -> None:
+@given(
+    sizes=st.lists(st.integers(0, 10_000), max_size=50),
+    idle=st.lists(st.floats(0, 10), min_size=50, max_size=50),
+)
+def test_never_more_than_the_rate_over_any_stretch_of_work(
+    sizes: list[int], idle: list[float]
+) -> None:
     time = DrivenTime()
     bandwidth = Bandwidth(1000, monotonic=time.monotonic, sleep=time.sleep)
     begun, busy_since, moved = time.now, time.now, 0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrollgate.worker.scratch import GiveWay, Growing, Scratch, may_grow
+from enrollgate.worker.scratch import ActiveDownload, Preempted, Scratch, may_grow
 
 LIMIT = 100
 
@@ -16,21 +16,41 @@ LIMIT = 100
 @pytest.mark.parametrize(
     ("taken", "growing", "key", "may"),
     [
-        (0, {"a": Growing(500, None)}, "a", True),  # alone, whatever its size
-        (1, {"a": Growing(500, None)}, "a", False),
-        (40, {"a": Growing(60, 1000)}, "a", True),  # the oldest needs no promise
-        (40, {"a": Growing(61, 61)}, "a", False),
-        (0, {"a": Growing(10, 50), "b": Growing(10, 50)}, "b", True),  # both fit to the end
-        (1, {"a": Growing(10, 50), "b": Growing(10, 50)}, "b", False),
-        (0, {"a": Growing(10, None), "b": Growing(10, 50)}, "b", True),  # what nobody knows counts as an equal share
-        (1, {"a": Growing(10, None), "b": Growing(10, 50)}, "b", False),
-        (0, {"a": Growing(10, 60), "b": Growing(10, None)}, "b", False),
-        (0, {"a": Growing(10, 20), "b": Growing(60, 20)}, "b", True),  # has more than was expected
-        (0, {"a": Growing(10, 20), "b": Growing(0, 20), "c": Growing(70, 70)}, "b", False),
+        (0, {"a": ActiveDownload(500, None)}, "a", True),  # alone, whatever its size
+        (1, {"a": ActiveDownload(500, None)}, "a", False),
+        (40, {"a": ActiveDownload(60, 1000)}, "a", True),  # the oldest needs no promise
+        (40, {"a": ActiveDownload(61, 61)}, "a", False),
+        (
+            0,
+            {"a": ActiveDownload(10, 50), "b": ActiveDownload(10, 50)},
+            "b",
+            True,
+        ),  # both fit to the end
+        (1, {"a": ActiveDownload(10, 50), "b": ActiveDownload(10, 50)}, "b", False),
+        (
+            0,
+            {"a": ActiveDownload(10, None), "b": ActiveDownload(10, 50)},
+            "b",
+            True,
+        ),  # what nobody knows counts as an equal share
+        (1, {"a": ActiveDownload(10, None), "b": ActiveDownload(10, 50)}, "b", False),
+        (0, {"a": ActiveDownload(10, 60), "b": ActiveDownload(10, None)}, "b", False),
+        (
+            0,
+            {"a": ActiveDownload(10, 20), "b": ActiveDownload(60, 20)},
+            "b",
+            True,
+        ),  # has more than was expected
+        (
+            0,
+            {"a": ActiveDownload(10, 20), "b": ActiveDownload(0, 20), "c": ActiveDownload(70, 70)},
+            "b",
+            False,
+        ),
     ],
 )
 def test_a_younger_download_leaves_room_for_the_older_ones_to_the_end(
-    taken: int, growing: dict[str, Growing], key: str, may: bool
+    taken: int, growing: dict[str, ActiveDownload], key: str, may: bool
 ) -> None:
     assert may_grow(LIMIT, taken, growing, key) is may
 
@@ -54,7 +74,9 @@ files = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(files=files, lanes=st.integers(1, 4))
-def test_whatever_is_promised_all_files_pass_and_the_limit_holds(files: list[File], lanes: int) -> None:
+def test_whatever_is_promised_all_files_pass_and_the_limit_holds(
+    files: list[File], lanes: int
+) -> None:
     """Real threads; sizes known, unknown, and promised wrongly in both directions."""
     scratch = Scratch(LIMIT, threading.Event(), lambda _key: None)
     todo, ready, delivered = queue.Queue[tuple[str, File]](), queue.Queue[str | None](), list[str]()
@@ -77,7 +99,7 @@ def test_whatever_is_promised_all_files_pass_and_the_limit_holds(files: list[Fil
         try:
             for current in (*range(1, file.size, 7), file.size):
                 scratch.grow(key, current, file.expected)
-        except GiveWay:
+        except Preempted:
             return False
         return True
 
@@ -126,10 +148,15 @@ def test_the_room_that_one_gave_way_for_is_the_older_ones() -> None:
     scratch.grow("young", 60, 60)
     waits = threading.Thread(target=scratch.grow, args=("old", 50, 50))  # it is larger than it said
     waits.start()
-    with pytest.raises(GiveWay):
+    with pytest.raises(Preempted):
         while waits.is_alive():
             scratch.grow("young", 60, 60)
-    assert not may_grow(LIMIT, 0, {"old": Growing(10, 10, wanted=50), "young": Growing(60, 60)}, "young")
+    assert not may_grow(
+        LIMIT,
+        0,
+        {"old": ActiveDownload(10, 10, wanted=50), "young": ActiveDownload(60, 60)},
+        "young",
+    )
     scratch.gone("young")
     waits.join(60)
     assert not waits.is_alive()
@@ -172,7 +199,7 @@ def test_two_that_were_promised_too_little_do_not_wait_for_each_other() -> None:
         scratch.grow(key, 50, 50)
     blocked = threading.Thread(target=scratch.grow, args=("old", 80, 80))
     blocked.start()
-    with pytest.raises(GiveWay):
+    with pytest.raises(Preempted):
         while True:
             scratch.grow("young", 50, 60)
     scratch.gone("young")

@@ -13,20 +13,24 @@ Only `wiring`, `controller` and `doctor` import this package; kopf is not import
 """
 
 from enrollgate.launchers.kubernetes.access import check_access, permissions
-from enrollgate.launchers.kubernetes.api import Api, ApiError, ConnectionDetails, Unconfigured, connect
+from enrollgate.launchers.kubernetes.api import (
+    Api,
+    ApiError,
+    ClusterNotConfigured,
+    ConnectionDetails,
+    connect,
+)
 from enrollgate.launchers.kubernetes.launcher import KubernetesLauncher
-from enrollgate.launchers.kubernetes.lease import Lease
 from enrollgate.launchers.kubernetes.manifest import JobSettings, read_template
 from enrollgate.launchers.kubernetes.views import changed_run, selector_of
 
 __all__ = [
     "Api",
     "ApiError",
+    "ClusterNotConfigured",
     "ConnectionDetails",
     "JobSettings",
     "KubernetesLauncher",
-    "Lease",
-    "Unconfigured",
     "changed_run",
     "check_access",
     "connect",

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from enrollgate.domain.check import Check, failed, ok
+from enrollgate.launchers.base import LauncherUnavailable
 from enrollgate.launchers.kubernetes.api import Api, ApiError
-from enrollgate.launchers.protocol import LauncherUnavailable
 
 _REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 """Everybody who is logged in may ask this of themselves:
@@ -45,14 +45,21 @@ def check_access(api: Api, namespace: str, lease: str | None) -> Check:
         missing = list(_missing(api, namespace, lease))
     except (ApiError, LauncherUnavailable) as error:
         return failed(
-            "cluster", str(error), "see that this pod reaches the API server (a NetworkPolicy may be in the way)"
+            "cluster",
+            str(error),
+            "see that this pod reaches the API server (a NetworkPolicy may be in the way)",
         )
     if missing:
         detail = f"in namespace {namespace} this account may not: {', '.join(missing)}"
         return failed(
-            "cluster", detail, "grant it what the Role in the chart grants (charts/enrollgate/templates/rbac.yaml)"
+            "cluster",
+            detail,
+            "grant it what the Role in the chart grants (charts/enrollgate/templates/rbac.yaml)",
         )
-    return ok("cluster", f"{api.configuration.host}: every permission that is needed in namespace {namespace}")
+    return ok(
+        "cluster",
+        f"{api.configuration.host}: every permission that is needed in namespace {namespace}",
+    )
 
 
 def _missing(api: Api, namespace: str, lease: str | None) -> Iterator[str]:
@@ -66,6 +73,8 @@ def _missing(api: Api, namespace: str, lease: str | None) -> Iterator[str]:
                 "name": permission.name,
             }
             review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
-            answer = api.request("POST", _REVIEWS, body={**review, "spec": {"resourceAttributes": attributes}})
+            answer = api.request(
+                "POST", _REVIEWS, body={**review, "spec": {"resourceAttributes": attributes}}
+            )
             if not (answer.get("status") or {}).get("allowed"):
                 yield f"{verb} {permission.resource}"

@@ -18,10 +18,10 @@ from typing import Any
 import urllib3
 from kubernetes import client, config
 
-from enrollgate.domain.backoff import Backoff, delay
-from enrollgate.domain.retry_after import retry_after
+from enrollgate.common.backoff import Backoff, delay
+from enrollgate.common.retry_after import retry_after
+from enrollgate.launchers.base import LauncherRefused, LauncherUnavailable
 from enrollgate.launchers.kubernetes.tls import use_without_strict
-from enrollgate.launchers.protocol import LauncherRefused, LauncherUnavailable
 
 PAGE = 500
 """Objects asked for at once when listing."""
@@ -50,7 +50,7 @@ _Timeout = float | tuple[float, float]
 """Seconds: for both, or to connect and to wait for an answer."""
 
 
-class Unconfigured(Exception):
+class ClusterNotConfigured(Exception):
     """There is neither a service account nor a kubeconfig to reach a cluster with, or it cannot be used."""
 
 
@@ -66,7 +66,7 @@ class ApiError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Trouble:
+class RetryableError:
     """Why a request was not served, and may be when it is sent again."""
 
     why: str
@@ -128,14 +128,14 @@ class Api:
         while True:
             attempt += 1
             answer = self._try(method, path, query, body, self._timeout(within, until))
-            if not isinstance(answer, _Trouble):
+            if not isinstance(answer, RetryableError):
                 return answer
             wait = answer.asked or delay(attempt, _BACKOFF, self._random)
             is_late = until is not None and self._monotonic() + wait >= until
             if attempt == TRIES or wait > _LONGEST_WAIT or is_late or self._sleep(wait):
                 raise self._given_up(f"{method} {path}", answer)
 
-    def _given_up(self, what: str, trouble: _Trouble) -> LauncherUnavailable:
+    def _given_up(self, what: str, trouble: RetryableError) -> LauncherUnavailable:
         message = f"the Kubernetes API server at {self.configuration.host} did not serve {what}: {trouble.why}"
         kind = LauncherRefused if trouble.refuses else LauncherUnavailable
         return kind(message, retry_after=trouble.asked)
@@ -157,7 +157,9 @@ class Api:
                 answer = self.request("GET", path, query={**query, "limit": str(PAGE), **more})
             except ApiError as error:
                 if error.status == _TOO_LARGE_CONTINUE:
-                    raise LauncherUnavailable(f"listing {path} took too long: {error.message}") from error
+                    raise LauncherUnavailable(
+                        f"listing {path} took too long: {error.message}"
+                    ) from error
                 raise
             yield answer.get("items") or []
             token = (answer.get("metadata") or {}).get("continue") or ""
@@ -167,7 +169,11 @@ class Api:
     def connection_details(self) -> ConnectionDetails:
         """The same server and credentials for another client; the token as it is by now."""
         own = self.configuration
-        token = own.get_api_key_with_prefix("BearerToken") or own.get_api_key_with_prefix("authorization") or ""
+        token = (
+            own.get_api_key_with_prefix("BearerToken")
+            or own.get_api_key_with_prefix("authorization")
+            or ""
+        )
         return ConnectionDetails(
             server=own.host,
             ca_path=own.ssl_ca_cert,
@@ -189,19 +195,21 @@ class Api:
         query: Mapping[str, str] | None,
         body: Json | None,
         timeout: _Timeout,
-    ) -> Json | _Trouble:
+    ) -> Json | RetryableError:
         """Sends it once. Raises ApiError for what would be refused again."""
         try:
             status, headers, data = self._send(method, path, query, body, timeout)
         except (urllib3.exceptions.HTTPError, client.ApiException, OSError) as error:
-            return _Trouble(f"{type(error).__name__}: {_root_cause(error)}")
+            return RetryableError(f"{type(error).__name__}: {_root_cause(error)}")
         if status < HTTPStatus.BAD_REQUEST:
             return _decoded(data)
         refusal = _refusal(status, data)
         if status not in _TRANSIENT:
             raise refusal
         asked = retry_after(headers.get("Retry-After"), headers.get("Date")) or 0.0
-        return _Trouble(str(refusal), asked, refuses=status == HTTPStatus.INTERNAL_SERVER_ERROR)
+        return RetryableError(
+            str(refusal), asked, refuses=status == HTTPStatus.INTERNAL_SERVER_ERROR
+        )
 
     def _send(
         self,
@@ -224,13 +232,17 @@ class Api:
         return int(response.status), response.headers, response.read()  # type: ignore[no-untyped-call]  # as above
 
 
-def _decoded(data: bytes) -> Json | _Trouble:
+def _decoded(data: bytes) -> Json | RetryableError:
     """What something in between, such as a proxy, answers in the server's place is no answer."""
     try:
         answer = json.loads(data) if data else {}
     except ValueError:
         answer = None
-    return answer if isinstance(answer, dict) else _Trouble(f"its answer is no object: {data[:80]!r}")
+    return (
+        answer
+        if isinstance(answer, dict)
+        else RetryableError(f"its answer is no object: {data[:80]!r}")
+    )
 
 
 def _refusal(status: int, data: bytes) -> ApiError:
@@ -246,9 +258,11 @@ def _root_cause(error: BaseException) -> BaseException:
     return reason if isinstance(reason, BaseException) else error
 
 
-def connect(*, random: Random, sleep: Callable[[float], object], connections: int) -> tuple[Api, str]:
+def connect(
+    *, random: Random, sleep: Callable[[float], object], connections: int
+) -> tuple[Api, str]:
     """The API server this process belongs to (in a pod: its own cluster; else the kubeconfig's current context), and the
-    namespace that is ours there by default. Raises Unconfigured.
+    namespace that is ours there by default. Raises ClusterNotConfigured.
     """
     configuration = client.Configuration()
     try:
@@ -259,7 +273,7 @@ def connect(*, random: Random, sleep: Callable[[float], object], connections: in
             config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # as above
             _, context = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]  # as above
         except (config.ConfigException, OSError, TypeError) as error:
-            raise Unconfigured(
+            raise ClusterNotConfigured(
                 "no Kubernetes cluster is configured: run in a pod with a service account, or let KUBECONFIG name a "
                 f"kubeconfig file ({error})"
             ) from error

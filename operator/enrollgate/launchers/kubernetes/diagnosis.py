@@ -8,10 +8,10 @@ import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from enrollgate.common.redaction import redact
 from enrollgate.domain.reasons import EXIT_SUCCEEDED, Reason, exit_code, explain
-from enrollgate.domain.redaction import redact
 from enrollgate.domain.report import MalformedReport, Report
-from enrollgate.launchers.kubernetes.views import EventView, JobView, PodView, Stop, Verdict
+from enrollgate.launchers.kubernetes.views import EventView, JobResult, JobView, PodView, Stop
 
 _KILLED = 137
 """128 + SIGKILL: what a container that was killed exits with."""
@@ -20,28 +20,40 @@ _LONGEST_BACKOFF = 360.0
 https://kubernetes.io/docs/concepts/workloads/controllers/job/#pod-backoff-failure-policy"""
 _SETTLED = timedelta(seconds=10)
 """How long after its beginning the status of a Job that gets no pod may still change."""
-_IMAGE = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"})
+_IMAGE = frozenset(
+    {
+        "ImagePullBackOff",
+        "ErrImagePull",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "ImageInspectError",
+    }
+)
 _CONTAINER = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _QUOTA = re.compile(r"exceeded quota|forbidden: .*quota", re.IGNORECASE)
-_MISSING = re.compile(r"(secret|configmap|persistentvolumeclaim) \"([^\"]+)\" not found", re.IGNORECASE)
+_MISSING = re.compile(
+    r"(secret|configmap|persistentvolumeclaim) \"([^\"]+)\" not found", re.IGNORECASE
+)
 
 
-def report_of(verdict: Verdict, pods: Sequence[PodView], events: Sequence[EventView]) -> Report:
+def report_of(result: JobResult, pods: Sequence[PodView], events: Sequence[EventView]) -> Report:
     """The report of a finished Job."""
     last = _last(pods)
-    if verdict.succeeded:
+    if result.succeeded:
         return _success(last)
-    if verdict.reason == "DeadlineExceeded":
-        return Report(Reason.DEADLINE_EXCEEDED, verdict.message or explain(Reason.DEADLINE_EXCEEDED).means)
+    if result.reason == "DeadlineExceeded":
+        return Report(
+            Reason.DEADLINE_EXCEEDED, result.message or explain(Reason.DEADLINE_EXCEEDED).means
+        )
     if last is None:
         why = _from_events(events)
-        message = f"the Job failed ({verdict.reason}: {verdict.message}) and left no pod to ask" + (
+        message = f"the Job failed ({result.reason}: {result.message}) and left no pod to ask" + (
             f"; {why}" if why else ""
         )
         return Report(Reason.BACKOFF_LIMIT_EXCEEDED, message)
     why = redact(": ".join(filter(None, (last.reason, last.message))) or last.phase, 300)
     return failure_of(last) or Report(
-        Reason.BACKOFF_LIMIT_EXCEEDED, f"{verdict.message or verdict.reason} (pod {last.name}: {why})"
+        Reason.BACKOFF_LIMIT_EXCEEDED, f"{result.message or result.reason} (pod {last.name}: {why})"
     )
 
 
@@ -50,21 +62,38 @@ def failure_of(pod: PodView) -> Report | None:
     if pod.reason == "Evicted":
         return Report(Reason.EVICTED, f"pod {pod.name} was evicted: {pod.message}")
     if pod.stop is None:
-        return Report(Reason.EVICTED, f"pod {pod.name} was taken away: {pod.disruption}") if pod.disruption else None
+        return (
+            Report(Reason.EVICTED, f"pod {pod.name} was taken away: {pod.disruption}")
+            if pod.disruption
+            else None
+        )
     own = _own_report(pod.stop)
     if own is not None:
         return own
     if pod.stop.reason == "OOMKilled":
-        return Report(Reason.OOM_KILLED, f"the worker of pod {pod.name} used more memory than its limit and was killed")
+        return Report(
+            Reason.OOM_KILLED,
+            f"the worker of pod {pod.name} used more memory than its limit and was killed",
+        )
     if pod.disruption:
         return Report(Reason.EVICTED, f"pod {pod.name} was taken away: {pod.disruption}")
     tail = redact(" ".join(pod.stop.message.split())[-300:])
-    how = "was killed" if pod.stop.exit_code == _KILLED else f"ended with exit code {pod.stop.exit_code}"
-    return Report(Reason.WORKER_CRASHED, f"the worker of pod {pod.name} {how}" + (f": {tail}" if tail else ""))
+    how = (
+        "was killed"
+        if pod.stop.exit_code == _KILLED
+        else f"ended with exit code {pod.stop.exit_code}"
+    )
+    return Report(
+        Reason.WORKER_CRASHED, f"the worker of pod {pod.name} {how}" + (f": {tail}" if tail else "")
+    )
 
 
 def why_not_begun(
-    job: JobView, pods: Sequence[PodView], events: Sequence[EventView], now: datetime, start_timeout: float
+    job: JobView,
+    pods: Sequence[PodView],
+    events: Sequence[EventView],
+    now: datetime,
+    start_timeout: float,
 ) -> Report | None:
     """Why a live Job has had no running pod for `start_timeout` seconds; None if it has one, or may take longer.
 
@@ -81,7 +110,9 @@ def why_not_begun(
         first = not job.failed and len(living) == len(pods)
         waited = f"no pod of the Job began to work within {start_timeout:.0f}s"
         again = f"a further pod of the Job did not begin to work within {start_timeout:.0f}s"
-        return _of_waiting_pod(max(living, key=lambda pod: pod.created), waited if first else again, events)
+        return _of_waiting_pod(
+            max(living, key=lambda pod: pod.created), waited if first else again, events
+        )
     if _is_between_pods(job, pods, events, now, start_timeout):
         return None
     return _without_pod(f"no pod of the Job began to work within {start_timeout:.0f}s", events)
@@ -90,7 +121,7 @@ def why_not_begun(
 def is_overdue(job: JobView, now: datetime, start_timeout: float) -> bool:
     """Whether a Job without a ready pod has had its time to begin."""
     since = job.started or job.created
-    waits = job.verdict is None and not job.deleting and not job.suspended and job.ready == 0
+    waits = job.result is None and not job.deleting and not job.suspended and job.ready == 0
     return waits and _is_late(since, now, start_timeout)
 
 
@@ -99,7 +130,11 @@ def _is_late(since: datetime, now: datetime, start_timeout: float) -> bool:
 
 
 def _is_between_pods(
-    job: JobView, pods: Sequence[PodView], events: Sequence[EventView], now: datetime, start_timeout: float
+    job: JobView,
+    pods: Sequence[PodView],
+    events: Sequence[EventView],
+    now: datetime,
+    start_timeout: float,
 ) -> bool:
     """Whether a Job without a living pod had one so lately that the next may yet come."""
     if job.counted:
@@ -107,16 +142,24 @@ def _is_between_pods(
     since = job.started or job.created
     changed = max(since, job.changed or since)
     had_one = (
-        pods or job.failed or changed - since > _SETTLED or any(event.reason == "SuccessfulCreate" for event in events)
+        pods
+        or job.failed
+        or changed - since > _SETTLED
+        or any(event.reason == "SuccessfulCreate" for event in events)
     )
     return not _is_late(changed, now, start_timeout + (_LONGEST_BACKOFF if had_one else 0))
 
 
 def _of_waiting_pod(pod: PodView, waited: str, events: Sequence[EventView]) -> Report:
     if pod.unscheduled:
-        return Report(Reason.UNSCHEDULABLE, f"{waited}: pod {pod.name} fits on no node: {pod.unscheduled}")
+        return Report(
+            Reason.UNSCHEDULABLE, f"{waited}: pod {pod.name} fits on no node: {pod.unscheduled}"
+        )
     if pod.waiting_reason in _IMAGE:
-        return Report(Reason.IMAGE_PULL_BACK_OFF, f"{waited}: the image cannot be pulled: {pod.waiting_message}")
+        return Report(
+            Reason.IMAGE_PULL_BACK_OFF,
+            f"{waited}: the image cannot be pulled: {pod.waiting_message}",
+        )
     if pod.waiting_reason in _CONTAINER:
         return Report(Reason.CREATE_CONTAINER_CONFIG_ERROR, f"{waited}: {pod.waiting_message}")
     why = _from_events(events)
@@ -124,7 +167,8 @@ def _of_waiting_pod(pod: PodView, waited: str, events: Sequence[EventView]) -> R
         what = f"{missing[1]} {missing[2]!r} does not exist in the Job's namespace"
         return Report(Reason.CREATE_CONTAINER_CONFIG_ERROR, f"{waited}: {what}")
     return Report(
-        Reason.NEVER_STARTED, f"{waited}: pod {pod.name} is {pod.waiting_reason or pod.phase}; {why or 'Events: none'}"
+        Reason.NEVER_STARTED,
+        f"{waited}: pod {pod.name} is {pod.waiting_reason or pod.phase}; {why or 'Events: none'}",
     )
 
 

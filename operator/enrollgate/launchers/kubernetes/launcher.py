@@ -22,23 +22,23 @@ import structlog
 
 from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
 from enrollgate.domain.order import RunOrder
-from enrollgate.domain.story import Story
+from enrollgate.domain.run_event import RunEvent
+from enrollgate.launchers.base import LauncherRefused, LauncherUnavailable
 from enrollgate.launchers.kubernetes.api import Api, ApiError, ConnectionDetails, Json
 from enrollgate.launchers.kubernetes.diagnosis import is_overdue, report_of, why_not_begun
+from enrollgate.launchers.kubernetes.events import EventRecorder
 from enrollgate.launchers.kubernetes.manifest import JobSettings, build_job
-from enrollgate.launchers.kubernetes.stories import Narrator
 from enrollgate.launchers.kubernetes.views import (
     RECORDED,
     EventView,
+    JobResult,
     JobView,
     PodView,
-    Verdict,
     event_view,
     job_view,
     pod_view,
     selector_of,
 )
-from enrollgate.launchers.protocol import LauncherRefused, LauncherUnavailable
 
 _LOG = structlog.get_logger("enrollgate")
 PODS_OF = 50
@@ -84,7 +84,7 @@ class KubernetesLauncher:
         self._jobs = f"/apis/batch/v1/namespaces/{settings.namespace}/jobs"
         self._pods = f"/api/v1/namespaces/{settings.namespace}/pods"
         self._events = f"/api/v1/namespaces/{settings.namespace}/events"
-        self._narrator = Narrator(api, settings.namespace, clock=clock)
+        self._narrator = EventRecorder(api, settings.namespace, clock=clock)
         self._uids = dict[str, str]()
         """The uids of the Jobs last seen, for their Events alone: nothing is decided by them."""
         self._finished = dict[str, str]()
@@ -92,15 +92,19 @@ class KubernetesLauncher:
 
     # seeing
 
-    def observe(self, expected: Collection[str], *, only: bool = False) -> Mapping[str, Observation]:
+    def observe(
+        self, expected: Collection[str], *, only: bool = False
+    ) -> Mapping[str, Observation]:
         """See `Launcher.observe`."""
         wanted = frozenset(expected)
         jobs = self._read(wanted) if only else self._list()
-        others = {name: uid for name, uid in self._uids.items() if name not in wanted} if only else {}
+        others = (
+            {name: uid for name, uid in self._uids.items() if name not in wanted} if only else {}
+        )
         self._uids = others | {name: job.uid for name, job in jobs.items()}
-        self._finished = {name: job.uid for name, job in jobs.items() if job.verdict is not None}
+        self._finished = {name: job.uid for name, job in jobs.items() if job.result is not None}
         seen: dict[str, Observation | None] = {
-            name: Observation(name, _phase(job.verdict)) for name, job in jobs.items()
+            name: Observation(name, _phase(job.result)) for name, job in jobs.items()
         }
         asked_for = [job for name, job in jobs.items() if name in wanted]
         seen |= self._endings(asked_for)
@@ -114,11 +118,17 @@ class KubernetesLauncher:
 
     def _list(self) -> dict[str, JobView]:
         query = {"labelSelector": selector_of(self._settings.installation)}
-        return {job.name: job for page in self._pages(self._jobs, query) for job in map(job_view, page)}
+        return {
+            job.name: job for page in self._pages(self._jobs, query) for job in map(job_view, page)
+        }
 
     def _read(self, names: Iterable[str]) -> dict[str, JobView]:
         found = self._each(self._find, names)
-        return {job.name: job for job in found if job is not None and self._is_ours(job) and not job.recorded}
+        return {
+            job.name: job
+            for job in found
+            if job is not None and self._is_ours(job) and not job.recorded
+        }
 
     def _find(self, name: str) -> JobView | None:
         try:
@@ -133,12 +143,14 @@ class KubernetesLauncher:
 
     def _endings(self, jobs: Iterable[JobView]) -> Mapping[str, Observation]:
         """How those of them that are finished ended."""
-        verdicts = {job.name: job.verdict for job in jobs if job.verdict is not None}
+        verdicts = {job.name: job.result for job in jobs if job.result is not None}
         pods = self._pods_of(list(verdicts))
 
         def ask(name: str) -> Observation:
-            verdict, own = verdicts[name], pods[name]
-            return Observation(name, _phase(verdict), report_of(verdict, own, () if own else self._events_of(name)))
+            result, own = verdicts[name], pods[name]
+            return Observation(
+                name, _phase(result), report_of(result, own, () if own else self._events_of(name))
+            )
 
         return {each.name: each for each in self._each(ask, verdicts)}
 
@@ -153,13 +165,19 @@ class KubernetesLauncher:
         lost, and the run with it. The Job itself would wait for its pod's end for ever.
         """
         job = self._find(name)
-        if job is None or job.verdict is not None:
-            return Observation(name, Phase.LIVE)  # it moved on between two looks: the next pass sees where to
+        if job is None or job.result is not None:
+            return Observation(
+                name, Phase.LIVE
+            )  # it moved on between two looks: the next pass sees where to
         pods = [pod for _, pod in self._labelled([name])]
         living = [pod for pod in pods if not pod.is_over]
         if living and not any(map(self._may_run, living)):
             return None
-        events = [event for subject in (name, *(pod.name for pod in living)) for event in self._events_of(subject)]
+        events = [
+            event
+            for subject in (name, *(pod.name for pod in living))
+            for event in self._events_of(subject)
+        ]
         report = why_not_begun(job, pods, events, self._clock(), self._start_timeout)
         return Observation(name, Phase.LIVE if report is None else Phase.STUCK, report)
 
@@ -167,7 +185,9 @@ class KubernetesLauncher:
         """Of these runs without a Job, those that still have a pod which may run."""
         pods = self._pods_of(list(gone))
         return {
-            name: Observation(name, Phase.LIVE, is_ending=True) for name in gone if any(map(self._may_run, pods[name]))
+            name: Observation(name, Phase.LIVE, is_ending=True)
+            for name in gone
+            if any(map(self._may_run, pods[name]))
         }
 
     def _pods_of(self, names: Sequence[str]) -> Mapping[str, list[PodView]]:
@@ -180,14 +200,18 @@ class KubernetesLauncher:
 
     def _labelled(self, names: Sequence[str]) -> list[tuple[str, PodView]]:
         pages = self._pages(self._pods, {"labelSelector": f"{_JOB_NAME} in ({','.join(names)})"})
-        return [(raw["metadata"]["labels"][_JOB_NAME], pod_view(raw)) for page in pages for raw in page]
+        return [
+            (raw["metadata"]["labels"][_JOB_NAME], pod_view(raw)) for page in pages for raw in page
+        ]
 
     def _events_of(self, name: str) -> list[EventView]:
         pages = self._pages(self._events, {"fieldSelector": f"involvedObject.name={name}"})
         return [event_view(raw) for page in pages for raw in page]
 
     def _may_run(self, pod: PodView) -> bool:
-        late = pod.deleting_since is not None and self._clock() - pod.deleting_since > _GONE_FOR_GOOD
+        late = (
+            pod.deleting_since is not None and self._clock() - pod.deleting_since > _GONE_FOR_GOOD
+        )
         return not pod.is_over and not late
 
     # doing
@@ -212,7 +236,9 @@ class KubernetesLauncher:
                 return self._adopt(order.name)
             if error.status == HTTPStatus.FORBIDDEN and "exceeded quota" in error.message:
                 _LOG.warning(
-                    "the namespace's quota lets no further Job in; the run waits", run=order.name, error=error.message
+                    "the namespace's quota lets no further Job in; the run waits",
+                    run=order.name,
+                    error=error.message,
                 )
                 return None
             raise self._misconfigured(error) from error
@@ -234,7 +260,7 @@ class KubernetesLauncher:
     def stop(self, name: str) -> None:
         """See `Launcher.stop`."""
         job = self._find(name)
-        if job is not None and self._is_ours(job) and not job.deleting and job.verdict is None:
+        if job is not None and self._is_ours(job) and not job.deleting and job.result is None:
             self._delete(job)
 
     def _delete(self, job: JobView) -> None:
@@ -263,11 +289,11 @@ class KubernetesLauncher:
             if error.status != HTTPStatus.NOT_FOUND and not _is_another(error):
                 raise self._misconfigured(error) from error
 
-    def tell(self, name: str, story: Story) -> None:
-        """See `Launcher.tell`: a Kubernetes Event on the Job."""
+    def record_event(self, name: str, event: RunEvent) -> None:
+        """See `Launcher.record_event`: a Kubernetes Event on the Job."""
         uid = self._uids.get(name)
         if uid is not None:
-            self._narrator.tell(name, uid, story)
+            self._narrator.record_event(name, uid, event)
 
     def close(self) -> None:
         """Writes the last Events and closes the connections."""
@@ -336,10 +362,10 @@ class KubernetesLauncher:
         return LauncherRefused(f"the Kubernetes API server refused a request: {error}; {remedy}")
 
 
-def _phase(verdict: Verdict | None) -> Phase:
-    if verdict is None:
+def _phase(result: JobResult | None) -> Phase:
+    if result is None:
         return Phase.LIVE
-    return Phase.SUCCEEDED if verdict.succeeded else Phase.FAILED
+    return Phase.SUCCEEDED if result.succeeded else Phase.FAILED
 
 
 def _is_away(error: BaseException | None) -> bool:

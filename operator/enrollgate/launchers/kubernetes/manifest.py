@@ -28,7 +28,7 @@ USER = 10001
 """The image's user; any other non-root one works as well."""
 _GIB = 2**30
 _MERGE_KEYS = ("mountPath", "name")
-"""Several mounts may share a volume's name, so the path comes first."""
+"""PlaylistFound mounts may share a volume's name, so the path comes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class JobSettings:
     image_pull_policy: str = "IfNotPresent"
     environment: Mapping[str, str] = field(default_factory=dict)
     """The worker's settings."""
-    max_tries: int = 3
+    max_attempts: int = 3
     run_timeout: float = 21600.0
     run_ttl: float = 86400.0
     stop_grace: float = 30.0
@@ -64,7 +64,11 @@ def build_job(order: RunOrder, settings: JobSettings) -> Json:
 
 def _identity(order: RunOrder, settings: JobSettings) -> Json:
     """What the Job, and its pods, are found and adopted by."""
-    labels = {INSTALLATION: settings.installation, TASK: str(order.task_id), ATTEMPT: str(order.attempt)}
+    labels = {
+        INSTALLATION: settings.installation,
+        TASK: str(order.task_id),
+        ATTEMPT: str(order.run_number),
+    }
     return {
         "metadata": {"name": order.name, "namespace": settings.namespace, "labels": labels},
         "spec": {"template": {"metadata": {"labels": labels}}},
@@ -82,7 +86,10 @@ def labels_of(installation: str) -> dict[str, str]:
 
 
 def _job(order: RunOrder, settings: JobSettings) -> Json:
-    labels = labels_of(settings.installation) | {TASK: str(order.task_id), ATTEMPT: str(order.attempt)}
+    labels = labels_of(settings.installation) | {
+        TASK: str(order.task_id),
+        ATTEMPT: str(order.run_number),
+    }
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -91,12 +98,15 @@ def _job(order: RunOrder, settings: JobSettings) -> Json:
             "completionMode": "Indexed",
             "completions": 1,
             "parallelism": 1,
-            "backoffLimit": settings.max_tries - 1,
-            "backoffLimitPerIndex": settings.max_tries - 1,
+            "backoffLimit": settings.max_attempts - 1,
+            "backoffLimitPerIndex": settings.max_attempts - 1,
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {
                 "rules": [
-                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                    {
+                        "action": "Ignore",
+                        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+                    },
                     {
                         "action": "FailJob",
                         "onExitCodes": {
@@ -161,7 +171,7 @@ def _environment(order: RunOrder, settings: JobSettings) -> list[Json]:
     values = {
         **settings.environment,
         **order.variables(),
-        "ENROLLGATE_MAX_TRIES": str(settings.max_tries),
+        "ENROLLGATE_MAX_ATTEMPTS": str(settings.max_attempts),
         "ENROLLGATE_SCRATCH_DIR": f"{SCRATCH}/{order.name}",
         "ENROLLGATE_REPORT_PATH": "/dev/termination-log",
         "HOME": "/tmp",  # noqa: S108 -- an emptyDir of the pod's own
@@ -170,10 +180,13 @@ def _environment(order: RunOrder, settings: JobSettings) -> list[Json]:
         values["ENROLLGATE_COOKIES_DIR"] = COOKIES
     if settings.drive_secret:
         values["ENROLLGATE_DRIVE_CREDENTIALS"] = f"{DRIVE}/credentials.json"
-    failed_tries = "metadata.annotations['batch.kubernetes.io/job-index-failure-count']"
+    failed_attempts = "metadata.annotations['batch.kubernetes.io/job-index-failure-count']"
     return [
         *({"name": name, "value": _literal(value)} for name, value in values.items()),
-        {"name": "ENROLLGATE_FAILED_TRIES", "valueFrom": {"fieldRef": {"fieldPath": failed_tries}}},
+        {
+            "name": "ENROLLGATE_FAILED_ATTEMPTS",
+            "valueFrom": {"fieldRef": {"fieldPath": failed_attempts}},
+        },
     ]
 
 
@@ -187,13 +200,24 @@ def _volumes(settings: JobSettings) -> tuple[list[Json], list[Json]]:
         {"name": "scratch", "emptyDir": {"sizeLimit": str(settings.scratch_volume)}},
         {"name": "tmp", "emptyDir": {"sizeLimit": str(_GIB)}},
     ]
-    mounts: list[Json] = [{"name": "scratch", "mountPath": SCRATCH}, {"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 -- as above
-    for name, secret, path in (("cookies", settings.cookies_secret, COOKIES), ("drive", settings.drive_secret, DRIVE)):
+    mounts: list[Json] = [
+        {"name": "scratch", "mountPath": SCRATCH},
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 -- of the container, its own
+    ]
+    for name, secret, path in (
+        ("cookies", settings.cookies_secret, COOKIES),
+        ("drive", settings.drive_secret, DRIVE),
+    ):
         if secret:
             volumes.append({"name": name, "secret": {"secretName": secret, "defaultMode": 0o440}})
             mounts.append({"name": name, "mountPath": path, "readOnly": True})
     if settings.destination_claim:
-        volumes.append({"name": "destination", "persistentVolumeClaim": {"claimName": settings.destination_claim}})
+        volumes.append(
+            {
+                "name": "destination",
+                "persistentVolumeClaim": {"claimName": settings.destination_claim},
+            }
+        )
         mounts.append({"name": "destination", "mountPath": settings.destination_path})
     return volumes, mounts
 
@@ -204,18 +228,22 @@ def merge(base: Any, over: Any) -> Any:
     """
     if isinstance(base, dict) and isinstance(over, dict):
         merged = {key: value for key, value in base.items() if over.get(key, value) is not None}
-        return merged | {key: merge(base.get(key), value) for key, value in over.items() if value is not None}
+        return merged | {
+            key: merge(base.get(key), value) for key, value in over.items() if value is not None
+        }
     if isinstance(base, list) and isinstance(over, list) and (key := _merge_key(base + over)):
         merged = {entry[key]: entry for entry in base}
         for entry in over:
-            replaces = not {"value", "valueFrom"}.isdisjoint(entry)  # a variable has one of the two, never both
+            replaces = not {"value", "valueFrom"}.isdisjoint(
+                entry
+            )  # a variable has one of the two, never both
             merged[entry[key]] = entry if replaces else merge(merged.get(entry[key]), entry)
         return list(merged.values())
     return over
 
 
 def _merge_key(entries: list[Any]) -> str | None:
-    """The field that tells the entries apart, if all have it."""
+    """The field that tells the entries pinned_cpus, if all have it."""
     for key in _MERGE_KEYS:
         if entries and all(isinstance(entry, dict) and key in entry for entry in entries):
             return key
@@ -230,9 +258,19 @@ def read_template(path: Path) -> Json:
         raise ValueError(f"the job template {path} cannot be read: {error}") from error
     if content is None:
         return {}
-    if not isinstance(content, dict) or not set(content) <= {"apiVersion", "kind", "metadata", "spec"}:
-        raise ValueError(f"the job template {path} must be a part of a batch/v1 Job: a map with `metadata` and `spec`")
-    for name, why in (("name", "each run has its own"), ("namespace", "Jobs are where the operator looks for them")):
+    if not isinstance(content, dict) or not set(content) <= {
+        "apiVersion",
+        "kind",
+        "metadata",
+        "spec",
+    }:
+        raise ValueError(
+            f"the job template {path} must be a part of a batch/v1 Job: a map with `metadata` and `spec`"
+        )
+    for name, why in (
+        ("name", "each run has its own"),
+        ("namespace", "Jobs are where the operator looks for them"),
+    ):
         if _at(content, "metadata").get(name):
             raise ValueError(f"the job template {path} sets metadata.{name}: leave it out, {why}")
     for metadata in (_at(content, "metadata"), _at(content, "spec", "template", "metadata")):

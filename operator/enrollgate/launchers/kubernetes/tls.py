@@ -6,7 +6,6 @@ without an authority key identifier, which real clusters have (EKS: https://gith
 
 import ssl
 
-import kopf
 from kubernetes import client
 from urllib3.util.ssl_ import create_urllib3_context
 
@@ -19,12 +18,6 @@ def without_strict(context: ssl.SSLContext) -> ssl.SSLContext:
 
 def use_without_strict(api_client: client.ApiClient) -> None:
     """Let all connections of this Kubernetes client be made without `VERIFY_X509_STRICT`."""
-    api_client.rest_client.pool_manager.connection_pool_kw["ssl_context"] = without_strict(create_urllib3_context())
-
-
-class ConnectionInfo(kopf.ConnectionInfo):
-    """kopf's connection details, whose TLS context has no `VERIFY_X509_STRICT`."""
-
-    def as_ssl_context(self) -> ssl.SSLContext:
-        """Build the context as kopf does, then clear the flag."""
-        return without_strict(super().as_ssl_context())
+    api_client.rest_client.pool_manager.connection_pool_kw["ssl_context"] = without_strict(
+        create_urllib3_context()
+    )

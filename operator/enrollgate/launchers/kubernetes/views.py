@@ -14,7 +14,7 @@ DOMAIN = "enrollgate.io"
 INSTALLATION = f"{DOMAIN}/installation"
 """The label whose value is the installation: what has it is ours."""
 TASK = f"{DOMAIN}/task-id"
-ATTEMPT = f"{DOMAIN}/attempt"
+ATTEMPT = f"{DOMAIN}/run_number"
 RECORDED = f"{DOMAIN}/recorded"
 """The label of a Job whose outcome is in the database: it is not listed again."""
 WORKER = "worker"
@@ -22,7 +22,7 @@ WORKER = "worker"
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class JobResult:
     """How a Job ended, by its own condition."""
 
     succeeded: bool
@@ -52,7 +52,7 @@ class JobView:
     """Pods that failed and counted."""
     changed: datetime | None
     """When its status last changed, as it does when a pod comes or goes. Unlike an Event, this is never forgotten."""
-    verdict: Verdict | None
+    result: JobResult | None
     """None while it is unfinished."""
 
 
@@ -122,7 +122,7 @@ def job_view(raw: Json) -> JobView:
         counted=_counted(status),
         failed=int(status.get("failed") or 0),
         changed=_changed(metadata),
-        verdict=verdict_of(status.get("conditions") or ()),
+        result=job_result(status.get("conditions") or ()),
     )
 
 
@@ -134,16 +134,20 @@ def _counted(status: Json) -> int:
 
 def _changed(metadata: Json) -> datetime | None:
     """From the server-side record of who wrote which fields, https://kubernetes.io/docs/reference/using-api/server-side-apply/."""
-    written = [each for each in metadata.get("managedFields") or () if each.get("subresource") == "status"]
+    written = [
+        each for each in metadata.get("managedFields") or () if each.get("subresource") == "status"
+    ]
     return max((_instant(each["time"]) for each in written if each.get("time")), default=None)
 
 
-def verdict_of(conditions: Iterable[Any]) -> Verdict | None:
+def job_result(conditions: Iterable[Any]) -> JobResult | None:
     """A Job is finished by its `Complete` or `Failed` condition, and by nothing else."""
     for condition in conditions:
         if condition.get("type") in ("Complete", "Failed") and condition.get("status") == "True":
             succeeded = condition["type"] == "Complete"
-            return Verdict(succeeded, str(condition.get("reason") or ""), str(condition.get("message") or ""))
+            return JobResult(
+                succeeded, str(condition.get("reason") or ""), str(condition.get("message") or "")
+            )
     return None
 
 
@@ -151,8 +155,13 @@ def pod_view(raw: Json) -> PodView:
     """Reads a pod."""
     metadata, status = raw["metadata"], raw.get("status") or {}
     conditions = {each["type"]: each for each in status.get("conditions") or ()}
-    scheduled, disruption = conditions.get("PodScheduled") or {}, conditions.get("DisruptionTarget") or {}
-    worker: Json = next((each for each in status.get("containerStatuses") or () if each.get("name") == WORKER), {})
+    scheduled, disruption = (
+        conditions.get("PodScheduled") or {},
+        conditions.get("DisruptionTarget") or {},
+    )
+    worker: Json = next(
+        (each for each in status.get("containerStatuses") or () if each.get("name") == WORKER), {}
+    )
     state = worker.get("state") or {}
     waiting, ended = state.get("waiting") or {}, state.get("terminated")
     return PodView(
@@ -161,15 +170,23 @@ def pod_view(raw: Json) -> PodView:
         reason=str(status.get("reason") or ""),
         message=str(status.get("message") or _broken_init(status)),
         created=_instant(metadata["creationTimestamp"]),
-        deleting_since=_instant(metadata["deletionTimestamp"]) if metadata.get("deletionTimestamp") else None,
+        deleting_since=_instant(metadata["deletionTimestamp"])
+        if metadata.get("deletionTimestamp")
+        else None,
         has_started=bool(state.get("running") or ended),
         waiting_reason=str(waiting.get("reason") or ""),
         waiting_message=str(waiting.get("message") or ""),
-        unscheduled=str(scheduled.get("message") or "no node yet") if scheduled.get("status") == "False" else "",
+        unscheduled=str(scheduled.get("message") or "no node yet")
+        if scheduled.get("status") == "False"
+        else "",
         disruption=str(disruption.get("message") or disruption.get("reason") or "")
         if disruption.get("status") == "True"
         else "",
-        stop=Stop(int(ended.get("exitCode", -1)), str(ended.get("reason") or ""), str(ended.get("message") or ""))
+        stop=Stop(
+            int(ended.get("exitCode", -1)),
+            str(ended.get("reason") or ""),
+            str(ended.get("message") or ""),
+        )
         if ended
         else None,
     )
@@ -180,9 +197,7 @@ def _broken_init(status: Json) -> str:
     for each in status.get("initContainerStatuses") or ():
         ended = (each.get("state") or {}).get("terminated") or {}
         if ended.get("exitCode"):
-            return (
-                f"init container {each['name']} ended with exit code {ended['exitCode']}: {ended.get('message') or ''}"
-            )
+            return f"init container {each['name']} ended with exit code {ended['exitCode']}: {ended.get('message') or ''}"
     return ""
 
 
@@ -190,7 +205,12 @@ def event_view(raw: Json) -> EventView:
     """Reads an Event."""
     series = raw.get("series") or {}
     seen = series.get("lastObservedTime") or raw.get("lastTimestamp") or raw.get("eventTime") or ""
-    return EventView(str(raw.get("reason") or ""), str(raw.get("message") or ""), raw.get("type") == "Warning", seen)
+    return EventView(
+        str(raw.get("reason") or ""),
+        str(raw.get("message") or ""),
+        raw.get("type") == "Warning",
+        seen,
+    )
 
 
 def selector_of(installation: str) -> str:
@@ -202,7 +222,8 @@ def changed_run(event: Json) -> str | None:
     """The run that a watch event is news of: its Job has finished, or is gone (or no longer selected). None for all else."""
     job = event.get("object") or {}
     is_over = (
-        event.get("type") == "DELETED" or verdict_of((job.get("status") or {}).get("conditions") or ()) is not None
+        event.get("type") == "DELETED"
+        or job_result((job.get("status") or {}).get("conditions") or ()) is not None
     )
     name: str | None = (job.get("metadata") or {}).get("name")
     return name if is_over else None

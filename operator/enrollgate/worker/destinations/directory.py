@@ -70,7 +70,9 @@ class Directory:
     def _choose(self, title: str) -> tuple[Path, _Manifest]:
         """This course's folder; else one that says of no course that it is its; else a new one."""
         suffix = course_suffix(self._task_id)
-        found = sorted(path for path in self._root.iterdir() if path.name.endswith(suffix) and path.is_dir())
+        found = sorted(
+            path for path in self._root.iterdir() if path.name.endswith(suffix) and path.is_dir()
+        )
         manifests = {path: _read_manifest(path / MANIFEST) for path in found}
         for key in (self._key, ""):
             for path, manifest in manifests.items():
@@ -78,7 +80,9 @@ class Directory:
                     return path, manifest
         plain = self._root / course_name(title, self._task_id)
         taken = plain in manifests
-        return self._root / course_name(title, self._task_id, self._key) if taken else plain, _Manifest()
+        return self._root / course_name(
+            title, self._task_id, self._key
+        ) if taken else plain, _Manifest()
 
     def find(self, item: Item) -> Delivered | None:
         """The item if the manifest has it and its file is whole."""
@@ -88,7 +92,11 @@ class Directory:
             return None
         try:
             path = self._inside(self._folder() / str(entry["file"]))
-            if path.is_symlink() or path.stat().st_size != entry["bytes"] or _md5(path) != entry["md5"]:
+            if (
+                path.is_symlink()
+                or path.stat().st_size != entry["bytes"]
+                or _md5(path) != entry["md5"]
+            ):
                 return None
         except (FileNotFoundError, NotADirectoryError, KeyError, Failure):
             return None
@@ -96,7 +104,9 @@ class Directory:
             raise destination_failure(error) from error
         return Delivered(item.item_id, int(entry["bytes"]), str(entry["md5"]))
 
-    def deliver(self, item: Item, file: Path, on_bytes: OnBytes, stop: threading.Event) -> Delivered:
+    def deliver(
+        self, item: Item, file: Path, on_bytes: OnBytes, stop: threading.Event
+    ) -> Delivered:
         """Copies the file beside its place, then renames it there, then notes it in the manifest."""
         with self._lock:
             target = self._inside(self._place(item, file))
@@ -143,7 +153,9 @@ class Directory:
     def _inside(self, path: Path) -> Path:
         """The path, proven to be below the course's folder, symbolic links followed."""
         if not path.resolve().is_relative_to(self._folder().resolve()):
-            raise Failure(Reason.UNSAFE_OUTPUT, f"{path.name} would lie outside the course's folder")
+            raise Failure(
+                Reason.UNSAFE_OUTPUT, f"{path.name} would lie outside the course's folder"
+            )
         return path
 
     def _write_manifest(self) -> None:
@@ -153,7 +165,9 @@ class Directory:
             "title": self._title,
             "items": [
                 {"item": item_id, **entry}
-                for item_id, entry in sorted(self._items.items(), key=lambda pair: int(pair[1].get("index", 0)))
+                for item_id, entry in sorted(
+                    self._items.items(), key=lambda pair: int(pair[1].get("index", 0))
+                )
             ],
         }
         path = self._folder() / MANIFEST
@@ -169,7 +183,9 @@ def _read_manifest(path: Path) -> _Manifest:
     """What an earlier try delivered. A damaged manifest is as good as none: everything is delivered again."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return _Manifest(str(content["course"]), {str(entry.pop("item")): entry for entry in content["items"]})
+        return _Manifest(
+            str(content["course"]), {str(entry.pop("item")): entry for entry in content["items"]}
+        )
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return _Manifest()
 
@@ -185,7 +201,9 @@ def _copy(source: Path, target: Path, on_bytes: OnBytes, stop: threading.Event) 
             copied += len(chunk)
             on_bytes(copied)
             if stop.is_set():
-                raise Failure(Reason.STOPPED, "asked to stop; this item is delivered by the next try")
+                raise Failure(
+                    Reason.STOPPED, "asked to stop; this item is delivered by the next try"
+                )
         writer.flush()
         os.fsync(writer.fileno())
     return digest.hexdigest()
@@ -206,7 +224,11 @@ def _sync(folder: Path) -> None:
 
 def _without_query(url: str) -> str:
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.netloc else parts.path
+    return (
+        f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        if parts.netloc
+        else parts.path
+    )
 
 
 @contextmanager

@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from enrollgate.domain.environment import passed_on
-from enrollgate.domain.order import WorkOrder
+from enrollgate.common.environment import passed_on
+from enrollgate.common.redaction import redact
 from enrollgate.domain.reasons import Failure, Reason
-from enrollgate.domain.redaction import redact
 from enrollgate.worker.cookies import copy_cookies
 from enrollgate.worker.course import Course, Item, OnFetched
+from enrollgate.worker.order import WorkOrder
 
 STOP_SHARE = 0.7
 """Of the time until the worker would be killed, what its command may use to end. Then it is killed, and the worker reports."""
@@ -55,7 +55,9 @@ class Command:
         on_bytes(size, size)
         target.unlink(missing_ok=True)  # of an earlier try
         try:
-            os.link(source, target)  # no second copy: the command has ended, and a delivery only reads
+            os.link(
+                source, target
+            )  # no second copy: the command has ended, and a delivery only reads
         except OSError:  # another file system, or one without links
             shutil.copyfile(source, target)
         return target
@@ -65,11 +67,13 @@ class Command:
 
     def _argv(self) -> list[str]:
         values = {"{course_url}": self._order.course_url, "{output_dir}": str(self._output)}
-        return [_fill(part, values) for part in self._order.download_command]
+        return [_fill(part, values) for part in self._order.settings.download_command]
 
     def _run(self) -> None:
         environment = passed_on(os.environ)
-        environment["ENROLLGATE_SCRATCH_DIR"] = str(self._order.scratch_dir)  # so that an orphan can be told as ours
+        environment["ENROLLGATE_SCRATCH_DIR"] = str(
+            self._order.scratch_dir
+        )  # so that an orphan can be told as ours
         cookies = copy_cookies(self._order)
         if cookies is not None:
             environment["ENROLLGATE_COOKIES_FILE"] = str(cookies)
@@ -97,13 +101,20 @@ class Command:
                 talk.join(timeout=5)
         if process.returncode != 0:
             words = _last_words(log)
-            how = f"exit code {process.returncode}" if process.returncode > 0 else f"signal {-process.returncode}"
-            raise Failure(Reason.COMMAND_FAILED, f"the download command ended with {how}: {words or 'it said nothing'}")
+            how = (
+                f"exit code {process.returncode}"
+                if process.returncode > 0
+                else f"signal {-process.returncode}"
+            )
+            raise Failure(
+                Reason.COMMAND_FAILED,
+                f"the download command ended with {how}: {words or 'it said nothing'}",
+            )
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         while process.poll() is None:
             if self._stop.wait(0.1):
-                _end(process, self._order.stop_grace * STOP_SHARE)
+                _end(process, self._order.settings.stop_grace * STOP_SHARE)
                 raise Failure(Reason.STOPPED, "asked to stop; the download command was ended")
         _signal_group(process.pid, signal.SIGKILL)  # what it may have left behind in its group
 
@@ -116,7 +127,9 @@ class Command:
             if stat.S_ISDIR(mode):
                 continue
             if not stat.S_ISREG(mode):
-                raise Failure(Reason.UNSAFE_OUTPUT, f"{name!r} is a symbolic link or a special file")
+                raise Failure(
+                    Reason.UNSAFE_OUTPUT, f"{name!r} is a symbolic link or a special file"
+                )
             if path.suffix.lower() in UNFINISHED or path.stat().st_size == 0:
                 continue
             index += 1

@@ -30,11 +30,11 @@ from yt_dlp.networking.exceptions import HTTPError, RequestError, TransportError
 from enrollgate.domain.hosts import check_address, check_url
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.downloaders.pages import refuse_page
-from enrollgate.worker.downloaders.streams import WholeDash, WholeHls
+from enrollgate.worker.downloaders.streams import DurableDashFD, DurableHlsFD
 
 _MEDIA_URL_LENGTH = 16384
 """Characters: signed media URLs are long, and the site, not a row, gives them."""
-_THROUGH_OUR_HANDLER = {HttpFD: HttpFD, HlsFD: WholeHls, DashSegmentsFD: WholeDash}
+_THROUGH_OUR_HANDLER = {HttpFD: HttpFD, HlsFD: DurableHlsFD, DashSegmentsFD: DurableDashFD}
 """yt-dlp's ways of downloading that pass through it, and ours in their place."""
 LISTS = ("playlist", "multi_video")
 """What yt-dlp calls a result that consists of others."""
@@ -82,7 +82,9 @@ def _connect(
         connected: socket.socket = helper._socket_connect(found, timeout, source)
         return connected
 
-    connected: socket.socket = helper.create_connection(address, *arguments, _create_socket_func=checked, **options)
+    connected: socket.socket = helper.create_connection(
+        address, *arguments, _create_socket_func=checked, **options
+    )
     return connected
 
 
@@ -93,7 +95,9 @@ class _Connections(HTTPHandler):  # type: ignore[misc]  # as above
         super().__init__(**options)
         self._allowed_hosts = allowed_hosts
 
-    def _make_conn_class(self, base: type[http.client.HTTPConnection], req: urllib.request.Request) -> Any:
+    def _make_conn_class(
+        self, base: type[http.client.HTTPConnection], req: urllib.request.Request
+    ) -> Any:
         made = HTTPHandler._make_conn_class(base, req)
         if req.has_proxy() or getattr(req, "_tunnel_host", None):
             return made  # the administrator's proxy connects; the URL was checked
@@ -101,7 +105,9 @@ class _Connections(HTTPHandler):  # type: ignore[misc]  # as above
 
         class Guarded(made):  # type: ignore[valid-type, misc]  # the base is chosen by yt-dlp at run time
             def connect(self) -> None:
-                self._create_connection = connector  # here, since yt-dlp sets its own after the constructor
+                self._create_connection = (
+                    connector  # here, since yt-dlp sets its own after the constructor
+                )
                 super().connect()
 
         return Guarded
@@ -119,7 +125,7 @@ class GuardedHandler(UrllibRH):  # type: ignore[misc]  # as above
         self._allowed_hosts = allowed_hosts
         self._open: weakref.WeakSet[Response] = weakref.WeakSet()
 
-    def hang_up(self) -> None:
+    def close_connections(self) -> None:
         """Closes what yt-dlp has left open: it looks at the head of a file, then asks for it anew."""
         for response in list(self._open):
             response.close()
@@ -143,7 +149,9 @@ class GuardedHandler(UrllibRH):  # type: ignore[misc]  # as above
         # yt-dlp's own handler must leave every list: it decompresses answers, and would do so a second time beside ours.
         for handlers in (opener.handle_open, opener.process_request, opener.process_response):  # type: ignore[attr-defined]  # typeshed leaves them out
             for scheme in ("http", "https"):
-                handlers[scheme] = [each for each in handlers[scheme] if not isinstance(each, HTTPHandler)]
+                handlers[scheme] = [
+                    each for each in handlers[scheme] if not isinstance(each, HTTPHandler)
+                ]
         opener.add_handler(connections)
         opener.add_handler(_Check(self._allowed_hosts))
         return opener
@@ -155,7 +163,9 @@ def _detached(response: Response) -> Response:
     with contextlib.suppress(TransportError):
         body = response.read(_ERROR_PAGE)
     response.close()
-    return Response(io.BytesIO(body), response.url, response.headers, response.status, response.reason)
+    return Response(
+        io.BytesIO(body), response.url, response.headers, response.status, response.reason
+    )
 
 
 class SharedCookies(YoutubeDLCookieJar):  # type: ignore[misc]  # as above
@@ -187,7 +197,11 @@ class _Logger:
 
 
 def _refuse_to_fetch(*_: object, **__: object) -> bool:
-    raise Refused(Failure(Reason.UNSUPPORTED_COURSE, "this stream needs ffmpeg to fetch it, which is not allowed"))
+    raise Refused(
+        Failure(
+            Reason.UNSUPPORTED_COURSE, "this stream needs ffmpeg to fetch it, which is not allowed"
+        )
+    )
 
 
 class Nested(Exception):
@@ -203,19 +217,24 @@ class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # as above
     not."""
 
     def process_ie_result(
-        self, ie_result: dict[str, Any], download: bool = True, extra_info: dict[str, Any] | None = None
+        self,
+        ie_result: dict[str, Any],
+        download: bool = True,
+        extra_info: dict[str, Any] | None = None,
     ) -> Any:
         """Raises Nested before anything of a list is downloaded."""
         if download and ie_result.get("_type") in LISTS:
             raise Nested(ie_result)
         return super().process_ie_result(ie_result, download, extra_info)
 
-    def dl(self, name: str, info: dict[str, Any], subtitle: bool = False, test: bool = False) -> Any:
+    def dl(
+        self, name: str, info: dict[str, Any], subtitle: bool = False, test: bool = False
+    ) -> Any:
         """Refuses formats that another program would have to fetch.
 
         What looking at the media has left open is closed first, or the site would go on sending it.
         """
-        hang_up(self)
+        close_connections(self)
         if not info.get("url"):
             return super().dl(name, info, subtitle, test)  # says what is missing
         kind = _THROUGH_OUR_HANDLER.get(get_suitable_downloader(info, self.params))
@@ -229,7 +248,9 @@ class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # as above
         refuse_page(Path(name))
         return done
 
-    def _download(self, downloader: FileDownloader, name: str, info: dict[str, Any], subtitle: bool) -> Any:
+    def _download(
+        self, downloader: FileDownloader, name: str, info: dict[str, Any], subtitle: bool
+    ) -> Any:
         """The rest of yt-dlp's own `dl`, with a downloader of ours."""
         for hook in self._progress_hooks:
             downloader.add_progress_hook(hook)
@@ -239,10 +260,10 @@ class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # as above
         return downloader.download(name, asked, subtitle)
 
 
-def hang_up(ydl: YoutubeDL) -> None:
+def close_connections(ydl: YoutubeDL) -> None:
     """Closes every answer that is still open."""
     for handler in ydl._request_director.handlers.values():
-        handler.hang_up()
+        handler.close_connections()
 
 
 def open_youtube_dl(

@@ -30,4 +30,6 @@ def refuse_page_as_key(key: bytes) -> None:
 
 
 def _not(wanted: str) -> Failure:
-    return Failure(Reason.COOKIES_EXPIRED, f"the site sent a web page (a login?) in place of {wanted}")
+    return Failure(
+        Reason.COOKIES_EXPIRED, f"the site sent a web page (a login?) in place of {wanted}"
+    )

@@ -12,10 +12,10 @@ from yt_dlp.cookies import CookieLoadError
 from yt_dlp.networking.exceptions import HTTPError, IncompleteRead, TransportError
 from yt_dlp.utils import GeoRestrictedError, UnsupportedError
 
+from enrollgate.common.redaction import redact
+from enrollgate.common.retry_after import retry_after
 from enrollgate.domain.reasons import Failure, Reason
-from enrollgate.domain.redaction import redact
-from enrollgate.domain.retry_after import retry_after
-from enrollgate.worker.course import LoginWanted
+from enrollgate.worker.course import LoginRequired
 
 _BY_STATUS = {
     401: (Reason.COOKIES_EXPIRED, "the site asks for a login (HTTP 401)"),
@@ -69,7 +69,12 @@ def chain(error: BaseException) -> Iterator[BaseException]:
         yield each
         information = getattr(each, "exc_info", None)
         waiting += [information[1] if isinstance(information, tuple) else None]
-        waiting += [getattr(each, "cause", None), each.__cause__, each.__context__, getattr(each, "reason", None)]
+        waiting += [
+            getattr(each, "cause", None),
+            each.__cause__,
+            each.__context__,
+            getattr(each, "reason", None),
+        ]
 
 
 def classify(error: BaseException) -> Failure:
@@ -86,7 +91,7 @@ def classify(error: BaseException) -> Failure:
     for words, reason in _BY_WORDS:
         if words in text.lower():
             if words in _LOGIN_WANTED:
-                return LoginWanted(reason, f"the site asks for a login: {_clean(text)}")
+                return LoginRequired(reason, f"the site asks for a login: {_clean(text)}")
             return Failure(reason, _clean(text))
     return Failure(Reason.UNSUPPORTED_COURSE, _clean(text))
 
@@ -108,7 +113,9 @@ def _by_status(error: HTTPError) -> Failure:
         reason, message = _BY_STATUS[status]
         return Failure(reason, message, retry_after=_asked_for(error))
     if status >= 500:
-        return Failure(Reason.SITE_ERROR, f"the site failed (HTTP {status})", retry_after=_asked_for(error))
+        return Failure(
+            Reason.SITE_ERROR, f"the site failed (HTTP {status})", retry_after=_asked_for(error)
+        )
     return Failure(Reason.UNSUPPORTED_COURSE, f"the site answered HTTP {status}")
 
 
@@ -119,6 +126,8 @@ def _asked_for(error: HTTPError) -> float | None:
 
 def _clean(text: str) -> str:
     text = text.removeprefix("ERROR: ").partition("; please report this issue")[0]
-    text = text.partition(". Use --")[0]  # options of yt-dlp's command line, which nobody here can give
+    text = text.partition(". Use --")[
+        0
+    ]  # options of yt-dlp's command line, which nobody here can give
     text = re.sub(r"\[download\] Got error: |\[Errno \d+\] ", "", text)
     return redact(text.strip(), 300)

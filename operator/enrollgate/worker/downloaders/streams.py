@@ -25,21 +25,25 @@ from yt_dlp.downloader.dash import DashSegmentsFD
 from yt_dlp.downloader.fragment import FragmentFD
 from yt_dlp.downloader.hls import HlsFD
 
+from enrollgate.common.files import write_private
 from enrollgate.domain.reasons import Failure, Reason
-from enrollgate.files import write_private
 from enrollgate.worker.downloaders.pages import HEAD, refuse_page, refuse_page_as_key
-from enrollgate.worker.scratch import READ
+from enrollgate.worker.scratch import CHUNK_SIZE
 
-_BLOCK = READ
+_BLOCK = CHUNK_SIZE
 """Bytes: a multiple of what AES takes at once."""
-_DRM = re.compile(r'(?m)^#EXT-X-(?:SESSION-)?KEY:.*?(?:METHOD=(?!(?:NONE|AES-128)\s*(?:,|$))|KEYFORMAT="(?!identity"))')
+_DRM = re.compile(
+    r'(?m)^#EXT-X-(?:SESSION-)?KEY:.*?(?:METHOD=(?!(?:NONE|AES-128)\s*(?:,|$))|KEYFORMAT="(?!identity"))'
+)
 
 
-class _Whole(FragmentFD):  # type: ignore[misc]  # yt-dlp carries no types
+class DurableFragmentFD(FragmentFD):  # type: ignore[misc]  # yt-dlp carries no types
     """What all streams have in common."""
 
     def _prepare_frag_download(self, ctx: dict[str, Any]) -> None:
-        _return_to_the_note(Path(self.temp_name(ctx["filename"])), Path(self.ytdl_filename(ctx["filename"])))
+        _truncate_to_checkpoint(
+            Path(self.temp_name(ctx["filename"])), Path(self.ytdl_filename(ctx["filename"]))
+        )
         super()._prepare_frag_download(ctx)
 
     def _prepare_and_start_frag_download(self, ctx: dict[str, Any], info: dict[str, Any]) -> None:
@@ -47,7 +51,11 @@ class _Whole(FragmentFD):  # type: ignore[misc]  # yt-dlp carries no types
         ctx["noted"], ctx["fragment_index"] = ctx["fragment_index"], 0
 
     def download_and_append_fragments(
-        self, ctx: dict[str, Any], fragments: Iterable[dict[str, Any]], info: dict[str, Any], **options: Any
+        self,
+        ctx: dict[str, Any],
+        fragments: Iterable[dict[str, Any]],
+        info: dict[str, Any],
+        **options: Any,
     ) -> Any:
         """Downloads what is missing. If it were yt-dlp that leaves out what is there, the others would get wrong numbers (they may
         be encrypted under them) and wrong ranges."""
@@ -64,7 +72,9 @@ class _Whole(FragmentFD):  # type: ignore[misc]  # yt-dlp carries no types
     def _append_fragment(self, ctx: dict[str, Any], blocks: Iterable[bytes]) -> None:
         stream = ctx["dest_stream"]
         with contextlib.ExitStack() as failed:
-            failed.callback(stream.close)  # or what is buffered would be written whenever there is room again
+            failed.callback(
+                stream.close
+            )  # or what is buffered would be written whenever there is room again
             stream.writelines(blocks)
             stream.flush()
             os.fdatasync(stream.fileno())
@@ -74,23 +84,30 @@ class _Whole(FragmentFD):  # type: ignore[misc]  # yt-dlp carries no types
         self.try_remove(ctx.pop("fragment_filename_sanitized"))
 
     def _write_ytdl_file(self, ctx: dict[str, Any]) -> None:
-        note = {"current_fragment": {"index": ctx["fragment_index"]}, "extra_state": ctx.get("extra_state", {})}
+        note = {
+            "current_fragment": {"index": ctx["fragment_index"]},
+            "extra_state": ctx.get("extra_state", {}),
+        }
         write_private(Path(self.ytdl_filename(ctx["filename"])), json.dumps({"downloader": note}))
 
 
-class WholeHls(_Whole, HlsFD):  # type: ignore[misc]  # as above
+class DurableHlsFD(DurableFragmentFD, HlsFD):  # type: ignore[misc]  # as above
     """HLS. A key that the site itself hands to the account (AES-128) is no DRM; all other protection is, and is left alone."""
 
     _has_map = False
 
-    def can_download(self, manifest: str, info: dict[str, Any], allow_unplayable_formats: bool = False) -> bool:
+    def can_download(
+        self, manifest: str, info: dict[str, Any], allow_unplayable_formats: bool = False
+    ) -> bool:
         """Raises Failure before anything of a DRM-protected stream, its key included, is asked for."""
         if _DRM.search(manifest):
             raise Failure(Reason.DRM_PROTECTED, "this stream is DRM-protected")
         self._has_map = "#EXT-X-MAP" in manifest
         return bool(super().can_download(manifest, info, allow_unplayable_formats))
 
-    def decrypter(self, info: dict[str, Any]) -> Callable[[dict[str, Any], Iterator[bytes] | None], Any]:
+    def decrypter(
+        self, info: dict[str, Any]
+    ) -> Callable[[dict[str, Any], Iterator[bytes] | None], Any]:
         """What decrypts the pieces that want it, as yt-dlp does it, but block by block."""
 
         @functools.cache
@@ -100,7 +117,9 @@ class WholeHls(_Whole, HlsFD):  # type: ignore[misc]  # as above
             refuse_page_as_key(key)
             return key
 
-        def decrypt(piece: dict[str, Any], blocks: Iterator[bytes] | None) -> Iterator[bytes] | None:
+        def decrypt(
+            piece: dict[str, Any], blocks: Iterator[bytes] | None
+        ) -> Iterator[bytes] | None:
             how = piece.get("decrypt_info") or {}
             if blocks is None or how.get("METHOD") != "AES-128":
                 return blocks
@@ -114,7 +133,7 @@ class WholeHls(_Whole, HlsFD):  # type: ignore[misc]  # as above
         return int(piece["media_sequence"]) - (self._has_map and piece["frag_index"] > 1)
 
 
-class WholeDash(_Whole, DashSegmentsFD):  # type: ignore[misc]  # as above
+class DurableDashFD(DurableFragmentFD, DashSegmentsFD):  # type: ignore[misc]  # as above
     """DASH."""
 
 
@@ -137,7 +156,7 @@ def _decrypted(blocks: Iterator[bytes], key: bytes, iv: bytes) -> Iterator[bytes
         raise Failure(Reason.INCOMPLETE_DOWNLOAD, message) from error
 
 
-def _return_to_the_note(part: Path, note: Path) -> None:
+def _truncate_to_checkpoint(part: Path, note: Path) -> None:
     """Makes the stream what it was when its last piece was noted; nothing, where nobody knows what that was."""
     size = _noted_size(note)
     if part.is_file() and 0 < size <= part.stat().st_size:
@@ -153,5 +172,7 @@ def _noted_size(note: Path) -> int:
     """Bytes; 0 if the note does not say."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         noted = json.loads(note.read_bytes())["downloader"]
-        return int(noted["extra_state"]["size"]) if int(noted["current_fragment"]["index"]) > 0 else 0
+        return (
+            int(noted["extra_state"]["size"]) if int(noted["current_fragment"]["index"]) > 0 else 0
+        )
     return 0

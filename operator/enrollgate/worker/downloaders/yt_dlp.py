@@ -1,4 +1,4 @@
-"""yt-dlp as downloader: the course listed lazily, each lecture fetched by itself, errors turned into reasons.
+"""yt-dlp as downloader: the course listed lazily, each lecture fetched by itself, errors record_pass into reasons.
 
 What makes the easy version wrong (each has its test): a failed HLS fragment is by default skipped silently; a title in an output
 template can leave the folder; the cookies file is written back; and Udemy's extractor *enrolls* the account in a free course
@@ -18,16 +18,22 @@ from yt_dlp.extractor import udemy
 from yt_dlp.postprocessor.common import PostProcessor
 from yt_dlp.utils import DownloadCancelled, YoutubeDLError, int_or_none, unsmuggle_url
 
-from enrollgate.domain.order import WorkOrder
+from enrollgate.common.redaction import redacted_traceback
 from enrollgate.domain.reasons import Failure, Reason
-from enrollgate.domain.redaction import redacted_traceback
 from enrollgate.worker.cookies import copy_cookies
-from enrollgate.worker.course import Course, Item, LoginWanted, OnFetched, Several
-from enrollgate.worker.downloaders.guarded import LISTS, Nested, SharedCookies, hang_up, open_youtube_dl
+from enrollgate.worker.course import Course, Item, LoginRequired, OnFetched, PlaylistFound
+from enrollgate.worker.downloaders.guarded import (
+    LISTS,
+    Nested,
+    SharedCookies,
+    close_connections,
+    open_youtube_dl,
+)
 from enrollgate.worker.downloaders.pages import is_page
 from enrollgate.worker.downloaders.site_errors import classify
 from enrollgate.worker.identity import is_signed, unsigned
-from enrollgate.worker.scratch import READ
+from enrollgate.worker.order import WorkOrder
+from enrollgate.worker.scratch import CHUNK_SIZE
 
 _NOT_ENROLLED = ("/course/subscribe/", "/payment/checkout/", "/cart/checkout/")
 """Links that Udemy shows only to those who are not enrolled."""
@@ -52,7 +58,15 @@ _DEEPEST = 3
 """Lists within lists below the course's own, at most. Each level may ask the site once per item of the one above."""
 _LONGEST = 10_000
 """Items of a list within the course's, at most. They are all in memory."""
-_STUMBLES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+EXTRACTOR_BUGS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 """What yt-dlp's readers raise, unwrapped, when a site is no longer what they were written for."""
 
 
@@ -65,7 +79,9 @@ class _NameByRendition(PostProcessor):  # type: ignore[misc]  # yt-dlp carries n
     def run(self, info: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
         """Called once the formats are chosen, before the file is named."""
         chosen = info.get("requested_formats") or [info]
-        text = "\n".join(f"{each.get('format_id')} {urlsplit(str(each.get('url'))).path}" for each in chosen)
+        text = "\n".join(
+            f"{each.get('format_id')} {urlsplit(str(each.get('url'))).path}" for each in chosen
+        )
         info["rendition"] = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:12]
         for path in self.folder.iterdir() if self.folder is not None else ():
             if not path.name.startswith(f"{_PREFIX}{info['rendition']}.") or is_page(path):
@@ -88,7 +104,7 @@ class YtDlp:
         self._listed: dict[str, _Listed] = {}
         """By the items' ids."""
         self._cookies = copy_cookies(order)
-        self._ydl = _guard(open_youtube_dl, _options(self._cookies), order.allowed_hosts)
+        self._ydl = _guard(open_youtube_dl, _options(self._cookies), order.settings.allowed_hosts)
         """Lists the course."""
         self._mine = threading.local()
         self._fetchers: list[_Fetcher] = []
@@ -100,8 +116,10 @@ class YtDlp:
             if info and info.get("_type") in ("url", "url_transparent"):
                 info = _guard(self._ydl.extract_info, info["url"], download=False, process=False)
         if not info:
-            raise Failure(Reason.UNSUPPORTED_COURSE, "yt-dlp finds nothing to download on this page")
-        title = _mend(info.get("title") or info.get("id") or "course")
+            raise Failure(
+                Reason.UNSUPPORTED_COURSE, "yt-dlp finds nothing to download on this page"
+            )
+        title = _fix_surrogates(info.get("title") or info.get("id") or "course")
         if info.get("_type") not in LISTS:
             return Course(title, self._items([info], ()), 1)
         entries = info.get("entries") or ()
@@ -109,32 +127,36 @@ class YtDlp:
         return Course(title, items, len(entries) if isinstance(entries, list | tuple) else None)
 
     def fetch(self, item: Item, folder: Path, on_bytes: OnFetched, stop: threading.Event) -> Path:
-        """Fetches one entry into its folder, going on with a partial file that an earlier try left there. Raises Several if it is
+        """Fetches one entry into its folder, going on with a partial file that an earlier try left there. Raises PlaylistFound if it is
         a list.
         """
         try:
             return self._fetch(item, folder, on_bytes, stop)
-        except LoginWanted as wanted:
-            raise LoginWanted(Reason.ACCESS_DENIED, wanted.message) from wanted
+        except LoginRequired as wanted:
+            raise LoginRequired(Reason.ACCESS_DENIED, wanted.message) from wanted
 
     def _fetch(self, item: Item, folder: Path, on_bytes: OnFetched, stop: threading.Event) -> Path:
         try:
-            return self._fetcher().fetch(self._listed[item.item_id].entry, item.index, folder, on_bytes, stop)
+            return self._fetcher().fetch(
+                self._listed[item.item_id].entry, item.index, folder, on_bytes, stop
+            )
         except Nested as nested:
-            raise Several(self._unfold(item, nested.listed, stop)) from nested
+            raise PlaylistFound(self._unfold(item, nested.listed, stop)) from nested
 
     def _fetcher(self) -> "_Fetcher":
         """The calling thread's: a YoutubeDL is for one thread."""
         fetcher: _Fetcher | None = getattr(self._mine, "fetcher", None)
         if fetcher is None:
-            fetcher = self._mine.fetcher = _Fetcher(self._ydl.cookiejar, self._order.allowed_hosts)
+            fetcher = self._mine.fetcher = _Fetcher(
+                self._ydl.cookiejar, self._order.settings.allowed_hosts
+            )
             self._fetchers.append(fetcher)
         return fetcher
 
     def close(self) -> None:
         """Closes yt-dlp's connections."""
         for ydl in (self._ydl, *(fetcher.ydl for fetcher in self._fetchers)):
-            hang_up(ydl)
+            close_connections(ydl)
             _guard(ydl.close)
 
     def _items(self, entries: Iterable[Any], lists: tuple[str, ...]) -> Iterator[Item]:
@@ -142,11 +164,13 @@ class YtDlp:
         for index, entry in _present(entries):
             item_id = self._identify(entry)
             self._listed[item_id] = _Listed(entry, lists)
-            section = _mend(entry.get("chapter") or "")
+            section = _fix_surrogates(entry.get("chapter") or "")
             number = sections.setdefault(section, len(sections) + 1) if section else 0
             number = int_or_none(entry.get("chapter_number")) or number
-            title = _mend(entry.get("title") or entry.get("id") or f"item {index}")
-            yield Item(item_id, index, title, section, number, _address(entry, self._order.course_url))
+            title = _fix_surrogates(entry.get("title") or entry.get("id") or f"item {index}")
+            yield Item(
+                item_id, index, title, section, number, _address(entry, self._order.course_url)
+            )
 
     def _unfold(self, whole: Item, listed: dict[str, Any], stop: threading.Event) -> list[Item]:
         """The items of a list that stands in an item's place. They are listed at once: the thread's YoutubeDL has to fetch, too."""
@@ -157,15 +181,21 @@ class YtDlp:
                 raise Failure(Reason.STOPPED, "asked to stop; the next try lists it again")
             if number > _LONGEST:
                 raise Failure(
-                    Reason.UNSUPPORTED_COURSE, f"this is a list of more than {_LONGEST:,}: a course of its own"
+                    Reason.UNSUPPORTED_COURSE,
+                    f"this is a list of more than {_LONGEST:,}: a course of its own",
                 )
             item_id = self._identify(entry, f"{whole.item_id}/")
             self._listed[item_id] = _Listed(entry, lists)
-            title, url = _mend(entry.get("title") or whole.title), _address(entry, whole.source_url)
+            title, url = (
+                _fix_surrogates(entry.get("title") or whole.title),
+                _address(entry, whole.source_url),
+            )
             part = (*whole.part, number)
             items.append(replace(whole, item_id=item_id, title=title, part=part, source_url=url))
         if not items:
-            raise Failure(Reason.UNSUPPORTED_COURSE, "yt-dlp finds nothing to download for this item")
+            raise Failure(
+                Reason.UNSUPPORTED_COURSE, "yt-dlp finds nothing to download for this item"
+            )
         return items if len(items) > 1 else [replace(items[0], part=whole.part)]
 
     def _lists_down_to(self, whole: Item, listed: dict[str, Any]) -> tuple[str, ...]:
@@ -182,9 +212,16 @@ class YtDlp:
         url, smuggled = _unsmuggled(str(entry.get("url") or ""))
         kind = entry.get("ie_key") or entry.get("extractor_key") or "Generic"
         own = smuggled.get("force_videoid") or entry.get("id")
-        if kind == "Generic" and own is entry.get("id"):  # made of the URL's last part, query included
+        if kind == "Generic" and own is entry.get(
+            "id"
+        ):  # made of the URL's last part, query included
             own = None if own is None else str(own).partition("?")[0]
-        own = own or hashlib.sha256(unsigned(url or str(entry.get("title"))).encode(errors="replace")).hexdigest()[:16]
+        own = (
+            own
+            or hashlib.sha256(
+                unsigned(url or str(entry.get("title"))).encode(errors="replace")
+            ).hexdigest()[:16]
+        )
         name = f"{within}{kind}:{own}".encode(errors="replace").decode()
         if len(name) > 200:
             name = f"{name[:100]}#{hashlib.sha256(name.encode()).hexdigest()[:16]}"
@@ -208,30 +245,47 @@ class _Fetcher:
         self._stop = threading.Event()
         self._folder = Path()
         self._arrived = dict[str, int]()
-        """Bytes of each file of the entry: picture and sound may come apart."""
+        """Bytes of each file of the entry: picture and sound may come pinned_cpus."""
 
     def fetch(
-        self, entry: dict[str, Any], index: int, folder: Path, on_bytes: OnFetched, stop: threading.Event
+        self,
+        entry: dict[str, Any],
+        index: int,
+        folder: Path,
+        on_bytes: OnFetched,
+        stop: threading.Event,
     ) -> Path:
         """The complete file of the entry."""
         self._on_bytes, self._stop = on_bytes, stop
         self._folder = self._naming.folder = folder
         self._arrived.clear()
         # The name never contains what the site says, so it cannot lead anywhere, and is the same on the next try.
-        self.ydl.params["outtmpl"]["default"] = str(folder).replace("%", "%%") + f"/{_PREFIX}%(rendition)s.%(ext)s"
+        self.ydl.params["outtmpl"]["default"] = (
+            str(folder).replace("%", "%%") + f"/{_PREFIX}%(rendition)s.%(ext)s"
+        )
         extra = {"playlist_index": index} if entry.get("_type", "video") != "video" else {}
         try:
-            result = _guard(self.ydl.process_ie_result, dict(entry), download=True, extra_info=extra)
+            result = _guard(
+                self.ydl.process_ie_result, dict(entry), download=True, extra_info=extra
+            )
         except Failure as failure:
             if failure.reason is Reason.ACCESS_DENIED and _may_have_expired(entry):
-                raise Failure(Reason.INCOMPLETE_DOWNLOAD, "its signed address has expired") from failure
+                raise Failure(
+                    Reason.INCOMPLETE_DOWNLOAD, "its signed address has expired"
+                ) from failure
             raise
         finally:
-            hang_up(self.ydl)
-        found = [Path(each["filepath"]) for each in (result or {}).get("requested_downloads", ()) if "filepath" in each]
+            close_connections(self.ydl)
+        found = [
+            Path(each["filepath"])
+            for each in (result or {}).get("requested_downloads", ())
+            if "filepath" in each
+        ]
         files = [file for file in found if file.is_file()]
         if len(files) != 1:
-            raise Failure(Reason.UNSUPPORTED_COURSE, f"yt-dlp gave {len(files)} files for this item, not one")
+            raise Failure(
+                Reason.UNSUPPORTED_COURSE, f"yt-dlp gave {len(files)} files for this item, not one"
+            )
         size = files[0].stat().st_size
         on_bytes(size, size)
         return files[0]
@@ -243,7 +297,9 @@ class _Fetcher:
         self._arrived[str(state.get("filename"))] = got
         total = state.get("total_bytes") or state.get("total_bytes_estimate")
         used = self._room()
-        self._on_bytes(used, None if total is None else used - got + int(total), sum(self._arrived.values()))
+        self._on_bytes(
+            used, None if total is None else used - got + int(total), sum(self._arrived.values())
+        )
 
     def _room(self) -> int:
         """What the item takes on disk, or is about to: a stream's piece is there twice while it is appended to its file."""
@@ -278,7 +334,9 @@ def _may_have_expired(entry: dict[str, Any]) -> bool:
 
 def _address(entry: dict[str, Any], otherwise: str) -> str:
     """Where the entry is from."""
-    return _mend(_unsmuggled(str(entry.get("webpage_url") or entry.get("url") or otherwise))[0])
+    return _fix_surrogates(
+        _unsmuggled(str(entry.get("webpage_url") or entry.get("url") or otherwise))[0]
+    )
 
 
 def _unsmuggled(url: str) -> tuple[str, dict[str, Any]]:
@@ -290,8 +348,8 @@ def _unsmuggled(url: str) -> tuple[str, dict[str, Any]]:
     return plain, hidden if isinstance(hidden, dict) else {}
 
 
-def _mend(text: object) -> str:
-    """Text that can be stored. Some sites write an emoji as two halves (`&#55357;&#56832;`), which yt-dlp leaves apart."""
+def _fix_surrogates(text: object) -> str:
+    """Text that can be stored. Some sites write an emoji as two halves (`&#55357;&#56832;`), which yt-dlp leaves pinned_cpus."""
     return str(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -322,7 +380,7 @@ def _options(cookies: Path | None) -> dict[str, Any]:
         "fragment_retries": 3,
         "extractor_retries": 1,
         "socket_timeout": 30,
-        "buffersize": READ,
+        "buffersize": CHUNK_SIZE,
         "noresizebuffer": True,  # or it reads up to 4 MiB before it tells of them
     }
 
@@ -334,10 +392,12 @@ def _guard(function: Any, *arguments: Any, **options: Any) -> Any:
     except Failure:
         raise
     except DownloadCancelled as error:
-        raise Failure(Reason.STOPPED, "asked to stop; the partial file is kept for the next try") from error
+        raise Failure(
+            Reason.STOPPED, "asked to stop; the partial file is kept for the next try"
+        ) from error
     except (YoutubeDLError, OSError) as error:
         _raise(error)
-    except _STUMBLES as error:
+    except EXTRACTOR_BUGS as error:
         # What a reader meets when its site has changed. Of one lecture it must not end the run.
         sys.stderr.write(redacted_traceback())
         message = f"yt-dlp's reader of this site failed ({type(error).__name__}); a newer yt-dlp may mend it"

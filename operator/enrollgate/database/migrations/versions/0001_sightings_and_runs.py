@@ -15,7 +15,11 @@ depends_on = None
 _KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _INSTANT = sa.DateTime().with_variant(DATETIME(fsp=6), "mysql", "mariadb")
 _MYSQL = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
-_MARIADB = {"mariadb_engine": "InnoDB", "mariadb_charset": "utf8mb4", "mariadb_collate": "utf8mb4_bin"}
+_MARIADB = {
+    "mariadb_engine": "InnoDB",
+    "mariadb_charset": "utf8mb4",
+    "mariadb_collate": "utf8mb4_bin",
+}
 
 
 def upgrade() -> None:
@@ -33,7 +37,7 @@ def upgrade() -> None:
         "enrollgate_runs",
         sa.Column("id", _KEY, primary_key=True, autoincrement=True),
         sa.Column("task_id", _KEY, nullable=False),
-        sa.Column("attempt", sa.Integer, nullable=False),
+        sa.Column("run_number", sa.Integer, nullable=False),
         sa.Column("name", sa.String(63), nullable=False),
         sa.Column("installation", sa.String(63), nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
@@ -44,8 +48,12 @@ def upgrade() -> None:
         sa.Column("reason", sa.String(64)),
         sa.Column("message", sa.Text),
         sa.Column("result", sa.JSON),
-        sa.Column("active", sa.Integer, sa.Computed("CASE WHEN finished_at IS NULL THEN 1 END", persisted=True)),
-        sa.UniqueConstraint("task_id", "attempt", name="uq_enrollgate_runs_attempt"),
+        sa.Column(
+            "active",
+            sa.Integer,
+            sa.Computed("CASE WHEN finished_at IS NULL THEN 1 END", persisted=True),
+        ),
+        sa.UniqueConstraint("task_id", "run_number", name="uq_enrollgate_runs_attempt"),
         sa.UniqueConstraint("task_id", "active", name="uq_enrollgate_runs_active"),
         indexes={
             "ix_enrollgate_runs_active": ["active", "installation"],
@@ -65,4 +73,6 @@ def _create(table: str, *parts: sa.schema.SchemaItem, indexes: dict[str, list[st
 
 def downgrade() -> None:
     """Migrations are additive: there is no way back that keeps the data."""
-    raise NotImplementedError("enrollgate's migrations are additive only; restore a back-up to go back")
+    raise NotImplementedError(
+        "enrollgate's migrations are additive only; restore a back-up to go back"
+    )

@@ -22,9 +22,9 @@ from googleapiclient.http import MediaIoBaseUpload, build_http
 
 from enrollgate.worker.destinations.drive.errors import Unreadable
 
-SILENCE = 60.0
+SOCKET_TIMEOUT = 60.0
 """Seconds without progress in either direction, after which a connection counts as cut. Bodies are sent in small pieces, each with
-this time-out of its own: a slow chunk is no silence."""
+this time-out of its own: a slow chunk is no socket_timeout."""
 FOLDER = "application/vnd.google-apps.folder"
 FIELDS = "id,name,mimeType,size,md5Checksum,createdTime,appProperties,parents,trashed,webViewLink"
 _MEDIA_TYPE = "application/octet-stream"
@@ -33,10 +33,12 @@ File = dict[str, Any]
 """Drive's metadata of a file or a folder."""
 
 
-class Piece:
+class ChunkReader:
     """A stretch of a stream as a request's body. `on_read` is told of all that is taken to be sent, and may raise."""
 
-    def __init__(self, stream: BinaryIO, start: int, size: int, on_read: Callable[[int], None]) -> None:
+    def __init__(
+        self, stream: BinaryIO, start: int, size: int, on_read: Callable[[int], None]
+    ) -> None:
         self._stream = stream
         self._start = start
         self._size = size
@@ -66,17 +68,19 @@ class Piece:
 
 
 class Client:
-    """Gives each thread a service of its own: httplib2 is not thread-safe. `silence` in seconds."""
+    """Gives each thread a service of its own: httplib2 is not thread-safe. `socket_timeout` in seconds."""
 
-    def __init__(self, credentials: Any, endpoint: str, silence: float = SILENCE) -> None:
+    def __init__(
+        self, credentials: Any, endpoint: str, socket_timeout: float = SOCKET_TIMEOUT
+    ) -> None:
         self._credentials = credentials
         self._endpoint = endpoint.rstrip("/") + "/"
-        self._silence = silence
+        self._socket_timeout = socket_timeout
         self._mine = threading.local()
         self._opened: list[Any] = []
         weakref.finalize(self, _close, self._opened)
 
-    def hang_up(self) -> None:
+    def close_connections(self) -> None:
         """Closes the calling thread's connections: after a broken answer, what is left in them belongs to nobody."""
         files = getattr(self._mine, "files", None)
         if files is not None:
@@ -84,7 +88,9 @@ class Client:
 
     def get(self, file_id: str, fields: str = FIELDS) -> File:
         """A file's or a folder's metadata."""
-        return _file(_execute(self._files().get(fileId=file_id, fields=fields, supportsAllDrives=True)))
+        return _file(
+            _execute(self._files().get(fileId=file_id, fields=fields, supportsAllDrives=True))
+        )
 
     def find(self, file_id: str) -> File | None:
         """A file's or a folder's metadata; None if there is none, or it was removed."""
@@ -100,7 +106,9 @@ class Client:
         """Puts a file into the bin: on a shared drive, content managers may not delete for good. One that is gone is as good."""
         try:
             _execute(
-                self._files().update(fileId=file_id, body={"trashed": True}, fields="id", supportsAllDrives=True),
+                self._files().update(
+                    fileId=file_id, body={"trashed": True}, fields="id", supportsAllDrives=True
+                ),
             )
         except HttpError as error:
             if error.resp.status != 404:
@@ -109,15 +117,23 @@ class Client:
     def move(self, file_id: str, source: str, target: str) -> File:
         """Puts a file from one folder into another."""
         request = self._files().update(
-            fileId=file_id, addParents=target, removeParents=source, fields=FIELDS, supportsAllDrives=True
+            fileId=file_id,
+            addParents=target,
+            removeParents=source,
+            fields=FIELDS,
+            supportsAllDrives=True,
         )
         return _file(_execute(request))
 
     def create_folder(self, body: File) -> File:
         """Makes a folder."""
-        return _file(_execute(self._files().create(body=body, fields=FIELDS, supportsAllDrives=True)))
+        return _file(
+            _execute(self._files().create(body=body, fields=FIELDS, supportsAllDrives=True))
+        )
 
-    def list_page(self, query: str, drive_id: str | None, page: str | None) -> tuple[list[File], str | None]:
+    def list_page(
+        self, query: str, drive_id: str | None, page: str | None
+    ) -> tuple[list[File], str | None]:
         """One page of the files that match, the oldest first, and the token of the next page."""
         corpus = {"corpora": "drive", "driveId": drive_id} if drive_id else {"corpora": "user"}
         answer = _execute(
@@ -147,9 +163,16 @@ class Client:
     def begin_upload(self, body: File, size: int) -> str:
         """Opens a resumable session for a file of so many bytes: its URI, a bearer credential."""
         media = MediaIoBaseUpload(io.BytesIO(), _MEDIA_TYPE, resumable=True)
-        request = self._files().create(body=body, media_body=media, fields=FIELDS, supportsAllDrives=True)
-        headers = request.headers | {"X-Upload-Content-Type": _MEDIA_TYPE, "X-Upload-Content-Length": str(size)}
-        response, content = request.http.request(request.uri, method=request.method, body=request.body, headers=headers)
+        request = self._files().create(
+            body=body, media_body=media, fields=FIELDS, supportsAllDrives=True
+        )
+        headers = request.headers | {
+            "X-Upload-Content-Type": _MEDIA_TYPE,
+            "X-Upload-Content-Length": str(size),
+        }
+        response, content = request.http.request(
+            request.uri, method=request.method, body=request.body, headers=headers
+        )
         if response.status != 200:
             raise _refusal(response, content)
         if not response.get("location"):
@@ -158,15 +181,23 @@ class Client:
 
     def upload_state(self, uri: str, size: int) -> int | File:
         """How many bytes of an upload are kept, or the file once it is complete."""
-        return self._put(uri, b"", {"Content-Length": "0", "Content-Range": f"bytes */{size}"}, size)
+        return self._put(
+            uri, b"", {"Content-Length": "0", "Content-Range": f"bytes */{size}"}, size
+        )
 
-    def upload_piece(self, uri: str, piece: Piece, start: int, length: int, size: int) -> int | File:
+    def upload_piece(
+        self, uri: str, piece: ChunkReader, start: int, length: int, size: int
+    ) -> int | File:
         """Sends `length` bytes of a file's `size`, from `start`; gives what `upload_state` gives."""
         span = {"Content-Range": f"bytes {start}-{start + length - 1}/{size}"} if length else {}
-        return self._put(uri, piece if length else b"", {"Content-Length": str(length)} | span, size)
+        return self._put(
+            uri, piece if length else b"", {"Content-Length": str(length)} | span, size
+        )
 
     def _put(self, uri: str, body: object, headers: dict[str, str], size: int) -> int | File:
-        response, content = self._files()._http.request(uri, method="PUT", body=body, headers=headers)
+        response, content = self._files()._http.request(
+            uri, method="PUT", body=body, headers=headers
+        )
         if response.status in (200, 201):
             return _file(_json(content))
         if response.status != 308:
@@ -182,7 +213,7 @@ class Client:
         files = getattr(self._mine, "files", None)
         if files is None:
             plain = build_http()
-            plain.timeout = self._silence
+            plain.timeout = self._socket_timeout
             self._opened.append(plain)
             http = google_auth_httplib2.AuthorizedHttp(self._credentials, http=plain)
             http._request = _only_json(http._request)
@@ -231,7 +262,11 @@ def _only_json(request: Callable[..., Any]) -> Callable[..., Any]:
 
     def checked(url: str, method: str = "GET", **options: Any) -> Any:
         response = request(url, method, **options)
-        if method == "POST" and response.status == 200 and not isinstance(_json(response.data), dict):
+        if (
+            method == "POST"
+            and response.status == 200
+            and not isinstance(_json(response.data), dict)
+        ):
             raise Unreadable("no token")
         return response
 
@@ -245,6 +280,10 @@ def _close(connections: list[Any]) -> None:
 
 @cache
 def _discovery() -> dict[str, Any]:
-    text = resources.files("googleapiclient.discovery_cache").joinpath("documents/drive.v3.json").read_text("utf-8")
+    text = (
+        resources.files("googleapiclient.discovery_cache")
+        .joinpath("documents/drive.v3.json")
+        .read_text("utf-8")
+    )
     document: dict[str, Any] = json.loads(text)
     return document

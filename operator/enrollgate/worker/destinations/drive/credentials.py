@@ -9,28 +9,31 @@ import google.auth.exceptions
 from google.oauth2 import credentials as user_credentials
 from google.oauth2 import service_account
 
-from enrollgate.domain.order import DriveAccess
 from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.settings.worker import WorkerSettings
 
 SCOPE = "https://www.googleapis.com/auth/drive"
 """Files that others made (the folder that is delivered into) are visible with this scope only, not with `drive.file`."""
 _VARIABLE = "ENROLLGATE_DRIVE_CREDENTIALS"
 
 
-def load_credentials(access: DriveAccess) -> Any:
+def load_credentials(settings: WorkerSettings) -> Any:
     """The credentials of google-auth. Raises Failure (ConfigurationError) that names the file, never its content."""
-    if access.credentials is None:
-        return _of_the_workload(access)
-    info = _read(access.credentials)
+    if settings.drive_credentials is None:
+        return _of_the_workload(settings)
+    info = _read(settings.drive_credentials)
     kind = info.get("type")
     try:
         if kind == "service_account":
             account = service_account.Credentials.from_service_account_info(info, scopes=[SCOPE])  # type: ignore[no-untyped-call]  # google-auth is partly typed
-            return account.with_subject(access.subject) if access.subject else account
+            return (
+                account.with_subject(settings.drive_subject) if settings.drive_subject else account
+            )
         if kind == "authorized_user":
-            if access.subject:
+            if settings.drive_subject:
                 raise Failure(
-                    Reason.CONFIGURATION_ERROR, f"ENROLLGATE_DRIVE_SUBJECT needs a service account's key in {_VARIABLE}"
+                    Reason.CONFIGURATION_ERROR,
+                    f"ENROLLGATE_DRIVE_SUBJECT needs a service account's key in {_VARIABLE}",
                 )
             user: Any = user_credentials.Credentials
             return user(
@@ -42,9 +45,9 @@ def load_credentials(access: DriveAccess) -> Any:
                 scopes=info.get("scopes"),
             )
     except (ValueError, KeyError, TypeError, google.auth.exceptions.GoogleAuthError):
-        message = f"{_VARIABLE}={access.credentials}: the file is damaged or lacks a field: download or make it again"
+        message = f"{_VARIABLE}={settings.drive_credentials}: the file is damaged or lacks a field: download or make it again"
         raise Failure(Reason.CONFIGURATION_ERROR, message) from None
-    message = f"{_VARIABLE}={access.credentials}: it is neither a service account's key nor a user's login"
+    message = f"{_VARIABLE}={settings.drive_credentials}: it is neither a service account's key nor a user's login"
     raise Failure(Reason.CONFIGURATION_ERROR, message)
 
 
@@ -52,19 +55,24 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        message = f"{_VARIABLE}={path}: {error.strerror}: mend the path, or let the worker read the file"
+        message = (
+            f"{_VARIABLE}={path}: {error.strerror}: mend the path, or let the worker read the file"
+        )
         raise Failure(Reason.CONFIGURATION_ERROR, message) from error
     except ValueError:
-        raise Failure(Reason.CONFIGURATION_ERROR, f"{_VARIABLE}={path}: the file is no JSON") from None
+        raise Failure(
+            Reason.CONFIGURATION_ERROR, f"{_VARIABLE}={path}: the file is no JSON"
+        ) from None
     if not isinstance(content, dict):
         raise Failure(Reason.CONFIGURATION_ERROR, f"{_VARIABLE}={path}: the file is no JSON object")
     return content
 
 
-def _of_the_workload(access: DriveAccess) -> Any:
-    if access.subject:
+def _of_the_workload(settings: WorkerSettings) -> Any:
+    if settings.drive_subject:
         raise Failure(
-            Reason.CONFIGURATION_ERROR, f"ENROLLGATE_DRIVE_SUBJECT needs a service account's key in {_VARIABLE}"
+            Reason.CONFIGURATION_ERROR,
+            f"ENROLLGATE_DRIVE_SUBJECT needs a service account's key in {_VARIABLE}",
         )
     try:
         return google.auth.default(scopes=[SCOPE])[0]

@@ -12,9 +12,8 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from enrollgate.domain.order import DriveAccess, WorkOrder
 from enrollgate.worker.course import Delivered, Item, OnBytes
-from enrollgate.worker.destinations.drive.client import FOLDER, SILENCE, Client, File
+from enrollgate.worker.destinations.drive.client import FOLDER, SOCKET_TIMEOUT, Client, File
 from enrollgate.worker.destinations.drive.credentials import load_credentials
 from enrollgate.worker.destinations.drive.folders import (
     COURSE,
@@ -27,33 +26,34 @@ from enrollgate.worker.destinations.drive.folders import (
     carries,
     item_key,
 )
-from enrollgate.worker.destinations.drive.patience import Patience
+from enrollgate.worker.destinations.drive.retry import RetryPolicy
 from enrollgate.worker.destinations.drive.sessions import SessionStore
-from enrollgate.worker.destinations.drive.uploads import Ids, Parcel, Uploads
+from enrollgate.worker.destinations.drive.uploads import Ids, UploadRequest, Uploads
 from enrollgate.worker.identity import course_key
 from enrollgate.worker.names import course_name, item_name, section_name
+from enrollgate.worker.order import WorkOrder
 
 
 def open_drive(
     order: WorkOrder,
     folder_id: str,
     stop: threading.Event,
-    patience: Patience | None = None,
-    silence: float = SILENCE,
+    retry_policy: RetryPolicy | None = None,
+    socket_timeout: float = SOCKET_TIMEOUT,
 ) -> "Drive":
-    """The destination of an order. Raises Failure (ConfigurationError) for credentials that cannot be read. `silence` in
+    """The destination of an order. Raises Failure (ConfigurationError) for credentials that cannot be read. `socket_timeout` in
     seconds."""
-    client = Client(load_credentials(order.drive), order.drive.endpoint, silence)
+    client = Client(load_credentials(order.settings), order.settings.drive_endpoint, socket_timeout)
     sessions = SessionStore(order.scratch_dir / "drive")
     return Drive(
         client,
         sessions=sessions,
-        access=order.drive,
+        chunk_size=order.settings.drive_chunk_size,
         task_id=order.task_id,
         course=course_key(order.course_url),
         root=folder_id,
         stop=stop,
-        patience=patience or Patience(Random()),  # noqa: S311 -- jitter
+        retry_policy=retry_policy or RetryPolicy(Random()),  # noqa: S311 -- jitter
     )
 
 
@@ -65,19 +65,19 @@ class Drive:
         client: Client,
         *,
         sessions: SessionStore,
-        access: DriveAccess,
+        chunk_size: int,
         task_id: int,
         course: str,
         root: str,
         stop: threading.Event,
-        patience: Patience,
+        retry_policy: RetryPolicy,
     ) -> None:
-        ids = Ids(client, patience)
+        ids = Ids(client, retry_policy)
         self._client = client
-        self._patience = patience
+        self._retry_policy = retry_policy
         self._sessions = sessions
-        self._folders = Folders(client, patience, ids, sessions, stop)
-        self._uploads = Uploads(client, patience, ids, sessions, access.chunk_size)
+        self._folders = Folders(client, retry_policy, ids, sessions, stop)
+        self._uploads = Uploads(client, retry_policy, ids, sessions, chunk_size)
         self._task_id = task_id
         self._key_of_course = course
         self._root = root
@@ -120,12 +120,14 @@ class Drive:
         folder = next((str(parent) for parent in file.get("parents", ())), None)
         if folder is not None and not self._is_ours(folder):
             move = partial(self._client.move, file["id"], folder, self._section(item))
-            moved = self._patience.call(move, self._stop)
+            moved = self._retry_policy.call(move, self._stop)
             with self._lock:
                 self._files[self._key(item)] = [moved]
         return Delivered(item.item_id, int(file["size"]), str(file["md5Checksum"]))
 
-    def deliver(self, item: Item, file: Path, on_bytes: OnBytes, stop: threading.Event) -> Delivered:
+    def deliver(
+        self, item: Item, file: Path, on_bytes: OnBytes, stop: threading.Event
+    ) -> Delivered:
         """Uploads and verifies the file; then removes what was there of the item and was not whole."""
         key, folder = self._key(item), self._section(item)
         name = self._name(key, item, file, folder)
@@ -133,7 +135,7 @@ class Drive:
         def body(md5: str) -> File:
             return {"name": name, "appProperties": {**self._properties(), ITEM: key, MD5: md5}}
 
-        done = self._uploads.upload(Parcel(key, file, folder, body), on_bytes, stop)
+        done = self._uploads.upload(UploadRequest(key, file, folder, body), on_bytes, stop)
         with self._lock:
             others = self._files.get(key, [])
             self._files[key] = [done]
@@ -144,7 +146,9 @@ class Drive:
     def location(self) -> tuple[str, str]:
         """The course folder's id and its address for a browser."""
         folder = str(self._course.get("id", self._root))
-        return folder, str(self._course.get("webViewLink") or f"https://drive.google.com/drive/folders/{folder}")
+        return folder, str(
+            self._course.get("webViewLink") or f"https://drive.google.com/drive/folders/{folder}"
+        )
 
     def _properties(self) -> dict[str, str]:
         return {TASK: str(self._task_id), COURSE_KEY: self._key_of_course}
@@ -182,7 +186,7 @@ class Drive:
         whole = next((file["id"] for file in files if _is_whole(file)), None)
         for other in files:
             if whole not in (None, other["id"]):
-                self._uploads.tidy(other["id"], self._stop)
+                self._uploads.trash_quietly(other["id"], self._stop)
 
     def _is_ours(self, folder: str) -> bool:
         with self._lock:

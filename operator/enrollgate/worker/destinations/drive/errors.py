@@ -13,8 +13,8 @@ import google.auth.exceptions
 import httplib2
 from googleapiclient.errors import HttpError
 
+from enrollgate.common.retry_after import retry_after
 from enrollgate.domain.reasons import Failure, Reason, explain
-from enrollgate.domain.retry_after import retry_after
 
 
 class Unreadable(Exception):
@@ -160,7 +160,7 @@ STUCK = Rule(
     True,
 )
 CUT = Rule(
-    "no connection, a connection cut mid-chunk, or 60 s of silence",
+    "no connection, a connection cut mid-chunk, or 60 s of socket_timeout",
     Reason.NETWORK_ERROR,
     "Google Drive cannot be reached, or the connection breaks",
     "see that the worker's network reaches it",
@@ -247,15 +247,21 @@ def classify(answer: Answer) -> Rule:
         return found
     if answer.status >= 500:
         return SERVER_ERROR
-    return {401: LOGIN_EXPIRED, 404: NOT_FOUND, 408: SERVER_ERROR, 429: TOO_FAST}.get(answer.status, REFUSED)
+    return {401: LOGIN_EXPIRED, 404: NOT_FOUND, 408: SERVER_ERROR, 429: TOO_FAST}.get(
+        answer.status, REFUSED
+    )
 
 
 def failure_of(answer: Answer) -> Failure:
     """The failure that an answer ends in."""
     rule = classify(answer)
-    word = next((word for word in answer.words if answer.status and re.fullmatch(r"\w{1,60}", word)), "")
+    word = next(
+        (word for word in answer.words if answer.status and re.fullmatch(r"\w{1,60}", word)), ""
+    )
     code = f" (HTTP {answer.status}{' ' + word if word else ''})" if answer.status else ""
-    return Failure(rule.reason, f"{rule.message}{code}: {rule.remedy}", retry_after=answer.retry_after)
+    return Failure(
+        rule.reason, f"{rule.message}{code}: {rule.remedy}", retry_after=answer.retry_after
+    )
 
 
 def failure_by(rule: Rule, retry_after: float | None = None) -> Failure:
@@ -277,7 +283,9 @@ def answer_of(error: Exception) -> Answer | None:
         return _of_http(error)
     if isinstance(error, google.auth.exceptions.RefreshError) and error.retryable:
         return Answer(0, ("cut",))
-    return next((Answer(0, (word,)) for kinds, word in _ACCIDENTS if isinstance(error, kinds)), None)
+    return next(
+        (Answer(0, (word,)) for kinds, word in _ACCIDENTS if isinstance(error, kinds)), None
+    )
 
 
 def _of_http(error: HttpError) -> Answer:
@@ -288,7 +296,10 @@ def _of_http(error: HttpError) -> Answer:
         problem = json.loads(error.content)["error"]
         message = str(problem.get("message", ""))
         words += [
-            str(part["reason"]) for key in ("errors", "details") for part in problem.get(key, ()) if "reason" in part
+            str(part["reason"])
+            for key in ("errors", "details")
+            for part in problem.get(key, ())
+            if "reason" in part
         ]
     except (ValueError, TypeError, KeyError, AttributeError):
         pass  # an answer of a proxy, or a truncated one: the status says enough

@@ -15,7 +15,7 @@ from googleapiclient.errors import HttpError
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.destinations.drive.client import FOLDER, Client, File
 from enrollgate.worker.destinations.drive.errors import NOT_FOUND, failure_by
-from enrollgate.worker.destinations.drive.patience import Patience
+from enrollgate.worker.destinations.drive.retry import RetryPolicy
 from enrollgate.worker.destinations.drive.sessions import SessionStore
 from enrollgate.worker.destinations.drive.uploads import Ids
 
@@ -52,19 +52,22 @@ class Folders:
     """Finds and makes folders. Safe for several threads."""
 
     client: Client
-    patience: Patience
+    retry_policy: RetryPolicy
     ids: Ids
     sessions: SessionStore
     stop: threading.Event
 
     def root(self, folder_id: str) -> str | None:
         """The id of the shared drive that the given folder is on, None for My Drive. Raises Failure if it is no folder."""
-        found = self.patience.call(partial(self.client.get, folder_id, "id,mimeType,trashed,driveId"), self.stop)
+        found = self.retry_policy.call(
+            partial(self.client.get, folder_id, "id,mimeType,trashed,driveId"), self.stop
+        )
         if found.get("trashed"):
             raise failure_by(NOT_FOUND)
         if found.get("mimeType") != FOLDER:
             raise Failure(
-                Reason.CONFIGURATION_ERROR, "ENROLLGATE_DESTINATION names a file of Google Drive, not a folder"
+                Reason.CONFIGURATION_ERROR,
+                "ENROLLGATE_DESTINATION names a file of Google Drive, not a folder",
             )
         drive_id = found.get("driveId")
         return None if drive_id is None else str(drive_id)
@@ -75,7 +78,9 @@ class Folders:
         found: list[File] = []
         page: str | None = None
         while True:
-            files, page = self.patience.call(partial(self.client.list_page, query, drive_id, page), self.stop)
+            files, page = self.retry_policy.call(
+                partial(self.client.list_page, query, drive_id, page), self.stop
+            )
             found += files
             if page is None:
                 break
@@ -94,19 +99,24 @@ class Folders:
 
     def still_there(self, file_id: str) -> File | None:
         """The file or folder, None if it was removed."""
-        return self.patience.call(partial(self.client.find, file_id), self.stop)
+        return self.retry_policy.call(partial(self.client.find, file_id), self.stop)
 
     def make(self, key: str, name: str, parent: str, properties: dict[str, str]) -> File:
         """A new folder: once, however often the request must be repeated, in this try or the next."""
-        body: File = {"name": name, "mimeType": FOLDER, "parents": [parent], "appProperties": properties}
+        body: File = {
+            "name": name,
+            "mimeType": FOLDER,
+            "parents": [parent],
+            "appProperties": properties,
+        }
         kept = self.sessions.folder(key)
         if kept is not None:
-            made = self.patience.call(partial(self._create, {**body, "id": kept}), self.stop)
+            made = self.retry_policy.call(partial(self._create, {**body, "id": kept}), self.stop)
             if made is not None and parent in made.get("parents", ()) and carries(made, properties):
                 return made
         new = self.ids.take(self.stop)
         self.sessions.keep_folder(key, new)
-        made = self.patience.call(partial(self._create, {**body, "id": new}), self.stop)
+        made = self.retry_policy.call(partial(self._create, {**body, "id": new}), self.stop)
         if made is None:
             raise failure_by(NOT_FOUND)  # someone removed it in the same moment
         return made

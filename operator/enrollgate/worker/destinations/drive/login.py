@@ -7,7 +7,7 @@ from typing import Any
 from google_auth_oauthlib.flow import InstalledAppFlow
 from oauthlib.oauth2 import OAuth2Error  # type: ignore[import-untyped]  # oauthlib has no types
 
-from enrollgate.files import write_private
+from enrollgate.common.files import write_private
 from enrollgate.worker.destinations.drive.credentials import SCOPE
 
 
@@ -39,4 +39,6 @@ def _ask(flow: InstalledAppFlow, port: int) -> Any:
         message = f"Google gave no login ({error.error}): log in again and agree, with an account that may use this OAuth client"
         raise NoConsent(message) from None
     except Warning:  # what oauthlib raises when the scope is not the one that was asked for
-        raise NoConsent("the login does not include access to Google Drive: log in again and agree to it") from None
+        raise NoConsent(
+            "the login does not include access to Google Drive: log in again and agree to it"
+        ) from None

@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from enrollgate.files import write_private
+from enrollgate.common.files import write_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,9 @@ class SessionStore:
     def delivered(self) -> dict[str, str]:
         """The ids of the files that arrived whole, by their keys."""
         found = ((path.stem, _session(path)) for path in self._folder.glob("*.json"))
-        return {key: session.file_id for key, session in found if session is not None and session.done}
+        return {
+            key: session.file_id for key, session in found if session is not None and session.done
+        }
 
     def folder(self, key: str) -> str | None:
         """The id that a folder was made with, or was about to be made with."""

@@ -1,0 +1,165 @@
+"""Where it is measured: a control plane of our own, a namespace with the chart's rights, an operator as a child process."""
+
+import contextlib
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import urllib3
+from kubernetes import client
+from tests.cluster.chart import grant
+from tests.cluster.control_plane import Cluster, start_control_plane
+from tests.cluster.world import ClusterWorld
+
+from enrollgate.launchers import LauncherUnavailable
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def control_plane() -> Iterator[Cluster]:
+    """Raises ControlPlaneAbsent."""
+    with tempfile.TemporaryDirectory(
+        prefix="enrollgate-bench-", ignore_cleanup_errors=True
+    ) as folder:
+        plane = start_control_plane(Path(folder))
+        try:
+            yield Cluster(plane.kubeconfig("admin", plane.admin), plane, Path(folder))
+        finally:
+            plane.kill()
+
+
+@contextmanager
+def pinned_cpus(cluster: Cluster) -> Iterator[None]:
+    """Gives the control plane a core of its own, and all that is begun meanwhile another: in life they have machines of their own.
+    Otherwise what the Job controller makes of the Jobs takes the operator's time on a small machine.
+    """
+    cores = os.sched_getaffinity(0)
+    theirs, *ours = sorted(cores)
+    assert cluster.plane is not None and ours, (
+        "this needs two cores, and a control plane of our own"
+    )
+    programs = [process.pid for process in cluster.plane.processes.values()]
+    try:
+        for pid in programs:
+            _pin(pid, {theirs})
+        os.sched_setaffinity(0, set(ours))
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+        for pid in programs:
+            _pin(pid, cores)
+
+
+def _pin(pid: int, cores: set[int]) -> None:
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            os.sched_setaffinity(int(thread.name), cores)
+
+
+@contextmanager
+def place(cluster: Cluster, database_url: str, **settings: str) -> Iterator[ClusterWorld]:
+    """A fresh namespace; the database's tables are made anew. What comes next begins when nothing of it is left."""
+    with (
+        _cleared(cluster) as namespace,
+        tempfile.TemporaryDirectory(prefix="enrollgate-bench-") as folder,
+    ):
+        grant(namespace, cluster.kubeconfig, replicas=1)
+        kubeconfig = cluster.kubeconfig_for(namespace, "school")
+        world = ClusterWorld(cluster, namespace, database_url, kubeconfig, Path(folder), settings)
+        try:
+            yield world
+        finally:
+            for table in (
+                "download_tasks",
+                "enrollgate_tasks",
+                "enrollgate_runs",
+                "enrollgate_schema_version",
+            ):
+                world.sql(f"DROP TABLE IF EXISTS {table}")
+            world.close()
+
+
+@contextmanager
+def _cleared(cluster: Cluster) -> Iterator[str]:
+    with cluster.namespace() as name:
+        yield name
+        # The Jobs first: the pods of a namespace that is going away keep their Job controller's finalizers for minutes.
+        jobs = f"/apis/batch/v1/namespaces/{name}/jobs"
+        cluster.api.request(
+            "DELETE", jobs, body={"kind": "DeleteOptions", "propagationPolicy": "Background"}
+        )
+        cluster.wait_for(
+            lambda: not cluster.jobs(name) and not cluster.pods(name),
+            1200,
+            f"the Jobs of {name} are gone",
+        )
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used, all its threads together (proc(5), stat)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+class JobWatch:
+    """Notes when a namespace's Jobs appear, and when they are complete, as a watch shows it. A watch that breaks is begun anew."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self.appeared: dict[str, float] = {}
+        """time.monotonic() of each, by name."""
+        self.complete: dict[str, float] = {}
+        """Likewise."""
+        self._cluster = cluster
+        self._namespace = namespace
+        self._closed = False
+        self._response = self._begin()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closed = True
+
+    def per_second(self, begin: float) -> float:
+        """From this moment (time.monotonic()) to the last that appeared."""
+        return len(self.appeared) / (max(self.appeared.values()) - begin)
+
+    def _begin(self) -> Any:
+        path = f"/apis/batch/v1/namespaces/{self._namespace}/jobs"
+        since = self._cluster.api.request("GET", path, query={"limit": "1"})["metadata"][
+            "resourceVersion"
+        ]
+        return client.BatchV1Api(
+            client.ApiClient(self._cluster.api.configuration)
+        ).list_namespaced_job(
+            self._namespace,
+            watch=True,
+            resource_version=since,
+            timeout_seconds=3600,
+            _preload_content=False,
+            _request_timeout=(5, 3700),
+        )
+
+    def _run(self) -> None:
+        while not self._closed:
+            with contextlib.suppress(urllib3.exceptions.HTTPError, OSError, LauncherUnavailable):
+                for line in self._response:
+                    self._note(json.loads(line)["object"], time.monotonic())
+                self._response = self._begin()
+                for job in self._cluster.jobs(self._namespace):
+                    self._note(job, time.monotonic())
+
+    def _note(self, job: dict[str, Any], now: float) -> None:
+        name = job["metadata"].get("name")
+        if name is None:  # an error: the watch ends with it
+            return
+        self.appeared.setdefault(name, now)
+        conditions = job.get("status", {}).get("conditions") or ()
+        if any(each["type"] == "Complete" and each["status"] == "True" for each in conditions):
+            self.complete.setdefault(name, now)

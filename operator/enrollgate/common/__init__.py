@@ -1,0 +1,1 @@
+"""Small tools that any layer may use. Imports the standard library and structlog only."""

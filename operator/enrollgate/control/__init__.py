@@ -1,0 +1,1 @@
+"""The operator, top to bottom: wiring, the loop, the reconciler, leader election and the kopf controller."""

@@ -1,0 +1,264 @@
+"""Kubernetes mode: kopf watches our Jobs and wakes the loop; both live in this process, and end together.
+
+    kopf (event loop)                        operation (a thread of its own)
+      watch batch/v1 Jobs of ours              lease -> passes: observe -> plan -> apply
+        finished or gone? ── wake(name) ──▶      a focused pass
+      SIGTERM ── stop ──────────────────▶      ends after the pass under way, gives the lease up
+
+The watch decides nothing: a pass looks at the API server itself, and a full pass every interval finds what the watch missed. So
+a handler notes a name, which costs the same however many Jobs there are, and there is nothing in it that could fail. If either
+side ends without having been told to, the other is stopped and the process ends with an error, for the Deployment to restart it.
+"""
+
+import asyncio
+import gc
+import logging
+import signal
+import ssl
+import threading
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import kopf
+import structlog
+
+from enrollgate.common.redaction import redact
+from enrollgate.control.wiring import (
+    build_database,
+    build_elector,
+    build_health,
+    build_kubernetes_launcher,
+    build_runner,
+)
+from enrollgate.database import DatabaseMisconfigured
+from enrollgate.launchers import LeaderElectionForbidden
+from enrollgate.launchers.kubernetes import ConnectionDetails, changed_run, selector_of
+from enrollgate.launchers.kubernetes.tls import without_strict
+from enrollgate.settings.operator import Settings
+from enrollgate.telemetry.http import serving
+
+_LOG = structlog.get_logger("enrollgate")
+JOBS = ("batch", "v1", "jobs")
+"""In full: another resource called `jobs` must never be meant."""
+_WATCH_SECONDS = 300
+"""After so long a watch is begun anew, lest it be deaf without anybody knowing."""
+
+
+_NOTHING = kopf.BodyEssence()
+_EXPLAINED = (DatabaseMisconfigured, LeaderElectionForbidden)
+"""What may end the loop and says itself what to mend."""
+
+
+class ConnectionInfo(kopf.ConnectionInfo):
+    """kopf's connection details, whose TLS context has no `VERIFY_X509_STRICT`."""
+
+    def as_ssl_context(self) -> ssl.SSLContext:
+        """Build the context as kopf does, then clear the flag."""
+        return without_strict(super().as_ssl_context())
+
+
+class Crashed(Exception):
+    """A part of the operator ended that should not have."""
+
+
+def run_in_cluster(settings: Settings) -> None:
+    """Runs the operator in Kubernetes mode until SIGTERM. Raises Misconfigured, DatabaseMisconfigured, PortUnavailable, and
+    Crashed if a part of it ended by itself.
+    """
+    _collect_rarely()
+    logging.getLogger("kopf").setLevel(
+        logging.DEBUG if settings.log_level == "debug" else logging.WARNING
+    )
+    asyncio.run(_run(settings))
+
+
+def _collect_rarely() -> None:
+    """Every event of a Job is some hundred short-lived objects: by default Python would walk through all there is again and again
+    for their sake (a third of the operator's processor time in a burst). https://docs.python.org/3/library/gc.html#gc.freeze
+    """
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
+
+
+async def _run(settings: Settings) -> None:
+    random = Random()  # noqa: S311 -- spreads retries; nothing secret depends on it
+    stopped = threading.Event()
+    health = build_health(settings)
+    launcher = build_kubernetes_launcher(
+        settings, random=random, stopped=stopped, progress=health.heartbeat
+    )
+    database = build_database(settings)
+    operation = build_runner(
+        settings,
+        database=database,
+        launcher=lambda: launcher,
+        health=health,
+        random=random,
+        elector=build_elector(settings, launcher),
+    )
+
+    def stop() -> None:
+        operation.stop()
+        stopped.set()
+
+    try:
+        with serving(settings.http_port, health):
+            _LOG.info(
+                "operator started",
+                launcher="kubernetes",
+                installation=settings.installation,
+                namespace=launcher.namespace,
+            )
+            watching = _watch(
+                launcher.connection_details,
+                launcher.namespace,
+                settings.installation,
+                operation.wake,
+            )
+            await _together(watching, operation.run, stop)
+        _LOG.info("operator stopped; live Jobs go on and are adopted at the next start")
+    except LeaderElectionForbidden as error:
+        raise Crashed(str(error)) from error
+    finally:
+        launcher.close()
+        database.close()
+
+
+async def _together(
+    watching: Callable[[asyncio.Event, asyncio.Event], Any],
+    work: Callable[[], None],
+    stop_work: Callable[[], None],
+) -> None:
+    """Runs both sides until SIGTERM or SIGINT, or until one of them ends; then ends the other."""
+    ready, told = asyncio.Event(), asyncio.Event()
+    watcher = asyncio.create_task(watching(ready, told))
+    worker = asyncio.create_task(asyncio.to_thread(work))
+    signals = asyncio.create_task(_take_signals(ready, told))
+    await asyncio.wait({watcher, worker, signals}, return_when=asyncio.FIRST_COMPLETED)
+    first = "the watch" if watcher.done() else "the loop" if worker.done() else ""
+    # Until it is ready, kopf takes the signals itself, and then ends without an error.
+    in_order = told.is_set() or (
+        watcher.done() and not ready.is_set() and watcher.exception() is None
+    )
+    told.set()
+    signals.cancel()
+    stop_work()
+    watch_end: object
+    work_end: object
+    watch_end, work_end = await asyncio.gather(watcher, worker, return_exceptions=True)
+    if isinstance(work_end, BaseException):
+        if not isinstance(work_end, _EXPLAINED):
+            error = f"{type(work_end).__name__}: {redact(str(work_end), 300)}"
+            _LOG.error("the loop broke; the operator ends, to be started anew", error=error)
+        raise work_end
+    if isinstance(watch_end, BaseException):
+        remedy = "the operator ends, to be started anew; see that its service account may list and watch batch/v1 Jobs"
+        raise Crashed(
+            f"the watch of Jobs broke: {type(watch_end).__name__}: {watch_end}; {remedy}"
+        ) from watch_end
+    if not in_order:
+        raise Crashed(f"{first} ended without having been told to")
+
+
+async def _take_signals(ready: asyncio.Event, told: asyncio.Event) -> None:
+    await ready.wait()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    await told.wait()
+    _LOG.info("stopping after this pass")
+
+
+def _watch(
+    connection: Callable[[], ConnectionDetails],
+    namespace: str,
+    installation: str,
+    wake: Callable[[str], None],
+) -> Callable[[asyncio.Event, asyncio.Event], Any]:
+    """kopf, made ready to watch our Jobs and nothing else."""
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry, id="login")
+    def login(**_: Any) -> ConnectionInfo:
+        details = connection()
+        return ConnectionInfo(
+            server=details.server,
+            ca_path=details.ca_path,
+            insecure=details.insecure,
+            scheme="Bearer" if details.token else None,
+            token=details.token,
+            certificate_path=details.certificate_path,
+            private_key_path=details.private_key_path,
+        )
+
+    @kopf.on.event(*JOBS, registry=registry, id="note-change")
+    async def note_change(event: Any, **_: Any) -> None:
+        name = changed_run(event)
+        if name is not None:
+            wake(name)
+
+    async def watching(ready: asyncio.Event, told: asyncio.Event) -> None:
+        await kopf.operator(
+            registry=registry,
+            settings=_kopf_settings(installation),
+            namespaces=[namespace],
+            standalone=True,
+            # kopf would ask for this process's user name, which a bare numeric user does not have; it is for peering, unused here
+            identity=installation,  # type: ignore[arg-type]  # a NewType of kopf's own, not exported
+            ready_flag=ready,
+            stop_flag=told,
+        )
+
+    return watching
+
+
+class _NoDifferences(kopf.DiffBaseStorage):
+    """kopf would take a deep copy of every Job at every event, to tell what has changed since it last handled it: nobody asks."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return _NOTHING
+
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Nothing is written on the Job."""
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Likewise for how far the handlers of a change have come: there are none."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Nothing is written on the Job."""
+
+    def purge(self, **_: Any) -> None:
+        """Nothing was."""
+
+    def touch(self, **_: Any) -> None:
+        """Nothing is."""
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        return essence
+
+
+def _kopf_settings(installation: str) -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.persistence.diffbase_storage = _NoDifferences()
+    settings.persistence.progress_storage = _NoProgress()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.watching.label_selectors[JOBS] = selector_of(installation)
+    settings.watching.server_timeout = _WATCH_SECONDS
+    settings.watching.client_timeout = _WATCH_SECONDS + 30
+    settings.watching.connect_timeout = 10.0
+    settings.watching.chunk_size = 500
+    settings.networking.request_timeout = 60.0
+    settings.queueing.idle_timeout = 1.0
+    settings.process.ultimate_exiting_timeout = (
+        None  # the pass under way may take its time; Kubernetes has the last word
+    )
+    return settings

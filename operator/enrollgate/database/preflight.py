@@ -1,0 +1,265 @@
+"""What `doctor` asks of the database, and what `run` insists on before it starts. Nothing here changes a row."""
+
+import re
+from collections.abc import Iterator
+
+from sqlalchemy import (
+    BINARY,
+    VARBINARY,
+    Enum,
+    Integer,
+    LargeBinary,
+    String,
+    delete,
+    false,
+    func,
+    insert,
+    inspect,
+    literal,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.engine.reflection import Inspector
+from sqlalchemy.exc import NoSuchTableError
+
+from enrollgate.database.engine import Database, DatabaseMisconfigured, DatabaseUnavailable
+from enrollgate.database.migrate import current, head, is_newer
+from enrollgate.database.queries import count_by_status
+from enrollgate.database.tables import Tables, runs, tracked_tasks
+from enrollgate.domain.check import Check, Severity, failed, ok, warning
+
+_OLDEST = {"mysql": (8, 4), "mariadb": (10, 11)}
+
+
+def check_database(database: Database, tables: Tables) -> Iterator[Check]:
+    """Every check of the database, in an order in which the first failure explains the ones after it."""
+    try:
+        yield _check_server(database)
+        yield _check_migration(database)
+        structure = list(_check_structure(database, tables))
+        yield from structure
+        if all(check.severity is not Severity.FAILED for check in structure):
+            yield _check_privileges(database, tables)
+            yield _check_statuses(database, tables)
+        if not database.is_sqlite:
+            yield _check_binary_log(database)
+    except (DatabaseUnavailable, DatabaseMisconfigured) as error:
+        yield failed(
+            "database",
+            str(error),
+            "see the message; ENROLLGATE_DATABASE_URL says which database is meant",
+        )
+
+
+def require_usable(database: Database, tables: Tables) -> None:
+    """Raises DatabaseMisconfigured if a task cannot be carried through on this database; DatabaseUnavailable if it is away."""
+    database.now()
+    problems = [
+        check
+        for check in (
+            _check_migration(database),
+            *_check_structure(database, tables),
+            _check_privileges(database, tables),
+        )
+        if check.severity is Severity.FAILED
+    ]
+    if problems:
+        raise DatabaseMisconfigured(
+            "\n".join(f"{check.detail}: {check.remedy}" for check in problems)
+        )
+
+
+def _check_server(database: Database) -> Check:
+    with database.read_transaction() as connection:
+        if database.is_sqlite:
+            version = connection.execute(text("SELECT sqlite_version()")).scalar_one()
+            return ok(
+                "database",
+                f"{database.place}: SQLite {version}, embedded: one machine, one operator",
+            )
+        version = str(connection.execute(text("SELECT VERSION()")).scalar_one())
+    kind = "mariadb" if "mariadb" in version.lower() else "mysql"
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    if numbers < _OLDEST[kind]:
+        oldest = ".".join(map(str, _OLDEST[kind]))
+        return warning(
+            "database",
+            f"{database.place}: {kind} {version} is older than what is tested",
+            f"upgrade to {oldest} or newer",
+        )
+    return ok("database", f"{database.place}: {kind} {version}")
+
+
+def _check_migration(database: Database) -> Check:
+    revision, newest = current(database), head()
+    if revision is None:
+        return failed(
+            "our tables",
+            "the tables enrollgate_tasks and enrollgate_runs are not there",
+            "run `enrollgate migrate`",
+        )
+    if is_newer(revision):
+        return ok(
+            "our tables",
+            f"revision {revision}, of a newer version, which has only added to {newest}",
+        )
+    if revision != newest:
+        return failed(
+            "our tables",
+            f"at revision {revision}, this program needs {newest}",
+            "run `enrollgate migrate`",
+        )
+    return ok("our tables", f"revision {revision}")
+
+
+def _check_structure(database: Database, tables: Tables) -> Iterator[Check]:
+    columns, name = tables.columns, tables.columns.table
+    with database.read_transaction() as connection:
+        inspector = inspect(connection)
+        try:
+            found = {
+                column["name"]: column
+                for column in inspector.get_columns(tables.tasks.name, tables.tasks.schema)
+            }
+        except NoSuchTableError:
+            remedy = "let Node.js create it, or name the right one in ENROLLGATE_TASK_TABLE"
+            yield failed("task table", f"there is no table {name}", remedy)
+            return
+        yield ok("task table", name)
+        wanted = {
+            "ENROLLGATE_ID_COLUMN": columns.id,
+            "ENROLLGATE_STATUS_COLUMN": columns.status,
+            "ENROLLGATE_EMAIL_COLUMN": columns.email,
+            "ENROLLGATE_COURSE_URL_COLUMN": columns.course_url,
+        }
+        missing = {variable: column for variable, column in wanted.items() if column not in found}
+        for variable, column in missing.items():
+            have = ", ".join(found)
+            yield failed(
+                "columns",
+                f"{name} has no column {column}",
+                f"name it in {variable}; the table has: {have}",
+            )
+        if missing:
+            return
+        yield ok("columns", ", ".join(wanted.values()))
+        yield _check_key_type(columns.id, found[columns.id]["type"])
+        yield _check_status_type(tables, found[columns.status]["type"])
+        yield _check_index(inspector, tables)
+
+
+def _check_key_type(column: str, kind: object) -> Check:
+    """Our tables hold the key as an integer: MySQL would turn any other into one, and mix up tasks."""
+    if isinstance(kind, Integer):
+        return ok("id column", str(kind))
+    remedy = "name the table's integer key in ENROLLGATE_ID_COLUMN"
+    return failed("id column", f"{column} is {kind}, not an integer", remedy)
+
+
+def _check_status_type(tables: Tables, kind: object) -> Check:
+    if isinstance(kind, Enum):
+        return _check_enum(tables, kind)
+    if isinstance(kind, LargeBinary | BINARY | VARBINARY):
+        return failed(
+            "status column", f"it is {kind}, which is no text", "make it a VARCHAR or an ENUM"
+        )
+    longest = max(len(word) for word in (tables.words.completed, tables.words.failed))
+    if isinstance(kind, String) and kind.length is not None and kind.length < longest:
+        return failed(
+            "status column",
+            f"it holds {kind.length} characters only",
+            f"widen it to {longest} or more",
+        )
+    if isinstance(kind, String) and (collation := kind.collation) and collation.endswith("_ci"):
+        return ok(
+            "status column",
+            f"{kind} (collation {collation}: upper and lower case are the same to it)",
+        )
+    return ok("status column", str(kind))
+
+
+def _check_enum(tables: Tables, kind: Enum) -> Check:
+    values = {value.lower() for value in kind.enums}
+    absent = [word for word in tables.words.known if word.lower() not in values]
+    needed = [word for word in (tables.words.completed, tables.words.failed) if word in absent]
+    if needed:
+        return failed(
+            "status column",
+            f"it is an ENUM without {', '.join(map(repr, needed))}, which Enrollgate must write",
+            "add the word to the ENUM, or name yours in ENROLLGATE_STATUS_COMPLETED and ENROLLGATE_STATUS_FAILED",
+        )
+    if absent:
+        return warning(
+            "status column",
+            f"it is an ENUM without {', '.join(map(repr, absent))}",
+            "nothing, if meant",
+        )
+    return ok("status column", "an ENUM with every status word")
+
+
+def _check_index(inspector: Inspector, tables: Tables) -> Check:
+    status = tables.columns.status
+    indexes = inspector.get_indexes(tables.tasks.name, tables.tasks.schema)
+    if any(index["column_names"][:1] == [status] for index in indexes):
+        return ok("index on status", "there is one")
+    remedy = f"with many rows, add one: CREATE INDEX ix_status ON {tables.columns.table} ({status})"
+    return warning("index on status", "there is none: every pass reads the whole table", remedy)
+
+
+def _check_privileges(database: Database, tables: Tables) -> Check:
+    """Tries each kind of statement on no row at all: the server checks the privilege all the same."""
+    nothing, now, word = false(), func.current_timestamp(), literal("")
+    seen = select(tables.id, now, tables.status).where(nothing)
+    claimed = select(tables.id, literal(0), word, word, word, now).where(nothing)
+    statements = (
+        select(tables.id, tables.email, tables.course_url).where(nothing),
+        update(tables.tasks).where(nothing).values({tables.status: tables.words.failed}),
+        insert(tracked_tasks).from_select(["task_id", "first_seen_at", "last_seen_status"], seen),
+        update(tracked_tasks).where(nothing).values(last_seen_status=""),
+        insert(runs).from_select(
+            ["task_id", "run_number", "name", "installation", "state", "claimed_at"], claimed
+        ),
+        update(runs).where(nothing).values(state=""),
+        delete(tracked_tasks).where(nothing),
+    )
+    try:
+        for statement in statements:
+            database.run_in_transaction(lambda connection, s=statement: connection.execute(s))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+    except (DatabaseMisconfigured, DatabaseUnavailable) as error:
+        remedy = (
+            f"grant SELECT and UPDATE on {tables.columns.table}, and all privileges on enrollgate_*"
+        )
+        return failed("privileges", str(error), remedy)
+    return ok("privileges", "may read tasks, write their status, and keep runs")
+
+
+def _check_statuses(database: Database, tables: Tables) -> Check:
+    counts = count_by_status(database, tables)
+    found = [
+        f"{'NULL' if each.status is None else each.status or repr('')}: {each.tasks}"
+        for each in counts.listed
+    ]
+    if counts.others:
+        found.append(f"{counts.tasks_of_others} with {counts.others} other statuses")
+    all_found = ", ".join(found) or "no rows yet"
+    strange = [
+        "NULL" if each.status is None else repr(each.status)
+        for each in counts.listed
+        if each.word is None
+    ]
+    if strange:
+        remedy = "rows with these are left alone; if they have a meaning, name them in ENROLLGATE_STATUS_WAITING"
+        return warning(
+            "statuses found", f"{all_found}; without a meaning: {', '.join(strange)}", remedy
+        )
+    return ok("statuses found", all_found)
+
+
+def _check_binary_log(database: Database) -> Check:
+    with database.read_transaction() as connection:
+        enabled, log_format = connection.execute(text("SELECT @@log_bin, @@binlog_format")).one()
+    if enabled and str(log_format).upper() == "STATEMENT":
+        remedy = "set binlog_format to ROW or MIXED: READ COMMITTED cannot be logged as statements"
+        return failed("binary log", "its format is STATEMENT", remedy)
+    return ok("binary log", f"format {log_format}" if enabled else "off")

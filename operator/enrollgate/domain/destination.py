@@ -1,0 +1,59 @@
+"""Where courses go: a folder, or a folder of Google Drive. The setting's text is parsed here, once."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_FOLDER_ID = re.compile(r"[A-Za-z0-9_-]{10,}")
+_FOLDER_URL = re.compile(
+    r"https://drive\.google\.com/drive/(?:u/\d+/)?folders/([A-Za-z0-9_-]{10,})(?:[?#/].*)?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryDestination:
+    """A folder of the worker's file system."""
+
+    path: Path
+    """Absolute."""
+
+    def __str__(self) -> str:
+        return f"directory:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class DriveDestination:
+    """A folder of Google Drive."""
+
+    folder_id: str
+
+    def __str__(self) -> str:
+        return f"drive:{self.folder_id}"
+
+
+Destination = DirectoryDestination | DriveDestination
+
+
+def parse_destination(text: str) -> Destination:
+    """Parse `directory:/path` or `drive:<folder id>`; the folder's address from the browser is understood, too.
+
+    A relative path is relative to the current folder, and `~` is the user's home. Raises ValueError with what to write.
+    """
+    if url := _FOLDER_URL.fullmatch(text.removeprefix("drive:")):
+        return DriveDestination(url[1])
+    scheme, _, rest = text.partition(":")
+    if scheme == "drive":
+        if not _FOLDER_ID.fullmatch(rest):
+            raise ValueError(
+                "write drive:<folder id>, or the folder's address: "
+                "https://drive.google.com/drive/folders/<folder id>"
+            )
+        return DriveDestination(rest)
+    if scheme != "directory" or not rest.strip():
+        raise ValueError("write directory:/path or drive:<folder id>")
+    try:
+        return DirectoryDestination(Path(rest).expanduser().absolute())
+    except RuntimeError as error:
+        raise ValueError(
+            "that user has no home folder here: write directory: and an absolute path"
+        ) from error

@@ -1,0 +1,1 @@
+"""Runs as child processes of one machine, without a cluster."""

@@ -1,0 +1,92 @@
+"""What the settings must satisfy beyond their types. Each check raises ValueError in words for the person who set them."""
+
+import ipaddress
+import re
+from urllib.parse import urlsplit
+
+from enrollgate.domain.task import StatusWords
+
+_HOST = re.compile(
+    r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+)
+_CHUNK = 256 * 1024
+_LARGEST_CHUNK = 1024 * _CHUNK
+
+
+def check_endpoint(value: str) -> str:
+    """A URL that Drive's paths can be put behind. Raises ValueError."""
+    parts = urlsplit(value)
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.username
+        or parts.query
+        or parts.fragment
+    ):
+        raise ValueError("write an http:// or https:// URL without user name and query")
+    return value.rstrip("/") + "/"
+
+
+def check_chunk(value: int) -> None:
+    """Drive takes chunks of whole 256 KiB only; very large ones are one long request each. Raises ValueError."""
+    if not _CHUNK <= value <= _LARGEST_CHUNK or value % _CHUNK:
+        raise ValueError("write a multiple of 256KiB, 256MiB at most, such as 8MiB")
+
+
+def check_host(text: str) -> str:
+    """A host, with a port perhaps. Raises ValueError."""
+    host, _, port = (
+        text.rpartition(":")
+        if re.search(r"(?<![:\[]):\d+$", text) and text.count(":") == 1
+        else (text, "", "")
+    )
+    if port and not 0 < int(port) < 65536:
+        raise ValueError(f"{text!r} has no valid port")
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        if not _HOST.fullmatch(host):
+            raise ValueError(
+                f"{text!r} is not a host: write a host name, *.domain or an IP address, without scheme or path"
+            ) from None
+    return text
+
+
+def check_words(words: StatusWords) -> None:
+    """Each status word has one meaning. Raises ValueError."""
+    for word in words.known:
+        if not word.strip() or word != word.strip() or len(word) > 64:
+            raise ValueError(
+                f"the status word {word!r} in ENROLLGATE_STATUS_* must have 1 to 64 characters, no spaces around"
+            )
+    if not words.waiting:
+        raise ValueError("ENROLLGATE_STATUS_WAITING is empty: name at least one waiting status")
+    lower = [word.lower() for word in words.known]
+    twice = sorted({word for word in lower if lower.count(word) > 1})
+    if twice:
+        raise ValueError(
+            f"the status word {twice[0]!r} has two meanings in ENROLLGATE_STATUS_*: each word may have one"
+        )
+
+
+def check_command(downloader: str, command: tuple[str, ...]) -> None:
+    """The download command is there exactly if it is used, with its placeholders. Raises ValueError."""
+    if downloader != "command":
+        if command:
+            raise ValueError(
+                "ENROLLGATE_DOWNLOAD_COMMAND is set but unused: set ENROLLGATE_DOWNLOADER=command, too"
+            )
+        return
+    if not command:
+        raise ValueError("ENROLLGATE_DOWNLOADER=command needs ENROLLGATE_DOWNLOAD_COMMAND")
+    text = " ".join(command)
+    for placeholder in ("{course_url}", "{output_dir}"):
+        if placeholder not in text:
+            raise ValueError(
+                f"ENROLLGATE_DOWNLOAD_COMMAND does not contain {placeholder}: it could not do its work"
+            )
+    unknown = set(re.findall(r"\{([a-z_]+)\}", text)) - {"course_url", "output_dir"}
+    if unknown:
+        raise ValueError(
+            f"ENROLLGATE_DOWNLOAD_COMMAND contains {{{sorted(unknown)[0]}}}: only {{course_url}} and {{output_dir}} are known"
+        )

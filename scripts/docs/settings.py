@@ -1,0 +1,55 @@
+"""Renders docs/settings.md from the settings themselves: `python -m scripts.docs.settings [--check FILE]`."""
+
+import sys
+from typing import Any
+
+from pydantic import ByteSize, SecretStr
+from pydantic_core import PydanticUndefined
+from scripts.docs.generated import print_or_check
+
+from enrollgate.settings.operator import choices, variables
+
+_HEAD = """# Settings
+
+Every setting is an environment variable. `ENROLLGATE_CONFIG_FILE` may name a file of `NAME=value` lines, and
+`ENROLLGATE_SECRETS_DIR` a folder of files named like the variables (a mounted Secret). The secrets folder wins over the
+environment, and the environment over the file. Times are seconds, or `90s`, `5m`, `6h`, `1d`. A wrong value, and a name that
+begins with `ENROLLGATE_` and is no setting, is refused at the start in all three, with a message that names it.
+`enrollgate doctor` checks what the settings point at.
+
+This page is generated: `make docs`.
+
+| variable | default | meaning |
+| --- | --- | --- |
+"""
+
+
+def render() -> str:
+    """The page as Markdown."""
+    return _HEAD + "".join(_row(name, field) for name, field in variables().items())
+
+
+def _row(name: str, field: Any) -> str:
+    meaning = str(field.description)
+    values = choices(field.annotation)
+    if field.examples:
+        meaning += f" Example: `{field.examples[0]}`."
+    if values and not all(f"`{value}`" in meaning for value in values):
+        meaning += f" One of: {', '.join(f'`{value}`' for value in values)}."
+    return f"| `{name}` | {_default(field.default)} | {meaning.replace('|', chr(92) + '|')} |\n"
+
+
+def _default(value: object) -> str:
+    if value is None or value is PydanticUndefined or isinstance(value, SecretStr) or value == ():
+        return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, ByteSize):
+        return f"`{value.human_readable().replace('.0', '')}`"
+    if isinstance(value, tuple):
+        return f"`{','.join(map(str, value))}`"
+    return f"`{value}`"
+
+
+if __name__ == "__main__":
+    sys.exit(print_or_check(render(), sys.argv[1:]))

@@ -1,0 +1,73 @@
+"""Tells workers how to end, through what every kubelet does: an annotation of a pod appears in a file of its downwardAPI volume.
+
+https://kubernetes.io/docs/concepts/storage/downward-api/. So it works on any cluster, without a shared folder and without `exec`.
+"""
+
+import threading
+from typing import Any
+
+from tests.cluster.control_plane import Cluster
+
+from enrollgate.launchers.base import LauncherUnavailable
+from enrollgate.launchers.kubernetes import ApiError
+
+ENDING = "test.enrollgate.io/ending"
+"""The annotation: the exit code in its first line, then the report, if any."""
+WORKER_VOLUME: dict[str, Any] = {
+    "name": "told",
+    "downwardAPI": {
+        "items": [
+            {"path": "ending", "fieldRef": {"fieldPath": f"metadata.annotations['{ENDING}']"}}
+        ]
+    },
+}
+WORKER_FOLDER = {"name": "told", "mountPath": "/told"}
+OBEDIENT_WORKER = """
+echo "try $((ENROLLGATE_FAILED_ATTEMPTS + 1)) of ${ENROLLGATE_SCRATCH_DIR##*/}"
+trap 'echo stopping; exit 75' TERM
+until [ -s /told/ending ]; do sleep 0.1; done
+{ read -r code; cat > /dev/termination-log; } < /told/ending
+exit $code
+"""
+"""Instead of the image's own program: it ends when and as the test says."""
+_JOB = "batch.kubernetes.io/job-name"
+_INTERVAL = 0.1
+
+
+class ExitScript:
+    """Tells all pods of a run, those that are there and those to come."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self._cluster = cluster
+        self._pods = f"/api/v1/namespaces/{namespace}/pods"
+        self._endings: dict[str, str] = {}
+        self._told: set[str] = set()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._prompt, name="prompter", daemon=True)
+
+    def record_event(self, name: str, code: int, report: str) -> None:
+        """Says how the workers of this run are to end."""
+        self._endings[name] = f"{code}\n{report}"
+        if not self._thread.is_alive():
+            self._thread.start()
+
+    def close(self) -> None:
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _prompt(self) -> None:
+        while not self._stopped.wait(_INTERVAL):
+            try:
+                for pod in self._cluster.items(self._pods):
+                    self._tell(pod["metadata"])
+            except (ApiError, LauncherUnavailable):
+                continue  # the API server, the pod or its namespace has gone: another look will show
+
+    def _tell(self, metadata: dict[str, Any]) -> None:
+        ending = self._endings.get(metadata.get("labels", {}).get(_JOB, ""))
+        if ending is None or metadata["uid"] in self._told:
+            return
+        body = {"metadata": {"uid": metadata["uid"], "annotations": {ENDING: ending}}}
+        self._cluster.api.request("PATCH", f"{self._pods}/{metadata['name']}", body=body)
+        self._told.add(metadata["uid"])

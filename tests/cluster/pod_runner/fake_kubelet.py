@@ -1,0 +1,140 @@
+"""Plays nodes for very many pods: no processes, only the statuses that a kubelet would report, as quickly as they can be sent.
+
+For bursts and benchmarks, in place of a `PodRunner`. A pod has Succeeded as soon as it is seen; while `hold` is set it is Running
+first, and has Succeeded once `finish` says so. The requests are written by hand: the official client would cost more than the API
+server.
+"""
+
+import http.client
+import json
+import queue
+import ssl
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.cluster.control_plane import Cluster
+from tests.cluster.pod_runner import statuses
+from tests.cluster.pod_runner.runner import AWAY, changes_of_pods
+
+Json = dict[str, Any]
+
+
+@dataclass
+class FakeKubelet:
+    """Serves the pods of one namespace with some threads of its own."""
+
+    cluster: Cluster
+    namespace: str
+    message: str
+    """The termination message of each worker."""
+    threads: int = 4
+    hold: threading.Event = field(default_factory=threading.Event)
+    """While it is set, pods go on running."""
+    running: dict[str, Json] = field(default_factory=dict)
+    """By name: those that are held."""
+
+    def __post_init__(self) -> None:
+        self._stopped = threading.Event()
+        self._work: queue.SimpleQueue[tuple[Json, bool]] = queue.SimpleQueue()
+        self._seen: set[str] = set()
+        self._api = self.cluster.api_of(self.cluster.kubeconfig)
+
+    def start(self) -> None:
+        threading.Thread(target=self._watch, name="mimic", daemon=True).start()
+        for number in range(self.threads):
+            threading.Thread(target=self._serve, name=f"mimic-{number}", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def finish(self, names: Iterable[str] | None = None) -> None:
+        """Lets held pods succeed: these, or all."""
+        for name in list(self.running) if names is None else names:
+            self._work.put((self.running.pop(name), True))
+
+    def _watch(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                listing = self._api.request("GET", "/api/v1/pods")
+                for pod in listing["items"]:
+                    self._see(pod)
+                for _, pod in changes_of_pods(self.cluster, listing["metadata"]["resourceVersion"]):
+                    self._see(pod)
+                    if self._stopped.is_set():
+                        return
+            except AWAY:
+                time.sleep(0.2)
+
+    def _see(self, pod: Json) -> None:
+        metadata = pod["metadata"]
+        if metadata["namespace"] == self.namespace and metadata["uid"] not in self._seen:
+            self._seen.add(metadata["uid"])
+            if pod.get("status", {}).get("phase") == "Pending" and not metadata.get(
+                "deletionTimestamp"
+            ):
+                self._work.put((pod, False))
+
+    def _serve(self) -> None:
+        connection = _connection(self.cluster)
+        while not self._stopped.is_set():
+            try:
+                pod, ends = self._work.get(timeout=0.5)
+            except queue.Empty:
+                continue
+            if ends or not self.hold.is_set():
+                self._report(connection, pod, "Succeeded", self._success(pod))
+            else:
+                state = statuses.running(_worker(pod), statuses.now(), ready=True)
+                self._report(connection, pod, "Running", state)
+                self.running[pod["metadata"]["name"]] = pod
+        connection.close()
+
+    def _success(self, pod: Json) -> Json:
+        return statuses.terminated(
+            _worker(pod), statuses.now(), code=0, reason="Completed", message=self.message
+        )
+
+    @staticmethod
+    def _report(
+        connection: http.client.HTTPSConnection, pod: Json, phase: str, state: Json
+    ) -> None:
+        metadata = pod["metadata"]
+        status = {
+            "phase": phase,
+            "startTime": metadata["creationTimestamp"],
+            "conditions": statuses.ready_conditions(ready=phase == "Running"),
+            "containerStatuses": [state],
+        }
+        path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/status"
+        headers = {"Content-Type": "application/merge-patch+json"}
+        body = json.dumps({"status": status})
+        try:
+            connection.request("PATCH", path, body, headers)
+            answer = connection.getresponse()
+        except (
+            http.client.HTTPException,
+            OSError,
+        ):  # the server closes what was idle for long; asked again, it connects again
+            connection.close()
+            connection.request("PATCH", path, body, headers)
+            answer = connection.getresponse()
+        said = answer.read()
+        assert answer.status in (200, 404), said  # 404: deleted meanwhile
+
+
+def _worker(pod: Json) -> Json:
+    worker: Json = pod["spec"]["containers"][0]
+    return worker
+
+
+def _connection(cluster: Cluster) -> http.client.HTTPSConnection:
+    configuration = cluster.api.configuration
+    context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+    if configuration.cert_file:
+        context.load_cert_chain(configuration.cert_file, configuration.key_file)
+    return http.client.HTTPSConnection(
+        cluster.url.removeprefix("https://"), context=context, timeout=60
+    )

@@ -1,0 +1,290 @@
+"""Builds the image's root folder without a container engine, by following the Dockerfile: `python tests/image/image_root.py`.
+
+It knows the few instructions that our Dockerfile uses, refuses any other, and runs each RUN in a chroot; so the two cannot
+drift. In place of the base image stands Debian with its own python3, made by debootstrap and kept in .cache. Needs root, Debian's
+mirror and PyPI. Prints the folder: `root/` and, beside it, `config.json` with user, environment and entry point.
+"""
+
+import fnmatch
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+CACHE = REPOSITORY / ".cache"
+SUITE = "bookworm"
+PACKAGES = "python3,python3-venv"
+_PASSED_ON = ("PIP_*", "*_PROXY", "*_proxy")
+_BORROWED = ("etc/resolv.conf", "etc/pip.conf", "etc/ssl/certs/ca-certificates.crt")
+"""The machine's own ways to the network, in the chroot while a step runs."""
+_IGNORED = shutil.ignore_patterns("__pycache__", "*.egg-info")
+"""What .dockerignore keeps out."""
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class CannotBuild(RuntimeError):
+    """The message says what is missing, or what the Dockerfile holds that is not understood."""
+
+
+@dataclass
+class Stage:
+    """A stage of the Dockerfile while it is built."""
+
+    root: Path
+    workdir: str = "/"
+    environment: dict[str, str] = field(default_factory=lambda: {"PATH": _PATH})
+    user: str = "0:0"
+    entrypoint: list[str] = field(default_factory=list)
+    command: list[str] = field(default_factory=list)
+
+
+def instructions(dockerfile: str) -> Iterator[tuple[str, str]]:
+    """Each instruction with its arguments, continued lines joined, comments gone."""
+    lines = [
+        line
+        for line in dockerfile.splitlines()
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
+    for line in "\n".join(lines).replace("\\\n", " ").splitlines():
+        word, _, rest = line.strip().partition(" ")
+        yield word.upper(), rest.strip()
+
+
+def build(folder: Path) -> Path:
+    """Builds every stage below `folder`; the root of the last one is what is wanted."""
+    stages: dict[str, Stage] = {}
+    stage: Stage | None = None
+    base = _base()
+    for word, rest in instructions((REPOSITORY / "Dockerfile").read_text(encoding="utf-8")):
+        if word == "FROM":
+            name = rest.partition(" AS ")[2] or "final"
+            stage = stages[name] = Stage(folder / name)
+            _run("cp", "-a", str(base), str(stage.root))
+        elif stage is None:
+            raise CannotBuild(f"{word} before FROM")
+        else:
+            _follow(stage, word, rest, stages)
+    if stage is None:
+        raise CannotBuild("the Dockerfile has no stage")
+    config = {
+        "user": stage.user,
+        "workdir": stage.workdir,
+        "environment": stage.environment,
+        "entrypoint": stage.entrypoint,
+        "command": stage.command,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    return stage.root
+
+
+def _follow(stage: Stage, word: str, rest: str, stages: dict[str, Stage]) -> None:
+    match word:
+        case "RUN":
+            _run_step(stage, rest)
+        case "COPY":
+            _copy(stage, rest, stages)
+        case "ENV":
+            stage.environment |= dict(pair.split("=", 1) for pair in shlex.split(rest))
+        case "WORKDIR":
+            stage.workdir = rest
+            _inside(stage.root, rest).mkdir(parents=True, exist_ok=True)
+        case "USER":
+            stage.user = rest
+        case "ENTRYPOINT":
+            stage.entrypoint = json.loads(rest)
+        case "CMD":
+            stage.command = json.loads(rest)
+        case _:
+            raise CannotBuild(
+                f"the Dockerfile's {word} is not understood: teach tests/image/image_root.py to follow it"
+            )
+
+
+def _run_step(stage: Stage, rest: str) -> None:
+    bound: Path | None = None
+    if rest.startswith("--mount=type=bind,"):
+        options, _, rest = rest.partition(" ")
+        mount = dict(pair.split("=", 1) for pair in options.removeprefix("--mount=").split(","))
+        bound = _inside(stage.root, mount["target"])
+        shutil.copytree(REPOSITORY / mount["source"], bound)
+    passed_on = {
+        name: value
+        for name, value in os.environ.items()
+        if any(fnmatch.fnmatch(name, each) for each in _PASSED_ON)
+    }
+    variables = [f"{name}={value}" for name, value in (passed_on | stage.environment).items()]
+    borrowed = _borrow(stage.root)
+    try:
+        script = f"cd {shlex.quote(stage.workdir)} && {rest}"
+        _run("chroot", str(stage.root), "/usr/bin/env", "-i", *variables, "/bin/sh", "-c", script)
+    finally:
+        for path, before in borrowed:
+            path.unlink()
+            if before is not None:
+                path.write_bytes(before)
+        if bound:
+            shutil.rmtree(bound)
+
+
+def _borrow(root: Path) -> list[tuple[Path, bytes | None]]:
+    borrowed = []
+    for name in _BORROWED:
+        if (source := Path("/") / name).is_file():
+            target = root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            borrowed.append((target, target.read_bytes() if target.is_file() else None))
+            target.write_bytes(source.read_bytes())
+    return borrowed
+
+
+def _copy(stage: Stage, rest: str, stages: dict[str, Stage]) -> None:
+    *sources, target = rest.split()
+    context = REPOSITORY
+    if sources[0].startswith("--from="):
+        context = stages[sources.pop(0).removeprefix("--from=")].root
+    into = _inside(stage.root, target if target.startswith("/") else f"{stage.workdir}/{target}")
+    for name in sources:
+        source = _inside(context, name)
+        if source.is_dir():
+            shutil.copytree(
+                source,
+                into,
+                symlinks=True,
+                dirs_exist_ok=True,
+                ignore=_IGNORED if context == REPOSITORY else None,
+            )
+        else:
+            destination = into / source.name if target.endswith("/") or len(sources) > 1 else into
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, destination)
+
+
+def _inside(root: Path, path: str) -> Path:
+    return root / path.removeprefix("./").lstrip("/")
+
+
+def _base() -> Path:
+    """Debian with python3, which stands for the base image."""
+    base = CACHE / f"image-base-{SUITE}-{hashlib.sha256(PACKAGES.encode()).hexdigest()[:8]}"
+    if (base / "complete").exists():
+        return base / "root"
+    part = base.with_name(f"{base.name}.part.{os.getpid()}")
+    try:
+        (part / "debootstrap").mkdir(parents=True)
+        part.chmod(0o755)
+        _run("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", "debootstrap", cwd=part)
+        _run("dpkg-deb", "-x", str(next(part.glob("debootstrap_*.deb"))), "debootstrap", cwd=part)
+        program = part / "debootstrap" / "usr" / "sbin" / "debootstrap"
+        _run(
+            str(program),
+            "--variant=minbase",
+            f"--include={PACKAGES}",
+            SUITE,
+            str(part / "root"),
+            _mirror(),
+            DEBOOTSTRAP_DIR=str(part / "debootstrap/usr/share/debootstrap"),
+        )
+        (part / "root/usr/local/bin/python").symlink_to("/usr/bin/python3")
+        shutil.rmtree(part / "root/var/cache/apt/archives", ignore_errors=True)
+        (part / "root/var/cache/apt/archives/partial").mkdir(parents=True)
+        (part / "complete").touch()
+        shutil.rmtree(base, ignore_errors=True)
+        part.rename(base)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return base / "root"
+
+
+def _mirror() -> str:
+    """The Debian mirror of this machine's own apt sources."""
+    for path in sorted(Path("/etc/apt").glob("sources.list*")):
+        for source in sorted(path.iterdir()) if path.is_dir() else [path]:
+            for word in source.read_text(encoding="utf-8").split():
+                if word.startswith("http") and word.rstrip("/").endswith("/debian"):
+                    return word
+    raise CannotBuild(
+        "this machine has no Debian mirror in its apt sources: use `docker build` on another"
+    )
+
+
+def _run(*command: str, cwd: Path | None = None, **environment: str) -> None:
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise CannotBuild(
+            f"{shlex.join(command)} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-4000:]}"
+        )
+
+
+def _fingerprint() -> str:
+    """Changes with anything that goes into the image."""
+    digest = hashlib.sha256()
+    parts = [
+        "Dockerfile",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "requirements/runtime.txt",
+        "tests/image/image_root.py",
+    ]
+    trees = [
+        path
+        for tree in ("operator", "scripts/image")
+        for path in sorted((REPOSITORY / tree).rglob("*"))
+        if path.is_file()
+    ]
+    for path in (*(REPOSITORY / part for part in parts), *trees):
+        if "__pycache__" not in path.parts and not any(
+            part.endswith(".egg-info") for part in path.parts
+        ):
+            digest.update(
+                str(path.relative_to(REPOSITORY)).encode() + b"\0" + path.read_bytes() + b"\0"
+            )
+    return digest.hexdigest()[:12]
+
+
+def image() -> Path:
+    """The folder with the built image, from the cache if nothing has changed. Raises CannotBuild."""
+    if os.geteuid() != 0:
+        raise CannotBuild(
+            "building a root folder needs root: run this as root, or use `docker build`"
+        )
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise CannotBuild("this machine is no Debian: use `docker build`")
+    folder = CACHE / f"image-{_fingerprint()}"
+    if (folder / "complete").exists():
+        return folder
+    part = folder.with_name(f"{folder.name}.part.{os.getpid()}")
+    try:
+        part.mkdir(parents=True)
+        build(part).rename(part / "root")
+        shutil.rmtree(part / "build", ignore_errors=True)
+        (part / "complete").touch()
+        for old in CACHE.glob("image-*"):
+            if not old.name.startswith("image-base-") and ".part." not in old.name:
+                shutil.rmtree(old)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+if __name__ == "__main__":
+    try:
+        print(image())
+    except CannotBuild as error:
+        sys.exit(f"image_root: {error}")

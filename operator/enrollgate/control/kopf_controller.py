@@ -38,7 +38,7 @@ from enrollgate.launchers.kubernetes.tls import without_strict
 from enrollgate.settings.operator import Settings
 from enrollgate.telemetry.http import serving
 
-_LOG = structlog.get_logger("enrollgate")
+_LOG = structlog.get_logger(__name__)
 JOBS = ("batch", "v1", "jobs")
 """In full: another resource called `jobs` must never be meant."""
 _WATCH_SECONDS = 300

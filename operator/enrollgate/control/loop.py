@@ -17,7 +17,7 @@ from enrollgate.control.reconciler import PassSummary
 from enrollgate.database import DatabaseMisconfigured, DatabaseUnavailable
 from enrollgate.launchers import LauncherUnavailable
 
-_LOG = structlog.get_logger("enrollgate")
+_LOG = structlog.get_logger(__name__)
 _TROUBLE = (DatabaseMisconfigured, DatabaseUnavailable, LauncherUnavailable)
 ENDING_INTERVAL = 2.0
 """Seconds until another look at runs that are about to be gone."""

@@ -46,7 +46,7 @@ from enrollgate.launchers import Launcher, LauncherRefused, RunEvent, RunEventTy
 from enrollgate.telemetry import metrics
 
 _T = TypeVar("_T")
-_LOG = structlog.get_logger("enrollgate")
+_LOG = structlog.get_logger(__name__)
 EXACT_BACKLOG_INTERVAL = timedelta(minutes=1)
 """The longest time between two exact surveys of the backlog."""
 HELD_LIMIT = 3

@@ -26,7 +26,7 @@ from enrollgate.launchers import LeaderElectionForbidden
 from enrollgate.telemetry import metrics
 from enrollgate.telemetry.health import Health
 
-_LOG = structlog.get_logger("enrollgate")
+_LOG = structlog.get_logger(__name__)
 TROUBLE_BACKOFF = Backoff(base=1.0, factor=2.0, cap=30.0)
 """Seconds between attempts while the database or the launcher is away."""
 

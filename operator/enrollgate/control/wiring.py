@@ -37,7 +37,7 @@ from enrollgate.settings.operator import Settings
 from enrollgate.telemetry.health import Health
 from enrollgate.telemetry.http import serving
 
-_LOG = structlog.get_logger("enrollgate")
+_LOG = structlog.get_logger(__name__)
 
 
 class Misconfigured(Exception):

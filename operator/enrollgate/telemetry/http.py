@@ -13,7 +13,7 @@ import structlog
 from enrollgate.telemetry import metrics
 from enrollgate.telemetry.health import Health
 
-_LOG = structlog.get_logger("enrollgate")
+_LOG = structlog.get_logger(__name__)
 _TEXT = "text/plain; charset=utf-8"
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -19,7 +19,7 @@ from enrollgate.domain.run_event import RunEvent
 from enrollgate.launchers.base import LauncherUnavailable
 from enrollgate.launchers.kubernetes.api import Api, ApiError, Json
 
-_LOG = structlog.get_logger("enrollgate")
+_LOG = structlog.get_logger(__name__)
 QUEUE_LIMIT = 20_000
 """Stories that may wait to be written; more are dropped."""
 MESSAGE_LIMIT = 1024

@@ -40,7 +40,7 @@ from enrollgate.launchers.kubernetes.views import (
     selector_of,
 )
 
-_LOG = structlog.get_logger("enrollgate")
+_LOG = structlog.get_logger(__name__)
 PODS_OF = 50
 """Jobs whose pods are asked for at once. The API server looks through all pods for each listing by label, so that asking Job by
 Job would cost the square of their number; and so many names still fit the URL that any proxy takes."""

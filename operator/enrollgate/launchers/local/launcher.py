@@ -47,7 +47,7 @@ from enrollgate.launchers.local.run_directory import (
 )
 from enrollgate.launchers.local.watcher import Watcher
 
-_LOG = structlog.get_logger("enrollgate")
+_LOG = structlog.get_logger(__name__)
 SWEEP_INTERVAL = 600.0
 """Seconds between two searches for what has outlived `run_ttl`."""
 _RESERVE = "-" * 16384

@@ -1,0 +1,127 @@
+"""Measure the shape of the code: `python -m scripts.metrics [PATH ...]`. docs/architecture.md quotes the figures.
+
+A private function is one whose name begins with an underscore. It counts as called once if its name is written once in the
+package outside its own definition. A function's length is its lines from `def` to its last line.
+"""
+
+import ast
+import re
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGE = REPOSITORY / "operator" / "enrollgate"
+LONGEST_LINE = 100
+LONGEST_FUNCTION = 60
+MOST_CALLED_ONCE = 0.12
+MEDIAN_FUNCTION = 8
+TOP_FILES = 5
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class Function:
+    """One function or method of the package."""
+
+    path: Path
+    name: str
+    line: int
+    length: int
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it is an implementation detail: `_name`, but no `__dunder__`."""
+        return self.name.startswith("_") and not self.name.endswith("__")
+
+
+def functions(path: Path) -> Iterator[Function]:
+    """Yield all functions and methods of a file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, _Function):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            yield Function(path, node.name, node.lineno, length)
+
+
+def called_once(found: list[Function], sources: list[Path]) -> list[Function]:
+    """Return the private functions whose name is used exactly once."""
+    uses = Counter[str]()
+    for path in sources:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Name):
+                uses[node.id] += 1
+            elif isinstance(node, ast.Attribute):
+                uses[node.attr] += 1
+    decorated = re.compile(r"^\s*@(?!staticmethod|classmethod|contextmanager|property|cache)")
+    private = [each for each in found if each.is_private]
+    once = [each for each in private if uses[each.name] == 1]
+    return [each for each in once if not _is_registered(each, decorated)]
+
+
+def _is_registered(function: Function, decorator: re.Pattern[str]) -> bool:
+    """Whether a framework calls it: a validator of pydantic, a command, a handler."""
+    lines = function.path.read_text(encoding="utf-8").splitlines()
+    above = function.line - 2
+    while above >= 0 and lines[above].lstrip().startswith("@"):
+        if decorator.match(lines[above]):
+            return True
+        above -= 1
+    return False
+
+
+def main(arguments: list[str]) -> int:
+    """Print the figures, with the worst places of those that are missed. Returns 1 if one is missed."""
+    roots = [Path(each).resolve() for each in arguments] or [PACKAGE]
+    paths = sorted(
+        path for root in roots for path in ([root] if root.is_file() else root.rglob("*.py"))
+    )
+    found = [function for path in paths for function in functions(path)]
+    once = called_once(found, sorted(PACKAGE.rglob("*.py")))
+    long_lines = [
+        f"{path.relative_to(REPOSITORY)}:{number}"
+        for path in paths
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > LONGEST_LINE
+    ]
+    longest = [each for each in found if each.length > LONGEST_FUNCTION]
+    median = statistics.median(each.length for each in found) if found else 0
+    share = len(once) / len(found) if found else 0.0
+    top = sorted(path.name for path in PACKAGE.glob("*.py"))
+    checks = [
+        (
+            share <= MOST_CALLED_ONCE,
+            f"private functions called once: {len(once)} of {len(found)} functions ({share:.0%})",
+            [f"{each.path.relative_to(REPOSITORY)}:{each.line} {each.name}" for each in once],
+        ),
+        (
+            median >= MEDIAN_FUNCTION,
+            f"median function: {median:g} lines of {len(found)} functions",
+            [],
+        ),
+        (
+            not longest,
+            f"functions over {LONGEST_FUNCTION} lines: {len(longest)}",
+            [
+                f"{each.path.relative_to(REPOSITORY)}:{each.line} {each.name} ({each.length})"
+                for each in longest
+            ],
+        ),
+        (
+            len(top) <= TOP_FILES,
+            f"Python files at the package's top: {len(top)} ({', '.join(top)})",
+            [],
+        ),
+        (not long_lines, f"lines over {LONGEST_LINE} characters: {len(long_lines)}", long_lines),
+    ]
+    for is_met, text, places in checks:
+        print(("ok     " if is_met else "missed ") + text)
+        for place in places if not is_met else ():
+            print(f"       {place}")
+    return 0 if all(is_met for is_met, *_ in checks) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,5 +1,6 @@
-"""A small file is put in place in one piece, for its owner alone: cookies, upload sessions, the state of a run."""
+"""Files: put in place in one piece, and their MD5."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -23,3 +24,9 @@ def write_private(path: Path, text: str, *, durable: bool = False) -> None:
     except OSError:
         draft.unlink(missing_ok=True)
         raise
+
+
+def md5_of(path: Path) -> str:
+    """Return the MD5 of a file, in hexadecimal digits: what Google Drive and manifests name files' content by."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -320,12 +320,21 @@ def exit_code(reason: Reason | None) -> int:
 class Failure(Exception):
     """A foreseen failure of a run: a reason of the closed list and one sentence with the particulars.
 
-    The message never carries a secret or an e-mail address. `retry_after` is the number of seconds the other side asked
+    The message never carries a secret or an e-mail address. `remedy` says what to do about this very failure, where
+    the remedy of the reason is too general. `retry_after` is the number of seconds the other side asked
     us to wait, if it did.
     """
 
-    def __init__(self, reason: Reason, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        remedy: str = "",
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(f"{reason.value}: {message}")
         self.reason = reason
         self.message = message
+        self.remedy = remedy
         self.retry_after = retry_after

@@ -48,6 +48,8 @@ class Report:
     destination_id: str = ""
     destination_url: str = ""
     failed_items: tuple[FailedItem, ...] = ()
+    remedy: str = ""
+    """What to do about this very failure; empty: what the reason's own remedy says."""
     retry_after: float | None = None
     """Seconds the site asked us to wait before the next try, if it did."""
 
@@ -57,6 +59,7 @@ class Report:
         report = replace(
             self,
             message=redact(self.message),
+            remedy=redact(self.remedy),
             failed_items=tuple(
                 FailedItem(redact(f.item, 80), f.reason, redact(f.message, 200))
                 for f in self.failed_items

@@ -37,7 +37,12 @@ def work(
     try:
         report = _attempt(order, progress, stop)
     except Failure as failure:
-        report = Report(failure.reason, failure.message, retry_after=failure.retry_after)
+        report = Report(
+            failure.reason,
+            failure.message,
+            remedy=failure.remedy,
+            retry_after=failure.retry_after,
+        )
     except OSError as error:
         of_scratch = scratch_failure(error)
         report = Report(of_scratch.reason, of_scratch.message)
@@ -114,6 +119,7 @@ def _report(tally: RunStats, location: tuple[str, str]) -> Report:
         destination_id=location[0],
         destination_url=location[1],
         failed_items=failed_items(tally),
+        remedy=failure.remedy if failure else "",
         retry_after=failure.retry_after if failure else None,
     )
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from enrollgate.common.files import md5_of
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.course import Delivered, Item, OnBytes
 from enrollgate.worker.disk import destination_failure
@@ -95,7 +96,7 @@ class Directory:
             if (
                 path.is_symlink()
                 or path.stat().st_size != entry["bytes"]
-                or _md5(path) != entry["md5"]
+                or md5_of(path) != entry["md5"]
             ):
                 return None
         except (FileNotFoundError, NotADirectoryError, KeyError, Failure):

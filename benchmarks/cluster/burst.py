@@ -9,7 +9,7 @@ from tests.cluster.control_plane import Cluster
 from tests.cluster.pod_runner import FakeKubelet
 from tests.cluster.world import ClusterWorld
 
-from benchmarks.cluster.cluster_env import JobWatch, pinned_cpus, place
+from benchmarks.cluster.cluster_env import JobWatch, pinned_cpus, cluster_env
 from enrollgate.domain.report import Report
 
 
@@ -38,7 +38,7 @@ def _measure(cluster: Cluster, url: str, jobs: int, core: str) -> dict[str, obje
 
 
 def _bare(cluster: Cluster, url: str, jobs: int) -> float:
-    with place(cluster, url) as world:
+    with cluster_env(cluster, url) as world:
         watch = JobWatch(cluster, world.namespace)
         command = [sys.executable, "-m", "benchmarks.cluster.bare", str(jobs)]
         done = subprocess.run(
@@ -55,7 +55,7 @@ def _operator(cluster: Cluster, url: str, jobs: int) -> tuple[float, float]:
     report = Report(
         None, "3 items delivered", items_delivered=3, destination_url="https://drive.test/f"
     )
-    with place(cluster, url, MAX_CONCURRENT_RUNS=str(jobs)) as world:
+    with cluster_env(cluster, url, MAX_CONCURRENT_RUNS=str(jobs)) as world:
         watch = JobWatch(cluster, world.namespace)
         process = world.start_operator()
         (first,) = world.add("processing")
@@ -66,8 +66,8 @@ def _operator(cluster: Cluster, url: str, jobs: int) -> tuple[float, float]:
         committed = time.monotonic()
         world.wait_for(lambda: len(watch.appeared) >= jobs, "the Jobs are there", timeout=1200)
         _settle(world, jobs)
-        mimic = FakeKubelet(cluster, world.namespace, report.encode())
-        mimic.start()
+        fake_kubelet = FakeKubelet(cluster, world.namespace, report.encode())
+        fake_kubelet.start()
         begin = time.monotonic()
         world.wait_for(
             lambda: world.statuses().get("completed") == jobs,
@@ -75,7 +75,7 @@ def _operator(cluster: Cluster, url: str, jobs: int) -> tuple[float, float]:
             timeout=1200,
         )
         completed = jobs / (time.monotonic() - begin)
-        mimic.stop()
+        fake_kubelet.stop()
         world.stop_operator(process)
         assert len(watch.appeared) == jobs, "a task had two Jobs"
         watch.close()

@@ -64,7 +64,7 @@ def _pin(pid: int, cores: set[int]) -> None:
 
 
 @contextmanager
-def place(cluster: Cluster, database_url: str, **settings: str) -> Iterator[ClusterWorld]:
+def cluster_env(cluster: Cluster, database_url: str, **settings: str) -> Iterator[ClusterWorld]:
     """A fresh namespace; the database's tables are made anew. What comes next begins when nothing of it is left."""
     with (
         _cleared(cluster) as namespace,

@@ -10,7 +10,7 @@ from tests.cluster.pod_runner import FakeKubelet
 from tests.cluster.world import ClusterWorld
 
 from benchmarks.cluster.burst import enroll
-from benchmarks.cluster.cluster_env import JobWatch, place
+from benchmarks.cluster.cluster_env import JobWatch, cluster_env
 from enrollgate.domain.report import Report
 
 REPORT = Report(
@@ -40,7 +40,9 @@ def _row(what: str, interval: float, waits: list[float]) -> dict[str, object]:
 def _to_job(cluster: Cluster, url: str, tasks: int, interval: float) -> list[float]:
     """Rows become enrolled one by one, at random phases of the interval."""
     random = Random(3)
-    with place(cluster, url, CHECK_INTERVAL=str(interval), MAX_CONCURRENT_RUNS=str(tasks)) as world:
+    with cluster_env(
+        cluster, url, CHECK_INTERVAL=str(interval), MAX_CONCURRENT_RUNS=str(tasks)
+    ) as world:
         watch = JobWatch(cluster, world.namespace)
         ids = world.add("processing", count=tasks)
         process = world.start_operator()
@@ -61,23 +63,23 @@ def _to_row(cluster: Cluster, url: str, tasks: int) -> list[float]:
     random = Random(4)
     mimic_hold = threading.Event()
     mimic_hold.set()
-    with place(cluster, url, CHECK_INTERVAL="60", MAX_CONCURRENT_RUNS=str(tasks)) as world:
+    with cluster_env(cluster, url, CHECK_INTERVAL="60", MAX_CONCURRENT_RUNS=str(tasks)) as world:
         watch = JobWatch(cluster, world.namespace)
-        mimic = FakeKubelet(cluster, world.namespace, REPORT.encode(), hold=mimic_hold)
-        mimic.start()
+        fake_kubelet = FakeKubelet(cluster, world.namespace, REPORT.encode(), hold=mimic_hold)
+        fake_kubelet.start()
         enroll(world, tasks)
         process = world.start_operator()
-        world.wait_for(lambda: len(mimic.running) == tasks, "all pods run")
+        world.wait_for(lambda: len(fake_kubelet.running) == tasks, "all pods run")
         completed: dict[str, float] = {}
-        for name in list(mimic.running):
+        for name in list(fake_kubelet.running):
             time.sleep(random.uniform(0, 0.2))
-            mimic.finish([name])
+            fake_kubelet.finish([name])
             job = name.rpartition("-")[0].rpartition("-")[0]
             _note_completion(world, job, completed)
         world.wait_for(lambda: len(watch.complete) == tasks, "the watch has seen all Jobs end")
         world.stop_operator(process)
         watch.close()
-        mimic.stop()
+        fake_kubelet.stop()
         return [at - watch.complete[job] for job, at in completed.items()]
 
 

@@ -12,7 +12,7 @@ from tests.cluster.world import ClusterWorld
 from tests.databases.server import free_port
 
 from benchmarks.cluster.burst import enroll
-from benchmarks.cluster.cluster_env import JobWatch, cpu_seconds, place
+from benchmarks.cluster.cluster_env import JobWatch, cpu_seconds, cluster_env
 from benchmarks.cluster.delays import REPORT
 from benchmarks.memory import peak
 
@@ -25,11 +25,13 @@ FINISHED = 100
 def measure_live(cluster: Cluster, url: str, levels: tuple[int, ...]) -> list[dict[str, float]]:
     """One namespace that fills up from level to level; the operator is begun anew at each."""
     rows = []
-    with place(cluster, url, MAX_CONCURRENT_RUNS=str(levels[-1]), LOG_LEVEL="warning") as world:
+    with cluster_env(
+        cluster, url, MAX_CONCURRENT_RUNS=str(levels[-1]), LOG_LEVEL="warning"
+    ) as world:
         world.template.write_text(yaml.safe_dump({"spec": {"suspend": True}}))
         watch = JobWatch(cluster, world.namespace)
-        mimic = FakeKubelet(cluster, world.namespace, REPORT.encode())
-        mimic.start()
+        fake_kubelet = FakeKubelet(cluster, world.namespace, REPORT.encode())
+        fake_kubelet.start()
         finished = 0
         for level in levels:
             filling = world.start_operator()
@@ -41,7 +43,7 @@ def measure_live(cluster: Cluster, url: str, levels: tuple[int, ...]) -> list[di
             world.stop_operator(filling)
             rows.append(_measure(world, level, range(finished + 1, finished + FINISHED + 1)))
             finished += FINISHED
-        mimic.stop()
+        fake_kubelet.stop()
         watch.close()
     least = rows[0]["cpu_s_per_1000_events"]
     return [

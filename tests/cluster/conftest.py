@@ -117,7 +117,7 @@ def world(
 
 
 @pytest.fixture
-def wire(cluster: Cluster) -> Iterator[FaultProxy]:
+def fault_proxy(cluster: Cluster) -> Iterator[FaultProxy]:
     """Between an operator and the API server, for those operators that are started with its kubeconfig."""
     made = FaultProxy(cluster)
     yield made
@@ -133,7 +133,7 @@ def watch(cluster: Cluster, namespace: str) -> Iterator[JobWatch]:
 
 
 @pytest.fixture
-def mimic(cluster: Cluster, pod_runner: PodRunner, namespace: str) -> Iterator[FakeKubelet]:
+def fake_kubelet(cluster: Cluster, pod_runner: PodRunner, namespace: str) -> Iterator[FakeKubelet]:
     """In place of the pod runner, in this namespace: pods succeed as soon as they are seen, without a process."""
     pod_runner.left_alone.add(namespace)
     made = FakeKubelet(cluster, namespace, DELIVERED.encode())
@@ -146,6 +146,6 @@ def mimic(cluster: Cluster, pod_runner: PodRunner, namespace: str) -> Iterator[F
 def brief_workers(cluster: Cluster, world: ClusterWorld, request: pytest.FixtureRequest) -> None:
     """Workers that succeed at once: mimicked, or on a cluster's own nodes a shell that ends."""
     if cluster.plane is not None:
-        request.getfixturevalue("mimic")
+        request.getfixturevalue("fake_kubelet")
     else:
         world.template.write_text(world.template.read_text().replace("until [", "exit 0; until ["))

@@ -11,22 +11,25 @@ from tests.cluster.control_plane import Cluster
 from enrollgate.launchers.base import LauncherUnavailable
 from enrollgate.launchers.kubernetes import ApiError
 
-ENDING = "test.enrollgate.io/ending"
+EXIT_ANNOTATION = "test.enrollgate.io/ending"
 """The annotation: the exit code in its first line, then the report, if any."""
 WORKER_VOLUME: dict[str, Any] = {
-    "name": "told",
+    "name": "exit-script",
     "downwardAPI": {
         "items": [
-            {"path": "ending", "fieldRef": {"fieldPath": f"metadata.annotations['{ENDING}']"}}
+            {
+                "path": "script",
+                "fieldRef": {"fieldPath": f"metadata.annotations['{EXIT_ANNOTATION}']"},
+            }
         ]
     },
 }
-WORKER_FOLDER = {"name": "told", "mountPath": "/told"}
-OBEDIENT_WORKER = """
-echo "try $((ENROLLGATE_FAILED_ATTEMPTS + 1)) of ${ENROLLGATE_SCRATCH_DIR##*/}"
+WORKER_FOLDER = {"name": "exit-script", "mountPath": "/exit"}
+SCRIPTED_WORKER = """
+echo "attempt $((ENROLLGATE_FAILED_ATTEMPTS + 1)) of ${ENROLLGATE_SCRATCH_DIR##*/}"
 trap 'echo stopping; exit 75' TERM
-until [ -s /told/ending ]; do sleep 0.1; done
-{ read -r code; cat > /dev/termination-log; } < /told/ending
+until [ -s /exit/script ]; do sleep 0.1; done
+{ read -r code; cat > /dev/termination-log; } < /exit/script
 exit $code
 """
 """Instead of the image's own program: it ends when and as the test says."""
@@ -41,11 +44,11 @@ class ExitScript:
         self._cluster = cluster
         self._pods = f"/api/v1/namespaces/{namespace}/pods"
         self._endings: dict[str, str] = {}
-        self._told: set[str] = set()
+        self._annotated: set[str] = set()
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._prompt, name="prompter", daemon=True)
+        self._thread = threading.Thread(target=self._annotate_pods, name="exit_script", daemon=True)
 
-    def record_event(self, name: str, code: int, report: str) -> None:
+    def set_exit(self, name: str, code: int, report: str) -> None:
         """Says how the workers of this run are to end."""
         self._endings[name] = f"{code}\n{report}"
         if not self._thread.is_alive():
@@ -56,18 +59,18 @@ class ExitScript:
         if self._thread.is_alive():
             self._thread.join()
 
-    def _prompt(self) -> None:
+    def _annotate_pods(self) -> None:
         while not self._stopped.wait(_INTERVAL):
             try:
                 for pod in self._cluster.items(self._pods):
-                    self._tell(pod["metadata"])
+                    self._annotate(pod["metadata"])
             except (ApiError, LauncherUnavailable):
                 continue  # the API server, the pod or its namespace has gone: another look will show
 
-    def _tell(self, metadata: dict[str, Any]) -> None:
+    def _annotate(self, metadata: dict[str, Any]) -> None:
         ending = self._endings.get(metadata.get("labels", {}).get(_JOB, ""))
-        if ending is None or metadata["uid"] in self._told:
+        if ending is None or metadata["uid"] in self._annotated:
             return
-        body = {"metadata": {"uid": metadata["uid"], "annotations": {ENDING: ending}}}
+        body = {"metadata": {"uid": metadata["uid"], "annotations": {EXIT_ANNOTATION: ending}}}
         self._cluster.api.request("PATCH", f"{self._pods}/{metadata['name']}", body=body)
-        self._told.add(metadata["uid"])
+        self._annotated.add(metadata["uid"])

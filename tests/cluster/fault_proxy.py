@@ -1,4 +1,4 @@
-"""The wire between an operator and its API server, as a reverse proxy on loopback: it notes what passes, and holds it on demand.
+"""The connection between an operator and its API server, as a reverse proxy on loopback: it notes what passes, and holds it on demand.
 
 With a request held, an operator can be killed at just that point; with the answers noted, a test knows what was really sent.
 """
@@ -87,10 +87,10 @@ class FaultProxy:
         self.exchanges: list[Exchange] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, name="wire", daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, name="fault_proxy", daemon=True).start()
 
     def kubeconfig(self, original: Path) -> Path:
-        """The same user, by way of this wire."""
+        """The same user, through this proxy."""
         content = yaml.safe_load(original.read_text())
         url = f"http://127.0.0.1:{self._server.server_address[1]}"
         content["clusters"] = [
@@ -216,7 +216,7 @@ class FaultProxy:
         )
 
 
-def _handler(wire: FaultProxy) -> type[BaseHTTPRequestHandler]:
+def _handler(fault_proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -224,7 +224,7 @@ def _handler(wire: FaultProxy) -> type[BaseHTTPRequestHandler]:
             with contextlib.suppress(
                 OSError, http.client.HTTPException, ValueError
             ):  # either end has gone
-                wire.serve(self)
+                fault_proxy.serve(self)
                 return
             self.close_connection = True
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.cluster.control_plane import Cluster
 from tests.cluster.jobs import ORDER, delete, ended, make_job
-from tests.cluster.test_operator import logged
+from tests.cluster.steps import wait_for_log
 from tests.cluster.world import ClusterWorld
 
 from enrollgate.control.kopf_controller import _watch
@@ -60,7 +60,7 @@ def running(watching: Callable[[asyncio.Event, asyncio.Event], Any]) -> Iterator
             gc.collect()
 
 
-def test_an_operator_whose_loop_dies_of_what_nobody_foresaw_ends_with_an_error_and_gives_its_lease_up(
+def test_an_operator_whose_loop_crashes_exits_1_and_releases_its_lease(
     world: ClusterWorld, cluster: Cluster
 ) -> None:
     """An instant that is none, in Enrollgate's own table: no code expects that."""
@@ -68,7 +68,7 @@ def test_an_operator_whose_loop_dies_of_what_nobody_foresaw_ends_with_an_error_a
     process = world.start_operator(
         KUBERNETES__LEADER_ELECTION="true", KUBERNETES__LEASE_DURATION="3600"
     )
-    logged(world, f"ENROLL CHECK task={task}")
+    wait_for_log(world, f"ENROLL CHECK task={task}")
     world.sql("UPDATE enrollgate_tasks SET first_seen_at = 'soon'")
     world.set(task, "paid")
     assert process.wait(120) == 1

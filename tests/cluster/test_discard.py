@@ -40,7 +40,7 @@ def finished_job(cluster: Cluster, namespace: str) -> str:
 
 
 @pytest.mark.usefixtures("nodes")
-def test_a_job_that_was_seen_ended_is_marked(
+def test_a_finished_job_is_labelled_as_recorded(
     cluster: Cluster, namespace: str, launcher: KubernetesLauncher
 ) -> None:
     job = finished_job(cluster, namespace)
@@ -51,7 +51,7 @@ def test_a_job_that_was_seen_ended_is_marked(
 
 
 @pytest.mark.usefixtures("nodes")
-def test_a_job_that_lives_is_never_marked(
+def test_a_live_job_is_never_labelled(
     cluster: Cluster, namespace: str, launcher: KubernetesLauncher
 ) -> None:
     job = make_job(cluster, namespace, UP)
@@ -61,7 +61,7 @@ def test_a_job_that_lives_is_never_marked(
 
 
 @pytest.mark.usefixtures("nodes")
-def test_a_job_that_took_the_name_meanwhile_is_not_marked(
+def test_a_new_job_of_the_same_name_is_not_labelled(
     cluster: Cluster, namespace: str, launcher: KubernetesLauncher
 ) -> None:
     job = finished_job(cluster, namespace)
@@ -74,7 +74,7 @@ def test_a_job_that_took_the_name_meanwhile_is_not_marked(
 
 
 @pytest.mark.usefixtures("nodes")
-def test_a_job_of_somebody_else_is_not_marked(
+def test_a_job_of_another_installation_is_not_labelled(
     cluster: Cluster, namespace: str, launcher: KubernetesLauncher
 ) -> None:
     job = finished_job(cluster, namespace)

@@ -9,7 +9,7 @@ import pytest
 from tests.cluster.control_plane import Cluster
 from tests.cluster.jobs import pods_of
 from tests.cluster.pod_runner import Fault, PodRunner
-from tests.cluster.test_operator import logged, running_job
+from tests.cluster.steps import running_job, wait_for_log
 from tests.cluster.world import ClusterWorld, Run
 
 from enrollgate.control.wiring import utc_now
@@ -39,7 +39,7 @@ def failed_run(world: ClusterWorld, task: int) -> Run:
         (Fault.NEVER_REPORTS, "NeverStarted", "no pod of the Job began to work within 2s"),
     ],
 )
-def test_a_pod_that_never_starts_fails_its_task_with_the_clusters_own_words(
+def test_a_pod_that_never_starts_fails_its_task_with_kubernetes_reason(
     world: ClusterWorld, pod_runner: PodRunner, fault: Fault, reason: str, words: str
 ) -> None:
     with pod_runner.fault(fault, lambda pod: pod["metadata"]["namespace"] == world.namespace):
@@ -59,7 +59,7 @@ def test_a_pod_that_never_starts_fails_its_task_with_the_clusters_own_words(
     assert world.jobs() == {}
 
 
-def test_a_run_on_a_lost_node_is_made_anew_and_does_not_hold_its_slot_for_ever(
+def test_a_run_on_a_lost_node_is_replaced_and_frees_its_slot(
     world: ClusterWorld, cluster: Cluster, pod_runner: PodRunner
 ) -> None:
     """The control plane evicts its pod, which no kubelet ever lets go; the Job would wait for that."""
@@ -108,7 +108,7 @@ def test_a_missing_secret_of_a_variable_is_named(world: ClusterWorld) -> None:
     )
 
 
-def test_a_quota_on_pods_is_told_when_the_time_to_start_is_over(
+def test_a_quota_on_pods_fails_the_task_after_the_start_timeout(
     world: ClusterWorld, cluster: Cluster
 ) -> None:
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
@@ -131,7 +131,7 @@ def test_a_quota_on_jobs_is_waited_for(world: ClusterWorld, cluster: Cluster) ->
     )
     first, second = world.add(count=2)
     world.start_operator()
-    logged(world, "quota lets no further Job in")
+    wait_for_log(world, "quota lets no further Job in")
     assert len(world.jobs()) == 1 and world.status(second) == "enrolled"
     cluster.api.request("DELETE", f"{path}/few")
     for task in (first, second):
@@ -140,7 +140,7 @@ def test_a_quota_on_jobs_is_waited_for(world: ClusterWorld, cluster: Cluster) ->
     assert world.tasks_of_jobs() == [(first, 1), (second, 1)]
 
 
-def test_a_worker_that_needs_too_much_memory_is_told_apart(
+def test_a_worker_killed_for_memory_fails_as_oom_killed(
     world: ClusterWorld, pod_runner: PodRunner
 ) -> None:
     (task,) = world.add()
@@ -151,7 +151,7 @@ def test_a_worker_that_needs_too_much_memory_is_told_apart(
     assert run.reason == "OOMKilled" and "more memory than its limit" in run.message
 
 
-def test_a_task_whose_pods_use_more_storage_than_they_may_ends_as_evicted(
+def test_a_task_whose_pods_exceed_their_storage_fails_as_evicted(
     world: ClusterWorld, pod_runner: PodRunner
 ) -> None:
     """The kubelet calls this no disruption: it counts, and is tried again as often as any failure."""
@@ -179,7 +179,7 @@ def test_a_task_whose_pods_use_more_storage_than_they_may_ends_as_evicted(
     assert len(evicted) == 2 and world.tasks_of_jobs() == [(task, 1)]
 
 
-def test_an_evicted_pod_is_not_counted_and_tried_again(
+def test_a_pod_evicted_for_node_pressure_is_replaced_and_not_counted(
     world: ClusterWorld, pod_runner: PodRunner
 ) -> None:
     (task,) = world.add()
@@ -258,7 +258,7 @@ def test_a_run_that_takes_too_long_ends_as_deadline_exceeded(world: ClusterWorld
     )
 
 
-def test_a_worker_that_dies_without_a_word_is_described_by_its_log(world: ClusterWorld) -> None:
+def test_a_worker_without_a_report_is_described_by_its_log(world: ClusterWorld) -> None:
     world.template.write_text(
         world.template.read_text().replace("trap ", "echo boom of ada@example.com; exit 3; trap ")
     )
@@ -272,12 +272,12 @@ def test_a_worker_that_dies_without_a_word_is_described_by_its_log(world: Cluste
     )
 
 
-def test_a_broken_job_template_is_told_and_the_tasks_wait(world: ClusterWorld) -> None:
+def test_a_broken_job_template_is_logged_and_tasks_wait(world: ClusterWorld) -> None:
     good = world.template.read_text()
     world.template.write_text("spec: {template: {spec: {restartPolicy: Sometimes}}}")
     (task,) = world.add()
     first = world.start_operator()
-    logged(world, "ENROLLGATE_KUBERNETES__JOB_TEMPLATE")
+    wait_for_log(world, "ENROLLGATE_KUBERNETES__JOB_TEMPLATE")
     assert "Sometimes" in world.log and world.status(task) == "enrolled"
     world.stop_operator(first)
     world.template.write_text(good)
@@ -286,7 +286,9 @@ def test_a_broken_job_template_is_told_and_the_tasks_wait(world: ClusterWorld) -
     world.wait_for_status(task, "completed")
 
 
-def test_a_missing_verb_is_told_and_the_tasks_wait(world: ClusterWorld, cluster: Cluster) -> None:
+def test_a_missing_permission_is_logged_and_other_work_goes_on(
+    world: ClusterWorld, cluster: Cluster
+) -> None:
     role = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{world.namespace}/roles/school"
     rules = cluster.api.request("GET", role)["rules"]
     without = [
@@ -297,7 +299,7 @@ def test_a_missing_verb_is_told_and_the_tasks_wait(world: ClusterWorld, cluster:
     world.start_operator()
     world.succeed(running_job(world, task))
     world.wait_for_status(task, "completed")  # what has nothing to do with the verb goes on
-    logged(world, "grant the operator what the Role in the chart grants")
+    wait_for_log(world, "grant the operator what the Role in the chart grants")
     cluster.api.request("PATCH", role, body={"rules": rules})
     world.wait_for(
         lambda: "enrollgate.io/recorded" in world.jobs()["school-1-1"]["metadata"]["labels"],
@@ -305,7 +307,7 @@ def test_a_missing_verb_is_told_and_the_tasks_wait(world: ClusterWorld, cluster:
     )
 
 
-def test_the_doctor_names_each_verb_that_is_missing(world: ClusterWorld, cluster: Cluster) -> None:
+def test_the_doctor_names_each_missing_permission(world: ClusterWorld, cluster: Cluster) -> None:
     def doctor() -> str:
         command = [sys.executable, "-m", "enrollgate", "doctor"]
         done = subprocess.run(

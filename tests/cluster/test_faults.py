@@ -13,7 +13,7 @@ import pytest
 from tests.cluster.control_plane import Cluster, ControlPlane
 from tests.cluster.fault_proxy import FaultProxy
 from tests.cluster.jobs import make_job
-from tests.cluster.test_operator import logged, running_job
+from tests.cluster.steps import running_job, wait_for_log
 from tests.cluster.world import INSTALLATION, ClusterWorld
 
 from enrollgate.control.reconciler import Reconciler
@@ -73,7 +73,7 @@ def in_process_operator(world: ClusterWorld, moment: str) -> Reconciler:
 
 
 @pytest.mark.parametrize("moment", ["before create", "after create", "before mark"])
-def test_an_operator_killed_between_two_steps_is_continued_by_the_next_without_a_second_job(
+def test_an_operator_killed_between_two_steps_leaves_no_second_job(
     world: ClusterWorld, moment: str
 ) -> None:
     tasks = world.add(count=3)
@@ -94,7 +94,7 @@ def test_an_operator_killed_between_two_steps_is_continued_by_the_next_without_a
     assert [(run.run_number, run.outcome) for run in world.runs()] == [(1, "succeeded")] * 3
 
 
-def test_a_row_that_is_withdrawn_after_the_claim_gets_no_job(world: ClusterWorld) -> None:
+def test_a_row_withdrawn_after_its_claim_gets_no_job(world: ClusterWorld) -> None:
     (task,) = world.add()
     with pytest.raises(Killed):
         in_process_operator(world, "before create").reconcile()
@@ -107,7 +107,7 @@ def test_a_row_that_is_withdrawn_after_the_claim_gets_no_job(world: ClusterWorld
     assert world.jobs() == {}
 
 
-def test_an_api_server_that_is_restarted_costs_no_task_and_no_second_job(
+def test_a_restarted_api_server_loses_no_task_and_no_job(
     world: ClusterWorld, plane: ControlPlane
 ) -> None:
     first, second, third = world.add(count=2) + world.add("processing")
@@ -117,7 +117,7 @@ def test_an_api_server_that_is_restarted_costs_no_task_and_no_second_job(
     world.set(third, "enrolled")
     world.succeed(names[0])
     world.set(second, "processing")
-    logged(world, "the pass was given up")
+    wait_for_log(world, "the pass was given up")
     assert world.status(first) == "enrolled" and world.status(third) == "enrolled"
     plane.start_api()
     world.wait_for_status(first, "completed")
@@ -130,20 +130,18 @@ def test_an_api_server_that_is_restarted_costs_no_task_and_no_second_job(
     assert world.tasks_of_jobs() == [(first, 1), (third, 1)]
 
 
-def test_a_watch_whose_place_is_forgotten_begins_anew_and_misses_nothing(
-    world: ClusterWorld, cluster: Cluster, plane: ControlPlane, wire: FaultProxy
+def test_a_watch_that_gets_410_lists_again_and_misses_nothing(
+    world: ClusterWorld, cluster: Cluster, plane: ControlPlane, fault_proxy: FaultProxy
 ) -> None:
     """A Job finishes while the watch is cut; history is compacted and the API server begins anew: it answers `410 Gone`."""
     (task,) = world.add()
-    process = world.start_operator(
-        kubeconfig=wire.kubeconfig(world.kubeconfig), CHECK_INTERVAL="3600"
-    )
+    process = world.start_operator(fault_proxy.kubeconfig(world.kubeconfig), CHECK_INTERVAL="3600")
     name = running_job(world, task)
     world.wait_for(
-        lambda: any(each.is_watch and each.lines for each in wire.exchanges), "it watches"
+        lambda: any(each.is_watch and each.lines for each in fault_proxy.exchanges), "it watches"
     )
-    with wire.hold("GET", "watch=true") as hold:
-        wire.cut_watches()
+    with fault_proxy.hold("GET", "watch=true") as hold:
+        fault_proxy.cut_watches()
         world.wait_for(lambda: hold.held > 0, "it wants to go on watching")
         world.succeed(name)
         world.wait_for(lambda: world.live_jobs() == [], "the Job ends")
@@ -154,7 +152,7 @@ def test_a_watch_whose_place_is_forgotten_begins_anew_and_misses_nothing(
             "it knows already: the watch is not put to the test"
         )
     world.wait_for_status(task, "completed")
-    assert [each.path for each in wire.exchanges if each.says_gone], (
+    assert [each.path for each in fault_proxy.exchanges if each.says_gone], (
         "no watch was told that its place is gone"
     )
     assert process.poll() is None and world.tasks_of_jobs() == [(task, 1)]
@@ -177,7 +175,9 @@ def _post(url: str, body: dict[str, Any]) -> Any:
     )
 
 
-def test_another_resource_called_jobs_is_never_meant(world: ClusterWorld, cluster: Cluster) -> None:
+def test_a_custom_resource_called_jobs_is_never_watched(
+    world: ClusterWorld, cluster: Cluster
+) -> None:
     names = {"plural": "jobs", "singular": "job", "kind": "Job", "listKind": "JobList"}
     schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
     version = {"name": "v1", "served": True, "storage": True, "schema": schema}
@@ -204,7 +204,7 @@ def test_another_resource_called_jobs_is_never_meant(world: ClusterWorld, cluste
         cluster.api.request("DELETE", f"{path}/jobs.print.example.com")
 
 
-def test_two_replicas_take_turns_and_the_second_takes_over_when_the_first_is_killed(
+def test_the_second_replica_takes_over_when_the_leader_is_killed(
     world: ClusterWorld,
 ) -> None:
     elected = {
@@ -213,9 +213,9 @@ def test_two_replicas_take_turns_and_the_second_takes_over_when_the_first_is_kil
         "MAX_CONCURRENT_RUNS": "30",
     }
     first = world.start_operator(**elected)
-    logged(world, "it is this replica's turn to work")
+    wait_for_log(world, "it is this replica's turn to work")
     world.start_operator(**elected)
-    logged(world, "standing by")
+    wait_for_log(world, "standing by")
     before = world.add(count=10)
     for task in before:
         running_job(world, task)
@@ -227,13 +227,13 @@ def test_two_replicas_take_turns_and_the_second_takes_over_when_the_first_is_kil
     assert world.tasks_of_jobs() == [(task, 1) for task in before + after]
 
 
-def test_a_replica_that_loses_its_right_to_the_lease_ends_with_the_remedy(
+def test_a_replica_that_may_not_renew_the_lease_exits_with_the_remedy(
     world: ClusterWorld, cluster: Cluster
 ) -> None:
     process = world.start_operator(
         KUBERNETES__LEADER_ELECTION="true", KUBERNETES__LEASE_DURATION="3"
     )
-    logged(world, "it is this replica's turn to work")
+    wait_for_log(world, "it is this replica's turn to work")
     role = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{world.namespace}/roles/school"
     rules = cluster.api.request("GET", role)["rules"]
     cluster.api.request(
@@ -246,12 +246,12 @@ def test_a_replica_that_loses_its_right_to_the_lease_ends_with_the_remedy(
     )
 
 
-def test_a_replica_that_stops_in_order_gives_its_lease_up_at_once(
+def test_a_replica_that_stops_cleanly_releases_its_lease_at_once(
     world: ClusterWorld, cluster: Cluster
 ) -> None:
     elected = {"KUBERNETES__LEADER_ELECTION": "true", "KUBERNETES__LEASE_DURATION": "3600"}
     first = world.start_operator(**elected)
-    logged(world, "it is this replica's turn to work")
+    wait_for_log(world, "it is this replica's turn to work")
     assert world.stop_operator(first) == 0
     lease = cluster.api.request(
         "GET", f"/apis/coordination.k8s.io/v1/namespaces/{world.namespace}/leases/school"
@@ -262,10 +262,10 @@ def test_a_replica_that_stops_in_order_gives_its_lease_up_at_once(
     running_job(world, task)  # or it would wait for an hour
 
 
-def test_two_operators_without_a_lease_make_no_job_twice(world: ClusterWorld) -> None:
+def test_two_operators_without_a_lease_create_each_job_once(world: ClusterWorld) -> None:
     for _ in range(2):
         world.start_operator(MAX_CONCURRENT_RUNS="20", CHECK_INTERVAL="0.1")
-    logged(world, "operator started")
+    wait_for_log(world, "operator started")
     tasks = world.add(count=40)
 
     def finish_those_that_run() -> bool:
@@ -278,19 +278,19 @@ def test_two_operators_without_a_lease_make_no_job_twice(world: ClusterWorld) ->
     assert [(run.run_number, run.outcome) for run in world.runs()] == [(1, "succeeded")] * 40
 
 
-def test_a_table_that_goes_ends_no_operator_but_none_begins_without_it(world: ClusterWorld) -> None:
+def test_a_dropped_table_stops_no_operator_but_prevents_a_start(world: ClusterWorld) -> None:
     (task,) = world.add("processing")
     process = world.start_operator()
-    logged(world, f"ENROLL CHECK task={task}")
+    wait_for_log(world, f"ENROLL CHECK task={task}")
     world.sql("DROP TABLE enrollgate_runs")
-    logged(world, "the pass was given up")  # it may come back
+    wait_for_log(world, "the pass was given up")  # it may come back
     assert process.poll() is None
     process = world.start_operator()
     assert process.wait(60) == 2
     assert "enrollgate migrate" in world.log
 
 
-def test_a_watch_that_may_not_be_ends_the_operator_with_the_remedy(
+def test_a_forbidden_watch_ends_the_operator_with_the_remedy(
     world: ClusterWorld, cluster: Cluster
 ) -> None:
     role = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{world.namespace}/roles/school"
@@ -305,7 +305,7 @@ def test_a_watch_that_may_not_be_ends_the_operator_with_the_remedy(
 
 
 @pytest.mark.parametrize("answer", [429, 500, 503])
-def test_an_overloaded_api_server_is_asked_again_and_no_job_is_made_twice(
+def test_an_overloaded_api_server_is_retried_without_a_second_job(
     world: ClusterWorld, cluster: Cluster, answer: int
 ) -> None:
     waits: list[float] = []
@@ -346,7 +346,7 @@ class FlakyApi(Api):
         return status, headers, data
 
 
-def test_a_job_made_anew_between_the_look_and_the_deletion_is_not_deleted(
+def test_a_job_recreated_just_before_a_deletion_is_not_deleted(
     world: ClusterWorld, cluster: Cluster
 ) -> None:
     """Somebody deletes the Job and makes another of its name: that one was never looked at."""
@@ -385,23 +385,23 @@ class Interrupted(Api):
         return super()._send(method, *arguments)
 
 
-def test_no_more_creates_are_under_way_than_the_setting_says(
-    world: ClusterWorld, wire: FaultProxy
+def test_concurrent_creates_stay_within_the_setting(
+    world: ClusterWorld, fault_proxy: FaultProxy
 ) -> None:
     world.template.write_text("spec: {suspend: true}")
     tasks = world.add(count=40)
-    with wire.hold("POST", r"/jobs$") as hold:
+    with fault_proxy.hold("POST", r"/jobs$") as hold:
         world.start_operator(
-            kubeconfig=wire.kubeconfig(world.kubeconfig),
+            fault_proxy.kubeconfig(world.kubeconfig),
             MAX_CONCURRENT_RUNS="40",
             KUBERNETES__CREATE_CONCURRENCY="3",
         )
         world.wait_for(lambda: hold.held == 3, "all that are allowed wait")
     world.wait_for(lambda: len(world.jobs()) == len(tasks), "all are created")
-    assert wire.most_creates_at_once == 3
+    assert fault_proxy.most_creates_at_once == 3
 
 
-def test_a_job_that_an_admission_policy_keeps_from_being_marked_holds_up_no_other(
+def test_a_job_that_may_not_be_labelled_does_not_block_other_tasks(
     world: ClusterWorld, cluster: Cluster
 ) -> None:
     with labels_frozen(cluster, world.namespace):
@@ -409,7 +409,7 @@ def test_a_job_that_an_admission_policy_keeps_from_being_marked_holds_up_no_othe
         world.start_operator(MAX_CONCURRENT_RUNS="1")
         world.succeed(running_job(world, first))
         world.wait_for_status(first, "completed")
-        logged(world, "labels of Jobs are frozen")
+        wait_for_log(world, "labels of Jobs are frozen")
         world.succeed(running_job(world, second))
         world.wait_for_status(second, "completed")
         assert world.tasks_of_jobs() == [(first, 1), (second, 1)]
@@ -467,7 +467,7 @@ def _is_refused(cluster: Cluster, job: str) -> bool:
     return False
 
 
-def test_the_reasons_of_the_report_reach_the_row(world: ClusterWorld) -> None:
+def test_reasons_of_reports_reach_the_runs_table(world: ClusterWorld) -> None:
     told: list[Callable[[], None]] = []
     reasons = [Reason.DRM_PROTECTED, Reason.COOKIES_EXPIRED, Reason.DESTINATION_QUOTA]
     tasks = world.add(count=len(reasons))

@@ -76,7 +76,7 @@ def test_a_deleted_jobs_process_is_asked_to_end(
     assert cluster.find(job) is None
 
 
-def test_a_watch_that_the_api_server_has_ended_goes_on_where_it_was(
+def test_a_watch_ended_by_the_api_server_continues_where_it_was(
     cluster: Cluster, namespace: str, image: str
 ) -> None:
     watch = JobWatch(cluster, namespace, seconds=1)

@@ -60,7 +60,7 @@ def test_a_release_without_its_secret_is_not_installed(
     assert not cluster.items(f"/apis/apps/v1/namespaces/{namespace}/deployments")
 
 
-def test_a_migration_that_fails_says_why_and_leaves_no_secret_and_in_the_end_nothing(
+def test_a_failed_migration_says_why_and_leaves_nothing_behind(
     cluster: Cluster, pod_runner: PodRunner, namespace: str, tmp_path: Path
 ) -> None:
     values = {
@@ -96,7 +96,7 @@ def test_a_migration_that_fails_says_why_and_leaves_no_secret_and_in_the_end_not
     )
 
 
-def test_a_doctor_that_is_not_content_says_why_and_goes(
+def test_a_failing_helm_test_says_why_and_is_removed(
     cluster: Cluster, pod_runner: PodRunner, namespace: str, tmp_path: Path
 ) -> None:
     values = {

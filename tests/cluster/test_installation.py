@@ -163,7 +163,7 @@ def transcript(cluster: Cluster, namespace: str) -> str:
     return told
 
 
-def test_install_upgrade_rollback_and_uninstall_lose_no_task_and_leave_nothing_behind(
+def test_a_release_from_install_to_uninstall_loses_no_task(
     cluster: Cluster,
     pod_runner: PodRunner,
     namespace: str,

@@ -9,7 +9,7 @@ import pytest
 from tests.cluster.control_plane import Cluster
 from tests.cluster.fault_proxy import FaultProxy
 from tests.cluster.job_watch import JobWatch
-from tests.cluster.test_operator import logged
+from tests.cluster.steps import all_completed, wait_for_log
 from tests.cluster.world import ClusterWorld
 
 JOBS = r"/jobs$"
@@ -20,30 +20,19 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def finished(
-    world: ClusterWorld, watch: JobWatch, tasks: list[int], liveness_timeout: float = 120.0
-) -> None:
-    """All tasks are completed, each by the one Job that it ever had."""
-    world.wait_for(
-        lambda: world.statuses() == {"completed": len(tasks)},
-        "all are completed",
-        timeout=liveness_timeout,
-    )
-    assert watch.tasks == [(task, 1) for task in tasks]
-    assert [(run.task_id, run.run_number, run.outcome) for run in world.runs()] == [
-        (t, 1, "succeeded") for t in tasks
-    ]
-
-
 @pytest.mark.parametrize("is_created", [False, True])
-def test_an_operator_killed_on_either_side_of_a_create_is_continued_without_a_second_job(
-    world: ClusterWorld, watch: JobWatch, brief_workers: None, wire: FaultProxy, is_created: bool
+def test_an_operator_killed_around_a_create_leaves_no_second_job(
+    world: ClusterWorld,
+    watch: JobWatch,
+    brief_workers: None,
+    fault_proxy: FaultProxy,
+    is_created: bool,
 ) -> None:
     """Claimed and not created: the request never leaves. Created and not recorded: its answer never arrives."""
     tasks = world.add(count=6)
-    with wire.hold("POST", JOBS, answers=is_created) as hold:
+    with fault_proxy.hold("POST", JOBS, answers=is_created) as hold:
         process = world.start_operator(
-            kubeconfig=wire.kubeconfig(world.kubeconfig), MAX_CONCURRENT_RUNS="20"
+            fault_proxy.kubeconfig(world.kubeconfig), MAX_CONCURRENT_RUNS="20"
         )
         world.wait_for(lambda: hold.held == len(tasks), "every create is under way")
         kill(process)
@@ -51,24 +40,24 @@ def test_an_operator_killed_on_either_side_of_a_create_is_continued_without_a_se
     assert len(world.jobs()) == (len(tasks) if is_created else 0)
     assert [run.state for run in world.runs()] == ["claimed"] * len(tasks)
     world.start_operator(MAX_CONCURRENT_RUNS="20")
-    finished(world, watch, tasks)
+    all_completed(world, watch, tasks)
 
 
-def test_an_operator_killed_between_the_end_of_a_job_and_its_record_is_continued(
-    world: ClusterWorld, watch: JobWatch, brief_workers: None, wire: FaultProxy
+def test_an_operator_killed_before_it_labels_a_finished_job_is_continued(
+    world: ClusterWorld, watch: JobWatch, brief_workers: None, fault_proxy: FaultProxy
 ) -> None:
     """It is held when it marks the first Job: that one's row is written, and its label is not."""
     tasks = world.add(count=6)
-    with wire.hold("PATCH", r"/jobs/") as hold:
+    with fault_proxy.hold("PATCH", r"/jobs/") as hold:
         process = world.start_operator(
-            kubeconfig=wire.kubeconfig(world.kubeconfig), MAX_CONCURRENT_RUNS="20"
+            fault_proxy.kubeconfig(world.kubeconfig), MAX_CONCURRENT_RUNS="20"
         )
         world.wait_for(lambda: hold.held > 0, "it marks one")
         kill(process)
         hold.drop()
     assert "completed" in world.statuses()
     world.start_operator(MAX_CONCURRENT_RUNS="20")
-    finished(world, watch, tasks)
+    all_completed(world, watch, tasks)
     world.wait_for(
         lambda: all(
             "enrollgate.io/recorded" in job["metadata"]["labels"] for job in world.jobs().values()
@@ -77,7 +66,7 @@ def test_an_operator_killed_between_the_end_of_a_job_and_its_record_is_continued
     )
 
 
-def test_an_operator_killed_again_and_again_makes_no_job_twice_and_loses_no_task(
+def test_an_operator_killed_repeatedly_creates_each_job_once(
     world: ClusterWorld, watch: JobWatch, brief_workers: None
 ) -> None:
     random = Random(20261125)
@@ -91,11 +80,15 @@ def test_an_operator_killed_again_and_again_makes_no_job_twice_and_loses_no_task
         "the burst was over before the last kill: it proves nothing"
     )
     world.start_operator(MAX_CONCURRENT_RUNS="50", CHECK_INTERVAL="0.1")
-    finished(world, watch, tasks)
+    all_completed(world, watch, tasks)
 
 
-def test_an_operator_told_to_stop_in_a_burst_ends_in_order_and_the_next_one_finishes(
-    world: ClusterWorld, cluster: Cluster, watch: JobWatch, brief_workers: None, wire: FaultProxy
+def test_sigterm_in_a_burst_ends_cleanly_and_the_next_operator_finishes(
+    world: ClusterWorld,
+    cluster: Cluster,
+    watch: JobWatch,
+    brief_workers: None,
+    fault_proxy: FaultProxy,
 ) -> None:
     """SIGTERM arrives while creates are under way: what was claimed is created and recorded, and the Lease is free."""
     tasks = world.add(count=30)
@@ -104,11 +97,11 @@ def test_an_operator_told_to_stop_in_a_burst_ends_in_order_and_the_next_one_fini
         "KUBERNETES__LEASE_DURATION": "3600",
         "MAX_CONCURRENT_RUNS": "20",
     }
-    with wire.hold("POST", JOBS) as hold:
-        process = world.start_operator(kubeconfig=wire.kubeconfig(world.kubeconfig), **elected)
+    with fault_proxy.hold("POST", JOBS) as hold:
+        process = world.start_operator(fault_proxy.kubeconfig(world.kubeconfig), **elected)
         world.wait_for(lambda: hold.held > 0, "creates are under way")
         process.send_signal(signal.SIGTERM)
-        logged(world, "stopping after this pass")
+        wait_for_log(world, "stopping after this pass")
     assert process.wait(120) == 0
     assert "operator stopped" in world.log
     states = {run.name: run.state for run in world.runs()}
@@ -122,4 +115,4 @@ def test_an_operator_told_to_stop_in_a_burst_ends_in_order_and_the_next_one_fini
     )
     assert lease["spec"]["holderIdentity"] == ""
     world.start_operator(**elected)
-    finished(world, watch, tasks)
+    all_completed(world, watch, tasks)

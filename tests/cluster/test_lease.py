@@ -64,7 +64,7 @@ def path(namespace: str) -> str:
 Candidate = Callable[[str], Lease]
 
 
-def test_one_holds_it_and_another_takes_over_only_when_the_holders_time_is_over(
+def test_another_replica_takes_over_only_when_the_lease_has_expired(
     candidate: Candidate, clock: DrivenClock
 ) -> None:
     first, second = candidate("first"), candidate("second")
@@ -83,14 +83,16 @@ def test_one_holds_it_and_another_takes_over_only_when_the_holders_time_is_over(
     )
 
 
-def test_a_holder_that_renews_is_never_replaced(candidate: Candidate, clock: DrivenClock) -> None:
+def test_a_leader_that_renews_is_never_replaced(candidate: Candidate, clock: DrivenClock) -> None:
     first, second = candidate("first"), candidate("second")
     for _ in range(20):
         assert first.try_acquire_or_renew() and not second.try_acquire_or_renew()
         clock.now += first.interval
 
 
-def test_of_two_that_may_take_it_one_does(candidate: Candidate, clock: DrivenClock) -> None:
+def test_only_one_of_two_candidates_acquires_an_expired_lease(
+    candidate: Candidate, clock: DrivenClock
+) -> None:
     gone, second, third = candidate("gone"), candidate("second"), candidate("third")
     assert (
         gone.try_acquire_or_renew()
@@ -101,14 +103,14 @@ def test_of_two_that_may_take_it_one_does(candidate: Candidate, clock: DrivenClo
     assert [second.try_acquire_or_renew(), third.try_acquire_or_renew()] == [True, False]
 
 
-def test_what_is_given_up_is_taken_at_once(candidate: Candidate) -> None:
+def test_a_released_lease_is_acquired_at_once(candidate: Candidate) -> None:
     first, second = candidate("first"), candidate("second")
     assert first.try_acquire_or_renew() and not second.try_acquire_or_renew()
     first.release()
     assert not first.is_held() and second.try_acquire_or_renew()
 
 
-def test_a_lease_that_was_deleted_is_made_anew_only_after_its_duration(
+def test_a_deleted_lease_is_recreated_only_after_its_duration(
     candidate: Candidate, clock: DrivenClock, cluster: Cluster, path: str
 ) -> None:
     first, second = candidate("first"), candidate("second")
@@ -122,7 +124,7 @@ def test_a_lease_that_was_deleted_is_made_anew_only_after_its_duration(
     assert first.try_acquire_or_renew() and not second.try_acquire_or_renew()
 
 
-def test_the_labels_of_whoever_made_it_stay(
+def test_labels_and_annotations_of_an_existing_lease_are_kept(
     candidate: Candidate, cluster: Cluster, path: str
 ) -> None:
     metadata = {
@@ -140,7 +142,7 @@ def test_the_labels_of_whoever_made_it_stay(
     assert kept["labels"] == metadata["labels"] and kept["annotations"] == {"a": "b"}
 
 
-def test_what_the_role_does_not_grant_is_an_error_and_no_silence(
+def test_a_lease_that_the_role_does_not_grant_raises_with_the_remedy(
     namespace: str, operator_kubeconfig: Path, clock: DrivenClock
 ) -> None:
     with closing(Cluster.api_of(operator_kubeconfig)) as api:

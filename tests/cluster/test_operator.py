@@ -7,40 +7,25 @@ from tests.cluster.chart import kubectl
 from tests.cluster.control_plane import Cluster
 from tests.cluster.jobs import logs_of
 from tests.cluster.pod_runner import PodRunner
+from tests.cluster.steps import running_job, wait_for_log
 from tests.cluster.world import ClusterWorld
 
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
 
 
-def running_job(world: ClusterWorld, task: int, run_number: int = 1) -> str:
-    """Waits until the run's pod runs."""
-    name = f"school-{task}-{run_number}"
-
-    def is_running() -> bool:
-        job = world.jobs().get(name)
-        return job is not None and bool(job.get("status", {}).get("ready"))
-
-    world.wait_for(is_running, f"{name} runs")
-    return name
-
-
-def logged(world: ClusterWorld, words: str) -> None:
-    world.wait_for(lambda: words in world.log, f"the log says {words!r}")
-
-
-def test_a_quick_and_a_slow_enrollment_are_launched_when_enrolled_and_not_before(
+def test_quick_and_slow_enrollments_launch_only_when_enrolled(
     world: ClusterWorld,
 ) -> None:
     quick, slow = world.add("processing") + world.add("pending")
     world.start_operator()
-    logged(world, f"ENROLL CHECK task={slow} status=pending waiting... (0s/300s)")
+    wait_for_log(world, f"ENROLL CHECK task={slow} status=pending waiting... (0s/300s)")
     assert world.jobs() == {}
     world.set(quick, "enrolled")
     name = running_job(world, quick)
     assert world.tasks_of_jobs() == [(quick, 1)] and world.status(quick) == "enrolled"
     world.set(slow, "paid")
-    logged(world, f"ENROLL CHECK task={slow} status=paid waiting")
+    wait_for_log(world, f"ENROLL CHECK task={slow} status=paid waiting")
     world.set(slow, "enrolled")
     world.succeed(name)
     world.wait_for_status(quick, "completed")
@@ -62,13 +47,13 @@ def test_a_quick_and_a_slow_enrollment_are_launched_when_enrolled_and_not_before
 def test_a_failed_enrollment_never_has_a_job(world: ClusterWorld) -> None:
     (task,) = world.add("processing")
     world.start_operator()
-    logged(world, f"ENROLL CHECK task={task}")
+    wait_for_log(world, f"ENROLL CHECK task={task}")
     world.set(task, "failed")
-    logged(world, "over: failed")
+    wait_for_log(world, "over: failed")
     assert world.status(task) == "failed" and world.jobs() == {} and world.runs() == []
 
 
-def test_an_enrollment_that_stays_unfinished_fails_at_the_timeout_without_a_job(
+def test_an_unfinished_enrollment_fails_at_the_timeout_without_a_job(
     world: ClusterWorld,
 ) -> None:
     (task,) = world.add("processing")
@@ -94,7 +79,7 @@ def test_the_job_of_a_deleted_row_is_stopped(world: ClusterWorld) -> None:
     )
 
 
-def test_a_task_that_goes_back_is_stopped_and_runs_anew_when_enrolled_again(
+def test_a_withdrawn_task_is_stopped_and_runs_again_when_enrolled(
     world: ClusterWorld,
 ) -> None:
     (task,) = world.add()
@@ -144,7 +129,7 @@ def test_a_fresh_start_waits_for_the_old_pod_and_is_never_confused_with_it(
     ]
 
 
-def test_a_job_deleted_by_hand_is_made_anew(world: ClusterWorld, cluster: Cluster) -> None:
+def test_a_job_deleted_by_hand_is_replaced(world: ClusterWorld, cluster: Cluster) -> None:
     (task,) = world.add()
     world.start_operator(CHECK_INTERVAL="60")  # the watch tells, not the interval
     name = running_job(world, task)
@@ -159,7 +144,7 @@ def test_a_job_deleted_by_hand_is_made_anew(world: ClusterWorld, cluster: Cluste
     ]
 
 
-def test_a_job_that_the_ttl_took_before_the_operator_came_back_is_made_anew(
+def test_a_job_deleted_by_its_ttl_before_it_was_recorded_is_replaced(
     world: ClusterWorld,
 ) -> None:
     (task,) = world.add()
@@ -174,7 +159,7 @@ def test_a_job_that_the_ttl_took_before_the_operator_came_back_is_made_anew(
     assert [run.outcome for run in world.runs(task)] == ["lost", "succeeded"]
 
 
-def test_what_finishes_while_no_operator_runs_is_recorded_by_the_next(world: ClusterWorld) -> None:
+def test_jobs_that_finish_without_an_operator_are_recorded_by_the_next(world: ClusterWorld) -> None:
     good, bad = world.add() + world.add()
     first = world.start_operator()
     names = running_job(world, good), running_job(world, bad)
@@ -204,7 +189,7 @@ def test_a_finished_job_completes_its_row_at_once_whatever_the_interval(
     )
 
 
-def test_a_failed_try_is_retried_by_the_job_and_its_last_failure_fails_the_task(
+def test_a_failed_attempt_is_retried_and_the_last_failure_fails_the_task(
     world: ClusterWorld,
 ) -> None:
     (task,) = world.add()
@@ -214,10 +199,10 @@ def test_a_failed_try_is_retried_by_the_job_and_its_last_failure_fails_the_task(
     (run,) = world.runs(task)
     assert (run.reason, run.message) == ("SiteError", "HTTP 503")
     logs = [log.splitlines()[0] for log in logs_of(world.cluster, world.namespace)]
-    assert logs == ["try 1 of school-1-1", "try 2 of school-1-1"]
+    assert logs == ["attempt 1 of school-1-1", "attempt 2 of school-1-1"]
 
 
-def test_a_foreign_job_with_our_name_is_left_alone_and_the_task_fails_as_name_taken(
+def test_a_foreign_job_with_our_name_is_kept_and_the_task_fails(
     world: ClusterWorld, cluster: Cluster
 ) -> None:
     pod = {"restartPolicy": "Never", "containers": [{"name": "c", "image": "theirs"}]}
@@ -234,7 +219,7 @@ def test_a_foreign_job_with_our_name_is_left_alone_and_the_task_fails_as_name_ta
     assert world.tasks_of_jobs() == [] and "school-1-1" in world.jobs()
 
 
-def test_an_operator_that_is_told_to_stop_ends_in_order_and_its_jobs_go_on(
+def test_an_operator_stopped_by_sigterm_leaves_its_jobs_running(
     world: ClusterWorld,
 ) -> None:
     (task,) = world.add()
@@ -248,7 +233,7 @@ def test_an_operator_that_is_told_to_stop_ends_in_order_and_its_jobs_go_on(
     assert world.tasks_of_jobs() == [(task, 1)]
 
 
-def test_an_address_with_dollar_signs_reaches_the_worker_as_node_js_wrote_it(
+def test_a_course_url_with_dollar_signs_reaches_the_worker_unchanged(
     world: ClusterWorld,
 ) -> None:
     url = "https://courses.example.com/a$$b?t=$(ENROLLGATE_TASK_ID)&u=$$(HOME)"

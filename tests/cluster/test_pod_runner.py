@@ -207,26 +207,26 @@ def test_a_deployments_pod_is_probed_and_restarted(
     cluster.wait_for(lambda: containers() == [(2, True)] and ready())
 
 
-def test_mimicked_pods_run_and_succeed_when_told(
+def test_pods_of_the_fake_kubelet_run_and_succeed_on_request(
     cluster: Cluster, pod_runner: PodRunner, namespace: str
 ) -> None:
     pod_runner.left_alone.add(namespace)
     template = {"spec": {"completions": 20, "parallelism": 20}}
-    mimic = FakeKubelet(cluster, namespace, '{"done": true}')
-    mimic.hold.set()
-    mimic.start()
+    fake_kubelet = FakeKubelet(cluster, namespace, '{"done": true}')
+    fake_kubelet.hold.set()
+    fake_kubelet.start()
     try:
         job = make_job(cluster, namespace, "true", template=template)
-        cluster.wait_for(lambda: len(mimic.running) == 20)
+        cluster.wait_for(lambda: len(fake_kubelet.running) == 20)
         assert job_view(cluster.api.request("GET", job)).result is None
-        mimic.finish()
+        fake_kubelet.finish()
         verdict = ended(cluster, job).result
         assert verdict is not None and verdict.succeeded
         assert {pod.stop.message for pod in pods_of(cluster, namespace) if pod.stop} == {
             '{"done": true}'
         }
     finally:
-        mimic.stop()
+        fake_kubelet.stop()
 
 
 KILLED = """

@@ -13,7 +13,7 @@ import yaml
 from sqlalchemy import make_url, text
 from tests.cluster.chart import Rendered, grant, rendered
 from tests.cluster.control_plane import Cluster
-from tests.cluster.exit_script import OBEDIENT_WORKER, WORKER_FOLDER, WORKER_VOLUME, ExitScript
+from tests.cluster.exit_script import SCRIPTED_WORKER, WORKER_FOLDER, WORKER_VOLUME, ExitScript
 from tests.databases.server import free_port
 from tests.world import CREATE_TASKS
 
@@ -69,12 +69,12 @@ class ClusterWorld:
         self.sql(CREATE_TASKS.format(auto=auto))
         self.sql("CREATE INDEX ix_status ON download_tasks (status)")
         migrate(self.database)
-        self.prompter = ExitScript(self.cluster, self.namespace)
+        self.exit_script = ExitScript(self.cluster, self.namespace)
         self.template = self.folder / "job.yaml"
         """The value `worker.jobTemplate`, to be changed at will."""
         worker = {
             "name": "worker",
-            "command": ["sh", "-c", OBEDIENT_WORKER],
+            "command": ["sh", "-c", SCRIPTED_WORKER],
             "args": [],
             "volumeMounts": [WORKER_FOLDER],
         }
@@ -93,15 +93,18 @@ class ClusterWorld:
             if process.poll() is None:
                 process.kill()
             process.wait()
-        self.prompter.close()
+        self.exit_script.close()
         self.database.close()
 
     # the operator
 
     def start_operator(
-        self, *, kubeconfig: Path | None = None, **settings: str
+        self, kubeconfig: Path | None = None, /, **settings: str
     ) -> subprocess.Popen[bytes]:
-        """As the chart's Deployment starts it, with these settings; `kubeconfig` in place of the service account's own."""
+        """Start it as the chart's Deployment does, with these settings.
+
+        `kubeconfig` replaces the service account's own.
+        """
         chart = self._rendered(settings)
         environment = self._environment(chart, settings) | (
             {"KUBECONFIG": str(kubeconfig)} if kubeconfig else {}
@@ -176,7 +179,7 @@ class ClusterWorld:
     def finish(self, name: str, report: Report | None = None, code: int | None = None) -> None:
         """Lets the worker of a run end: with this report and the exit code that fits it, or with just a code."""
         code = code if code is not None else exit_code(report.reason) if report is not None else 0
-        self.prompter.record_event(name, code, report.encode() if report is not None else "")
+        self.exit_script.set_exit(name, code, report.encode() if report is not None else "")
 
     def succeed(self, name: str) -> None:
         self.finish(name, DELIVERED)
@@ -254,10 +257,10 @@ class ClusterWorld:
         return [(event["reason"], event["message"]) for event in ours]
 
     def wait_for(
-        self, condition: Callable[[], object], what: str = "", liveness_timeout: float = 120.0
+        self, condition: Callable[[], object], what: str = "", timeout: float = 120.0
     ) -> None:
         try:
-            self.cluster.wait_for(condition, liveness_timeout, what)
+            self.cluster.wait_for(condition, timeout, what)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.runs()[:50]}\n{self.log[-4000:]}") from None
 

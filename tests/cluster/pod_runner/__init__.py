@@ -9,7 +9,7 @@ probes     readiness, liveness, startup
 reporting  one pod's line to the API server
 statuses   what a kubelet would report (pure)
 logs       serves `kubectl logs`
-mimic      in place of all that, for bursts: very many pods, and no processes
+fake_kubelet      in place of all that, for bursts: very many pods, and no processes
 """
 
 from tests.cluster.pod_runner.fake_kubelet import FakeKubelet

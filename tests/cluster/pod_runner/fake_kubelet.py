@@ -43,9 +43,9 @@ class FakeKubelet:
         self._api = self.cluster.api_of(self.cluster.kubeconfig)
 
     def start(self) -> None:
-        threading.Thread(target=self._watch, name="mimic", daemon=True).start()
+        threading.Thread(target=self._watch, name="fake_kubelet", daemon=True).start()
         for number in range(self.threads):
-            threading.Thread(target=self._serve, name=f"mimic-{number}", daemon=True).start()
+            threading.Thread(target=self._serve, name=f"fake_kubelet-{number}", daemon=True).start()
 
     def stop(self) -> None:
         self._stopped.set()

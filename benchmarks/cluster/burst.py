@@ -9,7 +9,7 @@ from tests.cluster.control_plane import Cluster
 from tests.cluster.pod_runner import FakeKubelet
 from tests.cluster.world import ClusterWorld
 
-from benchmarks.cluster.cluster_env import JobWatch, pinned_cpus, cluster_env
+from benchmarks.cluster.cluster_env import JobWatch, cluster_env, pinned_cpus
 from enrollgate.domain.report import Report
 
 

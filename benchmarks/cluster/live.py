@@ -12,7 +12,7 @@ from tests.cluster.world import ClusterWorld
 from tests.databases.server import free_port
 
 from benchmarks.cluster.burst import enroll
-from benchmarks.cluster.cluster_env import JobWatch, cpu_seconds, cluster_env
+from benchmarks.cluster.cluster_env import JobWatch, cluster_env, cpu_seconds
 from benchmarks.cluster.delays import REPORT
 from benchmarks.memory import peak
 

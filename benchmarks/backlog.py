@@ -10,9 +10,9 @@ from tests.world import MemoryLauncher
 from enrollgate.control.reconciler import Reconciler
 from enrollgate.database import Database, Tables, migrate, open_database
 from enrollgate.domain.policy import Policy
-from enrollgate.domain.task import StatusWords, TaskColumns
+from enrollgate.domain.task import Statuses, TaskColumns
 
-TABLES = Tables.named(TaskColumns(), StatusWords())
+TABLES = Tables.named(TaskColumns(), Statuses())
 _CREATE = (
     "CREATE TABLE download_tasks (id INTEGER PRIMARY KEY {auto}, status VARCHAR(32), email VARCHAR(255), "
     "course_url VARCHAR(2048))"

@@ -18,7 +18,7 @@ from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
 from enrollgate.domain.run_event import RunEvent
-from enrollgate.domain.task import StatusWords, TaskColumns
+from enrollgate.domain.task import Statuses, TaskColumns
 from enrollgate.launchers import Launcher, LauncherUnavailable
 
 EPOCH = datetime(2026, 1, 1, 12, 0, 0)  # noqa: DTZ001 -- the database's instants carry no time zone: they are UTC
@@ -154,8 +154,8 @@ class World:
         self.policy = policy or Policy(enrollment_timeout=300, max_concurrent_runs=10)
         self.clock = DrivenClock()
         self.launcher = MemoryLauncher()
-        self.words = StatusWords()
-        self.tables = Tables.named(TaskColumns(), self.words)
+        self.statuses = Statuses()
+        self.tables = Tables.named(TaskColumns(), self.statuses)
         self.database = self.open()
         if create:
             auto = "" if self.database.is_sqlite else "AUTO_INCREMENT"

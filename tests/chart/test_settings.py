@@ -67,7 +67,7 @@ def test_every_value_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert loaded.run_timeout == 12 * 3600
     assert list(loaded.download_command) == EVERYTHING["downloadCommand"]
     assert list(loaded.allowed_hosts) == EVERYTHING["allowedHosts"]
-    assert loaded.status_words().waiting == ("new", "paying")
+    assert loaded.statuses().waiting == ("new", "paying")
     assert loaded.task_columns().table == "school.tasks"
     assert loaded.installation == "night-school"
     assert loaded.http_port == 9090

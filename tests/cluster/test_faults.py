@@ -24,7 +24,7 @@ from enrollgate.domain.order import RunOrder
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
-from enrollgate.domain.task import StatusWords, TaskColumns
+from enrollgate.domain.task import Statuses, TaskColumns
 from enrollgate.launchers.kubernetes import (
     Api,
     ApiError,
@@ -68,7 +68,7 @@ def in_process_operator(world: ClusterWorld, moment: str) -> Reconciler:
     api = Cluster.api_of(world.kubeconfig)
     launcher = KilledWhile(api, environment, start_timeout=900, concurrency=4, clock=utc_now)
     launcher.moment = moment
-    tables = Tables.named(TaskColumns(), StatusWords())
+    tables = Tables.named(TaskColumns(), Statuses())
     return Reconciler(world.database, tables, launcher, Policy(), installation=INSTALLATION)
 
 

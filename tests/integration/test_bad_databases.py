@@ -25,11 +25,11 @@ from enrollgate.database.migrate import current, head
 from enrollgate.database.preflight import check_database, require_usable
 from enrollgate.database.tables import runs
 from enrollgate.domain.check import Severity
-from enrollgate.domain.task import StatusWords, TaskColumns
+from enrollgate.domain.task import Statuses, TaskColumns
 from enrollgate.telemetry.logging import configure_logging
 
 EMAIL = "ada@example.com"
-TABLES = Tables.named(TaskColumns(), StatusWords())
+TABLES = Tables.named(TaskColumns(), Statuses())
 
 
 @pytest.fixture
@@ -282,7 +282,7 @@ def test_an_enum_status_column_must_hold_our_words(server_database_url: str) -> 
 
 def test_an_enum_status_column_with_every_word_works(server_database_url: str) -> None:
     with closing(World(server_database_url)) as world:
-        words = ",".join(f"'{word}'" for word in world.words.known)
+        words = ",".join(f"'{word}'" for word in world.statuses.known)
         world.sql(f"ALTER TABLE download_tasks MODIFY status ENUM({words}) NOT NULL")
         require_usable(world.database, world.tables)
         late, good = world.add("processing"), world.add("enrolled")

@@ -45,7 +45,7 @@ def test_the_defaults_are_the_contract_s(monkeypatch: pytest.MonkeyPatch, tmp_pa
         10,
         3,
     )
-    assert settings.status_words().waiting == ("pending", "paid", "processing")
+    assert settings.statuses().waiting == ("pending", "paid", "processing")
     assert settings.task_columns().table == "download_tasks"
     assert settings.sqlalchemy_url().database == str(tmp_path / "var" / "enrollgate.db")
     assert settings.destination == DirectoryDestination(tmp_path / "downloads")
@@ -160,7 +160,7 @@ def test_times_are_seconds_or_have_a_unit(
         ),
         ("TASK_TABLE", "tasks; DROP TABLE x", "write a table name"),
         ("STATUS_COLUMN", "a b", "write a column name"),
-        ("STATUS_WAITING", "paid,Enrolled", "the status word 'enrolled' has two meanings"),
+        ("STATUS_WAITING", "paid,Enrolled", "the status 'enrolled' has two meanings"),
         ("STATUS_WAITING", "", "ENROLLGATE_STATUS_WAITING is empty"),
         ("STATUS_FAILED", "x" * 65, "must have 1 to 64 characters"),
         (

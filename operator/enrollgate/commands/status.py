@@ -99,7 +99,7 @@ def _task_table(overview: Overview, tables: Tables) -> Table:
     table.add_column("tasks", justify="right")
     table.add_column("")
     for count in overview.tasks.listed:
-        meaning = _meaning(tables.words.state(count.word))
+        meaning = _meaning(tables.statuses.state(count.word))
         table.add_row(
             _cell("NULL" if count.status is None else count.status), str(count.tasks), meaning
         )

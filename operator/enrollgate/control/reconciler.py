@@ -126,7 +126,7 @@ class Reconciler:
             expired = self._tend_gate(backlog, now)
         else:
             backlog, expired = self._backlog, 0
-        enrolled = backlog.count(self._tables.words.enrolled)
+        enrolled = backlog.count(self._tables.statuses.enrolled)
         unfinished = runs.unfinished(
             self._database, self._tables, installation=self._installation, names=changed
         )
@@ -147,7 +147,7 @@ class Reconciler:
         # What is only claimed is created, or adopted if another operator has created it: nothing needs to be observed first.
         refused, created = self._apply(plan(claimed, {}, self._policy), now)
         return PassSummary(
-            waiting=sum(backlog.count(word) for word in self._tables.words.waiting),
+            waiting=sum(backlog.count(word) for word in self._tables.statuses.waiting),
             enrolled=enrolled,
             unfinished=remaining + len(claimed) - refused,
             launched=launched + created,
@@ -179,7 +179,7 @@ class Reconciler:
                 self._log_decision(sighting.task_id, sighting.word, 0.0)
         if backlog.changed:
             for change in tasks.record_changes(self._database, self._tables, now):
-                restarted = change.was not in self._tables.words.waiting
+                restarted = change.was not in self._tables.statuses.waiting
                 elapsed = 0.0 if restarted else (now - change.since).total_seconds()
                 self._log_decision(change.task_id, change.word, elapsed)
         expired = self._expire(now) if backlog.due else 0
@@ -281,7 +281,7 @@ class Reconciler:
                 )
 
     def _log_decision(self, task_id: int, word: str, elapsed: float) -> None:
-        line = open_line if word == self._tables.words.enrolled else waiting_line
+        line = open_line if word == self._tables.statuses.enrolled else waiting_line
         _LOG.info(line(task_id, word, elapsed, self._policy.enrollment_timeout))
 
     def _log_closed(self, task_id: int, status: str, why: str, elapsed: float) -> None:

@@ -59,7 +59,7 @@ def build_database(settings: Settings) -> Database:
 
 def build_tables(settings: Settings) -> Tables:
     """The task table and its words as the settings name them."""
-    return Tables.named(settings.task_columns(), settings.status_words())
+    return Tables.named(settings.task_columns(), settings.statuses())
 
 
 def build_policy(settings: Settings) -> Policy:

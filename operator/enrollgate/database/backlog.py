@@ -86,7 +86,9 @@ def load_backlog(database: Database, tables: Tables, now: datetime, timeout: flo
         .subquery("by_status")
     )
     by_word = select(
-        tables.word(by_status.c.status).label("word"), by_status.c.last_seen, by_status.c.tasks
+        tables.configured_status(by_status.c.status).label("word"),
+        by_status.c.last_seen,
+        by_status.c.tasks,
     ).subquery("by_word")
     strange = (
         select(literal("strange"), cast(tables.status, String(STATUS_LENGTH)), null(), func.count())
@@ -139,7 +141,7 @@ def backlog_if_unchanged(
     )
     due = select(func.count()).where(is_due(tables, now, timeout)).scalar_subquery()
     statement = union_all(
-        select(literal("tasks"), tables.word(theirs.c.status), *theirs.c[1:]),
+        select(literal("tasks"), tables.configured_status(theirs.c.status), *theirs.c[1:]),
         mine,
         select(literal("due"), null(), due, literal(0), literal(0)),
     )
@@ -170,12 +172,12 @@ def _fingerprint(key: ColumnElement[int]) -> tuple[ColumnElement[int], ...]:
 
 def _is_not_over(tables: Tables) -> ColumnElement[bool]:
     return tables.status.is_(None) | tables.status.not_in(
-        (tables.words.completed, tables.words.failed)
+        (tables.statuses.completed, tables.statuses.failed)
     )
 
 
 def is_due(tables: Tables, now: datetime, timeout: float) -> ColumnElement[bool]:
     """The sighting is of a waiting task whose time (`timeout`, seconds) is over."""
-    return tracked_tasks.c.last_seen_status.in_(tables.words.waiting) & (
+    return tracked_tasks.c.last_seen_status.in_(tables.statuses.waiting) & (
         tracked_tasks.c.first_seen_at <= now - timedelta(seconds=timeout)
     )

@@ -164,7 +164,7 @@ def _check_status_type(tables: Tables, kind: object) -> Check:
         return failed(
             "status column", f"it is {kind}, which is no text", "make it a VARCHAR or an ENUM"
         )
-    longest = max(len(word) for word in (tables.words.completed, tables.words.failed))
+    longest = max(len(word) for word in (tables.statuses.completed, tables.statuses.failed))
     if isinstance(kind, String) and kind.length is not None and kind.length < longest:
         return failed(
             "status column",
@@ -181,8 +181,10 @@ def _check_status_type(tables: Tables, kind: object) -> Check:
 
 def _check_enum(tables: Tables, kind: Enum) -> Check:
     values = {value.lower() for value in kind.enums}
-    absent = [word for word in tables.words.known if word.lower() not in values]
-    needed = [word for word in (tables.words.completed, tables.words.failed) if word in absent]
+    absent = [word for word in tables.statuses.known if word.lower() not in values]
+    needed = [
+        word for word in (tables.statuses.completed, tables.statuses.failed) if word in absent
+    ]
     if needed:
         return failed(
             "status column",
@@ -214,7 +216,7 @@ def _check_privileges(database: Database, tables: Tables) -> Check:
     claimed = select(tables.id, literal(0), word, word, word, now).where(nothing)
     statements = (
         select(tables.id, tables.email, tables.course_url).where(nothing),
-        update(tables.tasks).where(nothing).values({tables.status: tables.words.failed}),
+        update(tables.tasks).where(nothing).values({tables.status: tables.statuses.failed}),
         insert(tracked_tasks).from_select(["task_id", "first_seen_at", "last_seen_status"], seen),
         update(tracked_tasks).where(nothing).values(last_seen_status=""),
         insert(runs).from_select(

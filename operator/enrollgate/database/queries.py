@@ -52,7 +52,7 @@ class RunView:
 def count_by_status(database: Database, tables: Tables) -> StatusCounts:
     """All tasks, by status."""
     statement = (
-        select(tables.status, tables.word(tables.status), func.count())
+        select(tables.status, tables.configured_status(tables.status), func.count())
         .group_by(tables.status)
         .order_by(tables.status)
     )

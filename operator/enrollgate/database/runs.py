@@ -130,7 +130,7 @@ def unfinished(
             runs.c.name,
             runs.c.state,
             tables.id.is_(None).label("missing"),
-            tables.word(tables.status).label("word"),
+            tables.configured_status(tables.status).label("word"),
             tables.status.label("status"),
             tables.email.label("email"),
             tables.course_url.label("course_url"),
@@ -155,7 +155,7 @@ def unfinished(
                 run_number=row.run_number,
                 name=row.name,
                 state=RunState(row.state),
-                task=TaskState.MISSING if row.missing else tables.words.state(row.word),
+                task=TaskState.MISSING if row.missing else tables.statuses.state(row.word),
                 task_status=row.status,
                 email=_text(row.email),
                 course_url=_text(row.course_url),
@@ -343,7 +343,7 @@ def _update_run(
 
 def _move_task(connection: Connection, tables: Tables, run: UnfinishedRun, to: TaskState) -> bool:
     """Moves the task from what the plan saw; a task that is over ends its sighting."""
-    words = tables.words
+    words = tables.statuses
     word = {TaskState.COMPLETED: words.completed, TaskState.FAILED: words.failed}[to]
     if not compare_and_set(connection, tables, run.task_id, run.task_status, word):
         return False

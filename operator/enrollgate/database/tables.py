@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.mysql import DATETIME as MYSQL_DATETIME
 from sqlalchemy.types import DateTime
 
-from enrollgate.domain.task import StatusWords, TaskColumns
+from enrollgate.domain.task import Statuses, TaskColumns
 
 INSTANT = DateTime().with_variant(MYSQL_DATETIME(fsp=6), "mysql", "mariadb")
 """UTC with microseconds, without a time zone."""
@@ -30,7 +30,7 @@ KEY = BigInteger().with_variant(Integer(), "sqlite")
 """SQLite numbers rows by itself only for its own word INTEGER."""
 
 STATUS_LENGTH = 64
-"""Characters of a configured status word, at most; of others no more are read."""
+"""Characters of a configured status, at most; of others no more are read."""
 
 ours = MetaData()
 
@@ -71,14 +71,14 @@ runs = Table(
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The task table under this deployment's names, and what its status words mean."""
+    """The task table under this deployment's names, and what its statuses mean."""
 
     tasks: Table
     columns: TaskColumns
-    words: StatusWords
+    statuses: Statuses
 
     @classmethod
-    def named(cls, columns: TaskColumns, words: StatusWords) -> "Tables":
+    def named(cls, columns: TaskColumns, statuses: Statuses) -> "Tables":
         """The task table with these names; `table` may be `schema.table`."""
         schema, _, name = columns.table.rpartition(".")
         table = Table(
@@ -90,7 +90,7 @@ class Tables:
             Column(columns.course_url, String),
             schema=schema or None,
         )
-        return cls(table, columns, words)
+        return cls(table, columns, statuses)
 
     @property
     def id(self) -> Column[int]:
@@ -114,23 +114,25 @@ class Tables:
 
     def is_enrolled(self) -> ColumnElement[bool]:
         """The gate is open."""
-        return self.status == self.words.enrolled
+        return self.status == self.statuses.enrolled
 
     def is_open(self) -> ColumnElement[bool]:
         """The task is waiting or enrolled."""
-        return self.status.in_(self.words.open)
+        return self.status.in_(self.statuses.open)
 
     def is_unknown(self) -> ColumnElement[bool]:
-        """The status is none of the configured words, or NULL."""
-        return self.status.is_(None) | self.status.not_in(self.words.known)
+        """The status is none of the configured ones, or NULL."""
+        return self.status.is_(None) | self.status.not_in(self.statuses.known)
 
     def is_over(self) -> ColumnElement[bool]:
         """The task is completed or failed."""
-        return self.status.in_((self.words.completed, self.words.failed))
+        return self.status.in_((self.statuses.completed, self.statuses.failed))
 
-    def word(self, status: ColumnElement[str]) -> Case[str | None]:
-        """The configured word that the database holds equal to this status, by the column's own collation; else NULL.
+    def configured_status(self, status: ColumnElement[str]) -> Case[str | None]:
+        """Return the configured status that the database holds equal to this one, else NULL.
 
         The database compares, never Python: under a case-insensitive collation `ENROLLED` *is* `enrolled`.
         """
-        return case(*((status == word, literal(word)) for word in self.words.known), else_=None)
+        return case(
+            *((status == known, literal(known)) for known in self.statuses.known), else_=None
+        )

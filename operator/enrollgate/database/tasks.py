@@ -63,7 +63,7 @@ def track_new(database: Database, tables: Tables, now: datetime) -> Iterator[Tra
     Two operators that sight at once note each task once.
     """
     new = (
-        select(tables.id, literal(now, INSTANT), tables.word(tables.status))
+        select(tables.id, literal(now, INSTANT), tables.configured_status(tables.status))
         .select_from(tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id))
         .where(tables.is_open(), tracked_tasks.c.task_id.is_(None))
     )
@@ -77,7 +77,7 @@ def track_new(database: Database, tables: Tables, now: datetime) -> Iterator[Tra
     )
     database.run_in_transaction(lambda connection: connection.execute(statement))
     noted = select(*columns).where(
-        tracked_tasks.c.last_seen_status.in_(tables.words.open),
+        tracked_tasks.c.last_seen_status.in_(tables.statuses.open),
         tracked_tasks.c.first_seen_at == now,
     )
     with database.read_transaction() as connection:
@@ -87,7 +87,7 @@ def track_new(database: Database, tables: Tables, now: datetime) -> Iterator[Tra
 
 def record_changes(database: Database, tables: Tables, now: datetime) -> Iterator[Change]:
     """Brings the tracked_tasks of open tasks up to date. A task that went back from enrolled to waiting gets a fresh clock."""
-    word = tables.word(tables.status)
+    word = tables.configured_status(tables.status)
     after: int | None = None
     while True:
         statement = (
@@ -119,7 +119,7 @@ def _update_sightings(
         moves.setdefault((change.was, change.word), []).append(change.task_id)
     for (was, word), ids in moves.items():
         values: dict[str, object] = {"last_seen_status": word}
-        if was not in tables.words.waiting:
+        if was not in tables.statuses.waiting:
             values["first_seen_at"] = now
         connection.execute(
             update(tracked_tasks)
@@ -202,7 +202,7 @@ def _refuse(database: Database, tables: Tables, refusal: _Refusal) -> bool:
 
     def change(connection: Connection) -> bool:
         if not compare_and_set(
-            connection, tables, refusal.task_id, refusal.status, tables.words.failed
+            connection, tables, refusal.task_id, refusal.status, tables.statuses.failed
         ):
             return False
         ended = connection.execute(
@@ -243,7 +243,7 @@ def left_gate(database: Database, tables: Tables) -> Iterator[list[Departure]]:
                 tracked_tasks.c.task_id,
                 tables.status,
                 tables.id.is_(None),
-                tables.word(tables.status),
+                tables.configured_status(tables.status),
                 tracked_tasks.c.last_seen_status,
                 tracked_tasks.c.first_seen_at,
                 has_run,
@@ -265,7 +265,7 @@ def left_gate(database: Database, tables: Tables) -> Iterator[list[Departure]]:
             Departure(
                 task_id,
                 status,
-                TaskState.MISSING if missing else tables.words.state(word),
+                TaskState.MISSING if missing else tables.statuses.state(word),
                 was,
                 since,
                 bool(run),

@@ -1,25 +1,28 @@
-"""The words of the table that Node.js owns, and what a status means to the gate."""
+"""The table that Node.js owns: its columns, its statuses, and what a status means to the gate."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class TaskState(StrEnum):
-    """What a task's status means to Enrollgate. The database decides which word is which, by its own collation."""
+    """What a task's status means to Enrollgate.
+
+    The database decides which configured status a row has, by the collation of its column.
+    """
 
     WAITING = "waiting"
     ENROLLED = "enrolled"
     COMPLETED = "completed"
     FAILED = "failed"
+    # The status is NULL or none of the configured ones.
     UNKNOWN = "unknown"
-    """A word that is none of the configured ones, or NULL."""
+    # The row was deleted.
     MISSING = "missing"
-    """The row was deleted."""
 
 
 @dataclass(frozen=True, slots=True)
-class StatusWords:
-    """The status words as this deployment spells them."""
+class Statuses:
+    """The statuses as this deployment spells them."""
 
     waiting: tuple[str, ...] = ("pending", "paid", "processing")
     enrolled: str = "enrolled"
@@ -28,29 +31,32 @@ class StatusWords:
 
     @property
     def open(self) -> tuple[str, ...]:
-        """The words of a task that is not over: waiting or enrolled."""
+        """Return the statuses of a task that is not finished: waiting or enrolled."""
         return (*self.waiting, self.enrolled)
 
     @property
     def known(self) -> tuple[str, ...]:
-        """All words that have a meaning."""
+        """Return all configured statuses."""
         return (*self.open, self.completed, self.failed)
 
-    def state(self, word: str | None) -> TaskState:
-        """The meaning of a word as configured (exact spelling), `UNKNOWN` for any other and for None."""
-        if word in self.waiting:
+    def state(self, status: str | None) -> TaskState:
+        """Return what a status means: `UNKNOWN` for None and for any that is not configured.
+
+        The spelling must be exactly the configured one.
+        """
+        if status in self.waiting:
             return TaskState.WAITING
-        meanings = {
+        states = {
             self.enrolled: TaskState.ENROLLED,
             self.completed: TaskState.COMPLETED,
             self.failed: TaskState.FAILED,
         }
-        return TaskState.UNKNOWN if word is None else meanings.get(word, TaskState.UNKNOWN)
+        return TaskState.UNKNOWN if status is None else states.get(status, TaskState.UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)
 class TaskColumns:
-    """Where Node.js keeps its tasks."""
+    """The names of the task table and of its columns."""
 
     table: str = "download_tasks"
     id: str = "id"

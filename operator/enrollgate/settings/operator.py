@@ -21,7 +21,7 @@ from pydantic_settings import SettingsError as UndecodableGroup
 from sqlalchemy import URL
 
 from enrollgate.domain.destination import DirectoryDestination
-from enrollgate.domain.task import StatusWords, TaskColumns
+from enrollgate.domain.task import Statuses, TaskColumns
 from enrollgate.settings.database import DatabaseSettings, parse_database_url
 from enrollgate.settings.kubernetes import KubernetesSettings
 from enrollgate.settings.sources import (
@@ -35,7 +35,7 @@ from enrollgate.settings.sources import (
     unknown_names,
 )
 from enrollgate.settings.types import Seconds, SomePath, Words
-from enrollgate.settings.validators import check_words
+from enrollgate.settings.validators import check_statuses
 from enrollgate.settings.worker import WorkerSettings
 
 RUN_VARIABLES = frozenset(
@@ -198,7 +198,7 @@ class Settings(WorkerSettings):
         self._check_database()
         if self.launcher == "kubernetes":
             self._check_kubernetes()
-        check_words(self.status_words())
+        check_statuses(self.statuses())
         return self
 
     def _check_database(self) -> None:
@@ -259,9 +259,9 @@ class Settings(WorkerSettings):
             database=self.database.name,
         )
 
-    def status_words(self) -> StatusWords:
+    def statuses(self) -> Statuses:
         """The status words as this deployment spells them."""
-        return StatusWords(
+        return Statuses(
             self.status_waiting, self.status_enrolled, self.status_completed, self.status_failed
         )
 

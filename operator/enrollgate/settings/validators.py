@@ -4,7 +4,7 @@ import ipaddress
 import re
 from urllib.parse import urlsplit
 
-from enrollgate.domain.task import StatusWords
+from enrollgate.domain.task import Statuses
 
 _HOST = re.compile(
     r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -52,20 +52,22 @@ def check_host(text: str) -> str:
     return text
 
 
-def check_words(words: StatusWords) -> None:
-    """Each status word has one meaning. Raises ValueError."""
-    for word in words.known:
-        if not word.strip() or word != word.strip() or len(word) > 64:
+def check_statuses(statuses: Statuses) -> None:
+    """Check that each configured status can be stored and has one meaning. Raises ValueError."""
+    for status in statuses.known:
+        if not status.strip() or status != status.strip() or len(status) > 64:
             raise ValueError(
-                f"the status word {word!r} in ENROLLGATE_STATUS_* must have 1 to 64 characters, no spaces around"
+                f"the status {status!r} in ENROLLGATE_STATUS_* must have 1 to 64 characters, "
+                "without spaces around them"
             )
-    if not words.waiting:
+    if not statuses.waiting:
         raise ValueError("ENROLLGATE_STATUS_WAITING is empty: name at least one waiting status")
-    lower = [word.lower() for word in words.known]
-    twice = sorted({word for word in lower if lower.count(word) > 1})
+    lower = [status.lower() for status in statuses.known]
+    twice = sorted({status for status in lower if lower.count(status) > 1})
     if twice:
         raise ValueError(
-            f"the status word {twice[0]!r} has two meanings in ENROLLGATE_STATUS_*: each word may have one"
+            f"the status {twice[0]!r} has two meanings in ENROLLGATE_STATUS_*: "
+            "use a different status for each"
         )
 
 

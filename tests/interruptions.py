@@ -11,8 +11,9 @@ from tests.world import World
 
 from enrollgate.control.reconciler import Reconciler
 from enrollgate.database import Database
-from enrollgate.domain.observation import LaunchOutcome, Observation
+from enrollgate.domain.observation import LaunchResult, Observation
 from enrollgate.domain.order import RunOrder
+from enrollgate.domain.planner import Launch
 from enrollgate.domain.run_event import RunEvent
 
 
@@ -84,25 +85,23 @@ class InterruptedLauncher:
         self._interruption.point()
         return seen
 
-    def record_event(self, name: str, event: RunEvent) -> None:
-        self._world.launcher.record_event(name, event)
+    def record_event(self, name: str, uid: str | None, event: RunEvent) -> None:
+        self._world.launcher.record_event(name, uid, event)
 
-    def launch(self, orders: Iterable[RunOrder]) -> Mapping[str, LaunchOutcome]:
-        outcomes: dict[str, LaunchOutcome] = {}
-        for order in orders:
-            self._before_launch(order)
-            outcomes |= self._world.launcher.launch([order])
+    def launch(self, launches: Iterable[Launch]) -> Iterator[tuple[Launch, LaunchResult]]:
+        for launch in launches:
+            self._before_launch(launch.order)
+            yield from self._world.launcher.launch([launch])
             self._interruption.point()
-        return outcomes
 
-    def stop(self, name: str) -> None:
+    def stop(self, name: str, uid: str | None) -> None:
         self._interruption.point()
-        self._world.launcher.stop(name)
+        self._world.launcher.stop(name, uid)
         self._interruption.point()
 
-    def discard(self, names: Iterable[str]) -> None:
+    def discard(self, observations: Iterable[Observation]) -> None:
         self._interruption.point()
-        self._world.launcher.discard(names)
+        self._world.launcher.discard(observations)
         self._interruption.point()
 
     def close(self) -> None: ...

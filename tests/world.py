@@ -4,7 +4,7 @@ The database and the reconciler are the real ones. `MemoryLauncher` keeps the `L
 say how each run goes.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -12,8 +12,9 @@ from sqlalchemy import Connection, make_url, text
 
 from enrollgate.control.reconciler import PassSummary, Reconciler
 from enrollgate.database import Database, Tables, migrate, open_database
-from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
+from enrollgate.domain.observation import LaunchOutcome, LaunchResult, Observation, Phase
 from enrollgate.domain.order import RunOrder
+from enrollgate.domain.planner import Launch
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
@@ -69,10 +70,12 @@ class MemoryLauncher:
             self.stopping.clear()
         return seen
 
-    def launch(self, orders: Iterable[RunOrder]) -> Mapping[str, LaunchOutcome]:
+    def launch(self, launches: Iterable[Launch]) -> Iterator[tuple[Launch, LaunchResult]]:
         if not self.available:
             raise LauncherUnavailable("the launcher is away")
-        return {} if self.full else {order.name: self._launch(order) for order in orders}
+        if not self.full:
+            for launch in launches:
+                yield launch, LaunchResult(self._launch(launch.order))
 
     def _launch(self, order: RunOrder) -> LaunchOutcome:
         if order.name in self.taken:
@@ -83,18 +86,18 @@ class MemoryLauncher:
         self.runs[order.name] = Observation(order.name, Phase.LIVE)
         return LaunchOutcome.LAUNCHED
 
-    def stop(self, name: str) -> None:
+    def stop(self, name: str, uid: str | None) -> None:
         if not self.available:
             raise LauncherUnavailable("the launcher is away")
-        if name in self.runs and self.runs[name].phase in (Phase.LIVE, Phase.STUCK):
+        if name in self.runs and self.runs[name].is_live:
             self.stopping.add(name)
 
-    def record_event(self, name: str, event: RunEvent) -> None:
+    def record_event(self, name: str, uid: str | None, event: RunEvent) -> None:
         self.events.append((name, event))
 
-    def discard(self, names: Iterable[str]) -> None:
-        for name in names:
-            if name in self.runs and self.runs[name].phase not in (Phase.LIVE, Phase.STUCK):
+    def discard(self, observations: Iterable[Observation]) -> None:
+        for name in (observation.name for observation in observations):
+            if name in self.runs and not self.runs[name].is_live:
                 del self.runs[name]
 
     def close(self) -> None: ...

@@ -9,6 +9,7 @@ from tests.cluster.control_plane import Cluster
 from tests.cluster.jobs import ORDER, delete, ended, make_job
 
 from enrollgate.control.wiring import utc_now
+from enrollgate.domain.observation import Observation, Phase
 from enrollgate.launchers.kubernetes import JobSettings, KubernetesLauncher
 from enrollgate.launchers.kubernetes.views import RECORDED
 
@@ -44,10 +45,12 @@ def test_a_finished_job_is_labelled_as_recorded(
     cluster: Cluster, namespace: str, launcher: KubernetesLauncher
 ) -> None:
     job = finished_job(cluster, namespace)
-    assert list(launcher.observe([ORDER.name])) == [ORDER.name]
-    launcher.discard([ORDER.name, "harness-2-1"])
+    seen = launcher.observe([ORDER.name])
+    assert list(seen) == [ORDER.name]
+    absent = Observation("harness-2-1", Phase.FAILED)
+    launcher.discard([seen[ORDER.name], absent])
     assert is_marked(cluster, job) and launcher.observe([ORDER.name]) == {}
-    launcher.discard([ORDER.name])  # idempotent
+    launcher.discard(seen.values())  # idempotent
 
 
 @pytest.mark.usefixtures("nodes")
@@ -55,8 +58,8 @@ def test_a_live_job_is_never_labelled(
     cluster: Cluster, namespace: str, launcher: KubernetesLauncher
 ) -> None:
     job = make_job(cluster, namespace, UP)
-    launcher.observe([ORDER.name])
-    launcher.discard([ORDER.name])
+    seen = launcher.observe([ORDER.name])
+    launcher.discard(seen.values())
     assert not is_marked(cluster, job)
 
 
@@ -65,11 +68,11 @@ def test_a_new_job_of_the_same_name_is_not_labelled(
     cluster: Cluster, namespace: str, launcher: KubernetesLauncher
 ) -> None:
     job = finished_job(cluster, namespace)
-    launcher.observe([ORDER.name])
+    seen = launcher.observe([ORDER.name])
     delete(cluster, job)
     cluster.wait_for(lambda: cluster.find(job) is None, what="the old Job is gone")
     make_job(cluster, namespace, UP)
-    launcher.discard([ORDER.name])
+    launcher.discard(seen.values())
     assert not is_marked(cluster, job)
 
 
@@ -80,6 +83,6 @@ def test_a_job_of_another_installation_is_not_labelled(
     job = finished_job(cluster, namespace)
     other: dict[str, Any] = {"metadata": {"labels": {"enrollgate.io/installation": "other"}}}
     cluster.api.request("PATCH", job, body=other)
-    launcher.observe([ORDER.name], only=True)
-    launcher.discard([ORDER.name])
+    seen = launcher.observe([ORDER.name], only=True)
+    launcher.discard(seen.values())
     assert not is_marked(cluster, job)

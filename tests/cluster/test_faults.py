@@ -4,7 +4,7 @@ import json
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from random import Random
 from typing import Any
@@ -15,12 +15,14 @@ from tests.cluster.fault_proxy import FaultProxy
 from tests.cluster.jobs import make_job
 from tests.cluster.steps import running_job, wait_for_log
 from tests.cluster.world import INSTALLATION, ClusterWorld
+from tests.launching import launch
 
 from enrollgate.control.reconciler import Reconciler
 from enrollgate.control.wiring import utc_now
 from enrollgate.database import Tables
-from enrollgate.domain.observation import LaunchOutcome
+from enrollgate.domain.observation import LaunchOutcome, LaunchResult, Observation
 from enrollgate.domain.order import RunOrder
+from enrollgate.domain.planner import Launch
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
@@ -43,19 +45,20 @@ class KilledWhile(KubernetesLauncher):
 
     moment = ""
 
-    def launch(self, orders: Iterable[RunOrder]) -> Mapping[str, LaunchOutcome]:
-        orders = list(orders)
-        if orders and self.moment == "before create":
+    def launch(self, launches: Iterable[Launch]) -> Iterator[tuple[Launch, LaunchResult]]:
+        launches = list(launches)
+        if launches and self.moment == "before create":
             raise Killed
-        outcomes = super().launch(orders)
-        if orders and self.moment == "after create":
+        results = list(super().launch(launches))
+        if launches and self.moment == "after create":
             raise Killed
-        return outcomes
+        yield from results
 
-    def discard(self, names: Any) -> None:
-        if list(names) and self.moment == "before mark":
+    def discard(self, observations: Iterable[Observation]) -> None:
+        observations = list(observations)
+        if observations and self.moment == "before mark":
             raise Killed
-        super().discard(names)
+        super().discard(observations)
 
 
 def in_process_operator(world: ClusterWorld, moment: str) -> Reconciler:
@@ -319,7 +322,7 @@ def test_an_overloaded_api_server_is_retried_without_a_second_job(
         RunOrder(f"school-{n}-1", n, 1, "https://courses.example.com/1", "cookies.txt")
         for n in range(1, 21)
     ]
-    outcomes = launcher.launch(orders)
+    outcomes = launch(launcher, orders)
     launcher.close()
     assert len(outcomes) == 20 and len(world.jobs()) == 20
     assert len(waits) >= 20 and (answer != 429 or 7.0 in waits)
@@ -360,15 +363,15 @@ def test_a_job_recreated_just_before_a_deletion_is_not_deleted(
 
     def make_anew() -> None:
         cluster.api.request("DELETE", job, body={"propagationPolicy": "Background"})
-        launcher.launch([order])
+        launch(launcher, [order])
 
-    assert launcher.launch([order]) == {order.name: LaunchOutcome.LAUNCHED}
+    assert launch(launcher, [order]) == {order.name: LaunchOutcome.LAUNCHED}
     first = cluster.api.request("GET", job)["metadata"]["uid"]
     api.before_delete = make_anew
-    launcher.stop(order.name)
+    launcher.stop(order.name, first)
     second = cluster.api.request("GET", job)["metadata"]
     assert second["uid"] != first and "deletionTimestamp" not in second
-    launcher.stop(order.name)  # that very Job, now that it has been looked at
+    launcher.stop(order.name, second["uid"])  # that very Job, now that it has been looked at
     assert cluster.find(job) is None
     launcher.close()
 

@@ -10,6 +10,7 @@ from random import Random
 import pytest
 from sqlalchemy import text
 from tests.interruptions import Interruption, interrupted_operator
+from tests.launching import launch
 from tests.world import COURSE, EPOCH, World
 
 from enrollgate.database import runs
@@ -175,7 +176,7 @@ def test_a_focused_pass_decides_nothing_about_runs_that_another_operator_has_jus
         assert runs.claim(world.database, world.tables, EPOCH, installation="test", limit=10) == [
             first
         ]
-        world.launcher.launch([RunOrder(first, task, 1, COURSE, "cookies.txt")])
+        launch(world.launcher, [RunOrder(first, task, 1, COURSE, "cookies.txt")])
         world.set(task, "failed")
         world.set(other, "enrolled")
         world.launcher.succeed(f"test-{done}-1")

@@ -19,10 +19,10 @@ class Troubled(MemoryLauncher):
         super().__init__()
         self.asked: list[str] = []
 
-    def stop(self, name: str) -> None:
+    def stop(self, name: str, uid: str | None) -> None:
         self.asked.append(name)
         self.on_stop(name)
-        super().stop(name)
+        super().stop(name, uid)
 
 
 @pytest.fixture

@@ -81,9 +81,9 @@ def short(action: Action | None) -> str:
             return "launch"
         case Adopt():
             return "adopt"
-        case Stop(_, reason, _, fail_task):
+        case Stop(_, _, reason, _, fail_task):
             return f"stop {reason}" + (" and fail the task" if fail_task else "")
-        case Record(_, outcome, reason, _, _, task_to):
+        case Record(_, _, outcome, reason, _, _, task_to):
             return (
                 f"record {outcome}"
                 + (f" {reason}" if reason else "")
@@ -163,10 +163,9 @@ def test_a_vanished_run_is_tried_again_up_to_the_limit() -> None:
 
 
 def test_strays_are_stopped_while_live_and_discarded_after() -> None:
-    assert plan([], {NAME: Observation(NAME, Phase.LIVE)}, POLICY) == (StopOrphan(NAME),)
-    assert plan([], {NAME: Observation(NAME, Phase.FAILED, DENIED)}, POLICY) == (
-        DiscardOrphan(NAME),
-    )
+    live, failed = Observation(NAME, Phase.LIVE), Observation(NAME, Phase.FAILED, DENIED)
+    assert plan([], {NAME: live}, POLICY) == (StopOrphan(live),)
+    assert plan([], {NAME: failed}, POLICY) == (DiscardOrphan(failed),)
 
 
 def test_a_launch_order_names_the_cookies_file_and_never_the_account() -> None:

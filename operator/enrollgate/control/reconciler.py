@@ -26,8 +26,7 @@ from enrollgate.database import Database, RowHeld, Tables, backlog, runs, tasks
 from enrollgate.database.backlog import Backlog
 from enrollgate.database.runs import Recorded
 from enrollgate.domain.gate import closed_line, open_line, timeout_message, waiting_line
-from enrollgate.domain.observation import LaunchOutcome
-from enrollgate.domain.order import RunOrder
+from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
 from enrollgate.domain.planner import (
     Action,
     Adopt,
@@ -307,16 +306,16 @@ class Reconciler:
     def _apply(self, actions: Iterable[Action], now: datetime) -> tuple[int, int]:
         """Applies the actions, launches last and in batches. Gives how many runs were finished and launched."""
         launches = list[Launch]()
-        adopted = list[UnfinishedRun]()
+        adopted = list[tuple[UnfinishedRun, str | None]]()
         ends = list[Stop | Record]()
-        recorded = list[str]()
+        recorded = list[Observation]()
         strays = list[StopOrphan | DiscardOrphan]()
         for action in actions:
             match action:
                 case Launch():
                     launches.append(action)
-                case Adopt(run):
-                    adopted.append(run)
+                case Adopt(run, observation):
+                    adopted.append((run, observation.uid))
                 case Stop() | Record():
                     ends.append(action)
                 case StopOrphan() | DiscardOrphan():
@@ -326,7 +325,8 @@ class Reconciler:
                 if isinstance(end, Stop):
                     self._stop(end, now)
                 elif self._record(end, now):
-                    recorded.append(end.run.name)
+                    # Of a lost run there may be files left to clear away.
+                    recorded.append(end.observation or Observation(end.run.name, Phase.FAILED))
         self._note_launched(adopted, now)
         if strays:
             self._clear(strays)
@@ -339,45 +339,56 @@ class Reconciler:
 
     def _launch(self, launches: Iterable[Launch], now: datetime) -> tuple[int, int]:
         """Creates those runs whose tasks are enrolled at this moment. Gives how many were created and refused."""
-        by_name = {launch.run.name: launch for launch in launches}
-        outcomes = self._launcher.launch(
-            self._still_wanted([launch.order for launch in by_name.values()])
-        )
-        taken = [name for name, outcome in outcomes.items() if outcome is LaunchOutcome.NAME_TAKEN]
+        results = list(self._launcher.launch(self._still_wanted(list(launches))))
         created = self._note_launched(
-            [by_name[name].run for name in outcomes if name not in taken], now
+            [
+                (launch.run, result.uid)
+                for launch, result in results
+                if result.outcome is not LaunchOutcome.NAME_TAKEN
+            ],
+            now,
         )
         refused = 0
-        for name in taken:
-            message = f"something that is not ours is already called {name}"
-            run = by_name[name].run
-            with self._unless_held(run.task_id):
-                verdict = Record(
-                    run, Outcome.FAILED, Reason.NAME_TAKEN, message, task_to=TaskState.FAILED
-                )
-                refused += self._record(verdict, now)
+        for launch, result in results:
+            if result.outcome is LaunchOutcome.NAME_TAKEN:
+                run = launch.run
+                message = f"something that is not ours is already called {run.name}"
+                with self._unless_held(run.task_id):
+                    action = Record(
+                        run,
+                        None,
+                        Outcome.FAILED,
+                        Reason.NAME_TAKEN,
+                        message,
+                        task_to=TaskState.FAILED,
+                    )
+                    refused += self._record(action, now)
         return created, refused
 
-    def _note_launched(self, there: Iterable[UnfinishedRun], now: datetime) -> int:
+    def _note_launched(
+        self, there: Iterable[tuple[UnfinishedRun, str | None]], now: datetime
+    ) -> int:
         """Notes that these runs exist, and tells of each that nobody has told of before. Gives their number."""
-        by_name = {run.name: run for run in there}
-        new = runs.mark_launched(self._database, list(by_name), now) if by_name else []
+        there = list(there)
+        names = [run.name for run, _ in there]
+        new = set(runs.mark_launched(self._database, names, now) if names else ())
         metrics.RUNS_LAUNCHED.inc(len(new))
-        for name in new:
-            run = by_name[name]
-            _LOG.info("run launched", run=name, task=run.task_id, run_number=run.run_number)
+        for run, uid in there:
+            if run.name not in new:
+                continue
+            _LOG.info("run launched", run=run.name, task=run.task_id, run_number=run.run_number)
             message = f"task {run.task_id} is enrolled: run_number {run.run_number} was launched"
-            self._launcher.record_event(name, RunEvent(RunEventType.LAUNCHED, message))
+            self._launcher.record_event(run.name, uid, RunEvent(RunEventType.LAUNCHED, message))
         return len(new)
 
-    def _still_wanted(self, orders: list[RunOrder]) -> Iterator[RunOrder]:
+    def _still_wanted(self, launches: list[Launch]) -> Iterator[Launch]:
         """Those whose tasks are enrolled when it is their turn."""
-        for start in range(0, len(orders), LOOK_BATCH):
-            batch = orders[start : start + LOOK_BATCH]
+        for start in range(0, len(launches), LOOK_BATCH):
+            batch = launches[start : start + LOOK_BATCH]
             wanted = runs.still_wanted(
-                self._database, self._tables, [order.name for order in batch]
+                self._database, self._tables, [launch.run.name for launch in batch]
             )
-            yield from (order for order in batch if order.name in wanted)
+            yield from (launch for launch in batch if launch.run.name in wanted)
 
     def _log_run_closed(self, run: UnfinishedRun, why: str, now: datetime) -> None:
         if run.since is not None:  # else the gate has said so already
@@ -401,13 +412,16 @@ class Reconciler:
             )
             kind = RunEventType.FAILED if stop.reason in NOT_BEGUN else RunEventType.REVOKED
             self._launcher.record_event(
-                stop.run.name, RunEvent(kind, f"stopping: {stop.reason}: {stop.message}")
+                stop.run.name,
+                stop.observation.uid,
+                RunEvent(kind, f"stopping: {stop.reason}: {stop.message}"),
             )
-        self._ask_to_stop(stop.run.name)
+        self._ask_to_stop(stop.observation)
 
-    def _ask_to_stop(self, name: str) -> None:
+    def _ask_to_stop(self, observation: Observation) -> None:
+        name = observation.name
         try:
-            self._launcher.stop(name)
+            self._launcher.stop(name, observation.uid)
         except (
             LauncherRefused
         ) as error:  # one run that cannot be stopped now must not hold up the others
@@ -415,9 +429,9 @@ class Reconciler:
                 "a run could not be stopped; the next pass tries again", run=name, error=str(error)
             )
 
-    def _discard(self, names: list[str]) -> None:
+    def _discard(self, observations: list[Observation]) -> None:
         try:
-            self._launcher.discard(names)
+            self._launcher.discard(observations)
         except (
             LauncherRefused
         ) as error:  # they are seen again, and discarded then: nothing waits for it
@@ -445,7 +459,8 @@ class Reconciler:
         metrics.RUNS_FINISHED.labels(
             verdict.outcome.value, verdict.reason.value if verdict.reason else ""
         ).inc()
-        self._launcher.record_event(run.name, _story(verdict))
+        uid = verdict.observation.uid if verdict.observation else None
+        self._launcher.record_event(run.name, uid, _story(verdict))
         if verdict.reason is None:
             _LOG.info("run finished", **details)
             return True
@@ -462,18 +477,18 @@ class Reconciler:
     def _clear(self, strays: Iterable[StopOrphan | DiscardOrphan]) -> None:
         """Asks the database once more, since a listing may show a run claimed after the rows were read."""
         strays = list(strays)
-        ours = runs.unfinished_names(self._database, [stray.name for stray in strays])
+        ours = runs.unfinished_names(self._database, [stray.observation.name for stray in strays])
+        gone = list[Observation]()
         for stray in strays:
-            if isinstance(stray, StopOrphan) and stray.name not in ours:
-                _LOG.warning("stopping a run that no unfinished row accounts for", run=stray.name)
-                self._ask_to_stop(stray.name)
-        self._discard(
-            [
-                stray.name
-                for stray in strays
-                if isinstance(stray, DiscardOrphan) and stray.name not in ours
-            ]
-        )
+            if stray.observation.name in ours:
+                continue
+            if isinstance(stray, DiscardOrphan):
+                gone.append(stray.observation)
+            else:
+                name = stray.observation.name
+                _LOG.warning("stopping a run that no unfinished row accounts for", run=name)
+                self._ask_to_stop(stray.observation)
+        self._discard(gone)
 
 
 _KINDS = {

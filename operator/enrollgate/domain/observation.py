@@ -1,4 +1,4 @@
-"""What a launcher sees of a run."""
+"""What a launcher sees of a run, and what it answers to a request to launch one."""
 
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -7,34 +7,51 @@ from enrollgate.domain.report import Report
 
 
 class Phase(StrEnum):
-    """Where an existing run stands."""
+    """The state of a run that exists."""
 
+    # Queued, starting, running, waiting for its next attempt, or being stopped.
     LIVE = "live"
-    """It exists and has not finished: queued, starting, running, waiting for its next try, or being stopped."""
+    # It did not start in time and will not start by itself; the report says why.
     STUCK = "stuck"
-    """It exists, has not begun in its time, and will not by itself; the report says why."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One run as it stands. A finished run that was expected has a report: the worker's own, or the launcher's
-    explanation.
+    """One run as its launcher sees it.
+
+    `uid` is the UID of its Job; None for a local run, and for a run whose Job is gone while its pod still ends.
+    A finished run that was expected has a `report`: the worker's own, or the launcher's explanation.
+    `is_ending` is true for a run that is live only until its last process ends. No event announces that end:
+    observe it again soon.
     """
 
     name: str
     phase: Phase
     report: Report | None = None
     is_ending: bool = False
-    """It is live only until its last process is gone, and nobody will tell of that: look again soon."""
+    uid: str | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the run has not finished."""
+        return self.phase in (Phase.LIVE, Phase.STUCK)
 
 
 class LaunchOutcome(Enum):
-    """What came of one order to launch."""
+    """What a request to launch a run led to."""
 
     LAUNCHED = "launched"
+    # The run existed already.
     ADOPTED = "adopted"
-    """The run was there already."""
+    # An object that is not ours has the name. This run can never be launched.
     NAME_TAKEN = "name taken"
-    """Something that is not ours has the name; no run will come of this order."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchResult:
+    """The answer to one launch. `uid` is the Job's UID; None for a local run or a taken name."""
+
+    outcome: LaunchOutcome
+    uid: str | None = None

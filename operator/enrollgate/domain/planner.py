@@ -1,18 +1,18 @@
 """The decision: what to do about each unfinished run, given its row, its task and what the launcher sees.
 
-`plan` is a pure function: no I/O, no clock. The matrix it implements, task by launcher:
+`plan` is a pure function: no I/O, no clock. This is the matrix it implements, task by launcher:
 
-| task is | nothing there, claimed | nothing there, launched | live | succeeded | failed |
+| task is | absent, claimed | absent, launched | live | succeeded | failed |
 | --- | --- | --- | --- | --- | --- |
-| enrolled | Launch, or refuse a bad row | Record lost or failed | Adopt if claimed | Record, complete | Record, fail |
+| enrolled | Launch, or reject a bad row | Record lost or failed | Adopt if claimed | Record, complete | Record, fail |
 | waiting, over, missing | Record revoked | Record revoked | Stop | Record as it ended | Record as it ended |
-| unknown | Record failed, fail task | the same | Stop, fail task | as if nothing were there | the same |
+| unknown | Record failed, fail task | the same | Stop, fail task | as if absent | as if absent |
 
-A live run that is *stuck* (it has not begun in its time) is stopped, and its task fails with it, if the task is enrolled.
+A live run that is *stuck* (it did not start in time) is stopped, and its task fails, if the task is enrolled.
 
-A run that is already being stopped is recorded as revoked, or as failed if it never began, once it is no longer live, whatever
-its task says by then, and stopped again while it is. What the launcher shows and no row accounts for is a stray: stopped while
-live, then discarded.
+A run in state `stopping` is stopped again while it is live. Once it has ended it is recorded as revoked (as failed if
+it never started), whatever its task says by then. A run at the launcher without an unfinished row is an orphan: it is
+stopped while live, then discarded.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,7 +32,7 @@ from enrollgate.domain.task import TaskState
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Create the run under its name, after a last look that its task is still enrolled."""
+    """Start the run under its name, if a last check still finds its task enrolled."""
 
     run: UnfinishedRun
     order: RunOrder
@@ -40,16 +40,18 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """The run is there already: note that it was launched."""
+    """The run exists already: record that it was launched."""
 
     run: UnfinishedRun
+    observation: Observation
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Note why, then stop the run. `fail_task` moves the task to failed with it."""
+    """Record why, then stop the run. `fail_task` moves its task to failed in the same transaction."""
 
     run: UnfinishedRun
+    observation: Observation
     reason: Reason
     message: str
     fail_task: bool = False
@@ -59,10 +61,12 @@ class Stop:
 class Record:
     """Finish the run in the database and, if `task_to` is given, move its task there, in one transaction.
 
-    `task_to` is only ever reached from the task state the plan saw: a task that has moved on stays as it is.
+    The task moves only if its status is still the one that the plan saw.
+    `observation` is what is left of the run at the launcher, if anything is.
     """
 
     run: UnfinishedRun
+    observation: Observation | None
     outcome: Outcome
     reason: Reason | None
     message: str
@@ -72,16 +76,16 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class StopOrphan:
-    """Stop a live run that no unfinished row accounts for."""
+    """Stop a live run that has no unfinished row."""
 
-    name: str
+    observation: Observation
 
 
 @dataclass(frozen=True, slots=True)
 class DiscardOrphan:
-    """Clear away a finished run that is recorded already."""
+    """Discard a finished run that is recorded already."""
 
-    name: str
+    observation: Observation
 
 
 Action = Launch | Adopt | Stop | Record | StopOrphan | DiscardOrphan
@@ -97,21 +101,21 @@ _WITHDRAWN: dict[TaskState, tuple[Reason, str]] = {
 def plan(
     runs: Iterable[UnfinishedRun], observed: Mapping[str, Observation], policy: Policy
 ) -> tuple[Action, ...]:
-    """All actions of one pass, in the order of the runs, strays last. A run with nothing to do has no action.
+    """Return all actions of one pass, in the order of the runs, orphans last. A run may need no action.
 
-    `observed` must have been read *after* `runs`: only then does an absent run mean a lost one.
+    `observed` must have been read *after* `runs`: only then is an absent run a lost one.
     """
-    known = set[str]()
-    actions: list[Action] = []
-    for run in runs:
-        known.add(run.name)
-        action = _decide(run, observed.get(run.name), policy)
-        if action is not None:
-            actions.append(action)
-    for name, observation in observed.items():
-        if name not in known:
-            actions.append(StopOrphan(name) if _is_live(observation) else DiscardOrphan(name))
-    return tuple(actions)
+    runs = list(runs)
+    decisions = (_decide(run, observed.get(run.name), policy) for run in runs)
+    orphans = observed.keys() - {run.name for run in runs}
+    return (
+        *(action for action in decisions if action is not None),
+        *(
+            StopOrphan(observation) if observation.is_live else DiscardOrphan(observation)
+            for name, observation in observed.items()
+            if name in orphans
+        ),
+    )
 
 
 def _decide(run: UnfinishedRun, seen: Observation | None, policy: Policy) -> Action | None:
@@ -121,103 +125,78 @@ def _decide(run: UnfinishedRun, seen: Observation | None, policy: Policy) -> Act
         return _decide_enrolled(run, seen, policy)
     if run.task is TaskState.UNKNOWN:
         return _decide_unknown(run, seen)
-    return _decide_withdrawn(run, seen)
-
-
-def _is_live(seen: Observation | None) -> bool:
-    return seen is not None and seen.phase in (Phase.LIVE, Phase.STUCK)
+    reason, message = _WITHDRAWN[run.task]
+    if seen is None:
+        return Record(run, None, Outcome.REVOKED, reason, message)
+    if seen.is_live:
+        return Stop(run, seen, reason, message)
+    return _record_result(run, seen, move_task=False)
 
 
 def _decide_stopping(run: UnfinishedRun, seen: Observation | None) -> Action:
     reason = run.stop_reason or Reason.STOPPED
-    if _is_live(seen):
-        return Stop(run, reason, run.stop_message)
+    if seen is not None and seen.is_live:
+        return Stop(run, seen, reason, run.stop_message)
     outcome = Outcome.FAILED if reason in NOT_BEGUN else Outcome.REVOKED
-    return Record(run, outcome, reason, run.stop_message, seen.report if seen else None)
+    return Record(run, seen, outcome, reason, run.stop_message, seen.report if seen else None)
 
 
 def _decide_unknown(run: UnfinishedRun, seen: Observation | None) -> Action:
+    reason = Reason.UNEXPECTED_STATUS
     message = unexpected_status_message(run.task_status)
-    if _is_live(seen):
-        return Stop(run, Reason.UNEXPECTED_STATUS, message, fail_task=True)
-    return Record(run, Outcome.FAILED, Reason.UNEXPECTED_STATUS, message, task_to=TaskState.FAILED)
-
-
-def _decide_withdrawn(run: UnfinishedRun, seen: Observation | None) -> Action:
-    reason, message = _WITHDRAWN[run.task]
-    if seen is None:
-        return Record(run, Outcome.REVOKED, reason, message)
-    if _is_live(seen):
-        return Stop(run, reason, message)
-    return _record_verdict(run, seen, move_task=False)
+    if seen is not None and seen.is_live:
+        return Stop(run, seen, reason, message, fail_task=True)
+    return Record(run, seen, Outcome.FAILED, reason, message, task_to=TaskState.FAILED)
 
 
 def _decide_enrolled(run: UnfinishedRun, seen: Observation | None, policy: Policy) -> Action | None:
     if seen is None:
-        return _launch(run, policy) if run.state is RunState.CLAIMED else _record_lost(run, policy)
+        is_claimed = run.state is RunState.CLAIMED
+        return _launch_or_reject(run, policy) if is_claimed else _record_lost(run, policy)
     if seen.phase is Phase.LIVE:
-        return Adopt(run) if run.state is RunState.CLAIMED else None
+        return Adopt(run, seen) if run.state is RunState.CLAIMED else None
     if seen.phase is Phase.STUCK:
-        return _stop_stuck(run, seen)
-    return _record_verdict(run, seen, move_task=True)
+        reason = (seen.report.reason if seen.report else None) or Reason.NEVER_STARTED
+        message = seen.report.message if seen.report else explain(reason).means
+        return Stop(run, seen, reason, message, fail_task=True)
+    return _record_result(run, seen, move_task=True)
 
 
-def _stop_stuck(run: UnfinishedRun, seen: Observation) -> Stop:
-    reason = (seen.report.reason if seen.report else None) or Reason.NEVER_STARTED
-    message = seen.report.message if seen.report else explain(reason).means
-    return Stop(run, reason, message, fail_task=True)
-
-
-def _record_verdict(run: UnfinishedRun, seen: Observation, *, move_task: bool) -> Record:
+def _record_result(run: UnfinishedRun, seen: Observation, *, move_task: bool) -> Record:
+    """Record how the run itself ended; move its task accordingly if `move_task` is set."""
     report = seen.report
     if seen.phase is Phase.SUCCEEDED:
         message = report.message if report else ""
-        return Record(
-            run,
-            Outcome.SUCCEEDED,
-            None,
-            message,
-            report,
-            TaskState.COMPLETED if move_task else None,
-        )
+        task_to = TaskState.COMPLETED if move_task else None
+        return Record(run, seen, Outcome.SUCCEEDED, None, message, report, task_to)
     reason = (report.reason if report else None) or Reason.WORKER_CRASHED
     message = report.message if report else explain(reason).means
-    return Record(
-        run, Outcome.FAILED, reason, message, report, TaskState.FAILED if move_task else None
-    )
+    task_to = TaskState.FAILED if move_task else None
+    return Record(run, seen, Outcome.FAILED, reason, message, report, task_to)
 
 
 def _record_lost(run: UnfinishedRun, policy: Policy) -> Record:
+    reason = Reason.LOST
     if run.lost_before >= policy.max_lost_runs:
-        message = f"the run vanished without a verdict, {run.lost_before + 1} times in all"
-        return Record(run, Outcome.FAILED, Reason.LOST, message, task_to=TaskState.FAILED)
-    return Record(
-        run,
-        Outcome.LOST,
-        Reason.LOST,
-        "the run vanished without a verdict; a new run_number is made",
-    )
+        message = f"the run disappeared without a result, {run.lost_before + 1} times in a row"
+        return Record(run, None, Outcome.FAILED, reason, message, task_to=TaskState.FAILED)
+    message = "the run disappeared without a result; a new run follows"
+    return Record(run, None, Outcome.LOST, reason, message)
 
 
-def _launch(run: UnfinishedRun, policy: Policy) -> Launch | Record:
+def _launch_or_reject(run: UnfinishedRun, policy: Policy) -> Launch | Record:
+    """Launch the run, or fail its task if the row cannot be run: no e-mail, no URL, or a URL that is not allowed."""
     try:
-        return Launch(run, order_for(run, policy))
+        if run.email is None or not run.email.strip():
+            message = "the row has no e-mail: write the enrolled account into the e-mail column"
+            raise Failure(Reason.INVALID_TASK, message)
+        if run.course_url is None or not run.course_url.strip():
+            message = "the row has no course URL: write it into the course URL column"
+            raise Failure(Reason.INVALID_TASK, message)
+        check_url(run.course_url, policy.allowed_hosts)
     except Failure as failure:
         return Record(
-            run, Outcome.FAILED, failure.reason, failure.message, task_to=TaskState.FAILED
+            run, None, Outcome.FAILED, failure.reason, failure.message, task_to=TaskState.FAILED
         )
-
-
-def order_for(run: UnfinishedRun, policy: Policy) -> RunOrder:
-    """What the launcher is told of the run. Raises Failure if its row is not fit to run."""
-    if run.email is None or not run.email.strip():
-        raise Failure(
-            Reason.INVALID_TASK,
-            "the row has no e-mail: write the enrolled account into the e-mail column",
-        )
-    if run.course_url is None or not run.course_url.strip():
-        raise Failure(
-            Reason.INVALID_TASK, "the row has no course URL: write it into the course URL column"
-        )
-    check_url(run.course_url, policy.allowed_hosts)
-    return RunOrder(run.name, run.task_id, run.run_number, run.course_url, cookies_name(run.email))
+    cookies = cookies_name(run.email)
+    return Launch(run, RunOrder(run.name, run.task_id, run.run_number, run.course_url, cookies))

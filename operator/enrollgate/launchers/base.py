@@ -1,14 +1,20 @@
-"""The one interface between the reconciler and whatever runs the runs."""
+"""The interface between the reconciler and the runs: local processes, Kubernetes Jobs, or a test's memory.
 
-from collections.abc import Collection, Iterable, Mapping
+The reconciler passes the planner's `Launch` actions in and gets each back with its `LaunchResult`. It passes the observations
+of finished runs back to `discard`. So a launcher never has to remember what it has seen.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Protocol
 
-from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
-from enrollgate.domain.order import RunOrder
+from enrollgate.domain.observation import LaunchOutcome, LaunchResult, Observation, Phase
+from enrollgate.domain.planner import Launch
 from enrollgate.domain.run_event import RunEvent, RunEventType
 
 __all__ = [
+    "Launch",
     "LaunchOutcome",
+    "LaunchResult",
     "Launcher",
     "LauncherRefused",
     "LauncherUnavailable",
@@ -20,9 +26,9 @@ __all__ = [
 
 
 class LauncherUnavailable(Exception):
-    """The runs cannot be seen or touched just now. The pass is given up; nothing may be concluded from it.
+    """The runs cannot be observed or changed now. The reconcile pass ends; nothing may be concluded from it.
 
-    `retry_after` is the seconds for which whoever is away has asked to be left alone; 0 if it has not.
+    `retry_after` is how many seconds the server asked us to wait; 0 if it did not ask.
     """
 
     def __init__(self, message: str, *, retry_after: float = 0.0) -> None:
@@ -31,7 +37,7 @@ class LauncherUnavailable(Exception):
 
 
 class LauncherRefused(LauncherUnavailable):
-    """What runs the runs was reached, and refused this one request: the next, about another run, may fare better."""
+    """This one request was refused. A request about another run may succeed."""
 
 
 class LeaderElectionForbidden(Exception):
@@ -39,42 +45,54 @@ class LeaderElectionForbidden(Exception):
 
 
 class Launcher(Protocol):
-    """Starts, watches and stops runs by name. Every method may be called again after a crash at any point."""
+    """Starts, observes and stops runs. Every method may be called again after a crash at any point."""
 
     def observe(
         self, expected: Collection[str], *, only: bool = False
     ) -> Mapping[str, Observation]:
-        """All runs of this installation that exist, by name: live ones, and finished ones not yet discarded.
+        """Return every run of this installation that exists, by name.
 
-        `expected` are the names of the unfinished runs: what is not there under one of them is looked for twice. With `only`,
-        no other runs are looked at. A run that died without a verdict is not in the answer. Raises LauncherUnavailable; never
-        returns a part.
+        Finished runs are included until they are discarded. A run that died without a result is not included.
+
+        Parameters:
+            expected: the names of the unfinished runs. If one of them is not found, it is looked for twice.
+            only: look at the expected runs and at no others.
+
+        Raises LauncherUnavailable; never returns a part of the runs.
         """
         ...
 
-    def launch(self, orders: Iterable[RunOrder]) -> Mapping[str, LaunchOutcome]:
-        """Starts each run under its name; a run that is there already is adopted, not started twice.
+    def launch(self, launches: Iterable[Launch]) -> Iterator[tuple[Launch, LaunchResult]]:
+        """Start each run under its name and yield it with the result. A run that exists already is adopted.
 
-        An order is taken out of `orders` only shortly before it is carried out: until then it may still be withdrawn.
-        An order missing from the answer could not be started just now (a full machine, a quota): try it again later.
+        A launch is taken from `launches` only shortly before it is carried out, so that it can be checked as late as
+        possible. A launch that is not yielded could not be started now (full machine, quota): try it again later.
+        Nothing is started before the first result is asked for.
         """
         ...
 
-    def stop(self, name: str) -> None:
-        """Asks a run to end and returns at once. The run is gone when `observe` no longer shows it live. Idempotent.
+    def stop(self, name: str, uid: str | None) -> None:
+        """Ask a run to end, and return at once. It has ended when `observe` no longer shows it as live. Idempotent.
 
-        Raises LauncherRefused if this run cannot be stopped now, and LauncherUnavailable if none can.
+        `uid` is the Job's UID as it was observed: another Job of the same name is not touched.
+        Raises LauncherRefused if this run cannot be stopped now, LauncherUnavailable if no run can.
         """
         ...
 
-    def record_event(self, name: str, event: RunEvent) -> None:
-        """Tells a turn of a run's life where people look at the run. Never fails, and nothing rests on it."""
+    def record_event(self, name: str, uid: str | None, event: RunEvent) -> None:
+        """Show an event where people look at the run. Never fails, and no decision depends on it.
+
+        `uid` is the UID of the Job to attach it to; None if there is no such object.
+        """
         ...
 
-    def discard(self, names: Iterable[str]) -> None:
-        """Says that these runs are recorded: `observe` need not show them again. Idempotent."""
+    def discard(self, observations: Iterable[Observation]) -> None:
+        """Mark these runs as recorded: `observe` need not return them again. Idempotent.
+
+        A run that is live is left alone. Raises LauncherRefused or LauncherUnavailable.
+        """
         ...
 
     def close(self) -> None:
-        """Lets go of what the launcher holds. The runs themselves go on."""
+        """Release what the launcher holds. The runs themselves continue."""
         ...

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.launching import launch
 
 from enrollgate.common.backoff import Backoff
 from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
@@ -124,7 +125,7 @@ def order(task_id: int = 1, run_number: int = 1) -> RunOrder:
 def start(launcher: LocalLauncher, task_id: int = 1) -> str:
     """Launches one run; gives its name."""
     one = order(task_id)
-    assert launcher.launch([one]) == {one.name: LaunchOutcome.LAUNCHED}
+    assert launch(launcher, [one]) == {one.name: LaunchOutcome.LAUNCHED}
     return one.name
 
 

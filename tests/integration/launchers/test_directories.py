@@ -14,6 +14,7 @@ from tests.integration.launchers.harness import (
     start,
     wait_for,
 )
+from tests.launching import discard, launch
 
 from enrollgate.domain.observation import LaunchOutcome, Phase
 from enrollgate.domain.order import RunOrder
@@ -37,7 +38,7 @@ def test_a_directory_without_a_spec_is_not_there_and_launching_completes_it(
     name = order().name
     workshop.run(name).path.mkdir()
     assert launcher.observe() == {}
-    assert launcher.launch([order()]) == {name: LaunchOutcome.LAUNCHED}
+    assert launch(launcher, [order()]) == {name: LaunchOutcome.LAUNCHED}
     assert finished(launcher, name).phase is Phase.SUCCEEDED
 
 
@@ -50,7 +51,7 @@ def test_a_spec_without_a_supervisor_is_not_there_and_launching_completes_it(
     workshop.run(name).spec.write_text("{")
     workshop.run(name).lock.touch()
     assert launcher.observe() == {}
-    assert launcher.launch([order()]) == {name: LaunchOutcome.LAUNCHED}
+    assert launch(launcher, [order()]) == {name: LaunchOutcome.LAUNCHED}
     assert finished(launcher, name).phase is Phase.SUCCEEDED
 
 
@@ -65,7 +66,7 @@ def test_a_damaged_verdict_is_no_verdict_and_harms_no_other_run(
     workshop.run(strange).result.unlink()
     workshop.run(strange).result.mkdir()
     wait_for(lambda: set(launcher.observe()) == {whole})
-    outcomes = launcher.launch([order(1), order(2), order(3)])
+    outcomes = launch(launcher, [order(1), order(2), order(3)])
     assert list(outcomes.values()) == [
         LaunchOutcome.ADOPTED,
         LaunchOutcome.LAUNCHED,
@@ -121,7 +122,7 @@ def test_something_that_is_not_ours_keeps_its_name(
     launcher = workshop.launcher(PROMPT)
     path = workshop.run(order().name).path
     path.touch() if kind == "file" else path.symlink_to(workshop.notes)
-    outcomes = launcher.launch([order(), order(2)])
+    outcomes = launch(launcher, [order(), order(2)])
     assert list(outcomes.values()) == [LaunchOutcome.NAME_TAKEN, LaunchOutcome.LAUNCHED]
     assert set(launcher.observe()) == {order(2).name}
 
@@ -133,9 +134,9 @@ def test_a_name_that_is_none_is_refused_before_anything_is_touched(
     launcher = workshop.launcher(PROMPT)
     bad = type(order())(name, 1, 1, "https://courses.example/1", "cookies.txt")
     for run_number in (
-        lambda: launcher.launch([bad, order()]),
+        lambda: launch(launcher, [bad, order()]),
         lambda: launcher.stop(name),
-        lambda: launcher.discard([name]),
+        lambda: discard(launcher, [name]),
     ):
         with pytest.raises(ValueError, match="a run's name is"):
             run_number()
@@ -153,7 +154,7 @@ def test_a_listing_that_fails_is_never_taken_for_an_empty_one(
     ):
         launcher.observe()
     with pytest.raises(LauncherUnavailable, match="runs"):
-        launcher.launch([order()])
+        launch(launcher, [order()])
     runs.touch()
     with pytest.raises(LauncherUnavailable, match="Not a directory"):
         launcher.observe()
@@ -199,9 +200,9 @@ def test_a_full_disk_is_named_with_its_remedy_and_launching_works_once_there_is_
         pytest.raises(LauncherUnavailable, match="No space left on device; free some"),
     ):
         full.setattr("enrollgate.common.files.os.open", open_on_a_full_disk)
-        launcher.launch([order()])
+        launch(launcher, [order()])
     assert launcher.observe() == {}
-    assert launcher.launch([order()]) == {run.name: LaunchOutcome.LAUNCHED}
+    assert launch(launcher, [order()]) == {run.name: LaunchOutcome.LAUNCHED}
     assert finished(launcher, run.name).phase is Phase.SUCCEEDED
 
 
@@ -220,7 +221,7 @@ def test_what_a_full_machine_cannot_start_is_missing_from_the_answer(
         return real(*args, **kwargs)  # type: ignore[call-overload]  # passed on as it came
 
     monkeypatch.setattr(subprocess, "Popen", fails_the_second_time)
-    assert launcher.launch([order(1), order(2), order(3)]) == {
+    assert launch(launcher, [order(1), order(2), order(3)]) == {
         order(1).name: LaunchOutcome.LAUNCHED
     }
     monkeypatch.undo()
@@ -245,7 +246,7 @@ def test_a_discarded_run_keeps_its_log_and_report_and_loses_its_scratch(
     launcher = workshop.launcher(script)
     name = start(launcher)
     finished(launcher, name)
-    launcher.discard([name, name, "never-seen"])
+    discard(launcher, [name, name, "never-seen"])
     assert launcher.observe() == {}
     kept = {path.name for path in (workshop.work_dir / "finished" / name).iterdir()}
     assert {"log", "report.json", "exit.json", "spec.json"} <= kept
@@ -257,7 +258,7 @@ def test_a_live_run_is_not_discarded(workshop: LocalLauncherHarness) -> None:
     launcher = workshop.launcher('note("ready"); time.sleep(600)')
     name = start(launcher)
     wait_for(lambda: "ready" in workshop.noted())
-    launcher.discard([name])
+    discard(launcher, [name])
     assert launcher.observe()[name].phase is Phase.LIVE
 
 
@@ -268,7 +269,7 @@ def test_a_name_can_be_used_again_after_the_database_was_started_afresh(
     for _ in range(2):
         name = start(launcher)
         finished(launcher, name)
-        launcher.discard([name])
+        discard(launcher, [name])
     assert len(workshop.noted()) == 2
     assert [path.name for path in (workshop.work_dir / "finished").iterdir()] == [name]
 
@@ -277,13 +278,13 @@ def test_discarded_runs_are_deleted_when_their_time_is_over(workshop: LocalLaunc
     launcher = workshop.launcher(PROMPT, run_ttl=3600.0)
     name = start(launcher)
     finished(launcher, name)
-    launcher.discard([name])
+    discard(launcher, [name])
     kept = workshop.work_dir / "finished" / name
     workshop.now += SWEEP_INTERVAL
-    launcher.discard([])
+    discard(launcher, [])
     assert kept.exists()
     workshop.now += 3600.0
-    launcher.discard([])
+    discard(launcher, [])
     assert not kept.exists()
 
 
@@ -297,7 +298,7 @@ def test_a_dead_run_that_nobody_asks_for_is_cleared_away_when_its_time_is_over(
     os.kill(workshop.supervisor_pid(name), 9)
     wait_for(lambda: name not in launcher.observe())
     workshop.now += 2 * 3600.0
-    launcher.discard([])
+    discard(launcher, [])
     assert not workshop.run(name).path.exists()
     assert launcher.observe()[live].phase is Phase.LIVE
 
@@ -341,21 +342,21 @@ def test_two_installations_in_one_folder_leave_each_other_s_runs_alone(
         long: RunOrder("a-1-1-2", 1, 2, "https://courses.example/1", "cookies.txt"),
     }
     for launcher, one in orders.items():
-        assert launcher.launch([one]) == {one.name: LaunchOutcome.LAUNCHED}
+        assert launch(launcher, [one]) == {one.name: LaunchOutcome.LAUNCHED}
         wait_for(lambda one=one: f"ready-{one.run_number}" in workshop.noted())
     for launcher, one in orders.items():
         assert set(launcher.observe()) == set(launcher.observe([one.name], only=True)) == {one.name}
     with pytest.raises(ValueError, match="'a-1-1-2' is no name of a run of a"):
-        short.launch([orders[long]])
+        launch(short, [orders[long]])
 
     os.kill(workshop.supervisor_pid("a-1-1-2"), 9)
     wait_for(lambda: long.observe() == {})
     workshop.now += 2 * 3600.0
-    short.discard([])
+    discard(short, [])
     assert workshop.run("a-1-1-2").path.exists(), (
         "what another installation has left is not ours to clear away"
     )
-    long.discard([])
+    discard(long, [])
     assert not workshop.run("a-1-1-2").path.exists()
     assert short.observe()["a-1-1"].phase is Phase.LIVE
 

@@ -15,6 +15,7 @@ from tests.integration.launchers.harness import (
     start,
     wait_for,
 )
+from tests.launching import discard, launch
 
 from enrollgate.domain.observation import LaunchOutcome, Phase
 
@@ -36,7 +37,7 @@ def test_a_restarted_operator_adopts_a_live_run_and_hears_of_its_end(
     first.close()
     second = workshop.launcher(GATED)
     assert second.observe()[name].phase is Phase.LIVE
-    assert second.launch([order()]) == {name: LaunchOutcome.ADOPTED}
+    assert launch(second, [order()]) == {name: LaunchOutcome.ADOPTED}
     assert not workshop.changed.is_set()
     (workshop.notes / "go").touch()
     assert workshop.changed.wait(60)
@@ -54,7 +55,7 @@ def test_a_run_that_ended_while_there_was_no_operator_is_seen_by_the_next(
     wait_for(workshop.run(name).result.exists)
     second = workshop.launcher(GATED)
     assert second.observe()[name].phase is Phase.SUCCEEDED
-    assert second.launch([order()]) == {name: LaunchOutcome.ADOPTED}
+    assert launch(second, [order()]) == {name: LaunchOutcome.ADOPTED}
 
 
 def test_a_run_outlives_an_operator_that_is_killed(workshop: LocalLauncherHarness) -> None:
@@ -102,7 +103,7 @@ def test_a_run_whose_supervisor_is_killed_is_not_seen_and_its_worker_is_gone(
     assert launcher.observe() == {}
     wait_for(lambda: gone(worker))
     (workshop.notes / "go").touch()
-    assert launcher.launch([order()]) == {name: LaunchOutcome.LAUNCHED}
+    assert launch(launcher, [order()]) == {name: LaunchOutcome.LAUNCHED}
     assert finished(launcher, name).phase is Phase.SUCCEEDED
     assert (workshop.run(name).scratch / "part").exists()
 
@@ -135,8 +136,8 @@ def test_a_live_run_whose_lock_was_deleted_is_still_live_and_can_be_stopped(
     worker = workshop.noted_pid("ready")
     workshop.run(name).lock.unlink()
     assert launcher.observe()[name].phase is Phase.LIVE
-    assert launcher.launch([order()]) == {}
-    launcher.discard([name])
+    assert launch(launcher, [order()]) == {}
+    discard(launcher, [name])
     assert not gone(worker)
     launcher.stop(name)
     assert finished(launcher, name).phase is Phase.FAILED
@@ -159,8 +160,8 @@ time.sleep(600)
         os.kill(supervisor, signal.SIGKILL)
         wait_for(lambda supervisor=supervisor: gone(supervisor))
     launcher.stop(names[0])
-    launcher.discard([names[1]])
-    assert launcher.launch([order(3)]) == {names[2]: LaunchOutcome.LAUNCHED}
+    discard(launcher, [names[1]])
+    assert launch(launcher, [order(3)]) == {names[2]: LaunchOutcome.LAUNCHED}
     assert all(gone(child) for child in children)
     assert set(launcher.observe()) == {names[2]}
 
@@ -184,7 +185,7 @@ def test_a_recycled_pid_is_never_killed(workshop: LocalLauncherHarness) -> None:
         run.result.unlink()  # dead without a verdict: now the orphans would be sought
         launcher.stop(name)
         assert launcher.observe() == {}
-        launcher.discard([name])
+        discard(launcher, [name])
         assert stranger.poll() is None
     finally:
         stranger.kill()
@@ -198,7 +199,7 @@ def test_two_operators_launching_the_same_runs_start_each_exactly_once(
     launchers = [workshop.launcher(script), workshop.launcher(script)]
     orders = [order(task_id) for task_id in range(1, 21)]
     with ThreadPoolExecutor(3) as pool:
-        outcomes = list(pool.map(lambda launcher: launcher.launch(orders), launchers))
+        outcomes = list(pool.map(lambda launcher: launch(launcher, orders), launchers))
         launched = [
             name
             for each in outcomes
@@ -218,7 +219,7 @@ def test_observing_all_the_time_disturbs_no_launch(workshop: LocalLauncherHarnes
     orders = [order(task_id) for task_id in range(1, 11)]
     with ThreadPoolExecutor(1) as pool:
         looks = pool.submit(lambda: [observing.observe() for _ in range(300)])
-        outcomes = launching.launch(orders)
+        outcomes = launch(launching, orders)
         looks.result()
     assert set(outcomes.values()) == {LaunchOutcome.LAUNCHED}
     for one in orders:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import urllib3
 from kubernetes import client
+from tests.launching import launch
 
 from enrollgate.control.wiring import utc_now
 from enrollgate.domain.observation import Phase
@@ -108,7 +109,7 @@ def test_a_refused_job_is_told_with_what_mends_it(status: int, message: str, rem
     )
     order = RunOrder(NAMES[0], 1, 1, "https://courses.example.com/1", "cookies.txt")
     with launcher_of(api) as launcher, pytest.raises(LauncherRefused, match=remedy):
-        launcher.launch([order])
+        launch(launcher, [order])
 
 
 def test_each_served_request_is_progress() -> None:
@@ -244,9 +245,11 @@ def test_a_job_whose_only_pod_should_be_gone_for_a_minute_is_as_good_as_gone(
 def test_of_a_job_that_is_gone_nothing_is_told(only: bool) -> None:
     api = OneJob(None)
     with launcher_of(api) as launcher:
-        launcher.observe(NAMES[:1])
-        launcher.record_event(NAMES[0], RunEvent(RunEventType.LAUNCHED, "it was launched"))
+        seen = launcher.observe(NAMES[:1])
+        launcher.record_event(
+            NAMES[0], seen[NAMES[0]].uid, RunEvent(RunEventType.LAUNCHED, "it was launched")
+        )
         api.is_there = False
-        launcher.observe(NAMES[:1], only=only)
-        launcher.record_event(NAMES[0], RunEvent(RunEventType.LOST, "it is lost"))
+        assert launcher.observe(NAMES[:1], only=only) == {}
+        launcher.record_event(NAMES[0], None, RunEvent(RunEventType.LOST, "it is lost"))
     assert api.posted == ["Launched"]

@@ -11,7 +11,7 @@ live until that pod is gone, so that no second worker is ever started beside the
 
 import re
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -20,8 +20,9 @@ from typing import TypeVar
 
 import structlog
 
-from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
+from enrollgate.domain.observation import LaunchOutcome, LaunchResult, Observation, Phase
 from enrollgate.domain.order import RunOrder
+from enrollgate.domain.planner import Launch
 from enrollgate.domain.run_event import RunEvent
 from enrollgate.launchers.base import LauncherRefused, LauncherUnavailable
 from enrollgate.launchers.kubernetes.api import Api, ApiError, ConnectionDetails, Json
@@ -85,10 +86,6 @@ class KubernetesLauncher:
         self._pods = f"/api/v1/namespaces/{settings.namespace}/pods"
         self._events = f"/api/v1/namespaces/{settings.namespace}/events"
         self._narrator = EventRecorder(api, settings.namespace, clock=clock)
-        self._uids = dict[str, str]()
-        """The uids of the Jobs last seen, for their Events alone: nothing is decided by them."""
-        self._finished = dict[str, str]()
-        """The uids of those of them that had ended: `discard` marks these very Jobs and no others."""
 
     # seeing
 
@@ -98,13 +95,8 @@ class KubernetesLauncher:
         """See `Launcher.observe`."""
         wanted = frozenset(expected)
         jobs = self._read(wanted) if only else self._list()
-        others = (
-            {name: uid for name, uid in self._uids.items() if name not in wanted} if only else {}
-        )
-        self._uids = others | {name: job.uid for name, job in jobs.items()}
-        self._finished = {name: job.uid for name, job in jobs.items() if job.result is not None}
         seen: dict[str, Observation | None] = {
-            name: Observation(name, _phase(job.result)) for name, job in jobs.items()
+            name: Observation(name, _phase(job.result), uid=job.uid) for name, job in jobs.items()
         }
         asked_for = [job for name, job in jobs.items() if name in wanted]
         seen |= self._endings(asked_for)
@@ -143,16 +135,15 @@ class KubernetesLauncher:
 
     def _endings(self, jobs: Iterable[JobView]) -> Mapping[str, Observation]:
         """How those of them that are finished ended."""
-        verdicts = {job.name: job.result for job in jobs if job.result is not None}
-        pods = self._pods_of(list(verdicts))
+        ended = {job.name: (job.uid, job.result) for job in jobs if job.result is not None}
+        pods = self._pods_of(list(ended))
 
         def ask(name: str) -> Observation:
-            result, own = verdicts[name], pods[name]
-            return Observation(
-                name, _phase(result), report_of(result, own, () if own else self._events_of(name))
-            )
+            (uid, result), own = ended[name], pods[name]
+            report = report_of(result, own, () if own else self._events_of(name))
+            return Observation(name, _phase(result), report, uid=uid)
 
-        return {each.name: each for each in self._each(ask, verdicts)}
+        return {each.name: each for each in self._each(ask, ended)}
 
     def _overdue(self, jobs: Iterable[JobView]) -> Mapping[str, Observation | None]:
         """What became of those of them that have had their time to begin, and have no pod that is ready."""
@@ -166,9 +157,8 @@ class KubernetesLauncher:
         """
         job = self._find(name)
         if job is None or job.result is not None:
-            return Observation(
-                name, Phase.LIVE
-            )  # it moved on between two looks: the next pass sees where to
+            # it moved on between two looks: the next pass sees where to
+            return Observation(name, Phase.LIVE, uid=job.uid if job else None)
         pods = [pod for _, pod in self._labelled([name])]
         living = [pod for pod in pods if not pod.is_over]
         if living and not any(map(self._may_run, living)):
@@ -179,7 +169,7 @@ class KubernetesLauncher:
             for event in self._events_of(subject)
         ]
         report = why_not_begun(job, pods, events, self._clock(), self._start_timeout)
-        return Observation(name, Phase.LIVE if report is None else Phase.STUCK, report)
+        return Observation(name, Phase.LIVE if report is None else Phase.STUCK, report, uid=job.uid)
 
     def _lingering(self, gone: Collection[str]) -> Mapping[str, Observation]:
         """Of these runs without a Job, those that still have a pod which may run."""
@@ -216,19 +206,16 @@ class KubernetesLauncher:
 
     # doing
 
-    def launch(self, orders: Iterable[RunOrder]) -> Mapping[str, LaunchOutcome]:
+    def launch(self, launches: Iterable[Launch]) -> Iterator[tuple[Launch, LaunchResult]]:
         """See `Launcher.launch`."""
         self._narrator.hold()
         try:
-            outcomes = self._each(self._create, orders)
+            results = self._each(lambda launch: (launch, self._create(launch.order)), launches)
         finally:
             self._narrator.release()
-        return {name: outcome for name, outcome in outcomes if outcome is not None}
+        yield from ((launch, result) for launch, result in results if result is not None)
 
-    def _create(self, order: RunOrder) -> tuple[str, LaunchOutcome | None]:
-        return order.name, self._create_or_adopt(order)
-
-    def _create_or_adopt(self, order: RunOrder) -> LaunchOutcome | None:
+    def _create(self, order: RunOrder) -> LaunchResult | None:
         try:
             created = self._call("POST", self._jobs, body=build_job(order, self._settings))
         except ApiError as error:
@@ -242,25 +229,25 @@ class KubernetesLauncher:
                 )
                 return None
             raise self._misconfigured(error) from error
-        self._uids[order.name] = created["metadata"]["uid"]
-        return LaunchOutcome.LAUNCHED
+        return LaunchResult(LaunchOutcome.LAUNCHED, created["metadata"]["uid"])
 
-    def _adopt(self, name: str) -> LaunchOutcome | None:
+    def _adopt(self, name: str) -> LaunchResult | None:
         job = self._find(name)
         if job is None or job.deleting:
             return None
         if not self._is_ours(job):
-            return LaunchOutcome.NAME_TAKEN
+            return LaunchResult(LaunchOutcome.NAME_TAKEN)
         if job.recorded:  # of an earlier database of this installation, whose numbers began afresh
             self._delete(job)
             return None
-        self._uids[name] = job.uid
-        return LaunchOutcome.ADOPTED
+        return LaunchResult(LaunchOutcome.ADOPTED, job.uid)
 
-    def stop(self, name: str) -> None:
+    def stop(self, name: str, uid: str | None) -> None:
         """See `Launcher.stop`."""
         job = self._find(name)
-        if job is not None and self._is_ours(job) and not job.deleting and job.result is None:
+        if job is None or (uid is not None and job.uid != uid):
+            return
+        if self._is_ours(job) and not job.deleting and job.result is None:
             self._delete(job)
 
     def _delete(self, job: JobView) -> None:
@@ -276,22 +263,21 @@ class KubernetesLauncher:
             if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
                 raise self._misconfigured(error) from error
 
-    def discard(self, names: Iterable[str]) -> None:
-        """See `Launcher.discard`. Only a Job that this pass has seen ended is marked; a run without one needs no mark."""
-        self._each(self._mark_recorded, [name for name in names if name in self._finished])
+    def discard(self, observations: Iterable[Observation]) -> None:
+        """See `Launcher.discard`. Only a Job that was seen ended is marked; a run without one needs no mark."""
+        ended = [each for each in observations if each.uid is not None and not each.is_live]
+        self._each(self._mark_recorded, ended)
 
-    def _mark_recorded(self, name: str) -> None:
-        self._uids.pop(name, None)
-        metadata = {"uid": self._finished.pop(name), "labels": {RECORDED: "true"}}
+    def _mark_recorded(self, observation: Observation) -> None:
+        metadata = {"uid": observation.uid, "labels": {RECORDED: "true"}}
         try:
-            self._call("PATCH", f"{self._jobs}/{name}", body={"metadata": metadata})
+            self._call("PATCH", f"{self._jobs}/{observation.name}", body={"metadata": metadata})
         except ApiError as error:
             if error.status != HTTPStatus.NOT_FOUND and not _is_another(error):
                 raise self._misconfigured(error) from error
 
-    def record_event(self, name: str, event: RunEvent) -> None:
+    def record_event(self, name: str, uid: str | None, event: RunEvent) -> None:
         """See `Launcher.record_event`: a Kubernetes Event on the Job."""
-        uid = self._uids.get(name)
         if uid is not None:
             self._narrator.record_event(name, uid, event)
 

@@ -31,8 +31,9 @@ import structlog
 
 from enrollgate.common.backoff import Backoff
 from enrollgate.common.files import write_private
-from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
+from enrollgate.domain.observation import LaunchOutcome, LaunchResult, Observation, Phase
 from enrollgate.domain.order import RunOrder
+from enrollgate.domain.planner import Launch
 from enrollgate.domain.run import is_run_of
 from enrollgate.domain.run_event import RunEvent
 from enrollgate.launchers.base import LauncherRefused
@@ -126,10 +127,10 @@ class LocalLauncher:
                     seen[run.name] = observation
         return seen
 
-    def launch(self, orders: Iterable[RunOrder]) -> Mapping[str, LaunchOutcome]:
+    def launch(self, launches: Iterable[Launch]) -> Iterator[tuple[Launch, LaunchResult]]:
         """See `Launcher.launch`. Raises ValueError at a name that is none of this installation's."""
-        outcomes = dict[str, LaunchOutcome]()
-        for order in orders:
+        for launch in launches:
+            order = launch.order
             run = self._directory(order.name)
             if not is_run_of(self._installation, order.name):
                 raise ValueError(f"{order.name!r} is no name of a run of {self._installation}")
@@ -142,12 +143,11 @@ class LocalLauncher:
                     _LOG.warning(
                         "no process can be started just now", run=order.name, error=error.strerror
                     )
-                    break
+                    return
             if outcome is not None:
-                outcomes[order.name] = outcome
-        return outcomes
+                yield launch, LaunchResult(outcome)
 
-    def stop(self, name: str) -> None:
+    def stop(self, name: str, uid: str | None = None) -> None:  # noqa: ARG002 -- processes have no UID
         """See `Launcher.stop`. Raises LauncherRefused if the run's directory cannot be read or written."""
         run = self._directory(name)
         with _available(run.path), contextlib.suppress(FileNotFoundError):
@@ -163,7 +163,12 @@ class LocalLauncher:
             elif not run.is_live():
                 self._kill_leftovers(run)
 
-    def record_event(self, name: str, event: RunEvent) -> None:
+    def record_event(
+        self,
+        name: str,
+        uid: str | None,  # noqa: ARG002 -- processes have no UID
+        event: RunEvent,
+    ) -> None:
         """See `Launcher.record_event`: a line in the run's log."""
         with (
             contextlib.suppress(OSError),
@@ -171,10 +176,10 @@ class LocalLauncher:
         ):
             log.write(f"enrollgate: {event.kind}: {event.message}\n")
 
-    def discard(self, names: Iterable[str]) -> None:
+    def discard(self, observations: Iterable[Observation]) -> None:
         """See `Launcher.discard`. A run that is live after all is left alone."""
-        for name in names:
-            run = self._directory(name)
+        for observation in observations:
+            run = self._directory(observation.name)
             with _available(run.path), contextlib.suppress(FileNotFoundError):
                 self._discard(run)
         now = self._clock()

@@ -26,8 +26,8 @@ from tests.faulty_site import FaultySite, Lecture
 from benchmarks.memory import peak
 from enrollgate.domain.destination import DriveDestination
 from enrollgate.settings.worker import WorkerSettings
-from enrollgate.worker.destinations import make_destination
-from enrollgate.worker.downloaders import make_downloader
+from enrollgate.worker.destinations import build_destination
+from enrollgate.worker.downloaders import build_downloader
 from enrollgate.worker.order import WorkOrder
 
 MEGABYTE = 1_000_000
@@ -163,7 +163,7 @@ def _zeros(size: int) -> Iterator[bytes]:
 def one_after_the_other(order: WorkOrder) -> None:
     """The same downloader and destination as the worker's: all downloads, then all uploads."""
     stop = threading.Event()
-    downloader, destination = make_downloader(order, stop), make_destination(order, stop)
+    downloader, destination = build_downloader(order, stop), build_destination(order, stop)
     course = downloader.open()
     destination.open(course.title)
     files = []
@@ -173,12 +173,12 @@ def one_after_the_other(order: WorkOrder) -> None:
         files.append(
             (
                 item,
-                downloader.fetch(item, folder, lambda _current, _expected, _arrived=0: None, stop),
+                downloader.fetch(item, folder, lambda _current, _expected, _arrived=0: None),
             )
         )
     downloader.close()
     for item, file in files:
-        destination.deliver(item, file, lambda _sent: None, stop)
+        destination.deliver(item, file, lambda _sent: None)
 
 
 def main() -> None:

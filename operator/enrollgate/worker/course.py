@@ -1,6 +1,6 @@
 """What passes between a downloader, the pipeline and a destination."""
 
-import threading
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,14 @@ class Item:
     source_url: str
     part: tuple[int, ...] = ()
     """Its place, counted from 1, in the lecture that it is a part of, and so on inwards; empty for a whole lecture."""
+
+    @property
+    def key(self) -> str:
+        """Name the item for file names, folders and Drive: 32 harmless characters.
+
+        The first 32 hexadecimal digits of the SHA-256 of `item_id`, so the same in every attempt.
+        """
+        return hashlib.sha256(self.item_id.encode(errors="replace")).hexdigest()[:32]
 
     @property
     def number(self) -> str:
@@ -87,7 +95,7 @@ class Downloader(Protocol):
         """Lists the course."""
         ...
 
-    def fetch(self, item: Item, folder: Path, on_bytes: OnFetched, stop: threading.Event) -> Path:
+    def fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Path:
         """Brings one item into its folder, and gives the complete file. Goes on with what an earlier try left there.
         Raises PlaylistFound, before any of them is downloaded, if the item is a list.
         """
@@ -109,9 +117,7 @@ class Destination(Protocol):
         """The item, if it is there already, complete."""
         ...
 
-    def deliver(
-        self, item: Item, file: Path, on_bytes: OnBytes, stop: threading.Event
-    ) -> Delivered:
+    def deliver(self, item: Item, file: Path, on_bytes: OnBytes) -> Delivered:
         """Puts the file there, complete or not at all.
 
         `on_bytes` is told how many bytes this call has moved (from 0, also where it goes on with an earlier upload; what is

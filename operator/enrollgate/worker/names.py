@@ -1,7 +1,6 @@
 """File names from titles: whatever a site calls its lectures, the name stays one harmless name in one folder,
 the same at every destination."""
 
-import hashlib
 import re
 import unicodedata
 
@@ -48,6 +47,6 @@ def section_name(item: Item) -> str:
 
 def item_name(item: Item, suffix: str, *, taken: bool = False) -> str:
     """The item's file. `suffix` is that of the downloaded file; `taken`: another item of its section has the plain name."""
-    key = f" ({hashlib.sha256(item.item_id.encode()).hexdigest()[:8]})" if taken else ""
+    key = f" ({item.key[:8]})" if taken else ""
     ending = f".{safe_name(suffix, 16)}" if len(suffix) > 1 else ""
     return f"{item.number} - {safe_name(item.title, 150)}{key}{ending}"

@@ -9,7 +9,6 @@ the run.
 """
 
 import contextlib
-import hashlib
 import queue
 import shutil
 import threading
@@ -223,14 +222,14 @@ class Pipeline:
             )
 
     def _fetch(self, item: Item) -> None:
-        key = hashlib.sha256(item.item_id.encode()).hexdigest()[:16]
+        key = item.key
         folder = self._folder / key
         while True:
             self._progress.item_started(item)
             self.scratch.begin(key)
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                file = self._downloader.fetch(item, folder, self._watch(item, key), self._stop)
+                file = self._downloader.fetch(item, folder, self._watch(item, key))
                 self.scratch.complete(key, _size(folder))
             except Preempted:
                 self._discard(key)
@@ -313,9 +312,7 @@ class Pipeline:
         self.scratch.abandon()
 
     def _deliver(self, ready: _Ready) -> None:
-        delivered = self._destination.deliver(
-            ready.item, ready.file, Meter(self._lanes.up), self._stop
-        )
+        delivered = self._destination.deliver(ready.item, ready.file, Meter(self._lanes.up))
         self._discard(ready.key)
         self.scratch.gone(ready.key)
         with self._lock:

@@ -88,7 +88,7 @@ class Bench:
     def send(self, drive: Drive, size: int = 600 * KIB, number: int = 1) -> list[int]:
         told: list[int] = []
         file = self.file(size, number)
-        done = drive.deliver(item(number), file, told.append, self.stop)
+        done = drive.deliver(item(number), file, told.append)
         assert (done.size, done.md5) == (size, hashlib.md5(file.read_bytes()).hexdigest())
         assert told == sorted(told)
         return told
@@ -117,8 +117,8 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 def test_a_course_has_its_folder_its_sections_and_its_items_in_order(bench: Bench) -> None:
     drive = bench.opened()
-    drive.deliver(item(1, "Start"), bench.file(10), lambda _n: None, bench.stop)
-    drive.deliver(item(2, "Start"), bench.file(0), lambda _n: None, bench.stop)
+    drive.deliver(item(1, "Start"), bench.file(10), lambda _n: None)
+    drive.deliver(item(2, "Start"), bench.file(0), lambda _n: None)
     files = {file["id"]: file for file in bench.emulator.store.files.values()}
     course = files[drive.location[0]]
     assert course["name"] == "A course [task-7]" and course["appProperties"] == PROPERTIES
@@ -138,7 +138,6 @@ def test_another_try_finds_all_that_is_whole_and_no_second_folder_is_made(bench:
             item(number, "Start" if number % 2 else ""),
             bench.file(3, number),
             lambda _n: None,
-            bench.stop,
         )
     again = bench.opened()
     assert (
@@ -174,9 +173,7 @@ def test_two_items_of_one_name_both_arrive(bench: Bench) -> None:
         items = [Item(f"x{n}", 1, "Same", "Start", 1, "u") for n in range(20)]
         list(
             pool.map(
-                lambda i: drive.deliver(
-                    i, bench.file(9, int(i.item_id[1:])), lambda _n: None, bench.stop
-                ),
+                lambda i: drive.deliver(i, bench.file(9, int(i.item_id[1:])), lambda _n: None),
                 items,
             )
         )
@@ -280,7 +277,7 @@ def test_a_stopped_upload_goes_on_in_the_next_try_where_it_was(bench: Bench) -> 
             bench.stop.set()
 
     with pytest.raises(Failure, match="Stopped"):
-        drive.deliver(item(1), file, stop_halfway, bench.stop)
+        drive.deliver(item(1), file, stop_halfway)
     (kept,) = (bench.folder / "scratch" / "drive").glob("*.json")
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600 and "upload_id" in kept.read_text()
     bench.stop.clear()
@@ -295,7 +292,7 @@ def test_a_kept_session_that_has_expired_is_begun_anew(bench: Bench) -> None:
     drive = bench.opened()
     bench.emulator.on_chunk = bench.stop.set
     with pytest.raises(Failure, match="Stopped"):
-        drive.deliver(item(1), bench.file(5 * CHUNK), lambda _n: None, bench.stop)
+        drive.deliver(item(1), bench.file(5 * CHUNK), lambda _n: None)
     for upload in bench.emulator.store.uploads.values():
         upload.gone = True
     bench.emulator.on_chunk = lambda: None
@@ -414,9 +411,7 @@ def test_three_hundred_uploads_with_a_fifth_of_all_answers_faulty_arrive_once_ea
         with ThreadPoolExecutor(4) as pool:
             list(
                 pool.map(
-                    lambda n: drive.deliver(
-                        item(n), bench.folder / "1.mp4", lambda _n: None, bench.stop
-                    ),
+                    lambda n: drive.deliver(item(n), bench.folder / "1.mp4", lambda _n: None),
                     range(1, 301),
                 )
             )

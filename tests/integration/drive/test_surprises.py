@@ -113,7 +113,7 @@ def test_an_upload_whose_file_was_deleted_for_good_is_begun_anew(bench: Bench) -
     bench.emulator.faults.script("chunk", Fault("lost"))
     bench.emulator.on_chunk = bench.stop.set
     with pytest.raises(Failure, match="Stopped"):
-        drive.deliver(item(1), bench.file(1000), lambda _n: None, bench.stop)
+        drive.deliver(item(1), bench.file(1000), lambda _n: None)
     bench.emulator.on_chunk = lambda: None
     bench.stop.clear()
     gone = bench.only_file()["id"]
@@ -126,7 +126,7 @@ def test_an_upload_whose_file_was_deleted_for_good_is_begun_anew(bench: Bench) -
 
 def test_a_section_that_is_there_waits_for_no_other_one_to_be_made(bench: Bench) -> None:
     drive = bench.opened()
-    drive.deliver(item(1, "Old"), bench.file(10, 1), lambda _n: None, bench.stop)
+    drive.deliver(item(1, "Old"), bench.file(10, 1), lambda _n: None)
     held, asked = threading.Event(), threading.Event()
     insert = bench.emulator.store.insert
 
@@ -138,13 +138,11 @@ def test_a_section_that_is_there_waits_for_no_other_one_to_be_made(bench: Bench)
 
     bench.emulator.store.insert = slow  # type: ignore[method-assign]
     making = threading.Thread(
-        target=lambda: drive.deliver(item(2, "New"), bench.file(10, 2), lambda _n: None, bench.stop)
+        target=lambda: drive.deliver(item(2, "New"), bench.file(10, 2), lambda _n: None)
     )
     making.start()
     assert asked.wait(60)
-    drive.deliver(
-        item(3, "Old"), bench.file(10, 3), lambda _n: None, bench.stop
-    )  # would wait for ever
+    drive.deliver(item(3, "Old"), bench.file(10, 3), lambda _n: None)  # would wait for ever
     held.set()
     making.join()
     assert len(bench.emulator.store.media()) == 3
@@ -181,8 +179,8 @@ def test_two_tries_under_a_search_that_shows_nothing_leave_one_folder_and_each_f
 def test_a_section_is_found_again_although_no_search_shows_it(tmp_path: Path) -> None:
     with DriveEmulator(Store(lag=10**9)) as emulator:
         bench = Bench(emulator, tmp_path)
-        bench.opened().deliver(item(1, "Part"), bench.file(10, 1), lambda _n: None, bench.stop)
-        bench.opened().deliver(item(2, "Part"), bench.file(10, 2), lambda _n: None, bench.stop)
+        bench.opened().deliver(item(1, "Part"), bench.file(10, 1), lambda _n: None)
+        bench.opened().deliver(item(2, "Part"), bench.file(10, 2), lambda _n: None)
         first, second = emulator.store.media()
         assert first["parents"] == second["parents"]
 
@@ -194,13 +192,11 @@ def test_what_two_pods_left_in_two_folders_comes_together_in_the_older_one(tmp_p
             Bench(emulator, _made(tmp_path / name)) for name in ("first", "second", "third")
         )
         old = first.opened()
-        old.deliver(item(1, "Part"), first.file(10, 1), lambda _n: None, first.stop)
+        old.deliver(item(1, "Part"), first.file(10, 1), lambda _n: None)
         emulator.store.lag = 10**9
         new = second.opened()
         for number, section in ((1, "Part"), (2, "Part"), (3, "")):
-            new.deliver(
-                item(number, section), second.file(10, number), lambda _n: None, second.stop
-            )
+            new.deliver(item(number, section), second.file(10, number), lambda _n: None)
         assert new.location != old.location
         emulator.store.lag = 0
         last = third.opened()
@@ -388,7 +384,7 @@ def test_a_stop_ends_a_chunk_in_its_middle_and_what_drive_has_is_not_sent_again(
             bench.stop.set()
 
     with pytest.raises(Failure, match="Stopped"):
-        drive.deliver(item(1), file, stop, bench.stop)
+        drive.deliver(item(1), file, stop)
     bench.stop.clear()
     told = bench.send(bench.opened(), size=8 * MIB)
     assert told[-1] <= 4 * MIB
@@ -407,10 +403,10 @@ def test_one_that_is_asked_to_stop_does_not_go_on_hashing(
     drive = bench.opened()
     monkeypatch.setattr(uploads.hashlib, "md5", lambda **_options: Md5())
     with pytest.raises(Failure, match="Stopped"):
-        drive.deliver(item(1), bench.file(5 * MIB), lambda _n: None, bench.stop)
+        drive.deliver(item(1), bench.file(5 * MIB), lambda _n: None)
     assert len(blocks) == 1
     with pytest.raises(Failure, match="Stopped"):
-        drive.deliver(item(1), bench.file(5 * MIB), lambda _n: None, bench.stop)
+        drive.deliver(item(1), bench.file(5 * MIB), lambda _n: None)
     assert len(blocks) == 1, "asked to stop before: not hashed at all"
 
 

@@ -74,7 +74,7 @@ def test_a_file_is_handed_on_without_a_second_copy(
     for _ in range(2):  # the second time over what the first has left
         downloader = Command(order, stop)
         (item,) = downloader.open().items
-        file = downloader.fetch(item, folder, lambda _current, _expected: None, stop)
+        file = downloader.fetch(item, folder, lambda _current, _expected: None)
         assert file.read_text() == "clay"
         assert file.samefile(order.scratch_dir / "output" / "Clay.mp4") is linked
 

@@ -30,7 +30,7 @@ class _Files:
     def open(self):
         return Course("c", iter(self.items), len(self.items))
 
-    def fetch(self, item, folder, on_bytes, stop):
+    def fetch(self, item, folder, on_bytes):
         path = folder / "f.mp4"
         path.write_bytes(b"x" * 100)
         return path
@@ -48,7 +48,7 @@ class _Place:
     def find(self, item):
         return None
 
-    def deliver(self, item, file, on_bytes, stop):
+    def deliver(self, item, file, on_bytes):
         if item.item_id == self.bad:
             raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
         return Delivered(item.item_id, 100, "")
@@ -76,7 +76,7 @@ def test_an_unforeseen_error_while_delivering_is_never_a_success(
 def test_a_none_entry_does_not_cut_the_course_short(site, tmp_path: Path) -> None:
     from enrollgate.worker.downloaders.yt_dlp import YtDlp
 
-    y = YtDlp(order_for(site, tmp_path, scratch_dir=tmp_path))
+    y = YtDlp(order_for(site, tmp_path, scratch_dir=tmp_path), threading.Event())
 
     def e(n):
         return {"_type": "url", "url": f"https://h.example/{n}", "id": str(n), "title": str(n)}
@@ -172,9 +172,9 @@ def test_what_is_downloaded_is_delivered_although_the_cookies_then_expire(
     failed = threading.Event()
     note = Pipeline._note
 
-    def slow(self, item, file, on_bytes, stop):
+    def slow(self, item, file, on_bytes):
         failed.wait(20)  # lecture 1 is being delivered while lecture 3's 401 comes in
-        return orig(self, item, file, on_bytes, stop)
+        return orig(self, item, file, on_bytes)
 
     def noted(self, item, failure):
         note(self, item, failure)
@@ -202,7 +202,7 @@ def test_no_other_country_is_faked(site, tmp_path: Path) -> None:
             seen.append(self._x_forwarded_for_ip)
             self.raise_geo_restricted(countries=["DE"])
 
-    y = YtDlp(order_for(site, tmp_path, scratch_dir=tmp_path))
+    y = YtDlp(order_for(site, tmp_path, scratch_dir=tmp_path), threading.Event())
     y._ydl.add_info_extractor(GeoIE())
     with pytest.raises(YoutubeDLError):
         y._ydl.extract_info("geo:1", ie_key="Geo", process=False)
@@ -332,9 +332,9 @@ def test_scratch_on_the_disk_never_exceeds_its_limit(
         while not done.wait(0.002):
             du()
 
-    def slow(self, item, file, on_bytes, stop):
+    def slow(self, item, file, on_bytes):
         time.sleep(0.3)
-        return orig(self, item, file, on_bytes, stop)
+        return orig(self, item, file, on_bytes)
 
     monkeypatch.setattr(Directory, "deliver", slow)
     with FaultySite([Lecture(f"L{n}", content(2_000_000, n)) for n in range(1, 6)]) as s:
@@ -401,7 +401,7 @@ def test_the_traceback_of_a_bug_is_redacted(site, tmp_path: Path, monkeypatch, c
     def broken(*_):
         raise ZeroDivisionError("https://h/x?sig=TOPSECRET ada@example.com")
 
-    monkeypatch.setattr(sys.modules["enrollgate.worker.work"], "make_destination", broken)
+    monkeypatch.setattr(sys.modules["enrollgate.worker.work"], "build_destination", broken)
     run(order_for(site, tmp_path))
     assert "TOPSECRET" not in capfd.readouterr().err
 

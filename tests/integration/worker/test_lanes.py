@@ -120,7 +120,7 @@ class NoWaitEvent(threading.Event):
         return self.is_set()
 
 
-SLOW = 1000
+SLOW = 1024
 """Bytes per second: what the transfers really take is nothing beside it."""
 
 

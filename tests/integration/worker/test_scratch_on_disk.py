@@ -115,7 +115,7 @@ class Files:
         self.items = [Item(f"i{n}", n, f"L{n}", "", 0, "u") for n in range(1, count + 1)]
         self.begun = 0
 
-    def fetch(self, item: Item, folder: Path, on_bytes: OnFetched, stop: threading.Event) -> Path:
+    def fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Path:
         self.begun += 1
         path = folder / "f.mp4"
         with path.open("wb") as stream:
@@ -143,9 +143,7 @@ class Place:
     def find(self, item: Item) -> Delivered | None:
         return None
 
-    def deliver(
-        self, item: Item, file: Path, on_bytes: OnBytes, stop: threading.Event
-    ) -> Delivered:
+    def deliver(self, item: Item, file: Path, on_bytes: OnBytes) -> Delivered:
         self.fails(item)
         return Delivered(item.item_id, 1, "")
 

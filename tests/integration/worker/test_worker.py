@@ -535,7 +535,7 @@ def test_a_bug_in_the_worker_ends_in_a_report(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug with ada@example.com in it")
 
-    monkeypatch.setattr(sys.modules["enrollgate.worker.work"], "make_destination", broken)
+    monkeypatch.setattr(sys.modules["enrollgate.worker.work"], "build_destination", broken)
     report = run(order_for(site, tmp_path))
     assert report.reason is Reason.WORKER_CRASHED
     assert report.message == "ZeroDivisionError: a bug with <e-mail> in it"

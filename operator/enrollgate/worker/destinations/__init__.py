@@ -18,4 +18,4 @@ def build_destination(order: WorkOrder, stop: threading.Event) -> Destination:
         from enrollgate.worker.destinations.drive import open_drive
 
         return open_drive(order, destination.folder_id, stop)
-    return Directory(destination.path, order.task_id, course_key(order.course_url))
+    return Directory(destination.path, order.task_id, course_key(order.course_url), stop)

@@ -44,10 +44,11 @@ class _Manifest:
 class Directory:
     """Implements `Destination` on a file system."""
 
-    def __init__(self, root: Path, task_id: int, course_key: str) -> None:
+    def __init__(self, root: Path, task_id: int, course_key: str, stop: threading.Event) -> None:
         self._root = root
         self._task_id = task_id
         self._key = course_key
+        self._stop = stop
         self._course: Path | None = None
         self._title = ""
         self._items: dict[str, dict[str, Any]] = {}
@@ -105,9 +106,7 @@ class Directory:
             raise destination_failure(error) from error
         return Delivered(item.item_id, int(entry["bytes"]), str(entry["md5"]))
 
-    def deliver(
-        self, item: Item, file: Path, on_bytes: OnBytes, stop: threading.Event
-    ) -> Delivered:
+    def deliver(self, item: Item, file: Path, on_bytes: OnBytes) -> Delivered:
         """Copies the file beside its place, then renames it there, then notes it in the manifest."""
         with self._lock:
             target = self._inside(self._place(item, file))
@@ -116,7 +115,7 @@ class Directory:
         with _as_failures():
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                digest = _copy(file, part, on_bytes, stop)
+                digest = _copy(file, part, on_bytes, self._stop)
                 part.replace(target)
                 _sync(target.parent)
             finally:

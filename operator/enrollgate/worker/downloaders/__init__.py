@@ -9,11 +9,11 @@ __all__ = ["build_downloader"]
 
 
 def build_downloader(order: WorkOrder, stop: threading.Event) -> Downloader:
-    """Build the downloader that the settings name. Only it is imported: yt-dlp takes a second to load."""
+    """Build the downloader that the settings name. `stop` ends whatever it does. Only it is imported: yt-dlp takes a second to load."""
     if order.settings.downloader == "command":
         from enrollgate.worker.downloaders.command import Command
 
         return Command(order, stop)
     from enrollgate.worker.downloaders.yt_dlp import YtDlp
 
-    return YtDlp(order)
+    return YtDlp(order, stop)

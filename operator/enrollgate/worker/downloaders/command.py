@@ -47,7 +47,7 @@ class Command:
         items = list(self._collect())
         return Course(f"task {self._order.task_id}", iter(items), len(items))
 
-    def fetch(self, item: Item, folder: Path, on_bytes: OnFetched, stop: threading.Event) -> Path:  # noqa: ARG002 -- the protocol's
+    def fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Path:
         """Links the item's file into its folder: the command's own stays, in case it goes on with it on the next try."""
         source = self._files[item.item_id]
         target = folder / ("file" + (source.suffix if source.suffix.isascii() else ""))

@@ -99,8 +99,9 @@ class _Listed:
 class YtDlp:
     """Implements `Downloader` by yt-dlp."""
 
-    def __init__(self, order: WorkOrder) -> None:
+    def __init__(self, order: WorkOrder, stop: threading.Event) -> None:
         self._order = order
+        self._stop = stop
         self._listed: dict[str, _Listed] = {}
         """By the items' ids."""
         self._cookies = copy_cookies(order)
@@ -126,29 +127,29 @@ class YtDlp:
         items = self._items(entries, (str(info.get("webpage_url") or self._order.course_url),))
         return Course(title, items, len(entries) if isinstance(entries, list | tuple) else None)
 
-    def fetch(self, item: Item, folder: Path, on_bytes: OnFetched, stop: threading.Event) -> Path:
+    def fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Path:
         """Fetches one entry into its folder, going on with a partial file that an earlier try left there. Raises PlaylistFound if it is
         a list.
         """
         try:
-            return self._fetch(item, folder, on_bytes, stop)
+            return self._fetch(item, folder, on_bytes)
         except LoginRequired as wanted:
             raise LoginRequired(Reason.ACCESS_DENIED, wanted.message) from wanted
 
-    def _fetch(self, item: Item, folder: Path, on_bytes: OnFetched, stop: threading.Event) -> Path:
+    def _fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Path:
         try:
             return self._fetcher().fetch(
-                self._listed[item.item_id].entry, item.index, folder, on_bytes, stop
+                self._listed[item.item_id].entry, item.index, folder, on_bytes
             )
         except Nested as nested:
-            raise PlaylistFound(self._unfold(item, nested.listed, stop)) from nested
+            raise PlaylistFound(self._unfold(item, nested.listed)) from nested
 
     def _fetcher(self) -> "_Fetcher":
         """The calling thread's: a YoutubeDL is for one thread."""
         fetcher: _Fetcher | None = getattr(self._mine, "fetcher", None)
         if fetcher is None:
             fetcher = self._mine.fetcher = _Fetcher(
-                self._ydl.cookiejar, self._order.settings.allowed_hosts
+                self._ydl.cookiejar, self._order.settings.allowed_hosts, self._stop
             )
             self._fetchers.append(fetcher)
         return fetcher
@@ -172,12 +173,12 @@ class YtDlp:
                 item_id, index, title, section, number, _address(entry, self._order.course_url)
             )
 
-    def _unfold(self, whole: Item, listed: dict[str, Any], stop: threading.Event) -> list[Item]:
+    def _unfold(self, whole: Item, listed: dict[str, Any]) -> list[Item]:
         """The items of a list that stands in an item's place. They are listed at once: the thread's YoutubeDL has to fetch, too."""
         lists = self._lists_down_to(whole, listed)
         items = list[Item]()
         for number, entry in _present(listed.get("entries") or ()):
-            if stop.is_set():
+            if self._stop.is_set():
                 raise Failure(Reason.STOPPED, "asked to stop; the next try lists it again")
             if number > _LONGEST:
                 raise Failure(
@@ -235,14 +236,16 @@ class YtDlp:
 class _Fetcher:
     """Downloads entries for one thread."""
 
-    def __init__(self, cookies: SharedCookies, allowed_hosts: tuple[str, ...]) -> None:
+    def __init__(
+        self, cookies: SharedCookies, allowed_hosts: tuple[str, ...], stop: threading.Event
+    ) -> None:
         """`cookies` are those of the listing: a course's page may set the ones that its media want."""
         hooks = {"progress_hooks": [self._hook], "postprocessor_hooks": [self._postprocess_hook]}
         self.ydl = _guard(open_youtube_dl, _options(None) | hooks, allowed_hosts, cookies)
+        self._stop = stop
         self._naming = _NameByRendition()
         self.ydl.add_post_processor(self._naming, when="video")
         self._on_bytes: OnFetched = _ignore
-        self._stop = threading.Event()
         self._folder = Path()
         self._arrived = dict[str, int]()
         """Bytes of each file of the entry: picture and sound may come pinned_cpus."""
@@ -253,10 +256,9 @@ class _Fetcher:
         index: int,
         folder: Path,
         on_bytes: OnFetched,
-        stop: threading.Event,
     ) -> Path:
         """The complete file of the entry."""
-        self._on_bytes, self._stop = on_bytes, stop
+        self._on_bytes = on_bytes
         self._folder = self._naming.folder = folder
         self._arrived.clear()
         # The name never contains what the site says, so it cannot lead anywhere, and is the same on the next try.

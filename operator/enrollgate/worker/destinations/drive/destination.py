@@ -125,9 +125,7 @@ class Drive:
                 self._files[self._key(item)] = [moved]
         return Delivered(item.item_id, int(file["size"]), str(file["md5Checksum"]))
 
-    def deliver(
-        self, item: Item, file: Path, on_bytes: OnBytes, stop: threading.Event
-    ) -> Delivered:
+    def deliver(self, item: Item, file: Path, on_bytes: OnBytes) -> Delivered:
         """Uploads and verifies the file; then removes what was there of the item and was not whole."""
         key, folder = self._key(item), self._section(item)
         name = self._name(key, item, file, folder)
@@ -135,7 +133,7 @@ class Drive:
         def body(md5: str) -> File:
             return {"name": name, "appProperties": {**self._properties(), ITEM: key, MD5: md5}}
 
-        done = self._uploads.upload(UploadRequest(key, file, folder, body), on_bytes, stop)
+        done = self._uploads.upload(UploadRequest(key, file, folder, body), on_bytes, self._stop)
         with self._lock:
             others = self._files.get(key, [])
             self._files[key] = [done]

@@ -29,8 +29,8 @@ from benchmarks.overlap import MEGABYTE, measure_memory, measure_overlap
 from benchmarks.page import RESULTS
 from benchmarks.promises import verdicts
 
+# Tables by title.
 Results = dict[str, list[dict[str, object]]]
-"""Tables by title."""
 QUICK_RESULTS = Path("build/benchmarks.json")
 FULL = ((1_000, 10_000, 100_000), 1_000_000)
 QUICK = ((100, 1_000), 10_000)

@@ -112,10 +112,10 @@ class JobWatch:
     """Notes when a namespace's Jobs appear, and when they are complete, as a watch shows it. A watch that breaks is begun anew."""
 
     def __init__(self, cluster: Cluster, namespace: str) -> None:
+        # time.monotonic() of each, by name.
         self.appeared: dict[str, float] = {}
-        """time.monotonic() of each, by name."""
+        # Likewise.
         self.complete: dict[str, float] = {}
-        """Likewise."""
         self._cluster = cluster
         self._namespace = namespace
         self._closed = False

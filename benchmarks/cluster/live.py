@@ -18,8 +18,8 @@ from benchmarks.memory import peak
 
 EVENTS = 1_000
 DEFAULT_INTERVAL = 10
+# Fewer than the loop's FOCUS_LIMIT, beyond which one full pass is cheaper.
 FINISHED = 100
-"""Fewer than the loop's FOCUS_LIMIT, beyond which one full pass is cheaper."""
 
 
 def measure_live(cluster: Cluster, url: str, levels: tuple[int, ...]) -> list[dict[str, float]]:

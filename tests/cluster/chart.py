@@ -57,10 +57,10 @@ def _run(
 class Rendered:
     """What the chart makes of some values, as far as an operator outside a pod needs it."""
 
+    # Of the operator's container.
     arguments: list[str]
-    """Of the operator's container."""
+    # Of that container: its plain values, and its namespace.
     environment: dict[str, str]
-    """Of that container: its plain values, and its namespace."""
     job_template: str
     permissions: list[Json]
 

@@ -11,8 +11,8 @@ from tests.cluster.control_plane import Cluster
 from enrollgate.launchers.base import LauncherUnavailable
 from enrollgate.launchers.kubernetes import ApiError
 
+# The annotation: the exit code in its first line, then the report, if any.
 EXIT_ANNOTATION = "test.enrollgate.io/ending"
-"""The annotation: the exit code in its first line, then the report, if any."""
 WORKER_VOLUME: dict[str, Any] = {
     "name": "exit-script",
     "downwardAPI": {
@@ -25,6 +25,7 @@ WORKER_VOLUME: dict[str, Any] = {
     },
 }
 WORKER_FOLDER = {"name": "exit-script", "mountPath": "/exit"}
+# Instead of the image's own program: it ends when and as the test says.
 SCRIPTED_WORKER = """
 echo "attempt $((ENROLLGATE_FAILED_ATTEMPTS + 1)) of ${ENROLLGATE_SCRATCH_DIR##*/}"
 trap 'echo stopping; exit 75' TERM
@@ -32,7 +33,6 @@ until [ -s /exit/script ]; do sleep 0.1; done
 { read -r code; cat > /dev/termination-log; } < /exit/script
 exit $code
 """
-"""Instead of the image's own program: it ends when and as the test says."""
 _JOB = "batch.kubernetes.io/job-name"
 _INTERVAL = 0.1
 

@@ -36,10 +36,10 @@ class Exchange:
 
     method: str
     path: str
+    # 0 until it is answered.
     status: int = 0
-    """0 until it is answered."""
+    # Of a watch: what has passed so far.
     lines: list[bytes] = field(default_factory=list)
-    """Of a watch: what has passed so far."""
 
     @property
     def is_watch(self) -> bool:
@@ -82,8 +82,8 @@ class FaultProxy:
         self._lock = threading.Lock()
         self._watchers: set[http.client.HTTPSConnection] = set()
         self._creates_under_way = 0
+        # Creations of Jobs that were under way at the same time, at most.
         self.most_creates_at_once = 0
-        """Creations of Jobs that were under way at the same time, at most."""
         self.exchanges: list[Exchange] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True

@@ -23,13 +23,13 @@ class JobWatch:
         self._cluster = cluster
         self._path = f"/apis/batch/v1/namespaces/{namespace}/jobs"
         self._namespace = namespace
+        # By uid: the task and the run_number of every Job that there ever was.
         self.ever: dict[str, tuple[int, int]] = {}
-        """By uid: the task and the run_number of every Job that there ever was."""
         self._active: set[str] = set()
+        # Unfinished Jobs at the same time, at most.
         self.most_active = 0
-        """Unfinished Jobs at the same time, at most."""
+        # What the watch itself ended with: then the record has a gap.
         self.errors: list[str] = []
-        """What the watch itself ended with: then the record has a gap."""
         self._since: str = cluster.api.request("GET", self._path)["metadata"]["resourceVersion"]
         self._stream = self._begin()
         self._closed = False

@@ -10,8 +10,8 @@ from enrollgate.launchers.kubernetes.manifest import build_job
 from enrollgate.launchers.kubernetes.views import JobView, PodView, job_view, pod_view
 
 ORDER = RunOrder("harness-1-1", 1, 1, "https://courses.example.com/1", "cookies.txt")
+# Runs until it is asked to end.
 UP = "trap 'echo asked; exit 75' TERM; echo up; while :; do sleep 0.1; done"
-"""Runs until it is asked to end."""
 
 
 def make_job(
@@ -50,3 +50,8 @@ def logs_of(cluster: Cluster, namespace: str) -> list[str]:
 
 def delete(cluster: Cluster, path: str) -> None:
     cluster.api.request("DELETE", path, body={"propagationPolicy": "Background"})
+
+
+def wait_until_gone(cluster: Cluster, path: str) -> None:
+    """Wait until there is no object at this path."""
+    cluster.wait_for(lambda: cluster.find(path) is None, what=f"{path} is gone")

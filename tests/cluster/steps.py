@@ -21,6 +21,13 @@ def wait_for_log(world: ClusterWorld, text: str) -> None:
     world.wait_for(lambda: text in world.log, f"the log says {text!r}")
 
 
+def wait_for_starts(world: ClusterWorld, count: int) -> None:
+    """Wait until operators have started this many times."""
+    world.wait_for(
+        lambda: world.log.count("operator started") == count, f"{count} operators have started"
+    )
+
+
 def all_completed(
     world: ClusterWorld, watch: JobWatch, tasks: list[int], timeout: float = 120.0
 ) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tests.cluster.control_plane import Cluster
-from tests.cluster.jobs import ORDER, delete, ended, make_job
+from tests.cluster.jobs import ORDER, delete, ended, make_job, wait_until_gone
 from tests.cluster.steps import wait_for_log
 from tests.cluster.world import ClusterWorld
 
@@ -31,11 +31,13 @@ def test_an_error_in_a_handler_never_stops_the_watch(world: ClusterWorld, cluste
             job = make_job(cluster, world.namespace, "exit 0", world.image)
             ended(cluster, job)
             delete(cluster, job)
-            cluster.wait_for(
-                lambda n=before: len(woken) >= n + 2, what="its end and its deletion are told"
-            )
-            cluster.wait_for(lambda path=job: cluster.find(path) is None, what="it is gone")
+            wait_for_calls(woken, before + 2)
+            wait_until_gone(cluster, job)
         assert set(woken) == {ORDER.name} and thread.is_alive()
+
+
+def wait_for_calls(calls: list[str], count: int) -> None:
+    Cluster.wait_for(lambda: len(calls) >= count, what=f"{count} calls")
 
 
 @contextmanager

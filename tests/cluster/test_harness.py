@@ -3,7 +3,7 @@
 import pytest
 from tests.cluster.control_plane import Cluster
 from tests.cluster.job_watch import JobWatch
-from tests.cluster.jobs import UP, delete, ended, logs_of, make_job, pods_of
+from tests.cluster.jobs import UP, delete, ended, logs_of, make_job, pods_of, wait_until_gone
 
 from enrollgate.launchers.kubernetes import ApiError
 
@@ -84,7 +84,7 @@ def test_a_watch_ended_by_the_api_server_continues_where_it_was(
         job = make_job(cluster, namespace, "sleep 1", image)
         ended(cluster, job)
         delete(cluster, job)
-        cluster.wait_for(lambda gone=job: cluster.find(gone) is None)
+        wait_until_gone(cluster, job)
     cluster.wait_for(lambda: len(watch.ever) == 3 and watch.active == 0)
     watch.close()
     assert watch.tasks == [(1, 1)] * 3 and watch.most_active == 1

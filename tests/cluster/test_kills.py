@@ -9,7 +9,7 @@ import pytest
 from tests.cluster.control_plane import Cluster
 from tests.cluster.fault_proxy import FaultProxy
 from tests.cluster.job_watch import JobWatch
-from tests.cluster.steps import all_completed, wait_for_log
+from tests.cluster.steps import all_completed, wait_for_log, wait_for_starts
 from tests.cluster.world import ClusterWorld
 
 JOBS = r"/jobs$"
@@ -73,7 +73,7 @@ def test_an_operator_killed_repeatedly_creates_each_job_once(
     tasks = world.add(count=150)
     for life in range(1, 7):
         process = world.start_operator(MAX_CONCURRENT_RUNS="10", CHECK_INTERVAL="0.1")
-        world.wait_for(lambda n=life: world.log.count("operator started") == n, "it has started")
+        wait_for_starts(world, life)
         time.sleep(random.uniform(0, 0.8))  # any moment will do: nothing is asserted of it
         kill(process)
     assert world.statuses().get("enrolled"), (

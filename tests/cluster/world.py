@@ -27,12 +27,12 @@ REPOSITORY = Path(__file__).parents[2]
 DELIVERED = Report(
     None, "3 items delivered", items_delivered=3, destination_url="https://drive.test/f"
 )
+# The chart's values whose names do not simply follow from the settings'.
 _VALUES = {
     "RUN_TTL": "runTTL",
     "KUBERNETES__COOKIES_SECRET": "cookies.existingSecret",
     "KUBERNETES__DRIVE_SECRET": "drive.existingSecret",
 }
-"""The chart's values whose names do not simply follow from the settings'."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,13 @@ class ClusterWorld:
     database_url: str
     kubeconfig: Path
     folder: Path
+    # Of every operator, by the settings' names; the chart is rendered with the values that set
+    # them.
     settings: dict[str, str] = field(default_factory=dict)
-    """Of every operator, by the settings' names; the chart is rendered with the values that set them."""
     image: str = "enrollgate:test"
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    # For how many the permissions are.
     replicas: int = 1
-    """For how many the permissions are."""
 
     def __post_init__(self) -> None:
         self.database = open_database(make_url(self.database_url))
@@ -70,8 +71,8 @@ class ClusterWorld:
         self.sql("CREATE INDEX ix_status ON download_tasks (status)")
         migrate(self.database)
         self.exit_script = ExitScript(self.cluster, self.namespace)
+        # The value `worker.jobTemplate`, to be changed at will.
         self.template = self.folder / "job.yaml"
-        """The value `worker.jobTemplate`, to be changed at will."""
         worker = {
             "name": "worker",
             "command": ["sh", "-c", SCRIPTED_WORKER],

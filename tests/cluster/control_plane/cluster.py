@@ -24,8 +24,8 @@ class Cluster:
 
     kubeconfig: Path
     plane: ControlPlane | None
+    # For the files that are made for tests.
     folder: Path
-    """For the files that are made for tests."""
 
     def __post_init__(self) -> None:
         self.api = self.api_of(self.kubeconfig)
@@ -38,7 +38,9 @@ class Cluster:
     def api_of(kubeconfig: Path, connections: int = 20) -> Api:
         """The API as the user of a kubeconfig sees it."""
         configuration = client.Configuration()
-        config.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
+        config.load_kube_config(  # type: ignore[no-untyped-call]  # the client types only its models
+            config_file=str(kubeconfig), client_configuration=configuration
+        )
         configuration.connection_pool_maxsize = connections
         configuration.retries = False
         return Api(configuration, random=Random(1), sleep=time.sleep)
@@ -122,12 +124,12 @@ class Cluster:
             if each["name"] == content["current-context"]
         )
         context |= {"user": user, "namespace": namespace}
-        path = self.folder / f"{user}.kubeconfig"
-        path.write_text(
+        kubeconfig = self.folder / f"{user}.kubeconfig"
+        kubeconfig.write_text(
             yaml.safe_dump(content | {"users": [{"name": user, "user": {"token": token}}]})
         )
-        path.chmod(0o600)
-        return path
+        kubeconfig.chmod(0o600)
+        return kubeconfig
 
     def log(self, namespace: str, pod: str) -> str:
         """What `kubectl logs` shows."""

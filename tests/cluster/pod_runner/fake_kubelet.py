@@ -28,13 +28,13 @@ class FakeKubelet:
 
     cluster: Cluster
     namespace: str
+    # The termination message of each worker.
     message: str
-    """The termination message of each worker."""
     threads: int = 4
+    # While it is set, pods go on running.
     hold: threading.Event = field(default_factory=threading.Event)
-    """While it is set, pods go on running."""
+    # By name: those that are held.
     running: dict[str, Json] = field(default_factory=dict)
-    """By name: those that are held."""
 
     def __post_init__(self) -> None:
         self._stopped = threading.Event()

@@ -17,13 +17,13 @@ from tests.databases.server import free_port
 from enrollgate.launchers.kubernetes import ApiError
 
 Json = dict[str, Any]
+# Bytes of a termination message that a kubelet passes on.
 MESSAGE_LIMIT = 4096
-"""Bytes of a termination message that a kubelet passes on."""
+# Bytes of the log that take its place, if the pod wants that.
 _LOG_FALLBACK = 2048
-"""Bytes of the log that take its place, if the pod wants that."""
 _EVICTION_GRACE = 1.0
+# Seconds before a container is started again.
 _BACK_OFF = 1.0
-"""Seconds before a container is started again."""
 _TICK = 0.05
 
 
@@ -39,14 +39,14 @@ class Fault(Enum):
 class ExitResult:
     """Why somebody other than the container itself ended it."""
 
+    # The container's, in place of Completed or Error.
     reason: str = ""
-    """The container's, in place of Completed or Error."""
     pod_reason: str = ""
     pod_message: str = ""
+    # The reason of the pod's DisruptionTarget condition.
     disruption: str = ""
-    """The reason of the pod's DisruptionTarget condition."""
+    # Seconds after SIGTERM, if not the pod's own.
     grace: float | None = None
-    """Seconds after SIGTERM, if not the pod's own."""
 
 
 @dataclass
@@ -62,14 +62,14 @@ class Life:
     gone: threading.Event = field(default_factory=threading.Event)
     ending: ExitResult | None = None
     container: sandbox.Sandbox | None = None
+    # Seconds that the deletion gives it, if not its spec's.
     grace: float | None = None
-    """Seconds that the deletion gives it, if not its spec's."""
     ready: bool = False
     restarts: int = 0
+    # How the container ended before it was started again.
     last: Json | None = None
-    """How the container ended before it was started again."""
+    # Pods share this machine's network: each serves its probes on a port of its own.
     port: int = field(default_factory=free_port)
-    """Pods share this machine's network: each serves its probes on a port of its own."""
 
     def __post_init__(self) -> None:
         self.spec = self.pod["spec"]
@@ -395,5 +395,6 @@ class Life:
         )
 
 
+# The variable that tells the operator where to serve; ours to choose, since pods share a network
+# here.
 _PORT = "ENROLLGATE_HTTP_PORT"
-"""The variable that tells the operator where to serve; ours to choose, since pods share a network here."""

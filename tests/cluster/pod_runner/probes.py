@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 Json = dict[str, Any]
+# Seconds: tests need not wait as long as a cluster may.
 _LONGEST_PERIOD = 1.0
-"""Seconds: tests need not wait as long as a cluster may."""
 
 
 @dataclass
@@ -19,12 +19,12 @@ class Probe:
     spec: Json
     port: int
     holds: bool
+    # On the clock that `ask` is given, in seconds.
     due: float
-    """On the clock that `ask` is given, in seconds."""
+    # Answers against that belief.
     in_a_row: int = 0
-    """Answers against that belief."""
+    # Bad answers in a row.
     misses: int = 0
-    """Bad answers in a row."""
 
     def ask(self, now: float) -> bool:
         """Sends a request if it is time; whether the belief has changed."""
@@ -84,7 +84,7 @@ class Health:
     def alive(self) -> bool:
         """False if the container is to be started again."""
         if self._startup is not None and not self._startup.holds:
-            return self._startup.misses < self._startup.spec.get("failureThreshold", 3)
+            return bool(self._startup.misses < self._startup.spec.get("failureThreshold", 3))
         return self._liveness is None or self._liveness.holds
 
     def ask(self, now: float) -> None:

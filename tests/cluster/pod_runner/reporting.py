@@ -27,8 +27,8 @@ class Node:
     """What all pods of the node share."""
 
     cluster: Cluster
+    # While it is set, the node says nothing, and hears nothing of deletions.
     lost: threading.Event = field(default_factory=threading.Event)
-    """While it is set, the node says nothing, and hears nothing of deletions."""
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def patiently(self, ask: Callable[[], _T]) -> _T:

@@ -20,6 +20,7 @@ from enrollgate.launchers.base import LauncherUnavailable
 from enrollgate.launchers.kubernetes import ApiError
 
 Json = dict[str, Any]
+# What a listing or a watch ends with while the API server is away.
 AWAY = (
     ApiError,
     LauncherUnavailable,
@@ -28,7 +29,6 @@ AWAY = (
     OSError,
     ValueError,
 )
-"""What a listing or a watch ends with while the API server is away."""
 
 
 @dataclass
@@ -37,13 +37,13 @@ class PodRunner:
 
     cluster: Cluster
     folder: Path
+    # By uid.
     lives: dict[str, Life] = field(default_factory=dict)
-    """By uid."""
     faults: list[tuple[Callable[[Json], bool], Fault]] = field(default_factory=list)
+    # Namespaces whose pods are somebody else's, such as a `FakeKubelet`'s.
     left_alone: set[str] = field(default_factory=set)
-    """Namespaces whose pods are somebody else's, such as a `FakeKubelet`'s."""
+    # What went wrong in the runner itself.
     errors: list[BaseException] = field(default_factory=list)
-    """What went wrong in the runner itself."""
 
     def __post_init__(self) -> None:
         self.node = Node(self.cluster)
@@ -175,7 +175,8 @@ class PodRunner:
 def changes_of_pods(cluster: Cluster, since: str) -> Iterator[tuple[str, Json]]:
     """All pods as they change from a resource version on; ends when the watch does."""
     core = client.CoreV1Api(client.ApiClient(cluster.api.configuration))
-    stream = core.list_pod_for_all_namespaces(
+    # With _preload_content=False the client returns the raw response, not the model of its annotation.
+    stream: Any = core.list_pod_for_all_namespaces(
         watch=True,
         resource_version=since,
         timeout_seconds=600,

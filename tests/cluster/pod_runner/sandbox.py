@@ -20,15 +20,15 @@ from tests.cluster.pod_runner.volumes import Mount
 from tests.databases.server import die_with_parent
 
 REPOSITORY = Path(__file__).parents[3]
+# Where the image's programs are, here: the environment that runs the tests.
 BIN = Path(sys.executable).parent
-"""Where the image's programs are, here: the environment that runs the tests."""
+# What the Dockerfile sets.
 IMAGE_VARIABLES = {
     "PATH": f"{BIN}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/tmp",
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONUNBUFFERED": "1",
 }
-"""What the Dockerfile sets."""
 _IMAGE_FOLDERS = (BIN.parent, REPOSITORY / "operator", Path(sys.base_prefix))
 _NAMESPACES = (
     "unshare",
@@ -58,8 +58,8 @@ class Container:
     read_only: bool
     folder: Path
     log: Path
+    # Its termination message.
     message: Path
-    """Its termination message."""
     host_name: str = "container"
     group: int | None = None
     groups: Sequence[int] = field(default=())
@@ -72,8 +72,8 @@ class Sandbox:
     """A container that has been started. `process` is its parent, and ends as it does."""
 
     process: subprocess.Popen[bytes]
+    # Process 1 of the container, as this machine numbers it.
     first: int
-    """Process 1 of the container, as this machine numbers it."""
 
     def poll(self) -> int | None:
         """Its exit code as a kubelet gives it, 128 + n for a signal; None while it runs."""

@@ -130,6 +130,7 @@ class Supplies:
         return plain[path]()
 
     def _folder_of(self, volume: Json) -> Path:
+        folder: Path
         if claim := volume.get("persistentVolumeClaim"):
             folder = self.claims / self.namespace / claim["claimName"]
             folder.mkdir(parents=True, exist_ok=True)

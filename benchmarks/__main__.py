@@ -1,6 +1,7 @@
-"""Runs every benchmark, prints tables and promises, and writes benchmarks/results.json, from which docs/benchmarks.md is made.
+"""Run every benchmark, print tables and promises, and write benchmarks/results.json.
 
-Ends with an error if a promise is not kept. A quick run shows that the benchmarks run, and writes to build/ only.
+docs/benchmarks.md is generated from that file. The exit code is 1 if a promise is not kept. A
+quick run shows that the benchmarks work, and writes to build/ only.
 """
 
 import argparse
@@ -38,7 +39,7 @@ QUICK = ((100, 1_000), 10_000)
 
 @contextmanager
 def databases() -> Iterator[dict[str, str]]:
-    """A fresh database of each kind, by name. MariaDB is left out, loudly, where there is none."""
+    """Yield a fresh database of each kind, by name. Without MariaDB a warning is printed."""
     with (
         tempfile.TemporaryDirectory(prefix="enrollgate-bench-") as mine,
         tempfile.TemporaryDirectory(
@@ -134,7 +135,7 @@ def main() -> None:
 
 
 def keep(suite: str, results: Results, path: Path) -> None:
-    """Writes the results beside those of the other suites."""
+    """Write the results beside those of the other suites."""
     path.parent.mkdir(exist_ok=True)
     before = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(
@@ -143,22 +144,24 @@ def keep(suite: str, results: Results, path: Path) -> None:
 
 
 def where() -> dict[str, object]:
-    """What may be said of the machine."""
+    """Describe the machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "measured": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.machine()}",
+        "machine": f"{os.cpu_count()} cores, {memory:.0f} GiB, "
+        f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
 
 
 def show_promises(results: Results) -> int:
-    """Gives how many were not kept."""
+    """Print the promises. Returns how many were not kept."""
     broken = 0
     for promise, value, kept in verdicts(results):
         broken += not kept
         print(
-            f"{'kept  ' if kept else 'BROKEN'}  {value:10,.2f} {promise.bound():>8}  {promise.words}"
+            f"{'kept  ' if kept else 'BROKEN'}  {value:10,.2f} {promise.bound():>8}  "
+            f"{promise.words}"
         )
     return broken
 

@@ -1,4 +1,4 @@
-"""On a real control plane: how fast Jobs are made, how soon things are noticed, what ten thousand live Jobs cost."""
+"""Benchmarks on a real control plane: Jobs per second, delays, and the cost of 10,000 live Jobs."""
 
 from benchmarks.cluster.burst import measure_cluster_burst
 from benchmarks.cluster.cluster_env import control_plane

@@ -1,4 +1,4 @@
-"""The bare loop: the Jobs that the operator would make, as many requests at once as it sends, and nothing else.
+"""The bare loop: creates the Jobs that the operator would create, with the same concurrency.
 
 It prints when it began, by the clock that all processes of a machine share (CLOCK_MONOTONIC).
 """

@@ -1,4 +1,4 @@
-"""A burst of enrolled rows becomes Jobs: the operator against a bare loop that makes the same Jobs with the same client."""
+"""A burst of enrolled rows: the operator against a bare loop that creates the same Jobs."""
 
 import subprocess
 import sys
@@ -14,9 +14,11 @@ from enrollgate.domain.report import Report
 
 
 def measure_cluster_burst(cluster: Cluster, url: str, jobs: int) -> list[dict[str, object]]:
-    """The bare loop once before and once after the operator, for what the API server has grown meanwhile to count for neither.
+    """Run the bare loop once before and once after the operator, since the API server slows down
+    as it fills up.
 
-    Of the operator, everything counts from the commit of the rows to the last Job: noticing them, claiming, creating, recording.
+    For the operator everything counts, from the commit of the rows to the last Job: seeing them,
+    claiming, creating, recording.
     """
     with pinned_cpus(cluster):
         rows = [_measure(cluster, url, jobs, "of its own")]
@@ -51,7 +53,9 @@ def _bare(cluster: Cluster, url: str, jobs: int) -> float:
 
 
 def _operator(cluster: Cluster, url: str, jobs: int) -> tuple[float, float]:
-    """Jobs made per second, and then, once all pods may end, rows completed per second."""
+    """Measure Jobs created per second, and then, once all pods may end, rows completed per
+    second.
+    """
     report = Report(
         None, "3 items delivered", items_delivered=3, destination_url="https://drive.test/f"
     )
@@ -83,7 +87,7 @@ def _operator(cluster: Cluster, url: str, jobs: int) -> tuple[float, float]:
 
 
 def enroll(world: ClusterWorld, rows: int) -> None:
-    """So many rows, enrolled, in one commit."""
+    """Insert this many enrolled rows in one commit."""
     values = [{"email": "ada@example.com", "url": "https://courses.example.com/1"}] * rows
     statement = (
         "INSERT INTO download_tasks (status, email, course_url) VALUES ('enrolled', :email, :url)"
@@ -94,7 +98,7 @@ def enroll(world: ClusterWorld, rows: int) -> None:
 
 
 def _settle(world: ClusterWorld, jobs: int) -> None:
-    """Until the Job controller has made all pods: it must not slow the next measurement down."""
+    """Wait until the Job controller has created all pods: it must not slow the next measurement."""
     world.wait_for(
         lambda: len(world.cluster.pods(world.namespace)) >= jobs,
         "all pods are there",

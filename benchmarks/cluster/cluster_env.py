@@ -1,4 +1,6 @@
-"""Where it is measured: a control plane of our own, a namespace with the chart's rights, an operator as a child process."""
+"""Where benchmarks run: a control plane, a namespace with the chart's rights, an operator
+process.
+"""
 
 import contextlib
 import json
@@ -24,7 +26,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @contextmanager
 def control_plane() -> Iterator[Cluster]:
-    """Raises ControlPlaneAbsent."""
+    """Start a control plane. Raises ControlPlaneAbsent."""
     with tempfile.TemporaryDirectory(
         prefix="enrollgate-bench-", ignore_cleanup_errors=True
     ) as folder:
@@ -37,8 +39,10 @@ def control_plane() -> Iterator[Cluster]:
 
 @contextmanager
 def pinned_cpus(cluster: Cluster) -> Iterator[None]:
-    """Gives the control plane a core of its own, and all that is begun meanwhile another: in life they have machines of their own.
-    Otherwise what the Job controller makes of the Jobs takes the operator's time on a small machine.
+    """Pin the control plane to one core, and all processes started in this block to the others.
+
+    In production they run on different machines. On a small machine the Job controller would
+    otherwise take the operator's time.
     """
     cores = os.sched_getaffinity(0)
     theirs, *ours = sorted(cores)
@@ -59,13 +63,13 @@ def pinned_cpus(cluster: Cluster) -> Iterator[None]:
 
 def _pin(pid: int, cores: set[int]) -> None:
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+        with contextlib.suppress(ProcessLookupError):  # it has ended in the meantime
             os.sched_setaffinity(int(thread.name), cores)
 
 
 @contextmanager
 def cluster_env(cluster: Cluster, database_url: str, **settings: str) -> Iterator[ClusterWorld]:
-    """A fresh namespace; the database's tables are made anew. What comes next begins when nothing of it is left."""
+    """Create a fresh namespace and fresh tables. The block ends when nothing of them is left."""
     with (
         _cleared(cluster) as namespace,
         tempfile.TemporaryDirectory(prefix="enrollgate-bench-") as folder,
@@ -90,7 +94,8 @@ def cluster_env(cluster: Cluster, database_url: str, **settings: str) -> Iterato
 def _cleared(cluster: Cluster) -> Iterator[str]:
     with cluster.namespace() as name:
         yield name
-        # The Jobs first: the pods of a namespace that is going away keep their Job controller's finalizers for minutes.
+        # Jobs first: in a namespace that is being deleted, pods keep the Job controller's
+        # finalizers for minutes.
         jobs = f"/apis/batch/v1/namespaces/{name}/jobs"
         cluster.api.request(
             "DELETE", jobs, body={"kind": "DeleteOptions", "propagationPolicy": "Background"}
@@ -103,18 +108,20 @@ def _cleared(cluster: Cluster) -> Iterator[str]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has used, all its threads together (proc(5), stat)."""
+    """Return the processor time of a process in seconds, all its threads together (proc(5),
+    stat).
+    """
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 class JobWatch:
-    """Notes when a namespace's Jobs appear, and when they are complete, as a watch shows it. A watch that breaks is begun anew."""
+    """Records when a namespace's Jobs appear and complete. A watch that breaks is started again."""
 
     def __init__(self, cluster: Cluster, namespace: str) -> None:
-        # time.monotonic() of each, by name.
+        # time.monotonic() of each Job, by name.
         self.appeared: dict[str, float] = {}
-        # Likewise.
+        # The same for completion.
         self.complete: dict[str, float] = {}
         self._cluster = cluster
         self._namespace = namespace
@@ -127,7 +134,7 @@ class JobWatch:
         self._closed = True
 
     def per_second(self, begin: float) -> float:
-        """From this moment (time.monotonic()) to the last that appeared."""
+        """Return Jobs per second from `begin` (time.monotonic()) to the last that appeared."""
         return len(self.appeared) / (max(self.appeared.values()) - begin)
 
     def _begin(self) -> Any:
@@ -157,7 +164,7 @@ class JobWatch:
 
     def _note(self, job: dict[str, Any], now: float) -> None:
         name = job["metadata"].get("name")
-        if name is None:  # an error: the watch ends with it
+        if name is None:  # an error event: the watch ends with it
             return
         self.appeared.setdefault(name, now)
         conditions = job.get("status", {}).get("conditions") or ()

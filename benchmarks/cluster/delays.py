@@ -1,4 +1,6 @@
-"""How soon: row enrolled to Job visible (bounded by the check interval), Job finished to row completed (which is not)."""
+"""Delays: row enrolled to Job visible (limited by the check interval), Job finished to row
+completed.
+"""
 
 import statistics
 import threading
@@ -38,7 +40,7 @@ def _row(what: str, interval: float, waits: list[float]) -> dict[str, object]:
 
 
 def _to_job(cluster: Cluster, url: str, tasks: int, interval: float) -> list[float]:
-    """Rows become enrolled one by one, at random phases of the interval."""
+    """Enroll rows one by one, at random phases of the interval."""
     random = Random(3)
     with cluster_env(
         cluster, url, CHECK_INTERVAL=str(interval), MAX_CONCURRENT_RUNS=str(tasks)
@@ -59,13 +61,13 @@ def _to_job(cluster: Cluster, url: str, tasks: int, interval: float) -> list[flo
 
 
 def _to_row(cluster: Cluster, url: str, tasks: int) -> list[float]:
-    """Pods end one by one, while the operator looks at the rows once a minute only."""
+    """Let pods end one by one, while the operator runs a full pass only once a minute."""
     random = Random(4)
-    mimic_hold = threading.Event()
-    mimic_hold.set()
+    kubelet_hold = threading.Event()
+    kubelet_hold.set()
     with cluster_env(cluster, url, CHECK_INTERVAL="60", MAX_CONCURRENT_RUNS=str(tasks)) as world:
         watch = JobWatch(cluster, world.namespace)
-        fake_kubelet = FakeKubelet(cluster, world.namespace, REPORT.encode(), hold=mimic_hold)
+        fake_kubelet = FakeKubelet(cluster, world.namespace, REPORT.encode(), hold=kubelet_hold)
         fake_kubelet.start()
         enroll(world, tasks)
         process = world.start_operator()

@@ -1,4 +1,4 @@
-"""Very many live Jobs: what the operator costs at each number of them. They are suspended: without pods, nothing else goes on."""
+"""The operator's cost for each number of live Jobs. They are suspended, so they have no pods."""
 
 import time
 import urllib.error
@@ -23,7 +23,7 @@ FINISHED = 100
 
 
 def measure_live(cluster: Cluster, url: str, levels: tuple[int, ...]) -> list[dict[str, float]]:
-    """One namespace that fills up from level to level; the operator is begun anew at each."""
+    """Fill one namespace level by level, and start a new operator at each level."""
     rows = []
     with cluster_env(
         cluster, url, MAX_CONCURRENT_RUNS=str(levels[-1]), LOG_LEVEL="warning"
@@ -95,7 +95,7 @@ def _is_ready(port: int) -> bool:
 
 
 def _steady(world: ClusterWorld) -> float:
-    """Percent of one processor that an operator uses at the default interval, when nothing happens."""
+    """Return percent of one core that an idle operator uses at the default interval."""
     port = free_port()
     process = world.start_operator(HTTP_PORT=str(port), CHECK_INTERVAL=str(DEFAULT_INTERVAL))
     world.wait_for(lambda: _is_ready(port), "the operator is ready")
@@ -108,7 +108,7 @@ def _steady(world: ClusterWorld) -> float:
 
 
 def _cpu_until_quiet(pid: int) -> float:
-    """Waits until the process does nothing any more; gives what it used until then."""
+    """Wait until the process is idle. Returns the processor seconds that it used until then."""
     begin = last = cpu_seconds(pid)
     quiet = 0
     deadline = time.monotonic() + 600
@@ -122,7 +122,7 @@ def _cpu_until_quiet(pid: int) -> float:
 
 
 def _touch(world: ClusterWorld, events: int) -> None:
-    """So many changes of Jobs that mean nothing."""
+    """Make this many changes of Jobs that need no action."""
     tasks = [run.task_id for run in world.runs() if run.outcome is None][:500]
 
     def touch(number: int) -> None:

@@ -1,5 +1,7 @@
-"""A cluster to try things on by hand: `python -m tests.cluster` starts the tests' control plane and pod runner, says where the
-kubeconfig is, and ends both at Ctrl-C.
+"""Run a cluster to try things by hand: `python -m tests.cluster`.
+
+It starts the tests' control plane and pod runner, prints where the kubeconfig is, and stops both
+at Ctrl-C.
 """
 
 import signal

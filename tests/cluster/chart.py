@@ -1,4 +1,4 @@
-"""Helm and kubectl as their users call them, and what the chart makes of an operator's settings."""
+"""Call Helm and kubectl as users do, and read what the chart renders for an operator."""
 
 import json
 import os
@@ -20,7 +20,7 @@ CHART = REPOSITORY / "charts" / "enrollgate"
 
 @cache
 def tools() -> Path:
-    """The folder with both programs."""
+    """Return the folder that holds both programs."""
     found = subprocess.run(
         [REPOSITORY / "scripts" / "helm-kubectl"], capture_output=True, text=True, check=True
     )
@@ -55,18 +55,20 @@ def _run(
 
 @dataclass(frozen=True)
 class Rendered:
-    """What the chart makes of some values, as far as an operator outside a pod needs it."""
+    """What the chart renders from some values, as far as an operator outside a pod needs it."""
 
-    # Of the operator's container.
+    # Arguments of the operator's container.
     arguments: list[str]
-    # Of that container: its plain values, and its namespace.
+    # Variables of that container: its plain values, and its namespace.
     environment: dict[str, str]
     job_template: str
     permissions: list[Json]
 
 
 def rendered(namespace: str, values: Json) -> Rendered:
-    """Renders the chart with these values on top of the least that it wants; all its objects are called `school`."""
+    """Render the chart with these values on top of the required ones. All objects are called
+    `school`.
+    """
     least = {
         "fullnameOverride": RELEASE,
         "database": {"existingSecret": "database"},
@@ -98,7 +100,7 @@ def rendered(namespace: str, values: Json) -> Rendered:
 
 
 def _variables(container: Json, fields: dict[str, str]) -> dict[str, str]:
-    """Its variables, but for those of Secrets."""
+    """Return a container's variables, except those that come from Secrets."""
     found = dict[str, str]()
     for each in container["env"]:
         if "value" in each:
@@ -112,7 +114,9 @@ def _variables(container: Json, fields: dict[str, str]) -> dict[str, str]:
 
 
 def grant(namespace: str, kubeconfig: Path, replicas: int = 2) -> None:
-    """Makes the chart's own service account and Role, as rendered for so many replicas: both are called `school`."""
+    """Create the chart's service account and Role for this many replicas. Both are called
+    `school`.
+    """
     objects = rendered(namespace, {"replicas": replicas}).permissions
     documents = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
     kubectl("apply", "-n", namespace, "-f", "-", kubeconfig=kubeconfig, stdin=documents)

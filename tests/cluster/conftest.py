@@ -1,4 +1,4 @@
-"""One control plane and one pod runner for all cluster tests; a namespace for each."""
+"""One control plane and one pod runner for all cluster tests; a namespace for each test."""
 
 import os
 import tempfile
@@ -22,7 +22,7 @@ from tests.conftest import absent, left_out
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """The cluster that ENROLLGATE_TEST_KUBECONFIG names, else one of our own."""
+    """The cluster that ENROLLGATE_TEST_KUBECONFIG names, else one that the tests start."""
     with tempfile.TemporaryDirectory(
         prefix="enrollgate-cluster-", ignore_cleanup_errors=True
     ) as folder:
@@ -41,7 +41,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def plane(cluster: Cluster) -> ControlPlane:
-    """A control plane of our own, to be broken."""
+    """A control plane that tests may break."""
     if cluster.plane is None:
         left_out(
             "ENROLLGATE_TEST_KUBECONFIG names a cluster: no test that breaks its control plane"
@@ -51,10 +51,11 @@ def plane(cluster: Cluster) -> ControlPlane:
 
 @pytest.fixture(scope="session")
 def pod_runner(cluster: Cluster) -> Iterator[PodRunner]:
-    """Plays the kubelet, and can misbehave. A cluster with nodes has its own: see `nodes`."""
+    """The tests' own kubelet, which can inject faults. On a cluster with nodes, see `nodes`."""
     if cluster.plane is None:
         left_out(
-            "ENROLLGATE_TEST_KUBECONFIG names a cluster: no test that needs the tests' own pod runner, which misbehaves"
+            "ENROLLGATE_TEST_KUBECONFIG names a cluster: "
+            "tests that need the pod runner's faults are left out"
         )
     if refused := sandbox.refusal():
         absent(
@@ -75,14 +76,16 @@ def pod_runner(cluster: Cluster) -> Iterator[PodRunner]:
 
 @pytest.fixture(scope="session")
 def nodes(cluster: Cluster, request: pytest.FixtureRequest) -> None:
-    """Something that runs pods as they should: the cluster's own nodes, or else our pod runner."""
+    """Something that runs pods correctly: the cluster's own nodes, or else the pod runner."""
     if cluster.plane is not None:
         request.getfixturevalue("pod_runner")
 
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    """What the Jobs run. The pod runner takes any name for this machine; a cluster of yours has to have the image."""
+    """The image of the Jobs. The pod runner accepts any name; your own cluster must have the
+    image.
+    """
     return os.environ.get("ENROLLGATE_TEST_IMAGE", "enrollgate:test")
 
 
@@ -95,7 +98,7 @@ def namespace(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture
 def operator_kubeconfig(cluster: Cluster, namespace: str) -> Path:
-    """The chart's own service account and Role, for one replica, and a token of that account."""
+    """A token of the chart's service account, with its Role for one replica."""
     grant(namespace, cluster.kubeconfig, replicas=1)
     return cluster.kubeconfig_for(namespace, "school")
 
@@ -110,7 +113,7 @@ def world(
     image: str,
     tmp_path: Path,
 ) -> Iterator[ClusterWorld]:
-    """Rows, Jobs whose workers do what the test says, and an operator to start and stop."""
+    """Rows, Jobs whose workers end as the test says, and operators to start and stop."""
     made = ClusterWorld(cluster, namespace, sqlite_url, operator_kubeconfig, tmp_path, image=image)
     yield made
     made.close()
@@ -118,7 +121,7 @@ def world(
 
 @pytest.fixture
 def fault_proxy(cluster: Cluster) -> Iterator[FaultProxy]:
-    """Between an operator and the API server, for those operators that are started with its kubeconfig."""
+    """A proxy between the API server and those operators that use its kubeconfig."""
     made = FaultProxy(cluster)
     yield made
     made.close()
@@ -126,7 +129,7 @@ def fault_proxy(cluster: Cluster) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def watch(cluster: Cluster, namespace: str) -> Iterator[JobWatch]:
-    """Every Job that there ever is in the namespace."""
+    """A record of every Job that ever existed in the namespace."""
     made = JobWatch(cluster, namespace)
     yield made
     made.close()
@@ -134,7 +137,7 @@ def watch(cluster: Cluster, namespace: str) -> Iterator[JobWatch]:
 
 @pytest.fixture
 def fake_kubelet(cluster: Cluster, pod_runner: PodRunner, namespace: str) -> Iterator[FakeKubelet]:
-    """In place of the pod runner, in this namespace: pods succeed as soon as they are seen, without a process."""
+    """Replaces the pod runner in this namespace: pods succeed at once, without a process."""
     pod_runner.left_alone.add(namespace)
     made = FakeKubelet(cluster, namespace, DELIVERED.encode())
     made.start()
@@ -144,7 +147,9 @@ def fake_kubelet(cluster: Cluster, pod_runner: PodRunner, namespace: str) -> Ite
 
 @pytest.fixture
 def brief_workers(cluster: Cluster, world: ClusterWorld, request: pytest.FixtureRequest) -> None:
-    """Workers that succeed at once: mimicked, or on a cluster's own nodes a shell that ends."""
+    """Workers that succeed at once: by the fake kubelet, or on your own nodes by a shell that
+    exits.
+    """
     if cluster.plane is not None:
         request.getfixturevalue("fake_kubelet")
     else:

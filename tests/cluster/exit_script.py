@@ -1,6 +1,7 @@
-"""Tells workers how to end, through what every kubelet does: an annotation of a pod appears in a file of its downwardAPI volume.
+"""Tells workers how to exit: an annotation of a pod appears in a file of its downwardAPI volume.
 
-https://kubernetes.io/docs/concepts/storage/downward-api/. So it works on any cluster, without a shared folder and without `exec`.
+See https://kubernetes.io/docs/concepts/storage/downward-api/. This works on any cluster, without
+a shared folder and without `kubectl exec`.
 """
 
 import threading
@@ -11,8 +12,8 @@ from tests.cluster.control_plane import Cluster
 from enrollgate.launchers.base import LauncherUnavailable
 from enrollgate.launchers.kubernetes import ApiError
 
-# The annotation: the exit code in its first line, then the report, if any.
-EXIT_ANNOTATION = "test.enrollgate.io/ending"
+# The annotation: the exit code in its first line, then the report, if there is one.
+EXIT_ANNOTATION = "test.enrollgate.io/exit"
 WORKER_VOLUME: dict[str, Any] = {
     "name": "exit-script",
     "downwardAPI": {
@@ -25,7 +26,7 @@ WORKER_VOLUME: dict[str, Any] = {
     },
 }
 WORKER_FOLDER = {"name": "exit-script", "mountPath": "/exit"}
-# Instead of the image's own program: it ends when and as the test says.
+# Replaces the image's program: it exits when the test says, with the code that the test says.
 SCRIPTED_WORKER = """
 echo "attempt $((ENROLLGATE_FAILED_ATTEMPTS + 1)) of ${ENROLLGATE_SCRATCH_DIR##*/}"
 trap 'echo stopping; exit 75' TERM
@@ -38,7 +39,7 @@ _INTERVAL = 0.1
 
 
 class ExitScript:
-    """Tells all pods of a run, those that are there and those to come."""
+    """Annotates all pods of a run, those that exist and those to come."""
 
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self._cluster = cluster
@@ -49,7 +50,7 @@ class ExitScript:
         self._thread = threading.Thread(target=self._annotate_pods, name="exit_script", daemon=True)
 
     def set_exit(self, name: str, code: int, report: str) -> None:
-        """Says how the workers of this run are to end."""
+        """Set the exit code and the report with which the workers of this run end."""
         self._endings[name] = f"{code}\n{report}"
         if not self._thread.is_alive():
             self._thread.start()
@@ -65,7 +66,7 @@ class ExitScript:
                 for pod in self._cluster.items(self._pods):
                     self._annotate(pod["metadata"])
             except (ApiError, LauncherUnavailable):
-                continue  # the API server, the pod or its namespace has gone: another look will show
+                continue  # the API server, the pod or its namespace is gone
 
     def _annotate(self, metadata: dict[str, Any]) -> None:
         ending = self._endings.get(metadata.get("labels", {}).get(_JOB, ""))

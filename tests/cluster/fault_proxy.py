@@ -1,6 +1,7 @@
-"""The connection between an operator and its API server, as a reverse proxy on loopback: it notes what passes, and holds it on demand.
+"""A reverse proxy between an operator and its API server: it records requests and can hold them.
 
-With a request held, an operator can be killed at just that point; with the answers noted, a test knows what was really sent.
+While a request is held, an operator can be killed at exactly that point. The record shows what
+was really sent.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ _HOP_BY_HOP = {
     "host",
     "accept-encoding",
 }
-_PATIENCE = 120.0
+_HOLD_TIMEOUT = 120.0
 
 
 @dataclass
@@ -36,9 +37,9 @@ class Exchange:
 
     method: str
     path: str
-    # 0 until it is answered.
+    # 0 until the answer arrives.
     status: int = 0
-    # Of a watch: what has passed so far.
+    # Events of a watch that have passed so far.
     lines: list[bytes] = field(default_factory=list)
 
     @property
@@ -47,7 +48,7 @@ class Exchange:
 
     @property
     def says_gone(self) -> bool:
-        """Whether a watch was told, by its status or by an ERROR event, that its place is forgotten."""
+        """Whether a watch got 410 Gone, as a status or as an ERROR event."""
         return self.is_watch and (self.status == 410 or any(map(_is_gone, self.lines)))
 
 
@@ -58,7 +59,7 @@ def _is_gone(line: bytes) -> bool:
 
 @dataclass
 class Hold:
-    """Stops what matches until it is over: before it is passed on, or before its answer is."""
+    """Stops matching requests, or their answers, until it is released."""
 
     method: str
     path: re.Pattern[str]
@@ -68,7 +69,7 @@ class Hold:
     dropped: bool = False
 
     def drop(self) -> None:
-        """What is held is never passed on: its connection breaks."""
+        """Release, but drop what is held: its connection breaks."""
         self.dropped = True
         self.over.set()
 
@@ -82,7 +83,7 @@ class FaultProxy:
         self._lock = threading.Lock()
         self._watchers: set[http.client.HTTPSConnection] = set()
         self._creates_under_way = 0
-        # Creations of Jobs that were under way at the same time, at most.
+        # The largest number of Job creations that were in progress at the same time.
         self.most_creates_at_once = 0
         self.exchanges: list[Exchange] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -90,19 +91,21 @@ class FaultProxy:
         threading.Thread(target=self._server.serve_forever, name="fault_proxy", daemon=True).start()
 
     def kubeconfig(self, original: Path) -> Path:
-        """The same user, through this proxy."""
+        """Write a kubeconfig of the same user that goes through this proxy."""
         content = yaml.safe_load(original.read_text())
         url = f"http://127.0.0.1:{self._server.server_address[1]}"
         content["clusters"] = [
             {"name": each["name"], "cluster": {"server": url}} for each in content["clusters"]
         ]
-        path = original.with_suffix(".wired")
+        path = original.with_suffix(".proxied")
         path.write_text(yaml.safe_dump(content))
         return path
 
     @contextmanager
     def hold(self, method: str, path: str, *, answers: bool = False) -> Iterator[Hold]:
-        """Holds every such request (or, once it has been carried out, its answer) until the hold is over."""
+        """Hold every matching request until the block ends; with `answers`, hold its answer
+        instead.
+        """
         made = Hold(method, re.compile(path), answers)
         self._holds.append(made)
         try:
@@ -112,7 +115,7 @@ class FaultProxy:
             made.over.set()
 
     def cut_watches(self) -> None:
-        """Breaks the watches that are open."""
+        """Break all open watches."""
         for connection in list(self._watchers):
             with contextlib.suppress(OSError, AttributeError):  # it has ended by itself
                 connection.sock.shutdown(socket.SHUT_RDWR)
@@ -121,7 +124,7 @@ class FaultProxy:
         self._server.shutdown()
         self._server.server_close()
 
-    # what the handlers do
+    # called by the request handlers
 
     def serve(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
@@ -190,7 +193,7 @@ class FaultProxy:
             ):
                 with self._lock:
                     hold.held += 1
-                hold.over.wait(_PATIENCE)
+                hold.over.wait(_HOLD_TIMEOUT)
                 if hold.dropped:
                     return False
         return True
@@ -223,7 +226,7 @@ def _handler(fault_proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
         def _serve(self) -> None:
             with contextlib.suppress(
                 OSError, http.client.HTTPException, ValueError
-            ):  # either end has gone
+            ):  # one end has closed the connection
                 fault_proxy.serve(self)
                 return
             self.close_connection = True
@@ -231,6 +234,6 @@ def _handler(fault_proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
         do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _serve  # noqa: N815 -- the names are the base class's
 
         def log_message(self, *_: object) -> None:
-            """Says nothing."""
+            """Log nothing."""
 
     return Handler

@@ -1,4 +1,4 @@
-"""All that a watch shows of a namespace's Jobs: which there ever were, and how many were unfinished at the same time."""
+"""Records what a watch shows of a namespace's Jobs: all that ever existed, and how many at once."""
 
 import contextlib
 import json
@@ -13,22 +13,24 @@ from enrollgate.launchers.kubernetes.views import ATTEMPT, TASK, job_view
 
 
 class JobWatch:
-    """Begins at once, before any operator is started. A watch shows every change, so nothing between two looks is missed. The API
-    server ends a watch that is read too slowly: it goes on from the last change that was seen.
+    """A record of all Jobs, from before any operator starts.
+
+    A watch shows every change, so no change is missed. The API server ends a watch that is read
+    too slowly: then a new one continues from the last change.
     """
 
     def __init__(self, cluster: Cluster, namespace: str, seconds: int = 3600) -> None:
-        """`seconds`: the API server is asked to end the watch after so long."""
+        """`seconds`: the API server is asked to end each watch after this time."""
         self._seconds = seconds
         self._cluster = cluster
         self._path = f"/apis/batch/v1/namespaces/{namespace}/jobs"
         self._namespace = namespace
-        # By uid: the task and the run_number of every Job that there ever was.
+        # Task and run number of every Job that ever existed, by uid.
         self.ever: dict[str, tuple[int, int]] = {}
         self._active: set[str] = set()
-        # Unfinished Jobs at the same time, at most.
+        # The largest number of unfinished Jobs at the same time.
         self.most_active = 0
-        # What the watch itself ended with: then the record has a gap.
+        # Errors of the watch itself: then the record has a gap.
         self.errors: list[str] = []
         self._since: str = cluster.api.request("GET", self._path)["metadata"]["resourceVersion"]
         self._stream = self._begin()
@@ -43,11 +45,13 @@ class JobWatch:
 
     @property
     def tasks(self) -> list[tuple[int, int]]:
-        """The task and the run_number of every Job that there ever was, in order; twice, if it was made twice."""
+        """Task and run number of every Job that ever existed, sorted. A Job created twice is
+        listed twice.
+        """
         return sorted(self.ever.values())
 
     def close(self) -> None:
-        """Raises AssertionError if something was missed."""
+        """Stop watching. Raises AssertionError if a change was missed."""
         with self._lock:
             self._closed = True
             with contextlib.suppress(RuntimeError):  # the API server has just ended it
@@ -88,7 +92,7 @@ class JobWatch:
             return
         self._since = raw["metadata"]["resourceVersion"]
         job, labels = job_view(raw), raw["metadata"].get("labels", {})
-        if TASK not in labels:  # a migration's, or somebody else's
+        if TASK not in labels:  # not a Job of a run, for example a migration's
             return
         self.ever[job.uid] = int(labels[TASK]), int(labels[ATTEMPT])
         if event["type"] == "DELETED" or job.result is not None:

@@ -1,4 +1,4 @@
-"""Our own Job, its program replaced by a shell script: for tests of what happens around the worker."""
+"""A Job of ours whose program is a shell script: for tests of what happens around the worker."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from enrollgate.launchers.kubernetes.manifest import build_job
 from enrollgate.launchers.kubernetes.views import JobView, PodView, job_view, pod_view
 
 ORDER = RunOrder("harness-1-1", 1, 1, "https://courses.example.com/1", "cookies.txt")
-# Runs until it is asked to end.
+# Runs until SIGTERM.
 UP = "trap 'echo asked; exit 75' TERM; echo up; while :; do sleep 0.1; done"
 
 
 def make_job(
     cluster: Cluster, namespace: str, script: str, image: str = "enrollgate:test", **settings: Any
 ) -> str:
-    """Creates it, and gives the path of the Job."""
+    """Create the Job. Returns its API path."""
     job = build_job(ORDER, JobSettings(namespace, "harness", image, **settings))
     job["spec"]["template"]["spec"]["containers"][0] |= {
         "command": ["sh", "-c", script],
@@ -28,7 +28,7 @@ def make_job(
 
 
 def ended(cluster: Cluster, job: str) -> JobView:
-    """The Job, once it has ended."""
+    """Wait until the Job has finished. Returns it."""
     cluster.wait_for(
         lambda: job_view(cluster.api.request("GET", job)).result, what=f"the end of {job}"
     )
@@ -36,12 +36,12 @@ def ended(cluster: Cluster, job: str) -> JobView:
 
 
 def pods_of(cluster: Cluster, namespace: str) -> list[PodView]:
-    """All pods of a namespace, the oldest first."""
+    """Return all pods of a namespace, the oldest first."""
     return sorted(map(pod_view, cluster.pods(namespace)), key=lambda pod: pod.created)
 
 
 def logs_of(cluster: Cluster, namespace: str) -> list[str]:
-    """Their logs, in this order; empty if they have none yet."""
+    """Return the logs of the pods in this order; empty for a pod that has not started."""
     return [
         cluster.log(namespace, pod.name) if pod.has_started else ""
         for pod in pods_of(cluster, namespace)

@@ -1,4 +1,4 @@
-"""Steps that several test modules of the cluster share: wait for a Job, for a log line, for all tasks to complete."""
+"""Steps that several cluster test modules share."""
 
 from tests.cluster.job_watch import JobWatch
 from tests.cluster.world import ClusterWorld

@@ -12,7 +12,7 @@ LIMIT = 50
 def test_a_burst_of_1000_rows_never_exceeds_the_concurrency_limit(
     world: ClusterWorld, watch: JobWatch, fake_kubelet: FakeKubelet
 ) -> None:
-    """Pods end as soon as the API server has them, so that all the hurry is the operator's."""
+    """Pods end as soon as the API server has them, so only the operator limits the speed."""
     tasks = world.add(count=ROWS)
     world.start_operator(MAX_CONCURRENT_RUNS=str(LIMIT), LOG_LEVEL="warning")
     all_completed(world, watch, tasks, timeout=280)

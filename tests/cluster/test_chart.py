@@ -1,4 +1,4 @@
-"""The chart against a real API server: every object is admitted, and a release comes and goes without a trace."""
+"""The chart on a real API server: every object is admitted, and a release leaves nothing behind."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ KINDS = (
 
 
 def _apply(cluster: Cluster, namespace: str, objects: list[dict[str, Any]]) -> str:
-    """What the API server says to these objects, which it only tries."""
+    """Return what the API server answers to these objects in a server-side dry run."""
     documents = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
     arguments = ("apply", "--dry-run=server", "-n", namespace, "-f", "-")
     return kubectl(*arguments, kubeconfig=cluster.kubeconfig, stdin=documents)
@@ -45,7 +45,9 @@ def _present(cluster: Cluster, namespace: str) -> set[str]:
 def test_the_api_server_admits_every_object_and_every_pod(
     cluster: Cluster, namespace: str, tmp_path: Path, name: str
 ) -> None:
-    """The namespace enforces `restricted`: so that it is asked about the pods, they are put to it as pods."""
+    """The namespace enforces `restricted`. Pod templates are sent as pods, so that it checks
+    them.
+    """
     objects = render(
         tmp_path, {"required": REQUIRED, "everything": EVERYTHING, "volume": VOLUME}[name]
     )
@@ -67,7 +69,7 @@ def test_the_api_server_admits_every_object_and_every_pod(
 
 
 def _alone(spec: dict[str, Any]) -> dict[str, Any]:
-    """The pod without what it must find in the namespace: Pod Security is what is asked about."""
+    """Return the pod without references to other objects, since only Pod Security is tested."""
     theirs = ("serviceAccountName", "priorityClassName", "runtimeClassName")
     return {name: value for name, value in spec.items() if name not in theirs} | {
         "restartPolicy": "Never"
@@ -141,7 +143,7 @@ def test_two_releases_share_a_namespace(cluster: Cluster, namespace: str, tmp_pa
 def test_a_node_is_drained_while_no_operator_is_ready(
     cluster: Cluster, pod_runner: PodRunner, namespace: str, tmp_path: Path
 ) -> None:
-    """The database is away, as it may be for long: the budget has nothing to keep."""
+    """While the database is away, no pod is ready, so the disruption budget protects none."""
     path = tmp_path / "release.yaml"
     database = {"url": "mysql://enrollgate:p@127.0.0.1:1/courses"}
     values = {
@@ -167,7 +169,9 @@ def test_a_node_is_drained_while_no_operator_is_ready(
     assert done.returncode == 0, done.stdout + done.stderr
 
     def unready() -> list[str]:
-        """Those that run: one that has not started may always go."""
+        """Return running pods that are not ready: pods that have not started may always be
+        evicted.
+        """
         running = [
             each for each in cluster.pods(namespace) if each["status"].get("phase") == "Running"
         ]

@@ -1,4 +1,6 @@
-"""The watch goes on whatever a handler does, and an operator that breaks ends: with an error, a message and a free Lease."""
+"""The watch survives errors of a handler. An operator that breaks exits with an error and frees
+its Lease.
+"""
 
 import asyncio
 import gc
@@ -17,7 +19,7 @@ from enrollgate.control.kopf_controller import _watch
 
 
 def test_an_error_in_a_handler_never_stops_the_watch(world: ClusterWorld, cluster: Cluster) -> None:
-    """Whatever is called at the first news raises; the news of the next Job arrives all the same."""
+    """The handler raises at the first event. Events of the next Job still arrive."""
     woken: list[str] = []
 
     def wake(name: str) -> None:
@@ -42,7 +44,7 @@ def wait_for_calls(calls: list[str], count: int) -> None:
 
 @contextmanager
 def running(watching: Callable[[asyncio.Event, asyncio.Event], Any]) -> Iterator[threading.Thread]:
-    """The real watch, in a thread and a loop of its own."""
+    """Run the real watch in a thread and an event loop of its own."""
     loop, ready, told = asyncio.new_event_loop(), asyncio.Event(), asyncio.Event()
     thread = threading.Thread(
         target=loop.run_until_complete, args=(watching(ready, told),), daemon=True
@@ -55,8 +57,9 @@ def running(watching: Callable[[asyncio.Event, asyncio.Event], Any]) -> Iterator
         loop.call_soon_threadsafe(told.set)
         thread.join(60)
         loop.close()
-        # kopf does not wait for the farewell of its TLS connections. The operator's process ends then; this one goes on, and
-        # would find them unclosed in the midst of another test.
+        # kopf does not wait until its TLS connections are closed. An operator's process ends
+        # then; this process goes on and
+        # would report them as unclosed in another test.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
@@ -65,7 +68,7 @@ def running(watching: Callable[[asyncio.Event, asyncio.Event], Any]) -> Iterator
 def test_an_operator_whose_loop_crashes_exits_1_and_releases_its_lease(
     world: ClusterWorld, cluster: Cluster
 ) -> None:
-    """An instant that is none, in Enrollgate's own table: no code expects that."""
+    """A value in Enrollgate's own table is no date: no code expects that."""
     (task,) = world.add("processing")
     process = world.start_operator(
         KUBERNETES__LEADER_ELECTION="true", KUBERNETES__LEASE_DURATION="3600"

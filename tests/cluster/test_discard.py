@@ -1,4 +1,7 @@
-"""A finished run's Job is marked as recorded: that very Job, ours, and ended. A Job that is marked is never looked at again."""
+"""A finished run's Job gets the label `recorded`: only if it is ours and has finished.
+
+A Job with that label is never listed again.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""What may go wrong in a cluster, and how the run's row says it: each reason, its words, and that the task ends."""
+"""What can go wrong in a cluster, and how the run's row explains it: reason, message, failed
+task.
+"""
 
 import subprocess
 import sys
@@ -50,7 +52,7 @@ def test_a_pod_that_never_starts_fails_its_task_with_kubernetes_reason(
         world.wait_for(
             lambda: [kind for kind, _ in world.events("school-1-1")] == kinds, "the Job's Events"
         )
-        if fault is Fault.NEVER_REPORTS:  # a dead kubelet never lets its pod go
+        if fault is Fault.NEVER_REPORTS:  # a dead kubelet never removes its pod
             pod = world.cluster.pods(world.namespace)[0]["metadata"]["name"]
             path = f"/api/v1/namespaces/{world.namespace}/pods/{pod}"
             world.cluster.api.request("DELETE", path, query={"gracePeriodSeconds": "0"})
@@ -62,7 +64,7 @@ def test_a_pod_that_never_starts_fails_its_task_with_kubernetes_reason(
 def test_a_run_on_a_lost_node_is_replaced_and_frees_its_slot(
     world: ClusterWorld, cluster: Cluster, pod_runner: PodRunner
 ) -> None:
-    """The control plane evicts its pod, which no kubelet ever lets go; the Job would wait for that."""
+    """The control plane evicts its pod, which no kubelet removes. The Job would wait for ever."""
     (task,) = world.add()
     world.start_operator(KUBERNETES__START_TIMEOUT="3", STOP_GRACE="1")
     first = running_job(world, task)
@@ -154,7 +156,7 @@ def test_a_worker_killed_for_memory_fails_as_oom_killed(
 def test_a_task_whose_pods_exceed_their_storage_fails_as_evicted(
     world: ClusterWorld, pod_runner: PodRunner
 ) -> None:
-    """The kubelet calls this no disruption: it counts, and is tried again as often as any failure."""
+    """The kubelet does not call this a disruption: it counts as an attempt and is retried."""
     (task,) = world.add()
     world.start_operator(MAX_ATTEMPTS="2")
     name = running_job(world, task)
@@ -199,7 +201,7 @@ def test_a_pod_evicted_for_node_pressure_is_replaced_and_not_counted(
 def test_a_run_whose_node_is_drained_long_after_its_start_goes_on(
     world: ClusterWorld, cluster: Cluster, pod_runner: PodRunner
 ) -> None:
-    """The eviction deletes its pod, and the next one, held up by a Secret that is away, is seen when it is seconds old."""
+    """The eviction deletes its pod. A missing Secret blocks the next pod, which is seconds old."""
 
     def older_than(seconds: float, born: datetime) -> Callable[[], bool]:
         return lambda: (
@@ -298,7 +300,7 @@ def test_a_missing_permission_is_logged_and_other_work_goes_on(
     (task,) = world.add()
     world.start_operator()
     world.succeed(running_job(world, task))
-    world.wait_for_status(task, "completed")  # what has nothing to do with the verb goes on
+    world.wait_for_status(task, "completed")  # what does not need the permission goes on
     wait_for_log(world, "grant the operator what the Role in the chart grants")
     cluster.api.request("PATCH", role, body={"rules": rules})
     world.wait_for(

@@ -1,4 +1,6 @@
-"""Things break at the worst moment: the operator between two steps, the API server, the watch; and two operators at once."""
+"""Faults at the worst moment: an operator killed between two steps, the API server, the watch,
+two operators.
+"""
 
 import json
 import threading
@@ -41,7 +43,7 @@ class Killed(BaseException):
 
 
 class KilledWhile(KubernetesLauncher):
-    """The real launcher of an operator that dies before or after it has created its Jobs, or before it has marked one."""
+    """The real launcher of an operator that dies around a create, or before it labels a Job."""
 
     moment = ""
 
@@ -136,7 +138,9 @@ def test_a_restarted_api_server_loses_no_task_and_no_job(
 def test_a_watch_that_gets_410_lists_again_and_misses_nothing(
     world: ClusterWorld, cluster: Cluster, plane: ControlPlane, fault_proxy: FaultProxy
 ) -> None:
-    """A Job finishes while the watch is cut; history is compacted and the API server begins anew: it answers `410 Gone`."""
+    """A Job finishes while the watch is cut. The history is compacted, so the watch gets `410
+    Gone`.
+    """
     (task,) = world.add()
     process = world.start_operator(fault_proxy.kubeconfig(world.kubeconfig), CHECK_INTERVAL="3600")
     name = running_job(world, task)
@@ -162,7 +166,7 @@ def test_a_watch_that_gets_410_lists_again_and_misses_nothing(
 
 
 def compact(cluster: Cluster, plane: ControlPlane, job: str, namespace: str) -> None:
-    """Makes many revisions, and etcd forget all but the last."""
+    """Create many revisions and let etcd drop all but the last."""
     for number in range(50):
         body = {"metadata": {"annotations": {"test/number": str(number)}}}
         cluster.api.request("PATCH", f"/apis/batch/v1/namespaces/{namespace}/jobs/{job}", body=body)
@@ -262,7 +266,7 @@ def test_a_replica_that_stops_cleanly_releases_its_lease_at_once(
     assert lease["spec"]["holderIdentity"] == ""
     (task,) = world.add()
     world.start_operator(**elected)
-    running_job(world, task)  # or it would wait for an hour
+    running_job(world, task)  # otherwise it would wait for an hour
 
 
 def test_two_operators_without_a_lease_create_each_job_once(world: ClusterWorld) -> None:
@@ -286,7 +290,7 @@ def test_a_dropped_table_stops_no_operator_but_prevents_a_start(world: ClusterWo
     process = world.start_operator()
     wait_for_log(world, f"ENROLL CHECK task={task}")
     world.sql("DROP TABLE enrollgate_runs")
-    wait_for_log(world, "the pass was given up")  # it may come back
+    wait_for_log(world, "the pass was given up")  # the table may come back
     assert process.poll() is None
     process = world.start_operator()
     assert process.wait(60) == 2
@@ -329,7 +333,9 @@ def test_an_overloaded_api_server_is_retried_without_a_second_job(
 
 
 class FlakyApi(Api):
-    """Each request is carried out when it is sent first, but its answer is lost in favour of an error."""
+    """Carries out each request when it is first sent, but replaces the first answer with an
+    error.
+    """
 
     answer = 503
     _lock = threading.Lock()
@@ -352,7 +358,7 @@ class FlakyApi(Api):
 def test_a_job_recreated_just_before_a_deletion_is_not_deleted(
     world: ClusterWorld, cluster: Cluster
 ) -> None:
-    """Somebody deletes the Job and makes another of its name: that one was never looked at."""
+    """Somebody deletes the Job and creates another of its name, which the operator has not seen."""
     api = Interrupted(Cluster.api_of(world.kubeconfig).configuration, random=Random(1), sleep=float)
     settings = JobSettings(
         world.namespace, INSTALLATION, world.image, template={"spec": {"suspend": True}}
@@ -361,23 +367,23 @@ def test_a_job_recreated_just_before_a_deletion_is_not_deleted(
     order = RunOrder("school-1-1", 1, 1, "https://courses.example.com/1", "cookies.txt")
     job = f"/apis/batch/v1/namespaces/{world.namespace}/jobs/{order.name}"
 
-    def make_anew() -> None:
+    def recreate() -> None:
         cluster.api.request("DELETE", job, body={"propagationPolicy": "Background"})
         launch(launcher, [order])
 
     assert launch(launcher, [order]) == {order.name: LaunchOutcome.LAUNCHED}
     first = cluster.api.request("GET", job)["metadata"]["uid"]
-    api.before_delete = make_anew
+    api.before_delete = recreate
     launcher.stop(order.name, first)
     second = cluster.api.request("GET", job)["metadata"]
     assert second["uid"] != first and "deletionTimestamp" not in second
-    launcher.stop(order.name, second["uid"])  # that very Job, now that it has been looked at
+    launcher.stop(order.name, second["uid"])  # this Job, now that it has been seen
     assert cluster.find(job) is None
     launcher.close()
 
 
 class Interrupted(Api):
-    """Something happens just before a deletion is sent, once."""
+    """Runs a function just before the next deletion is sent, once."""
 
     before_delete: Callable[[], None] | None = None
 
@@ -426,7 +432,10 @@ def test_a_job_that_may_not_be_labelled_does_not_block_other_tasks(
 
 @contextmanager
 def labels_frozen(cluster: Cluster, namespace: str) -> Iterator[None]:
-    """No label of the namespace's Jobs may change, https://kubernetes.io/docs/reference/access-authn-authz/validating-admission-policy/."""
+    """Forbid changes of labels of the namespace's Jobs in this block.
+
+    See https://kubernetes.io/docs/reference/access-authn-authz/validating-admission-policy/.
+    """
     base, name = (
         "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic",
         f"frozen-{namespace}",

@@ -1,4 +1,6 @@
-"""The control plane and its nodes do what real ones do, so that the other tests mean something."""
+"""The tests' control plane and nodes behave as real ones do, so that the other tests mean
+something.
+"""
 
 import pytest
 from tests.cluster.control_plane import Cluster
@@ -16,7 +18,8 @@ def test_a_job_runs_once_as_its_spec_says(cluster: Cluster, namespace: str, imag
         id -u; cat /etc/enrollgate/cookies/cookies.txt; touch /scratch/a /tmp/b && echo writable
         touch /etc/c 2>&1; touch /etc/enrollgate/cookies/d 2>&1; grep CapEff /proc/self/status
         enrollgate --help >/scratch/help && echo "process $$$$ on $(hostname)"
-        printf '%s' "task $ENROLLGATE_TASK_ID, failed before: $ENROLLGATE_FAILED_ATTEMPTS" > /dev/termination-log
+        said="task $ENROLLGATE_TASK_ID, failed before: $ENROLLGATE_FAILED_ATTEMPTS"
+        printf '%s' "$said" > /dev/termination-log
     """
     job = ended(cluster, make_job(cluster, namespace, script, image, cookies_secret="cookies"))
     assert job.result is not None and job.result.succeeded

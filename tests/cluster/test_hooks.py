@@ -1,4 +1,4 @@
-"""Helm's hooks when they fail: they say why, the release is not installed, and nothing of it stays behind."""
+"""Failed Helm hooks say why, the release is not installed, and nothing of it stays behind."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def release(
 
 
 def secrets_of(cluster: Cluster, namespace: str) -> set[str]:
-    """Beside Helm's own record of the release."""
+    """Return the Secrets of a namespace, without Helm's own record of the release."""
     names = {
         each["metadata"]["name"]
         for each in cluster.items(f"/api/v1/namespaces/{namespace}/secrets")
@@ -49,7 +49,7 @@ def policies_of(cluster: Cluster, namespace: str) -> set[str]:
 def test_a_release_without_its_secret_is_not_installed(
     cluster: Cluster, pod_runner: PodRunner, namespace: str, tmp_path: Path
 ) -> None:
-    """The migration finds no address, and must not take that for a database of its own."""
+    """The migration finds no database address, and must not create a database of its own."""
     done = release(
         cluster, namespace, tmp_path, merged(REQUIRED, {"migration": {"timeout": 5}}), "install"
     )
@@ -90,7 +90,7 @@ def test_a_failed_migration_says_why_and_leaves_nothing_behind(
     assert job["spec"]["ttlSecondsAfterFinished"] > 0
     cluster.api.request(
         "PATCH", path, body={"spec": {"ttlSecondsAfterFinished": 1}}
-    )  # lest the test take as long
+    )  # so that the test need not wait for the real value
     cluster.wait_for(
         lambda: not cluster.jobs(namespace) and not cluster.pods(namespace), what="nothing is left"
     )

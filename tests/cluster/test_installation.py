@@ -1,5 +1,6 @@
-"""From `helm install` to files in the destination, and from there to `helm uninstall`: operators and workers in pods, as the chart
-makes them, on a MariaDB.
+"""From `helm install` to delivered files and `helm uninstall`.
+
+Operators and workers run in pods, as the chart creates them, with a MariaDB.
 """
 
 import threading
@@ -39,7 +40,7 @@ def site() -> Iterator[CourseSite]:
 
 @pytest.fixture
 def database(mariadb_url: str) -> Iterator[Database]:
-    """With Node.js's table, and nothing of Enrollgate's."""
+    """A database with Node.js's table and nothing of Enrollgate's."""
     with closing(open_database(make_url(mariadb_url))) as opened:
         sql(opened, CREATE_TASKS.format(auto="AUTO_INCREMENT"))
         yield opened
@@ -62,7 +63,7 @@ def enroll(database: Database, course_url: str) -> None:
 
 @dataclass(frozen=True)
 class Release:
-    """What `helm` does to it."""
+    """A Helm release."""
 
     cluster: Cluster
     namespace: str
@@ -78,7 +79,7 @@ class Release:
         self.helm(verb, RELEASE, str(CHART), "-f", str(self.values), "--wait")
 
     def setting(self, name: str) -> str:
-        """As the operator's Deployment has it."""
+        """Return the value of a setting in the operator's Deployment."""
         path = f"/apis/apps/v1/namespaces/{self.namespace}/deployments/{RELEASE}"
         (container,) = self.cluster.api.request("GET", path)["spec"]["template"]["spec"][
             "containers"
@@ -139,7 +140,10 @@ def test_an_installation_delivers_the_course_of_an_enrolled_row(
 
 
 def transcript(cluster: Cluster, namespace: str) -> str:
-    """What an engineer sees of the run, also written to build/transcript.txt: `scripts/transcript.py` puts it into the docs."""
+    """Show what an engineer sees of the run.
+
+    It is also written to build/transcript.txt; `scripts/transcript.py` puts it into the docs.
+    """
 
     def stories() -> set[str]:
         events = cluster.events(namespace, fieldSelector=f"involvedObject.name={RELEASE}-1-1")
@@ -172,7 +176,7 @@ def test_a_release_from_install_to_uninstall_loses_no_task(
     database: Database,
     tmp_path: Path,
 ) -> None:
-    """Node.js goes on writing all the time, also while there is no operator. Workers only take a while."""
+    """Node.js writes all the time, also while there is no operator. Workers take only a moment."""
     values = values_for(cluster, namespace, mariadb_url)
     worker = {"name": "worker", "command": ["sh", "-c", "sleep 0.5"], "args": []}
     values["worker"] = {"jobTemplate": {"spec": {"template": {"spec": {"containers": [worker]}}}}}
@@ -182,7 +186,7 @@ def test_a_release_from_install_to_uninstall_loses_no_task(
     left = set[str]()
 
     def is_clean() -> bool:
-        """Whether all that was not there before is the Jobs of runs and their pods, which stay by design."""
+        """Whether only the runs' Jobs and their pods are new: they stay by design."""
         now = cluster.everything(namespace)
         left.clear()
         left.update(
@@ -229,7 +233,7 @@ def test_a_release_from_install_to_uninstall_loses_no_task(
 
 @contextmanager
 def node_enrolling(database: Database) -> Iterator[None]:
-    """Node.js enrolls a task every now and then."""
+    """Node.js enrolls a task every 0.4 s."""
     over = threading.Event()
 
     def write() -> None:

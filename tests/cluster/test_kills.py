@@ -1,4 +1,4 @@
-"""The operator's process is killed, or told to stop, at the worst moments of a burst: each task still has exactly one Job."""
+"""The operator is killed or stopped at the worst moments of a burst: each task has one Job."""
 
 import signal
 import subprocess
@@ -28,7 +28,9 @@ def test_an_operator_killed_around_a_create_leaves_no_second_job(
     fault_proxy: FaultProxy,
     is_created: bool,
 ) -> None:
-    """Claimed and not created: the request never leaves. Created and not recorded: its answer never arrives."""
+    """Claimed but not created: the request never leaves. Created but not recorded: the answer is
+    lost.
+    """
     tasks = world.add(count=6)
     with fault_proxy.hold("POST", JOBS, answers=is_created) as hold:
         process = world.start_operator(
@@ -46,7 +48,7 @@ def test_an_operator_killed_around_a_create_leaves_no_second_job(
 def test_an_operator_killed_before_it_labels_a_finished_job_is_continued(
     world: ClusterWorld, watch: JobWatch, brief_workers: None, fault_proxy: FaultProxy
 ) -> None:
-    """It is held when it marks the first Job: that one's row is written, and its label is not."""
+    """It is stopped when it labels the first Job: the row is written, the label is not."""
     tasks = world.add(count=6)
     with fault_proxy.hold("PATCH", r"/jobs/") as hold:
         process = world.start_operator(
@@ -74,7 +76,7 @@ def test_an_operator_killed_repeatedly_creates_each_job_once(
     for life in range(1, 7):
         process = world.start_operator(MAX_CONCURRENT_RUNS="10", CHECK_INTERVAL="0.1")
         wait_for_starts(world, life)
-        time.sleep(random.uniform(0, 0.8))  # any moment will do: nothing is asserted of it
+        time.sleep(random.uniform(0, 0.8))  # any moment will do: no time is asserted
         kill(process)
     assert world.statuses().get("enrolled"), (
         "the burst was over before the last kill: it proves nothing"
@@ -90,7 +92,9 @@ def test_sigterm_in_a_burst_ends_cleanly_and_the_next_operator_finishes(
     brief_workers: None,
     fault_proxy: FaultProxy,
 ) -> None:
-    """SIGTERM arrives while creates are under way: what was claimed is created and recorded, and the Lease is free."""
+    """SIGTERM arrives during creates: claimed runs are created and recorded, the Lease is
+    released.
+    """
     tasks = world.add(count=30)
     elected = {
         "KUBERNETES__LEADER_ELECTION": "true",

@@ -73,7 +73,7 @@ def test_another_replica_takes_over_only_when_the_lease_has_expired(
         and not second.try_acquire_or_renew()
         and second.holder == "first"
     )
-    clock.now += DURATION  # the second has seen it unchanged for just as long as it lasts
+    clock.now += DURATION  # the second has seen it unchanged for exactly its duration
     assert not first.is_held() and not second.try_acquire_or_renew()
     clock.now += 0.1
     assert (

@@ -1,4 +1,4 @@
-"""The contract on a real API server: the operator is a process of its own under the chart's service account."""
+"""The contract on a real API server: operators are processes under the chart's account."""
 
 import json
 from typing import Any
@@ -99,7 +99,7 @@ def test_a_withdrawn_task_is_stopped_and_runs_again_when_enrolled(
 def test_a_fresh_start_waits_for_the_old_pod_and_is_never_confused_with_it(
     world: ClusterWorld, pod_runner: PodRunner
 ) -> None:
-    """Node.js sets `failed` and at once `enrolled` again, while the old pod is still ending."""
+    """Node.js sets `failed` and then `enrolled` at once, while the old pod is still ending."""
     (task,) = world.add()
     world.template.write_text(
         world.template.read_text().replace("echo stopping; exit 75", "sleep 3; exit 75")
@@ -131,7 +131,7 @@ def test_a_fresh_start_waits_for_the_old_pod_and_is_never_confused_with_it(
 
 def test_a_job_deleted_by_hand_is_replaced(world: ClusterWorld, cluster: Cluster) -> None:
     (task,) = world.add()
-    world.start_operator(CHECK_INTERVAL="60")  # the watch tells, not the interval
+    world.start_operator(CHECK_INTERVAL="60")  # the watch must wake the operator, not the interval
     name = running_job(world, task)
     kubectl(
         "delete", "job", name, "-n", world.namespace, "--wait=false", kubeconfig=cluster.kubeconfig

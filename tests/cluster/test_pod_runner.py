@@ -1,4 +1,4 @@
-"""The pod runner misbehaves as nodes do, and leaves nothing behind."""
+"""The pod runner injects faults as real nodes show them, and leaves nothing behind."""
 
 import os
 import signal
@@ -135,7 +135,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
         if (path.parent / 'crash').exists():
             (path.parent / 'crash').unlink()
             os._exit(3)
-http.server.HTTPServer(('127.0.0.1', int(os.environ['ENROLLGATE_HTTP_PORT'])), Answer).serve_forever()
+address = ('127.0.0.1', int(os.environ['ENROLLGATE_HTTP_PORT']))
+http.server.HTTPServer(address, Answer).serve_forever()
 """
 
 

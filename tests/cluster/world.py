@@ -1,4 +1,4 @@
-"""A database, a namespace and an operator in Kubernetes mode, as a child process under the chart's own service account."""
+"""A database, a namespace and an operator as a child process under the chart's service account."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).parents[2]
 DELIVERED = Report(
     None, "3 items delivered", items_delivered=3, destination_url="https://drive.test/f"
 )
-# The chart's values whose names do not simply follow from the settings'.
+# Chart values whose names do not follow from the setting's name.
 _VALUES = {
     "RUN_TTL": "runTTL",
     "KUBERNETES__COOKIES_SECRET": "cookies.existingSecret",
@@ -49,19 +49,20 @@ class Run:
 
 @dataclass
 class ClusterWorld:
-    """What Node.js does to the table, what the operator does in the namespace, and what both show."""
+    """What Node.js does to the table, what the operator does in the namespace, and what both
+    show.
+    """
 
     cluster: Cluster
     namespace: str
     database_url: str
     kubeconfig: Path
     folder: Path
-    # Of every operator, by the settings' names; the chart is rendered with the values that set
-    # them.
+    # Settings of every operator, by name. The chart is rendered with the values that set them.
     settings: dict[str, str] = field(default_factory=dict)
     image: str = "enrollgate:test"
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    # For how many the permissions are.
+    # The number of replicas that the permissions are for.
     replicas: int = 1
 
     def __post_init__(self) -> None:
@@ -71,7 +72,7 @@ class ClusterWorld:
         self.sql("CREATE INDEX ix_status ON download_tasks (status)")
         migrate(self.database)
         self.exit_script = ExitScript(self.cluster, self.namespace)
-        # The value `worker.jobTemplate`, to be changed at will.
+        # The value `worker.jobTemplate`; tests may change it.
         self.template = self.folder / "job.yaml"
         worker = {
             "name": "worker",
@@ -123,13 +124,14 @@ class ClusterWorld:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of an operator without settings of its own."""
+        """The environment of an operator without settings of its own."""
         return self._environment(self._rendered({}), {})
 
     def _environment(self, chart: Rendered, settings: dict[str, str]) -> dict[str, str]:
         template = self.folder / "rendered-job.yaml"
         template.write_text(chart.job_template)
-        elsewhere = {  # what a process on this machine has at another place than a pod; all else is the chart's
+        # What a process on this machine has elsewhere than a pod; all else is the chart's.
+        elsewhere = {
             "ENROLLGATE_DATABASE_URL": self.database_url,
             "ENROLLGATE_KUBERNETES__JOB_TEMPLATE": str(template),
             "ENROLLGATE_HTTP_PORT": settings.get("HTTP_PORT") or str(free_port()),
@@ -178,14 +180,14 @@ class ClusterWorld:
     # the workers
 
     def finish(self, name: str, report: Report | None = None, code: int | None = None) -> None:
-        """Lets the worker of a run end: with this report and the exit code that fits it, or with just a code."""
+        """Let the worker of a run exit, with this report and its exit code, or with only a code."""
         code = code if code is not None else exit_code(report.reason) if report is not None else 0
         self.exit_script.set_exit(name, code, report.encode() if report is not None else "")
 
     def succeed(self, name: str) -> None:
         self.finish(name, DELIVERED)
 
-    # Node.js's hand
+    # what Node.js does
 
     def sql(self, statement: str, **values: object) -> None:
         self.database.run_in_transaction(
@@ -229,7 +231,8 @@ class ClusterWorld:
     def runs(self, task: int | None = None) -> list[Run]:
         where = "" if task is None else "WHERE task_id = :id"
         query = (
-            "SELECT task_id, run_number, name, state, outcome, reason, COALESCE(message, ''), result "
+            "SELECT task_id, run_number, name, state, outcome, reason, "
+            "COALESCE(message, ''), result "
             f"FROM enrollgate_runs {where} ORDER BY task_id, run_number"
         )
         with self.database.read_transaction() as connection:
@@ -242,7 +245,7 @@ class ClusterWorld:
         return {job["metadata"]["name"]: job for job in self.cluster.jobs(self.namespace)}
 
     def tasks_of_jobs(self) -> list[tuple[int, int]]:
-        """The task and the run_number of every Job there is."""
+        """Return task and run number of every Job."""
         labels = [job["metadata"].get("labels", {}) for job in self.jobs().values()]
         return sorted((int(each[TASK]), int(each[ATTEMPT])) for each in labels if TASK in each)
 

@@ -1,4 +1,7 @@
-"""A real Kubernetes control plane on loopback, the envtest way: etcd, kube-apiserver, kube-controller-manager. No nodes."""
+"""A real Kubernetes control plane on loopback, as envtest does it.
+
+It runs etcd, kube-apiserver and kube-controller-manager. There are no nodes.
+"""
 
 from tests.cluster.control_plane.cluster import Cluster
 from tests.cluster.control_plane.start import ControlPlane, ControlPlaneAbsent, start_control_plane

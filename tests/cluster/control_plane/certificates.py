@@ -1,4 +1,4 @@
-"""The certificates of a cluster that lives for one test run: one authority, a server, and clients by name and group."""
+"""Certificates of a cluster that lives for one test run: an authority, a server, clients."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Pair:
 
 
 class Authority:
-    """Signs what a test cluster needs."""
+    """Signs the certificates of a test cluster."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -33,7 +33,7 @@ class Authority:
         self.certificate.write_bytes(_pem(certificate.sign(self._key, hashes.SHA256())))
 
     def server(self, *addresses: str) -> Pair:
-        """For localhost and these addresses; for 127.0.0.1 if none is given."""
+        """Issue a server certificate for localhost and these addresses (default 127.0.0.1)."""
         found = [ipaddress.ip_address(address) for address in addresses or ("127.0.0.1",)]
         names = [x509.DNSName("localhost"), *map(x509.IPAddress, found)]
         return self._issue(
@@ -41,11 +41,11 @@ class Authority:
         )
 
     def client(self, name: str, *groups: str) -> Pair:
-        """For a user of this name in these groups."""
+        """Issue a client certificate for a user of this name in these groups."""
         return self._issue(name, list(groups), ExtendedKeyUsageOID.CLIENT_AUTH, None)
 
     def signing_key(self) -> Path:
-        """A key to sign service-account tokens with."""
+        """Create a key that signs service-account tokens."""
         path = self._folder / "service-accounts.key"
         path.write_bytes(_private(ec.generate_private_key(ec.SECP256R1())))
         return path

@@ -1,4 +1,4 @@
-"""What tests do with a cluster: speak to it as its administrator, make namespaces, act as a service account."""
+"""What tests do with a cluster: call its API as administrator, create namespaces and tokens."""
 
 import time
 import uuid
@@ -20,11 +20,11 @@ RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 @dataclass
 class Cluster:
-    """A cluster that tests may do as they like with. `plane` is None if it is somebody else's."""
+    """A cluster that tests may change. `plane` is None if the tests did not start it."""
 
     kubeconfig: Path
     plane: ControlPlane | None
-    # For the files that are made for tests.
+    # Holds the files that tests create.
     folder: Path
 
     def __post_init__(self) -> None:
@@ -36,7 +36,7 @@ class Cluster:
 
     @staticmethod
     def api_of(kubeconfig: Path, connections: int = 20) -> Api:
-        """The API as the user of a kubeconfig sees it."""
+        """Build the API client of the user of a kubeconfig."""
         configuration = client.Configuration()
         config.load_kube_config(  # type: ignore[no-untyped-call]  # the client types only its models
             config_file=str(kubeconfig), client_configuration=configuration
@@ -47,7 +47,9 @@ class Cluster:
 
     @contextmanager
     def namespace(self, name: str = "") -> Iterator[str]:
-        """A namespace of one's own, `restricted` by Pod Security; deleted at the end without waiting for it."""
+        """Create a namespace under `restricted` Pod Security; delete it at the end without
+        waiting.
+        """
         name = name or f"test-{uuid.uuid4().hex[:10]}"
         body: dict[str, Any] = {"metadata": {"name": name, "labels": RESTRICTED}}
         self.api.request("POST", "/api/v1/namespaces", body=body)
@@ -60,7 +62,7 @@ class Cluster:
             self.api.request("DELETE", f"/api/v1/namespaces/{name}")
 
     def find(self, path: str) -> dict[str, Any] | None:
-        """The object at a path, None if there is none."""
+        """Return the object at a path, or None if there is none."""
         try:
             return self.api.request("GET", path)
         except ApiError as error:
@@ -69,7 +71,7 @@ class Cluster:
             raise
 
     def items(self, path: str, **query: str) -> list[dict[str, Any]]:
-        """All objects of a listing."""
+        """Return all objects of a listing."""
         return [each for page in self.api.pages(path, query=query) for each in page]
 
     def jobs(self, namespace: str, **query: str) -> list[dict[str, Any]]:
@@ -82,8 +84,10 @@ class Cluster:
         return self.items(f"/api/v1/namespaces/{namespace}/events", **query)
 
     def everything(self, namespace: str) -> dict[str, dict[str, Any]]:
-        """All that there is in a namespace, of every kind that the API server says it has, by kind and name. But for Events,
-        which go by themselves.
+        """Return all objects of a namespace by kind and name, of every kind that the API server
+        serves.
+
+        Events are left out: they expire by themselves.
         """
         groups = self.api.request("GET", "/apis")["groups"]
         found = {}
@@ -107,7 +111,7 @@ class Cluster:
         )
 
     def kubeconfig_for(self, namespace: str, service_account: str) -> Path:
-        """A kubeconfig with a token of that service account, beside the administrator's."""
+        """Write a kubeconfig with a token of this service account."""
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{service_account}/token"
         self.wait_for(lambda: self.find(path.removesuffix("/token")) is not None)
         body = {
@@ -132,13 +136,15 @@ class Cluster:
         return kubeconfig
 
     def log(self, namespace: str, pod: str) -> str:
-        """What `kubectl logs` shows."""
+        """Return what `kubectl logs` shows."""
         core = client.CoreV1Api(client.ApiClient(self.api.configuration))
         return str(core.read_namespaced_pod_log(pod, namespace))
 
     @staticmethod
     def wait_for(condition: Callable[[], object], timeout: float = 120.0, what: str = "") -> None:
-        """Waits for what must happen; generous, since machines are slow at times."""
+        """Wait until the condition is true. The timeout (seconds) is generous, since machines can
+        be slow.
+        """
         deadline = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < deadline, (

@@ -1,4 +1,4 @@
-"""Starts and stops the three programs. They die with the test run, whatever ends it."""
+"""Start and stop the three programs. They die with the test run, however it ends."""
 
 import os
 import ssl
@@ -12,8 +12,8 @@ import yaml
 from tests.cluster.control_plane.certificates import Authority, Pair
 from tests.databases.server import die_with_parent, free_port
 
-_PATIENCE = 180.0
-_STOP_PATIENCE = 3.0
+_START_TIMEOUT = 180.0
+_STOP_TIMEOUT = 3.0
 REPOSITORY = Path(__file__).parents[3]
 _CONTROLLERS = (
     "job-controller",
@@ -31,12 +31,12 @@ _CONTROLLERS = (
 
 
 class ControlPlaneAbsent(Exception):
-    """The binaries are not to be had; the message says how they can be."""
+    """The programs are not available. The message says how to get them."""
 
 
 @dataclass
 class ControlPlane:
-    """The three programs on loopback. The API server may be stopped and started again: same port, same data."""
+    """The three programs on loopback. The API server can be restarted on the same port and data."""
 
     folder: Path
     binaries: Path
@@ -65,7 +65,8 @@ class ControlPlane:
             "etcd",
             "--data-dir", str(self.folder / "etcd"),
             "--listen-client-urls", client, "--advertise-client-urls", client,
-            "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}",
+            "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+            "--initial-cluster", f"default={peer}",
             "--unsafe-no-fsync", "--log-level", "warn", "--quota-backend-bytes", str(4 << 30),
         )  # fmt: skip
 
@@ -74,7 +75,8 @@ class ControlPlane:
             "kube-apiserver",
             "--etcd-servers", f"http://127.0.0.1:{self.etcd_port}",
             "--bind-address", "127.0.0.1", "--secure-port", str(self.api_port),
-            "--tls-cert-file", str(self.server.certificate), "--tls-private-key-file", str(self.server.key),
+            "--tls-cert-file", str(self.server.certificate),
+            "--tls-private-key-file", str(self.server.key),
             "--client-ca-file", str(self.authority.certificate),
             "--authorization-mode", "RBAC",
             "--service-account-issuer", "https://kubernetes.default.svc",
@@ -99,17 +101,17 @@ class ControlPlane:
         )  # fmt: skip
 
     def stop(self, program: str) -> None:
-        """Ends one of the programs; an API server would wait for its watchers, so it is not given long."""
+        """Stop one program. An API server would wait for its watches, so it gets little time."""
         process = self.processes.pop(program)
         process.terminate()
         try:
-            process.wait(_STOP_PATIENCE)
+            process.wait(_STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
     def kill_one(self, program: str) -> None:
-        """Ends one of the programs by force."""
+        """Kill one program."""
         process = self.processes.pop(program)
         process.kill()
         process.wait()
@@ -163,7 +165,7 @@ class ControlPlane:
     def _wait_for_api(self) -> None:
         context = ssl.create_default_context(cafile=str(self.authority.certificate))
         context.load_cert_chain(self.admin.certificate, self.admin.key)
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _START_TIMEOUT
         while time.monotonic() < deadline:
             for program, process in self.processes.items():
                 if process.poll() is not None:
@@ -181,7 +183,7 @@ class ControlPlane:
 
 
 def start_control_plane(folder: Path) -> ControlPlane:
-    """A running control plane whose data is below `folder`. Raises ControlPlaneAbsent."""
+    """Start a control plane that keeps its data below `folder`. Raises ControlPlaneAbsent."""
     found = subprocess.run(
         [REPOSITORY / "scripts" / "control-plane"],
         capture_output=True,

@@ -1,6 +1,7 @@
-"""References to variables in values, commands and arguments, as a kubelet expands them: `$(NAME)`, and `$$` for a `$` that stays.
+"""Expand references to variables as a kubelet does: `$(NAME)`, and `$$` for a literal `$`.
 
-https://kubernetes.io/docs/tasks/inject-data-application/define-interdependent-environment-variables/
+See
+https://kubernetes.io/docs/tasks/inject-data-application/define-interdependent-environment-variables/.
 """
 
 import re
@@ -10,7 +11,7 @@ _REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
-    """What a container gets. A reference to what is not there stays as it is written."""
+    """Expand the text. A reference to an unknown variable stays as it is."""
     return _REFERENCE.sub(
         lambda found: "$" if found[0] == "$$" else variables.get(found[1], found[0]), text
     )

@@ -1,8 +1,8 @@
-"""Plays nodes for very many pods: no processes, only the statuses that a kubelet would report, as quickly as they can be sent.
+"""A kubelet for thousands of pods: no processes, only statuses, sent as fast as possible.
 
-For bursts and benchmarks, in place of a `PodRunner`. A pod has Succeeded as soon as it is seen; while `hold` is set it is Running
-first, and has Succeeded once `finish` says so. The requests are written by hand: the official client would cost more than the API
-server.
+Bursts and benchmarks use it in place of a `PodRunner`. A pod succeeds as soon as it is seen.
+While `hold` is set, it runs until `finish` is called. Requests are written by hand: the official
+client would cost more than the API server.
 """
 
 import http.client
@@ -24,16 +24,16 @@ Json = dict[str, Any]
 
 @dataclass
 class FakeKubelet:
-    """Serves the pods of one namespace with some threads of its own."""
+    """Serves the pods of one namespace with threads of its own."""
 
     cluster: Cluster
     namespace: str
     # The termination message of each worker.
     message: str
     threads: int = 4
-    # While it is set, pods go on running.
+    # While it is set, pods keep running.
     hold: threading.Event = field(default_factory=threading.Event)
-    # By name: those that are held.
+    # Held pods, by name.
     running: dict[str, Json] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class FakeKubelet:
         self._stopped.set()
 
     def finish(self, names: Iterable[str] | None = None) -> None:
-        """Lets held pods succeed: these, or all."""
+        """Let these held pods succeed; without names, all of them."""
         for name in list(self.running) if names is None else names:
             self._work.put((self.running.pop(name), True))
 
@@ -117,12 +117,12 @@ class FakeKubelet:
         except (
             http.client.HTTPException,
             OSError,
-        ):  # the server closes what was idle for long; asked again, it connects again
+        ):  # the server closes idle connections: connect again
             connection.close()
             connection.request("PATCH", path, body, headers)
             answer = connection.getresponse()
         said = answer.read()
-        assert answer.status in (200, 404), said  # 404: deleted meanwhile
+        assert answer.status in (200, 404), said  # 404: deleted in the meantime
 
 
 def _worker(pod: Json) -> Json:

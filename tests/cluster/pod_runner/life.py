@@ -1,4 +1,6 @@
-"""One pod's life, in a thread of its own: bound, started, probed, ended, deleted; and what may go wrong on the way."""
+"""One pod, in a thread of its own: bound, started, probed, ended, deleted, with faults on
+request.
+"""
 
 import threading
 import time
@@ -17,18 +19,18 @@ from tests.databases.server import free_port
 from enrollgate.launchers.kubernetes import ApiError
 
 Json = dict[str, Any]
-# Bytes of a termination message that a kubelet passes on.
+# Bytes of a termination message that a kubelet keeps.
 MESSAGE_LIMIT = 4096
-# Bytes of the log that take its place, if the pod wants that.
+# Bytes of the log that replace a missing message, if the pod asks for it.
 _LOG_FALLBACK = 2048
 _EVICTION_GRACE = 1.0
-# Seconds before a container is started again.
+# Seconds before a container is restarted.
 _BACK_OFF = 1.0
 _TICK = 0.05
 
 
 class Fault(Enum):
-    """How a pod may go wrong before it runs."""
+    """How a pod can fail before it runs."""
 
     UNSCHEDULABLE = "unschedulable"
     IMAGE_PULL = "image pull"
@@ -36,22 +38,22 @@ class Fault(Enum):
 
 
 @dataclass(frozen=True)
-class ExitResult:
-    """Why somebody other than the container itself ended it."""
+class ForcedExit:
+    """Why something other than the container itself ended it."""
 
-    # The container's, in place of Completed or Error.
+    # Reason of the container's state, in place of Completed or Error.
     reason: str = ""
     pod_reason: str = ""
     pod_message: str = ""
-    # The reason of the pod's DisruptionTarget condition.
+    # Reason of the pod's DisruptionTarget condition.
     disruption: str = ""
-    # Seconds after SIGTERM, if not the pod's own.
+    # Seconds after SIGTERM; None: the pod's own grace period.
     grace: float | None = None
 
 
 @dataclass
 class Life:
-    """Runs one pod. `deleted` is set once the API server shows that it is to go."""
+    """Runs one pod. `deleted` is set once the API server shows its deletion."""
 
     node: Node
     pod: Json
@@ -60,15 +62,15 @@ class Life:
     fault: Fault | None
     deleted: threading.Event = field(default_factory=threading.Event)
     gone: threading.Event = field(default_factory=threading.Event)
-    ending: ExitResult | None = None
+    exit: ForcedExit | None = None
     container: sandbox.Sandbox | None = None
-    # Seconds that the deletion gives it, if not its spec's.
+    # Grace period of the deletion in seconds; None: that of the spec.
     grace: float | None = None
     ready: bool = False
     restarts: int = 0
-    # How the container ended before it was started again.
+    # How the container ended before its restart.
     last: Json | None = None
-    # Pods share this machine's network: each serves its probes on a port of its own.
+    # Pods share this machine's network, so each serves its probes on its own port.
     port: int = field(default_factory=free_port)
 
     def __post_init__(self) -> None:
@@ -85,7 +87,9 @@ class Life:
         return self.container is not None and self.container.poll() is None
 
     def run(self) -> None:
-        """From beginning to end. What the API server refuses, because the pod or its namespace goes, ends it."""
+        """Run the pod to its end. A refusal by the API server, because the pod is being deleted,
+        ends it.
+        """
         try:
             self.folder.mkdir(parents=True)
             self._live()
@@ -100,7 +104,7 @@ class Life:
             self.gone.set()
 
     def change(self, pod: Json) -> None:
-        """The API server shows it changed: what its annotations say reaches its files."""
+        """Take over a changed pod: its annotations are written to its files."""
         with self._files:
             self.pod = pod
             self._supplies.refresh()
@@ -109,30 +113,33 @@ class Life:
     def _supplies(self) -> Supplies:
         return Supplies(self.node.cluster, self.pod, self.folder, self.claims)
 
-    # ended by others
+    # ended from outside
 
     def kill_for_memory(self) -> None:
-        """The kernel's OOM killer strikes."""
-        self.ending = ExitResult("OOMKilled", grace=0)
+        """End it as the kernel's OOM killer does."""
+        self.exit = ForcedExit("OOMKilled", grace=0)
 
     def evict_for_storage(
         self,
-        message: str = "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. ",
+        message: str = "Pod ephemeral local storage usage exceeds "
+        "the total limit of containers 1Gi. ",
     ) -> None:
-        """It used more than its own limit: the pod fails, and is not deleted. This is no disruption: the kubelet's
-        eviction manager sets no such condition for it (pkg/kubelet/eviction, evictPod without one).
+        """Evict it because it used more than its own limit: it fails and is not deleted.
+
+        This is no disruption: the kubelet's eviction manager sets no such condition for it
+        (pkg/kubelet/eviction, evictPod without a condition).
         """
-        self.ending = ExitResult("", "Evicted", message, "", _EVICTION_GRACE)
+        self.exit = ForcedExit("", "Evicted", message, "", _EVICTION_GRACE)
         self.line.event("Evicted", message)
 
     def evict_for_pressure(
         self, message: str = "The node was low on resource: ephemeral-storage. "
     ) -> None:
-        """The node ran short: the pod fails as a DisruptionTarget, and is not deleted."""
-        self.ending = ExitResult("", "Evicted", message, "TerminationByKubelet", _EVICTION_GRACE)
+        """Evict it because the node ran short: it fails as DisruptionTarget and is not deleted."""
+        self.exit = ForcedExit("", "Evicted", message, "TerminationByKubelet", _EVICTION_GRACE)
         self.line.event("Evicted", message)
 
-    # the course of events
+    # the phases of a pod
 
     def _live(self) -> None:
         if self.fault is Fault.UNSCHEDULABLE:
@@ -195,7 +202,7 @@ class Life:
                 self._report_end(end, code)
                 break
             self.restarts += 1
-            self.last, self.ending = end["state"], None
+            self.last, self.exit = end["state"], None
             why = f"back-off {_BACK_OFF:.0f}s restarting failed container={container['name']}"
             self._pending("CrashLoopBackOff", why, phase="Running")
             self.deleted.wait(_BACK_OFF)
@@ -207,11 +214,14 @@ class Life:
     def _starts_again(self, code: int) -> bool:
         policy = self.spec["restartPolicy"]
         wanted = policy == "Always" or (policy == "OnFailure" and code != 0)
-        over = self.ending is not None and self.ending.pod_reason
+        over = self.exit is not None and self.exit.pod_reason
         return wanted and not over and not self.deleted.is_set()
 
     def _start(self, container: Json) -> sandbox.Sandbox | None:
-        """Starts the container once all it wants is there; None, and the pod removed, if it is deleted before."""
+        """Start the container once everything it needs exists.
+
+        Returns None, and removes the pod, if it is deleted before.
+        """
         told = ""
         while not self.deleted.is_set():
             try:
@@ -232,7 +242,7 @@ class Life:
         supplies = self._supplies
         security = {**self.spec.get("securityContext", {}), **container.get("securityContext", {})}
         mounts = supplies.mounts(container)
-        with self._files:  # it may have changed meanwhile
+        with self._files:  # it may have changed in the meantime
             self._supplies.refresh()
         groups = [
             *security.get("supplementalGroups", ()),
@@ -259,7 +269,7 @@ class Life:
 
     @property
     def _service_variables(self) -> dict[str, str]:
-        """Where the API server is, for those inside the cluster."""
+        """Return where the API server is, for programs inside the cluster."""
         port = self.node.cluster.url.rpartition(":")[2]
         return {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": port}
 
@@ -270,7 +280,9 @@ class Life:
         container: Json | None = None,
         since: str = "",
     ) -> int:
-        """Waits for its end, asking its probes; ends it if the pod is deleted, evicted, late or ill."""
+        """Wait for its end and run its probes; end it if the pod is deleted, evicted, late or
+        unhealthy.
+        """
         deadline = self.spec.get("activeDeadlineSeconds")
         begun = time.monotonic()
         while (code := started.poll()) is None:
@@ -280,10 +292,10 @@ class Life:
                 return self._terminate(started, self._grace)
             if deadline is not None and time.monotonic() > begun + deadline:
                 why = "Pod was active on the node longer than the specified deadline"
-                self.ending = ExitResult("", "DeadlineExceeded", why)
-            if self.ending is not None:
+                self.exit = ForcedExit("", "DeadlineExceeded", why)
+            if self.exit is not None:
                 return self._terminate(
-                    started, self.ending.grace if self.ending.grace is not None else self._grace
+                    started, self.exit.grace if self.exit.grace is not None else self._grace
                 )
             if health is not None and container is not None:
                 health.ask(time.monotonic())
@@ -321,7 +333,7 @@ class Life:
         assert code is not None
         return code
 
-    # what is told to the API server
+    # reports to the API server
 
     def _report_running(self, container: Json, since: str, *, ready: bool) -> None:
         self.ready = ready
@@ -341,26 +353,24 @@ class Life:
         )
 
     def _end(self, container: Json, since: str, code: int) -> Json:
-        reason = (self.ending.reason if self.ending else "") or (
-            "Completed" if code == 0 else "Error"
-        )
+        reason = (self.exit.reason if self.exit else "") or ("Completed" if code == 0 else "Error")
         message = self._message(container, code)
         return statuses.terminated(
             container, since, code=code, reason=reason, message=message, restarts=self.restarts
         )
 
     def _report_end(self, end: Json, code: int) -> None:
-        ending = self.ending or ExitResult()
+        exit_result = self.exit or ForcedExit()
         conditions = statuses.ready_conditions(ready=False)
-        if ending.disruption:
-            why = {"reason": ending.disruption, "message": ending.pod_message}
+        if exit_result.disruption:
+            why = {"reason": exit_result.disruption, "message": exit_result.pod_message}
             conditions.append(statuses.condition("DisruptionTarget", holds=True, **why))
         more = (
-            {"reason": ending.pod_reason, "message": ending.pod_message}
-            if ending.pod_reason
+            {"reason": exit_result.pod_reason, "message": exit_result.pod_message}
+            if exit_result.pod_reason
             else {}
         )
-        phase = "Failed" if code != 0 or ending.pod_reason else "Succeeded"
+        phase = "Failed" if code != 0 or exit_result.pod_reason else "Succeeded"
         self.line.report(phase=phase, containerStatuses=[end], conditions=conditions, **more)
 
     def _message(self, container: Json, code: int) -> str:

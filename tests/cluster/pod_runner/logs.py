@@ -1,4 +1,4 @@
-"""The part of a kubelet's own API that `kubectl logs` needs: the API server passes such requests on to the node."""
+"""The part of a kubelet's API that `kubectl logs` needs: the API server forwards such requests."""
 
 import ssl
 import threading
@@ -11,7 +11,10 @@ from tests.cluster.pod_runner.life import Life
 
 
 def serve(life_of: Callable[[str, str], Life | None], pair: Pair) -> ThreadingHTTPServer:
-    """Serves `/containerLogs/<namespace>/<pod>/<container>` over TLS on a free port of 127.0.0.1, until it is shut down."""
+    """Serve `/containerLogs/<namespace>/<pod>/<container>` over TLS on a free port of 127.0.0.1.
+
+    Returns a server that runs until it is shut down.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -36,7 +39,7 @@ def serve(life_of: Callable[[str, str], Life | None], pair: Pair) -> ThreadingHT
                     self.wfile.write(log.read())
 
         def log_message(self, *_: object) -> None:
-            """Says nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

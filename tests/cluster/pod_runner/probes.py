@@ -1,6 +1,6 @@
-"""The httpGet probes of a container, by the kubelet's rules: a delay, a period, and so many answers in a row.
+"""httpGet probes by the kubelet's rules: delay, period, and thresholds of answers in a row.
 
-https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/
+See https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/.
 """
 
 import http.client
@@ -14,20 +14,20 @@ _LONGEST_PERIOD = 1.0
 
 @dataclass
 class Probe:
-    """Asked again and again; `holds` is what the kubelet would believe by now."""
+    """A probe that is repeated. `holds` is the state that the kubelet would report."""
 
     spec: Json
     port: int
     holds: bool
-    # On the clock that `ask` is given, in seconds.
+    # In seconds, on the clock that `ask` is given.
     due: float
-    # Answers against that belief.
+    # Answers in a row that contradict the state.
     in_a_row: int = 0
-    # Bad answers in a row.
+    # Failed answers in a row.
     misses: int = 0
 
     def ask(self, now: float) -> bool:
-        """Sends a request if it is time; whether the belief has changed."""
+        """Send a request if it is due. Returns whether the state has changed."""
         if now < self.due:
             return False
         self.due = now + min(_LONGEST_PERIOD, self.spec.get("periodSeconds", 10))
@@ -57,7 +57,7 @@ class Probe:
 
 
 def probe_of(container: Json, kind: str, port: int, *, holds: bool, now: float) -> Probe | None:
-    """The container's `readiness`, `liveness` or `startup` probe, if it has one."""
+    """Return the container's `readiness`, `liveness` or `startup` probe, if it has one."""
     spec = container.get(f"{kind}Probe")
     return (
         None if spec is None else Probe(spec, port, holds, now + spec.get("initialDelaySeconds", 0))
@@ -82,13 +82,13 @@ class Health:
 
     @property
     def alive(self) -> bool:
-        """False if the container is to be started again."""
+        """Whether the container may go on; False: it must be restarted."""
         if self._startup is not None and not self._startup.holds:
             return bool(self._startup.misses < self._startup.spec.get("failureThreshold", 3))
         return self._liveness is None or self._liveness.holds
 
     def ask(self, now: float) -> None:
-        """Lets those that are due ask."""
+        """Run the probes that are due."""
         if self._startup is not None and not self._startup.holds:
             self._startup.ask(now)
             return

@@ -1,5 +1,6 @@
-"""One pod's line to the API server. As patient as a kubelet: while the server is away it waits for it, and while the node is
-lost nothing is said.
+"""A pod's requests to the API server.
+
+Like a kubelet, it waits while the server is away, and sends nothing while the node is lost.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ _T = TypeVar("_T")
 
 
 class Stopped(Exception):
-    """The runner has ended while a pod waited to be heard."""
+    """The runner stopped while a pod waited to report."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,15 @@ class Node:
     """What all pods of the node share."""
 
     cluster: Cluster
-    # While it is set, the node says nothing, and hears nothing of deletions.
+    # While it is set, the node reports nothing and sees no deletions.
     lost: threading.Event = field(default_factory=threading.Event)
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def patiently(self, ask: Callable[[], _T]) -> _T:
-        """Asks once the node is there and the API server answers. Raises what it refuses, and Stopped."""
+        """Send a request once the node is there and the API server answers.
+
+        Raises ApiError if it is refused, and Stopped.
+        """
         while not self.stopped.is_set():
             if not self.lost.is_set():
                 with contextlib.suppress(LauncherUnavailable):
@@ -43,7 +47,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Reporting:
-    """Speaks for the node about one pod. Raises what the API server refuses."""
+    """Reports about one pod. Raises what the API server refuses."""
 
     node: Node
     pod: Json
@@ -60,7 +64,7 @@ class Reporting:
         self.node.patiently(lambda: self.node.cluster.create(f"{self.path}/binding", body))
 
     def report(self, *, conditions: list[Json], **status: Any) -> None:
-        """Merges the status; a pod of the same name that is another one is left alone."""
+        """Merge the status. Another pod of the same name is left alone."""
         current = self.node.patiently(lambda: self.node.cluster.find(self.path))
         if current is None or current["metadata"]["uid"] != self.pod["metadata"]["uid"]:
             return
@@ -75,7 +79,7 @@ class Reporting:
         )
 
     def remove(self) -> None:
-        """The last word on a pod that is being deleted: its object goes."""
+        """Remove the object of a deleted pod."""
         body = {"gracePeriodSeconds": 0, "preconditions": {"uid": self.pod["metadata"]["uid"]}}
         self.node.patiently(lambda: self.node.cluster.api.request("DELETE", self.path, body=body))
 

@@ -1,4 +1,4 @@
-"""Watches all pods, and gives each new one a life."""
+"""Watches all pods and starts a `Life` for each new one."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ from enrollgate.launchers.base import LauncherUnavailable
 from enrollgate.launchers.kubernetes import ApiError
 
 Json = dict[str, Any]
-# What a listing or a watch ends with while the API server is away.
+# What a listing or a watch raises while the API server is away.
 AWAY = (
     ApiError,
     LauncherUnavailable,
@@ -33,16 +33,16 @@ AWAY = (
 
 @dataclass
 class PodRunner:
-    """Start it once; it serves every namespace. Tests ask it for faults by a predicate on the pod."""
+    """Start it once: it serves every namespace. Tests inject faults by a predicate on the pod."""
 
     cluster: Cluster
     folder: Path
     # By uid.
     lives: dict[str, Life] = field(default_factory=dict)
     faults: list[tuple[Callable[[Json], bool], Fault]] = field(default_factory=list)
-    # Namespaces whose pods are somebody else's, such as a `FakeKubelet`'s.
+    # Namespaces that something else serves, for example a `FakeKubelet`.
     left_alone: set[str] = field(default_factory=set)
-    # What went wrong in the runner itself.
+    # Errors of the runner itself.
     errors: list[BaseException] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class PodRunner:
         threading.Thread(target=self._watch, name="pod-runner", daemon=True).start()
 
     def stop(self) -> None:
-        """Ends all that runs, at once."""
+        """End all processes at once."""
         self.node.stopped.set()
         self._kubelet.shutdown()
         self._kubelet.server_close()
@@ -66,7 +66,7 @@ class PodRunner:
 
     @contextlib.contextmanager
     def fault(self, kind: Fault, concerns: Callable[[Json], bool]) -> Iterator[None]:
-        """Pods that are created meanwhile, and that it concerns, go wrong in this way."""
+        """Let matching pods that are created in this block fail in this way."""
         rule = (concerns, kind)
         self.faults.append(rule)
         try:
@@ -75,7 +75,7 @@ class PodRunner:
             self.faults.remove(rule)
 
     def of(self, namespace: str, prefix: str = "") -> list[Life]:
-        """The lives, so far, of a namespace's pods whose names begin so."""
+        """Return the lives of a namespace's pods whose names begin with `prefix`."""
         return [
             life
             for life in list(self.lives.values())
@@ -84,12 +84,12 @@ class PodRunner:
         ]
 
     def running(self, namespace: str, prefix: str = "") -> list[Life]:
-        """Those whose processes run."""
+        """Return those whose processes run."""
         return [life for life in self.of(namespace, prefix) if life.running]
 
     @contextlib.contextmanager
     def lost_node(self) -> Iterator[None]:
-        """The node says nothing meanwhile: what runs goes on, and nobody hears of it."""
+        """Let the node report nothing in this block: its processes go on."""
         self.node.lost.set()
         try:
             yield
@@ -97,7 +97,7 @@ class PodRunner:
             self.node.lost.clear()
 
     def drain(self, namespace: str, prefix: str = "") -> None:
-        """Evicts pods through the API, as `kubectl drain` does."""
+        """Evict pods through the API, as `kubectl drain` does."""
         for life in self.running(namespace, prefix):
             name = life.pod["metadata"]["name"]
             body = {
@@ -108,7 +108,7 @@ class PodRunner:
             self.cluster.create(f"/api/v1/namespaces/{namespace}/pods/{name}/eviction", body)
 
     def life_of(self, namespace: str, name: str) -> Life | None:
-        """The life of the pod of this name that came last."""
+        """Return the newest life of the pod of this name."""
         found = [life for life in self.of(namespace, name) if life.pod["metadata"]["name"] == name]
         return found[-1] if found else None
 
@@ -138,7 +138,7 @@ class PodRunner:
                 time.sleep(0.2)  # list again
 
     def _take(self, pods: list[Json]) -> None:
-        """All pods there are: those that we knew and that are not among them went unseen."""
+        """Take over a full listing: known pods that are not in it are gone."""
         for uid in set(self.lives) - {pod["metadata"]["uid"] for pod in pods}:
             self.lives[uid].deleted.set()
         for pod in pods:
@@ -173,9 +173,9 @@ class PodRunner:
 
 
 def changes_of_pods(cluster: Cluster, since: str) -> Iterator[tuple[str, Json]]:
-    """All pods as they change from a resource version on; ends when the watch does."""
+    """Yield all changes of pods from a resource version on, until the watch ends."""
     core = client.CoreV1Api(client.ApiClient(cluster.api.configuration))
-    # With _preload_content=False the client returns the raw response, not the model of its annotation.
+    # With _preload_content=False the client returns the raw response, not the annotated model.
     stream: Any = core.list_pod_for_all_namespaces(
         watch=True,
         resource_version=since,

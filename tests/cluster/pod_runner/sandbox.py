@@ -1,8 +1,11 @@
-"""One container as real processes, in namespaces of its own: mounts, processes, host name. Its root is an overlay of this
-machine's, with the pod's volumes where its spec says; its user, no capabilities, and a read-only root if it wants one.
+"""One container as real processes in namespaces of its own: mounts, processes, host name.
 
-The program is process 1, as in a container: a signal that it does not handle does not end it, and with it ends all that it
-started. The network is this machine's. Needs root, as a kubelet does.
+Its root is an overlay of this machine's root, with the pod's volumes where its spec says. It runs
+as the spec's user without capabilities, with a read-only root if the spec asks for it.
+
+The program is process 1, as in a container: a signal that it does not handle does not end it, and
+its end kills all that it started. It uses this machine's network. It needs root, as a kubelet
+does.
 """
 
 import contextlib
@@ -20,7 +23,7 @@ from tests.cluster.pod_runner.volumes import Mount
 from tests.databases.server import die_with_parent
 
 REPOSITORY = Path(__file__).parents[3]
-# Where the image's programs are, here: the environment that runs the tests.
+# Where this machine has the image's programs: the environment that runs the tests.
 BIN = Path(sys.executable).parent
 # What the Dockerfile sets.
 IMAGE_VARIABLES = {
@@ -40,16 +43,16 @@ _NAMESPACES = (
     "--fork",
     "--kill-child",
 )
-_PATIENCE = 60.0
+_START_TIMEOUT = 60.0
 
 
 class NotStarted(Exception):
-    """The container could not be set up; the text says what failed."""
+    """The container could not be set up. The text says what failed."""
 
 
 @dataclass(frozen=True)
 class Container:
-    """What to start, and where it leaves what."""
+    """What to start, and where it writes."""
 
     command: Sequence[str]
     variables: dict[str, str]
@@ -58,7 +61,7 @@ class Container:
     read_only: bool
     folder: Path
     log: Path
-    # Its termination message.
+    # The file of its termination message.
     message: Path
     host_name: str = "container"
     group: int | None = None
@@ -69,30 +72,33 @@ class Container:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A container that has been started. `process` is its parent, and ends as it does."""
+    """A started container. `process` is its parent, and ends with it."""
 
     process: subprocess.Popen[bytes]
-    # Process 1 of the container, as this machine numbers it.
+    # Process 1 of the container, by its number on this machine.
     first: int
 
     def poll(self) -> int | None:
-        """Its exit code as a kubelet gives it, 128 + n for a signal; None while it runs."""
+        """Return its exit code as a kubelet reports it (128 + n for a signal), or None while it
+        runs.
+        """
         code = self.process.poll()
         return None if code is None else code if code >= 0 else 128 - code
 
     def terminate(self) -> None:
-        """SIGTERM to the program."""
+        """Send SIGTERM to the program."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.first, signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL to all of it."""
-        self.process.kill()  # the program goes with its parent; killed alone, it would have the parent say exit code 1
+        """Kill all its processes."""
+        # Killing the parent ends the program. Killing the program alone would report exit code 1.
+        self.process.kill()
         self.process.wait()
 
 
 def refusal() -> str:
-    """Why this machine cannot run containers for us; empty if it can."""
+    """Return why this machine cannot run containers; empty if it can."""
     program = "mount -t tmpfs none /mnt && mount -t overlay overlay -o lowerdir=/etc:/usr /mnt"
     tried = subprocess.run(
         [*_NAMESPACES, "sh", "-c", program], capture_output=True, text=True, check=False
@@ -101,7 +107,7 @@ def refusal() -> str:
 
 
 def start(container: Container) -> Sandbox:
-    """Starts it, and waits until its program is about to run. Raises NotStarted."""
+    """Start it and wait until its program is about to run. Raises NotStarted."""
     container.message.touch()
     container.message.chmod(0o666)
     (container.folder / "root").mkdir(parents=True, exist_ok=True)
@@ -124,7 +130,7 @@ def start(container: Container) -> Sandbox:
 
 
 def _first_process(container: Container, process: subprocess.Popen[bytes], ready: Path) -> int:
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _START_TIMEOUT
     while not ready.exists():
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
@@ -139,12 +145,13 @@ def _first_process(container: Container, process: subprocess.Popen[bytes], ready
 def _mounting(container: Container) -> Iterator[str]:
     layer, root = container.folder / "layer", container.folder / "root"
     yield f"mkdir -p {layer}; mount -t tmpfs none {layer}; mkdir {layer}/upper {layer}/work"
-    yield f"mount -t overlay overlay -o lowerdir=/,upperdir={layer}/upper,workdir={layer}/work {root}"
+    options = f"lowerdir=/,upperdir={layer}/upper,workdir={layer}/work"
+    yield f"mount -t overlay overlay -o {options} {root}"
     yield f"cd {root}; hostname {shlex.quote(container.host_name)}"
     yield "mount -t tmpfs none dev; mount -t proc proc proc"
     yield "for d in null zero full random urandom; do : >dev/$d; mount --bind /dev/$d dev/$d; done"
     yield "ln -s /proc/self/fd dev/fd; mkdir -m 1777 dev/shm"
-    # the image's programs live in this machine's folders, some of which only root may enter
+    # the image's programs are in this machine's folders; some of them only root may enter
     yield from (f"chmod o+rx .{shlex.quote(str(folder))}" for folder in _closed_folders())
     for mount in container.mounts:
         yield from _bind(mount)
@@ -159,7 +166,7 @@ def _mounting(container: Container) -> Iterator[str]:
 def _bind(mount: Mount) -> Iterator[str]:
     inside = Path(
         mount.target
-    ).resolve()  # the root is a copy of this machine's: so are its links, such as /var/run
+    ).resolve()  # the root is a copy of this machine's, and so are its links, such as /var/run
     source, target = shlex.quote(str(mount.source)), shlex.quote(f".{inside}")
     make = (
         f"mkdir -p {target}"
@@ -172,7 +179,9 @@ def _bind(mount: Mount) -> Iterator[str]:
 
 
 def _hidden(folder: Path, mounts: Sequence[Mount]) -> bool:
-    """Whether a volume covers it, or the overlay does not show it because it is on another file system."""
+    """Whether the container cannot see the folder: a volume covers it, or it is on another file
+    system.
+    """
     elsewhere = folder.stat().st_dev != Path("/").stat().st_dev
     return elsewhere or any(folder.is_relative_to(Path(mount.target).resolve()) for mount in mounts)
 
@@ -193,7 +202,7 @@ def _executing(container: Container) -> str:
         "--no-new-privs",
         "--bounding-set=-all",
         "--inh-caps=-all",
-        "--pdeathsig=KILL",  # a change of user takes it away
+        "--pdeathsig=KILL",  # a change of user clears it
     ]
     return "exec " + shlex.join(
         ["chroot", ".", "env", f"--chdir={container.directory}", *privileges, *container.command]

@@ -1,4 +1,7 @@
-"""Pod statuses as a kubelet writes them, https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/. Pure functions."""
+"""Pod statuses as a kubelet writes them. Pure functions.
+
+See https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/.
+"""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a pod's volumes and variables hold, fetched from the API server and laid out as files."""
+"""The content of a pod's volumes and variables, fetched from the API server."""
 
 import base64
 import os
@@ -16,11 +16,11 @@ Json = dict[str, Any]
 
 
 class NotThere(Exception):
-    """A Secret or a ConfigMap that the pod wants does not exist; the text is the kubelet's."""
+    """A Secret or a ConfigMap that the pod needs does not exist. The text is the kubelet's."""
 
 
 class VolumeNotThere(NotThere):
-    """It is wanted as a volume."""
+    """It is needed as a volume."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class Supplies:
-    """Gives one pod what it mounts. Folders are below `folder`; claims outlive the pod."""
+    """Provides what one pod mounts, below `folder`. Claims outlive the pod."""
 
     cluster: Cluster
     pod: Json
@@ -69,7 +69,7 @@ class Supplies:
         return made
 
     def refresh(self) -> None:
-        """Brings the files that show the pod's own labels and annotations up to date, as a kubelet does when they change."""
+        """Update the files that show the pod's labels and annotations, as a kubelet does."""
         for volume in self.pod["spec"].get("volumes", ()):
             if "downwardAPI" in volume and (self.folder / "volumes" / volume["name"]).exists():
                 self._folder_of(volume)
@@ -108,7 +108,8 @@ class Supplies:
             if reference.get("optional"):
                 return None
             raise NotThere(
-                f"couldn't find key {reference['key']} in {kind} {self.namespace}/{reference['name']}"
+                f"couldn't find key {reference['key']} in {kind} "
+                f"{self.namespace}/{reference['name']}"
             )
         return data[reference["key"]].decode()
 
@@ -146,13 +147,13 @@ class Supplies:
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(
                 f".{path.name}.{threading.get_ident()}"
-            )  # two may lay it out at the same time
+            )  # two threads may write it at the same time
             part.write_bytes(data)
             part.chmod(mode)
             group = self.pod["spec"].get("securityContext", {}).get("fsGroup")
             if group is not None:
                 os.chown(part, 0, group)
-            part.rename(path)  # whoever reads it sees the old or the new
+            part.rename(path)  # a reader sees the old or the new content
         return folder
 
     def _files(self, volume: Json) -> Iterator[tuple[str, bytes, int]]:
@@ -171,7 +172,8 @@ class Supplies:
 
     def _projected(self, source: Json, mode: int) -> Iterator[tuple[str, bytes, int]]:
         if token := source.get("serviceAccountToken"):
-            path = f"/api/v1/namespaces/{self.namespace}/serviceaccounts/{self._field('spec.serviceAccountName')}/token"
+            account = self._field("spec.serviceAccountName")
+            path = f"/api/v1/namespaces/{self.namespace}/serviceaccounts/{account}/token"
             body = {
                 "apiVersion": "authentication.k8s.io/v1",
                 "kind": "TokenRequest",

@@ -1,13 +1,14 @@
 """Renders docs/settings.md from the settings themselves: `python -m scripts.docs.settings [--check FILE]`."""
 
 import sys
-from typing import Any
+from typing import Literal, get_args, get_origin
 
 from pydantic import ByteSize, SecretStr
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from scripts.docs.generated import print_or_check
 
-from enrollgate.settings.operator import choices, variables
+from enrollgate.settings.loading import variables
 
 _HEAD = """# Settings
 
@@ -29,9 +30,9 @@ def render() -> str:
     return _HEAD + "".join(_row(name, field) for name, field in variables().items())
 
 
-def _row(name: str, field: Any) -> str:
+def _row(name: str, field: FieldInfo) -> str:
     meaning = str(field.description)
-    values = choices(field.annotation)
+    values = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
     if field.examples:
         meaning += f" Example: `{field.examples[0]}`."
     if values and not all(f"`{value}`" in meaning for value in values):

@@ -24,7 +24,7 @@ from tests.cluster.chart import CHART
 from enrollgate.domain.order import RunOrder
 from enrollgate.launchers.kubernetes import permissions
 from enrollgate.launchers.kubernetes.manifest import JobSettings, build_job
-from enrollgate.settings.operator import SettingsError, load_settings, variables
+from enrollgate.settings.loading import SettingsError, load_settings, variables
 from enrollgate.settings.sources import PREFIX
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))

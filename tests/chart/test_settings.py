@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from tests.chart.rendering import EVERYTHING, one, render, settings_of
 
-from enrollgate.settings.operator import Settings, load_settings
+from enrollgate.settings.loading import load_settings
+from enrollgate.settings.operator import Settings
 from enrollgate.settings.sources import PREFIX
 
 LEAST = {

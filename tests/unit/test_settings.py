@@ -9,13 +9,13 @@ import typer
 from enrollgate.commands import cli
 from enrollgate.domain.destination import DirectoryDestination
 from enrollgate.domain.order import RunOrder
-from enrollgate.settings.operator import (
+from enrollgate.settings.loading import (
     RUN_VARIABLES,
-    Settings,
     SettingsError,
     load_settings,
     variables,
 )
+from enrollgate.settings.operator import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -75,12 +75,12 @@ def test_the_defaults_are_the_contract_s(monkeypatch: pytest.MonkeyPatch, tmp_pa
         (
             "SCRATCH_VOLUME",
             "1GiB",
-            "SCRATCH_VOLUME must be more than ENROLLGATE_SCRATCH_LIMIT, or workers are evicted",
+            "SCRATCH_VOLUME must be more than ENROLLGATE_SCRATCH_LIMIT: otherwise workers are evicted",
         ),
         (
             "DESTINATION_CLAIM",
             "courses",
-            "but ENROLLGATE_DESTINATION is no directory: remove one of them",
+            "but ENROLLGATE_DESTINATION is not a directory: remove one of them",
         ),
         ("IMAGEE", "x", "there is no such setting; did you mean ENROLLGATE_KUBERNETES__IMAGE?"),
     ],
@@ -99,7 +99,7 @@ def test_nonsense_for_the_cluster_is_refused_by_name_value_and_remedy(
 
 
 def test_a_cluster_needs_an_image_and_a_database_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "needs ENROLLGATE_KUBERNETES__IMAGE, the image of the workers" in refusal(
+    assert "needs ENROLLGATE_KUBERNETES__IMAGE: set it to the image of the workers" in refusal(
         monkeypatch, LAUNCHER="kubernetes"
     )
     assert "needs a database server" in refusal(
@@ -133,7 +133,11 @@ def test_times_are_seconds_or_have_a_unit(
             "nonsense",
             "ENROLLGATE_DATABASE_URL=***: it is not a database URL: write mysql://",
         ),
-        ("DATABASE_URL", "postgres://u:p@h/d", "'postgres' is not a database Enrollgate speaks"),
+        (
+            "DATABASE_URL",
+            "postgres://u:p@h/d",
+            "'postgres' is not supported: use mysql:// or sqlite:///",
+        ),
         ("DATABASE_URL", "mysql://u:p@h", "it names no host or no database"),
         ("DATABASE_URL", "sqlite://", "it names no file"),
         (
@@ -195,9 +199,13 @@ def test_times_are_seconds_or_have_a_unit(
         (
             "PROXY",
             "x",
-            "ENROLLGATE_PROXY: there is no such setting; remove it; docs/settings.md lists what there is",
+            "ENROLLGATE_PROXY: there is no such setting: remove it; docs/settings.md lists all settings",
         ),
-        ("MAX_ATEMPTS", "7", "ENROLLGATE_MAX_ATTEMPTS: there is no such setting; did you mean"),
+        (
+            "MAX_ATEMPTS",
+            "7",
+            "ENROLLGATE_MAX_ATEMPTS: there is no such setting; did you mean ENROLLGATE_MAX_ATTEMPTS?",
+        ),
         ("SECRETS_DIR", "/nowhere", "ENROLLGATE_SECRETS_DIR=/nowhere: there is no such folder"),
         ("CONFIG_FILE", "/nowhere", "ENROLLGATE_CONFIG_FILE=/nowhere: there is no such file"),
         ("ENROLLMENT_TIMEOUT", "999999999999", "ENROLLGATE_ENROLLMENT_TIMEOUT=999999999999"),
@@ -206,7 +214,7 @@ def test_times_are_seconds_or_have_a_unit(
         (
             "DATABASE",
             "foo",
-            "ENROLLGATE_DATABASE: it is a group and has no value of its own; set its parts, such as ENROLL",
+            "ENROLLGATE_DATABASE: it is a group and has no value of its own: set its parts, such as ENROLL",
         ),
         (
             "DATABASE",
@@ -295,7 +303,7 @@ def test_both_ways_to_name_the_database_are_one_too_many(monkeypatch: pytest.Mon
         DATABASE__USER="u",
         DATABASE__NAME="d",
     )
-    assert "keep one of them" in message
+    assert "keep one" in message
 
 
 def test_the_parts_of_an_address_make_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,7 +391,7 @@ def test_a_file_of_settings_that_is_no_text_is_named(
 ) -> None:
     path = tmp_path / "settings.env"
     path.write_bytes("ENROLLGATE_INSTALLATION=\xe4\n".encode("latin-1"))
-    words = f"ENROLLGATE_CONFIG_FILE={path}: it is not UTF-8 text: write it as such"
+    words = f"ENROLLGATE_CONFIG_FILE={path}: it is not UTF-8 text: save it as UTF-8"
     assert refusal(monkeypatch, CONFIG_FILE=str(path)) == words
 
 

@@ -22,12 +22,8 @@ from rich.text import Text
 from enrollgate import version as installed_version
 from enrollgate.common.redaction import printable
 from enrollgate.common.signals import obey_signals
-from enrollgate.settings.operator import (
-    Settings,
-    SettingsError,
-    load_settings,
-    load_worker_settings,
-)
+from enrollgate.settings.loading import SettingsError, load_settings, load_worker_settings
+from enrollgate.settings.operator import Settings
 
 app = typer.Typer(
     name="enrollgate",

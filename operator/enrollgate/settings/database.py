@@ -1,4 +1,4 @@
-"""Where the database is: the settings in parts, and what makes a database URL."""
+"""Where the database is: the settings in parts, and how a database URL is parsed."""
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from sqlalchemy import URL, make_url
@@ -8,24 +8,26 @@ from enrollgate.settings.types import SomePath
 
 
 class DatabaseSettings(BaseModel):
-    """The parts of a MySQL or MariaDB address, for those who keep the password in a Secret of its own."""
+    """The parts of a MySQL or MariaDB address, for a password that is in a Secret of its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     host: str | None = Field(
         None, min_length=1, description="Host of the MySQL or MariaDB server.", examples=["mysql"]
     )
-    port: int = Field(3306, ge=1, le=65535, description="Its port.")
-    user: str | None = Field(None, description="The user to log in as.", examples=["enrollgate"])
+    port: int = Field(3306, ge=1, le=65535, description="Port of the server.")
+    user: str | None = Field(
+        None, description="User that Enrollgate logs in as.", examples=["enrollgate"]
+    )
     password: SecretStr = Field(
-        SecretStr(""), description="The user's password. Best from a secrets folder."
+        SecretStr(""), description="The user's password. It is best put in a secrets folder."
     )
     name: str | None = Field(
         None, description="The database (schema) that holds the task table.", examples=["courses"]
     )
     tls_ca: SomePath | None = Field(
         None,
-        description="CA certificate (PEM) to verify the server with; sets TLS on.",
+        description="CA certificate (PEM) that verifies the server. Setting it turns TLS on.",
         examples=["/etc/mysql/ca.pem"],
     )
     tls_verify_hostname: bool = Field(
@@ -34,7 +36,10 @@ class DatabaseSettings(BaseModel):
 
 
 def parse_database_url(text: str) -> URL:
-    """The address for SQLAlchemy. Raises ValueError that never shows it: it may carry a password."""
+    """Return the address as SQLAlchemy's URL.
+
+    Raises ValueError whose message never shows the address: it may carry a password.
+    """
     try:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:
@@ -51,9 +56,7 @@ def parse_database_url(text: str) -> URL:
             raise ValueError("it names no file: write sqlite:////absolute/path")
         return url
     if url.drivername not in ("mysql", "mysql+pymysql", "mariadb", "mariadb+pymysql"):
-        raise ValueError(
-            f"{url.drivername!r} is not a database Enrollgate speaks: use mysql:// or sqlite:///"
-        )
+        raise ValueError(f"{url.drivername!r} is not supported: use mysql:// or sqlite:///")
     if not url.host or not url.database:
         raise ValueError(
             "it names no host or no database: write mysql://user:password@host:port/name"

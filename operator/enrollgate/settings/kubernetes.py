@@ -1,4 +1,4 @@
-"""The settings of Kubernetes mode: what the Jobs are made of, and how the operator behaves in a cluster."""
+"""The settings of Kubernetes mode: how the Jobs are built, and how the operator runs in a cluster."""
 
 import re
 from typing import Annotated, Literal
@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field
 from enrollgate.settings.types import ObjectName, Seconds, SomePath
 
 
-def _image(value: str) -> str:
+def _check_image(value: str) -> str:
     if not value.strip() or re.search(r"\s", value):
         raise ValueError(
             "write an image reference without spaces, such as registry.example.com/enrollgate:1.0.0"
@@ -23,57 +23,64 @@ class KubernetesSettings(BaseModel):
 
     namespace: ObjectName | None = Field(
         None,
-        description="The namespace of the Jobs. Not given: the operator's own, or the kubeconfig's.",
+        description="The namespace of the Jobs. Not set: the operator's own namespace, or that of "
+        "the kubeconfig.",
     )
-    image: Annotated[str, AfterValidator(_image)] | None = Field(
+    image: Annotated[str, AfterValidator(_check_image)] | None = Field(
         None,
         description="The image of the workers. Required.",
         examples=["registry.example.com/enrollgate:1.0.0"],
     )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
-        "IfNotPresent", description="When nodes pull it: `Always`, `IfNotPresent` or `Never`."
+        "IfNotPresent",
+        description="When nodes pull the image: `Always`, `IfNotPresent` or `Never`.",
     )
     job_template: SomePath | None = Field(
         None,
-        description="A YAML file with a partial batch/v1 Job that is merged over each Job: maps merge, lists of named things "
-        "(containers, volumes, mounts, variables) merge by name, other lists are replaced, null removes. The container is "
-        "`worker`.",
+        description="A YAML file with a partial batch/v1 Job that is merged over each Job. Maps "
+        "are merged; lists of named things (containers, volumes, mounts, variables) are merged by "
+        "name; other lists are replaced; null removes. The container's name is `worker`.",
         examples=["/etc/enrollgate/job-template/job.yaml"],
     )
     cookies_secret: ObjectName | None = Field(
         None,
-        description="The Secret with the accounts' cookies files, one per key (see ENROLLGATE_COOKIES_DIR).",
+        description="The Secret with the accounts' cookies files, one per key (see "
+        "ENROLLGATE_COOKIES_DIR).",
     )
     drive_secret: ObjectName | None = Field(
         None, description="The Secret whose key `credentials.json` holds the Google credentials."
     )
     destination_claim: ObjectName | None = Field(
         None,
-        description="The PersistentVolumeClaim that is mounted at the path of a `directory:` destination.",
+        description="The PersistentVolumeClaim that is mounted at the path of a `directory:` "
+        "destination.",
     )
     service_account: ObjectName | None = Field(
         None,
-        description="The workers' service account. They get no token unless the job template says so.",
+        description="The workers' service account. They get no token unless the job template says "
+        "so.",
     )
     scratch_volume: ByteSize = Field(
         ByteSize(10 * 2**30),
         ge=2**20,
-        description="The size limit of a worker's scratch volume. More than ENROLLGATE_SCRATCH_LIMIT: one file larger than "
-        "that limit still passes, alone.",
+        description="The size limit of a worker's scratch volume. It must be more than "
+        "ENROLLGATE_SCRATCH_LIMIT: one file that is larger than that limit is still downloaded, "
+        "alone.",
     )
     start_timeout: Seconds = Field(
-        900, description="Seconds that a Job may take to get a running pod."
+        900, description="Seconds that a Job may take until its pod runs."
     )
     create_concurrency: int = Field(
-        8, ge=1, le=100, description="Requests to the API server at the same time, at most."
+        8, ge=1, le=100, description="Maximum number of requests to the API server at a time."
     )
     leader_election: bool = Field(
         False,
-        description="Whether replicas agree on one that works, by a Lease. Nothing is done twice without it, either.",
+        description="Whether replicas elect, by a Lease, the one that works. Without it nothing is "
+        "done twice, either.",
     )
     lease_name: ObjectName | None = Field(
-        None, description="The Lease. Not given: the installation's name."
+        None, description="The name of the Lease. Not set: the installation's name."
     )
     lease_duration: Seconds = Field(
-        15, ge=1, le=3600, description="Seconds after which a replica that is gone is replaced."
+        15, ge=1, le=3600, description="Seconds after which another replica replaces a dead leader."
     )

@@ -1,96 +1,77 @@
-"""Where settings come from beside the environment: a mounted file and a folder of secrets. And in all three, the names that
-nothing would read: a setting with a typo must not be a setting that is silently not made.
+"""Where settings come from besides the environment: a mounted file and a folder of secrets.
+
+`settings.loading` asks this module which names each source sets, so that it can refuse the unknown
+ones. pydantic-settings then reads the values.
 """
 
-import difflib
 import os
-from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from dotenv import dotenv_values
+from pydantic_settings import NestedSecretsSettingsSource
 
+# Every variable begins with it.
 PREFIX = "ENROLLGATE_"
-"""Every variable begins with it."""
 CONFIG_FILE, SECRETS_DIR = PREFIX + "CONFIG_FILE", PREFIX + "SECRETS_DIR"
 
 
+class SecretsFolder(NestedSecretsSettingsSource):
+    """Read settings from a folder with one file per variable, as Kubernetes mounts a Secret.
+
+    Unlike its base class, it reads only the files that are named like a setting. The folder may
+    hold other files, and a file may be a link to another folder.
+    """
+
+    @classmethod
+    def load_secrets(cls, path: Path) -> dict[str, str]:
+        """Return the text of each file whose name begins with our prefix, in any case.
+
+        Raises OSError whose message names the file or the folder.
+        """
+        found = {}
+        try:
+            files = sorted(path.iterdir())
+        except OSError as error:
+            raise OSError(
+                f"{SECRETS_DIR}={path}: {error.strerror}: let user {os.getuid()} read it"
+            ) from error
+        for file in files:
+            name = file.name.upper()
+            if not name.startswith(PREFIX) or not file.is_file():
+                continue
+            try:
+                found[name] = file.read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise OSError(
+                    f"{name}: the secret {file} cannot be read ({error.__class__.__name__}): "
+                    f"write UTF-8 text that user {os.getuid()} may read"
+                ) from error
+        return found
+
+
 def config_file() -> Path | None:
-    """The file that the environment names. Raises OSError, in words for the person who set it."""
-    path = _named(CONFIG_FILE)
-    if path is not None and not path.is_file():
-        raise OSError(f"{CONFIG_FILE}={path}: there is no such file: create it, or mend the path")
-    return path
+    """Return the file that ENROLLGATE_CONFIG_FILE names, if any. Raises OSError if it is missing."""
+    text = os.environ.get(CONFIG_FILE)
+    if text and not Path(text).is_file():
+        raise OSError(f"{CONFIG_FILE}={text}: there is no such file: create it, or fix the path")
+    return Path(text) if text else None
 
 
 def secrets_folder() -> Path | None:
-    """The folder that the environment names. Raises OSError likewise."""
-    path = _named(SECRETS_DIR)
-    if path is not None and not path.is_dir():
-        raise OSError(f"{SECRETS_DIR}={path}: there is no such folder: create it, or mend the path")
-    return path
-
-
-def _named(variable: str) -> Path | None:
-    text = os.environ.get(variable)
+    """Return the folder that ENROLLGATE_SECRETS_DIR names, if any. Raises OSError if it is missing."""
+    text = os.environ.get(SECRETS_DIR)
+    if text and not Path(text).is_dir():
+        raise OSError(f"{SECRETS_DIR}={text}: there is no such folder: create it, or fix the path")
     return Path(text) if text else None
 
 
 def names_in_file(path: Path) -> list[str]:
-    """The names that the file sets. Raises OSError, in words for the person who wrote it."""
+    """Return the names that the file sets. Raises OSError whose message names the file."""
     try:
         return list(dotenv_values(path, encoding="utf-8"))
     except UnicodeDecodeError as error:
-        raise OSError(f"{CONFIG_FILE}={path}: it is not UTF-8 text: write it as such") from error
+        raise OSError(f"{CONFIG_FILE}={path}: it is not UTF-8 text: save it as UTF-8") from error
     except OSError as error:
         raise OSError(
             f"{CONFIG_FILE}={path}: {error.strerror}: let user {os.getuid()} read it"
         ) from error
-
-
-def secrets_in_folder(path: Path) -> dict[str, str]:
-    """What is in the files whose names are a setting's (upper or lower case), as a mounted Secret has them. Raises OSError."""
-    found = {}
-    try:
-        files = sorted(path.iterdir())
-    except OSError as error:
-        raise OSError(
-            f"{SECRETS_DIR}={path}: {error.strerror}: let user {os.getuid()} read it"
-        ) from error
-    for file in files:
-        name = file.name.upper()
-        if not name.startswith(PREFIX) or not file.is_file():
-            continue
-        try:
-            found[name] = file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise OSError(
-                f"{name}: the secret {file} cannot be read ({error.__class__.__name__}): mend its file"
-            ) from error
-    return found
-
-
-def unknown_names(
-    names: Iterable[str], known: Collection[str], groups: Collection[str], where: str = ""
-) -> list[str]:
-    """One line for each name with our prefix that is not known, with the remedy. Values are not shown: they may be secrets."""
-    place = f" in {where}" if where else ""
-    ours = sorted({name.upper() for name in names if name.upper().startswith(PREFIX)})
-    return [f"{name}{place}: {_remedy(name, known, groups)}" for name in ours if name not in known]
-
-
-def _remedy(name: str, known: Collection[str], groups: Collection[str]) -> str:
-    if name in (CONFIG_FILE, SECRETS_DIR):
-        return "it is read from the environment only: set it there"
-    if name in groups:
-        parts = sorted(other for other in known if other.startswith(f"{name}__"))
-        return f"it is a group and has no value of its own; set its parts, such as {parts[0]}"
-    bare = {
-        other.removeprefix(PREFIX): other for other in known
-    }  # the prefix makes everything alike
-    near = difflib.get_close_matches(name.removeprefix(PREFIX), bare, 1)
-    remedy = (
-        f"did you mean {bare[near[0]]}?"
-        if near
-        else "remove it; docs/settings.md lists what there is"
-    )
-    return f"there is no such setting; {remedy}"

@@ -1,4 +1,7 @@
-"""The forms that a setting's text may have: durations, lists, command lines, names of Kubernetes objects."""
+"""How a setting's text is written: durations, lists, command lines, names of Kubernetes objects.
+
+Each type parses and checks the text by itself. What is checked across fields is in the models.
+"""
 
 import json
 import re
@@ -9,34 +12,32 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
 from pydantic_settings import NoDecode
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_LONGEST = 3650 * 86400
-_OBJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_TEN_YEARS = 3650 * 86400
 
 
-def _seconds(value: object) -> object:
-    if isinstance(value, str) and (
-        match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", value)
-    ):
-        return float(match[1]) * _UNITS[match[2]]
+def _parse_seconds(value: object) -> object:
+    pattern = r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*"
+    if isinstance(value, str) and (match := re.fullmatch(pattern, value)):
+        return float(match[1]) * _SECONDS_PER_UNIT[match[2]]
     return value
 
 
-def _not_forever(value: float) -> float:
-    if value > _LONGEST:
+def _at_most_ten_years(value: float) -> float:
+    if value > _TEN_YEARS:
         raise ValueError(
             "it should be ten years (3650d) at most: clocks and databases have their limits"
         )
     return value
 
 
-def _words(value: object) -> object:
+def _parse_list(value: object) -> object:
     if isinstance(value, str):
-        return tuple(word.strip() for word in value.split(",") if word.strip())
+        return tuple(text.strip() for text in value.split(",") if text.strip())
     return value
 
 
-def _argv(value: object) -> object:
+def _parse_command(value: object) -> object:
     if not isinstance(value, str):
         return value
     text = value.strip()
@@ -50,8 +51,8 @@ def _argv(value: object) -> object:
     return tuple(shlex.split(text))
 
 
-def _path(value: object) -> object:
-    """An absolute path: what is relative is so to the folder of the start, and `~` is the user's home."""
+def _parse_path(value: object) -> object:
+    """Return an absolute path; the text may be relative to the current folder or begin with `~`."""
     if value == "":
         raise ValueError("it is empty: write a path, or remove the variable")
     if not isinstance(value, str | Path):
@@ -62,8 +63,8 @@ def _path(value: object) -> object:
         raise ValueError("that user has no home folder here: write an absolute path") from error
 
 
-def _object_name(value: str) -> str:
-    if not _OBJECT_NAME.fullmatch(value):
+def _check_object_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", value):
         raise ValueError(
             "write the name of a Kubernetes object: lower-case letters, digits, - and ."
         )
@@ -71,9 +72,12 @@ def _object_name(value: str) -> str:
 
 
 Seconds = Annotated[
-    float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False), AfterValidator(_not_forever)
+    float,
+    BeforeValidator(_parse_seconds),
+    Field(gt=0, allow_inf_nan=False),
+    AfterValidator(_at_most_ten_years),
 ]
-SomePath = Annotated[Path, BeforeValidator(_path)]
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
-Argv = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_argv)]
-ObjectName = Annotated[str, AfterValidator(_object_name)]
+SomePath = Annotated[Path, BeforeValidator(_parse_path)]
+TextList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_list)]
+Argv = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_command)]
+ObjectName = Annotated[str, AfterValidator(_check_object_name)]

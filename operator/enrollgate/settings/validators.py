@@ -1,4 +1,7 @@
-"""What the settings must satisfy beyond their types. Each check raises ValueError in words for the person who set them."""
+"""What the settings must satisfy beyond their types.
+
+Each check raises ValueError, whose message tells the person who set the value what to write.
+"""
 
 import ipaddress
 import re
@@ -9,12 +12,13 @@ from enrollgate.domain.task import Statuses
 _HOST = re.compile(
     r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 )
-_CHUNK = 256 * 1024
-_LARGEST_CHUNK = 1024 * _CHUNK
+# The unit and the maximum of an upload request, in bytes. A very large chunk is one long request.
+_CHUNK_UNIT = 256 * 1024
+_MAX_CHUNK = 256 * 1024 * 1024
 
 
 def check_endpoint(value: str) -> str:
-    """A URL that Drive's paths can be put behind. Raises ValueError."""
+    """Return the URL with one slash at its end, so that Drive's paths can follow it."""
     parts = urlsplit(value)
     if (
         parts.scheme not in ("http", "https")
@@ -28,13 +32,13 @@ def check_endpoint(value: str) -> str:
 
 
 def check_chunk(value: int) -> None:
-    """Drive takes chunks of whole 256 KiB only; very large ones are one long request each. Raises ValueError."""
-    if not _CHUNK <= value <= _LARGEST_CHUNK or value % _CHUNK:
+    """Check the size of an upload request, in bytes. Drive takes only multiples of 256 KiB."""
+    if not _CHUNK_UNIT <= value <= _MAX_CHUNK or value % _CHUNK_UNIT:
         raise ValueError("write a multiple of 256KiB, 256MiB at most, such as 8MiB")
 
 
 def check_host(text: str) -> str:
-    """A host, with a port perhaps. Raises ValueError."""
+    """Check that the text is a host, or a host and a port; return it."""
     host, _, port = (
         text.rpartition(":")
         if re.search(r"(?<![:\[]):\d+$", text) and text.count(":") == 1
@@ -47,13 +51,14 @@ def check_host(text: str) -> str:
     except ValueError:
         if not _HOST.fullmatch(host):
             raise ValueError(
-                f"{text!r} is not a host: write a host name, *.domain or an IP address, without scheme or path"
+                f"{text!r} is not a host: write a host name, *.domain or an IP address, "
+                "without scheme and path"
             ) from None
     return text
 
 
 def check_statuses(statuses: Statuses) -> None:
-    """Check that each configured status can be stored and has one meaning. Raises ValueError."""
+    """Check that each configured status can be stored and has one meaning."""
     for status in statuses.known:
         if not status.strip() or status != status.strip() or len(status) > 64:
             raise ValueError(
@@ -72,23 +77,23 @@ def check_statuses(statuses: Statuses) -> None:
 
 
 def check_command(downloader: str, command: tuple[str, ...]) -> None:
-    """The download command is there exactly if it is used, with its placeholders. Raises ValueError."""
+    """Check that a command is set only if it is used, and has its placeholders."""
     if downloader != "command":
         if command:
             raise ValueError(
-                "ENROLLGATE_DOWNLOAD_COMMAND is set but unused: set ENROLLGATE_DOWNLOADER=command, too"
+                "ENROLLGATE_DOWNLOAD_COMMAND is set but unused: "
+                "set ENROLLGATE_DOWNLOADER=command, too"
             )
         return
     if not command:
-        raise ValueError("ENROLLGATE_DOWNLOADER=command needs ENROLLGATE_DOWNLOAD_COMMAND")
+        raise ValueError("ENROLLGATE_DOWNLOADER=command needs ENROLLGATE_DOWNLOAD_COMMAND: set it")
     text = " ".join(command)
     for placeholder in ("{course_url}", "{output_dir}"):
         if placeholder not in text:
-            raise ValueError(
-                f"ENROLLGATE_DOWNLOAD_COMMAND does not contain {placeholder}: it could not do its work"
-            )
+            raise ValueError(f"ENROLLGATE_DOWNLOAD_COMMAND does not contain {placeholder}: add it")
     unknown = set(re.findall(r"\{([a-z_]+)\}", text)) - {"course_url", "output_dir"}
     if unknown:
         raise ValueError(
-            f"ENROLLGATE_DOWNLOAD_COMMAND contains {{{sorted(unknown)[0]}}}: only {{course_url}} and {{output_dir}} are known"
+            f"ENROLLGATE_DOWNLOAD_COMMAND contains {{{sorted(unknown)[0]}}}: "
+            "only {course_url} and {output_dir} are known"
         )

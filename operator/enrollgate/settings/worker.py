@@ -1,23 +1,29 @@
-"""The settings of a worker. A launcher hands them over as environment variables; none of them is a secret."""
+"""The settings of a worker.
+
+A launcher hands them over as environment variables (`to_env`), and the worker loads them again
+(`settings.loading.load_worker_settings`). None of them is a secret.
+"""
 
 import json
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import ByteSize, Field, PlainValidator, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from enrollgate.domain.destination import Destination, DirectoryDestination, parse_destination
-from enrollgate.settings.sources import PREFIX
-from enrollgate.settings.types import Argv, Seconds, SomePath, Words
+from enrollgate.settings.sources import PREFIX, SecretsFolder
+from enrollgate.settings.types import Argv, Seconds, SomePath, TextList
 from enrollgate.settings.validators import check_chunk, check_command, check_endpoint, check_host
 
-
-def _as_destination(value: object) -> Destination:
-    return parse_destination(str(value))
-
-
-DestinationText = Annotated[Destination, NoDecode, PlainValidator(_as_destination)]
+ParsedDestination = Annotated[
+    Destination, NoDecode, PlainValidator(lambda value: parse_destination(str(value)))
+]
 
 
 class WorkerSettings(BaseSettings):
@@ -32,76 +38,93 @@ class WorkerSettings(BaseSettings):
     )
 
     downloader: Literal["yt-dlp", "command"] = Field(
-        "yt-dlp", description="What downloads: `yt-dlp` or `command`."
+        "yt-dlp", description="What downloads courses: `yt-dlp` or `command`."
     )
     download_command: Argv = Field(
         (),
-        description="The command for `command`: a command line or a JSON array, with `{course_url}` and `{output_dir}` "
-        "in it. It is started without a shell.",
+        description="The command for ENROLLGATE_DOWNLOADER=command: a command line or a JSON "
+        "array that contains `{course_url}` and `{output_dir}`. It is started without a shell.",
         examples=["python3 main.py -c {course_url} -o {output_dir}"],
     )
-    destination: DestinationText = Field(
+    destination: ParsedDestination = Field(
         DirectoryDestination(Path("downloads")),
-        description="Where courses go: `directory:/path` or `drive:<folder id>`.",
+        description="Where courses are delivered: `directory:/path` or `drive:<folder id>`.",
     )
     drive_credentials: SomePath | None = Field(
         None,
-        description="A service account's key or a user's login (`enrollgate drive login`), as JSON. Not given: the workload's "
-        "own identity (application default credentials). docs/destinations.md has the steps.",
+        description="The JSON file of a service account's key or of a user's login "
+        "(`enrollgate drive login`). Not set: the workload's own identity (application default "
+        "credentials). docs/destinations.md has the steps.",
         examples=["/etc/enrollgate/drive/credentials.json"],
     )
     drive_subject: str | None = Field(
         None,
-        description="The user that a service account with domain-wide delegation acts for.",
+        description="The user for whom a service account with domain-wide delegation acts.",
         examples=["courses@school.example"],
     )
     drive_chunk_size: ByteSize = Field(
         ByteSize(8 * 2**20),
-        description="Bytes of an upload's request: a multiple of 256KiB, 256MiB at most.",
+        description="Bytes of one upload request: a multiple of 256KiB, 256MiB at most.",
     )
     drive_endpoint: str = Field(
-        "https://www.googleapis.com/", description="Where Google Drive is, for tests."
+        "https://www.googleapis.com/", description="The URL of Google Drive; tests change it."
     )
     downloads: int = Field(
-        2, ge=1, le=16, description="Items that a worker downloads at the same time, at most."
+        2, ge=1, le=16, description="Maximum number of items that a worker downloads at a time."
     )
     uploads: int = Field(
-        2, ge=1, le=16, description="Items that a worker delivers at the same time, at most."
+        2, ge=1, le=16, description="Maximum number of items that a worker delivers at a time."
     )
     download_rate: ByteSize | None = Field(
         None,
         ge=1024,
-        description="Bytes per second that a worker downloads, at most, all its items together. Not given: no limit. A download "
-        "command is not limited: give it an option of its own.",
+        description="Maximum bytes per second that a worker downloads, all items together. Not "
+        "set: no limit. It does not limit a download command: use the command's own option.",
         examples=["5MB"],
     )
     upload_rate: ByteSize | None = Field(
         None,
         ge=1024,
-        description="Bytes per second that a worker delivers, at most, all its items together. Not given: no limit.",
+        description="Maximum bytes per second that a worker delivers, all items together. Not "
+        "set: no limit.",
         examples=["5MB"],
     )
-    allowed_hosts: Words = Field(
+    allowed_hosts: TextList = Field(
         (),
-        description="The hosts that may be contacted, comma-separated; `*.example.com` means its subdomains. Empty: every "
-        "public host, over https. Plain http and private addresses need the host listed literally.",
+        description="The hosts that may be contacted, comma-separated; `*.example.com` means its "
+        "subdomains. Empty: every public host, over https. For plain http or a private address, "
+        "list the host itself.",
         examples=["courses.example.com,*.cdn.example.com"],
     )
     cookies_dir: SomePath | None = Field(
         None,
-        description="The folder with the accounts' cookies files: `cookies-<first 32 hexadecimal digits of the SHA-256 of "
-        "the lower-cased e-mail>.txt`, and `cookies.txt` for all others. Netscape format.",
+        description="The folder of the accounts' cookies files, in Netscape format: `cookies-"
+        "<first 32 hexadecimal digits of the SHA-256 of the lower-cased e-mail>.txt`, and "
+        "`cookies.txt` for all other accounts.",
         examples=["/etc/enrollgate/cookies"],
     )
     scratch_limit: ByteSize = Field(
         ByteSize(5 * 2**30),
         gt=0,
-        description="Bytes of files downloaded and not yet delivered, at most (`5GiB`). What a download command leaves is not "
-        "counted: it is all kept until the command has ended.",
+        description="Maximum bytes of files that are downloaded and not yet delivered (`5GiB`). "
+        "The files of a download command do not count: all are kept until the command ends.",
     )
     stop_grace: Seconds = Field(
-        30, description="Seconds a run gets to end when it is asked to, before it is killed."
+        30, description="Seconds that a run has to end after it is asked to; then it is killed."
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 -- the signature is pydantic-settings'
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let secrets win over the environment, and the environment over the file."""
+        secrets = SecretsFolder(file_secret_settings)
+        return init_settings, secrets, env_settings, dotenv_settings
 
     @field_validator("allowed_hosts")
     @classmethod
@@ -115,7 +138,7 @@ class WorkerSettings(BaseSettings):
 
     @field_validator("drive_chunk_size")
     @classmethod
-    def _chunk(cls, value: ByteSize) -> ByteSize:
+    def _chunk_size(cls, value: ByteSize) -> ByteSize:
         check_chunk(value)
         return value
 
@@ -125,21 +148,22 @@ class WorkerSettings(BaseSettings):
         return self
 
     def to_env(self) -> dict[str, str]:
-        """Write the settings that differ from their defaults as environment variables,
-        for a worker of the same version to read."""
+        """Return the settings as environment variables for a worker of the same version.
+
+        Defaults are left out. The default destination is not: it depends on the current folder.
+        """
         environment = {}
         for name, field in WorkerSettings.model_fields.items():
-            value = getattr(self, name)
-            if value != field.get_default() or name in _ALWAYS:
-                environment[PREFIX + name.upper()] = _as_text(name, value)
+            match value := getattr(self, name):
+                case _ if value == field.default:
+                    continue
+                case tuple() if name == "download_command":
+                    text = json.dumps(value)
+                case tuple():
+                    text = ",".join(value)
+                case float():
+                    text = repr(value).removesuffix(".0")
+                case _:
+                    text = str(value)
+            environment[f"{PREFIX}{name}".upper()] = text
         return environment
-
-
-_ALWAYS = frozenset({"destination"})
-"""Handed over even if it is the default, which depends on the folder of the start."""
-
-
-def _as_text(name: str, value: object) -> str:
-    if isinstance(value, tuple):
-        return json.dumps(value) if name == "download_command" else ",".join(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)

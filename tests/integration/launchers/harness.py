@@ -90,12 +90,12 @@ class LocalLauncherHarness:
         for launcher in self._launchers:
             launcher.close()
         for process in list(processes.iter_processes()):
-            if processes.names_path(process, self.work_dir):
-                processes.send(process, signal.SIGKILL)
+            if processes.mentions_path(process, self.work_dir):
+                processes.send_signal(process, signal.SIGKILL)
         wait_for(
             lambda: (
                 not [
-                    p for p in processes.iter_processes() if processes.names_path(p, self.work_dir)
+                    p for p in processes.iter_processes() if processes.mentions_path(p, self.work_dir)
                 ]
             )
         )

@@ -249,9 +249,9 @@ def test_a_discarded_run_keeps_its_log_and_report_and_loses_its_scratch(
     discard(launcher, [name, name, "never-seen"])
     assert launcher.observe() == {}
     kept = {path.name for path in (workshop.work_dir / "finished" / name).iterdir()}
-    assert {"log", "report.json", "exit.json", "spec.json"} <= kept
+    assert {"log", "report.json", "result.json", "spec.json"} <= kept
     assert "scratch" not in kept
-    assert "reserve" not in kept
+    assert "ballast" not in kept
 
 
 def test_a_live_run_is_not_discarded(workshop: LocalLauncherHarness) -> None:
@@ -320,7 +320,7 @@ def test_the_files_of_a_run_are_for_their_owner_alone(workshop: LocalLauncherHar
     name = start(launcher)
     finished(launcher, name)
     run = workshop.run(name)
-    ours = [run.spec, run.log, run.lock, run.process, run.result]
+    ours = [run.spec, run.log, run.lock, run.supervisor, run.result]
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in ours} == {
         path.name: "0o600" for path in ours
     }

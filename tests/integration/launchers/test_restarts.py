@@ -175,8 +175,8 @@ def test_a_recycled_pid_is_never_killed(workshop: LocalLauncherHarness) -> None:
     supervisor = workshop.supervisor_pid(name)
     stranger = subprocess.Popen(["sleep", "600"], start_new_session=True, cwd=run.path)
     try:
-        run.process.write_text(
-            run.process.read_text().replace(f'"pid": {supervisor}', f'"pid": {stranger.pid}')
+        run.supervisor.write_text(
+            run.supervisor.read_text().replace(f'"pid": {supervisor}', f'"pid": {stranger.pid}')
         )
         launcher.stop(name)  # live: its supervisor hears of it by the note alone
         assert finished(launcher, name).phase is Phase.FAILED

@@ -81,7 +81,7 @@ sys.exit(75 if run_number < 3 else 0)
     assert (workshop.notes / "try-3").read_text() == "['part-1', 'part-2']"
     verdict = workshop.run(seen.name).read_result()
     assert verdict is not None
-    assert verdict.tries == 3
+    assert verdict.attempts == 3
     assert "[ATTEMPT 3/3]" in workshop.run(seen.name).log.read_text()
 
 
@@ -206,7 +206,7 @@ def test_the_deadline_covers_the_wait_between_two_tries(workshop: LocalLauncherH
     seen = finished(launcher, name)
     assert seen.report is not None
     assert seen.report.reason is Reason.DEADLINE_EXCEEDED
-    assert "next try in 500.0 s" in workshop.run(name).log.read_text()
+    assert "next attempt in 500.0 s" in workshop.run(name).log.read_text()
 
 
 def test_a_whole_tree_that_ignores_the_request_is_killed_at_the_deadline(
@@ -262,7 +262,7 @@ def test_a_run_that_waits_for_its_next_try_can_be_stopped(workshop: LocalLaunche
         backoff=Backoff(base=600, cap=600),
     )
     name = start(launcher)
-    wait_for(lambda: "next try in" in workshop.run(name).log.read_text())
+    wait_for(lambda: "next attempt in" in workshop.run(name).log.read_text())
     launcher.stop(name)
     assert finished(launcher, name).phase is Phase.FAILED
     assert workshop.noted() == {"tried"}

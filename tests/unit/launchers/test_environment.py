@@ -5,7 +5,7 @@ from enrollgate.common.environment import passed_on
 from enrollgate.launchers.local.environment import child_environment
 
 
-def test_only_listed_variables_are_passed_on() -> None:
+def test_child_environment_passes_on_only_listed_variables() -> None:
     environ = {
         "PATH": "/bin",
         "LC_TIME": "C",
@@ -22,18 +22,18 @@ def test_only_listed_variables_are_passed_on() -> None:
     }
 
 
-def test_a_worker_finds_the_workloads_own_google_credentials_and_a_command_does_not() -> None:
+def test_google_credentials_reach_a_worker_but_not_a_command() -> None:
     environ = {"GOOGLE_APPLICATION_CREDENTIALS": "/run/key.json", "CLOUDSDK_CONFIG": "/run/gcloud"}
     assert child_environment(environ, {}) == environ and passed_on(environ) == {}
 
 
-def test_the_workers_settings_win() -> None:
+def test_child_environment_worker_settings_win() -> None:
     assert child_environment({"TMPDIR": "/a"}, {"TMPDIR": "/b", "X": "y"}) == {
         "TMPDIR": "/b",
         "X": "y",
     }
 
 
-def test_the_places_of_modules_do_not_depend_on_the_working_directory() -> None:
+def test_child_environment_makes_pythonpath_absolute() -> None:
     passed = child_environment({"PYTHONPATH": os.pathsep.join(["operator", "", "/opt/x"])}, {})
     assert passed == {"PYTHONPATH": os.pathsep.join([str(Path.cwd() / "operator"), "/opt/x"])}

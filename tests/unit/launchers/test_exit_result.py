@@ -17,8 +17,8 @@ DONE = Report(None, "3 items", items_delivered=3)
 DENIED = Report(Reason.ACCESS_DENIED, "not enrolled")
 HALF = Report(Reason.STOPPED, "asked to end", items_delivered=2, bytes_delivered=77)
 
-# exit code, report, interruption -> succeeded, reason, part of the message; None: no verdict
-ENDINGS: list[
+# exit code, report, interruption -> succeeded, reason, part of the message; None: no result
+CASES: list[
     tuple[int | None, Report | None, Interruption | None, tuple[bool, Reason | None, str] | None]
 ] = [
     (0, DONE, None, (True, None, "3 items")),
@@ -63,42 +63,42 @@ ENDINGS: list[
 ]
 
 
-@pytest.mark.parametrize(("code", "report", "interruption", "expected"), ENDINGS)
-def test_the_exit_code_rules_and_the_report_explains(
+@pytest.mark.parametrize(("code", "report", "interruption", "expected"), CASES)
+def test_result_of_exit_code_decides_and_report_explains(
     code: int | None,
     report: Report | None,
     interruption: Interruption | None,
     expected: tuple[bool, Reason | None, str] | None,
 ) -> None:
-    verdict = result_of(
+    result = result_of(
         ExitResult(code, report, "no such file" if code is None else ""), 2, interruption, 90.0
     )
     if expected is None:
-        assert verdict is None
+        assert result is None
         return
-    assert verdict is not None
+    assert result is not None
     succeeded, reason, message = expected
-    assert (verdict.succeeded, verdict.report.reason, verdict.tries) == (succeeded, reason, 2)
-    assert message in verdict.report.message
+    assert (result.succeeded, result.report.reason, result.attempts) == (succeeded, reason, 2)
+    assert message in result.report.message
 
 
-def test_what_was_delivered_before_the_deadline_is_not_forgotten() -> None:
-    verdict = result_of(ExitResult(75, HALF), 1, Interruption.DEADLINE, 90.0)
-    assert verdict is not None
-    assert (verdict.report.items_delivered, verdict.report.bytes_delivered) == (2, 77)
+def test_result_of_deadline_keeps_the_delivered_counts() -> None:
+    result = result_of(ExitResult(75, HALF), 1, Interruption.DEADLINE, 90.0)
+    assert result is not None
+    assert (result.report.items_delivered, result.report.bytes_delivered) == (2, 77)
 
 
-def test_a_crash_is_explained_by_the_last_line_of_the_log() -> None:
-    verdict = result_of(
+def test_result_of_crash_has_the_last_log_line() -> None:
+    result = result_of(
         ExitResult(1, None, "ModuleNotFoundError: No module named 'x'"), 1, None, 90.0
     )
-    assert verdict is not None
-    assert "No module named 'x'" in verdict.report.message
+    assert result is not None
+    assert "No module named 'x'" in result.report.message
 
 
-def test_a_verdict_survives_being_written_and_read() -> None:
-    verdict = RunResult(False, DENIED, 3)
-    assert RunResult.decode(verdict.encode()) == verdict
+def test_run_result_round_trip_is_equal() -> None:
+    result = RunResult(False, DENIED, 3)
+    assert RunResult.decode(result.encode()) == result
 
 
 @pytest.mark.parametrize(
@@ -111,18 +111,18 @@ def test_a_verdict_survives_being_written_and_read() -> None:
         "\0\0\0",
         '{"succeeded": true}',
         "[" * 100_000,
-        '{"succeeded":"yes","tries":1,"report":{}}',
+        '{"succeeded":"yes","attempts":1,"report":{}}',
     ],
 )
-def test_a_damaged_verdict_is_none(damage: str) -> None:
+def test_decode_damaged_result_raises_value_error(damage: str) -> None:
     with pytest.raises(ValueError, match="not a result"):
         RunResult.decode(damage)
 
 
 @pytest.mark.parametrize(
-    "change", [{"succeeded": 3}, {"tries": "many"}, {"report": {"reason": "Because"}}]
+    "change", [{"succeeded": 3}, {"attempts": "many"}, {"report": {"reason": "Because"}}]
 )
-def test_a_verdict_with_wrong_values_is_none(change: dict[str, Any]) -> None:
+def test_decode_result_with_wrong_values_raises_value_error(change: dict[str, Any]) -> None:
     raw = json.loads(RunResult(True, DONE, 1).encode()) | change
     with pytest.raises(ValueError, match="not a result"):
         RunResult.decode(json.dumps(raw))
@@ -131,5 +131,5 @@ def test_a_verdict_with_wrong_values_is_none(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "text", [None, "", "{", "[]", "[" * 100_000, '{"reason": "Because", "message": ""}']
 )
-def test_what_is_no_report_is_taken_for_none(text: str | None) -> None:
+def test_parse_report_when_not_a_report_returns_none(text: str | None) -> None:
     assert parse_report(text) is None

@@ -1,3 +1,5 @@
+"""Processes are found, compared and signalled correctly; psutil is the independent second opinion."""
+
 import os
 import signal
 import subprocess
@@ -5,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from enrollgate.launchers.local import processes
@@ -19,69 +22,88 @@ def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
         child.kill()
 
 
-def test_a_process_is_found_with_its_family_ties(sleeper: "subprocess.Popen[bytes]") -> None:
-    found = processes.find(sleeper.pid)
-    assert found is not None
-    assert (found.pid, found.parent, found.session) == (sleeper.pid, os.getpid(), sleeper.pid)
-    assert processes.is_alive(found.pid, found.started)
-    assert found in list(processes.iter_processes())
+def found(child: "subprocess.Popen[bytes]") -> processes.Process:
+    process = processes.find(child.pid)
+    assert process is not None
+    return process
 
 
-def test_both_ways_of_looking_agree(sleeper: "subprocess.Popen[bytes]") -> None:
-    by_proc, by_psutil = (
-        processes._find_in_proc(sleeper.pid),
-        processes._find_by_psutil(sleeper.pid),
+def test_find_returns_parent_and_session(sleeper: "subprocess.Popen[bytes]") -> None:
+    process = found(sleeper)
+    assert (process.pid, process.parent, process.session) == (
+        sleeper.pid,
+        os.getpid(),
+        sleeper.pid,
     )
-    assert by_proc is not None
-    assert by_psutil is not None
-    assert (by_proc.pid, by_proc.parent, by_proc.session) == (
-        by_psutil.pid,
-        by_psutil.parent,
-        by_psutil.session,
-    )
-    executable = Path(sys.executable)
-    assert processes.names_path(by_proc, executable)
-    assert processes._names_path_by_psutil(by_proc, executable)
-    assert not processes._names_path_by_psutil(by_proc, Path("/nowhere/at/all"))
+    assert processes.is_alive(process.pid, process.started)
+    assert process in list(processes.iter_processes())
 
 
-def test_a_dead_process_is_not_found_even_before_it_is_reaped(
+def test_find_agrees_with_psutil(sleeper: "subprocess.Popen[bytes]") -> None:
+    process, other = found(sleeper), psutil.Process(sleeper.pid)
+    assert (process.pid, process.parent) == (other.pid, other.ppid())
+    assert process.session == os.getsid(other.pid)
+    ticks = int(process.started.rpartition(":")[2])
+    started = ticks / os.sysconf("SC_CLK_TCK") + psutil.boot_time()
+    assert started == pytest.approx(other.create_time(), abs=0.1)
+    listed = {each.pid for each in processes.iter_processes()}
+    assert {os.getpid(), os.getppid(), sleeper.pid} <= listed & set(psutil.pids())
+
+
+def test_mentions_path_finds_arguments(sleeper: "subprocess.Popen[bytes]") -> None:
+    assert sys.executable in psutil.Process(sleeper.pid).cmdline()
+    assert processes.mentions_path(found(sleeper), Path(sys.executable))
+    assert not processes.mentions_path(found(sleeper), Path("/nowhere/at/all"))
+
+
+def test_find_dead_process_before_it_is_reaped_returns_none(
     sleeper: "subprocess.Popen[bytes]",
 ) -> None:
-    found = processes.find(sleeper.pid)
-    assert found is not None
-    assert processes.send(found, signal.SIGKILL)
+    process = found(sleeper)
+    assert processes.send_signal(process, signal.SIGKILL)
     os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
     assert processes.find(sleeper.pid) is None
-    assert processes._find_by_psutil(sleeper.pid) is None
-    assert not processes.send(found, signal.SIGKILL)
+    assert psutil.Process(sleeper.pid).status() == psutil.STATUS_ZOMBIE
+    assert not processes.send_signal(process, signal.SIGKILL)
 
 
-def test_a_recycled_pid_is_never_signalled(sleeper: "subprocess.Popen[bytes]") -> None:
-    found = processes.find(sleeper.pid)
-    assert found is not None
-    earlier = processes.Process(found.pid, found.started + "0", found.parent, found.session)
-    assert not processes.send(earlier, signal.SIGKILL)
-    assert sleeper.poll() is None
-
-
-def test_orphans_are_only_those_whose_leader_is_dead(
-    sleeper: "subprocess.Popen[bytes]", tmp_path: Path
+@pytest.mark.parametrize("has_pidfd", [True, False])
+def test_send_signal_to_a_reused_pid_sends_nothing(
+    sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch, has_pidfd: bool
 ) -> None:
-    """The pid of the dead supervisor has gone to a process that leads a session of its own."""
-    found = processes.find(sleeper.pid)
-    assert found is not None
-    assert processes.kill_orphans(sleeper.pid, found.started + "0", Path(sys.executable))
+    if not has_pidfd:
+        monkeypatch.delattr(os, "pidfd_open")
+    process = found(sleeper)
+    earlier = processes.Process(process.pid, process.started + "0", process.parent, process.session)
+    assert not processes.send_signal(earlier, signal.SIGKILL)
     assert sleeper.poll() is None
 
 
-def test_a_leader_that_lives_has_no_orphans(sleeper: "subprocess.Popen[bytes]") -> None:
-    found = processes.find(sleeper.pid)
-    assert found is not None
-    assert not processes.kill_orphans(sleeper.pid, found.started, Path(sys.executable))
+def test_send_signal_without_a_pidfd_still_reaches_the_process(
+    sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "pidfd_open")
+    assert processes.send_signal(found(sleeper), signal.SIGKILL)
+    assert sleeper.wait(timeout=60) == -signal.SIGKILL
+
+
+def test_kill_orphans_when_another_process_has_the_pid_kills_nothing(
+    sleeper: "subprocess.Popen[bytes]",
+) -> None:
+    """The pid of the dead supervisor belongs to a process that leads a session of its own."""
+    earlier = found(sleeper).started + "0"
+    assert processes.kill_orphans(sleeper.pid, earlier, Path(sys.executable))
     assert sleeper.poll() is None
 
 
-def test_orphans_of_another_boot_are_nobodys(sleeper: "subprocess.Popen[bytes]") -> None:
+def test_kill_orphans_when_the_leader_lives_kills_nothing(
+    sleeper: "subprocess.Popen[bytes]",
+) -> None:
+    started = found(sleeper).started
+    assert not processes.kill_orphans(sleeper.pid, started, Path(sys.executable))
+    assert sleeper.poll() is None
+
+
+def test_kill_orphans_of_another_boot_kills_nothing(sleeper: "subprocess.Popen[bytes]") -> None:
     assert processes.kill_orphans(sleeper.pid, "another-boot:1", Path(sys.executable))
     assert sleeper.poll() is None

@@ -32,28 +32,28 @@ def run(tmp_path: Path) -> RunDirectory:
 
 
 @pytest.mark.parametrize("name", ["enrollgate-1-1", "a", "0", "a" * 63])
-def test_these_are_names_of_runs(name: str) -> None:
+def test_is_run_name_valid_name_is_accepted(name: str) -> None:
     assert is_run_name(name)
 
 
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "a/b", "../a", "A", "a_b", "a\n", "a" * 64, "a\0", "é"]
 )
-def test_these_are_not(name: str) -> None:
+def test_is_run_name_invalid_name_is_refused(name: str) -> None:
     assert not is_run_name(name)
 
 
-def test_a_spec_survives_being_written_and_read() -> None:
+def test_run_spec_round_trip_is_equal() -> None:
     assert RunSpec.decode(SPEC.encode()) == SPEC
 
 
 @pytest.mark.parametrize("damage", ["", "null", "[]", "{}", '{"order": 1}', SPEC.encode()[:-20]])
-def test_a_damaged_spec_is_refused(damage: str) -> None:
+def test_decode_damaged_spec_raises_value_error(damage: str) -> None:
     with pytest.raises(ValueError, match="not a run's spec"):
         RunSpec.decode(damage)
 
 
-def test_the_lock_is_held_until_its_descriptor_is_closed(run: RunDirectory) -> None:
+def test_lock_is_held_until_its_descriptor_is_closed(run: RunDirectory) -> None:
     assert not run.is_live()
     lock = run.acquire()
     assert lock is not None
@@ -63,7 +63,7 @@ def test_the_lock_is_held_until_its_descriptor_is_closed(run: RunDirectory) -> N
     assert not run.is_live()
 
 
-def test_looking_at_a_lock_does_not_keep_another_from_taking_it(run: RunDirectory) -> None:
+def test_acquire_while_an_observer_looks_succeeds(run: RunDirectory) -> None:
     run.lock.touch()
     observer = os.open(run.lock, os.O_RDWR)
     fcntl.flock(observer, fcntl.LOCK_SH)
@@ -74,24 +74,22 @@ def test_looking_at_a_lock_does_not_keep_another_from_taking_it(run: RunDirector
     os.close(lock)
 
 
-def test_the_lock_of_a_directory_that_was_moved_away_is_not_taken(run: RunDirectory) -> None:
+def test_acquire_when_the_directory_was_moved_raises(run: RunDirectory) -> None:
     run.path.rename(run.path.with_name("elsewhere"))
     with pytest.raises(FileNotFoundError):
         run.acquire()
 
 
-def test_the_supervisors_identity_is_read_back(run: RunDirectory) -> None:
+def test_read_supervisor_returns_what_was_written(run: RunDirectory) -> None:
     assert run.read_supervisor() is None
     run.write_supervisor(Process(7, "boot:123", 1, 7))
     assert run.read_supervisor() == (7, "boot:123")
     for damage in ("", "7", '{"pid": "7", "started": "x"}', '{"pid": 7}'):
-        run.process.write_text(damage)
+        run.supervisor.write_text(damage)
         assert run.read_supervisor() is None
 
 
-def test_progress_is_whatever_object_the_worker_wrote_last(
-    run: RunDirectory, tmp_path: Path
-) -> None:
+def test_read_progress_returns_the_last_written_object(run: RunDirectory, tmp_path: Path) -> None:
     assert read_progress(tmp_path, run.name) is None
     run.progress.write_text('{"items_done": 3}')
     assert read_progress(tmp_path, run.name) == {"items_done": 3}
@@ -100,8 +98,8 @@ def test_progress_is_whatever_object_the_worker_wrote_last(
     assert read_progress(tmp_path, "../runs/" + run.name) is None
 
 
-def test_what_is_no_file_counts_as_absent(run: RunDirectory) -> None:
+def test_entries_that_are_not_files_count_as_absent(run: RunDirectory) -> None:
     run.result.mkdir()
     assert run.read_result() is None
-    run.process.symlink_to(run.process)
+    run.supervisor.symlink_to(run.supervisor)
     assert run.read_supervisor() is None

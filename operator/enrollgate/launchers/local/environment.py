@@ -1,4 +1,8 @@
-"""What a local run inherits of the operator's environment."""
+"""Build the environment of a local run.
+
+In come the operator's own environment and the worker's settings. Out comes what a supervisor and
+its worker get. It is separate because a password of the operator must never reach a worker.
+"""
 
 import os
 from collections.abc import Mapping
@@ -6,13 +10,16 @@ from pathlib import Path
 
 from enrollgate.common.environment import passed_on
 
+# The files with the workload's own Google credentials (https://google.aip.dev/auth/4110). The
+# worker may read them, a download command may not.
 _IDENTITY = ("GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG")
-"""Where the workload's own Google credentials are (files; https://google.aip.dev/auth/4110): the worker's, not its command's."""
 
 
 def child_environment(environ: Mapping[str, str], worker_env: Mapping[str, str]) -> dict[str, str]:
-    """What a supervisor and its worker are given: those variables of `environ` that are passed on, where Python finds us and
-    where Google's credentials are, and the worker's settings, which win.
+    """Return the environment of a supervisor and its worker.
+
+    It holds the harmless variables of `environ`, the places of Google's credentials and of
+    Python's modules, and `worker_env` (`WorkerSettings.to_env()`), which wins.
     """
     passed = passed_on(environ) | {name: environ[name] for name in _IDENTITY if name in environ}
     if "PYTHONPATH" in environ:  # the children have another working directory

@@ -1,7 +1,10 @@
-"""How a local run ended, in one file and in words: pure functions from exit codes and reports to a result.
+"""Turn the end of a worker into the result of its run. Pure functions, without files or processes.
 
-The exit code rules, as it does for a Kubernetes Job; the worker's report explains. Where the worker left no report, or one
-that does not fit its exit code, the report is written here.
+In come an exit code, a report and why the worker was interrupted. Out comes a `RunResult`, which
+is stored as JSON.
+
+The exit code decides, as it does for a Kubernetes Job. The worker's report explains. If there is
+no report, or if it contradicts the exit code, the report is written here.
 """
 
 import json
@@ -14,58 +17,60 @@ from enrollgate.domain.report import MalformedReport, Report
 
 
 class Interruption(Enum):
-    """Why a worker is asked to end before it has."""
+    """Why a worker is asked to end early."""
 
+    # The operator wants the run to end.
     STOPPED = "stopped"
-    """The operator wants the run to end."""
+    # The run has used up its time.
     DEADLINE = "deadline"
-    """The run has used up its time."""
+    # Something else ended the supervisor, most likely a shutdown of the machine. The run gets no
+    # result, so that it is launched again.
     SHUTDOWN = "shutdown"
-    """Somebody else ended the supervisor: the machine goes down, most likely. The run is left without a result, so that
-    it is started anew."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """How a run ended, after all its tries."""
+    """How a run ended, after all its attempts."""
 
     succeeded: bool
     report: Report
-    tries: int
+    attempts: int
 
     def encode(self) -> str:
-        """The result as JSON."""
+        """Return the result as JSON."""
         report = json.loads(self.report.encode())
-        return json.dumps(
-            {"succeeded": self.succeeded, "tries": self.tries, "report": report}, indent=1
-        )
+        content = {"succeeded": self.succeeded, "attempts": self.attempts, "report": report}
+        return json.dumps(content, indent=1)
 
     @classmethod
     def decode(cls, text: str) -> "RunResult":
-        """Reads an encoded result. Raises ValueError if it is not one."""
+        """Read a result from JSON. Raises ValueError if the text is not a result."""
         try:
             raw = json.loads(text)
             succeeded = {True: True, False: False}[raw["succeeded"]]
-            tries, report = int(raw["tries"]), Report.decode(json.dumps(raw["report"]))
+            attempts = int(raw["attempts"])
+            report = Report.decode(json.dumps(raw["report"]))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"not a result ({error.__class__.__name__})") from error
-        return cls(succeeded, report, tries)
+        return cls(succeeded, report, attempts)
 
 
 @dataclass(frozen=True, slots=True)
 class ExitResult:
-    """How one try ended."""
+    """How one attempt ended.
+
+    `exit_code` is negative for a signal, as in `subprocess`, and None if the worker could not be
+    started. `report` is None if the worker left none that can be read. `detail` is the last line
+    of its log, or why it could not be started.
+    """
 
     exit_code: int | None
-    """Negative for a signal, as `subprocess` has it; None if the worker could not even be started."""
     report: Report | None
-    """What the worker said, if it left a report that can be read."""
-    last_words: str = ""
-    """The last line of its log, or why it could not be started."""
+    detail: str = ""
 
 
 def parse_report(text: str | None) -> Report | None:
-    """A worker's report, or None if there is none or it is not one."""
+    """Read a worker's report. Returns None if there is no text, or if it is not a report."""
     if text is None:
         return None
     try:
@@ -75,50 +80,45 @@ def parse_report(text: str | None) -> Report | None:
 
 
 def result_of(
-    ending: ExitResult, tries: int, interruption: Interruption | None, run_timeout: float
+    exit_result: ExitResult, attempts: int, interruption: Interruption | None, run_timeout: float
 ) -> RunResult | None:
-    """The result after the last try; None if there is to be none. What is complete is complete, however it was
-    interrupted.
+    """Return the run's result after its last attempt; None if the run is to be launched again.
+
+    A worker that succeeded has succeeded, even if it was interrupted. `run_timeout` is in seconds.
     """
-    if ending.exit_code == EXIT_SUCCEEDED:
-        return RunResult(
-            True, ending.report or Report(None, "succeeded; the worker left no report"), tries
-        )
+    report = exit_result.report
+    if exit_result.exit_code == EXIT_SUCCEEDED:
+        report = report or Report(None, "succeeded; the worker left no report")
+        return RunResult(True, report, attempts)
     if interruption is Interruption.SHUTDOWN:
         return None
-    report = ending.report
+    is_explained = report is not None and report.reason is not None
+    report = report or Report(Reason.WORKER_CRASHED, "")
     if interruption is Interruption.DEADLINE:
         message = f"the run took longer than its time limit of {run_timeout:g} s"
-        report = replace(report or _CRASHED, reason=Reason.DEADLINE_EXCEEDED, message=message)
-    elif interruption is Interruption.STOPPED and (report is None or report.reason is None):
-        report = replace(report or _CRASHED, reason=Reason.STOPPED, message="the run was stopped")
-    elif report is None or report.reason is None:
-        report = replace(
-            report or _CRASHED, reason=Reason.WORKER_CRASHED, message=explain_crash(ending)
-        )
-    return RunResult(False, report, tries)
+        report = replace(report, reason=Reason.DEADLINE_EXCEEDED, message=message)
+    elif interruption is Interruption.STOPPED and not is_explained:
+        report = replace(report, reason=Reason.STOPPED, message="the run was stopped")
+    elif not is_explained:
+        message = explain_crash(exit_result)
+        report = replace(report, reason=Reason.WORKER_CRASHED, message=message)
+    return RunResult(False, report, attempts)
 
 
-def explain_crash(ending: ExitResult) -> str:
-    """One sentence on a worker that ended without explaining itself."""
-    if ending.exit_code is None:
-        return f"the worker could not be started: {ending.last_words}"
-    if ending.exit_code < 0:
-        cause = f"was killed by {_signal_name(-ending.exit_code)}"
-        if -ending.exit_code == signal.SIGKILL:
-            cause += " (out of memory, or by hand)"
+def explain_crash(exit_result: ExitResult) -> str:
+    """Return one sentence on a worker that ended without an explanation."""
+    code = exit_result.exit_code
+    if code is None:
+        return f"the worker could not be started: {exit_result.detail}"
+    if code >= 0:
+        cause = f"ended with exit code {code}"
     else:
-        cause = f"ended with exit code {ending.exit_code}"
-    without = "without a report" if ending.report is None else "although it reported success"
-    words = f"; the last line of its log: {ending.last_words}" if ending.last_words else ""
-    return f"the worker {cause} {without}{words}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-_CRASHED = Report(Reason.WORKER_CRASHED, "")
+        try:
+            cause = f"was killed by {signal.Signals(-code).name}"
+        except ValueError:
+            cause = f"was killed by signal {-code}"
+        if -code == signal.SIGKILL:
+            cause += " (out of memory, or by hand)"
+    without = "without a report" if exit_result.report is None else "although it reported success"
+    detail = f"; the last line of its log: {exit_result.detail}" if exit_result.detail else ""
+    return f"the worker {cause} {without}{detail}"

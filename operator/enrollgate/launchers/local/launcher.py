@@ -38,7 +38,7 @@ from enrollgate.domain.run import is_run_of
 from enrollgate.domain.run_event import RunEvent
 from enrollgate.launchers.base import LauncherRefused
 from enrollgate.launchers.local.environment import child_environment
-from enrollgate.launchers.local.processes import find, kill_orphans, send
+from enrollgate.launchers.local.processes import find, kill_orphans, send_signal
 from enrollgate.launchers.local.run_directory import (
     RunDirectory,
     RunSpec,
@@ -159,7 +159,7 @@ class LocalLauncher:
             pid, started = run.read_supervisor() or (0, "")
             process = find(pid)
             if process is not None and process.started == started:
-                send(process, signal.SIGTERM)
+                send_signal(process, signal.SIGTERM)
             elif not run.is_live():
                 self._kill_leftovers(run)
 
@@ -226,7 +226,7 @@ class LocalLauncher:
 
     def _kill_leftovers(self, run: RunDirectory) -> bool:
         """Kills what a dead supervisor left alive, once. False if the run lives on, or has come to life again."""
-        if not run.process.exists():
+        if not run.supervisor.exists():
             return True
         lock = run.acquire()
         if lock is None:
@@ -275,7 +275,7 @@ class LocalLauncher:
             self._stop_grace,
             self._backoff,
         )
-        write_private(run.reserve, _RESERVE)
+        write_private(run.ballast, _RESERVE)
         write_private(run.spec, spec.encode())
         if not self._watcher.watch(self._start_supervisor(run, lock)):
             self._on_change()  # it has ended already
@@ -359,7 +359,7 @@ def _kill_orphans(run: RunDirectory) -> bool:
             run=run.name,
         )
         return False
-    _remove(run.process)
+    _remove(run.supervisor)
     return True
 
 

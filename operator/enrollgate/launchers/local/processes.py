@@ -1,58 +1,76 @@
-"""Processes, told pinned_cpus even when a pid is used again: who they are, who belongs together, how to end them.
+"""Find, compare and kill Linux processes, safely even when a pid is used again.
 
-A pid alone may name another process a moment later. A `Process` is a pid with the instant it started (in ticks since boot,
-and which boot), and nothing here signals a process without having compared both. On Linux a pidfd closes the last gap
-between comparing and signalling. Linux is read through /proc with the standard library alone, since a supervisor lives as
-long as its run and should stay small; elsewhere psutil is asked.
+In comes a pid, or a pid with the start time that another process wrote down. Out come `Process`
+values and signals.
+
+A pid alone may name another process a moment later. So a `Process` is a pid with its start time,
+and nothing here signals a process before it has compared both. A pidfd closes the last gap between
+comparing and signalling.
+
+This reads /proc directly, not through psutil. psutil gives the start as a time of day, which moves
+when the clock is set, but a start time is written to a file here and compared much later by
+another process. psutil also reads /proc/stat for each start time, and it makes each supervisor
+larger. Start times here are clock ticks since boot, with the id of that boot.
 """
 
 import os
 import signal
-import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 _PROC = Path("/proc")
-_LINUX = sys.platform == "linux"
+# Up to 80 rounds with pauses of 0.025 s: about two seconds.
 _KILL_ROUNDS = 80
 _KILL_PAUSE = 0.025
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One living process."""
+    """One living process. `started` is text that no other process with the same pid shares."""
 
     pid: int
     started: str
-    """When it started, as text that no other process with this pid shares."""
     parent: int
     session: int
 
 
+def is_supported() -> bool:
+    """Return whether this system has the /proc of Linux."""
+    return (_PROC / "self" / "stat").exists()
+
+
 def find(pid: int) -> Process | None:
-    """The process that has this pid now; None if there is none, or only a zombie."""
-    return _find_in_proc(pid) if _LINUX else _find_by_psutil(pid)
+    """Return the process that has this pid now; None if there is none, or only a zombie."""
+    try:
+        stat = (_PROC / str(pid) / "stat").read_bytes()
+    except OSError:
+        return None
+    # proc(5): "pid (comm) state ppid pgrp session ... starttime(22nd) ...". comm may contain ")".
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    if fields[0] in b"ZX":
+        return None
+    return Process(pid, f"{_boot_id()}:{int(fields[19])}", int(fields[1]), int(fields[3]))
 
 
 def is_alive(pid: int, started: str) -> bool:
-    """Whether the pid still belongs to the process that started then."""
+    """Return whether the pid still belongs to the process with this start time."""
     process = find(pid)
     return process is not None and process.started == started
 
 
 def iter_processes() -> Iterator[Process]:
-    """All living processes that can be seen."""
-    for pid in _pids():
-        process = find(pid)
+    """Yield all living processes that this user can see."""
+    for name in os.listdir(_PROC):  # noqa: PTH208 -- faster for hundreds of names
+        process = find(int(name)) if name.isdigit() else None
         if process is not None:
             yield process
 
 
-def session_of(leader: int) -> list[Process]:
-    """The members of a session, without its leader."""
+def session_members(leader: int) -> list[Process]:
+    """Return the members of a session, without its leader."""
     return [
         process
         for process in iter_processes()
@@ -61,25 +79,22 @@ def session_of(leader: int) -> list[Process]:
 
 
 def descendants(leader: int) -> list[Process]:
-    """The leader's session and all its descendants, those that left the session too; without the leader."""
-    rest = {process.pid: process for process in iter_processes() if process.pid != leader}
-    family = {pid for pid, process in rest.items() if process.session == leader}
-    found = True
-    while found:
-        more = {
+    """Return the leader's session and all descendants, in other sessions too, without the leader."""
+    others = {process.pid: process for process in iter_processes() if process.pid != leader}
+    found = {pid for pid, process in others.items() if process.session == leader}
+    while True:
+        children = {
             pid
-            for pid, process in rest.items()
-            if process.parent in family or process.parent == leader
-        } - family
-        family |= more
-        found = bool(more)
-    return [rest[pid] for pid in family]
+            for pid, process in others.items()
+            if process.parent == leader or process.parent in found
+        } - found
+        if not children:
+            return [others[pid] for pid in found]
+        found |= children
 
 
-def names_path(process: Process, path: Path) -> bool:
-    """Whether the process bears the path in its environment, its arguments or its working directory."""
-    if not _LINUX:
-        return _names_path_by_psutil(process, path)
+def mentions_path(process: Process, path: Path) -> bool:
+    """Return whether the path is in the process's environment, arguments or working directory."""
     wanted = os.fsencode(path)
     folder = _PROC / str(process.pid)
     for name in ("environ", "cmdline"):
@@ -94,21 +109,37 @@ def names_path(process: Process, path: Path) -> bool:
         return False
 
 
-def send(process: Process, number: signal.Signals) -> bool:
-    """Signals exactly this process. False if it is gone, or not ours to signal; a newcomer with its pid gets nothing."""
+def open_pidfd(process: Process) -> int | None:
+    """Open a descriptor that becomes readable when exactly this process ends.
+
+    Returns None if the process has ended, or if no descriptor can be opened (old kernel, sandbox,
+    open files limit).
+    """
+    if not hasattr(os, "pidfd_open"):
+        return None
     try:
-        descriptor = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else None
-    except ProcessLookupError:
-        return False
-    except OSError:  # a kernel or a sandbox without pidfds
-        descriptor = None
+        descriptor = os.pidfd_open(process.pid)
+    except OSError:
+        return None
+    if is_alive(process.pid, process.started):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def send_signal(process: Process, number: signal.Signals) -> bool:
+    """Signal exactly this process, never another one that got its pid.
+
+    Returns False if the process has ended, or if this user may not signal it.
+    """
+    descriptor = open_pidfd(process)
     try:
-        if not is_alive(process.pid, process.started):
-            return False
-        if descriptor is not None and hasattr(signal, "pidfd_send_signal"):
+        if descriptor is not None:
             signal.pidfd_send_signal(descriptor, number)
-        else:
+        elif is_alive(process.pid, process.started):
             os.kill(process.pid, number)
+        else:
+            return False
     except (ProcessLookupError, PermissionError):
         return False
     finally:
@@ -117,93 +148,50 @@ def send(process: Process, number: signal.Signals) -> bool:
     return True
 
 
-def kill_all(members: Iterable[Process]) -> bool:
-    """Sends SIGKILL to all of them. True if there was none left to send it to."""
-    hit = [send(member, signal.SIGKILL) for member in members]
-    return not any(hit)
-
-
 def kill_descendants(leader: int) -> bool:
-    """Kills the leader's family and waits until it is gone. False if some of it has not died within about two seconds
-    (stuck in the kernel, on a dead network disk perhaps).
+    """Kill the leader's descendants and wait until they are gone.
+
+    Returns False if some are still alive after about two seconds, for example stuck on a dead
+    network disk.
     """
-    for _ in range(_KILL_ROUNDS):
-        if kill_all(descendants(leader)):
-            return True
-        time.sleep(_KILL_PAUSE)
-    return False
+    return _kill_until_gone(lambda: descendants(leader))
 
 
 def kill_orphans(leader: int, started: str, path: Path) -> bool:
-    """Kills what is left of a dead leader's session and bears the path; waits as `kill_descendants` does.
+    """Kill what is left of a dead leader's session and mentions the path. Wait as
+    `kill_descendants` does.
 
-    Nothing is killed if the leader lives (then the answer is False), if its pid has gone to another process, or if the
-    machine was started anew: the kernel gives a pid away only after the last member of the session of that number is gone.
+    Nothing is killed if the machine was restarted since, or if another process has the leader's
+    pid now: the kernel reuses a pid only when the session of that number is empty. Returns False
+    if the leader is alive.
     """
-    if started.split(":", 1)[0] != _boot():
+    if started.split(":", 1)[0] != _boot_id():
         return True
+
+    def orphans() -> list[Process]:
+        if find(leader) is not None:
+            return []
+        return [member for member in session_members(leader) if mentions_path(member, path)]
+
+    return not is_alive(leader, started) and _kill_until_gone(orphans)
+
+
+def _kill_until_gone(find_members: Callable[[], list[Process]]) -> bool:
+    """Send SIGKILL to whatever is found until nothing is. Returns False if the rounds are used up
+    first.
+    """
     for _ in range(_KILL_ROUNDS):
-        current = find(leader)
-        if current is not None:
-            return current.started != started
-        if kill_all([member for member in session_of(leader) if names_path(member, path)]):
+        was_sent = [send_signal(member, signal.SIGKILL) for member in find_members()]
+        if not any(was_sent):
             return True
         time.sleep(_KILL_PAUSE)
     return False
 
 
-def _pids() -> Iterator[int]:
-    if not _LINUX:
-        import psutil
-
-        yield from psutil.pids()
-        return
-    for name in os.listdir(_PROC):  # noqa: PTH208 (names are all that is needed, hundreds of them)
-        if name.isdigit():
-            yield int(name)
-
-
 @cache
-def _boot() -> str:
-    """Which start of the machine this is."""
+def _boot_id() -> str:
+    """Return the id of this start of the machine."""
     try:
         return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return "unknown"
-
-
-def _find_in_proc(pid: int) -> Process | None:
-    try:
-        stat = (_PROC / str(pid) / "stat").read_bytes()
-    except OSError:
-        return None
-    # proc(5): "pid (comm) state ppid pgrp session ... starttime(22nd) ..."; comm may hold anything, ")" too
-    fields = stat[stat.rindex(b")") + 2 :].split()
-    if fields[0] in b"ZX":
-        return None
-    return Process(pid, f"{_boot()}:{int(fields[19])}", int(fields[1]), int(fields[3]))
-
-
-def _find_by_psutil(pid: int) -> Process | None:
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return Process(
-            pid, f"{_boot()}:{process.create_time():.2f}", process.ppid(), os.getsid(pid)
-        )
-    except (psutil.Error, OSError):
-        return None
-
-
-def _names_path_by_psutil(process: Process, path: Path) -> bool:
-    import psutil
-
-    try:
-        seen = psutil.Process(process.pid)
-        words = [*seen.environ().values(), *seen.cmdline(), seen.cwd()]
-    except (psutil.Error, OSError):
-        return False
-    return any(str(path) in word for word in words)

@@ -95,7 +95,9 @@ class LocalLauncherHarness:
         wait_for(
             lambda: (
                 not [
-                    p for p in processes.iter_processes() if processes.mentions_path(p, self.work_dir)
+                    p
+                    for p in processes.iter_processes()
+                    if processes.mentions_path(p, self.work_dir)
                 ]
             )
         )

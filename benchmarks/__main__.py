@@ -10,7 +10,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,8 @@ from benchmarks.page import RESULTS
 from benchmarks.promises import verdicts
 
 # Tables by title.
-Results = dict[str, list[dict[str, object]]]
+Rows = Sequence[Mapping[str, object]]
+Results = dict[str, Rows]
 QUICK_RESULTS = Path("build/benchmarks.json")
 FULL = ((1_000, 10_000, 100_000), 1_000_000)
 QUICK = ((100, 1_000), 10_000)
@@ -62,7 +63,7 @@ def databases() -> Iterator[dict[str, str]]:
 
 def measure_databases(quick: bool) -> Results:
     waiting, rows = QUICK if quick else FULL
-    results: Results = {"idle": [], "latency": [], "burst": []}
+    results: dict[str, list[dict[str, object]]] = {"idle": [], "latency": [], "burst": []}
     for name in ("mariadb", "sqlite"):
         with databases() as urls:
             if name in urls:
@@ -73,7 +74,7 @@ def measure_databases(quick: bool) -> Results:
         with databases() as urls:
             if name in urls:
                 results["latency"] += measure_latency(name, urls[name], 4 if quick else 40)
-    return results
+    return dict(results)
 
 
 def measure_drive(quick: bool) -> Results:

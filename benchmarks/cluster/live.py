@@ -37,9 +37,7 @@ def measure_live(cluster: Cluster, url: str, levels: tuple[int, ...]) -> list[di
             filling = world.start_operator()
             wanted = level + finished
             enroll(world, wanted - len(watch.appeared))
-            world.wait_for(
-                lambda n=wanted: len(watch.appeared) >= n, "the Jobs are there", timeout=1200
-            )
+            _wait_for_jobs(world, watch, wanted)
             world.stop_operator(filling)
             rows.append(_measure(world, level, range(finished + 1, finished + FINISHED + 1)))
             finished += FINISHED
@@ -49,6 +47,10 @@ def measure_live(cluster: Cluster, url: str, levels: tuple[int, ...]) -> list[di
     return [
         row | {"event_cost_against_the_first": row["cpu_s_per_1000_events"] / least} for row in rows
     ]
+
+
+def _wait_for_jobs(world: ClusterWorld, watch: JobWatch, count: int) -> None:
+    world.wait_for(lambda: len(watch.appeared) >= count, f"{count} Jobs exist", timeout=1200)
 
 
 def _measure(world: ClusterWorld, level: int, let_end: range) -> dict[str, float]:

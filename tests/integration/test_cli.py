@@ -140,7 +140,7 @@ def test_kubernetes_mode_says_what_it_lacks(environment: dict[str, str]) -> None
         "KUBECONFIG": "/nowhere/kubeconfig",
     }
     done = run(complete, "run")
-    assert done.returncode == 2 and "let KUBECONFIG name a kubeconfig file" in done.stderr
+    assert done.returncode == 2 and "set KUBECONFIG to a kubeconfig file" in done.stderr
 
 
 def test_a_value_is_shown_as_it_was_written(environment: dict[str, str]) -> None:

@@ -172,7 +172,7 @@ class Lease:
         left = self._until - self._monotonic()
         if left <= 0:
             raise LauncherUnavailable(f"no time is left to {method} the Lease {self._name}")
-        return self._api.request(method, path, body=body, within=left)
+        return self._api.request(method, path, body=body, timeout=left)
 
     def _body(self, holder: str, transitions: int, metadata: Json) -> Json:
         at = self._clock().strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,4 +1,4 @@
-"""Requests to an API server that is slow, overloaded, or not there at all; on a driven clock, without a network."""
+"""Requests to an API server that is slow, overloaded or unreachable. A test clock, no network."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -11,20 +11,20 @@ from kubernetes import client
 
 from enrollgate.launchers import LauncherRefused, LauncherUnavailable
 from enrollgate.launchers.kubernetes import Api
-from enrollgate.launchers.kubernetes.api import TIMEOUT, TRIES
+from enrollgate.launchers.kubernetes.api import MAX_ATTEMPTS, TIMEOUT
 
 Answer = tuple[int, Mapping[str, str], bytes]
 
 
-class Scripted(Api):
-    """Answers are the test's; None hangs until the time-out. Waiting moves the clock."""
+class ScriptedApi(Api):
+    """Gives the test's answers in order; None hangs until the timeout. Waiting advances the clock."""
 
-    def __init__(self, *answers: Answer | None, told_to_stop: bool = False) -> None:
+    def __init__(self, *answers: Answer | None, is_stopping: bool = False) -> None:
         self.now = 0.0
         self.waits: list[float] = []
         self.timeouts: list[Any] = []
         self.answers: Iterator[Answer | None] = iter(answers)
-        self.told_to_stop = told_to_stop
+        self.is_stopping = is_stopping
         configuration = client.Configuration()
         super().__init__(
             configuration, random=Random(1), sleep=self.wait, monotonic=lambda: self.now
@@ -32,8 +32,8 @@ class Scripted(Api):
 
     def wait(self, seconds: float) -> bool:
         self.waits.append(seconds)
-        self.now += 0 if self.told_to_stop else seconds
-        return self.told_to_stop
+        self.now += 0 if self.is_stopping else seconds
+        return self.is_stopping
 
     def _send(self, *arguments: Any) -> Answer:
         timeout = arguments[-1]
@@ -53,30 +53,30 @@ def refusal(status: int, **headers: str) -> Answer:
     )
 
 
-FINE: Answer = (200, {}, b'{"kind": "Job"}')
+OK: Answer = (200, {}, b'{"kind": "Job"}')
 
 
-def test_a_short_wish_to_be_left_alone_is_honoured_within_the_request() -> None:
-    api = Scripted(refusal(429, Retry_After="7"), FINE)
+def test_a_short_retry_after_is_waited_within_the_request() -> None:
+    api = ScriptedApi(refusal(429, Retry_After="7"), OK)
     assert api.request("GET", "/x") == {"kind": "Job"} and api.waits == [7.0]
 
 
-def test_a_wish_to_be_left_alone_until_a_moment_is_reckoned_by_the_server_s_clock() -> None:
+def test_a_retry_after_date_is_measured_by_the_server_s_clock() -> None:
     until, now = "Wed, 21 Oct 2026 07:28:00 GMT", "Wed, 21 Oct 2026 07:27:51 GMT"
-    api = Scripted(refusal(503, Retry_After=until, Date=now), FINE)
+    api = ScriptedApi(refusal(503, Retry_After=until, Date=now), OK)
     assert api.request("GET", "/x") == {"kind": "Job"} and api.waits == [9.0]
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_long_wish_to_be_left_alone_gives_the_request_up_and_is_passed_on(status: int) -> None:
-    api = Scripted(refusal(status, Retry_After="75"))
-    with pytest.raises(LauncherUnavailable) as given_up:
+def test_a_long_retry_after_ends_the_request_and_is_passed_on(status: int) -> None:
+    api = ScriptedApi(refusal(status, Retry_After="75"))
+    with pytest.raises(LauncherUnavailable) as raised:
         api.request("GET", "/x")
-    assert given_up.value.retry_after == 75 and api.waits == []
+    assert raised.value.retry_after == 75 and api.waits == []
 
 
-def test_a_request_that_makes_the_server_fail_says_nothing_of_other_requests() -> None:
-    api = Scripted(*[refusal(500)] * TRIES)
+def test_http_500_counts_as_a_refusal_of_this_request_only() -> None:
+    api = ScriptedApi(*[refusal(500)] * MAX_ATTEMPTS)
     with pytest.raises(LauncherRefused):
         api.request("DELETE", "/x")
 
@@ -84,28 +84,28 @@ def test_a_request_that_makes_the_server_fail_says_nothing_of_other_requests() -
 @pytest.mark.parametrize(
     "answer", [None, refusal(503), refusal(429), (200, {}, b"<html>"), (200, {}, b"[]")]
 )
-def test_a_server_that_is_away_is_away_for_all_requests(answer: Answer | None) -> None:
-    api = Scripted(*[answer] * TRIES)
-    with pytest.raises(LauncherUnavailable) as given_up:
+def test_an_unavailable_server_raises_launcher_unavailable(answer: Answer | None) -> None:
+    api = ScriptedApi(*[answer] * MAX_ATTEMPTS)
+    with pytest.raises(LauncherUnavailable) as raised:
         api.request("DELETE", "/x")
-    assert not isinstance(given_up.value, LauncherRefused) and given_up.value.retry_after == 0
-    assert api.timeouts == [TIMEOUT] * TRIES
+    assert not isinstance(raised.value, LauncherRefused) and raised.value.retry_after == 0
+    assert api.timeouts == [TIMEOUT] * MAX_ATTEMPTS
 
 
-def test_what_a_proxy_answers_in_its_place_is_asked_again() -> None:
-    assert Scripted((200, {}, b"<html>"), FINE).request("GET", "/x") == {"kind": "Job"}
+def test_an_answer_that_is_not_json_is_retried() -> None:
+    assert ScriptedApi((200, {}, b"<html>"), OK).request("GET", "/x") == {"kind": "Job"}
 
 
-def test_nothing_is_tried_again_once_the_operator_is_told_to_stop() -> None:
-    api = Scripted(None, FINE, told_to_stop=True)
+def test_nothing_is_tried_again_once_the_operator_is_is_stopping() -> None:
+    api = ScriptedApi(None, OK, is_stopping=True)
     with pytest.raises(LauncherUnavailable):
         api.request("GET", "/x")
     assert len(api.timeouts) == 1
 
 
-def test_a_request_with_a_deadline_never_outlives_it_and_is_tried_twice() -> None:
-    api = Scripted(*[None] * TRIES)
+def test_a_request_with_a_timeout_ends_in_time_and_is_sent_twice() -> None:
+    api = ScriptedApi(*[None] * MAX_ATTEMPTS)
     with pytest.raises(LauncherUnavailable):
-        api.request("GET", "/x", within=4.0)
+        api.request("GET", "/x", timeout=4.0)
     assert api.now <= 4.0 and len(api.timeouts) == 2
-    assert Scripted(refusal(503), FINE).request("GET", "/x", within=4.0) == json.loads(FINE[2])
+    assert ScriptedApi(refusal(503), OK).request("GET", "/x", timeout=4.0) == json.loads(OK[2])

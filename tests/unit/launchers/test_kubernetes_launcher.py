@@ -21,7 +21,7 @@ from enrollgate.domain.reasons import Reason
 from enrollgate.domain.run_event import RunEvent, RunEventType
 from enrollgate.launchers import LauncherRefused, LauncherUnavailable
 from enrollgate.launchers.kubernetes import Api, JobSettings, KubernetesLauncher
-from enrollgate.launchers.kubernetes.api import TRIES
+from enrollgate.launchers.kubernetes.api import MAX_ATTEMPTS
 from enrollgate.launchers.kubernetes.launcher import PODS_OF
 
 NAMES = [f"school-{number}-1" for number in range(1, 201)]
@@ -66,7 +66,9 @@ def test_a_server_that_is_away_is_not_asked_for_each_of_many_jobs() -> None:
     api = Scripted(away)
     with launcher_of(api) as launcher, pytest.raises(LauncherUnavailable):
         launcher.observe(NAMES, only=True)
-    assert len(api.asked) < len(NAMES) * TRIES / 2, "those under way end, the others never begin"
+    assert len(api.asked) < len(NAMES) * MAX_ATTEMPTS / 2, (
+        "those under way end, the others never begin"
+    )
 
 
 def test_what_is_refused_for_one_job_keeps_no_other_from_being_asked_for() -> None:

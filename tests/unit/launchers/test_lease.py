@@ -21,11 +21,11 @@ class Server:
         self.asked = 0
 
     def request(
-        self, method: str, path: str, *, body: Any = None, within: float | None = None
+        self, method: str, path: str, *, body: Any = None, timeout: float | None = None
     ) -> Any:
         self.asked += 1
         if self.hangs:
-            self.now += 35.0 if within is None else within
+            self.now += 35.0 if timeout is None else timeout
             raise LauncherUnavailable("it hangs")
         if method != "GET":
             version = str(self.asked)

@@ -1,9 +1,11 @@
 """HTTP to the Kubernetes API server, through the official client's configuration and connection pool.
 
-The client's generated methods turn every answer into models, which costs more than the request itself; we read the JSON and
-let `views` pick what is needed. Nothing is retried by the client (its source: no retries by default, POST and PATCH never), so
-it is done here, in one place: 429, 5xx and broken connections, with back-off and jitter, honouring Retry-After. Every request of
-ours may be sent twice: names are deterministic, deletions carry the uid.
+In: method, path, JSON. Out: JSON, or one of three errors. The client's generated methods build models from every answer, which
+costs more than the request itself; here the JSON is returned and `views` reads what is needed.
+
+The client does not retry (no retries by default, and never a POST or PATCH). So retries happen here, in one place: for 429, 5xx
+and broken connections, with back-off and jitter, honouring Retry-After. Every request of ours may be sent twice: names are
+deterministic, deletions carry the UID.
 """
 
 import json
@@ -15,6 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import tenacity
 import urllib3
 from kubernetes import client, config
 
@@ -23,15 +26,15 @@ from enrollgate.common.retry_after import retry_after
 from enrollgate.launchers.base import LauncherRefused, LauncherUnavailable
 from enrollgate.launchers.kubernetes.tls import use_without_strict
 
-PAGE = 500
-"""Objects asked for at once when listing."""
-TRIES = 4
-"""How often a request is sent before the API server counts as away."""
+# Objects per page of a listing.
+PAGE_SIZE = 500
+# How many times a request is sent before the API server counts as unavailable.
+MAX_ATTEMPTS = 4
+# Seconds to connect, and to wait for an answer.
 TIMEOUT = (5.0, 30.0)
-"""Seconds to connect, and to wait for an answer."""
 _BACKOFF = Backoff(base=0.25, factor=3.0, cap=5.0)
-_LONGEST_WAIT = 30.0
-"""Seconds of a Retry-After that are honoured within one pass; a longer one gives the pass up, and the loop waits."""
+# Seconds of a Retry-After that are waited within a pass. A longer one ends the pass, and the loop waits.
+_MAX_WAIT = 30.0
 _TRANSIENT = frozenset(
     {
         HTTPStatus.TOO_MANY_REQUESTS,
@@ -41,44 +44,49 @@ _TRANSIENT = frozenset(
         HTTPStatus.GATEWAY_TIMEOUT,
     }
 )
-_OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-_TOO_LARGE_CONTINUE = HTTPStatus.GONE
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
+# A Kubernetes object as it is sent; only `views` reads it.
 Json = dict[str, Any]
-"""A Kubernetes object as it travels; read by `views` alone."""
+# Seconds for connecting and answering together, or for each of the two.
 _Timeout = float | tuple[float, float]
-"""Seconds: for both, or to connect and to wait for an answer."""
 
 
 class ClusterNotConfigured(Exception):
-    """There is neither a service account nor a kubeconfig to reach a cluster with, or it cannot be used."""
+    """No service account and no usable kubeconfig: there is no cluster to talk to."""
 
 
 class ApiError(Exception):
-    """The API server refused a request, and would again."""
+    """The API server refused a request, and would refuse it again.
+
+    `reason` is the server's own word, such as `AlreadyExists`.
+    """
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(f"HTTP {status} {reason}: {message}")
         self.status = status
         self.reason = reason
-        """The server's word, such as `AlreadyExists`."""
         self.message = message
 
 
-@dataclass(frozen=True, slots=True)
-class RetryableError:
-    """Why a request was not served, and may be when it is sent again."""
+class RetryableError(Exception):
+    """One attempt of a request failed; the next one may succeed. Never leaves this module.
 
-    why: str
-    asked: float = 0.0
-    """Seconds that the server wants to be left alone."""
-    refuses: bool = False
-    """Whether the server is well, and only this request is not (HTTP 500: an admission webhook, most often)."""
+    `retry_after` is the seconds that the server asked us to wait, 0 if it did not. `is_server_well` is true if only this request
+    failed (HTTP 500, most often an admission webhook) and others may succeed.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after: float = 0.0, is_server_well: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.is_server_well = is_server_well
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionDetails:
-    """Where the API server is, and who we are there."""
+    """The API server's address, and the credentials for it."""
 
     server: str
     ca_path: str | None
@@ -89,8 +97,9 @@ class ConnectionDetails:
 
 
 class Api:
-    """Requests to one API server, from any thread. Seconds everywhere. `sleep` is true if it was cut short by a stop: then
-    nothing is tried again.
+    """Sends requests to one API server. Every method may be called from any thread. Times are seconds.
+
+    `sleep` waits so many seconds, and returns true if a stop interrupted it: then nothing is retried.
     """
 
     def __init__(
@@ -115,48 +124,68 @@ class Api:
         *,
         query: Mapping[str, str] | None = None,
         body: Json | None = None,
-        within: float | None = None,
+        timeout: float | None = None,
     ) -> Json:
-        """Sends one request, several times if it must be, and gives the object that is answered.
+        """Send a request, with retries, and return the object that the server answers.
 
-        With `within`, all of that takes so many seconds at most, and a server that hangs is tried twice in them. Raises ApiError
-        if it is refused, LauncherRefused if the server fails at it, LauncherUnavailable if the server cannot be reached or stays
-        overloaded.
+        `timeout` bounds all attempts together, in seconds; a server that hangs is then tried twice.
+
+        Raises ApiError if the server refuses the request, LauncherRefused if it fails at this request, and LauncherUnavailable if
+        it cannot be reached or stays overloaded.
         """
-        until = None if within is None else self._monotonic() + within
-        attempt = 0
-        while True:
-            attempt += 1
-            answer = self._try(method, path, query, body, self._timeout(within, until))
-            if not isinstance(answer, RetryableError):
-                return answer
-            wait = answer.asked or delay(attempt, _BACKOFF, self._random)
-            is_late = until is not None and self._monotonic() + wait >= until
-            if attempt == TRIES or wait > _LONGEST_WAIT or is_late or self._sleep(wait):
-                raise self._given_up(f"{method} {path}", answer)
+        deadline = None if timeout is None else self._monotonic() + timeout
 
-    def _given_up(self, what: str, trouble: RetryableError) -> LauncherUnavailable:
-        message = f"the Kubernetes API server at {self.configuration.host} did not serve {what}: {trouble.why}"
-        kind = LauncherRefused if trouble.refuses else LauncherUnavailable
-        return kind(message, retry_after=trouble.asked)
+        def send_once() -> Json:
+            attempt_timeout: _Timeout = TIMEOUT
+            if timeout is not None and deadline is not None:
+                left = deadline - self._monotonic()
+                attempt_timeout = max(0.001, min(sum(TIMEOUT), timeout / 2, left))
+            return self._send_once(method, path, query, body, attempt_timeout)
 
-    def _timeout(self, within: float | None, until: float | None) -> _Timeout:
-        if within is None or until is None:
-            return TIMEOUT
-        return max(0.001, min(sum(TIMEOUT), within / 2, until - self._monotonic()))
+        def is_too_late(state: tenacity.RetryCallState) -> bool:
+            wait = state.upcoming_sleep
+            ends_late = deadline is not None and self._monotonic() + wait >= deadline
+            return state.attempt_number == MAX_ATTEMPTS or wait > _MAX_WAIT or ends_late
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(RetryableError),
+            wait=self._next_wait,
+            stop=is_too_late,
+            before_sleep=self._sleep_or_raise,
+            sleep=lambda _seconds: None,  # `before_sleep` has waited already
+            reraise=True,
+        )
+        try:
+            return retrying(send_once)
+        except RetryableError as error:
+            kind = LauncherRefused if error.is_server_well else LauncherUnavailable
+            raise kind(
+                f"the Kubernetes API server at {self.configuration.host} did not serve {method} {path}: {error}",
+                retry_after=error.retry_after,
+            ) from error
+
+    def _next_wait(self, state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.retry_after if isinstance(error, RetryableError) else 0.0
+        return asked or delay(state.attempt_number, _BACKOFF, self._random)
+
+    def _sleep_or_raise(self, state: tenacity.RetryCallState) -> None:
+        """Wait before the next attempt. If a stop interrupts the wait, raise the last attempt's error."""
+        if self._sleep(state.upcoming_sleep) and state.outcome is not None:
+            state.outcome.result()
 
     def pages(self, path: str, *, query: Mapping[str, str]) -> Iterator[list[Json]]:
-        """All objects of a listing, page by page, as of one moment. Never a part: what fails raises.
+        """Yield all objects of a listing, page by page, as of one moment. Never a part of it: a failure raises.
 
-        A listing that takes longer than the server remembers (410) raises LauncherUnavailable: the next pass lists again.
+        Raises LauncherUnavailable also if the listing took longer than the server keeps its state (HTTP 410): list again.
         """
         token = ""
         while True:
             more = {"continue": token} if token else {}
             try:
-                answer = self.request("GET", path, query={**query, "limit": str(PAGE), **more})
+                answer = self.request("GET", path, query={**query, "limit": str(PAGE_SIZE), **more})
             except ApiError as error:
-                if error.status == _TOO_LARGE_CONTINUE:
+                if error.status == HTTPStatus.GONE:
                     raise LauncherUnavailable(
                         f"listing {path} took too long: {error.message}"
                     ) from error
@@ -167,7 +196,7 @@ class Api:
                 return
 
     def connection_details(self) -> ConnectionDetails:
-        """The same server and credentials for another client; the token as it is by now."""
+        """Return the server and the credentials for another client, with the current token."""
         own = self.configuration
         token = (
             own.get_api_key_with_prefix("BearerToken")
@@ -184,31 +213,34 @@ class Api:
         )
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._client.close()  # type: ignore[no-untyped-call]  # the client types only its models
         self._client.rest_client.close()
 
-    def _try(
+    def _send_once(
         self,
         method: str,
         path: str,
         query: Mapping[str, str] | None,
         body: Json | None,
         timeout: _Timeout,
-    ) -> Json | RetryableError:
-        """Sends it once. Raises ApiError for what would be refused again."""
+    ) -> Json:
+        """Send a request once. Raises RetryableError, or ApiError for what would be refused again."""
         try:
             status, headers, data = self._send(method, path, query, body, timeout)
         except (urllib3.exceptions.HTTPError, client.ApiException, OSError) as error:
-            return RetryableError(f"{type(error).__name__}: {_root_cause(error)}")
+            reason = getattr(error, "reason", None)
+            cause = reason if isinstance(reason, BaseException) else error
+            raise RetryableError(f"{type(error).__name__}: {cause}") from error
         if status < HTTPStatus.BAD_REQUEST:
-            return _decoded(data)
-        refusal = _refusal(status, data)
+            return _parse_answer(data)
+        refusal = _parse_refusal(status, data)
         if status not in _TRANSIENT:
             raise refusal
-        asked = retry_after(headers.get("Retry-After"), headers.get("Date")) or 0.0
-        return RetryableError(
-            str(refusal), asked, refuses=status == HTTPStatus.INTERNAL_SERVER_ERROR
+        raise RetryableError(
+            str(refusal),
+            retry_after=retry_after(headers.get("Retry-After"), headers.get("Date")) or 0.0,
+            is_server_well=status == HTTPStatus.INTERNAL_SERVER_ERROR,
         )
 
     def _send(
@@ -219,12 +251,12 @@ class Api:
         body: Json | None,
         timeout: _Timeout,
     ) -> tuple[int, Mapping[str, str], bytes]:
-        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        content_type = "application/merge-patch+json" if method == "PATCH" else "application/json"
         arguments = self._client.param_serialize(
             method,
             path,
             query_params=list((query or {}).items()),
-            header_params={"Accept": "application/json", "Content-Type": kind},
+            header_params={"Accept": "application/json", "Content-Type": content_type},
             body=body,
             auth_settings=["BearerToken"],
         )
@@ -232,20 +264,18 @@ class Api:
         return int(response.status), response.headers, response.read()  # type: ignore[no-untyped-call]  # as above
 
 
-def _decoded(data: bytes) -> Json | RetryableError:
-    """What something in between, such as a proxy, answers in the server's place is no answer."""
+def _parse_answer(data: bytes) -> Json:
+    """Raises RetryableError for anything but an object: a proxy may have answered instead of the server."""
     try:
         answer = json.loads(data) if data else {}
     except ValueError:
         answer = None
-    return (
-        answer
-        if isinstance(answer, dict)
-        else RetryableError(f"its answer is no object: {data[:80]!r}")
-    )
+    if not isinstance(answer, dict):
+        raise RetryableError(f"its answer is not a JSON object: {data[:80]!r}")
+    return answer
 
 
-def _refusal(status: int, data: bytes) -> ApiError:
+def _parse_refusal(status: int, data: bytes) -> ApiError:
     try:
         answer = json.loads(data)
         return ApiError(status, str(answer.get("reason") or ""), str(answer.get("message") or ""))
@@ -253,28 +283,25 @@ def _refusal(status: int, data: bytes) -> ApiError:
         return ApiError(status, "", data[:200].decode(errors="replace"))
 
 
-def _root_cause(error: BaseException) -> BaseException:
-    reason = getattr(error, "reason", None)
-    return reason if isinstance(reason, BaseException) else error
-
-
 def connect(
     *, random: Random, sleep: Callable[[float], object], connections: int
 ) -> tuple[Api, str]:
-    """The API server this process belongs to (in a pod: its own cluster; else the kubeconfig's current context), and the
-    namespace that is ours there by default. Raises ClusterNotConfigured.
+    """Connect to the cluster of this process. Returns the API and the default namespace.
+
+    In a pod, that is the pod's own cluster and namespace; elsewhere, the current context of the kubeconfig.
+    Raises ClusterNotConfigured.
     """
     configuration = client.Configuration()
     try:
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # as above
-        namespace = _OWN_NAMESPACE.read_text(encoding="utf-8").strip()
+        namespace = _NAMESPACE_FILE.read_text(encoding="utf-8").strip()
     except (config.ConfigException, OSError):
         try:
             config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # as above
             _, context = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]  # as above
         except (config.ConfigException, OSError, TypeError) as error:
             raise ClusterNotConfigured(
-                "no Kubernetes cluster is configured: run in a pod with a service account, or let KUBECONFIG name a "
+                "no Kubernetes cluster is configured: run in a pod with a service account, or set KUBECONFIG to a "
                 f"kubeconfig file ({error})"
             ) from error
         namespace = str(context["context"].get("namespace") or "default")

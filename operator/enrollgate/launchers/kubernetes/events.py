@@ -1,6 +1,7 @@
-"""Kubernetes Events on a run's Job, so that `kubectl describe job` tells its story: launched, how it ended, why it was stopped.
+"""Kubernetes Events on a run's Job: `kubectl describe job` shows when it was launched, how it ended, why it was stopped.
 
-Events are for people: they are written by a thread of their own, after the launches, and losing one loses nothing else.
+In: one event of a run, with the Job's name and UID. Out: one `v1` Event in the namespace. Events are for people, and no decision
+depends on them. So one background thread writes them, only while nothing is being launched, and a failed write is logged.
 https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/
 """
 
@@ -20,26 +21,29 @@ from enrollgate.launchers.base import LauncherUnavailable
 from enrollgate.launchers.kubernetes.api import Api, ApiError, Json
 
 _LOG = structlog.get_logger(__name__)
+# Events that may wait to be written. Further Events are dropped.
 QUEUE_LIMIT = 20_000
-"""Stories that may wait to be written; more are dropped."""
+# Characters that the API server accepts as an Event's message.
 MESSAGE_LIMIT = 1024
-"""Characters that the API server accepts as an Event's message."""
-QUIET = 0.5
-"""Seconds that launches must have been over before Events are written: they compete for the same API server."""
-_PATIENCE = 5.0
-"""Seconds that closing waits for the last stories."""
+# Seconds without a launch before Events are written: both use the same API server.
+QUIET_PERIOD = 0.5
+# Seconds that `close` waits for the queue to empty.
+_CLOSE_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Telling:
+class _QueuedEvent:
     job: str
     uid: str
     event: RunEvent
-    at: datetime
+    time: datetime
 
 
 class EventRecorder:
-    """Writes stories as Events, in order, one at a time. `monotonic` gives seconds, `clock` the present moment."""
+    """Writes Events in order, one at a time, from its own thread.
+
+    `clock` returns the current time with its time zone; `monotonic` returns seconds.
+    """
 
     def __init__(
         self,
@@ -52,27 +56,28 @@ class EventRecorder:
         self._api = api
         self._namespace = namespace
         self._clock = clock
-        self._told = queue.Queue[_Telling | None](QUEUE_LIMIT)
         self._monotonic = monotonic
-        self._quiet_from = monotonic()
-        self._is_closing = threading.Event()
-        self._thread = self._begin()
+        self._queue = queue.Queue[_QueuedEvent | None](QUEUE_LIMIT)
+        self._write_after = monotonic()
+        self._closing = threading.Event()
+        self.writer = self._start_writer()
 
-    def _begin(self) -> threading.Thread:
-        thread = threading.Thread(target=self._write_all, name="events", daemon=True)
-        thread.start()
-        return thread
+    def _start_writer(self) -> threading.Thread:
+        writer = threading.Thread(target=self._write_all, name="events", daemon=True)
+        writer.start()
+        return writer
 
     def record_event(self, job: str, uid: str, event: RunEvent) -> None:
-        """Queues a story for a Job. A writer that has died of something unforeseen is replaced, and the log says so."""
-        if not self._thread.is_alive():
+        """Queue an Event for a Job. If the writer thread has crashed, log that and start a new one."""
+        if not self.writer.is_alive():
             _LOG.error(
-                "what writes Events has died and is begun anew: this is a bug; its traceback is above",
+                "the thread that writes Events has crashed and is restarted; this is a bug: "
+                "report it with the traceback above",
                 run=job,
             )
-            self._thread = self._begin()
+            self.writer = self._start_writer()
         try:
-            self._told.put_nowait(_Telling(job, uid, event, self._clock()))
+            self._queue.put_nowait(_QueuedEvent(job, uid, event, self._clock()))
         except queue.Full:
             _LOG.warning(
                 "too many Events wait to be written; this one is dropped",
@@ -80,62 +85,55 @@ class EventRecorder:
                 event=event.kind.value,
             )
 
-    def hold(self) -> None:
-        """Writes nothing until `release`: launches come first."""
-        self._quiet_from = math.inf
+    def pause(self) -> None:
+        """Write nothing until `resume`: launches come first."""
+        self._write_after = math.inf
 
-    def release(self) -> None:
-        """Goes on writing, once nothing has been launched for a moment."""
-        self._quiet_from = self._monotonic() + QUIET
+    def resume(self) -> None:
+        """Write again after a quiet period without launches."""
+        self._write_after = self._monotonic() + QUIET_PERIOD
 
     def close(self) -> None:
-        """Writes what is queued, for a few seconds at most."""
-        self._is_closing.set()
+        """Write what is queued, for a few seconds at most."""
+        self._closing.set()
         try:
-            self._told.put_nowait(None)
+            self._queue.put_nowait(None)
         except queue.Full:
             return
-        self._thread.join(_PATIENCE)
+        self.writer.join(_CLOSE_TIMEOUT)
 
     def _write_all(self) -> None:
-        while (telling := self._told.get()) is not None:
-            self._wait_for_quiet()
+        path = f"/api/v1/namespaces/{self._namespace}/events"
+        while (queued := self._queue.get()) is not None:
+            while (
+                seconds := self._write_after - self._monotonic()
+            ) > 0 and not self._closing.is_set():
+                self._closing.wait(min(seconds, QUIET_PERIOD))
             try:
-                self._api.request(
-                    "POST",
-                    f"/api/v1/namespaces/{self._namespace}/events",
-                    body=self._event(telling),
-                )
+                self._api.request("POST", path, body=self._build_event(queued))
             except (ApiError, LauncherUnavailable) as error:
                 _LOG.warning(
-                    "an Event could not be written", run=telling.job, error=redact(str(error), 300)
+                    "an Event could not be written", run=queued.job, error=redact(str(error), 300)
                 )
 
-    def _wait_for_quiet(self) -> None:
-        while (pause := self._quiet_from - self._monotonic()) > 0 and not self._is_closing.is_set():
-            self._is_closing.wait(min(pause, QUIET))
-
-    def _event(self, telling: _Telling) -> Json:
-        at = telling.at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    def _build_event(self, queued: _QueuedEvent) -> Json:
+        timestamp = queued.time.strftime("%Y-%m-%dT%H:%M:%SZ")
         return {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {
-                "generateName": f"{telling.job}.",
-                "namespace": self._namespace,
-            },
+            "metadata": {"generateName": f"{queued.job}.", "namespace": self._namespace},
             "involvedObject": {
                 "apiVersion": "batch/v1",
                 "kind": "Job",
-                "name": telling.job,
+                "name": queued.job,
                 "namespace": self._namespace,
-                "uid": telling.uid,
+                "uid": queued.uid,
             },
-            "type": "Warning" if telling.event.is_warning else "Normal",
-            "reason": telling.event.kind.value,
-            "message": redact(telling.event.message, MESSAGE_LIMIT),
+            "type": "Warning" if queued.event.is_warning else "Normal",
+            "reason": queued.event.kind.value,
+            "message": redact(queued.event.message, MESSAGE_LIMIT),
             "source": {"component": "enrollgate"},
-            "firstTimestamp": at,
-            "lastTimestamp": at,
+            "firstTimestamp": timestamp,
+            "lastTimestamp": timestamp,
             "count": 1,
         }

@@ -85,7 +85,7 @@ class KubernetesLauncher:
         self._jobs = f"/apis/batch/v1/namespaces/{settings.namespace}/jobs"
         self._pods = f"/api/v1/namespaces/{settings.namespace}/pods"
         self._events = f"/api/v1/namespaces/{settings.namespace}/events"
-        self._narrator = EventRecorder(api, settings.namespace, clock=clock)
+        self._events_recorder = EventRecorder(api, settings.namespace, clock=clock)
 
     # seeing
 
@@ -208,11 +208,11 @@ class KubernetesLauncher:
 
     def launch(self, launches: Iterable[Launch]) -> Iterator[tuple[Launch, LaunchResult]]:
         """See `Launcher.launch`."""
-        self._narrator.hold()
+        self._events_recorder.pause()
         try:
             results = self._each(lambda launch: (launch, self._create(launch.order)), launches)
         finally:
-            self._narrator.release()
+            self._events_recorder.resume()
         yield from ((launch, result) for launch, result in results if result is not None)
 
     def _create(self, order: RunOrder) -> LaunchResult | None:
@@ -279,11 +279,11 @@ class KubernetesLauncher:
     def record_event(self, name: str, uid: str | None, event: RunEvent) -> None:
         """See `Launcher.record_event`: a Kubernetes Event on the Job."""
         if uid is not None:
-            self._narrator.record_event(name, uid, event)
+            self._events_recorder.record_event(name, uid, event)
 
     def close(self) -> None:
         """Writes the last Events and closes the connections."""
-        self._narrator.close()
+        self._events_recorder.close()
         self._pool.shutdown(wait=True)
         self.api.close()
 

@@ -1,8 +1,8 @@
-"""Renders manifests/base from the chart: `python scripts/manifests.py [--check]`.
+"""Render manifests/base from the chart: `python -m scripts.manifests [--check]`.
 
-Helm's hooks do not exist here: the migration becomes an init container of the operator, which every start repeats without harm,
-and the doctor pod, with what is only for it, is left out (`kubectl exec deploy/enrollgate -- enrollgate doctor`). What says
-"Helm" goes.
+`kubectl apply` has no hooks. So the migration becomes an init container of the operator; it is safe
+to repeat at each start. The doctor's pod and its NetworkPolicy are left out: use
+`kubectl exec deploy/enrollgate -- enrollgate doctor`. Labels and annotations of Helm are removed.
 """
 
 import subprocess
@@ -15,29 +15,21 @@ from scripts.docs.generated import print_or_check
 
 REPOSITORY = Path(__file__).parents[1]
 BASE = REPOSITORY / "manifests" / "base"
-_HEAD = "# Rendered from charts/enrollgate with manifests/values.yaml: `make manifests`. Change it by an overlay.\n"
+_HEAD = (
+    "# Rendered from charts/enrollgate with manifests/values.yaml: `make manifests`. "
+    "Do not edit: use an overlay.\n"
+)
 Json = dict[str, Any]
 
 
 def render() -> str:
-    """All objects of the base as one YAML stream."""
-    tools = subprocess.run(
+    """Return all objects of the base as one YAML stream."""
+    found = subprocess.run(
         [REPOSITORY / "scripts" / "helm-kubectl"], check=True, capture_output=True, text=True
     )
-    chart, values = (
-        str(REPOSITORY / "charts" / "enrollgate"),
-        str(REPOSITORY / "manifests" / "values.yaml"),
-    )
-    helm = [
-        tools.stdout.strip() + "/helm",
-        "template",
-        "enrollgate",
-        chart,
-        "-n",
-        "enrollgate",
-        "-f",
-        values,
-    ]
+    helm = [found.stdout.strip() + "/helm", "template", "enrollgate"]
+    helm += [str(REPOSITORY / "charts" / "enrollgate"), "--namespace", "enrollgate"]
+    helm += ["--values", str(REPOSITORY / "manifests" / "values.yaml")]
     rendered = subprocess.run(helm, check=True, capture_output=True, text=True).stdout
     return _HEAD + yaml.safe_dump_all(
         from_chart(list(yaml.safe_load_all(rendered))), sort_keys=False, width=120
@@ -45,7 +37,7 @@ def render() -> str:
 
 
 def from_chart(objects: list[Json]) -> list[Json]:
-    """The chart's objects without its hooks, and the migration where it can be."""
+    """Return the chart's objects without hooks, with the migration as an init container."""
     hooks = [each for each in objects if "helm.sh/hook" in each["metadata"].get("annotations", {})]
     (doctor,) = (each["metadata"]["name"] for each in hooks if each["kind"] == "Pod")
     kept = [

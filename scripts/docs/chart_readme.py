@@ -1,6 +1,8 @@
-"""Writes the chart's README from the comments of its values: `python -m scripts.docs.chart_readme [--check FILE]`.
+"""Write the chart's README from the comments of its values.
 
-A comment `# -- text` describes the value below it. A value without one is an error: nothing is left to guess.
+Run `python -m scripts.docs.chart_readme [--check FILE]`.
+
+A comment `# -- text` describes the value below it. A value without such a comment is an error.
 """
 
 import re
@@ -29,10 +31,11 @@ helm install enrollgate charts/enrollgate -n courses \\
 helm test enrollgate -n courses --logs
 ```
 
-It needs Kubernetes {kubernetes} and a MySQL or MariaDB server. Everything it makes is in one namespace; several releases may
-share one. [docs/kubernetes.md](../../docs/kubernetes.md) is the quick start, [docs/operations.md](../../docs/operations.md) what
-comes after it, and [docs/settings.md](../../docs/settings.md) tells more of the settings behind the values. A value that does not
-exist, or that cannot be right, is refused.
+The chart needs Kubernetes {kubernetes} and a MySQL or MariaDB server. All its objects are in one
+namespace, which several releases may share. Start with the
+[quick start](../../docs/kubernetes.md), then read [operations](../../docs/operations.md).
+[Settings](../../docs/settings.md) describes the settings behind the values in more detail.
+Helm rejects unknown and invalid values.
 
 This page is generated from values.yaml: `make docs`.
 
@@ -42,7 +45,7 @@ This page is generated from values.yaml: `make docs`.
 
 
 def render() -> str:
-    """The page as Markdown."""
+    """Return the page as Markdown."""
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
     kubernetes = chart["kubeVersion"].removeprefix(">=").removesuffix(".0-0") + " or newer"
     rows = "".join(f"| `{name}` | {default} | {meaning} |\n" for name, default, meaning in _rows())
@@ -59,9 +62,8 @@ def _rows() -> Iterator[tuple[str, str, str]]:
             depth = len(match["indent"]) // 2
             path = [*path[:depth], match["name"]]
             if not meaning:
-                raise SystemExit(
-                    f"values.yaml: {'.'.join(path)} has no comment: write `# -- what it is` above it"
-                )
+                name = ".".join(path)
+                raise SystemExit(f"values.yaml: {name} has no comment: write `# -- ...` above it")
             default = "" if match["value"] in (None, '""') else f"`{match['value']}`"
             yield ".".join(path), default, meaning
             meaning = ""

@@ -1,1 +1,1 @@
-"""The chart, the manifests and what is generated from them, without a cluster: rendered by the real Helm and looked at."""
+"""Tests of the chart, the manifests and the generated pages, with Helm and without a cluster."""

@@ -1,4 +1,8 @@
-"""Renders the chart with Helm, and asks the Kubernetes schemas and Pod Security about the result."""
+"""Render the chart with Helm and check the result against the Kubernetes schemas and Pod Security.
+
+Values come in; Kubernetes objects or Helm's error message come out. The tests of the chart and of
+the cluster use this module.
+"""
 
 import json
 from collections.abc import Iterator
@@ -11,20 +15,20 @@ from tests.cluster.chart import CHART, helm
 from tests.cluster.pod_runner.expansion import expand
 
 KUBERNETES = "1.37"
-REQUIRED: dict[str, Any] = {
+Json = dict[str, Any]
+# The smallest values that the chart accepts.
+REQUIRED: Json = {
     "database": {"existingSecret": "courses-database"},
     "destination": "drive:0AbCdEf",
 }
-"""The least that the chart wants to be told."""
-EVERYTHING: dict[str, Any] = yaml.safe_load(
+# Every value of the chart, each different from its default.
+EVERYTHING: Json = yaml.safe_load(
     (Path(__file__).parent / "everything.yaml").read_text(encoding="utf-8")
 )
 
-Json = dict[str, Any]
-
 
 def render(folder: Path, values: Json, release: str = "school") -> list[Json]:
-    """All objects of the chart with these values, its hooks included."""
+    """Return all objects of the chart with these values, hooks included."""
     done = helm(
         "template",
         release,
@@ -32,33 +36,33 @@ def render(folder: Path, values: Json, release: str = "school") -> list[Json]:
         "--namespace",
         "courses",
         "--values",
-        str(_file(folder, values)),
+        str(_write_values(folder, values)),
     )
     assert done.returncode == 0, done.stderr
     return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 
-def refusal(folder: Path, values: Json, release: str = "school") -> str:
-    """What Helm says to values that it must refuse."""
-    done = helm("template", release, str(CHART), "--values", str(_file(folder, values)))
-    assert done.returncode != 0, "these values were taken"
+def error_message(folder: Path, values: Json, release: str = "school") -> str:
+    """Return Helm's error message for invalid values."""
+    done = helm("template", release, str(CHART), "--values", str(_write_values(folder, values)))
+    assert done.returncode != 0, "Helm accepted these values"
     return done.stderr
 
 
 def lint(folder: Path, values: Json) -> str:
-    """What is wrong with the chart and these values; empty if nothing is."""
-    done = helm("lint", "--strict", str(CHART), "--values", str(_file(folder, values)))
+    """Return what `helm lint` reports about these values; empty if they are valid."""
+    done = helm("lint", "--strict", str(CHART), "--values", str(_write_values(folder, values)))
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
-def _file(folder: Path, values: Json) -> Path:
+def _write_values(folder: Path, values: Json) -> Path:
     path = folder / "values.yaml"
     path.write_text(json.dumps(values), encoding="utf-8")
     return path
 
 
 def merged(base: Json, over: Json) -> Json:
-    """`over` laid upon `base`, map by map."""
+    """Return `base` with the values of `over`; maps are merged recursively."""
     return base | {
         key: merged(base[key], value)
         if isinstance(value, dict) and isinstance(base.get(key), dict)
@@ -68,7 +72,7 @@ def merged(base: Json, over: Json) -> Json:
 
 
 def one(objects: list[Json], kind: str, ending: str = "") -> Json:
-    """The one object of a kind whose name ends so."""
+    """Return the only object of this kind whose name has this ending."""
     (found,) = (
         each
         for each in objects
@@ -77,8 +81,8 @@ def one(objects: list[Json], kind: str, ending: str = "") -> Json:
     return found
 
 
-def settings_of(container: Json) -> dict[str, str]:
-    """The settings that a container gets as plain values, once Kubernetes has expanded them."""
+def container_settings(container: Json) -> dict[str, str]:
+    """Return the variables of a container that have plain values, expanded as Kubernetes does."""
     settings: dict[str, str] = {}
     for each in container["env"]:
         if "value" in each:
@@ -87,7 +91,7 @@ def settings_of(container: Json) -> dict[str, str]:
 
 
 def pods(objects: list[Json]) -> Iterator[Json]:
-    """The spec of every pod that these objects make."""
+    """Yield the spec of every pod that these objects create."""
     for each in objects:
         if each["kind"] == "Pod":
             yield each["spec"]
@@ -95,8 +99,8 @@ def pods(objects: list[Json]) -> Iterator[Json]:
             yield each["spec"]["template"]["spec"]
 
 
-def complain(objects: list[Json]) -> list[str]:
-    """What the Kubernetes schemas do not like. The Prometheus operator's kind is no part of them."""
+def schema_errors(objects: list[Json]) -> list[str]:
+    """Return what violates the Kubernetes schemas. They do not include ServiceMonitor."""
     problems = []
     for each in objects:
         if each["kind"] == "ServiceMonitor":
@@ -111,12 +115,13 @@ def complain(objects: list[Json]) -> list[str]:
     return problems
 
 
-def unrestricted(pod: Json) -> list[str]:
-    """What Pod Security's level `restricted`, and our own stricter rules, forbid in this pod."""
+def pod_security_violations(pod: Json) -> list[str]:
+    """Return what the level `restricted`, and our own stricter rules, forbid in this pod.
+
+    The rules: https://kubernetes.io/docs/concepts/security/pod-security-standards/
+    """
     context = pod.get("securityContext", {})
-    problems = [
-        name for name in ("hostNetwork", "hostPID", "hostIPC") if pod.get(name)
-    ]  # https://kubernetes.io/docs/concepts/security/pod-security-standards/
+    problems = [name for name in ("hostNetwork", "hostPID", "hostIPC") if pod.get(name)]
     if context.get("runAsNonRoot") is not True or not context.get("runAsUser", 0):
         problems.append("may run as root")
     if context.get("seccompProfile", {}).get("type") != "RuntimeDefault":
@@ -143,7 +148,7 @@ def unrestricted(pod: Json) -> list[str]:
         if security.get("capabilities") != {"drop": ["ALL"]}:
             problems.append(f"{container['name']} keeps capabilities")
         if security.get("readOnlyRootFilesystem") is not True:
-            problems.append(f"{container['name']} can write its root")
+            problems.append(f"{container['name']} has a writable root file system")
         if not {"requests", "limits"} <= set(container.get("resources", {})):
             problems.append(f"{container['name']} has no requests or limits")
     return problems

@@ -1,4 +1,4 @@
-"""What is rendered from the chart and kept: its README and the manifests."""
+"""Pages and manifests generated from the chart, and the install commands in the docs."""
 
 import re
 import shlex
@@ -6,24 +6,30 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from tests.chart.rendering import complain, one, pods, settings_of, unrestricted
+from tests.chart.rendering import (
+    Json,
+    container_settings,
+    one,
+    pod_security_violations,
+    pods,
+    schema_errors,
+)
 from tests.cluster.chart import REPOSITORY, helm, tools
 
 
 @pytest.fixture
 def manifests(tmp_path: Path) -> Path:
-    """A copy of the folder, in which the example has its database.env."""
+    """Copy the manifests and add the example's database.env."""
     folder = tmp_path / "manifests"
     shutil.copytree(REPOSITORY / "manifests", folder)
     shutil.copy(folder / "example" / "database.env.example", folder / "example" / "database.env")
     return folder
 
 
-def kustomize(folder: Path) -> list[dict[str, Any]]:
+def kustomize(folder: Path) -> list[Json]:
     done = subprocess.run(
         [tools() / "kubectl", "kustomize", folder], capture_output=True, text=True, check=False
     )
@@ -38,20 +44,20 @@ def kustomize(folder: Path) -> list[dict[str, Any]]:
         ("scripts.manifests", "--check"),
     ],
 )
-def test_what_is_generated_is_in_step(script: tuple[str, ...]) -> None:
+def test_generated_files_are_up_to_date(script: tuple[str, ...]) -> None:
     name, *arguments = script
     done = subprocess.run([sys.executable, "-m", name, *arguments], cwd=REPOSITORY, check=False)
 
     assert done.returncode == 0, "run `make docs manifests`"
 
 
-def test_a_stale_page_is_noticed(tmp_path: Path) -> None:
+def test_check_fails_when_a_page_was_edited_by_hand(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text(
         (REPOSITORY / "charts" / "enrollgate" / "README.md").read_text(encoding="utf-8")
         + "by hand\n"
     )
-    command = [sys.executable, "-m", "scripts.docs.chart_readme", "--check", page]
+    command = [sys.executable, "-m", "scripts.docs.chart_readme", "--check", str(page)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
     assert done.returncode == 1
@@ -59,18 +65,18 @@ def test_a_stale_page_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layer", ["base", "example"])
-def test_kustomize_builds_valid_restricted_objects(manifests: Path, layer: str) -> None:
+def test_kustomize_builds_valid_and_restricted_objects(manifests: Path, layer: str) -> None:
     objects = kustomize(manifests / layer)
 
-    assert not complain(objects)
-    assert [unrestricted(pod) for pod in pods(objects)] == [[] for _ in pods(objects)]
+    assert not schema_errors(objects)
+    assert [pod_security_violations(pod) for pod in pods(objects)] == [[] for _ in pods(objects)]
     assert {
         each["metadata"].get("namespace") for each in objects if each["kind"] != "Namespace"
     } == {"enrollgate"}
     assert "helm" not in str(objects).lower()
 
 
-def test_the_migration_runs_before_the_operator(manifests: Path) -> None:
+def test_migration_is_an_init_container_of_the_operator(manifests: Path) -> None:
     pod = one(kustomize(manifests / "base"), "Deployment")["spec"]["template"]["spec"]
 
     assert [each["args"] for each in pod["initContainers"]] == [["migrate"]]
@@ -80,10 +86,10 @@ def test_the_migration_runs_before_the_operator(manifests: Path) -> None:
     assert mounted <= {each["name"] for each in pod["volumes"]}
 
 
-def test_the_example_changes_what_it_says(manifests: Path) -> None:
+def test_example_sets_its_image_settings_and_secret(manifests: Path) -> None:
     objects = kustomize(manifests / "example")
     pod = one(objects, "Deployment")["spec"]["template"]["spec"]
-    settings = settings_of(pod["containers"][0])
+    settings = container_settings(pod["containers"][0])
     secret = one(objects, "Secret")["metadata"]["name"]
     references = [each["valueFrom"] for each in pod["containers"][0]["env"] if _is_secret(each)]
 
@@ -96,44 +102,48 @@ def test_the_example_changes_what_it_says(manifests: Path) -> None:
     assert {each["secretKeyRef"]["name"] for each in references} == {secret}
 
 
-def test_somebody_makes_each_secret_of_the_example(manifests: Path) -> None:
-    """A worker waits for its Secret until its task fails."""
+def test_every_secret_of_the_example_is_created(manifests: Path) -> None:
+    """A worker without its Secret does not start, and its task fails."""
     objects = kustomize(manifests / "example")
     generated = {each["metadata"]["name"] for each in objects if each["kind"] == "Secret"}
     by_hand = re.findall(
-        r"^kubectl -n enrollgate create secret generic (\S+)", _commands(manifests), re.MULTILINE
+        r"^kubectl -n enrollgate create secret generic (\S+)",
+        _shell_commands(manifests),
+        re.MULTILINE,
     )
     pod = one(objects, "Deployment")["spec"]["template"]["spec"]
     (operator,) = pod["containers"]
-    wanted = {text for name, text in settings_of(operator).items() if name.endswith("_SECRET")}
-    wanted |= {
+    required = {
+        text for name, text in container_settings(operator).items() if name.endswith("_SECRET")
+    }
+    required |= {
         each["valueFrom"]["secretKeyRef"]["name"] for each in operator["env"] if _is_secret(each)
     }
-    wanted |= {each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each}
+    required |= {each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each}
 
-    assert len(wanted) == 2
-    assert wanted == generated | set(by_hand)
+    assert len(required) == 2
+    assert required == generated | set(by_hand)
 
 
-def _commands(manifests: Path) -> str:
-    """What the page tells to do."""
+def _shell_commands(manifests: Path) -> str:
+    """Return the commands of the manifests' README."""
     (block,) = re.findall(
         r"```sh\n(.*?)```", (manifests / "README.md").read_text(encoding="utf-8"), re.DOTALL
     )
     return str(block)
 
 
-def _is_secret(variable: dict[str, Any]) -> bool:
+def _is_secret(variable: Json) -> bool:
     return "secretKeyRef" in variable.get("valueFrom", {})
 
 
-Told = list[tuple[str, subprocess.CompletedProcess[str]]]
+InstallCommands = list[tuple[str, subprocess.CompletedProcess[str]]]
 PAGES = ["README.md", "charts/enrollgate/README.md", "docs/kubernetes.md", "docs/operations.md"]
 
 
 @pytest.fixture
-def told(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
-    """Each `helm install` of a page, put as `helm template`, with the page's values."""
+def install_commands(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InstallCommands:
+    """Run each `helm install` of a page as `helm template`, with the page's values.yaml."""
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     commands = re.findall(r"^helm install (.+)$", text.replace("\\\n", " "), re.MULTILINE)
     monkeypatch.chdir(tmp_path)
@@ -148,13 +158,13 @@ def told(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_what_a_page_tells_to_install_can_be_installed(told: Told) -> None:
-    for _, done in told:
+def test_install_commands_of_a_page_are_valid(install_commands: InstallCommands) -> None:
+    for _, done in install_commands:
         assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_no_page_waits_for_a_volume_that_waits_for_a_worker(told: Told) -> None:
-    """Many storage classes bind a claim only when a pod mounts it, and the operator does not."""
-    for command, done in told:
+def test_no_page_uses_wait_with_a_created_volume(install_commands: InstallCommands) -> None:
+    """Many storage classes bind a claim only when a worker mounts it: `--wait` would time out."""
+    for command, done in install_commands:
         assert "--wait" not in command or "kind: PersistentVolumeClaim" not in done.stdout, command

@@ -1,45 +1,44 @@
-"""Values that the chart refuses, and what it says then."""
+"""Values that the chart rejects, and the message that names the value and the remedy."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.chart.rendering import REQUIRED, merged, refusal
+from tests.chart.rendering import REQUIRED, Json, error_message, merged
 
 DATABASE = {"database": {"existingSecret": "courses-database"}}
-WRONG: dict[str, tuple[dict[str, Any], str]] = {
+INVALID: dict[str, tuple[Json, str]] = {
     "no database": ({"destination": "drive:x"}, "No database: set database.existingSecret"),
     "two databases": (
         merged(REQUIRED, {"database": {"url": "mysql://u:p@h/n"}}),
         "exclude each other",
     ),
-    "half a database": (
+    "a database host without a user": (
         {"destination": "drive:x", "database": {"host": "h"}},
-        "database.host needs database.user and database.name",
+        "database.host also needs database.user and database.name",
     ),
     **{
         f"a {part} beside a Secret": (
             merged(REQUIRED, {"database": {part: "x"}}),
-            "go with database.host, which is not",
+            "need database.host, which is not set",
         )
         for part in ("user", "password", "name")
     },
     "a password beside a URL": (
         {"destination": "drive:x", "database": {"url": "mysql://u:p@h/n", "password": "p"}},
-        "go with database.host, which is not",
+        "need database.host, which is not set",
     ),
-    "parts of what is no Secret": (
+    "form: parts without a Secret": (
         {"destination": "drive:x", "database": {"url": "mysql://u:p@h/n", "form": "parts"}},
-        "database.form says what database.existingSecret holds",
+        "database.form applies to database.existingSecret only",
     ),
     "no destination": (DATABASE, "No destination: set destination"),
-    "a directory that is lost": (
+    "a directory without a volume": (
         DATABASE | {"destination": "directory:/courses"},
         "destinationVolume.existingClaim",
     ),
-    "a volume for nothing": (
+    "a volume without a directory": (
         REQUIRED | {"destinationVolume": {"existingClaim": "c"}},
-        "destination is no directory",
+        "destination is not a directory",
     ),
     "two volumes": (
         DATABASE
@@ -49,76 +48,74 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         },
         "destinationVolume.existingClaim and destinationVolume.create exclude each other",
     ),
-    "drive for a directory": (
+    "drive settings for a directory": (
         DATABASE
         | {
             "destination": "directory:/c",
             "destinationVolume": {"create": True},
             "drive": {"existingSecret": "g"},
         },
-        "drive is set, but destination is no Drive folder",
+        "drive is set, but destination is not a Drive folder",
     ),
-    "cookies twice": (
+    "two sources of cookies": (
         REQUIRED | {"cookies": {"existingSecret": "c", "files": {"cookies.txt": "x"}}},
         "cookies.existingSecret and cookies.files exclude each other",
     ),
-    "a cookies file that no worker looks for": (
+    "a cookies file with a wrong name": (
         REQUIRED | {"cookies": {"files": {"ada@example.com.txt": "x"}}},
         "'ada@example.com.txt' does not match pattern '^cookies",
     ),
-    "credentials twice": (
+    "two sources of credentials": (
         REQUIRED | {"drive": {"existingSecret": "g", "credentials": "{}"}},
         "drive.existingSecret and drive.credentials exclude each other",
     ),
-    "credentials that are a file's name": (
+    "a file name as credentials": (
         REQUIRED | {"drive": {"credentials": "key.json"}},
         "/drive/credentials'",
     ),
-    "a command without words": (
+    "downloader command without a command": (
         REQUIRED | {"downloader": "command"},
-        "downloader: command needs downloadCommand",
+        "downloader is `command`: set downloadCommand",
     ),
-    "words without a command": (
+    "a command without downloader command": (
         REQUIRED | {"downloadCommand": ["wget"]},
         "downloadCommand is set but unused",
     ),
-    "an account that nobody made": (
+    "no service account": (
         REQUIRED | {"serviceAccount": {"create": False}},
-        "needs serviceAccount.name",
+        "set serviceAccount.name",
     ),
-    "the token of no account": (
+    "a token without a service account": (
         REQUIRED | {"worker": {"automountServiceAccountToken": True}},
         "needs worker.serviceAccountName",
     ),
-    "a name for all Jobs": (
+    "one name for all Jobs": (
         REQUIRED | {"worker": {"jobTemplate": {"metadata": {"name": "x"}}}},
-        "leave metadata.name out",
+        "sets metadata.name: remove it",
     ),
-    "another place for all Jobs": (
+    "another namespace for the Jobs": (
         REQUIRED | {"worker": {"jobTemplate": {"metadata": {"namespace": "x"}}}},
-        "leave it out, Jobs are where the operator looks for them",
+        "sets metadata.namespace: remove it",
     ),
-    "a label that Jobs are known by": (
+    "an enrollgate.io label for workers": (
         REQUIRED | {"worker": {"labels": {"enrollgate.io/installation": "x"}}},
-        "worker.labels sets the label enrollgate.io/installation: leave enrollgate.io/ out",
+        "worker.labels sets the label enrollgate.io/installation: remove it",
     ),
-    "such a label in the overlay": (
+    "an enrollgate.io label in the job template": (
         REQUIRED
         | {"worker": {"jobTemplate": {"metadata": {"labels": {"enrollgate.io/recorded": "true"}}}}},
         "worker.jobTemplate sets the label enrollgate.io/recorded",
     ),
-    "such a label of the pods": (
+    "an enrollgate.io label for the pods": (
         REQUIRED
         | {
             "worker": {
                 "jobTemplate": {
-                    "spec": {
-                        "template": {"metadata": {"labels": {"enrollgate.io/run_number": "9"}}}
-                    }
+                    "spec": {"template": {"metadata": {"labels": {"enrollgate.io/run": "9"}}}}
                 }
             }
         },
-        "worker.jobTemplate's pod sets the label enrollgate.io/run_number",
+        "worker.jobTemplate's pod sets the label enrollgate.io/run",
     ),
     "a name that begins with a digit": (
         REQUIRED | {"fullnameOverride": "1st"},
@@ -128,11 +125,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         REQUIRED | {"fullnameOverride": "a.b"},
         "at '/fullnameOverride': 'a.b' does not match",
     ),
-    "no port, which would be every port": (
+    "no port, which would allow every port": (
         REQUIRED | {"networkPolicy": {"apiServerPorts": []}},
         "/apiServerPorts': minItems",
     ),
-    "a volume that is mounted in no way": (
+    "a volume without access modes": (
         DATABASE
         | {
             "destination": "directory:/courses",
@@ -141,14 +138,20 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "/destinationVolume/accessModes': minItems",
     ),
     "an unknown value": (REQUIRED | {"replica": 2}, "additional properties 'replica' not allowed"),
-    "an unknown value below": (REQUIRED | {"worker": {"resource": {}}}, "'resource' not allowed"),
+    "an unknown nested value": (REQUIRED | {"worker": {"resource": {}}}, "'resource' not allowed"),
     "an unknown part of a Job": (
         REQUIRED | {"worker": {"jobTemplate": {"template": {}}}},
         "'template' not allowed",
     ),
-    "a word for a number": (REQUIRED | {"replicas": "two"}, "/replicas': got string, want integer"),
-    "too small": (REQUIRED | {"maxConcurrentRuns": 0}, "/maxConcurrentRuns': minimum"),
-    "a port that only root may open": (
+    "a string for a number": (
+        REQUIRED | {"replicas": "two"},
+        "/replicas': got string, want integer",
+    ),
+    "a number below the minimum": (
+        REQUIRED | {"maxConcurrentRuns": 0},
+        "/maxConcurrentRuns': minimum",
+    ),
+    "a privileged port": (
         REQUIRED | {"operator": {"httpPort": 80}},
         "/operator/httpPort': minimum",
     ),
@@ -156,24 +159,24 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         REQUIRED | {"image": {"tag": 1.1}},
         "/image/tag': got number, want string",
     ),
-    "a time without a unit we know": (REQUIRED | {"checkInterval": "10w"}, "/checkInterval'"),
-    "a word that is no choice": (REQUIRED | {"logLevel": "loud"}, "value must be one of"),
-    "a destination we cannot reach": (merged(REQUIRED, {"destination": "s3://x"}), "/destination'"),
-    "a database we cannot speak to": (
+    "a time with an unknown unit": (REQUIRED | {"checkInterval": "10w"}, "/checkInterval'"),
+    "a value that is not in the enum": (REQUIRED | {"logLevel": "loud"}, "value must be one of"),
+    "an unsupported destination": (merged(REQUIRED, {"destination": "s3://x"}), "/destination'"),
+    "an unsupported database": (
         {"destination": "drive:x", "database": {"url": "postgres://u@h/n"}},
         "/database/url'",
     ),
 }
 
 
-@pytest.mark.parametrize("what", WRONG)
-def test_it_is_refused_with_a_message_that_names_it(tmp_path: Path, what: str) -> None:
-    values, message = WRONG[what]
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_values_are_rejected_with_a_message(tmp_path: Path, case: str) -> None:
+    values, message = INVALID[case]
 
-    assert message in refusal(tmp_path, values)
+    assert message in error_message(tmp_path, values)
 
 
-def test_a_release_that_begins_with_a_digit_needs_a_name_for_its_installation(
-    tmp_path: Path,
-) -> None:
-    assert "must begin with a letter: set installation" in refusal(tmp_path, REQUIRED, "1st")
+def test_release_that_begins_with_a_digit_needs_an_installation_name(tmp_path: Path) -> None:
+    message = error_message(tmp_path, REQUIRED, "1st")
+
+    assert "must begin with a letter: set installation" in message

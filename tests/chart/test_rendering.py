@@ -1,23 +1,23 @@
-"""What the chart renders: valid, restricted, complete."""
+"""The objects that the chart renders: valid, restricted by Pod Security, and complete."""
 
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from tests.chart.rendering import (
     EVERYTHING,
     REQUIRED,
-    complain,
+    Json,
+    container_settings,
     lint,
     merged,
     one,
+    pod_security_violations,
     pods,
     render,
-    settings_of,
-    unrestricted,
+    schema_errors,
 )
 from tests.cluster.chart import CHART
 
@@ -28,16 +28,16 @@ from enrollgate.settings.loading import SettingsError, load_settings, variables
 from enrollgate.settings.sources import PREFIX
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
-NOT_FOR_THE_CHART = frozenset(
+SETTINGS_WITHOUT_A_VALUE = frozenset(
     PREFIX + name
     for name in (
-        "WORK_DIR",  # local mode's
-        "RETRY_BACKOFF",  # local mode's: the Job controller has a back-off of its own
-        "COOKIES_DIR",  # where a worker finds its Secret: the operator's to say
-        "DRIVE_CREDENTIALS",  # likewise
+        "WORK_DIR",  # local mode only
+        "RETRY_BACKOFF",  # local mode only: the Job controller has its own back-off
+        "COOKIES_DIR",  # the operator sets the path of the mounted Secret
+        "DRIVE_CREDENTIALS",  # the same
     )
 )
-DIRECTORY = {
+DIRECTORY: Json = {
     "database": {"url": "mysql://u:p@db:3306/courses"},
     "destination": "directory:/courses",
     "destinationVolume": {
@@ -47,19 +47,19 @@ DIRECTORY = {
         "accessModes": ["ReadWriteOnce"],
     },
 }
-PARTS = {
+PARTS: Json = {
     "database": {"host": "db", "user": "u", "password": "p", "name": "courses"},
     "destination": "directory:/courses",
     "destinationVolume": {"existingClaim": "courses"},
 }
-TRY_OUT = {
+EVALUATION: Json = {
     "database": {"url": "mysql://u:p@db:3306/courses"},
     "destination": "drive:0AbCdEf",
     "drive": {"credentials": '{"type": "service_account"}'},
     "cookies": {
         "files": {
             "cookies.txt": "# Netscape HTTP Cookie File\n",
-            f"cookies-{'0a' * 16}.txt": "# likewise\n",
+            f"cookies-{'0a' * 16}.txt": "# the same\n",
         }
     },
     "networkPolicy": {"enabled": True},
@@ -70,15 +70,16 @@ NO_EXTRAS = REQUIRED | {
     "serviceAccount": {"create": False, "name": "mine"},
     "podDisruptionBudget": {"enabled": False},
 }
-CASES = {
+CASES: dict[str, Json] = {
     "required": REQUIRED,
     "everything": EVERYTHING,
     "directory": DIRECTORY,
     "parts": PARTS,
-    "try-out": TRY_OUT,
-    "least": NO_EXTRAS,
+    "evaluation": EVALUATION,
+    "no extras": NO_EXTRAS,
 }
-LOOKALIKES = {
+# Names that YAML would read as numbers, booleans or null.
+AMBIGUOUS_NAMES: Json = {
     "image": {"repository": "123", "tag": "456"},
     "imagePullSecrets": [{"name": "123"}],
     "installation": "null",
@@ -92,7 +93,6 @@ LOOKALIKES = {
     "networkPolicy": {"enabled": True},
     "serviceMonitor": {"enabled": True},
 }
-"""Names that YAML would take for something else."""
 CHOICES = [
     *(merged(REQUIRED, {"database": {"form": each}}) for each in ("url", "parts")),
     *({"image": {"pullPolicy": each}} for each in ("Always", "IfNotPresent", "Never")),
@@ -107,16 +107,16 @@ CHOICES = [
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_lint_is_strict_and_content(tmp_path: Path, name: str) -> None:
+def test_strict_lint_passes(tmp_path: Path, name: str) -> None:
     assert not lint(tmp_path, CASES[name])
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_object_is_valid_and_every_pod_restricted(tmp_path: Path, name: str) -> None:
+def test_objects_are_valid_and_pods_are_restricted(tmp_path: Path, name: str) -> None:
     objects = render(tmp_path, CASES[name])
 
-    assert not complain(objects)
-    assert [unrestricted(pod) for pod in pods(objects)] == [[] for _ in pods(objects)]
+    assert not schema_errors(objects)
+    assert [pod_security_violations(pod) for pod in pods(objects)] == [[] for _ in pods(objects)]
 
 
 @pytest.mark.parametrize("release", ["123", "true"])
@@ -124,27 +124,29 @@ def test_every_object_is_valid_and_every_pod_restricted(tmp_path: Path, name: st
     "volume", [{"existingClaim": "123"}, {"create": True, "size": "5", "storageClassName": "123"}]
 )
 @pytest.mark.parametrize("name", ["", "true"])
-def test_a_name_that_looks_like_something_else_stays_a_name(
-    tmp_path: Path, release: str, volume: dict[str, Any], name: str
+def test_names_that_look_like_other_types_stay_strings(
+    tmp_path: Path, release: str, volume: Json, name: str
 ) -> None:
     objects = render(
-        tmp_path, LOOKALIKES | {"destinationVolume": volume, "fullnameOverride": name}, release
+        tmp_path, AMBIGUOUS_NAMES | {"destinationVolume": volume, "fullnameOverride": name}, release
     )
 
-    assert not complain(objects)
+    assert not schema_errors(objects)
     assert one(objects, "Deployment")["metadata"]["labels"]["app.kubernetes.io/instance"] == release
     assert all(each["metadata"]["name"].startswith((name or release, "123")) for each in objects)
 
 
 @pytest.mark.parametrize("values", CHOICES, ids=json.dumps)
-def test_every_choice_renders_valid_objects(tmp_path: Path, values: dict[str, Any]) -> None:
-    assert not complain(render(tmp_path, values if "database" in values else REQUIRED | values))
+def test_every_enum_value_renders_valid_objects(tmp_path: Path, values: Json) -> None:
+    assert not schema_errors(
+        render(tmp_path, values if "database" in values else REQUIRED | values)
+    )
 
 
-def test_every_choice_of_the_schema_is_tried() -> None:
-    tried = {leaf for values in [*CHOICES, *CASES.values()] for leaf in _leaves(values)}
+def test_every_enum_value_of_the_schema_is_tested() -> None:
+    tested = {leaf for values in [*CHOICES, *CASES.values()] for leaf in _leaves(values)}
 
-    assert set(_choices(SCHEMA)) <= tried | {""}
+    assert set(_enum_values(SCHEMA)) <= tested | {""}
 
 
 def _leaves(value: object) -> list[object]:
@@ -155,17 +157,19 @@ def _leaves(value: object) -> list[object]:
     )
 
 
-def _choices(schema: object) -> list[object]:
+def _enum_values(schema: object) -> list[object]:
     if isinstance(schema, dict):
         own = schema.get("enum", []) if isinstance(schema.get("enum"), list) else []
-        return [*own, *(choice for each in schema.values() for choice in _choices(each))]
+        return [*own, *(choice for each in schema.values() for choice in _enum_values(each))]
     return (
-        [choice for each in schema for choice in _choices(each)] if isinstance(schema, list) else []
+        [choice for each in schema for choice in _enum_values(each)]
+        if isinstance(schema, list)
+        else []
     )
 
 
-def test_everything_is_really_everything() -> None:
-    """A value that is added to the chart is added to everything.yaml, or it is one of the few that exclude others."""
+def test_everything_yaml_sets_every_value() -> None:
+    """Add each new value of the chart to everything.yaml, unless it excludes another value."""
     defaults = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
     exclusive = {("database", name) for name in ("url", "host", "user", "password", "name")} | {
         ("destinationVolume",),
@@ -178,28 +182,25 @@ def test_everything_is_really_everything() -> None:
     }
 
 
-def test_the_schema_knows_every_value_and_no_other() -> None:
+def test_schema_and_values_have_the_same_names() -> None:
     defaults = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
 
-    def declared(schema: dict[str, Any], path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+    def declared(schema: Json, path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
         names: set[tuple[str, ...]] = set()
         for name, each in schema.get("properties", {}).items():
             names |= {(*path, name)} | declared(each, (*path, name))
         return names
 
-    free_form = {
-        "resources",
-        "strategy",
-        "jobTemplate",
-    }  # Kubernetes' own objects: their parts are no values of ours
+    # These values are Kubernetes' own objects: their parts are not values of the chart.
+    free_form = {"resources", "strategy", "jobTemplate"}
 
-    def ours(paths: set[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    def chart_values(paths: set[tuple[str, ...]]) -> set[tuple[str, ...]]:
         return {path for path in paths if free_form.isdisjoint(path[:-1])}
 
-    assert ours(declared(SCHEMA)) - {("global",)} == ours(_keys(defaults))
+    assert chart_values(declared(SCHEMA)) - {("global",)} == chart_values(_keys(defaults))
 
 
-def _keys(values: dict[str, Any], path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+def _keys(values: Json, path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
     names: set[tuple[str, ...]] = set()
     for name, value in values.items():
         names.add((*path, name))
@@ -208,7 +209,7 @@ def _keys(values: dict[str, Any], path: tuple[str, ...] = ()) -> set[tuple[str, 
     return names
 
 
-def test_every_setting_is_reachable_through_a_value_and_no_other_is_rendered(
+def test_every_setting_has_a_value_and_no_other_is_rendered(
     tmp_path: Path,
 ) -> None:
     rendered: set[str] = set()
@@ -219,15 +220,15 @@ def test_every_setting_is_reachable_through_a_value_and_no_other_is_rendered(
                     each["name"] for each in container["env"] if each["name"].startswith(PREFIX)
                 }
 
-    assert rendered - set(variables()) <= NOT_FOR_THE_CHART
-    assert set(variables()) - rendered <= NOT_FOR_THE_CHART
+    assert rendered - set(variables()) <= SETTINGS_WITHOUT_A_VALUE
+    assert set(variables()) - rendered <= SETTINGS_WITHOUT_A_VALUE
 
 
-def test_values_reach_their_settings_as_they_were_written(tmp_path: Path) -> None:
+def test_values_reach_their_settings_unchanged(tmp_path: Path) -> None:
     container = one(render(tmp_path, EVERYTHING), "Deployment")["spec"]["template"]["spec"][
         "containers"
     ][0]
-    settings = settings_of(container)
+    settings = container_settings(container)
 
     assert settings["ENROLLGATE_ENROLLMENT_TIMEOUT"] == "1000000"
     assert settings["ENROLLGATE_CHECK_INTERVAL"] == "2.5"
@@ -240,9 +241,9 @@ def test_values_reach_their_settings_as_they_were_written(tmp_path: Path) -> Non
     assert settings["ENROLLGATE_KUBERNETES__IMAGE"] == container["image"]
 
 
-def test_the_keys_of_a_secret_can_have_other_names(tmp_path: Path) -> None:
+def test_keys_of_the_database_secret_can_be_renamed(tmp_path: Path) -> None:
     for container in containers_with_a_database(tmp_path, EVERYTHING):
-        assert references(container) == {
+        assert secret_references(container) == {
             "ENROLLGATE_DATABASE__HOST": {"name": "courses-database", "key": "db-host"},
             "ENROLLGATE_DATABASE__PORT": {
                 "name": "courses-database",
@@ -255,15 +256,15 @@ def test_the_keys_of_a_secret_can_have_other_names(tmp_path: Path) -> None:
         }
 
 
-def containers_with_a_database(folder: Path, values: dict[str, Any]) -> list[dict[str, Any]]:
-    """The containers of operator, migration and doctor."""
+def containers_with_a_database(folder: Path, values: Json) -> list[Json]:
+    """Return the containers of operator, migration and doctor."""
     found = [container for pod in pods(render(folder, values)) for container in pod["containers"]]
     assert {each["name"] for each in found} == {"operator", "migrate", "doctor"}
     return found
 
 
-def references(container: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What it wants of Secrets, by variable."""
+def secret_references(container: Json) -> dict[str, Json]:
+    """Return the Secret keys that a container reads, by variable."""
     return {
         each["name"]: each["valueFrom"]["secretKeyRef"]
         for each in container["env"]
@@ -272,28 +273,30 @@ def references(container: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", ["required", "directory", "parts"])
-def test_a_pod_without_the_keys_of_its_database_does_not_start(tmp_path: Path, name: str) -> None:
-    """An optional key that is missing would leave a pod without an address, and the migration would find nothing to do."""
-    wanted = {"HOST", "USER", "PASSWORD", "NAME"} if name == "parts" else {"URL"}
+def test_pod_does_not_start_without_the_keys_of_its_database(tmp_path: Path, name: str) -> None:
+    """The keys are required. Otherwise the migration would silently migrate a local file."""
+    expected = {"HOST", "USER", "PASSWORD", "NAME"} if name == "parts" else {"URL"}
     for container in containers_with_a_database(tmp_path, CASES[name]):
         needed = {
-            variable for variable, key in references(container).items() if not key.get("optional")
+            variable
+            for variable, key in secret_references(container).items()
+            if not key.get("optional")
         }
         assert {
             variable.removeprefix("ENROLLGATE_DATABASE").lstrip("_") for variable in needed
-        } == wanted
+        } == expected
 
 
-def test_the_migration_refuses_to_run_without_a_database_server(
+def test_migration_fails_without_a_database_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own variables, should the Secret's be lost on the way."""
+    """The migration's variables, without those from the Secret, are not a valid configuration."""
     (migrate,) = (
         each for each in containers_with_a_database(tmp_path, REQUIRED) if each["name"] == "migrate"
     )
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         monkeypatch.delenv(name)
-    for name, value in settings_of(migrate).items():
+    for name, value in container_settings(migrate).items():
         monkeypatch.setenv(name, value)
 
     with pytest.raises(
@@ -303,20 +306,20 @@ def test_the_migration_refuses_to_run_without_a_database_server(
         load_settings()
 
 
-def test_no_password_is_outside_a_secret(tmp_path: Path) -> None:
-    secrets = {
+def test_passwords_are_rendered_in_secrets_only(tmp_path: Path) -> None:
+    secrets: Json = {
         "database": {"password": "unlikely-password"},
         "destination": "drive:x",
         "destinationVolume": {},
         "drive": {"credentials": '{"private_key": "unlikely-password"}'},
         "cookies": {"files": {"cookies.txt": "unlikely-password"}},
     }
-    values = PARTS | secrets | {"database": PARTS["database"] | secrets["database"]}  # type: ignore[operator]  # both are maps
+    values = PARTS | secrets | {"database": PARTS["database"] | secrets["database"]}
     objects = render(tmp_path, values)
     others = [each for each in objects if each["kind"] != "Secret"]
 
     assert json.dumps(objects).count("unlikely-password") == 4, (
-        "the database's twice, for the migration"
+        "the migration has a copy of the database's Secret"
     )
     assert "unlikely-password" not in json.dumps(others)
 
@@ -324,20 +327,22 @@ def test_no_password_is_outside_a_secret(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "cookies", "drive"),
     [
-        (TRY_OUT, "school-enrollgate-cookies", "school-enrollgate-drive"),
+        (EVALUATION, "school-enrollgate-cookies", "school-enrollgate-drive"),
         (EVERYTHING, "cookies", "google"),
         (REQUIRED, None, None),
     ],
-    ids=["try-out", "everything", "required"],
+    ids=["evaluation", "everything", "required"],
 )
-def test_workers_and_the_doctor_mount_the_users_secrets_or_those_of_a_try_out(
-    tmp_path: Path, values: dict[str, Any], cookies: str | None, drive: str | None
+def test_workers_and_doctor_mount_the_same_secrets(
+    tmp_path: Path, values: Json, cookies: str | None, drive: str | None
 ) -> None:
     objects = render(tmp_path, values)
-    settings = settings_of(one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0])
+    settings = container_settings(
+        one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    )
     mounted = {
         each["name"]: each["secret"]["secretName"]
-        for each in doctor_of(objects)["spec"]["volumes"]
+        for each in find_doctor(objects)["spec"]["volumes"]
         if "secret" in each
     }
     made = {
@@ -348,20 +353,20 @@ def test_workers_and_the_doctor_mount_the_users_secrets_or_those_of_a_try_out(
         settings.get("ENROLLGATE_KUBERNETES__COOKIES_SECRET") == mounted.get("cookies") == cookies
     )
     assert settings.get("ENROLLGATE_KUBERNETES__DRIVE_SECRET") == mounted.get("drive") == drive
-    if values is TRY_OUT:
-        assert made[str(cookies)] == TRY_OUT["cookies"]["files"]  # type: ignore[index]  # a map
+    if values is EVALUATION:
+        assert made[str(cookies)] == EVALUATION["cookies"]["files"]
         assert made[str(drive)] == {"credentials.json": '{"type": "service_account"}'}
 
 
-def doctor_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
+def find_doctor(objects: list[Json]) -> Json:
     return one(objects, "Pod", "-doctor")
 
 
-def test_nothing_of_a_release_outlives_it(tmp_path: Path) -> None:
-    """Helm leaves hooks behind, unless they say otherwise. What cannot be deleted at once, for its log, goes by itself."""
+def test_every_hook_is_deleted_with_the_release(tmp_path: Path) -> None:
+    """Helm keeps hooks without a delete policy. A failed migration expires later."""
     hooks = [
         each
-        for each in render(tmp_path, TRY_OUT)
+        for each in render(tmp_path, EVALUATION)
         if "helm.sh/hook" in each["metadata"].get("annotations", {})
     ]
     policies = {
@@ -381,7 +386,7 @@ def test_nothing_of_a_release_outlives_it(tmp_path: Path) -> None:
     assert one(hooks, "Job")["spec"]["ttlSecondsAfterFinished"] <= 3600
 
 
-def test_the_role_has_the_least_verbs(tmp_path: Path) -> None:
+def test_role_has_the_minimal_verbs(tmp_path: Path) -> None:
     rules = one(render(tmp_path, REQUIRED), "Role")["rules"]
 
     assert {(rule["resources"][0], *rule["verbs"]) for rule in rules} == {
@@ -391,7 +396,7 @@ def test_the_role_has_the_least_verbs(tmp_path: Path) -> None:
     }
 
 
-def test_several_replicas_get_a_lease_of_their_own_and_a_budget(tmp_path: Path) -> None:
+def test_several_replicas_get_a_lease_and_a_disruption_budget(tmp_path: Path) -> None:
     objects = render(tmp_path, REQUIRED | {"replicas": 2})
     leases = [rule for rule in one(objects, "Role")["rules"] if rule["resources"] == ["leases"]]
 
@@ -407,14 +412,12 @@ def test_several_replicas_get_a_lease_of_their_own_and_a_budget(tmp_path: Path) 
     budget = one(objects, "PodDisruptionBudget")["spec"]
     assert budget["minAvailable"] == 1 and budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
     assert one(objects, "Lease")["metadata"]["name"] == "school-enrollgate", (
-        "it goes when the release goes"
+        "helm uninstall deletes it"
     )
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_the_role_grants_what_the_doctor_asks_for_and_no_more(
-    tmp_path: Path, replicas: int
-) -> None:
+def test_role_grants_exactly_what_the_doctor_checks(tmp_path: Path, replicas: int) -> None:
     rules = one(render(tmp_path, REQUIRED | {"replicas": replicas}), "Role")["rules"]
     lease = "school-enrollgate" if replicas > 1 else None
 
@@ -427,9 +430,9 @@ def test_the_role_grants_what_the_doctor_asks_for_and_no_more(
     }
 
 
-def test_the_doctor_is_who_the_workers_are(tmp_path: Path) -> None:
+def test_doctor_has_the_account_nodes_and_volumes_of_workers(tmp_path: Path) -> None:
     worker = EVERYTHING["worker"]
-    doctor = doctor_of(render(tmp_path, EVERYTHING))
+    doctor = find_doctor(render(tmp_path, EVERYTHING))
     pod, metadata = doctor["spec"], doctor["metadata"]
     (container,) = pod["containers"]
 
@@ -455,11 +458,11 @@ def test_the_doctor_is_who_the_workers_are(tmp_path: Path) -> None:
         )
 
 
-def test_a_doctor_without_an_account_has_the_one_of_workers_without_one(tmp_path: Path) -> None:
-    assert "serviceAccountName" not in doctor_of(render(tmp_path, REQUIRED))["spec"]
+def test_doctor_has_no_account_when_workers_have_none(tmp_path: Path) -> None:
+    assert "serviceAccountName" not in find_doctor(render(tmp_path, REQUIRED))["spec"]
 
 
-def test_the_migration_is_where_and_what_the_operator_is(tmp_path: Path) -> None:
+def test_migration_has_the_nodes_and_labels_of_the_operator(tmp_path: Path) -> None:
     operator = EVERYTHING["operator"]
     job = one(render(tmp_path, EVERYTHING), "Job")
     template = job["spec"]["template"]
@@ -471,17 +474,17 @@ def test_the_migration_is_where_and_what_the_operator_is(tmp_path: Path) -> None
         assert template["spec"][name] == operator[name]
 
 
-def test_no_label_or_annotation_of_a_user_takes_one_of_ours_away(tmp_path: Path) -> None:
-    """A hook that is none would be installed with the release; a Deployment must select its own pods."""
+def test_user_labels_and_annotations_never_replace_ours(tmp_path: Path) -> None:
+    """Hooks must stay hooks, and a Deployment must select its own pods."""
     labels = {"app.kubernetes.io/component": "x", "app.kubernetes.io/name": "x", "team": "y"}
     more = {"labels": labels, "annotations": {"helm.sh/hook": "post-delete", "note": "z"}}
 
-    def told(values: dict[str, Any]) -> list[dict[str, str]]:
+    def labels_and_annotations(values: Json) -> list[dict[str, str]]:
         objects = render(tmp_path, merged(REQUIRED, values))
         deployment, job, doctor = (
             one(objects, "Deployment"),
             one(objects, "Job"),
-            doctor_of(objects),
+            find_doctor(objects),
         )
         metadata = [
             each["metadata"]
@@ -489,27 +492,33 @@ def test_no_label_or_annotation_of_a_user_takes_one_of_ours_away(tmp_path: Path)
         ]
         return [*(each["labels"] for each in metadata), doctor["metadata"]["annotations"]]
 
-    for before, after in zip(told({}), told({"operator": more, "worker": more}), strict=True):
+    for before, after in zip(
+        labels_and_annotations({}),
+        labels_and_annotations({"operator": more, "worker": more}),
+        strict=True,
+    ):
         assert before.items() <= after.items() and after.items() & {("team", "y"), ("note", "z")}
 
 
-def test_null_is_nothing(tmp_path: Path) -> None:
-    """As Helm's users write what they want of a default to be away."""
-    nothing = {
+def test_null_removes_a_default(tmp_path: Path) -> None:
+    """Helm users set a value to null to remove its default."""
+    removed = {
         "labels": None,
         "annotations": None,
         "affinity": None,
         "tolerations": None,
         "nodeSelector": None,
     }
-    worker = nothing | {
-        "jobTemplate": {"spec": {"template": {"metadata": nothing, "spec": {"volumes": None}}}}
+    worker = removed | {
+        "jobTemplate": {"spec": {"template": {"metadata": removed, "spec": {"volumes": None}}}}
     }
 
-    assert not complain(render(tmp_path, merged(REQUIRED, {"operator": nothing, "worker": worker})))
+    assert not schema_errors(
+        render(tmp_path, merged(REQUIRED, {"operator": removed, "worker": worker}))
+    )
 
 
-def test_only_the_operator_gets_a_token(tmp_path: Path) -> None:
+def test_only_the_operator_has_a_token(tmp_path: Path) -> None:
     tokens = {
         each["containers"][0]["name"]: each["automountServiceAccountToken"]
         for each in pods(render(tmp_path, REQUIRED))
@@ -518,7 +527,7 @@ def test_only_the_operator_gets_a_token(tmp_path: Path) -> None:
     assert tokens == {"operator": True, "migrate": False, "doctor": False}
 
 
-def test_the_migration_finds_its_secret_before_the_release_is_there(tmp_path: Path) -> None:
+def test_migration_has_its_secret_before_the_release_exists(tmp_path: Path) -> None:
     objects = render(tmp_path, PARTS)
     job, secret = one(objects, "Job", "-migrate"), one(objects, "Secret", "-migrate")
     weights = [
@@ -526,7 +535,7 @@ def test_the_migration_finds_its_secret_before_the_release_is_there(tmp_path: Pa
     ]
     names = {
         each["name"]
-        for each in references(job["spec"]["template"]["spec"]["containers"][0]).values()
+        for each in secret_references(job["spec"]["template"]["spec"]["containers"][0]).values()
     }
 
     assert names == {secret["metadata"]["name"]}
@@ -540,8 +549,8 @@ def test_the_migration_finds_its_secret_before_the_release_is_there(tmp_path: Pa
     }
 
 
-def test_the_migration_reaches_its_database_before_the_release_is_there(tmp_path: Path) -> None:
-    """Nor under the last release's policy, which may be for another port."""
+def test_migration_has_its_network_policy_before_the_release_exists(tmp_path: Path) -> None:
+    """The policy of the previous release may allow another port."""
     objects = render(tmp_path, EVERYTHING)
     job, policy = one(objects, "Job", "-migrate"), one(objects, "NetworkPolicy", "-migration")
     hooks = [each["metadata"]["annotations"] for each in (policy, job)]
@@ -559,8 +568,8 @@ def test_the_migration_reaches_its_database_before_the_release_is_there(tmp_path
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"] and not policy["spec"]["ingress"]
 
 
-def test_a_changed_job_template_restarts_the_operator(tmp_path: Path) -> None:
-    def checksum(values: dict[str, Any]) -> str:
+def test_changed_job_template_restarts_the_operator(tmp_path: Path) -> None:
+    def checksum(values: Json) -> str:
         deployment = one(render(tmp_path, values), "Deployment")
         return str(
             deployment["spec"]["template"]["metadata"]["annotations"]["checksum/job-template"]
@@ -570,8 +579,8 @@ def test_a_changed_job_template_restarts_the_operator(tmp_path: Path) -> None:
     assert checksum(REQUIRED) != checksum(REQUIRED | {"worker": {"priorityClassName": "low"}})
 
 
-def test_the_job_template_makes_valid_restricted_jobs(tmp_path: Path) -> None:
-    """The chart's overlay laid upon a Job by the operator's own code."""
+def test_job_template_makes_valid_jobs(tmp_path: Path) -> None:
+    """The operator's own code merges the chart's job template over a Job."""
     template = yaml.safe_load(one(render(tmp_path, EVERYTHING), "ConfigMap")["data"]["job.yaml"])
     order = RunOrder("night-school-7-1", 7, 1, "https://courses.example.com/1", "cookies.txt")
     job = build_job(
@@ -579,7 +588,7 @@ def test_the_job_template_makes_valid_restricted_jobs(tmp_path: Path) -> None:
     )
     worker, proxy = job["spec"]["template"]["spec"]["containers"]
 
-    assert not complain([job])
+    assert not schema_errors([job])
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "courses"
     assert job["metadata"]["labels"]["team"] == "courses"
     assert worker["resources"]["limits"] == {"memory": "2Gi", "ephemeral-storage": str(11 * 2**30)}
@@ -588,32 +597,32 @@ def test_the_job_template_makes_valid_restricted_jobs(tmp_path: Path) -> None:
     assert job["spec"]["template"]["spec"]["runtimeClassName"] == "gvisor"
 
 
-def test_without_an_overlay_every_job_is_restricted(tmp_path: Path) -> None:
+def test_jobs_are_restricted_without_a_user_template(tmp_path: Path) -> None:
     template = yaml.safe_load(one(render(tmp_path, REQUIRED), "ConfigMap")["data"]["job.yaml"])
     order = RunOrder("school-7-1", 7, 1, "https://courses.example.com/1", "cookies.txt")
     job = build_job(order, JobSettings("courses", "school", "enrollgate:1", template=template))
 
-    assert not complain([job])
-    assert not unrestricted(job["spec"]["template"]["spec"])
+    assert not schema_errors([job])
+    assert not pod_security_violations(job["spec"]["template"]["spec"])
 
 
-def test_the_network_policies_select_the_pods_they_are_for(tmp_path: Path) -> None:
-    """Whatever other labels the workers are given."""
-    others = {"app.kubernetes.io/component": "batch"}
+def test_network_policies_select_the_right_pods(tmp_path: Path) -> None:
+    """The labels that users add to workers do not change the selection."""
+    user_labels = {"app.kubernetes.io/component": "batch"}
     overlay = {
         "spec": {"template": {"metadata": {"labels": {"app.kubernetes.io/name": "courses"}}}}
     }
     objects = render(
-        tmp_path, merged(EVERYTHING, {"worker": {"labels": others, "jobTemplate": overlay}})
+        tmp_path, merged(EVERYTHING, {"worker": {"labels": user_labels, "jobTemplate": overlay}})
     )
     template = yaml.safe_load(one(objects, "ConfigMap")["data"]["job.yaml"])
     order = RunOrder("night-school-7-1", 7, 1, "https://courses.example.com/1", "cookies.txt")
     job = build_job(
         order, JobSettings("courses", "night-school", "enrollgate:1", template=template)
     )
-    made = {
+    pod_labels = {
         "worker": job["spec"]["template"]["metadata"]["labels"],
-        "doctor": doctor_of(objects)["metadata"]["labels"],
+        "doctor": find_doctor(objects)["metadata"]["labels"],
         "operator": one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"],
         "migration": one(objects, "Job")["spec"]["template"]["metadata"]["labels"],
     }
@@ -623,11 +632,15 @@ def test_the_network_policies_select_the_pods_they_are_for(tmp_path: Path) -> No
         if each["kind"] == "NetworkPolicy"
     }
 
-    assert made["worker"].items() >= {**others, "app.kubernetes.io/name": "courses"}.items()
+    assert (
+        pod_labels["worker"].items() >= {**user_labels, "app.kubernetes.io/name": "courses"}.items()
+    )
     assert all(set(each) == {"matchLabels"} for each in selectors.values())
     assert {
         name: {
-            pod for pod, labels in made.items() if selector["matchLabels"].items() <= labels.items()
+            pod
+            for pod, labels in pod_labels.items()
+            if selector["matchLabels"].items() <= labels.items()
         }
         for name, selector in selectors.items()
     } == {
@@ -638,14 +651,14 @@ def test_the_network_policies_select_the_pods_they_are_for(tmp_path: Path) -> No
     }
 
 
-def test_releases_in_one_namespace_do_not_clash(tmp_path: Path) -> None:
+def test_releases_in_one_namespace_have_distinct_names(tmp_path: Path) -> None:
     releases = ("a", "b", "my.school", "a" * 50 + "-x", "a" * 50 + "-y")
     names = [
         {(each["kind"], each["metadata"]["name"]) for each in render(tmp_path, PARTS, release)}
         for release in releases
     ]
     installations = {
-        settings_of(
+        container_settings(
             one(render(tmp_path, PARTS, release), "Deployment")["spec"]["template"]["spec"][
                 "containers"
             ][0]

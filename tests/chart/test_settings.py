@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.chart.rendering import EVERYTHING, one, render, settings_of
+from tests.chart.rendering import EVERYTHING, container_settings, one, render
 
 from enrollgate.settings.loading import load_settings
 from enrollgate.settings.operator import Settings
@@ -33,7 +33,7 @@ def _loaded(values: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatc
     ]
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         monkeypatch.delenv(name)
-    for name, value in settings_of(container).items():
+    for name, value in container_settings(container).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("ENROLLGATE_DATABASE_URL", "mysql://u:p@db:3306/courses")
     return load_settings()

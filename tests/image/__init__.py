@@ -1,1 +1,1 @@
-"""The image, built as the Dockerfile says and run as a cluster would: as an unprivileged user, its root read-only."""
+"""Tests of the image: built from the Dockerfile, run as non-root on a read-only root."""

@@ -1,8 +1,10 @@
-"""Builds the image's root folder without a container engine, by following the Dockerfile: `python tests/image/image_root.py`.
+"""Build the image's root folder from the Dockerfile, without a container engine.
 
-It knows the few instructions that our Dockerfile uses, refuses any other, and runs each RUN in a chroot; so the two cannot
-drift. In place of the base image stands Debian with its own python3, made by debootstrap and kept in .cache. Needs root, Debian's
-mirror and PyPI. Prints the folder: `root/` and, beside it, `config.json` with user, environment and entry point.
+Run `python tests/image/image_root.py`. It understands the few instructions that our Dockerfile uses
+and rejects all others, so the two cannot differ. It executes each RUN in a chroot. Instead of the
+base image it uses Debian with Debian's python3, installed by debootstrap and cached in .cache. It
+needs root, a Debian mirror and PyPI. It prints the folder that holds `root/` and `config.json` (user,
+environment, entry point).
 """
 
 import fnmatch
@@ -21,21 +23,22 @@ REPOSITORY = Path(__file__).parents[2]
 CACHE = REPOSITORY / ".cache"
 SUITE = "bookworm"
 PACKAGES = "python3,python3-venv"
-_PASSED_ON = ("PIP_*", "*_PROXY", "*_proxy")
-_BORROWED = ("etc/resolv.conf", "etc/pip.conf", "etc/ssl/certs/ca-certificates.crt")
-"""The machine's own ways to the network, in the chroot while a step runs."""
+# Variables of this machine that RUN steps need to reach the network.
+_NETWORK_VARIABLES = ("PIP_*", "*_PROXY", "*_proxy")
+# Files of this machine that are in the chroot while a step runs, for the same reason.
+_NETWORK_FILES = ("etc/resolv.conf", "etc/pip.conf", "etc/ssl/certs/ca-certificates.crt")
+# What .dockerignore excludes.
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.egg-info")
-"""What .dockerignore keeps out."""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class CannotBuild(RuntimeError):
-    """The message says what is missing, or what the Dockerfile holds that is not understood."""
+    """The image cannot be built. The message says what is missing or not supported, and the remedy."""
 
 
 @dataclass
 class Stage:
-    """A stage of the Dockerfile while it is built."""
+    """A build stage of the Dockerfile."""
 
     root: Path
     workdir: str = "/"
@@ -46,7 +49,7 @@ class Stage:
 
 
 def instructions(dockerfile: str) -> Iterator[tuple[str, str]]:
-    """Each instruction with its arguments, continued lines joined, comments gone."""
+    """Yield each instruction with its arguments, without comments and line continuations."""
     lines = [
         line
         for line in dockerfile.splitlines()
@@ -58,7 +61,11 @@ def instructions(dockerfile: str) -> Iterator[tuple[str, str]]:
 
 
 def build(folder: Path) -> Path:
-    """Builds every stage below `folder`; the root of the last one is what is wanted."""
+    """Build every stage in `folder` and return the root folder of the last one.
+
+    Raises:
+        CannotBuild: the Dockerfile is not supported, or a step failed.
+    """
     stages: dict[str, Stage] = {}
     stage: Stage | None = None
     base = _base()
@@ -70,7 +77,7 @@ def build(folder: Path) -> Path:
         elif stage is None:
             raise CannotBuild(f"{word} before FROM")
         else:
-            _follow(stage, word, rest, stages)
+            _execute(stage, word, rest, stages)
     if stage is None:
         raise CannotBuild("the Dockerfile has no stage")
     config = {
@@ -84,7 +91,7 @@ def build(folder: Path) -> Path:
     return stage.root
 
 
-def _follow(stage: Stage, word: str, rest: str, stages: dict[str, Stage]) -> None:
+def _execute(stage: Stage, word: str, rest: str, stages: dict[str, Stage]) -> None:
     match word:
         case "RUN":
             _run_step(stage, rest)
@@ -103,7 +110,7 @@ def _follow(stage: Stage, word: str, rest: str, stages: dict[str, Stage]) -> Non
             stage.command = json.loads(rest)
         case _:
             raise CannotBuild(
-                f"the Dockerfile's {word} is not understood: teach tests/image/image_root.py to follow it"
+                f"{word} is not supported: add it to _execute in tests/image/image_root.py"
             )
 
 
@@ -114,18 +121,20 @@ def _run_step(stage: Stage, rest: str) -> None:
         mount = dict(pair.split("=", 1) for pair in options.removeprefix("--mount=").split(","))
         bound = _inside(stage.root, mount["target"])
         shutil.copytree(REPOSITORY / mount["source"], bound)
-    passed_on = {
+    network_variables = {
         name: value
         for name, value in os.environ.items()
-        if any(fnmatch.fnmatch(name, each) for each in _PASSED_ON)
+        if any(fnmatch.fnmatch(name, each) for each in _NETWORK_VARIABLES)
     }
-    variables = [f"{name}={value}" for name, value in (passed_on | stage.environment).items()]
-    borrowed = _borrow(stage.root)
+    variables = [
+        f"{name}={value}" for name, value in (network_variables | stage.environment).items()
+    ]
+    copied = _copy_network_files(stage.root)
     try:
         script = f"cd {shlex.quote(stage.workdir)} && {rest}"
         _run("chroot", str(stage.root), "/usr/bin/env", "-i", *variables, "/bin/sh", "-c", script)
     finally:
-        for path, before in borrowed:
+        for path, before in copied:
             path.unlink()
             if before is not None:
                 path.write_bytes(before)
@@ -133,15 +142,15 @@ def _run_step(stage: Stage, rest: str) -> None:
             shutil.rmtree(bound)
 
 
-def _borrow(root: Path) -> list[tuple[Path, bytes | None]]:
-    borrowed = []
-    for name in _BORROWED:
+def _copy_network_files(root: Path) -> list[tuple[Path, bytes | None]]:
+    copied: list[tuple[Path, bytes | None]] = []
+    for name in _NETWORK_FILES:
         if (source := Path("/") / name).is_file():
             target = root / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            borrowed.append((target, target.read_bytes() if target.is_file() else None))
+            copied.append((target, target.read_bytes() if target.is_file() else None))
             target.write_bytes(source.read_bytes())
-    return borrowed
+    return copied
 
 
 def _copy(stage: Stage, rest: str, stages: dict[str, Stage]) -> None:
@@ -171,7 +180,7 @@ def _inside(root: Path, path: str) -> Path:
 
 
 def _base() -> Path:
-    """Debian with python3, which stands for the base image."""
+    """Return Debian with python3, which replaces the base image. Built once and cached."""
     base = CACHE / f"image-base-{SUITE}-{hashlib.sha256(PACKAGES.encode()).hexdigest()[:8]}"
     if (base / "complete").exists():
         return base / "root"
@@ -203,15 +212,13 @@ def _base() -> Path:
 
 
 def _mirror() -> str:
-    """The Debian mirror of this machine's own apt sources."""
+    """Return the Debian mirror in this machine's apt sources."""
     for path in sorted(Path("/etc/apt").glob("sources.list*")):
         for source in sorted(path.iterdir()) if path.is_dir() else [path]:
             for word in source.read_text(encoding="utf-8").split():
                 if word.startswith("http") and word.rstrip("/").endswith("/debian"):
                     return word
-    raise CannotBuild(
-        "this machine has no Debian mirror in its apt sources: use `docker build` on another"
-    )
+    raise CannotBuild("the apt sources of this machine name no Debian mirror: use `docker build`")
 
 
 def _run(*command: str, cwd: Path | None = None, **environment: str) -> None:
@@ -226,12 +233,13 @@ def _run(*command: str, cwd: Path | None = None, **environment: str) -> None:
     )
     if done.returncode != 0:
         raise CannotBuild(
-            f"{shlex.join(command)} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-4000:]}"
+            f"{shlex.join(command)} failed with exit code {done.returncode}:\n"
+            f"{(done.stdout + done.stderr)[-4000:]}"
         )
 
 
 def _fingerprint() -> str:
-    """Changes with anything that goes into the image."""
+    """Return a hash of everything that goes into the image."""
     digest = hashlib.sha256()
     parts = [
         "Dockerfile",
@@ -258,13 +266,15 @@ def _fingerprint() -> str:
 
 
 def image() -> Path:
-    """The folder with the built image, from the cache if nothing has changed. Raises CannotBuild."""
+    """Return the folder with the built image, from the cache if nothing has changed.
+
+    Raises:
+        CannotBuild: this machine cannot build it, or a step failed.
+    """
     if os.geteuid() != 0:
-        raise CannotBuild(
-            "building a root folder needs root: run this as root, or use `docker build`"
-        )
+        raise CannotBuild("building a root folder needs root: run as root, or use `docker build`")
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise CannotBuild("this machine is no Debian: use `docker build`")
+        raise CannotBuild("this machine does not run Debian: use `docker build`")
     folder = CACHE / f"image-{_fingerprint()}"
     if (folder / "complete").exists():
         return folder

@@ -1,4 +1,4 @@
-"""What the Dockerfile makes is run under user 10001 with a read-only root and nothing but /tmp to write to."""
+"""Run the image as user 10001 on a read-only root, with /tmp as the only writable folder."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import pytest
 from tests.conftest import absent
@@ -18,26 +19,32 @@ REPOSITORY = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
+class Config(TypedDict):
+    """The instructions of the Dockerfile that say how to run the image."""
+
+    user: str
+    workdir: str
+    environment: dict[str, str]
+    entrypoint: list[str]
+    command: list[str]
+
+
 @dataclass(frozen=True)
 class Image:
-    """A built image: its root folder and what the Dockerfile says of running it."""
+    """A built image: its root folder and how to run it."""
 
     folder: Path
 
     @property
-    def config(self) -> dict[str, object]:
-        config: dict[str, object] = json.loads(
-            (self.folder / "config.json").read_text(encoding="utf-8")
-        )
+    def config(self) -> Config:
+        config: Config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         return config
 
     def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command in it, in a mount namespace of its own."""
+        """Run a command in the image, in its own mount namespace."""
         root = shlex.quote(str(self.folder / "root"))
-        environment = [
-            f"{name}={value}"
-            for name, value in (dict(self.config["environment"]) | variables).items()
-        ]  # type: ignore[call-overload]
+        variables = self.config["environment"] | variables
+        environment = [f"{name}={value}" for name, value in variables.items()]
         inner = [
             "chroot",
             f"--userspec={self.config['user']}",
@@ -46,8 +53,8 @@ class Image:
             "-i",
         ]
         script = (
-            f"mount --bind {root} {root} && mount -o remount,bind,ro {root} && mount -t tmpfs tmpfs {root}/tmp && "
-            f"exec {shlex.join([*inner, *environment, *command])}"
+            f"mount --bind {root} {root} && mount -o remount,bind,ro {root} && "
+            f"mount -t tmpfs tmpfs {root}/tmp && exec {shlex.join([*inner, *environment, *command])}"
         )
         return subprocess.run(
             ["unshare", "--mount", "sh", "-c", script],
@@ -75,7 +82,7 @@ def image() -> Image:
     return Image(Path(done.stdout.strip()))
 
 
-def test_it_starts_as_the_cluster_starts_it(image: Image) -> None:
+def test_entry_point_runs_the_operator(image: Image) -> None:
     assert image.config["entrypoint"] == ["enrollgate"]
     assert image.config["command"] == ["run"]
     done = image.run("enrollgate", "--version")
@@ -95,21 +102,23 @@ def test_it_starts_as_the_cluster_starts_it(image: Image) -> None:
     ],
     ids=" ".join,
 )
-def test_what_operator_and_worker_need_is_inside(image: Image, command: tuple[str, ...]) -> None:
+def test_programs_of_operator_and_worker_are_installed(
+    image: Image, command: tuple[str, ...]
+) -> None:
     done = image.run(*command)
 
     assert done.returncode == 0, done.stderr
 
 
-def test_it_works_with_a_read_only_root(image: Image) -> None:
-    """A migration uses the settings, the database layer and the packaged migration scripts."""
+def test_migration_runs_on_a_read_only_root(image: Image) -> None:
+    """The migration uses the settings, the database layer and the packaged migration scripts."""
     done = image.run("enrollgate", "migrate", ENROLLGATE_DATABASE_URL="sqlite:////tmp/tasks.db")
 
     assert done.returncode == 0, done.stderr
     assert "migrated to revision" in done.stdout
 
 
-def test_its_user_is_numeric_and_cannot_write_the_root(image: Image) -> None:
+def test_user_is_numeric_and_cannot_write_to_the_root(image: Image) -> None:
     assert image.config["user"] == "10001:10001"
     assert image.run("id", "-u").stdout.strip() == "10001"
     assert "Read-only file system" in image.run("touch", "/opt/enrollgate/file").stderr
@@ -117,16 +126,16 @@ def test_its_user_is_numeric_and_cannot_write_the_root(image: Image) -> None:
 
 
 @pytest.mark.parametrize("tool", ["pip", "pip3", "gcc", "cc", "make"])
-def test_no_build_tool_is_left(image: Image, tool: str) -> None:
+def test_build_tools_are_not_installed(image: Image, tool: str) -> None:
     assert image.run("sh", "-c", f"command -v {tool}").returncode != 0
 
 
 @pytest.mark.parametrize("module", ["pip", "setuptools", "wheel"])
-def test_no_python_packager_is_left(image: Image, module: str) -> None:
+def test_python_packaging_tools_are_not_installed(image: Image, module: str) -> None:
     assert "ModuleNotFoundError" in image.run("python", "-c", f"import {module}").stderr
 
 
-def test_no_package_lists_and_no_sources_are_left(image: Image) -> None:
+def test_package_lists_and_sources_are_removed(image: Image) -> None:
     root = image.folder / "root"
 
     assert not list((root / "var/lib/apt/lists").iterdir())
@@ -135,8 +144,8 @@ def test_no_package_lists_and_no_sources_are_left(image: Image) -> None:
     assert not (root / "run/image").exists()
 
 
-def test_the_programs_of_the_dockerfile_are_those_it_names() -> None:
-    """Every step is a script that is there and can be executed."""
+def test_build_scripts_exist_and_the_dockerfile_runs_them() -> None:
+    """Each build step is an executable script."""
     for name in ("dependencies", "project", "runtime"):
         assert os.access(REPOSITORY / "scripts" / "image" / name, os.X_OK)
         assert f"image/{name}" in (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")

@@ -1,5 +1,5 @@
-{{/* A name that fits: cut names keep a hash, so that two long ones stay two. (dict "text" <name> "length" <n>). */}}
-{{- define "enrollgate.short" -}}
+{{/* Shorten a name to (dict "text" <name> "length" <n>). A shortened name ends with a hash, so that it stays unique. */}}
+{{- define "enrollgate.shorten" -}}
 {{- if gt (len .text) (int .length) -}}
 {{- printf "%s-%s" (.text | trunc (int (sub .length 7)) | trimSuffix "-") (.text | sha256sum | trunc 6) -}}
 {{- else -}}
@@ -7,22 +7,24 @@
 {{- end -}}
 {{- end -}}
 
+{{/* The name of the release's objects, and the first part of the names of the others. */}}
 {{- define "enrollgate.fullname" -}}
 {{- $release := .Release.Name | replace "." "-" -}}
 {{- $name := contains "enrollgate" $release | ternary $release (printf "%s-enrollgate" $release) -}}
-{{- include "enrollgate.short" (dict "text" (.Values.fullnameOverride | default $name) "length" 48) -}}
+{{- include "enrollgate.shorten" (dict "text" (.Values.fullnameOverride | default $name) "length" 48) -}}
 {{- end -}}
 
 {{- define "enrollgate.installation" -}}
-{{- .Values.installation | default (include "enrollgate.short" (dict "text" (include "enrollgate.fullname" .) "length" 32)) -}}
+{{- $shortened := include "enrollgate.shorten" (dict "text" (include "enrollgate.fullname" .) "length" 32) -}}
+{{- .Values.installation | default $shortened -}}
 {{- end -}}
 
 {{- define "enrollgate.image" -}}
 {{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
 {{- end -}}
 
-{{/* A value as a setting takes it: Helm reads numbers as floats, and would write a million as 1e+06. */}}
-{{- define "enrollgate.text" -}}
+{{/* Write a value as a setting. Helm reads numbers as floats and would write a million as 1e+06. */}}
+{{- define "enrollgate.toSetting" -}}
 {{- if and (kindIs "float64" .) (eq (floor .) .) -}}{{ int64 . }}{{- else -}}{{ . }}{{- end -}}
 {{- end -}}
 
@@ -47,59 +49,30 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/part-of: enrollgate
 {{- end -}}
 
-{{/* Of a pod or a hook, the user's and ours, which win: (dict "root" $ "component" <name> "more" <labels>). */}}
+{{/* Labels of a pod or a hook: (dict "root" $ "component" <name> "more" <the user's labels>). Ours win. */}}
 {{- define "enrollgate.componentLabels" -}}
 {{- $ours := merge (dict "app.kubernetes.io/component" .component) (include "enrollgate.labels" .root | fromYaml) -}}
 {{- toYaml (merge $ours (.more | default dict)) -}}
 {{- end -}}
 
-{{/* The Secret with the database's address: the user's, or ours. */}}
+{{/* The name of the Secret with the database's address: the user's, or the release's. */}}
 {{- define "enrollgate.databaseSecret" -}}
 {{- .Values.database.existingSecret | default (printf "%s-database" (include "enrollgate.fullname" .)) -}}
 {{- end -}}
 
-{{/* The Secrets that workers mount: the user's, or ours; empty if there is none. */}}
+{{/* The Secrets that workers mount: the user's, or the release's. Empty if there is none. */}}
 {{- define "enrollgate.cookiesSecret" -}}
-{{- .Values.cookies.existingSecret | default (.Values.cookies.files | empty | ternary "" (printf "%s-cookies" (include "enrollgate.fullname" .))) -}}
+{{- $created := printf "%s-cookies" (include "enrollgate.fullname" .) -}}
+{{- .Values.cookies.existingSecret | default (empty .Values.cookies.files | ternary "" $created) -}}
 {{- end -}}
 
 {{- define "enrollgate.driveSecret" -}}
-{{- .Values.drive.existingSecret | default (.Values.drive.credentials | empty | ternary "" (printf "%s-drive" (include "enrollgate.fullname" .))) -}}
+{{- $created := printf "%s-drive" (include "enrollgate.fullname" .) -}}
+{{- .Values.drive.existingSecret | default (empty .Values.drive.credentials | ternary "" $created) -}}
 {{- end -}}
 
-{{/* A mistake that the schema cannot see gets its sentence here. */}}
-{{- define "enrollgate.check" -}}
-{{- $database := .Values.database -}}
-{{- $ways := 0 -}}
-{{- range list $database.existingSecret $database.url $database.host }}{{ if . }}{{ $ways = add1 $ways }}{{ end }}{{ end -}}
-{{- if eq (int $ways) 0 }}{{ fail "No database: set database.existingSecret (a Secret with the key `url`), or database.url for a try-out." }}{{ end -}}
-{{- if gt (int $ways) 1 }}{{ fail "database.existingSecret, database.url and database.host exclude each other: keep one of them." }}{{ end -}}
-{{- if and $database.url (eq $database.form "parts") }}{{ fail "database.form says what database.existingSecret holds, and database.url is no Secret: remove one of them." }}{{ end -}}
-{{- if not (regexMatch "^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$" (include "enrollgate.installation" .)) }}{{ fail (printf "The installation's name would be %q, which must begin with a letter: set installation." (include "enrollgate.installation" .)) }}{{ end -}}
-{{- if and $database.host (not (and $database.user $database.name)) }}{{ fail "database.host needs database.user and database.name, too." }}{{ end -}}
-{{- if and (not $database.host) (or $database.user $database.password $database.name) }}{{ fail "database.user, database.password and database.name go with database.host, which is not set: remove them." }}{{ end -}}
-{{- if not .Values.destination }}{{ fail "No destination: set destination to drive:<folder id>, or to directory:/path together with destinationVolume." }}{{ end -}}
-{{- $directory := hasPrefix "directory:" .Values.destination -}}
-{{- $volume := or .Values.destinationVolume.existingClaim .Values.destinationVolume.create -}}
-{{- if and $directory (not $volume) (not .Values.worker.jobTemplate) }}{{ fail "destination is a directory, which a worker's pod loses with it: set destinationVolume.existingClaim or destinationVolume.create." }}{{ end -}}
-{{- if and $volume (not $directory) }}{{ fail "destinationVolume is set, but destination is no directory: remove one of them." }}{{ end -}}
-{{- if and .Values.destinationVolume.existingClaim .Values.destinationVolume.create }}{{ fail "destinationVolume.existingClaim and destinationVolume.create exclude each other: keep one of them." }}{{ end -}}
-{{- if and .Values.cookies.existingSecret .Values.cookies.files }}{{ fail "cookies.existingSecret and cookies.files exclude each other: keep one of them." }}{{ end -}}
-{{- if and .Values.drive.existingSecret .Values.drive.credentials }}{{ fail "drive.existingSecret and drive.credentials exclude each other: keep one of them." }}{{ end -}}
-{{- if and $directory (or .Values.drive.existingSecret .Values.drive.credentials .Values.drive.subject) }}{{ fail "drive is set, but destination is no Drive folder: remove one of them." }}{{ end -}}
-{{- if and .Values.worker.automountServiceAccountToken (not .Values.worker.serviceAccountName) }}{{ fail "worker.automountServiceAccountToken needs worker.serviceAccountName: name the account whose token workers get." }}{{ end -}}
-{{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) }}{{ fail "serviceAccount.create: false needs serviceAccount.name, the account that the operator runs as." }}{{ end -}}
-{{- $overlay := .Values.worker.jobTemplate -}}
-{{- if dig "metadata" "namespace" "" $overlay }}{{ fail "worker.jobTemplate sets metadata.namespace: leave it out, Jobs are where the operator looks for them." }}{{ end -}}
-{{- range $value, $labels := dict "worker.labels" .Values.worker.labels "worker.jobTemplate" (dig "metadata" "labels" dict $overlay) "worker.jobTemplate's pod" (dig "spec" "template" "metadata" "labels" dict $overlay) -}}
-{{- range $label, $_ := $labels }}{{ if hasPrefix "enrollgate.io/" $label }}{{ fail (printf "%s sets the label %s: leave enrollgate.io/ out, Jobs are known by it." $value $label) }}{{ end }}{{ end -}}
-{{- end -}}
-{{- if dig "metadata" "name" "" $overlay }}{{ fail "worker.jobTemplate names its Job: leave metadata.name out, each run has its own." }}{{ end -}}
-{{- if and (eq .Values.downloader "command") (not .Values.downloadCommand) }}{{ fail "downloader: command needs downloadCommand." }}{{ end -}}
-{{- if and .Values.downloadCommand (ne .Values.downloader "command") }}{{ fail "downloadCommand is set but unused: set downloader: command, too." }}{{ end -}}
-{{- end -}}
-
-{{- define "enrollgate.claim" -}}
+{{/* The PersistentVolumeClaim of a `directory:` destination; empty if there is none. */}}
+{{- define "enrollgate.destinationClaim" -}}
 {{- if .Values.destinationVolume.existingClaim -}}
 {{- .Values.destinationVolume.existingClaim -}}
 {{- else if .Values.destinationVolume.create -}}
@@ -107,7 +80,7 @@ app.kubernetes.io/part-of: enrollgate
 {{- end -}}
 {{- end -}}
 
-{{/* The settings, one line each: name and value, as far as they are set. `$$` is a `$` that Kubernetes leaves alone. */}}
+{{/* The settings that have a value, as environment variables. Kubernetes reads `$$` as a literal `$`. */}}
 {{- define "enrollgate.settings" -}}
 {{- $v := .Values -}}
 {{- $settings := dict
@@ -149,7 +122,7 @@ app.kubernetes.io/part-of: enrollgate
   "KUBERNETES__JOB_TEMPLATE" "/etc/enrollgate/job-template/job.yaml"
   "KUBERNETES__COOKIES_SECRET" (include "enrollgate.cookiesSecret" .)
   "KUBERNETES__DRIVE_SECRET" (include "enrollgate.driveSecret" .)
-  "KUBERNETES__DESTINATION_CLAIM" (include "enrollgate.claim" .)
+  "KUBERNETES__DESTINATION_CLAIM" (include "enrollgate.destinationClaim" .)
   "KUBERNETES__SERVICE_ACCOUNT" $v.worker.serviceAccountName
   "KUBERNETES__SCRATCH_VOLUME" $v.worker.scratchVolume
   "KUBERNETES__START_TIMEOUT" $v.startTimeout
@@ -161,32 +134,53 @@ app.kubernetes.io/part-of: enrollgate
 {{- range $name, $value := $settings }}
 {{- if ne (toString $value) "" }}
 - name: ENROLLGATE_{{ $name }}
-  value: {{ include "enrollgate.text" $value | replace "$" "$$" | quote }}
+  value: {{ include "enrollgate.toSetting" $value | replace "$" "$$" | quote }}
 {{- end }}
 {{- end }}
 {{- end -}}
 
-{{/* What the Secret holds: `url` or `parts`. */}}
+{{/* What the database's Secret holds: `url` or `parts`. */}}
 {{- define "enrollgate.databaseForm" -}}
-{{- if .Values.database.existingSecret }}{{ .Values.database.form }}{{ else }}{{ ternary "url" "parts" (not .Values.database.host) }}{{ end -}}
+{{- if .Values.database.existingSecret -}}
+{{- .Values.database.form -}}
+{{- else -}}
+{{- ternary "parts" "url" (not (empty .Values.database.host)) -}}
+{{- end -}}
 {{- end -}}
 
-{{/* The database's address, as variables that refer to a Secret: (dict "root" $ "secret" <name>). A key that is not there keeps the
-     pod from starting: without an address, it would have to guess. */}}
+{{/* Variables with the database's address, from a Secret: (dict "root" $ "secret" <name>).
+     A missing key keeps the pod from starting. Without an address, the program would use a database of its own. */}}
 {{- define "enrollgate.databaseEnv" -}}
 {{- $secret := .secret }}
 {{- with .root }}
-{{- $parts := dict "DATABASE__HOST" "host" "DATABASE__PORT" "port" "DATABASE__USER" "user" "DATABASE__PASSWORD" "password" "DATABASE__NAME" "name" }}
-{{- range $variable, $key := ternary (dict "DATABASE_URL" "url") $parts (eq (include "enrollgate.databaseForm" .) "url") }}
+{{- $database := .Values.database }}
+{{- $variables := dict "DATABASE_URL" "url" }}
+{{- if eq (include "enrollgate.databaseForm" .) "parts" }}
+{{- $variables = dict
+  "DATABASE__HOST" "host"
+  "DATABASE__PORT" "port"
+  "DATABASE__USER" "user"
+  "DATABASE__PASSWORD" "password"
+  "DATABASE__NAME" "name"
+}}
+{{- end }}
+{{- range $variable, $part := $variables }}
+{{- $key := $part }}
+{{- if $database.existingSecret }}{{ $key = get $database.keys $part }}{{ end }}
 - name: ENROLLGATE_{{ $variable }}
   valueFrom:
-    secretKeyRef: {name: {{ $secret | quote }}, key: {{ $.root.Values.database.existingSecret | empty | ternary $key (get $.root.Values.database.keys $key) | quote }}{{ if eq $key "port" }}, optional: true{{ end }}}
+    secretKeyRef:
+      name: {{ $secret | quote }}
+      key: {{ $key | quote }}
+      {{- if eq $part "port" }}
+      optional: true
+      {{- end }}
 {{- end }}
-{{- if .Values.database.tlsCASecret }}
+{{- if $database.tlsCASecret }}
 - name: ENROLLGATE_DATABASE__TLS_CA
   value: /etc/enrollgate/database-ca/ca.crt
 - name: ENROLLGATE_DATABASE__TLS_VERIFY_HOSTNAME
-  value: {{ .Values.database.tlsVerifyHostname | quote }}
+  value: {{ $database.tlsVerifyHostname | quote }}
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -230,7 +224,7 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end -}}
 
-{{/* What all Jobs have beyond what the operator builds. */}}
+{{/* The partial Job that the operator merges over each Job it builds: the values of `worker`, then worker.jobTemplate. */}}
 {{- define "enrollgate.jobTemplate" -}}
 {{- $w := .Values.worker -}}
 {{- $pod := dict "containers" (list (dict "name" "worker" "resources" $w.resources)) -}}
@@ -241,13 +235,17 @@ capabilities: {drop: [ALL]}
 {{- with $w.priorityClassName }}{{ $_ := set $pod "priorityClassName" . }}{{ end -}}
 {{- if $w.automountServiceAccountToken }}{{ $_ := set $pod "automountServiceAccountToken" true }}{{ end -}}
 {{- $labels := merge (dict "app.kubernetes.io/instance" .Release.Name) ($w.labels | default dict) -}}
-{{- $jobLabels := $w.kueueQueue | empty | ternary $labels (merge (dict "kueue.x-k8s.io/queue-name" $w.kueueQueue) $labels) -}}
+{{- $jobLabels := $labels -}}
+{{- with $w.kueueQueue }}{{ $jobLabels = merge (dict "kueue.x-k8s.io/queue-name" .) $labels }}{{ end -}}
 {{- $template := dict "metadata" (dict "labels" $labels "annotations" $w.annotations) "spec" $pod -}}
-{{- $job := dict "metadata" (dict "labels" $jobLabels "annotations" $w.annotations) "spec" (dict "template" $template) -}}
+{{- $job := dict
+  "metadata" (dict "labels" $jobLabels "annotations" $w.annotations)
+  "spec" (dict "template" $template)
+-}}
 {{- $overlay := deepCopy $w.jobTemplate -}}
 {{- $containers := dig "spec" "template" "spec" "containers" list $overlay -}}
 {{- if $containers -}}
-{{- /* Containers merge by name, as the operator merges them: a list of the overlay's own would lose our resources. */ -}}
+{{- /* Merge containers by name, as the operator does. Otherwise the overlay's list would replace the worker's resources. */ -}}
 {{- $worker := dict "name" "worker" "resources" $w.resources -}}
 {{- $others := list -}}
 {{- range $containers -}}

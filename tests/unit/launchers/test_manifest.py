@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.chart.rendering import settings_of
+from tests.chart.rendering import container_settings
 from tests.cluster.pod_runner.expansion import expand
 
 from enrollgate.domain.order import RunOrder
@@ -63,7 +63,7 @@ def test_the_worker_gets_no_token_and_no_address() -> None:
 )
 def test_an_address_arrives_as_node_js_wrote_it(url: str) -> None:
     settings = replace(SETTINGS, environment={"ENROLLGATE_DOWNLOAD_COMMAND": url})
-    found = settings_of(container(build_job(replace(ORDER, course_url=url), settings)))
+    found = container_settings(container(build_job(replace(ORDER, course_url=url), settings)))
     assert found["ENROLLGATE_COURSE_URL"] == found["ENROLLGATE_DOWNLOAD_COMMAND"] == url
     assert found["ENROLLGATE_TASK_ID"] == "7"
 

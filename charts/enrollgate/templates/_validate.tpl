@@ -1,0 +1,94 @@
+{{/* Refuse values that cannot work and that values.schema.json cannot reject. Each message names the value and the fix. */}}
+{{- define "enrollgate.validate" -}}
+{{- include "enrollgate.validateDatabase" . -}}
+{{- include "enrollgate.validateDestination" . -}}
+{{- include "enrollgate.validateWorker" . -}}
+{{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) -}}
+{{- fail "serviceAccount.create is false: set serviceAccount.name to the account that the operator runs as." -}}
+{{- end -}}
+{{- $installation := include "enrollgate.installation" . -}}
+{{- if not (regexMatch "^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$" $installation) -}}
+{{- fail (printf "The installation name would be %q, but it must begin with a letter: set installation." $installation) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "enrollgate.validateDatabase" -}}
+{{- $database := .Values.database -}}
+{{- $sources := compact (list $database.existingSecret $database.url $database.host) -}}
+{{- if empty $sources -}}
+{{- fail "No database: set database.existingSecret (a Secret with the key `url`), or database.url for an evaluation." -}}
+{{- end -}}
+{{- if gt (len $sources) 1 -}}
+{{- fail "database.existingSecret, database.url and database.host exclude each other: keep one of them." -}}
+{{- end -}}
+{{- if and $database.url (eq $database.form "parts") -}}
+{{- fail "database.form applies to database.existingSecret only, but database.url is set: remove one of them." -}}
+{{- end -}}
+{{- if and $database.host (not (and $database.user $database.name)) -}}
+{{- fail "database.host also needs database.user and database.name: set both." -}}
+{{- end -}}
+{{- if and (not $database.host) (or $database.user $database.password $database.name) -}}
+{{- fail "database.user, database.password and database.name need database.host, which is not set: remove them." -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "enrollgate.validateDestination" -}}
+{{- $volume := .Values.destinationVolume -}}
+{{- $drive := .Values.drive -}}
+{{- $hasVolume := or $volume.existingClaim $volume.create -}}
+{{- $isDirectory := hasPrefix "directory:" .Values.destination -}}
+{{- if not .Values.destination -}}
+{{- fail "No destination: set destination to drive:<folder id>, or to directory:/path with destinationVolume." -}}
+{{- end -}}
+{{- if and $isDirectory (not $hasVolume) (not .Values.worker.jobTemplate) -}}
+{{- fail (print "destination is a directory without a volume, so its files would be lost with the pod: "
+  "set destinationVolume.existingClaim or destinationVolume.create.") -}}
+{{- end -}}
+{{- if and $hasVolume (not $isDirectory) -}}
+{{- fail "destinationVolume is set, but destination is not a directory: remove one of them." -}}
+{{- end -}}
+{{- if and $volume.existingClaim $volume.create -}}
+{{- fail "destinationVolume.existingClaim and destinationVolume.create exclude each other: keep one of them." -}}
+{{- end -}}
+{{- if and $drive.existingSecret $drive.credentials -}}
+{{- fail "drive.existingSecret and drive.credentials exclude each other: keep one of them." -}}
+{{- end -}}
+{{- if and $isDirectory (or $drive.existingSecret $drive.credentials $drive.subject) -}}
+{{- fail "drive is set, but destination is not a Drive folder: remove one of them." -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "enrollgate.validateWorker" -}}
+{{- $worker := .Values.worker -}}
+{{- $overlay := $worker.jobTemplate -}}
+{{- if and .Values.cookies.existingSecret .Values.cookies.files -}}
+{{- fail "cookies.existingSecret and cookies.files exclude each other: keep one of them." -}}
+{{- end -}}
+{{- if and $worker.automountServiceAccountToken (not $worker.serviceAccountName) -}}
+{{- fail "worker.automountServiceAccountToken needs worker.serviceAccountName: set the account whose token workers get." -}}
+{{- end -}}
+{{- if dig "metadata" "namespace" "" $overlay -}}
+{{- fail "worker.jobTemplate sets metadata.namespace: remove it. The operator finds its Jobs in its own namespace only." -}}
+{{- end -}}
+{{- $labelSources := dict
+  "worker.labels" $worker.labels
+  "worker.jobTemplate" (dig "metadata" "labels" dict $overlay)
+  "worker.jobTemplate's pod" (dig "spec" "template" "metadata" "labels" dict $overlay)
+-}}
+{{- range $source, $labels := $labelSources -}}
+{{- range $label, $_ := $labels -}}
+{{- if hasPrefix "enrollgate.io/" $label -}}
+{{- fail (printf "%s sets the label %s: remove it. Enrollgate identifies its Jobs by enrollgate.io/ labels." $source $label) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if dig "metadata" "name" "" $overlay -}}
+{{- fail "worker.jobTemplate sets metadata.name: remove it. Each run needs a name of its own." -}}
+{{- end -}}
+{{- if and (eq .Values.downloader "command") (not .Values.downloadCommand) -}}
+{{- fail "downloader is `command`: set downloadCommand." -}}
+{{- end -}}
+{{- if and .Values.downloadCommand (ne .Values.downloader "command") -}}
+{{- fail "downloadCommand is set but unused: set downloader to `command`, or remove downloadCommand." -}}
+{{- end -}}
+{{- end -}}

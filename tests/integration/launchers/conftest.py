@@ -1,3 +1,5 @@
+"""The harness of the local launcher's tests."""
+
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +11,11 @@ SOURCE = Path(__file__).parents[3] / "operator"
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalLauncherHarness]:
+def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalLauncherHarness]:
+    """A fresh work directory. Its processes are killed at the end."""
     monkeypatch.setenv(
         "PYTHONPATH", os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))
     )
-    workshop = LocalLauncherHarness(tmp_path)
-    yield workshop
-    workshop.clean()
+    harness = LocalLauncherHarness(tmp_path)
+    yield harness
+    harness.clean()

@@ -1,4 +1,7 @@
-"""Real launchers on real directories with real child processes; whatever is left of them at a test's end is killed."""
+"""Real launchers on real directories with real child processes.
+
+`LocalLauncherHarness.clean` kills whatever is left of them at the end of a test.
+"""
 
 import signal
 import sys
@@ -6,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from tests.launching import launch
@@ -18,13 +21,17 @@ from enrollgate.launchers.local import processes
 from enrollgate.launchers.local.launcher import LocalLauncher
 from enrollgate.launchers.local.run_directory import RunDirectory
 
-PATIENCE = 60.0
+_T = TypeVar("_T")
+# Seconds; generous, since machines are slow at times.
+TIMEOUT = 60.0
+# What each worker script begins with.
 PRELUDE = """
 import json, os, pathlib, signal, subprocess, sys, time
 notes = pathlib.Path(os.environ["NOTES"])
-run_number = int(os.environ["ENROLLGATE_ATTEMPT"])
+attempt = int(os.environ["ENROLLGATE_ATTEMPT"])
 def report(reason, message="", **more):
-    pathlib.Path(os.environ["ENROLLGATE_REPORT_PATH"]).write_text(json.dumps({"reason": reason, "message": message, **more}))
+    text = json.dumps({"reason": reason, "message": message, **more})
+    pathlib.Path(os.environ["ENROLLGATE_REPORT_PATH"]).write_text(text)
 def note(name, text=""):
     draft = notes / (name + ".draft")
     draft.write_text(str(text))
@@ -32,18 +39,18 @@ def note(name, text=""):
 """
 
 
-def wait_for(condition: Callable[[], Any]) -> Any:
-    """The condition's first true value; the test fails if none comes in a generous time."""
-    give_up = time.monotonic() + PATIENCE
+def wait_for(condition: Callable[[], _T | None]) -> _T:
+    """Return the condition's first true value. The test fails if there is none in time."""
+    deadline = time.monotonic() + TIMEOUT
     while not (value := condition()):
-        if time.monotonic() > give_up:
-            pytest.fail("waited in vain")
+        if time.monotonic() > deadline:
+            pytest.fail(f"the condition was not met within {TIMEOUT:g} s")
         time.sleep(0.01)
     return value
 
 
 class LocalLauncherHarness:
-    """One work directory, the launchers opened on it, and the notes that its workers leave."""
+    """One work directory, the launchers opened on it, and the notes that its workers write."""
 
     def __init__(self, folder: Path) -> None:
         self.work_dir = folder / "work"
@@ -54,8 +61,8 @@ class LocalLauncherHarness:
         self._launchers = list[LocalLauncher]()
 
     def launcher(self, script: str = "", **changes: Any) -> LocalLauncher:
-        """A launcher whose worker is this Python script."""
-        settings: dict[str, Any] = {
+        """Open a launcher whose worker is this Python script. `changes` replace its arguments."""
+        arguments: dict[str, Any] = {
             "installation": "enrollgate",
             "worker_argv": [sys.executable, "-c", PRELUDE + script],
             "worker_env": {"NOTES": str(self.notes)},
@@ -67,54 +74,51 @@ class LocalLauncherHarness:
             "on_change": self.changed.set,
             "clock": lambda: self.now,
         }
-        launcher = LocalLauncher(self.work_dir, **(settings | changes))
+        launcher = LocalLauncher(self.work_dir, **(arguments | changes))
         self._launchers.append(launcher)
         return launcher
 
     def run(self, name: str) -> RunDirectory:
         return RunDirectory(self.work_dir / "runs" / name)
 
-    def noted(self) -> set[str]:
+    def note_names(self) -> set[str]:
         return {path.name for path in self.notes.iterdir() if path.suffix != ".draft"}
 
-    def noted_pid(self, name: str) -> int:
-        """The pid that a worker has noted under this name."""
-        wait_for(lambda: name in self.noted())
-        return int((self.notes / name).read_text())
+    def wait_for_pid(self, note: str) -> int:
+        """Wait for this note of a worker, and return the pid in it."""
+        wait_for(lambda: note in self.note_names())
+        return int((self.notes / note).read_text())
 
     def supervisor_pid(self, name: str) -> int:
         pid, _ = wait_for(self.run(name).read_supervisor)
-        return int(pid)
+        return pid
 
     def clean(self) -> None:
         for launcher in self._launchers:
             launcher.close()
-        for process in list(processes.iter_processes()):
-            if processes.mentions_path(process, self.work_dir):
-                processes.send_signal(process, signal.SIGKILL)
-        wait_for(
-            lambda: (
-                not [
-                    p
-                    for p in processes.iter_processes()
-                    if processes.mentions_path(p, self.work_dir)
-                ]
-            )
-        )
+        for process in self._processes():
+            processes.send_signal(process, signal.SIGKILL)
+        wait_for(lambda: not self._processes())
+
+    def _processes(self) -> list[processes.Process]:
+        return [
+            process
+            for process in processes.iter_processes()
+            if processes.mentions_path(process, self.work_dir)
+        ]
 
 
-def finished(launcher: LocalLauncher, name: str) -> Observation:
-    """What is seen of the run once it is no longer live."""
+def wait_until_finished(launcher: LocalLauncher, name: str) -> Observation:
+    """Return the run's observation once it is no longer live."""
 
-    def look() -> Observation | None:
-        seen = launcher.observe()[name]
-        return None if seen.phase is Phase.LIVE else seen
+    def finished() -> Observation | None:
+        observation = launcher.observe()[name]
+        return None if observation.phase is Phase.LIVE else observation
 
-    observation: Observation = wait_for(look)
-    return observation
+    return wait_for(finished)
 
 
-def order(task_id: int = 1, run_number: int = 1) -> RunOrder:
+def build_order(task_id: int = 1, run_number: int = 1) -> RunOrder:
     return RunOrder(
         f"enrollgate-{task_id}-{run_number}",
         task_id,
@@ -125,11 +129,11 @@ def order(task_id: int = 1, run_number: int = 1) -> RunOrder:
 
 
 def start(launcher: LocalLauncher, task_id: int = 1) -> str:
-    """Launches one run; gives its name."""
-    one = order(task_id)
-    assert launch(launcher, [one]) == {one.name: LaunchOutcome.LAUNCHED}
-    return one.name
+    """Launch one run, and return its name."""
+    order = build_order(task_id)
+    assert launch(launcher, [order]) == {order.name: LaunchOutcome.LAUNCHED}
+    return order.name
 
 
-def gone(pid: int) -> bool:
+def is_gone(pid: int) -> bool:
     return processes.find(pid) is None

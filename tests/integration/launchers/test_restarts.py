@@ -5,15 +5,16 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from tests.integration.launchers.harness import (
     LocalLauncherHarness,
-    finished,
-    gone,
-    order,
+    build_order,
+    is_gone,
     start,
     wait_for,
+    wait_until_finished,
 )
 from tests.launching import discard, launch
 
@@ -28,44 +29,44 @@ report(None, "went on")
 """
 
 
-def test_a_restarted_operator_adopts_a_live_run_and_hears_of_its_end(
-    workshop: LocalLauncherHarness,
+def test_restarted_operator_adopts_a_live_run_and_sees_its_end(
+    harness: LocalLauncherHarness,
 ) -> None:
-    first = workshop.launcher(GATED, on_change=lambda: None)
+    first = harness.launcher(GATED, on_change=lambda: None)
     name = start(first)
-    wait_for(lambda: "ready" in workshop.noted())
+    wait_for(lambda: "ready" in harness.note_names())
     first.close()
-    second = workshop.launcher(GATED)
+    second = harness.launcher(GATED)
     assert second.observe()[name].phase is Phase.LIVE
-    assert launch(second, [order()]) == {name: LaunchOutcome.ADOPTED}
-    assert not workshop.changed.is_set()
-    (workshop.notes / "go").touch()
-    assert workshop.changed.wait(60)
+    assert launch(second, [build_order()]) == {name: LaunchOutcome.ADOPTED}
+    assert not harness.changed.is_set()
+    (harness.notes / "go").touch()
+    assert harness.changed.wait(60)
     assert second.observe()[name].phase is Phase.SUCCEEDED
 
 
-def test_a_run_that_ended_while_there_was_no_operator_is_seen_by_the_next(
-    workshop: LocalLauncherHarness,
+def test_run_that_ended_without_an_operator_is_observed_later(
+    harness: LocalLauncherHarness,
 ) -> None:
-    first = workshop.launcher(GATED)
+    first = harness.launcher(GATED)
     name = start(first)
-    wait_for(lambda: "ready" in workshop.noted())
+    wait_for(lambda: "ready" in harness.note_names())
     first.close()
-    (workshop.notes / "go").touch()
-    wait_for(workshop.run(name).result.exists)
-    second = workshop.launcher(GATED)
+    (harness.notes / "go").touch()
+    wait_for(harness.run(name).result.exists)
+    second = harness.launcher(GATED)
     assert second.observe()[name].phase is Phase.SUCCEEDED
-    assert launch(second, [order()]) == {name: LaunchOutcome.ADOPTED}
+    assert launch(second, [build_order()]) == {name: LaunchOutcome.ADOPTED}
 
 
-def test_a_run_outlives_an_operator_that_is_killed(workshop: LocalLauncherHarness) -> None:
+def test_run_outlives_a_killed_operator(harness: LocalLauncherHarness) -> None:
     operator = f"""
 import sys, time
 from pathlib import Path
 from tests.integration.launchers.harness import LocalLauncherHarness, start
-workshop = LocalLauncherHarness(Path({str(workshop.notes.parent / "other")!r}))
-workshop.work_dir, workshop.notes = Path({str(workshop.work_dir)!r}), Path({str(workshop.notes)!r})
-start(workshop.launcher({GATED!r}))
+harness = LocalLauncherHarness(Path({str(harness.notes.parent / "other")!r}))
+harness.work_dir, harness.notes = Path({str(harness.work_dir)!r}), Path({str(harness.notes)!r})
+start(harness.launcher({GATED!r}))
 print("launched", flush=True)
 time.sleep(600)
 """
@@ -77,39 +78,39 @@ time.sleep(600)
         assert killed.stdout is not None
         assert killed.stdout.readline() == b"launched\n"
         killed.kill()
-    launcher = workshop.launcher(GATED)
-    name = order().name
-    worker = workshop.noted_pid("ready")
+    launcher = harness.launcher(GATED)
+    name = build_order().name
+    worker = harness.wait_for_pid("ready")
     assert launcher.observe()[name].phase is Phase.LIVE
-    (workshop.notes / "go").touch()
-    assert finished(launcher, name).phase is Phase.SUCCEEDED
-    assert gone(worker)
+    (harness.notes / "go").touch()
+    assert wait_until_finished(launcher, name).phase is Phase.SUCCEEDED
+    assert is_gone(worker)
 
 
 def _python_path() -> str:
     return os.pathsep.join([os.environ["PYTHONPATH"], str(Path.cwd())])
 
 
-def test_a_run_whose_supervisor_is_killed_is_not_seen_and_its_worker_is_gone(
-    workshop: LocalLauncherHarness,
+def test_run_of_a_killed_supervisor_is_lost_and_its_worker_killed(
+    harness: LocalLauncherHarness,
 ) -> None:
-    launcher = workshop.launcher(GATED)
+    launcher = harness.launcher(GATED)
     name = start(launcher)
-    worker = workshop.noted_pid("ready")
+    worker = harness.wait_for_pid("ready")
     assert launcher.observe()[name].phase is Phase.LIVE
-    (workshop.run(name).scratch / "part").touch()
-    os.kill(workshop.supervisor_pid(name), signal.SIGKILL)
-    assert workshop.changed.wait(60)
+    (harness.run(name).scratch / "part").touch()
+    os.kill(harness.supervisor_pid(name), signal.SIGKILL)
+    assert harness.changed.wait(60)
     assert launcher.observe() == {}
-    wait_for(lambda: gone(worker))
-    (workshop.notes / "go").touch()
-    assert launch(launcher, [order()]) == {name: LaunchOutcome.LAUNCHED}
-    assert finished(launcher, name).phase is Phase.SUCCEEDED
-    assert (workshop.run(name).scratch / "part").exists()
+    wait_for(lambda: is_gone(worker))
+    (harness.notes / "go").touch()
+    assert launch(launcher, [build_order()]) == {name: LaunchOutcome.LAUNCHED}
+    assert wait_until_finished(launcher, name).phase is Phase.SUCCEEDED
+    assert (harness.run(name).scratch / "part").exists()
 
 
-def test_what_outlives_a_killed_supervisor_is_killed_before_its_run_counts_as_gone(
-    workshop: LocalLauncherHarness,
+def test_orphans_are_killed_before_their_run_counts_as_gone(
+    harness: LocalLauncherHarness,
 ) -> None:
     script = """
 child = subprocess.Popen(["sleep", "600"], process_group=0)
@@ -117,87 +118,87 @@ note("worker", os.getpid())
 note("child", child.pid)
 time.sleep(600)
 """
-    launcher = workshop.launcher(script)
+    launcher = harness.launcher(script)
     name = start(launcher)
-    child = workshop.noted_pid("child")
-    supervisor = workshop.supervisor_pid(name)
+    child = harness.wait_for_pid("child")
+    supervisor = harness.supervisor_pid(name)
     os.kill(supervisor, signal.SIGKILL)
-    wait_for(lambda: gone(supervisor) and gone(workshop.noted_pid("worker")))
-    assert not gone(child)
+    wait_for(lambda: is_gone(supervisor) and is_gone(harness.wait_for_pid("worker")))
+    assert not is_gone(child)
     assert launcher.observe() == {}
-    assert gone(child)
+    assert is_gone(child)
 
 
-def test_a_live_run_whose_lock_was_deleted_is_still_live_and_can_be_stopped(
-    workshop: LocalLauncherHarness,
+def test_live_run_with_a_deleted_lock_is_live_and_can_be_stopped(
+    harness: LocalLauncherHarness,
 ) -> None:
-    launcher = workshop.launcher(GATED)
+    launcher = harness.launcher(GATED)
     name = start(launcher)
-    worker = workshop.noted_pid("ready")
-    workshop.run(name).lock.unlink()
+    worker = harness.wait_for_pid("ready")
+    harness.run(name).lock.unlink()
     assert launcher.observe()[name].phase is Phase.LIVE
-    assert launch(launcher, [order()]) == {}
+    assert launch(launcher, [build_order()]) == {}
     discard(launcher, [name])
-    assert not gone(worker)
+    assert not is_gone(worker)
     launcher.stop(name)
-    assert finished(launcher, name).phase is Phase.FAILED
-    assert gone(worker)
+    assert wait_until_finished(launcher, name).phase is Phase.FAILED
+    assert is_gone(worker)
 
 
-def test_stop_launch_and_discard_clear_away_what_outlives_a_killed_supervisor(
-    workshop: LocalLauncherHarness,
+def test_stop_launch_and_discard_kill_the_orphans_of_a_supervisor(
+    harness: LocalLauncherHarness,
 ) -> None:
     script = """
 child = subprocess.Popen(["sleep", "600"], process_group=0)
 note("child-" + os.environ["ENROLLGATE_TASK_ID"], child.pid)
 time.sleep(600)
 """
-    launcher = workshop.launcher(script)
+    launcher = harness.launcher(script)
     names = [start(launcher, task_id) for task_id in (1, 2, 3)]
-    children = [workshop.noted_pid(f"child-{task_id}") for task_id in (1, 2, 3)]
+    children = [harness.wait_for_pid(f"child-{task_id}") for task_id in (1, 2, 3)]
     for name in names:
-        supervisor = workshop.supervisor_pid(name)
+        supervisor = harness.supervisor_pid(name)
         os.kill(supervisor, signal.SIGKILL)
-        wait_for(lambda supervisor=supervisor: gone(supervisor))
+        wait_for(partial(is_gone, supervisor))
     launcher.stop(names[0])
     discard(launcher, [names[1]])
-    assert launch(launcher, [order(3)]) == {names[2]: LaunchOutcome.LAUNCHED}
-    assert all(gone(child) for child in children)
+    assert launch(launcher, [build_order(3)]) == {names[2]: LaunchOutcome.LAUNCHED}
+    assert all(is_gone(child) for child in children)
     assert set(launcher.observe()) == {names[2]}
 
 
-def test_a_recycled_pid_is_never_killed(workshop: LocalLauncherHarness) -> None:
-    """The supervisor's file names a pid that has gone to a stranger, who is left alone whatever is asked for."""
-    launcher = workshop.launcher(GATED)
+def test_reused_pid_is_never_killed(harness: LocalLauncherHarness) -> None:
+    """The supervisor's file names a pid that another process has now."""
+    launcher = harness.launcher(GATED)
     name = start(launcher)
-    worker = workshop.noted_pid("ready")
-    run = workshop.run(name)
-    supervisor = workshop.supervisor_pid(name)
-    stranger = subprocess.Popen(["sleep", "600"], start_new_session=True, cwd=run.path)
+    worker = harness.wait_for_pid("ready")
+    run = harness.run(name)
+    supervisor = harness.supervisor_pid(name)
+    other = subprocess.Popen(["sleep", "600"], start_new_session=True, cwd=run.path)
     try:
         run.supervisor.write_text(
-            run.supervisor.read_text().replace(f'"pid": {supervisor}', f'"pid": {stranger.pid}')
+            run.supervisor.read_text().replace(f'"pid": {supervisor}', f'"pid": {other.pid}')
         )
-        launcher.stop(name)  # live: its supervisor hears of it by the note alone
-        assert finished(launcher, name).phase is Phase.FAILED
-        assert gone(worker)
-        wait_for(lambda: gone(supervisor))
-        run.result.unlink()  # dead without a verdict: now the orphans would be sought
+        launcher.stop(name)  # live: its supervisor sees the stop file, not the signal
+        assert wait_until_finished(launcher, name).phase is Phase.FAILED
+        assert is_gone(worker)
+        wait_for(lambda: is_gone(supervisor))
+        run.result.unlink()  # dead without a result: now orphans are looked for
         launcher.stop(name)
         assert launcher.observe() == {}
         discard(launcher, [name])
-        assert stranger.poll() is None
+        assert other.poll() is None
     finally:
-        stranger.kill()
-        stranger.wait()
+        other.kill()
+        other.wait()
 
 
-def test_two_operators_launching_the_same_runs_start_each_exactly_once(
-    workshop: LocalLauncherHarness,
+def test_two_operators_launching_the_same_runs_start_each_once(
+    harness: LocalLauncherHarness,
 ) -> None:
     script = 'note(os.environ["ENROLLGATE_TASK_ID"] + "-" + str(os.getpid())); report(None)'
-    launchers = [workshop.launcher(script), workshop.launcher(script)]
-    orders = [order(task_id) for task_id in range(1, 21)]
+    launchers = [harness.launcher(script), harness.launcher(script)]
+    orders = [build_order(task_id) for task_id in range(1, 21)]
     with ThreadPoolExecutor(3) as pool:
         outcomes = list(pool.map(lambda launcher: launch(launcher, orders), launchers))
         launched = [
@@ -209,45 +210,45 @@ def test_two_operators_launching_the_same_runs_start_each_exactly_once(
         assert sorted(launched) == sorted(one.name for one in orders)
         assert all(set(each) == {one.name for one in orders} for each in outcomes)
         for one in orders:
-            assert finished(launchers[0], one.name).phase is Phase.SUCCEEDED
-    assert sorted(int(note.split("-")[0]) for note in workshop.noted()) == list(range(1, 21))
+            assert wait_until_finished(launchers[0], one.name).phase is Phase.SUCCEEDED
+    assert sorted(int(note.split("-")[0]) for note in harness.note_names()) == list(range(1, 21))
 
 
-def test_observing_all_the_time_disturbs_no_launch(workshop: LocalLauncherHarness) -> None:
+def test_observing_all_the_time_disturbs_no_launch(harness: LocalLauncherHarness) -> None:
     script = 'note(os.environ["ENROLLGATE_TASK_ID"]); report(None)'
-    launching, observing = workshop.launcher(script), workshop.launcher(script)
-    orders = [order(task_id) for task_id in range(1, 11)]
+    launching, observing = harness.launcher(script), harness.launcher(script)
+    orders = [build_order(task_id) for task_id in range(1, 11)]
     with ThreadPoolExecutor(1) as pool:
         looks = pool.submit(lambda: [observing.observe() for _ in range(300)])
         outcomes = launch(launching, orders)
         looks.result()
     assert set(outcomes.values()) == {LaunchOutcome.LAUNCHED}
     for one in orders:
-        assert finished(observing, one.name).phase is Phase.SUCCEEDED
+        assert wait_until_finished(observing, one.name).phase is Phase.SUCCEEDED
 
 
-def test_no_zombies_are_left(workshop: LocalLauncherHarness) -> None:
-    launcher = workshop.launcher("report(None)")
+def test_finished_supervisors_leave_no_zombies(harness: LocalLauncherHarness) -> None:
+    launcher = harness.launcher("report(None)")
     names = [start(launcher, task_id) for task_id in (1, 2, 3)]
-    supervisors = [workshop.supervisor_pid(name) for name in names]
+    supervisors = [harness.supervisor_pid(name) for name in names]
     for name in names:
-        finished(launcher, name)
+        wait_until_finished(launcher, name)
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in supervisors))
 
 
-def test_every_run_that_ends_is_announced(workshop: LocalLauncherHarness) -> None:
-    launcher = workshop.launcher("report(None)")
+def test_every_run_that_ends_calls_on_change(harness: LocalLauncherHarness) -> None:
+    launcher = harness.launcher("report(None)")
     for task_id in (1, 2, 3):
-        workshop.changed.clear()
+        harness.changed.clear()
         name = start(launcher, task_id)
-        assert workshop.changed.wait(60)
+        assert harness.changed.wait(60)
         assert launcher.observe()[name].phase is Phase.SUCCEEDED
 
 
-def test_a_closed_launcher_leaves_its_runs_alone(workshop: LocalLauncherHarness) -> None:
-    launcher = workshop.launcher(GATED)
+def test_close_leaves_live_runs_alone(harness: LocalLauncherHarness) -> None:
+    launcher = harness.launcher(GATED)
     start(launcher)
-    worker = workshop.noted_pid("ready")
+    worker = harness.wait_for_pid("ready")
     launcher.close()
     launcher.close()
-    assert not gone(worker)
+    assert not is_gone(worker)

@@ -1,18 +1,23 @@
-"""The local launcher: one supervised child process per run, on one machine, with no cluster.
+"""The local launcher: one supervised child process per run, on one machine, without a cluster.
 
-What exists is what the run directories say (`run_directory`), so nothing is remembered here and a restarted operator takes
-up where the last one was; two operators on one work directory get in nobody's way. Each run has a detached `supervisor`
-that does the trying, timing and killing. The launcher starts supervisors, reads their verdicts and passes on requests.
+In come the reconciler's launches, stops and discards. Out come observations, read from the run
+directories (`run_directory`).
 
-A run is live exactly while its lock is held. The launcher takes the lock itself and hands it to the supervisor open, so
-there is no moment in which a run that is starting can be taken for one that is not there.
+Nothing is remembered here: a restarted operator continues where the last one was, and two
+operators can share one work directory. Each run has a detached `supervisor`, which makes the
+attempts, keeps the deadline and kills. The launcher starts supervisors, reads their results and
+passes requests on to them.
 
-    launch      mkdir -> take the lock -> clear what a dead supervisor left -> write the spec -> start a supervisor
-    observe     result: finished; else lock held: live; else: kill what the dead one left behind, and it is not there
-    stop        leave a note, and signal the supervisor
-    discard     move to finished/ without its scratch, where it is deleted after a while
+A run is live exactly while its lock is held. The launcher takes the lock itself and the
+supervisor inherits it, so a run that is starting is never taken for one that does not exist.
 
-What `observe` does not show has no living process: a new run_number may follow at once, and nothing is done twice.
+    launch    mkdir, take the lock, kill and delete leftovers, write the spec, start a supervisor
+    observe   a result: finished; else a held lock: live; else: kill leftovers, it does not exist
+    stop      create the stop file, then signal the supervisor
+    discard   move to finished/ without its scratch; it is deleted there after `run_ttl`
+
+A run that `observe` does not return has no living process. So the next run of its task may start
+at once, and nothing is done twice.
 """
 
 import contextlib
@@ -38,7 +43,7 @@ from enrollgate.domain.run import is_run_of
 from enrollgate.domain.run_event import RunEvent
 from enrollgate.launchers.base import LauncherRefused
 from enrollgate.launchers.local.environment import child_environment
-from enrollgate.launchers.local.processes import find, kill_orphans, send_signal
+from enrollgate.launchers.local.processes import find, is_supported, kill_orphans, send_signal
 from enrollgate.launchers.local.run_directory import (
     RunDirectory,
     RunSpec,
@@ -49,32 +54,39 @@ from enrollgate.launchers.local.run_directory import (
 from enrollgate.launchers.local.watcher import Watcher
 
 _LOG = structlog.get_logger(__name__)
+# Seconds between two searches for what is older than `run_ttl`.
 SWEEP_INTERVAL = 600.0
-"""Seconds between two searches for what has outlived `run_ttl`."""
-_RESERVE = "-" * 16384
+_BALLAST = "-" * 16384
+# These errors pass when other processes end: the launch is tried again in the next pass.
 _MACHINE_IS_FULL = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 _REMEDIES = {
     errno.ENOSPC: "free some space on its disk",
     errno.EDQUOT: "raise the disk quota of the operator's user, or free some space",
     errno.EROFS: "mount its disk writable",
-    errno.EACCES: "let the operator's user own it and everything below it",
-    errno.EPERM: "let the operator's user own it and everything below it",
-    errno.EIO: "see what the kernel says of its disk",
+    errno.EACCES: "make the operator's user the owner of it and of everything in it",
+    errno.EPERM: "make the operator's user the owner of it and of everything in it",
+    errno.EIO: "look in the kernel's log for errors of its disk",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "raise the limit of open files (fs.file-max)",
     errno.ENOLCK: "put the work directory on a local disk, where files can be locked",
 }
+_DEFAULT_REMEDY = "check that ENROLLGATE_WORK_DIR is a directory on a local disk"
 
 
 class LocalLauncher:
     """Runs as child processes below `work_dir`. Implements `Launcher`.
 
-    `installation` says whose runs these are: others in the same folder are left alone. Times are in seconds. `worker_argv`
-    is the worker's command, `worker_env` its settings; what differs from run to run it finds in ENROLLGATE_* variables (see
-    `supervisor`). `max_attempts`, `run_timeout` (over all tries), `stop_grace` and `backoff` apply to runs launched from now
-    on. `run_ttl` is how long a discarded run's log and report are kept. `on_change` is called from another thread soon after
-    a run that this launcher has launched or observed has ended. `clock` gives the time of day as files carry it. Raises
-    LauncherRefused if the directories cannot be made.
+    Parameters (times in seconds):
+        installation: whose runs these are. Runs of others in the same folder are left alone.
+        worker_argv: the worker's command.
+        worker_env: the worker's settings. The supervisor adds what differs from run to run.
+        max_attempts, run_timeout, stop_grace, backoff: apply to runs launched from now on.
+            `run_timeout` covers all attempts together.
+        run_ttl: how long the log and the report of a discarded run are kept.
+        on_change: called from another thread soon after a launched or observed run has ended.
+        clock: the time of day, as files have it.
+
+    Raises LauncherRefused if this is not Linux, or if the directories cannot be made.
     """
 
     def __init__(
@@ -92,13 +104,18 @@ class LocalLauncher:
         on_change: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        if not is_supported():
+            raise LauncherRefused(
+                "local runs need the /proc of Linux, and this system has none; "
+                "run the operator on Linux, or in a Linux container or virtual machine"
+            )
         work_dir = work_dir.absolute()
         self._runs = runs_folder(work_dir)
         self._finished = finished_folder(work_dir)
         self._installation = installation
         self._worker_argv = tuple(worker_argv)
         self._environment = child_environment(os.environ, worker_env)
-        self._max_tries = max_attempts
+        self._max_attempts = max_attempts
         self._run_timeout = run_timeout
         self._stop_grace = stop_grace
         self._backoff = backoff
@@ -115,25 +132,27 @@ class LocalLauncher:
     def observe(
         self, expected: Collection[str] = (), *, only: bool = False
     ) -> Mapping[str, Observation]:
-        """See `Launcher.observe`. Kills what outlived a dead supervisor: a run that is not shown is not running."""
-        seen = dict[str, Observation]()
+        """See `Launcher.observe`. Kills what outlived a dead supervisor."""
+        observations = dict[str, Observation]()
         with _available(self._runs):
-            for run in self._ours(self._runs):
+            for run in self._list_runs(self._runs):
                 if only and run.name not in expected:
                     continue
                 with _available(run.path):
-                    observation = self._look(run)
+                    observation = self._observe_run(run)
                 if observation is not None:
-                    seen[run.name] = observation
-        return seen
+                    observations[run.name] = observation
+        return observations
 
     def launch(self, launches: Iterable[Launch]) -> Iterator[tuple[Launch, LaunchResult]]:
-        """See `Launcher.launch`. Raises ValueError at a name that is none of this installation's."""
+        """See `Launcher.launch`. Raises ValueError for a name of another installation."""
         for launch in launches:
             order = launch.order
             run = self._directory(order.name)
             if not is_run_of(self._installation, order.name):
-                raise ValueError(f"{order.name!r} is no name of a run of {self._installation}")
+                raise ValueError(
+                    f"{order.name!r} is not a run of installation {self._installation}"
+                )
             with _available(run.path):
                 try:
                     outcome = self._launch(run, order)
@@ -141,21 +160,23 @@ class LocalLauncher:
                     if error.errno not in _MACHINE_IS_FULL:
                         raise
                     _LOG.warning(
-                        "no process can be started just now", run=order.name, error=error.strerror
+                        "no process can be started now; the next pass tries again",
+                        run=order.name,
+                        error=error.strerror,
                     )
                     return
             if outcome is not None:
                 yield launch, LaunchResult(outcome)
 
-    def stop(self, name: str, uid: str | None = None) -> None:  # noqa: ARG002 -- processes have no UID
-        """See `Launcher.stop`. Raises LauncherRefused if the run's directory cannot be read or written."""
+    def stop(self, name: str, uid: str | None = None) -> None:  # noqa: ARG002 -- no UID here
+        """See `Launcher.stop`. Raises LauncherRefused if the run's files cannot be used."""
         run = self._directory(name)
         with _available(run.path), contextlib.suppress(FileNotFoundError):
             if run.read_result() is not None:
                 return
-            run.stop.touch(
-                mode=0o600
-            )  # before the look at who supervises, who looks for it after having told
+            # First the file, then the signal: a supervisor that starts now looks for the file
+            # after it has written down who it is.
+            run.stop.touch(mode=0o600)
             pid, started = run.read_supervisor() or (0, "")
             process = find(pid)
             if process is not None and process.started == started:
@@ -166,22 +187,19 @@ class LocalLauncher:
     def record_event(
         self,
         name: str,
-        uid: str | None,  # noqa: ARG002 -- processes have no UID
+        uid: str | None,  # noqa: ARG002 -- a local run has no UID
         event: RunEvent,
     ) -> None:
-        """See `Launcher.record_event`: a line in the run's log."""
-        with (
-            contextlib.suppress(OSError),
-            self._directory(name).log.open("a", encoding="utf-8") as log,
-        ):
-            log.write(f"enrollgate: {event.kind}: {event.message}\n")
+        """See `Launcher.record_event`: adds a line to the run's log."""
+        line = f"enrollgate: {event.kind}: {event.message}\n"
+        path = self._directory(name).log
+        with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as log:
+            log.write(line)
 
     def discard(self, observations: Iterable[Observation]) -> None:
-        """See `Launcher.discard`. A run that is live after all is left alone."""
+        """See `Launcher.discard`."""
         for observation in observations:
-            run = self._directory(observation.name)
-            with _available(run.path), contextlib.suppress(FileNotFoundError):
-                self._discard(run)
+            self._discard(self._directory(observation.name))
         now = self._clock()
         if now - self._swept_at >= SWEEP_INTERVAL:
             self._swept_at = now
@@ -189,7 +207,7 @@ class LocalLauncher:
                 self._sweep(now - self._run_ttl)
 
     def close(self) -> None:
-        """Ends the watching thread. Live runs go on without us."""
+        """End the watching thread. Live runs continue."""
         self._watcher.close()
 
     def _directory(self, name: str) -> RunDirectory:
@@ -197,35 +215,34 @@ class LocalLauncher:
             raise ValueError(f"a run's name is 1 to 63 of a-z, 0-9 and '-', not {name!r}")
         return RunDirectory(self._runs / name)
 
-    def _ours(self, folder: Path) -> Iterator[RunDirectory]:
-        """The runs of this installation. Another one may share the folder, with a database of its own."""
-        return (run for run in _directories(folder) if is_run_of(self._installation, run.name))
+    def _list_runs(self, folder: Path) -> Iterator[RunDirectory]:
+        """Yield the runs of this installation: another one may share the folder."""
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                is_ours = is_run_name(entry.name) and is_run_of(self._installation, entry.name)
+                if is_ours and entry.is_dir(follow_symlinks=False):
+                    yield RunDirectory(Path(entry.path))
 
-    # seeing
-
-    def _look(self, run: RunDirectory) -> Observation | None:
+    def _observe_run(self, run: RunDirectory) -> Observation | None:
+        live = Observation(run.name, Phase.LIVE)
         result = run.read_result()
         if result is None:
             if run.is_live():
-                self._watch(run)
-                return Observation(run.name, Phase.LIVE)
-            with contextlib.suppress(FileNotFoundError):  # discarded by another operator
+                supervisor = run.read_supervisor()
+                if supervisor is not None and not self._watcher.watches(*supervisor):
+                    self._watcher.watch(*supervisor)
+                return live
+            with contextlib.suppress(FileNotFoundError):  # another operator has discarded it
                 if not self._kill_leftovers(run):
-                    return Observation(run.name, Phase.LIVE)
+                    return live
             result = run.read_result()  # it may have ended after the first look
         if result is None:
             return None
-        return Observation(
-            run.name, Phase.SUCCEEDED if result.succeeded else Phase.FAILED, result.report
-        )
-
-    def _watch(self, run: RunDirectory) -> None:
-        supervisor = run.read_supervisor()
-        if supervisor is not None and not self._watcher.watches(*supervisor):
-            self._watcher.watch(*supervisor)
+        phase = Phase.SUCCEEDED if result.succeeded else Phase.FAILED
+        return Observation(run.name, phase, result.report)
 
     def _kill_leftovers(self, run: RunDirectory) -> bool:
-        """Kills what a dead supervisor left alive, once. False if the run lives on, or has come to life again."""
+        """Kill what outlived a dead supervisor. Returns False if the run is live after all."""
         if not run.supervisor.exists():
             return True
         lock = run.acquire()
@@ -236,9 +253,8 @@ class LocalLauncher:
         finally:
             os.close(lock)
 
-    # starting
-
     def _launch(self, run: RunDirectory, order: RunOrder) -> LaunchOutcome | None:
+        """Launch or adopt one run. Returns None if its processes cannot be killed now."""
         while True:
             with contextlib.suppress(FileExistsError):
                 run.path.mkdir(mode=0o700)
@@ -246,53 +262,40 @@ class LocalLauncher:
                 if not stat.S_ISDIR(run.path.lstat().st_mode):
                     return LaunchOutcome.NAME_TAKEN
                 lock = run.acquire()
-            except FileNotFoundError:  # discarded by another operator between two steps
+            except FileNotFoundError:  # another operator discarded it between two steps
                 continue
             if lock is None:
                 return LaunchOutcome.ADOPTED
             try:
-                return self._launch_locked(run, order, lock)
+                if run.read_result() is not None:
+                    return LaunchOutcome.ADOPTED
+                if not _kill_orphans(run):
+                    return None
+                self._start(run, order, lock)
+                return LaunchOutcome.LAUNCHED
             finally:
                 os.close(lock)
 
-    def _launch_locked(self, run: RunDirectory, order: RunOrder, lock: int) -> LaunchOutcome | None:
-        if run.read_result() is not None:
-            return LaunchOutcome.ADOPTED
-        if not _kill_orphans(run):
-            return None
-        for leftover in (
-            run.stop,
-            run.report,
-            run.progress,
-            run.result,
-        ):  # a result here is a damaged one
+    def _start(self, run: RunDirectory, order: RunOrder, lock: int) -> None:
+        """Prepare the directory and start a supervisor, which inherits the lock."""
+        # A result that is there now is a damaged one.
+        for leftover in (run.stop, run.report, run.progress, run.result):
             _remove(leftover)
         spec = RunSpec(
             order,
             self._worker_argv,
-            self._max_tries,
+            self._max_attempts,
             self._run_timeout,
             self._stop_grace,
             self._backoff,
         )
-        write_private(run.ballast, _RESERVE)
+        write_private(run.ballast, _BALLAST)
         write_private(run.spec, spec.encode())
-        if not self._watcher.watch(self._start_supervisor(run, lock)):
-            self._on_change()  # it has ended already
-        return LaunchOutcome.LAUNCHED
-
-    def _start_supervisor(self, run: RunDirectory, lock: int) -> int:
-        """The pid of the new supervisor, which holds the lock from now on."""
+        module = "enrollgate.launchers.local.supervisor"
         log = os.open(run.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            started = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "enrollgate.launchers.local.supervisor",
-                    str(run.path),
-                ],
+            supervisor = subprocess.Popen(
+                [sys.executable, "-P", "-m", module, str(run.path)],
                 env=self._environment,
                 cwd=run.path,
                 stdin=lock,
@@ -302,60 +305,62 @@ class LocalLauncher:
             )
         finally:
             os.close(log)
-        started.returncode = (
-            0  # it is not Popen that waits for it: the watcher does, or whoever comes after us
-        )
-        return started.pid
-
-    # clearing away
+        # Popen must not wait for it: the watcher does, or the next operator.
+        supervisor.returncode = 0
+        if not self._watcher.watch(supervisor.pid):
+            self._on_change()  # it has ended already
 
     def _discard(self, run: RunDirectory) -> None:
-        if run.read_result() is not None:  # the supervisor's last word: it does nothing more here
-            self._retire(run)
-            return
-        if not run.path.is_dir():
-            return
-        lock = run.acquire()
-        if lock is None:
-            return
-        try:
-            if _kill_orphans(run):
-                self._retire(run)
-        finally:
-            os.close(lock)
+        """Move a run that is not live to finished/."""
+        with _available(run.path), contextlib.suppress(FileNotFoundError):
+            if run.read_result() is not None:  # the last thing that its supervisor does
+                self._move_to_finished(run)
+                return
+            lock = run.acquire() if run.path.is_dir() else None
+            if lock is None:
+                return
+            try:
+                if _kill_orphans(run):
+                    self._move_to_finished(run)
+            finally:
+                os.close(lock)
 
-    def _retire(self, run: RunDirectory) -> None:
+    def _move_to_finished(self, run: RunDirectory) -> None:
         target = self._finished / run.name
         try:
             run.path.rename(target)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            shutil.rmtree(
-                target
-            )  # an earlier run of that name, before the database was started afresh
+            # A run of that name from an earlier database.
+            shutil.rmtree(target)
             run.path.rename(target)
         shutil.rmtree(target / "scratch", ignore_errors=True)
 
     def _sweep(self, before: float) -> None:
-        """Deletes what was discarded before that time of day, and discards what died then and was asked for by nobody."""
-        for retired in self._ours(self._finished):
-            if _modified(retired.path) < before:
-                shutil.rmtree(retired.path, ignore_errors=True)
-            elif retired.scratch.exists():
-                shutil.rmtree(retired.scratch, ignore_errors=True)
-        for run in self._ours(self._runs):
-            if _modified(run.path) < before and run.read_result() is None:
-                with contextlib.suppress(FileNotFoundError):
-                    self._discard(run)
+        """Delete what was discarded before this time of day.
+
+        Runs that died before then without a result, and that nobody asked for, are discarded.
+        """
+        for finished in self._list_runs(self._finished):
+            if _modified_at(finished.path) < before:
+                shutil.rmtree(finished.path, ignore_errors=True)
+            elif finished.scratch.exists():
+                shutil.rmtree(finished.scratch, ignore_errors=True)
+        for run in self._list_runs(self._runs):
+            if _modified_at(run.path) < before and run.read_result() is None:
+                self._discard(run)
 
 
 def _kill_orphans(run: RunDirectory) -> bool:
-    """Ends what a dead supervisor left alive; the lock must be held. False if some of it cannot be killed just now."""
+    """Kill what outlived a dead supervisor, while the lock is held. Returns False if some still
+    live.
+    """
     supervisor = run.read_supervisor()
     if supervisor is not None and not kill_orphans(*supervisor, run.path):
         _LOG.warning(
-            "a run that should be over still has processes, which outlive SIGKILL or hold no lock",
+            "a run that should have ended still has processes: they survive SIGKILL, "
+            "or its lock file was deleted",
             run=run.name,
         )
         return False
@@ -370,15 +375,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _directories(folder: Path) -> Iterator[RunDirectory]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if is_run_name(entry.name) and entry.is_dir(follow_symlinks=False):
-                yield RunDirectory(Path(entry.path))
-
-
-def _modified(path: Path) -> float:
-    """When something was last put into or taken out of the directory; never, if it is gone."""
+def _modified_at(path: Path) -> float:
+    """Return when an entry of the directory was last added or removed; infinity if it is gone."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:
@@ -387,11 +385,10 @@ def _modified(path: Path) -> float:
 
 @contextlib.contextmanager
 def _available(path: Path) -> Iterator[None]:
+    """Turn an OSError into LauncherRefused, with the path and a remedy."""
     try:
         yield
     except OSError as error:
         where = error.filename or path
-        remedy = _REMEDIES.get(
-            error.errno or 0, "see that ENROLLGATE_WORK_DIR is a sound directory of a local disk"
-        )
+        remedy = _REMEDIES.get(error.errno or 0, _DEFAULT_REMEDY)
         raise LauncherRefused(f"{where}: {error.strerror or error}; {remedy}") from error

@@ -79,7 +79,7 @@ def session_members(leader: int) -> list[Process]:
 
 
 def descendants(leader: int) -> list[Process]:
-    """Return the leader's session and all descendants, in other sessions too, without the leader."""
+    """Return the rest of the leader's session, and its descendants in any session."""
     others = {process.pid: process for process in iter_processes() if process.pid != leader}
     found = {pid for pid, process in others.items() if process.session == leader}
     while True:

@@ -5,6 +5,7 @@ from contextlib import closing
 from time import perf_counter
 
 from sqlalchemy import Connection, make_url, text
+from tests.databases.schema import create_tasks_table
 from tests.world import MemoryLauncher
 
 from enrollgate.control.reconciler import Reconciler
@@ -13,10 +14,6 @@ from enrollgate.domain.policy import Policy
 from enrollgate.domain.task import Statuses, TaskColumns
 
 TABLES = Tables.named(TaskColumns(), Statuses())
-_CREATE = (
-    "CREATE TABLE download_tasks (id INTEGER PRIMARY KEY {auto}, status VARCHAR(32), email VARCHAR(255), "
-    "course_url VARCHAR(2048))"
-)
 _SEQUENCE = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows}) "
 
 
@@ -39,7 +36,7 @@ def fill(
         f"SELECT i, {word}, 'account@example.com', 'https://courses.example.com/course/1' FROM n"
     )
     execute(database, "DROP TABLE IF EXISTS download_tasks")
-    execute(database, _CREATE.format(auto="" if database.is_sqlite else "AUTO_INCREMENT"))
+    execute(database, create_tasks_table(is_sqlite=database.is_sqlite))
     if database.is_sqlite:
         execute(database, _SEQUENCE.format(rows=rows) + columns + values)
     else:

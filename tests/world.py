@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, make_url, text
+from tests.databases.schema import create_tasks_table
 
 from enrollgate.control.reconciler import PassSummary, Reconciler
 from enrollgate.database import Database, Tables, migrate, open_database
@@ -142,13 +143,6 @@ class RunRow:
     result: str | None
 
 
-CREATE_TASKS = """
-CREATE TABLE download_tasks (
-  id INTEGER PRIMARY KEY {auto}, status VARCHAR(32), email VARCHAR(255), course_url TEXT, note VARCHAR(64) DEFAULT 'Node.js'
-)
-"""
-
-
 class World:
     """One database, one clock, one launcher, and as many operators as a test wants."""
 
@@ -161,8 +155,7 @@ class World:
         self.tables = Tables.named(TaskColumns(), self.statuses)
         self.database = self.open()
         if create:
-            auto = "" if self.database.is_sqlite else "AUTO_INCREMENT"
-            self.sql(CREATE_TASKS.format(auto=auto))
+            self.sql(create_tasks_table(is_sqlite=self.database.is_sqlite))
             self.sql("CREATE INDEX ix_status ON download_tasks (status)")
             migrate(self.database)
         self.operator = self.new_operator()

@@ -19,7 +19,7 @@ from tests.cluster.control_plane import Cluster
 from tests.cluster.job_watch import JobWatch
 from tests.cluster.pod_runner import PodRunner
 from tests.conftest import absent
-from tests.world import CREATE_TASKS
+from tests.databases.schema import create_tasks_table
 
 from enrollgate.database import Database, open_database
 from enrollgate.domain.account import cookies_name
@@ -42,7 +42,7 @@ def site() -> Iterator[CourseSite]:
 def database(mariadb_url: str) -> Iterator[Database]:
     """A database with Node.js's table and nothing of Enrollgate's."""
     with closing(open_database(make_url(mariadb_url))) as opened:
-        sql(opened, CREATE_TASKS.format(auto="AUTO_INCREMENT"))
+        sql(opened, create_tasks_table(is_sqlite=False))
         yield opened
 
 

@@ -14,8 +14,8 @@ from sqlalchemy import make_url, text
 from tests.cluster.chart import Rendered, grant, rendered
 from tests.cluster.control_plane import Cluster
 from tests.cluster.exit_script import SCRIPTED_WORKER, WORKER_FOLDER, WORKER_VOLUME, ExitScript
+from tests.databases.schema import create_tasks_table
 from tests.databases.server import free_port
-from tests.world import CREATE_TASKS
 
 from enrollgate.database import migrate, open_database
 from enrollgate.domain.reasons import exit_code
@@ -67,8 +67,7 @@ class ClusterWorld:
 
     def __post_init__(self) -> None:
         self.database = open_database(make_url(self.database_url))
-        auto = "" if self.database.is_sqlite else "AUTO_INCREMENT"
-        self.sql(CREATE_TASKS.format(auto=auto))
+        self.sql(create_tasks_table(is_sqlite=self.database.is_sqlite))
         self.sql("CREATE INDEX ix_status ON download_tasks (status)")
         migrate(self.database)
         self.exit_script = ExitScript(self.cluster, self.namespace)

@@ -10,26 +10,22 @@ from pathlib import Path
 import psutil
 import pytest
 from examples.demo.site import CourseSite
-from tests.conftest import absent
 from tests.databases import Server
 from tests.databases.server import fresh_database
-from tests.e2e.operator_process import Operator, wait_until
+from tests.e2e.operator_process import OperatorProcess, course_site, wait_until
 
 COURSE = "ceramics"
 
 
 @pytest.fixture
 def site() -> Iterator[CourseSite]:
-    try:
-        with CourseSite(throttle=150_000) as running:
-            yield running
-    except RuntimeError as error:
-        absent("ffmpeg", str(error))
+    with course_site(throttle=150_000) as running:
+        yield running
 
 
 @pytest.fixture
-def operator(tmp_path: Path, sqlite_url: str, site: CourseSite) -> Iterator[Operator]:
-    operator = Operator(tmp_path, sqlite_url, site)
+def operator(tmp_path: Path, sqlite_url: str, site: CourseSite) -> Iterator[OperatorProcess]:
+    operator = OperatorProcess(tmp_path, sqlite_url, site)
     operator.create_table()
     yield operator
     operator.stop_all()
@@ -39,8 +35,8 @@ def media_bytes(site: CourseSite) -> int:
     return sum(record.bytes for record in site.records if record.path.endswith(".mp4"))
 
 
-def workers(operator: Operator) -> list[psutil.Process]:
-    """The worker processes of this test, by their folder in the environment."""
+def workers(operator: OperatorProcess) -> list[psutil.Process]:
+    """Return the worker processes of this test, found by the folder in their environment."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -51,8 +47,8 @@ def workers(operator: Operator) -> list[psutil.Process]:
     return found
 
 
-def test_an_operator_killed_in_the_middle_of_a_run_adopts_it_and_downloads_nothing_twice(
-    operator: Operator, site: CourseSite
+def test_operator_killed_during_a_run_adopts_it_after_a_restart(
+    operator: OperatorProcess, site: CourseSite
 ) -> None:
     operator.add(1, COURSE)
     process = operator.start()
@@ -62,11 +58,12 @@ def test_an_operator_killed_in_the_middle_of_a_run_adopts_it_and_downloads_nothi
     assert workers(operator), "the run goes on without its operator"
     pid = workers(operator)[0].pid
     operator.start()
-    operator.await_status(1, "completed")
+    operator.wait_for_status(1, "completed")
     assert operator.runs() == [(1, 1, "finished", "succeeded", None)]
     assert operator.files(1) == site.lectures(COURSE)
     course = sum(map(len, site.lectures(COURSE)))
-    # yt-dlp's generic extractor looks at the first bytes of a file before it downloads it: two requests, one of them short.
+    # yt-dlp's generic extractor reads a file's first bytes before it downloads it: two requests,
+    # one of them short.
     whole = [
         record for record in site.records if record.path.endswith(".mp4") and record.bytes > 100_000
     ]
@@ -76,8 +73,8 @@ def test_an_operator_killed_in_the_middle_of_a_run_adopts_it_and_downloads_nothi
     assert not psutil.pid_exists(pid)
 
 
-def test_a_run_that_ended_while_no_operator_lived_is_recorded_by_the_next_one(
-    operator: Operator, site: CourseSite
+def test_run_that_ended_without_an_operator_is_recorded_later(
+    operator: OperatorProcess, site: CourseSite
 ) -> None:
     site.throttle = 600_000
     operator.add(1, COURSE)
@@ -88,20 +85,20 @@ def test_a_run_that_ended_while_no_operator_lived_is_recorded_by_the_next_one(
     wait_until(lambda: not workers(operator), lambda: operator.log)
     assert operator.status(1) == "enrolled"
     operator.start()
-    operator.await_status(1, "completed")
+    operator.wait_for_status(1, "completed")
     assert operator.runs() == [(1, 1, "finished", "succeeded", None)]
 
 
-def test_after_a_worker_is_killed_the_next_try_moves_only_what_is_missing(
+def test_attempt_after_a_killed_worker_moves_only_what_is_missing(
     tmp_path: Path, sqlite_url: str, site: CourseSite
 ) -> None:
-    """What is missing is measured on the disk between the two tries; what moves then is counted at the site."""
-    operator = Operator(tmp_path, sqlite_url, site, RETRY_BACKOFF="5")
+    """The disk shows what is missing between two attempts; the site counts what moves then."""
+    operator = OperatorProcess(tmp_path, sqlite_url, site, RETRY_BACKOFF="5")
     try:
         operator.create_table()
         operator.add(1, COURSE)
         operator.start()
-        wait_until(lambda: caught_in_the_midst_of_a_file(operator, site), lambda: operator.log)
+        wait_until(lambda: caught_during_a_file(operator, site), lambda: operator.log)
         for worker in workers(operator):
             if "work" in worker.cmdline():
                 worker.kill()
@@ -114,7 +111,7 @@ def test_after_a_worker_is_killed_the_next_try_moves_only_what_is_missing(
         }
         missing = sum(sizes.values()) - sum(delivered(operator)) - sum(partial(operator))
         assert 0 < missing < sum(sizes.values()) - 350_000, "a lecture and a part of one are there"
-        operator.await_status(1, "completed")
+        operator.wait_for_status(1, "completed")
         assert operator.files(1) == site.lectures(COURSE)
         assert operator.runs() == [(1, 1, "finished", "succeeded", None)]
         after = [
@@ -125,14 +122,18 @@ def test_after_a_worker_is_killed_the_next_try_moves_only_what_is_missing(
         ]
         assert any(record.status == 206 for record in moved), "the partial file is continued"
         assert sum(record.bytes for record in moved) == missing
-        # What remains are looks: yt-dlp's generic extractor opens a file and reads its first bytes before it downloads it.
+        # The rest are probes: yt-dlp's generic extractor reads a file's first bytes before it
+        # downloads it.
         assert all(record.bytes < 100_000 for record in after if record not in moved)
     finally:
         operator.stop_all()
 
 
-def caught_in_the_midst_of_a_file(operator: Operator, site: CourseSite) -> bool:
-    """Whether a file is half there after another was delivered; from then on each piece of it takes seconds."""
+def caught_during_a_file(operator: OperatorProcess, site: CourseSite) -> bool:
+    """Return whether a file is half there after another was delivered.
+
+    From then on the site is so slow that the rest of the file takes many seconds.
+    """
 
     def is_midway() -> bool:
         return bool(delivered(operator)) and any(
@@ -144,26 +145,26 @@ def caught_in_the_midst_of_a_file(operator: Operator, site: CourseSite) -> bool:
     before, site.throttle = site.throttle, 2_000
     if is_midway():
         return True
-    site.throttle = before  # it was over while we looked
+    site.throttle = before  # the file was complete before the site slowed down
     return False
 
 
-def delivered(operator: Operator) -> list[int]:
+def delivered(operator: OperatorProcess) -> list[int]:
     return [path.stat().st_size for path in operator.folder.glob("courses/*/*.mp4")]
 
 
-def partial(operator: Operator, suffix: str = "") -> list[int]:
-    """The bytes of each lecture that lies in scratch: complete or not, or (`.part`) not."""
+def partial(operator: OperatorProcess, suffix: str = "") -> list[int]:
+    """Return the sizes of the lectures in scratch; with `.part`, of the incomplete ones only."""
     found = operator.folder.glob(f"work/runs/*/scratch/items/*/media-*{suffix}")
     sizes = []
     for path in found:
-        with contextlib.suppress(FileNotFoundError):  # it was complete just now
+        with contextlib.suppress(FileNotFoundError):  # renamed: it is complete now
             sizes.append(path.stat().st_size)
     return sizes
 
 
-def test_a_task_failed_by_node_while_it_runs_has_its_processes_ended(
-    operator: Operator, site: CourseSite
+def test_task_failed_by_node_during_its_run_has_its_processes_ended(
+    operator: OperatorProcess, site: CourseSite
 ) -> None:
     operator.add(1, COURSE)
     operator.start()
@@ -174,8 +175,8 @@ def test_a_task_failed_by_node_while_it_runs_has_its_processes_ended(
     assert not workers(operator) and operator.status(1) == "failed"
 
 
-def test_two_operator_processes_share_the_work_and_do_nothing_twice(
-    operator: Operator, site: CourseSite
+def test_two_operators_share_the_work_and_do_nothing_twice(
+    operator: OperatorProcess, site: CourseSite
 ) -> None:
     site.throttle = None
     operator.start()
@@ -183,17 +184,17 @@ def test_two_operator_processes_share_the_work_and_do_nothing_twice(
     for task in range(1, 9):
         operator.add(task, "bread")
     for task in range(1, 9):
-        operator.await_status(task, "completed")
+        operator.wait_for_status(task, "completed")
     assert [run[:4] for run in operator.runs()] == [
         (task, 1, "finished", "succeeded") for task in range(1, 9)
     ]
 
 
-def test_mariadb_stopped_for_30_seconds_in_the_middle_of_a_run_loses_nothing(
+def test_mariadb_stopped_for_30_s_during_a_run_loses_nothing(
     own_mariadb: Server, tmp_path: Path, site: CourseSite
 ) -> None:
     with fresh_database(own_mariadb.url("")) as url:
-        operator = Operator(tmp_path, url, site, ENROLLMENT_TIMEOUT="600")
+        operator = OperatorProcess(tmp_path, url, site, ENROLLMENT_TIMEOUT="600")
         try:
             operator.create_table()
             assert operator.command("migrate").returncode == 0
@@ -205,11 +206,11 @@ def test_mariadb_stopped_for_30_seconds_in_the_middle_of_a_run_loses_nothing(
             time.sleep(30)  # the outage itself, not a wait for something
             assert process.poll() is None, operator.log
             own_mariadb.start()
-            operator.await_status(1, "completed")
+            operator.wait_for_status(1, "completed")
             assert operator.status(2) == "processing"
             site.enroll("account2@example.com", "bread")
             operator.sql("UPDATE download_tasks SET status='enrolled' WHERE id=2")
-            operator.await_status(2, "completed")
+            operator.wait_for_status(2, "completed")
             assert [run[:4] for run in operator.runs()] == [
                 (1, 1, "finished", "succeeded"),
                 (2, 1, "finished", "succeeded"),
@@ -222,8 +223,8 @@ def test_mariadb_stopped_for_30_seconds_in_the_middle_of_a_run_loses_nothing(
             operator.stop_all()
 
 
-def test_an_operator_asked_to_stop_leaves_with_0_and_its_runs_go_on(
-    operator: Operator, site: CourseSite
+def test_operator_asked_to_stop_exits_with_0_and_its_runs_continue(
+    operator: OperatorProcess, site: CourseSite
 ) -> None:
     operator.add(1, COURSE)
     process = operator.start()
@@ -232,6 +233,6 @@ def test_an_operator_asked_to_stop_leaves_with_0_and_its_runs_go_on(
     assert process.wait(timeout=60) == 0
     assert workers(operator)
     operator.start()
-    operator.await_status(1, "completed")
+    operator.wait_for_status(1, "completed")
     assert len(operator.runs()) == 1
     assert os.listdir(operator.folder / "work" / "runs") == []  # noqa: PTH208

@@ -1,4 +1,5 @@
-"""In real time: the Node.js example writes rows into MariaDB, and the course site's own access log is the proof."""
+"""In real time: the Node.js example writes rows into MariaDB. The course site's access log is the
+proof."""
 
 import os
 import shutil
@@ -11,9 +12,7 @@ import pytest
 from examples.demo.site import CourseSite
 from sqlalchemy import make_url
 from tests.conftest import absent
-from tests.e2e.operator_process import Operator, wait_until
-
-from enrollgate.domain.account import cookies_name
+from tests.e2e.operator_process import OperatorProcess, course_site, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLE = REPOSITORY / "examples" / "node-writer"
@@ -21,7 +20,7 @@ EXAMPLE = REPOSITORY / "examples" / "node-writer"
 
 @pytest.fixture(scope="session")
 def node_writer() -> Path:
-    """The example with its one dependency installed, in a copy that is kept between test runs."""
+    """The example with its one dependency, in a copy that is kept between test runs."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         absent("node", "install Node.js 18 or newer with npm")
     copy = REPOSITORY / ".cache" / "node-writer"
@@ -37,11 +36,8 @@ def node_writer() -> Path:
 
 @pytest.fixture
 def site() -> Iterator[CourseSite]:
-    try:
-        with CourseSite() as running:
-            yield running
-    except RuntimeError as error:
-        absent("ffmpeg", str(error))
+    with course_site() as running:
+        yield running
 
 
 def node(writer: Path, url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -56,16 +52,16 @@ def node(writer: Path, url: str, *arguments: str) -> subprocess.CompletedProcess
     )
 
 
-def test_no_request_reaches_the_site_before_node_has_written_enrolled(
+def test_no_request_reaches_the_site_before_the_row_is_enrolled(
     node_writer: Path, mariadb_url: str, tmp_path: Path, site: CourseSite
 ) -> None:
-    operator = Operator(tmp_path, mariadb_url, site, ENROLLMENT_TIMEOUT="6")
+    operator = OperatorProcess(tmp_path, mariadb_url, site, ENROLLMENT_TIMEOUT="6")
     accounts = {"quick": "ada@example.com", "fail": "bob@example.com", "stall": "cyd@example.com"}
     try:
         assert node(node_writer, mariadb_url, "create-table").returncode == 0
         assert operator.command("migrate").returncode == 0
         for account in accounts.values():
-            (tmp_path / "cookies" / cookies_name(account)).write_text(site.cookies_file(account))
+            operator.write_cookies(account)
         process = operator.start()
         course = (
             "--course",
@@ -85,8 +81,8 @@ def test_no_request_reaches_the_site_before_node_has_written_enrolled(
             node_writer, mariadb_url, "play", "--email", accounts["stall"], *course, "--stall"
         )
         assert (quick.returncode, failed.returncode, stalled.returncode) == (0, 0, 0), quick.stderr
-        operator.await_status(1, "completed")
-        operator.await_status(3, "failed")
+        operator.wait_for_status(1, "completed")
+        operator.wait_for_status(3, "failed")
         assert operator.status(2) == "failed"
         assert operator.runs() == [
             (1, 1, "finished", "succeeded", None),
@@ -112,7 +108,7 @@ def test_no_request_reaches_the_site_before_node_has_written_enrolled(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "words"),
+    ("arguments", "code", "message"),
     [
         ((), 2, "name a command"),
         (("dance",), 2, "there is no command 'dance'"),
@@ -122,35 +118,37 @@ def test_no_request_reaches_the_site_before_node_has_written_enrolled(
         (("add", "--nonsense"), 2, "usage:"),
     ],
 )
-def test_the_node_example_says_what_is_wrong(
-    node_writer: Path, mariadb_url: str, arguments: tuple[str, ...], code: int, words: str
+def test_node_example_with_wrong_arguments_says_what_is_wrong(
+    node_writer: Path, mariadb_url: str, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     assert node(node_writer, mariadb_url, "create-table").returncode == 0
     done = node(node_writer, mariadb_url, *arguments)
-    assert done.returncode == code and words in done.stderr
+    assert done.returncode == code and message in done.stderr
 
 
-def test_the_example_download_command_delivers_a_course(
+def test_example_download_command_delivers_a_course(
     sqlite_url: str, tmp_path: Path, site: CourseSite
 ) -> None:
     script = REPOSITORY / "examples" / "download-command" / "main.py"
     command = f"{sys.executable} {script} -c {{course_url}} -o {{output_dir}}"
-    operator = Operator(tmp_path, sqlite_url, site, DOWNLOADER="command", DOWNLOAD_COMMAND=command)
+    operator = OperatorProcess(
+        tmp_path, sqlite_url, site, DOWNLOADER="command", DOWNLOAD_COMMAND=command
+    )
     try:
         operator.create_table()
         operator.add(1, "harmony")
         operator.start()
-        operator.await_status(1, "completed")
+        operator.wait_for_status(1, "completed")
         assert operator.files(1) == site.lectures("harmony")
     finally:
         operator.stop_all()
 
 
-def test_a_download_command_that_fails_is_tried_three_times_and_its_last_words_are_the_message(
+def test_failing_download_command_is_tried_3_times_and_explained(
     sqlite_url: str, tmp_path: Path, site: CourseSite
 ) -> None:
     program = "import sys; sys.exit('sorry {course_url} {output_dir}')"
-    operator = Operator(
+    operator = OperatorProcess(
         tmp_path,
         sqlite_url,
         site,
@@ -161,7 +159,7 @@ def test_a_download_command_that_fails_is_tried_three_times_and_its_last_words_a
         operator.create_table()
         operator.add(1, "harmony")
         operator.start()
-        operator.await_status(1, "failed")
+        operator.wait_for_status(1, "failed")
         wait_until(lambda: operator.runs()[0][2] == "finished")
         assert operator.runs() == [(1, 1, "finished", "failed", "CommandFailed")]
         message = str(operator.sql("SELECT message FROM enrollgate_runs")[0][0])

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.integration.launchers.harness import gone, wait_for
+from tests.integration.launchers.harness import is_gone, wait_for
 from tests.orders import make_order
 
 from enrollgate.domain.reasons import Reason
@@ -162,4 +162,4 @@ def test_stopping_ends_the_command_and_its_children(tmp_path: Path) -> None:
     thread.join()
     assert reports[0].reason is Reason.STOPPED
     # A signal is sent at once, and obeyed when the kernel next lets the process run.
-    assert wait_for(lambda: gone(grandchild)), f"{signal.SIGKILL!r} did not reach the grandchild"
+    assert wait_for(lambda: is_gone(grandchild)), f"{signal.SIGKILL!r} did not reach the grandchild"

@@ -7,7 +7,7 @@ from scripts.docs.generated import print_or_check
 from enrollgate.domain.reasons import explain
 from enrollgate.worker.destinations.drive.client import SOCKET_TIMEOUT
 from enrollgate.worker.destinations.drive.errors import RULES
-from enrollgate.worker.destinations.drive.retry import LONGEST_PAUSE, PAUSES, TRIES
+from enrollgate.worker.destinations.drive.retry import LONGEST_PAUSE, MAX_ATTEMPTS, PAUSES
 from enrollgate.worker.pipeline import DELIVERIES_IN_A_ROW
 
 _HEAD = f"""# Destinations
@@ -61,7 +61,7 @@ stand-in that speaks the same protocol, fails a fifth of the time, and prints th
 
 ## What Drive says, and what it means
 
-*Retried*: the same request is sent up to {TRIES} times without progress, after pauses that grow from {PAUSES.base:.0f} s to \
+*Retried*: the same request is sent up to {MAX_ATTEMPTS} times without progress, after pauses that grow from {PAUSES.base:.0f} s to \
 {PAUSES.cap:.0f} s (less chance);
 `Retry-After` is honoured up to {LONGEST_PAUSE:.0f} s. A longer one ends the try, and the next begins that much later (a Job's \
 next pod comes
@@ -84,7 +84,7 @@ This page is generated: `make docs`.
 def render() -> str:
     """The page as Markdown."""
     rows = "".join(
-        f"| {rule.says} | `{rule.reason}` | {rule.message} | {rule.remedy} | {_yes(rule.retried)} "
+        f"| {rule.condition} | `{rule.reason}` | {rule.message} | {rule.remedy} | {_yes(rule.retried)} "
         f"| {_yes(explain(rule.reason).retry_can_help)} |\n"
         for rule in RULES
     )

@@ -42,9 +42,9 @@ class DriveEmulator:
         self.token_scope: str | None = None
         """What is granted, if it is not what was asked for."""
         self.on_chunk: Callable[[], None] = lambda: None
-        self.before_the_last_answer: Callable[[], None] = lambda: None
+        self.before_final_response: Callable[[], None] = lambda: None
         """Called when a file is complete and its answer not yet sent."""
-        self.after_the_last_answer: Callable[[], None] = lambda: None
+        self.after_final_response: Callable[[], None] = lambda: None
         self.on_bytes: Callable[[int], None] = lambda _size: None
         """Told of each piece of a body that arrived."""
         self.received = 0
@@ -155,13 +155,13 @@ class _Handler(BaseHTTPRequestHandler):
             status, answer, headers = 200, "<html>log in to the proxy first</html>", {}
         is_last = operation == "chunk" and status == 200
         if is_last:
-            self.drive.before_the_last_answer()
+            self.drive.before_final_response()
         self._send(
             status, answer, headers, operation, truncated=bool(fault and fault.kind == "truncated")
         )
         if is_last:
             self.wfile.flush()
-            self.drive.after_the_last_answer()
+            self.drive.after_final_response()
         return None
 
     def _break_off(self, operation: str, fault: Fault | None) -> None:

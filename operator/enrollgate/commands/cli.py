@@ -288,7 +288,7 @@ def login(
     ] = 0,
 ) -> None:
     """Log in as a user, and write the file for ENROLLGATE_DRIVE_CREDENTIALS (docs/destinations.md has the steps)."""
-    from enrollgate.worker.destinations.drive.login import NoConsent, log_in
+    from enrollgate.worker.destinations.drive.login import LoginRefused, log_in
 
     try:
         log_in(client_secrets, output, port, lambda text: _OUT.print(text, markup=False))
@@ -297,7 +297,7 @@ def login(
             f"{error.filename or output}: {error.strerror or error.__class__.__name__}: mend it and log in again",
             1,
         )
-    except NoConsent as error:
+    except LoginRefused as error:
         _give_up(error, 1)
     except ValueError:
         _give_up(

@@ -2,7 +2,10 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+
+_BLOCK_SIZE = 1 << 20
 
 
 def write_private(path: Path, text: str, *, durable: bool = False) -> None:
@@ -26,7 +29,15 @@ def write_private(path: Path, text: str, *, durable: bool = False) -> None:
         raise
 
 
-def md5_of(path: Path) -> str:
-    """Return the MD5 of a file, in hexadecimal digits: what Google Drive and manifests name files' content by."""
+def md5_of(path: Path, before_block: Callable[[], None] = lambda: None) -> str:
+    """Return the MD5 of a file, in hexadecimal digits: Google Drive and manifests use it.
+
+    `before_block` is called before each MiB is read. What it raises ends the work.
+    """
+    digest = hashlib.md5(usedforsecurity=False)
+    before_block()
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        while block := stream.read(_BLOCK_SIZE):
+            digest.update(block)
+            before_block()
+    return digest.hexdigest()

@@ -132,7 +132,7 @@ def test_sigterm_in_the_middle_of_a_chunk_is_obeyed_and_what_drive_has_is_not_se
     [
         (
             None,
-            "ok      destination: Google Drive folder rootfolder0001: a probe file was written, verified and put into the bin",
+            "ok      destination: Google Drive folder rootfolder0001: a probe file was written, verified and moved to the trash",
         ),
         ("storage", "a service account has no storage of its own"),
         ("login", "enrollgate drive login"),

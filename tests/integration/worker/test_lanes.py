@@ -270,9 +270,9 @@ def test_killed_at_twenty_points_it_sends_drive_little_more_than_the_course(tmp_
         for number in range(KILLS):
             worker = start(environment)
             if number % 7 == 2:
-                codes.append(killer.kill_at(drive, "before_the_last_answer", worker))
+                codes.append(killer.kill_at(drive, "before_final_response", worker))
             elif number % 7 == 5:
-                codes.append(killer.kill_at(drive, "after_the_last_answer", worker))
+                codes.append(killer.kill_at(drive, "after_final_response", worker))
             else:
                 codes.append(killer.kill_after(random.randrange(500_000, 9_000_000), worker))
         assert codes == [-9] * KILLS

@@ -1,8 +1,12 @@
-"""Google Drive as destination: a folder a course, sections below it, each file there once, whole and verified.
+"""Google Drive as destination: one folder per course, each file there once, complete and verified.
 
-`destination` implements the protocol with the parts around it: `credentials` and `client` (who asks, and how), `errors` (what an
-answer means) and `retry_policy` (trying again, in one place), `folders` and `uploads` (what is asked), `sessions` (what survives
-a killed worker), `probe` (the doctor's proof) and `login` (a user's token). May import the worker's names and the domain.
+- `destination` implements the protocol `Destination` with the modules below.
+- `credentials` and `client` send requests to Drive; `errors` says what a failed one means.
+- `retry` repeats requests; `folders` and `uploads` are what is requested.
+- `sessions` keeps on disk what the next attempt must know.
+- `probe` is the doctor's check, `login` obtains a user's credentials.
+
+May import the worker's modules, the settings, `domain` and `common`.
 """
 
 from enrollgate.worker.destinations.drive.destination import Drive, open_drive

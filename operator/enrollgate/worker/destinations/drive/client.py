@@ -1,8 +1,12 @@
-"""The Drive v3 client: one HTTP object a thread, the static discovery document, any endpoint, no answer taken on trust.
+"""A client of the Drive v3 API: typed methods in, parsed metadata or an exception out.
 
-What Drive says that is no success is raised as the client library raises it; what cannot be read, a proxy's page for instance,
-is `Unreadable`. Resumable uploads are spoken here and not by the library's `next_chunk`: that one opens the session and sends the
-first chunk in one call (a worker killed in between would not know its session), and sends an empty body when it repeats a stream.
+Each thread has an HTTP object of its own, since httplib2 is not thread-safe. The discovery document
+is the one in the library, and the endpoint is a setting. No answer is trusted: errors are raised as
+the library raises them, and what cannot be read is an `UnreadableResponse`.
+
+Resumable uploads do not use the library's `next_chunk`, for two reasons. It opens the session and
+sends the first chunk in one call, so a worker killed in between would not know its session. And it
+sends an empty body when it repeats a stream.
 """
 
 import io
@@ -20,21 +24,25 @@ from googleapiclient.discovery import build_from_document
 from googleapiclient.errors import HttpError
 from googleapiclient.http import MediaIoBaseUpload, build_http
 
-from enrollgate.worker.destinations.drive.errors import Unreadable
+from enrollgate.worker.destinations.drive.errors import UnreadableResponse
 
+# Seconds without progress in either direction after which a connection counts as lost. Bodies are
+# sent in blocks of a few KiB, each with this timeout of its own: a slow chunk does not time out.
 SOCKET_TIMEOUT = 60.0
-"""Seconds without progress in either direction, after which a connection counts as cut. Bodies are sent in small pieces, each with
-this time-out of its own: a slow chunk is no socket_timeout."""
 FOLDER = "application/vnd.google-apps.folder"
 FIELDS = "id,name,mimeType,size,md5Checksum,createdTime,appProperties,parents,trashed,webViewLink"
 _MEDIA_TYPE = "application/octet-stream"
 
+# Drive's metadata of a file or a folder: the `File` resource of the API.
 File = dict[str, Any]
-"""Drive's metadata of a file or a folder."""
 
 
 class ChunkReader:
-    """A stretch of a stream as a request's body. `on_read` is told of all that is taken to be sent, and may raise."""
+    """Read a part of a stream as the body of a request.
+
+    `start` and `size` are in bytes. `on_read` gets the number of bytes of each read, which are about
+    to be sent; it may raise.
+    """
 
     def __init__(
         self, stream: BinaryIO, start: int, size: int, on_read: Callable[[int], None]
@@ -43,32 +51,39 @@ class ChunkReader:
         self._start = start
         self._size = size
         self._on_read = on_read
-        self._at = 0
-        self._ended = False
+        self._position = 0
+        self._at_end = False
 
     def tell(self) -> int:
-        """How far it has been read."""
-        return self._at
+        """Return how many bytes of the part have been read."""
+        return self._position
 
     def seek(self, position: int) -> None:
-        """Goes back, for the same request to be sent with another token."""
-        self._at, self._ended = position, False
+        """Go back, so that the same request can be sent with a new token."""
+        self._position, self._at_end = position, False
 
     def read(self, size: int) -> bytes:
-        """The next bytes. Raises ConnectionResetError if the transport wants to send all of it again: Drive is asked first how
-        much it has."""
-        if self._ended:
+        """Return the next bytes, at most `size`.
+
+        Raises ConnectionResetError if the transport reads on after the end, to send all of it again.
+        Drive must be asked first how much it has.
+        """
+        if self._at_end:
             raise ConnectionResetError("the connection was closed before an answer came")
-        self._stream.seek(self._start + self._at)
-        data = self._stream.read(min(size, self._size - self._at))
-        self._ended = not data
-        self._at += len(data)
+        self._stream.seek(self._start + self._position)
+        data = self._stream.read(min(size, self._size - self._position))
+        self._at_end = not data
+        self._position += len(data)
         self._on_read(len(data))
         return data
 
 
 class Client:
-    """Gives each thread a service of its own: httplib2 is not thread-safe. `socket_timeout` in seconds."""
+    """Send requests to Drive. Thread-safe: each thread has its own connections.
+
+    `credentials` are those of google-auth, `endpoint` is the root URL of the API, `socket_timeout`
+    is in seconds.
+    """
 
     def __init__(
         self, credentials: Any, endpoint: str, socket_timeout: float = SOCKET_TIMEOUT
@@ -76,24 +91,24 @@ class Client:
         self._credentials = credentials
         self._endpoint = endpoint.rstrip("/") + "/"
         self._socket_timeout = socket_timeout
-        self._mine = threading.local()
+        self._local = threading.local()
         self._opened: list[Any] = []
-        weakref.finalize(self, _close, self._opened)
+        weakref.finalize(self, _close_all, self._opened)
 
     def close_connections(self) -> None:
-        """Closes the calling thread's connections: after a broken answer, what is left in them belongs to nobody."""
-        files = getattr(self._mine, "files", None)
+        """Close the calling thread's connections. After an error, unread bytes may be left in them."""
+        files = getattr(self._local, "files", None)
         if files is not None:
             files._http.http.close()
 
     def get(self, file_id: str, fields: str = FIELDS) -> File:
-        """A file's or a folder's metadata."""
-        return _file(
+        """Return the metadata of a file or folder. Raises HttpError 404 if there is none."""
+        return _parse_file(
             _execute(self._files().get(fileId=file_id, fields=fields, supportsAllDrives=True))
         )
 
-    def find(self, file_id: str) -> File | None:
-        """A file's or a folder's metadata; None if there is none, or it was removed."""
+    def get_if_exists(self, file_id: str) -> File | None:
+        """Return the metadata of a file or folder, or None if it is missing or in the trash."""
         try:
             found = self.get(file_id)
         except HttpError as error:
@@ -103,7 +118,10 @@ class Client:
         return None if found.get("trashed") else found
 
     def trash(self, file_id: str) -> None:
-        """Puts a file into the bin: on a shared drive, content managers may not delete for good. One that is gone is as good."""
+        """Move a file to the trash; a missing one is fine.
+
+        It is not deleted for good: on a shared drive, content managers may not do that.
+        """
         try:
             _execute(
                 self._files().update(
@@ -115,7 +133,7 @@ class Client:
                 raise
 
     def move(self, file_id: str, source: str, target: str) -> File:
-        """Puts a file from one folder into another."""
+        """Move a file from one folder to another, both given by id. Returns the new metadata."""
         request = self._files().update(
             fileId=file_id,
             addParents=target,
@@ -123,25 +141,28 @@ class Client:
             fields=FIELDS,
             supportsAllDrives=True,
         )
-        return _file(_execute(request))
+        return _parse_file(_execute(request))
 
     def create_folder(self, body: File) -> File:
-        """Makes a folder."""
-        return _file(
+        """Create a folder with this metadata. Raises HttpError 409 if its id is already used."""
+        return _parse_file(
             _execute(self._files().create(body=body, fields=FIELDS, supportsAllDrives=True))
         )
 
     def list_page(
-        self, query: str, drive_id: str | None, page: str | None
+        self, query: str, drive_id: str | None, page_token: str | None
     ) -> tuple[list[File], str | None]:
-        """One page of the files that match, the oldest first, and the token of the next page."""
+        """Return one page of the matching files, oldest first, and the token of the next page.
+
+        `drive_id` names the shared drive to search, None the user's own files.
+        """
         corpus = {"corpora": "drive", "driveId": drive_id} if drive_id else {"corpora": "user"}
         answer = _execute(
             self._files().list(
                 q=query,
                 fields=f"nextPageToken,files({FIELDS})",
                 pageSize=1000,
-                pageToken=page,
+                pageToken=page_token,
                 orderBy="createdTime",
                 supportsAllDrives=True,
                 includeItemsFromAllDrives=True,
@@ -150,21 +171,24 @@ class Client:
         )
         files = answer.get("files", [])
         if not isinstance(files, list):
-            raise Unreadable("no list of files")
-        return [_file(file) for file in files], answer.get("nextPageToken") or None
+            raise UnreadableResponse("no list of files")
+        return [_parse_file(file) for file in files], answer.get("nextPageToken") or None
 
     def generate_ids(self, count: int) -> list[str]:
-        """Ids of files that are yet to be, at least one."""
+        """Return at least one and at most `count` ids for files that do not exist yet."""
         ids = _execute(self._files().generateIds(count=count, space="drive")).get("ids")
         if not isinstance(ids, list) or not ids:
-            raise Unreadable("no ids")
+            raise UnreadableResponse("no ids")
         return [str(each) for each in ids]
 
-    def begin_upload(self, body: File, size: int) -> str:
-        """Opens a resumable session for a file of so many bytes: its URI, a bearer credential."""
+    def begin_upload(self, metadata: File, size: int) -> str:
+        """Open a resumable session for a file of `size` bytes.
+
+        Returns the session's URI, a bearer credential. Raises HttpError 409 if the id is used.
+        """
         media = MediaIoBaseUpload(io.BytesIO(), _MEDIA_TYPE, resumable=True)
         request = self._files().create(
-            body=body, media_body=media, fields=FIELDS, supportsAllDrives=True
+            body=metadata, media_body=media, fields=FIELDS, supportsAllDrives=True
         )
         headers = request.headers | {
             "X-Upload-Content-Type": _MEDIA_TYPE,
@@ -174,112 +198,127 @@ class Client:
             request.uri, method=request.method, body=request.body, headers=headers
         )
         if response.status != 200:
-            raise _refusal(response, content)
+            raise _build_error(response, content)
         if not response.get("location"):
-            raise Unreadable("no session")
+            raise UnreadableResponse("no session")
         return str(response["location"])
 
-    def upload_state(self, uri: str, size: int) -> int | File:
-        """How many bytes of an upload are kept, or the file once it is complete."""
-        return self._put(
-            uri, b"", {"Content-Length": "0", "Content-Range": f"bytes */{size}"}, size
-        )
+    def query_upload(self, uri: str, size: int) -> int | File:
+        """Ask how many bytes of an upload Drive has. Returns the file once it is complete."""
+        headers = {"Content-Length": "0", "Content-Range": f"bytes */{size}"}
+        return self._put(uri, b"", headers, size)
 
-    def upload_piece(
-        self, uri: str, piece: ChunkReader, start: int, length: int, size: int
+    def upload_chunk(
+        self, uri: str, chunk: ChunkReader, start: int, length: int, size: int
     ) -> int | File:
-        """Sends `length` bytes of a file's `size`, from `start`; gives what `upload_state` gives."""
-        span = {"Content-Range": f"bytes {start}-{start + length - 1}/{size}"} if length else {}
-        return self._put(
-            uri, piece if length else b"", {"Content-Length": str(length)} | span, size
-        )
+        """Send `length` bytes from `start`, of a file of `size` bytes.
+
+        Returns how many bytes Drive has now, or the file once it is complete.
+        """
+        headers = {"Content-Length": str(length)}
+        if length:
+            headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{size}"
+        return self._put(uri, chunk if length else b"", headers, size)
 
     def _put(self, uri: str, body: object, headers: dict[str, str], size: int) -> int | File:
-        response, content = self._files()._http.request(
-            uri, method="PUT", body=body, headers=headers
-        )
-        if response.status in (200, 201):
-            return _file(_json(content))
-        if response.status != 308:
-            raise _refusal(response, content)
-        kept = re.fullmatch(r"bytes=0-(\d{1,18})", response.get("range", "bytes=0--1").strip())
-        position = int(kept[1]) + 1 if kept else 0
-        if (kept is None and "range" in response) or position > size:
-            raise Unreadable("no position")
+        """Send a request of the resumable upload protocol and parse its answer.
+
+        See https://developers.google.com/workspace/drive/api/guides/manage-uploads#resumable: 308
+        has a `Range` header with what is kept, and none if that is nothing.
+        """
+        try:
+            response, content = self._files()._http.request(
+                uri, method="PUT", body=body, headers=headers
+            )
+            if response.status in (200, 201):
+                return _parse_file(_parse_json(content))
+            if response.status != 308:
+                raise _build_error(response, content)
+            kept = re.fullmatch(r"bytes=0-(\d{1,18})", response.get("range", "bytes=0--1").strip())
+            position = int(kept[1]) + 1 if kept else 0
+            if (kept is None and "range" in response) or position > size:
+                raise UnreadableResponse("no position")
+        except BaseException:
+            self.close_connections()
+            raise
         return position
 
     def _files(self) -> Any:
-        """The thread's `files` resource."""
-        files = getattr(self._mine, "files", None)
+        """Return the thread's `files` resource, built on first use."""
+        files = getattr(self._local, "files", None)
         if files is None:
             plain = build_http()
             plain.timeout = self._socket_timeout
             self._opened.append(plain)
             http = google_auth_httplib2.AuthorizedHttp(self._credentials, http=plain)
-            http._request = _only_json(http._request)
+            http._request = _check_token_answers(http._request)
             service = build_from_document(
-                {**_discovery(), "rootUrl": self._endpoint},
+                {**_discovery_document(), "rootUrl": self._endpoint},
                 http=http,
                 client_options={"api_endpoint": self._endpoint + "drive/v3/"},
             )
-            files = self._mine.files = service.files()
+            files = self._local.files = service.files()
         return files
 
 
 def _execute(request: Any) -> dict[str, Any]:
+    """Send a request of the library and return its JSON object. Raises UnreadableResponse."""
     try:
         answer = request.execute()
     except UnicodeDecodeError:
-        raise Unreadable("bytes that are no text") from None
-    if not isinstance(answer, dict):  # the library passes on what is no JSON as it came
-        raise Unreadable("no JSON object")
+        raise UnreadableResponse("bytes that are no text") from None
+    if not isinstance(answer, dict):  # the library returns what is no JSON unchanged
+        raise UnreadableResponse("no JSON object")
     return answer
 
 
-def _json(content: bytes) -> object:
+def _parse_json(content: bytes) -> object:
     try:
         return json.loads(content)
     except ValueError:
-        raise Unreadable("no JSON") from None
+        raise UnreadableResponse("no JSON") from None
 
 
-def _file(answer: object) -> File:
+def _parse_file(answer: object) -> File:
+    """Return the answer if it is the metadata of a file. Raises UnreadableResponse."""
     if not isinstance(answer, dict) or "id" not in answer:
-        raise Unreadable("no metadata of a file")
+        raise UnreadableResponse("no metadata of a file")
     return answer
 
 
-def _refusal(response: Any, content: bytes) -> Exception:
+def _build_error(response: Any, content: bytes) -> Exception:
+    """Build the exception for an answer that is not a success."""
     try:
-        refusal: Exception = HttpError(response, content)
+        error: Exception = HttpError(response, content)
     except UnicodeDecodeError:
-        refusal = Unreadable("an error that is no text")
-    return refusal
+        error = UnreadableResponse("an error that is no text")
+    return error
 
 
-def _only_json(request: Callable[..., Any]) -> Callable[..., Any]:
-    """google-auth takes a proxy's page for a token and fails with a TypeError. Tokens come by POST; metadata servers, by GET."""
+def _check_token_answers(request: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap google-auth's transport, so that a proxy's page is not taken for a token.
+
+    google-auth would fail with a TypeError. Tokens come by POST; metadata servers answer GET.
+    """
 
     def checked(url: str, method: str = "GET", **options: Any) -> Any:
         response = request(url, method, **options)
-        if (
-            method == "POST"
-            and response.status == 200
-            and not isinstance(_json(response.data), dict)
-        ):
-            raise Unreadable("no token")
+        is_token = method == "POST" and response.status == 200
+        if is_token and not isinstance(_parse_json(response.data), dict):
+            raise UnreadableResponse("no token")
         return response
 
     return checked
 
 
-def _close(connections: list[Any]) -> None:
+def _close_all(connections: list[Any]) -> None:
     for http in connections:
         http.close()
 
 
 @cache
-def _discovery() -> dict[str, Any]:
+def _discovery_document() -> dict[str, Any]:
+    """Load the description of the API that comes with the library, so that none is downloaded."""
     text = (
         resources.files("googleapiclient.discovery_cache")
         .joinpath("documents/drive.v3.json")

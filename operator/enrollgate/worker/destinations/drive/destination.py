@@ -1,17 +1,19 @@
-"""The destination `drive:<folder id>`: what is there is listed once, and known from then on.
+"""The destination `drive:<folder id>`.
 
     <folder>/<course title> [task-7]/     appProperties: enrollgateTask, enrollgateCourse
-        01 - <section>/                   ... and enrollgateSection
-            01 - <lecture>.mp4            ... and enrollgateItem, enrollgateMd5
+        01 - <section>/                   and enrollgateSection
+            01 - <lecture>.mp4            and enrollgateItem, enrollgateMd5
 
-A file counts as there if Drive has computed the MD5 of what it holds, and it is the one that was written beside it at the start.
+`Drive.open` lists what is there once, and keeps it in memory. An item is there if Drive's MD5 of the
+file is the one that was written beside it when the upload began.
 """
 
+import hashlib
 import threading
 from functools import partial
 from pathlib import Path
-from random import Random
 
+from enrollgate.common.files import md5_of
 from enrollgate.worker.course import Delivered, Item, OnBytes
 from enrollgate.worker.destinations.drive.client import FOLDER, SOCKET_TIMEOUT, Client, File
 from enrollgate.worker.destinations.drive.credentials import load_credentials
@@ -23,12 +25,12 @@ from enrollgate.worker.destinations.drive.folders import (
     SECTION,
     TASK,
     Folders,
-    carries,
-    item_key,
+    IdPool,
+    has_properties,
 )
 from enrollgate.worker.destinations.drive.retry import RetryPolicy
 from enrollgate.worker.destinations.drive.sessions import SessionStore
-from enrollgate.worker.destinations.drive.uploads import Ids, UploadRequest, Uploads
+from enrollgate.worker.destinations.drive.uploads import UploadRequest, Uploads
 from enrollgate.worker.identity import course_key
 from enrollgate.worker.names import course_name, item_name, section_name
 from enrollgate.worker.order import WorkOrder
@@ -41,185 +43,189 @@ def open_drive(
     retry_policy: RetryPolicy | None = None,
     socket_timeout: float = SOCKET_TIMEOUT,
 ) -> "Drive":
-    """The destination of an order. Raises Failure (ConfigurationError) for credentials that cannot be read. `socket_timeout` in
-    seconds."""
+    """Build the destination of an order.
+
+    `folder_id` is the folder that courses go to. `stop` ends requests and pauses. `socket_timeout`
+    is in seconds. Raises Failure (ConfigurationError) if the credentials cannot be read.
+    """
     client = Client(load_credentials(order.settings), order.settings.drive_endpoint, socket_timeout)
-    sessions = SessionStore(order.scratch_dir / "drive")
     return Drive(
         client,
-        sessions=sessions,
+        retry_policy or RetryPolicy(stop),
+        SessionStore(order.scratch_dir / "drive"),
         chunk_size=order.settings.drive_chunk_size,
         task_id=order.task_id,
         course=course_key(order.course_url),
         root=folder_id,
-        stop=stop,
-        retry_policy=retry_policy or RetryPolicy(Random()),  # noqa: S311 -- jitter
     )
 
 
 class Drive:
-    """Implements `Destination` on Google Drive."""
+    """Implement `Destination` on Google Drive.
+
+    `retry_policy` also holds the stop event. `chunk_size` is in bytes. `course` is the course's key,
+    `root` the id of the folder that courses go to.
+    """
 
     def __init__(
         self,
         client: Client,
-        *,
+        retry_policy: RetryPolicy,
         sessions: SessionStore,
+        *,
         chunk_size: int,
         task_id: int,
         course: str,
         root: str,
-        stop: threading.Event,
-        retry_policy: RetryPolicy,
     ) -> None:
-        ids = Ids(client, retry_policy)
+        ids = IdPool(client, retry_policy)
         self._client = client
         self._retry_policy = retry_policy
         self._sessions = sessions
-        self._folders = Folders(client, retry_policy, ids, sessions, stop)
+        self._folders = Folders(client, retry_policy, ids, sessions)
         self._uploads = Uploads(client, retry_policy, ids, sessions, chunk_size)
         self._task_id = task_id
-        self._key_of_course = course
         self._root = root
-        self._stop = stop
+        # The `appProperties` of everything that belongs to this course of this task.
+        self._properties = {TASK: str(task_id), COURSE_KEY: course}
         self._course: File = {}
+        # The ids of the sections' folders, by section key.
         self._sections: dict[str, str] = {}
-        """The ids of the sections' folders, by the sections' keys."""
-        self._making: dict[str, threading.Lock] = {}
-        """For each section, that it is made once."""
+        # A lock for each section, so that its folder is created once.
+        self._section_locks: dict[str, threading.Lock] = {}
+        # The files that are there, by item key; those in the course's own folder come first.
         self._files: dict[str, list[File]] = {}
-        """What is there, by item key; what lies in the course's folder first."""
+        # The key of the item that uses a name, by folder id and name.
         self._names: dict[tuple[str, str], str] = {}
-        """The key of the item that has a name in a folder."""
         self._lock = threading.Lock()
 
     def open(self, title: str) -> None:
-        """Finds the folder of the task's course, or makes one, and lists what is in it. The title of a later try does not rename
-        it.
+        """Find or create the folder of the course, and list what is in it.
+
+        An existing folder keeps its name, even if `title` has changed.
         """
-        drive_id = self._folders.root(self._root)
-        courses = self._folders.courses(self._root, drive_id, self._properties())
+        drive_id = self._folders.find_shared_drive(self._root)
+        courses = self._folders.find_course_folders(self._root, drive_id, self._properties)
         if courses:
             self._course = courses[0]
-            self._sessions.keep_folder(COURSE, courses[0]["id"])
+            self._sessions.save_folder_id(COURSE, courses[0]["id"])
         else:
             name = course_name(title, self._task_id)
-            self._course = self._folders.make(COURSE, name, self._root, self._properties())
+            self._course = self._folders.create(COURSE, name, self._root, self._properties)
         for course in courses:
-            self._list(course, drive_id)
-        self._add_what_no_search_shows_yet()
+            self._scan(course, drive_id)
+        for (
+            key,
+            file_id,
+        ) in self._sessions.done_file_ids().items():  # searches may not show them yet
+            if all(file["id"] != file_id for file in self._files.get(key, ())):
+                file = self._folders.get_if_exists(file_id)
+                if file is not None:
+                    self._register(file, str(next(iter(file.get("parents", ())), "")))
         for files in self._files.values():
-            self._keep_one(files)
+            self._trash_duplicates(files)
 
     def find(self, item: Item) -> Delivered | None:
-        """The item if Drive has a whole file of it. One that lies in another folder of the task is brought to its place."""
+        """Return the item if Drive has a complete file of it.
+
+        A file that is in another folder of the task is moved to this course's folder.
+        """
         with self._lock:
-            file = next(filter(_is_whole, self._files.get(self._key(item), ())), None)
-        if file is None:
-            return None
-        folder = next((str(parent) for parent in file.get("parents", ())), None)
-        if folder is not None and not self._is_ours(folder):
-            move = partial(self._client.move, file["id"], folder, self._section(item))
-            moved = self._retry_policy.call(move, self._stop)
+            file = next(filter(_is_complete, self._files.get(item.key, ())), None)
+            if file is None:
+                return None
+            folder = next((str(parent) for parent in file.get("parents", ())), None)
+            known_folders = {None, self._course["id"], *self._sections.values()}
+        if folder is not None and folder not in known_folders:
+            target = self._section_folder(item)
+            moved = self._retry_policy.call(partial(self._client.move, file["id"], folder, target))
             with self._lock:
-                self._files[self._key(item)] = [moved]
+                self._files[item.key] = [moved]
         return Delivered(item.item_id, int(file["size"]), str(file["md5Checksum"]))
 
     def deliver(self, item: Item, file: Path, on_bytes: OnBytes) -> Delivered:
-        """Uploads and verifies the file; then removes what was there of the item and was not whole."""
-        key, folder = self._key(item), self._section(item)
-        name = self._name(key, item, file, folder)
-
-        def body(md5: str) -> File:
-            return {"name": name, "appProperties": {**self._properties(), ITEM: key, MD5: md5}}
-
-        done = self._uploads.upload(UploadRequest(key, file, folder, body), on_bytes, self._stop)
+        """Upload and verify the file, then move incomplete files of the same item to the trash."""
+        folder = self._section_folder(item)
+        md5 = md5_of(file, before_block=self._retry_policy.raise_if_stopped)
+        properties = {**self._properties, ITEM: item.key, MD5: md5}
+        metadata = {"name": self._reserve_name(item, file, folder), "appProperties": properties}
+        request = UploadRequest(item.key, file, md5, folder, metadata)
+        uploaded = self._uploads.upload(request, on_bytes)
         with self._lock:
-            others = self._files.get(key, [])
-            self._files[key] = [done]
-        self._keep_one([done, *others])
-        return Delivered(item.item_id, int(done["size"]), str(done["md5Checksum"]))
+            others = self._files.get(item.key, [])
+            self._files[item.key] = [uploaded]
+        self._trash_duplicates([uploaded, *others])
+        return Delivered(item.item_id, int(uploaded["size"]), md5)
 
     @property
     def location(self) -> tuple[str, str]:
-        """The course folder's id and its address for a browser."""
+        """Return the id of the course's folder and its address for a browser."""
         folder = str(self._course.get("id", self._root))
-        return folder, str(
-            self._course.get("webViewLink") or f"https://drive.google.com/drive/folders/{folder}"
-        )
+        address = self._course.get("webViewLink")
+        return folder, str(address or f"https://drive.google.com/drive/folders/{folder}")
 
-    def _properties(self) -> dict[str, str]:
-        return {TASK: str(self._task_id), COURSE_KEY: self._key_of_course}
-
-    def _key(self, item: Item) -> str:
-        return item_key(self._task_id, item.item_id)
-
-    def _list(self, course: File, drive_id: str | None) -> None:
-        """Takes note of what lies in a folder of the task: sections are those of the one that is used."""
-        for file in self._folders.children(course["id"], drive_id):
+    def _scan(self, course: File, drive_id: str | None) -> None:
+        """Register all files in a course folder. Only sections of the folder in use are reused."""
+        for file in self._folders.list_children(course["id"], drive_id):
             section = file.get("appProperties", {}).get(SECTION)
             if file.get("mimeType") != FOLDER:
-                self._know(file, course["id"])
+                self._register(file, course["id"])
             elif section is not None:
                 if course is self._course:
                     self._sections.setdefault(section, file["id"])
-                for inner in self._folders.children(file["id"], drive_id):
-                    self._know(inner, file["id"])
+                for inner in self._folders.list_children(file["id"], drive_id):
+                    self._register(inner, file["id"])
 
-    def _add_what_no_search_shows_yet(self) -> None:
-        for key, file_id in self._sessions.delivered().items():
-            if all(file["id"] != file_id for file in self._files.get(key, ())):
-                file = self._folders.still_there(file_id)
-                if file is not None:
-                    self._know(file, str(next(iter(file.get("parents", ())), "")))
-
-    def _know(self, file: File, folder: str) -> None:
+    def _register(self, file: File, folder: str) -> None:
+        """Note a file and its name, if it belongs to this course of this task."""
         key = file.get("appProperties", {}).get(ITEM)
-        if key is not None and carries(file, self._properties()):
+        if key is not None and has_properties(file, self._properties):
             self._files.setdefault(key, []).append(file)
             self._names.setdefault((folder, str(file["name"])), key)
 
-    def _keep_one(self, files: list[File]) -> None:
-        """Where a whole file of an item is there, the others of the same item are in the way."""
-        whole = next((file["id"] for file in files if _is_whole(file)), None)
+    def _trash_duplicates(self, files: list[File]) -> None:
+        """If one file of an item is complete, move the item's other files to the trash."""
+        complete = next((file["id"] for file in files if _is_complete(file)), None)
         for other in files:
-            if whole not in (None, other["id"]):
-                self._uploads.trash_quietly(other["id"], self._stop)
+            if complete not in (None, other["id"]):
+                self._uploads.trash_quietly(other["id"])
 
-    def _is_ours(self, folder: str) -> bool:
-        with self._lock:
-            return folder == self._course["id"] or folder in self._sections.values()
+    def _section_folder(self, item: Item) -> str:
+        """Return the id of the folder for the item, and create the folder if needed.
 
-    def _section(self, item: Item) -> str:
-        """The id of the folder for the item, made if it must be."""
+        Each section has a lock of its own: an existing section never waits for one being created.
+        """
         name = section_name(item)
         if not name:
             return str(self._course["id"])
-        section = item_key(self._task_id, name)
+        key = hashlib.sha256(name.encode()).hexdigest()[:32]
         with self._lock:
-            found = self._sections.get(section)
-            making = self._making.setdefault(section, threading.Lock())
+            found = self._sections.get(key)
+            section_lock = self._section_locks.setdefault(key, threading.Lock())
         if found is not None:
             return found
-        with making:
+        with section_lock:
             with self._lock:
-                found = self._sections.get(section)
+                found = self._sections.get(key)
             if found is None:
-                properties = {**self._properties(), SECTION: section}
-                found = str(self._folders.make(section, name, self._course["id"], properties)["id"])
+                properties = {**self._properties, SECTION: key}
+                folder = self._folders.create(key, name, self._course["id"], properties)
+                found = str(folder["id"])
                 with self._lock:
-                    self._sections[section] = found
+                    self._sections[key] = found
             return found
 
-    def _name(self, key: str, item: Item, file: Path, folder: str) -> str:
+    def _reserve_name(self, item: Item, file: Path, folder: str) -> str:
+        """Return a name that no other item has in the folder."""
         with self._lock:
             name = item_name(item, file.suffix)
-            if self._names.setdefault((folder, name), key) != key:
+            if self._names.setdefault((folder, name), item.key) != item.key:
                 name = item_name(item, file.suffix, taken=True)
-                self._names[folder, name] = key
+                self._names[folder, name] = item.key
             return name
 
 
-def _is_whole(file: File) -> bool:
+def _is_complete(file: File) -> bool:
+    """Say whether Drive's own MD5 of the file is the one that was written when it was uploaded."""
     md5 = file.get("md5Checksum")
     return md5 is not None and "size" in file and md5 == file.get("appProperties", {}).get(MD5)

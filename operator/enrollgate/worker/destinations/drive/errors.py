@@ -1,7 +1,11 @@
-"""What Drive says, and what that means to a run: one table of rules, read by a pure function and by docs/destinations.md.
+"""What a failed request to Google Drive means: a table of rules, and the function that picks one.
 
-The reason words are those of https://developers.google.com/workspace/drive/api/guides/handle-errors. A failure's message is made
-of our own words and Drive's short reason words only: never of a URL or a body, which may carry credentials.
+In comes an exception of the client, out goes a `FailedRequest`: its rule says whether to retry, and
+builds the `Failure`. The table is separate because docs/destinations.md is generated from it.
+
+The reason words are those of https://developers.google.com/workspace/drive/api/guides/handle-errors.
+A failure's message holds our own text, the HTTP status and Drive's reason word. It never holds a
+URL or a body, since those may carry credentials.
 """
 
 import http.client
@@ -14,179 +18,208 @@ import httplib2
 from googleapiclient.errors import HttpError
 
 from enrollgate.common.retry_after import retry_after
-from enrollgate.domain.reasons import Failure, Reason, explain
+from enrollgate.domain.reasons import Failure, Reason
 
 
-class Unreadable(Exception):
-    """An answer of success that is not what was asked for: cut short, or not Drive's at all."""
+class UnreadableResponse(Exception):
+    """Report a successful answer that is cut short, or that Drive did not send."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back. `status` 0: no HTTP answer."""
+class UploadStalled(Exception):
+    """Report that Drive has no more bytes of an upload than before."""
 
-    status: int
-    words: tuple[str, ...] = ()
-    """Drive's reason words; for status 0, ours (see `no_answer`)."""
-    message: str = ""
-    """Drive's sentence; looked at, never passed on."""
-    retry_after: float | None = None
-    """Seconds, if Drive said."""
+
+REQUEST_ERRORS = (
+    HttpError,
+    OSError,
+    http.client.HTTPException,
+    httplib2.HttpLib2Error,
+    google.auth.exceptions.GoogleAuthError,
+    UnreadableResponse,
+    UploadStalled,
+)
+# What a request to Drive may raise. Everything else is a bug and passes through.
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One kind of refusal or accident."""
+    """Describe one kind of failed request.
 
-    says: str
-    """As the documentation names it."""
+    `condition` is the text of the documentation's table. `retried` says whether the same request is
+    sent again, after growing pauses, before it becomes a failure.
+    """
+
+    condition: str
     reason: Reason
     message: str
     remedy: str
     retried: bool
-    """Whether the same request is sent again, with growing pauses, before it is a failure."""
 
-    @property
-    def sentence(self) -> str:
-        """Message and remedy, as a user reads them."""
-        return f"{self.message}: {self.remedy}"
+    def failure(self, code: str = "", retry_after: float | None = None) -> Failure:
+        """Build the failure of this rule.
+
+        `code` is what Drive answered, for instance `HTTP 403 rateLimitExceeded`. `retry_after` is
+        how many seconds Drive asks to wait.
+        """
+        message = f"{self.message} ({code})" if code else self.message
+        return Failure(self.reason, message, remedy=self.remedy, retry_after=retry_after)
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRequest:
+    """Hold what is known about one failed request: its rule, Drive's code, the seconds to wait."""
+
+    rule: Rule
+    code: str = ""
+    retry_after: float | None = None
+
+    def failure(self) -> Failure:
+        """Build the failure that this request ends in."""
+        return self.rule.failure(self.code, self.retry_after)
 
 
 LOGIN_EXPIRED = Rule(
     "401 `authError`, after the token was renewed",
     Reason.DESTINATION_AUTH,
     "Google Drive does not accept the credentials",
-    "see that the key or the login is not revoked; a user logs in again with `enrollgate drive login`",
+    "Check that the key or the login is not revoked. For a user's login, log in again with "
+    "`enrollgate drive login`.",
     False,
 )
 LOGIN_REVOKED = Rule(
     "the token endpoint refuses (`invalid_grant`, `unauthorized_client`, unknown key)",
     Reason.DESTINATION_AUTH,
-    "Google gives no token for these credentials (expired, revoked, or delegation not granted)",
-    "make a new key, log in again with `enrollgate drive login`, or grant the delegation of the scope to the account",
+    "Google issues no token for these credentials (expired, revoked, or delegation not granted)",
+    "Create a new key, log in again with `enrollgate drive login`, or grant the account domain-wide "
+    "delegation of the scope.",
     False,
 )
 NO_STORAGE = Rule(
     "403 `storageQuotaExceeded` for a service account",
     Reason.DESTINATION_QUOTA,
     "a service account has no storage of its own, so it cannot own files in a folder of My Drive",
-    "use a folder on a shared drive (account as content manager), or ENROLLGATE_DRIVE_SUBJECT with domain-wide delegation, or a "
-    "user's login (`enrollgate drive login`)",
+    "Use a folder on a shared drive (account as content manager), or ENROLLGATE_DRIVE_SUBJECT with "
+    "domain-wide delegation, or a user's login (`enrollgate drive login`).",
     False,
 )
 STORAGE_FULL = Rule(
     "403 `storageQuotaExceeded`, `quotaExceeded`",
     Reason.DESTINATION_QUOTA,
     "the Google account's storage is full",
-    "free some space or raise the storage quota",
+    "Free some space or raise the storage quota.",
     False,
 )
 TOO_MANY_FILES = Rule(
-    "403 `teamDriveFileLimitExceeded`, `numChildrenInNonRootLimitExceeded`, `activeItemCreationLimitExceeded`, "
-    "`teamDriveHierarchyTooDeep`",
+    "403 `teamDriveFileLimitExceeded`, `numChildrenInNonRootLimitExceeded`, "
+    "`activeItemCreationLimitExceeded`, `teamDriveHierarchyTooDeep`",
     Reason.DESTINATION_QUOTA,
     "the shared drive, the folder or the account holds as many items as Drive allows",
-    "remove items, or name another folder in ENROLLGATE_DESTINATION",
+    "Remove items, or name another folder in ENROLLGATE_DESTINATION.",
     False,
 )
 DAILY_LIMIT = Rule(
     "403 `dailyLimitExceeded`",
     Reason.DESTINATION_RATE_LIMITED,
-    "the day's limit of Google Drive is used up",
-    "try again tomorrow",
+    "the daily limit of Google Drive is used up",
+    "Try again tomorrow.",
     False,
 )
-TOO_FAST = Rule(
+RATE_LIMITED = Rule(
     "403 `userRateLimitExceeded`, `rateLimitExceeded`, `sharingRateLimitExceeded`; 429",
     Reason.DESTINATION_RATE_LIMITED,
-    "Google Drive still asks to slow down after many tries; the limit of 750 GB a day and user says so, too",
-    "try again tomorrow, or lower ENROLLGATE_MAX_CONCURRENT_RUNS",
+    "Google Drive still limits the rate after many retries; it also answers so once a user has "
+    "uploaded 750 GB in a day",
+    "Try again tomorrow, or lower ENROLLGATE_MAX_CONCURRENT_RUNS.",
     True,
 )
-ASKED_TO_WAIT = Rule(
+WAIT_TOO_LONG = Rule(
     "403, 429 or 5xx of the retried kinds, with a `Retry-After` above 300 s",
     Reason.DESTINATION_UNAVAILABLE,
-    "Google Drive asks to wait longer than a run's try does",
-    "nothing, the run's next try begins later; or lower ENROLLGATE_MAX_CONCURRENT_RUNS",
+    "Google Drive asks for a longer wait than one attempt may take",
+    "Nothing: the run's next attempt starts later. If it happens often, lower "
+    "ENROLLGATE_MAX_CONCURRENT_RUNS.",
     False,
 )
 API_DISABLED = Rule(
     "403 `accessNotConfigured`, `SERVICE_DISABLED`",
     Reason.DESTINATION_AUTH,
     "the Google Drive API is not enabled in the credentials' Google Cloud project",
-    "enable the Google Drive API there",
+    "Enable the Google Drive API in that project.",
     False,
 )
 SCOPE_TOO_SMALL = Rule(
     "403 `insufficientPermissions`, `ACCESS_TOKEN_SCOPE_INSUFFICIENT`",
     Reason.DESTINATION_AUTH,
     "the login does not include access to Google Drive",
-    "log in again with `enrollgate drive login`, or give the workload the scope https://www.googleapis.com/auth/drive",
+    "Log in again with `enrollgate drive login`, or give the workload the scope "
+    "https://www.googleapis.com/auth/drive.",
     False,
 )
 NO_PERMISSION = Rule(
     "403 `insufficientFilePermissions`, `domainPolicy`, or any other 403",
     Reason.DESTINATION_AUTH,
     "the account may not write to the folder",
-    "share the folder with the account as editor (on a shared drive: as content manager)",
+    "Share the folder with the account as editor (on a shared drive: as content manager).",
     False,
 )
 NOT_FOUND = Rule(
     "404 `notFound`",
     Reason.DESTINATION_NOT_FOUND,
     "the folder does not exist, or is not shared with the account",
-    "see that ENROLLGATE_DESTINATION has the folder's id and share the folder with the account",
+    "Check the folder's id in ENROLLGATE_DESTINATION and share the folder with the account.",
     False,
 )
 SERVER_ERROR = Rule(
     "408, 500, 502, 503, 504, any 5xx",
     Reason.DESTINATION_UNAVAILABLE,
-    "Google Drive answers with errors of its own",
-    "try again later",
+    "Google Drive reports an internal error",
+    "Try again later.",
     True,
 )
 UNREADABLE = Rule(
     "a truncated or unreadable response, or 200 with something else than JSON",
     Reason.DESTINATION_UNAVAILABLE,
     "Google Drive's answers end early or cannot be read",
-    "see what proxy stands between the worker and Google; try again later",
+    "Check which proxy stands between the worker and Google, then try again later.",
     True,
 )
-STUCK = Rule(
-    "308 without progress, with or without `Range`, or again and again with less than before",
+STALLED = Rule(
+    "308 without progress, with or without `Range`, or repeatedly with less than before",
     Reason.DESTINATION_UNAVAILABLE,
     "Google Drive takes no more bytes of the upload",
-    "try again later; the upload goes on where it stopped",
+    "Try again later: the upload continues where it stopped.",
     True,
 )
-CUT = Rule(
-    "no connection, a connection cut mid-chunk, or 60 s of socket_timeout",
+CONNECTION_LOST = Rule(
+    "no connection, a connection cut in the middle of a chunk, or 60 s without progress",
     Reason.NETWORK_ERROR,
     "Google Drive cannot be reached, or the connection breaks",
-    "see that the worker's network reaches it",
+    "Check that the worker's network reaches Google Drive.",
     True,
 )
 REFUSED = Rule(
     "any other answer",
     Reason.DESTINATION_UNAVAILABLE,
     "Google Drive refuses the request",
-    "run `enrollgate doctor`; if it finds nothing, report this",
+    "Run `enrollgate doctor`. If it finds nothing, report this.",
     False,
 )
-SESSION_GONE = Rule(
-    "404 or 410 on an upload's session, again and again",
+SESSION_EXPIRED = Rule(
+    "404 or 410 on an upload's session, repeatedly",
     Reason.DESTINATION_UNAVAILABLE,
-    "Google Drive forgets uploads before they are complete",
-    "try again later; a forgotten session is begun anew three times",
+    "Google Drive drops upload sessions before the file is complete",
+    "Try again later. One attempt starts an upload up to three times.",
     True,
 )
 CORRUPT = Rule(
     "200, but another size or `md5Checksum` than the file's",
     Reason.CORRUPT_UPLOAD,
-    "the file at Google Drive is not the one that was sent; it is put into the bin",
-    "try again; if it stays, see what stands between the worker and Google",
+    "the file at Google Drive differs from the one that was sent; it was moved to the trash",
+    "Try again. If it happens again, check what stands between the worker and Google.",
     True,
 )
+
+# In the order of the documentation's table.
 RULES = (
     LOGIN_EXPIRED,
     LOGIN_REVOKED,
@@ -194,31 +227,23 @@ RULES = (
     STORAGE_FULL,
     TOO_MANY_FILES,
     DAILY_LIMIT,
-    TOO_FAST,
-    ASKED_TO_WAIT,
+    RATE_LIMITED,
+    WAIT_TOO_LONG,
     API_DISABLED,
     SCOPE_TOO_SMALL,
     NO_PERMISSION,
     NOT_FOUND,
     SERVER_ERROR,
     UNREADABLE,
-    STUCK,
-    CUT,
-    SESSION_GONE,
+    STALLED,
+    CONNECTION_LOST,
+    SESSION_EXPIRED,
     CORRUPT,
     REFUSED,
 )
-"""All of them, as the documentation lists them."""
 
-_NO_ANSWER = {"cut": CUT, "unreadable": UNREADABLE, "stuck": STUCK, "revoked": LOGIN_REVOKED}
-_ACCIDENTS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
-    ((google.auth.exceptions.TransportError,), "cut"),
-    ((google.auth.exceptions.GoogleAuthError,), "revoked"),
-    ((OSError, httplib2.ServerNotFoundError), "cut"),
-    ((http.client.HTTPException, httplib2.HttpLib2Error, Unreadable), "unreadable"),
-)
-"""What the client raises, the narrow before the wide."""
-_WORDS: dict[str, Rule] = {
+# Drive's reason words of an HTTP 403.
+RULES_BY_WORD: dict[str, Rule] = {
     "storageQuotaExceeded": STORAGE_FULL,
     "quotaExceeded": STORAGE_FULL,
     "teamDriveFileLimitExceeded": TOO_MANY_FILES,
@@ -226,75 +251,63 @@ _WORDS: dict[str, Rule] = {
     "activeItemCreationLimitExceeded": TOO_MANY_FILES,
     "teamDriveHierarchyTooDeep": TOO_MANY_FILES,
     "dailyLimitExceeded": DAILY_LIMIT,
-    "userRateLimitExceeded": TOO_FAST,
-    "rateLimitExceeded": TOO_FAST,
-    "sharingRateLimitExceeded": TOO_FAST,
+    "userRateLimitExceeded": RATE_LIMITED,
+    "rateLimitExceeded": RATE_LIMITED,
+    "sharingRateLimitExceeded": RATE_LIMITED,
     "accessNotConfigured": API_DISABLED,
     "SERVICE_DISABLED": API_DISABLED,
     "insufficientPermissions": SCOPE_TOO_SMALL,
     "ACCESS_TOKEN_SCOPE_INSUFFICIENT": SCOPE_TOO_SMALL,
 }
+_RULES_BY_STATUS = {401: LOGIN_EXPIRED, 404: NOT_FOUND, 408: SERVER_ERROR, 429: RATE_LIMITED}
 
 
-def classify(answer: Answer) -> Rule:
-    """The rule for an answer that is no success."""
-    if answer.status == 0:
-        return _NO_ANSWER[answer.words[0]]
-    if answer.status == 403:
-        found = next((_WORDS[word] for word in answer.words if word in _WORDS), NO_PERMISSION)
-        if found is STORAGE_FULL and "service account" in answer.message.lower():
-            return NO_STORAGE
-        return found
-    if answer.status >= 500:
-        return SERVER_ERROR
-    return {401: LOGIN_EXPIRED, 404: NOT_FOUND, 408: SERVER_ERROR, 429: TOO_FAST}.get(
-        answer.status, REFUSED
-    )
+def classify(error: Exception) -> FailedRequest:
+    """Say what an exception of REQUEST_ERRORS means."""
+    match error:  # the narrow classes come before the wide ones
+        case HttpError():
+            return _classify_http(error)
+        case UploadStalled():
+            rule = STALLED
+        case google.auth.exceptions.TransportError():
+            rule = CONNECTION_LOST
+        case google.auth.exceptions.GoogleAuthError():
+            retryable = isinstance(error, google.auth.exceptions.RefreshError) and error.retryable
+            rule = CONNECTION_LOST if retryable else LOGIN_REVOKED
+        case OSError() | httplib2.ServerNotFoundError():
+            rule = CONNECTION_LOST
+        case _:
+            rule = UNREADABLE
+    return FailedRequest(rule)
 
 
-def failure_of(answer: Answer) -> Failure:
-    """The failure that an answer ends in."""
-    rule = classify(answer)
-    word = next(
-        (word for word in answer.words if answer.status and re.fullmatch(r"\w{1,60}", word)), ""
-    )
-    code = f" (HTTP {answer.status}{' ' + word if word else ''})" if answer.status else ""
-    return Failure(
-        rule.reason, f"{rule.message}{code}: {rule.remedy}", retry_after=answer.retry_after
-    )
-
-
-def failure_by(rule: Rule, retry_after: float | None = None) -> Failure:
-    """The failure of a rule that no single answer led to. `retry_after` in seconds."""
-    return Failure(rule.reason, rule.sentence, retry_after=retry_after)
-
-
-def parted(failure: Failure) -> tuple[str, str]:
-    """A failure's message without its remedy, and the remedy: that of its rule, or of its reason."""
-    for rule in RULES:
-        if rule.reason is failure.reason and failure.message.endswith(f": {rule.remedy}"):
-            return failure.message.removesuffix(f": {rule.remedy}"), rule.remedy
-    return failure.message, explain(failure.reason).remedy
-
-
-def answer_of(error: Exception) -> Answer | None:
-    """What an exception of the client says, None if it is none of those that a request may meet."""
-    if isinstance(error, HttpError):
-        return _of_http(error)
-    if isinstance(error, google.auth.exceptions.RefreshError) and error.retryable:
-        return Answer(0, ("cut",))
-    return next(
-        (Answer(0, (word,)) for kinds, word in _ACCIDENTS if isinstance(error, kinds)), None
-    )
-
-
-def _of_http(error: HttpError) -> Answer:
+def _classify_http(error: HttpError) -> FailedRequest:
+    """Pick the rule by the HTTP status and, for 403, by the reason words in the JSON body."""
+    status = int(error.resp.status)
+    words, text = _reason_words(error.content)
+    if status == 403:
+        rule = next((RULES_BY_WORD[word] for word in words if word in RULES_BY_WORD), NO_PERMISSION)
+        if rule is STORAGE_FULL and "service account" in text.lower():
+            rule = NO_STORAGE
+    elif status >= 500:
+        rule = SERVER_ERROR
+    else:
+        rule = _RULES_BY_STATUS.get(status, REFUSED)
+    word = next((word for word in words if re.fullmatch(r"\w{1,60}", word)), "")
     seconds = retry_after(error.resp.get("retry-after"), error.resp.get("date"))
+    return FailedRequest(rule, f"HTTP {status} {word}".rstrip(), seconds)
+
+
+def _reason_words(body: bytes) -> tuple[list[str], str]:
+    """Return the reason words and the sentence of an error's JSON body.
+
+    The sentence is only looked at, never passed on. A proxy's page or a truncated body has neither.
+    """
     words: list[str] = []
-    message = ""
+    text = ""
     try:
-        problem = json.loads(error.content)["error"]
-        message = str(problem.get("message", ""))
+        problem = json.loads(body)["error"]
+        text = str(problem.get("message", ""))
         words += [
             str(part["reason"])
             for key in ("errors", "details")
@@ -302,5 +315,5 @@ def _of_http(error: HttpError) -> Answer:
             if "reason" in part
         ]
     except (ValueError, TypeError, KeyError, AttributeError):
-        pass  # an answer of a proxy, or a truncated one: the status says enough
-    return Answer(int(error.resp.status), tuple(words), message, seconds)
+        pass  # the status alone says enough
+    return words, text

@@ -1,12 +1,12 @@
-"""The course's folders at Drive: found again by what they carry in `appProperties`, made if they are not there.
+"""Find and create the folders of a course at Drive.
 
-Searches may lag behind what was created. So a folder's id is kept in scratch before it is made, and asked for by itself; and if
-there ever are two folders of one task (a pod's scratch goes with the pod), all tries keep to the oldest.
+Folders are found again by their `appProperties`, never by their name. Searches may lag behind what
+was created. So a folder's id is saved in scratch before the folder is created, and asked for by
+itself. If there are two folders of one task anyway (a pod's scratch is deleted with the pod), every
+attempt uses the oldest.
 """
 
-import hashlib
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,118 +14,149 @@ from googleapiclient.errors import HttpError
 
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.destinations.drive.client import FOLDER, Client, File
-from enrollgate.worker.destinations.drive.errors import NOT_FOUND, failure_by
+from enrollgate.worker.destinations.drive.errors import NOT_FOUND
 from enrollgate.worker.destinations.drive.retry import RetryPolicy
 from enrollgate.worker.destinations.drive.sessions import SessionStore
-from enrollgate.worker.destinations.drive.uploads import Ids
 
-TASK, COURSE_KEY, SECTION, ITEM, MD5 = (
-    "enrollgateTask",
-    "enrollgateCourse",
-    "enrollgateSection",
-    "enrollgateItem",
-    "enrollgateMd5",
-)
-"""The `appProperties` by which folders and files are known again."""
+# The `appProperties` of folders and files.
+TASK = "enrollgateTask"
+COURSE_KEY = "enrollgateCourse"
+SECTION = "enrollgateSection"
+ITEM = "enrollgateItem"
+MD5 = "enrollgateMd5"
+# The key of the course's folder in the session store.
 COURSE = "course"
-"""The key of the course's folder in scratch."""
+_ID_BATCH = 100
 
 
-def item_key(task_id: int, item_id: str) -> str:
-    """What a file carries for its item: whatever the item is called, 32 harmless characters."""
-    return hashlib.sha256(f"{task_id}\n{item_id}".encode()).hexdigest()[:32]
-
-
-def carries(file: File, properties: dict[str, str]) -> bool:
-    """Whether a file or folder has all of these `appProperties`."""
+def has_properties(file: File, properties: dict[str, str]) -> bool:
+    """Say whether a file or folder has all of these `appProperties`."""
     own = file.get("appProperties", {})
     return all(own.get(name) == value for name, value in properties.items())
 
 
-def age(file: File) -> tuple[str, str]:
-    """What files and folders are ordered by, the oldest first."""
-    return str(file.get("createdTime")), str(file["id"])
+class IdPool:
+    """Hand out ids for files that do not exist yet, fetched from Drive in batches. Thread-safe."""
+
+    def __init__(self, client: Client, retry_policy: RetryPolicy) -> None:
+        self._client = client
+        self._retry_policy = retry_policy
+        self._ids: list[str] = []
+        self._lock = threading.Lock()
+
+    def take(self) -> str:
+        """Return an id that nobody else has. Raises Failure."""
+        with self._lock:
+            if not self._ids:
+                self._ids = self._retry_policy.call(partial(self._client.generate_ids, _ID_BATCH))
+            return self._ids.pop()
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Finds and makes folders. Safe for several threads."""
+    """Find, list and create folders. Thread-safe. All methods raise Failure."""
 
     client: Client
     retry_policy: RetryPolicy
-    ids: Ids
+    ids: IdPool
     sessions: SessionStore
-    stop: threading.Event
 
-    def root(self, folder_id: str) -> str | None:
-        """The id of the shared drive that the given folder is on, None for My Drive. Raises Failure if it is no folder."""
+    def find_shared_drive(self, folder_id: str) -> str | None:
+        """Return the id of the shared drive that has the folder, or None if it is in My Drive.
+
+        Raises Failure if the id is not that of a folder.
+        """
         found = self.retry_policy.call(
-            partial(self.client.get, folder_id, "id,mimeType,trashed,driveId"), self.stop
+            partial(self.client.get, folder_id, "id,mimeType,trashed,driveId")
         )
         if found.get("trashed"):
-            raise failure_by(NOT_FOUND)
+            raise NOT_FOUND.failure()
         if found.get("mimeType") != FOLDER:
             raise Failure(
                 Reason.CONFIGURATION_ERROR,
                 "ENROLLGATE_DESTINATION names a file of Google Drive, not a folder",
+                remedy="Set ENROLLGATE_DESTINATION to drive:<folder id>.",
             )
         drive_id = found.get("driveId")
         return None if drive_id is None else str(drive_id)
 
-    def children(self, parent: str, drive_id: str | None, also: str = "") -> Iterator[File]:
-        """What lies in a folder, the oldest first, page by page."""
-        query = f"'{parent}' in parents and trashed = false{also}"
+    def list_children(self, parent: str, drive_id: str | None, condition: str = "") -> list[File]:
+        """Return what a folder contains, the oldest first.
+
+        `condition` is added to the search query, for instance ` and mimeType = '...'`.
+        """
+        query = f"'{parent}' in parents and trashed = false{condition}"
         found: list[File] = []
-        page: str | None = None
+        page_token: str | None = None
         while True:
-            files, page = self.retry_policy.call(
-                partial(self.client.list_page, query, drive_id, page), self.stop
+            files, page_token = self.retry_policy.call(
+                partial(self.client.list_page, query, drive_id, page_token)
             )
             found += files
-            if page is None:
-                break
-        yield from sorted(found, key=age)
+            if page_token is None:
+                return sorted(found, key=_creation_order)
 
-    def courses(self, root: str, drive_id: str | None, properties: dict[str, str]) -> list[File]:
-        """The course's folders, the oldest first: those that the search shows, and the one that an earlier try made."""
-        own = f" and mimeType = '{FOLDER}' and appProperties has {{ key='{TASK}' and value='{properties[TASK]}' }}"
-        found = list(self.children(root, drive_id, own))
-        kept = self.sessions.folder(COURSE)
-        if kept is not None and all(folder["id"] != kept for folder in found):
-            made = self.still_there(kept)
-            if made is not None and root in made.get("parents", ()):
-                found.append(made)
-        return sorted((folder for folder in found if carries(folder, properties)), key=age)
+    def find_course_folders(
+        self, root: str, drive_id: str | None, properties: dict[str, str]
+    ) -> list[File]:
+        """Return the course's folders in `root`, the oldest first.
 
-    def still_there(self, file_id: str) -> File | None:
-        """The file or folder, None if it was removed."""
-        return self.retry_policy.call(partial(self.client.find, file_id), self.stop)
+        These are the folders that the search shows, and the one that an earlier attempt created.
+        """
+        condition = (
+            f" and mimeType = '{FOLDER}' and appProperties has "
+            f"{{ key='{TASK}' and value='{properties[TASK]}' }}"
+        )
+        found = self.list_children(root, drive_id, condition)
+        saved_id = self.sessions.load_folder_id(COURSE)
+        if saved_id is not None and all(folder["id"] != saved_id for folder in found):
+            created = self.get_if_exists(saved_id)
+            if created is not None and root in created.get("parents", ()):
+                found.append(created)
+        ours = (folder for folder in found if has_properties(folder, properties))
+        return sorted(ours, key=_creation_order)
 
-    def make(self, key: str, name: str, parent: str, properties: dict[str, str]) -> File:
-        """A new folder: once, however often the request must be repeated, in this try or the next."""
+    def get_if_exists(self, file_id: str) -> File | None:
+        """Return the metadata of a file or folder, or None if it is missing or in the trash."""
+        return self.retry_policy.call(partial(self.client.get_if_exists, file_id))
+
+    def create(self, key: str, name: str, parent: str, properties: dict[str, str]) -> File:
+        """Create a folder once, even if the request is repeated in this attempt or the next.
+
+        `key` names the folder in the session store, `parent` is an id.
+        """
         body: File = {
             "name": name,
             "mimeType": FOLDER,
             "parents": [parent],
             "appProperties": properties,
         }
-        kept = self.sessions.folder(key)
-        if kept is not None:
-            made = self.retry_policy.call(partial(self._create, {**body, "id": kept}), self.stop)
-            if made is not None and parent in made.get("parents", ()) and carries(made, properties):
-                return made
-        new = self.ids.take(self.stop)
-        self.sessions.keep_folder(key, new)
-        made = self.retry_policy.call(partial(self._create, {**body, "id": new}), self.stop)
-        if made is None:
-            raise failure_by(NOT_FOUND)  # someone removed it in the same moment
-        return made
+        saved_id = self.sessions.load_folder_id(key)
+        if saved_id is not None:
+            created = self.retry_policy.call(partial(self._create_or_get, {**body, "id": saved_id}))
+            if (
+                created is not None
+                and parent in created.get("parents", ())
+                and has_properties(created, properties)
+            ):
+                return created
+        new_id = self.ids.take()
+        self.sessions.save_folder_id(key, new_id)
+        created = self.retry_policy.call(partial(self._create_or_get, {**body, "id": new_id}))
+        if created is None:
+            raise NOT_FOUND.failure()  # someone removed it at the same moment
+        return created
 
-    def _create(self, body: File) -> File | None:
-        """The folder; None if its id is used up, by one that was removed."""
+    def _create_or_get(self, body: File) -> File | None:
+        """Return the folder; None if its id was used by a folder that was removed."""
         try:
             return self.client.create_folder(body)
         except HttpError as error:
             if error.resp.status != 409:
                 raise
-            return self.client.find(str(body["id"]))
+            return self.client.get_if_exists(str(body["id"]))
+
+
+def _creation_order(file: File) -> tuple[str, str]:
+    """Return the sort key that puts the oldest file first."""
+    return str(file.get("createdTime")), str(file["id"])

@@ -1,50 +1,51 @@
-"""The doctor's proof that a folder can be delivered to: a probe file is written, its MD5 read back, and put into the bin."""
+"""The doctor's check of a Drive folder: upload a probe file, verify its MD5, move it to the trash.
+
+Only a real file proves access: a service account without storage may list and create folders.
+"""
 
 import tempfile
 import threading
 import uuid
 from functools import partial
 from pathlib import Path
-from random import Random
-from typing import Any
 
+from enrollgate.common.files import md5_of
 from enrollgate.domain.check import Check, failed, ok
-from enrollgate.domain.reasons import Failure
+from enrollgate.domain.reasons import Failure, explain
 from enrollgate.settings.worker import WorkerSettings
 from enrollgate.worker.destinations.drive.client import Client
 from enrollgate.worker.destinations.drive.credentials import load_credentials
-from enrollgate.worker.destinations.drive.errors import parted
-from enrollgate.worker.destinations.drive.folders import Folders
+from enrollgate.worker.destinations.drive.folders import Folders, IdPool
 from enrollgate.worker.destinations.drive.retry import RetryPolicy
 from enrollgate.worker.destinations.drive.sessions import SessionStore
-from enrollgate.worker.destinations.drive.uploads import Ids, UploadRequest, Uploads
+from enrollgate.worker.destinations.drive.uploads import UploadRequest, Uploads
 
 
-def check_drive(settings: WorkerSettings, folder_id: str) -> Check:
-    """Only a real file proves access: a service account without storage may list and make folders."""
+def check_drive(
+    settings: WorkerSettings, folder_id: str, retry_policy: RetryPolicy | None = None
+) -> Check:
+    """Check that courses can be delivered to the folder with this id.
+
+    By default failed requests are retried a few times only, since a person waits for the answer.
+    """
+    retry_policy = retry_policy or RetryPolicy(threading.Event()).with_few_attempts()
     try:
         with tempfile.TemporaryDirectory(prefix="enrollgate-probe-") as scratch:
-            _write_and_trash(settings, folder_id, Path(scratch))
+            client = Client(load_credentials(settings), settings.drive_endpoint)
+            ids = IdPool(client, retry_policy)
+            sessions = SessionStore(Path(scratch) / "sessions")
+            Folders(client, retry_policy, ids, sessions).find_shared_drive(folder_id)
+            name = f".enrollgate-probe-{uuid.uuid4().hex}"
+            file = Path(scratch) / name
+            file.write_bytes(b"probe")
+            uploads = Uploads(client, retry_policy, ids, sessions, settings.drive_chunk_size)
+            request = UploadRequest("probe", file, md5_of(file), folder_id, {"name": name})
+            uploaded = uploads.upload(request, lambda _sent: None)
+            retry_policy.call(partial(client.trash, uploaded["id"]))
     except Failure as failure:
-        return failed("destination", *parted(failure))
+        remedy = failure.remedy or explain(failure.reason).remedy
+        return failed("destination", failure.message, remedy)
     return ok(
         "destination",
-        f"Google Drive folder {folder_id}: a probe file was written, verified and put into the bin",
+        f"Google Drive folder {folder_id}: a probe file was written, verified and moved to the trash",
     )
-
-
-def _write_and_trash(settings: WorkerSettings, folder_id: str, scratch: Path) -> None:
-    client, stop = Client(load_credentials(settings), settings.drive_endpoint), threading.Event()
-    retry_policy = RetryPolicy(Random()).shorter()  # noqa: S311 -- jitter; someone waits for the doctor
-    ids, sessions = Ids(client, retry_policy), SessionStore(scratch / "sessions")
-    Folders(client, retry_policy, ids, sessions, stop).root(folder_id)
-    name = f".enrollgate-probe-{uuid.uuid4().hex}"
-    file = scratch / name
-    file.write_bytes(b"probe")
-
-    def body(_md5: str) -> dict[str, Any]:
-        return {"name": name}
-
-    uploads = Uploads(client, retry_policy, ids, sessions, settings.drive_chunk_size)
-    done = uploads.upload(UploadRequest("probe", file, folder_id, body), lambda _sent: None, stop)
-    retry_policy.call(partial(client.trash, done["id"]), stop)

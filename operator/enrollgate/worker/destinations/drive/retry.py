@@ -1,83 +1,123 @@
-"""Trying again, in one place: what may pass by itself is asked again after a growing pause, everything else is a Failure."""
+"""Repeat requests to Drive, in one place: what may pass by itself is tried again after a pause.
+
+In comes a request as a function, out goes its result or a `Failure`. Built on tenacity. The stop
+event ends pauses at once, and no request starts after it is set.
+"""
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from random import Random
-from typing import TypeVar
+from typing import NoReturn, TypeVar
+
+import tenacity
 
 from enrollgate.common.backoff import Backoff, delay
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.destinations.drive.errors import (
-    ASKED_TO_WAIT,
-    Answer,
-    answer_of,
+    REQUEST_ERRORS,
+    WAIT_TOO_LONG,
+    FailedRequest,
     classify,
-    failure_by,
-    failure_of,
 )
 
 T = TypeVar("T")
-TRIES = 10
-"""How often one request is sent without any progress, at most."""
-FEW_TRIES = 3
-"""The same, for what is not worth waiting for."""
+# How often one request is sent without progress, at most.
+MAX_ATTEMPTS = 10
+# The same for requests that are not worth a long wait.
+FEW_ATTEMPTS = 3
+# Seconds. If Drive asks for more (Retry-After), the run's next attempt waits instead.
 LONGEST_PAUSE = 300.0
-"""Seconds. Who asks for more (Retry-After) is answered by the run's next try."""
 PAUSES = Backoff(base=1.0, factor=2.0, cap=64.0, jitter=0.5)
 
-Sleep = Callable[[float, threading.Event], None]
-"""Waits so many seconds, or until the event is set."""
+
+class _Retryable(Exception):
+    """Carry a failed request that is worth another attempt."""
+
+    def __init__(self, failed: FailedRequest) -> None:
+        super().__init__()
+        self.failed = failed
 
 
-def wait(seconds: float, stop: threading.Event) -> None:
-    """The real `Sleep`."""
-    stop.wait(seconds)
-
-
-def stopped() -> Failure:
-    """What a delivery ends in that is asked to stop."""
-    return Failure(Reason.STOPPED, "asked to stop; the upload goes on with the next try")
-
-
-@dataclass
 class RetryPolicy:
-    """How failing requests are repeated. Safe for several threads."""
+    """Decide how often and after which pauses a failed request is repeated. Thread-safe.
 
-    random: Random
-    sleep: Sleep = wait
-    tries: int = TRIES
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    `stop` ends everything. `random` gives the jitter. `sleep` waits so many seconds; the default
+    also returns once `stop` is set. `max_attempts` counts sends of one request without progress.
+    """
 
-    def call(self, request: Callable[[], T], stop: threading.Event) -> T:
-        """The request's result. Raises Failure; what no request may meet passes through."""
-        failures = 0
-        while True:
-            if stop.is_set():
-                raise stopped()
-            try:
-                return request()
-            except Exception as error:
-                answer = answer_of(error)
-                if answer is None:
-                    raise
-                failures += 1
-                self.pause(answer, failures, stop)
+    def __init__(
+        self,
+        stop: threading.Event,
+        *,
+        random: Random | None = None,
+        sleep: Callable[[float], None] | None = None,
+        max_attempts: int = MAX_ATTEMPTS,
+    ) -> None:
+        self.stop = stop
+        self.max_attempts = max_attempts
+        self._random = random or Random()  # noqa: S311 -- jitter, not a secret
+        self._sleep = sleep or tenacity.sleep_using_event(stop)
+        self._lock = threading.Lock()
 
-    def shorter(self) -> "RetryPolicy":
-        """One that soon gives up."""
-        return RetryPolicy(self.random, self.sleep, FEW_TRIES, self._lock)
+    def with_few_attempts(self) -> "RetryPolicy":
+        """Return a policy that gives up soon, with the same stop event and pauses."""
+        return RetryPolicy(
+            self.stop, random=self._random, sleep=self._sleep, max_attempts=FEW_ATTEMPTS
+        )
 
-    def pause(self, answer: Answer, failures: int, stop: threading.Event) -> None:
-        """Waits as long as this many failures in a row deserve. Raises Failure if it is not to be tried again."""
-        asked = answer.retry_after or 0.0
-        retried = classify(answer).retried
-        if retried and asked > LONGEST_PAUSE:
-            raise failure_by(ASKED_TO_WAIT, asked) from None
-        if not retried or failures >= self.tries:
-            raise failure_of(answer) from None  # the exception's text may carry a session's URI
+    def raise_if_stopped(self) -> None:
+        """Raise Failure (Stopped) once the stop event is set."""
+        if self.stop.is_set():
+            raise Failure(
+                Reason.STOPPED, "stopped on request; the next attempt continues the upload"
+            )
+
+    def call(self, request: Callable[[], T]) -> T:
+        """Send the request, again and again if needed, and return its result.
+
+        Raises Failure: Stopped, or what the last error means. Exceptions that are no request errors
+        pass through.
+        """
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_Retryable),
+            wait=self._pause,
+            sleep=self._sleep,
+            stop=tenacity.stop_after_attempt(self.max_attempts)
+            | tenacity.stop_when_event_set(self.stop),
+            retry_error_callback=self._raise_failure,
+        )
+        result: T = retrying(self._attempt, request)
+        return result
+
+    def _attempt(self, request: Callable[[], T]) -> T:
+        """Send the request once. Raises _Retryable if another attempt may help, else Failure."""
+        self.raise_if_stopped()
+        try:
+            return request()
+        except REQUEST_ERRORS as error:
+            failed = classify(error)
+        # Outside of the handler: the exception's text may carry a session's URI, so it is not chained.
+        if not failed.rule.retried:
+            raise failed.failure()
+        if (failed.retry_after or 0.0) > LONGEST_PAUSE:
+            raise WAIT_TOO_LONG.failure(retry_after=failed.retry_after)
+        raise _Retryable(failed)
+
+    def _pause(self, state: tenacity.RetryCallState) -> float:
+        """Return the seconds before the next attempt: those that Drive asks for, or ours if longer."""
         with self._lock:
-            ours = delay(failures, PAUSES, self.random)
-        self.sleep(max(asked, ours), stop)
-        if stop.is_set():
-            raise stopped()
+            ours = delay(state.attempt_number, PAUSES, self._random)
+        return max(_failed_request(state).retry_after or 0.0, ours)
+
+    def _raise_failure(self, state: tenacity.RetryCallState) -> NoReturn:
+        """End a request that is not repeated any more."""
+        self.raise_if_stopped()
+        raise _failed_request(state).failure()
+
+
+def _failed_request(state: tenacity.RetryCallState) -> FailedRequest:
+    """Return what the last attempt failed with."""
+    error = state.outcome.exception() if state.outcome else None
+    if not isinstance(error, _Retryable):
+        raise TypeError("only retryable errors are repeated")
+    return error.failed

@@ -1,7 +1,8 @@
-"""What the next try must know: the uploads under way, what has arrived, and the folders that were made, in the run's scratch.
+"""Keep on disk, in the run's scratch, what the next attempt must know about uploads and folders.
 
-Drive's searches may lag behind what was created; an id that is kept here is asked for by itself. A session's URI is a bearer
-credential: files of mode 0600, the URI forgotten with the upload's end, and never a word of it in a message.
+Drive's searches may lag behind what was created. An id that is kept here is asked for by itself, so
+nothing is created twice. A session's URI is a bearer credential: the files have mode 0600, the URI
+is deleted when the upload ends, and it never appears in a message.
 """
 
 import contextlib
@@ -14,62 +15,64 @@ from enrollgate.common.files import write_private
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One upload, under way or done."""
+    """Describe one upload, under way or done.
+
+    `size` is in bytes, `parent` is the id of the folder. `uri` is None until Drive has opened a
+    resumable session, and once the upload is done.
+    """
 
     file_id: str
     size: int
-    """Bytes."""
     md5: str
     parent: str
     uri: str | None = None
     done: bool = False
 
     def __repr__(self) -> str:
-        return f"Session({self.file_id}, {self.size} bytes)"
-
-    def at(self, uri: str | None) -> "Session":
-        """The same file, with this session."""
-        return replace(self, uri=uri)
+        return f"Session({self.file_id}, {self.size} bytes)"  # without the URI
 
 
 class SessionStore:
-    """A folder with one file for each upload and each folder. Different keys may be used from different threads."""
+    """Store one file per upload and per folder. Threads may use different keys at once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def read(self, key: str) -> Session | None:
-        """The upload that an earlier try began, None if there is none, it is done, or its file is damaged."""
-        session = _session(self._path(key))
+    def load(self, key: str) -> Session | None:
+        """Return the upload that an earlier attempt left unfinished.
+
+        Returns None if there is none, if it is done, or if its file is damaged.
+        """
+        session = _read_session(self._path(key))
         return None if session is None or session.done else session
 
-    def write(self, key: str, session: Session) -> None:
-        """Keeps the session, in one piece."""
+    def save(self, key: str, session: Session) -> None:
+        """Write the session, as a whole or not at all."""
         self._write(self._path(key), json.dumps(asdict(session)))
 
-    def finish(self, key: str, session: Session) -> None:
-        """The upload has arrived whole: only its file's id is kept."""
-        self.write(key, replace(session, uri=None, done=True))
+    def mark_done(self, key: str, session: Session) -> None:
+        """Record that the file is complete at Drive. Keeps its id and deletes the URI."""
+        self.save(key, replace(session, uri=None, done=True))
 
-    def remove(self, key: str) -> None:
-        """The upload is given up."""
+    def delete(self, key: str) -> None:
+        """Forget the upload, so that the next one starts from zero."""
         self._path(key).unlink(missing_ok=True)
 
-    def delivered(self) -> dict[str, str]:
-        """The ids of the files that arrived whole, by their keys."""
-        found = ((path.stem, _session(path)) for path in self._folder.glob("*.json"))
+    def done_file_ids(self) -> dict[str, str]:
+        """Return the ids of the files that are complete at Drive, by key."""
+        found = ((path.stem, _read_session(path)) for path in self._folder.glob("*.json"))
         return {
             key: session.file_id for key, session in found if session is not None and session.done
         }
 
-    def folder(self, key: str) -> str | None:
-        """The id that a folder was made with, or was about to be made with."""
+    def load_folder_id(self, key: str) -> str | None:
+        """Return the id that a folder was created with, or was about to be created with."""
         with contextlib.suppress(OSError, ValueError):
             return self._path(key, ".folder").read_text(encoding="utf-8") or None
         return None
 
-    def keep_folder(self, key: str, folder_id: str) -> None:
-        """Keeps the id of a folder before it is made."""
+    def save_folder_id(self, key: str, folder_id: str) -> None:
+        """Write the id of a folder before the folder is created."""
         self._write(self._path(key, ".folder"), folder_id)
 
     def _write(self, path: Path, text: str) -> None:
@@ -80,7 +83,8 @@ class SessionStore:
         return self._folder / f"{key}{ending}"
 
 
-def _session(path: Path) -> Session | None:
+def _read_session(path: Path) -> Session | None:
+    """Return the session in a file, or None if the file is missing or damaged."""
     try:
         return Session(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

@@ -1,18 +1,21 @@
-"""One file to Drive: resumable, chunk by chunk, verified, and never twice.
+"""Upload one file to Drive: resumable, chunk by chunk, verified, and never twice.
 
-    id from generateIds ─▶ kept in scratch ─▶ session ─▶ kept ─▶ chunks ─▶ size and MD5 ─▶ done
-         ▲                        ▲ 404/410: a new session, same id        └─ wrong: to the bin, new id
-         └── a killed worker goes on with what was kept; 409 means the file is there already: it is verified
+    StartSession ──▶ SendChunk ◀──▶ AskPosition        an error: ask Drive how much it has
+         ▲   │           │  │
+         │   ▼           │  ▼
+         │  FileExists   │  Complete ──▶ size and MD5 are right ──▶ done
+         │               ▼                     └─▶ wrong: to the trash, a new file id
+         └────────── SessionExpired
 
-Nothing is sent before its session is on disk: what Drive has taken of it, the next try need not send. A chunk is read while it is
-sent; a stop ends it in the middle, and Drive keeps the whole 256 KiB of it.
+The file's id comes from generateIds and is saved in scratch first, so that a repeated request never
+creates a second file. The session's URI is saved before the first byte is sent: the next attempt
+starts in AskPosition and does not send again what Drive has. A chunk is read while it is sent. A
+stop ends it in the middle, and Drive keeps what it has in whole 256 KiB.
 """
 
-import hashlib
 import os
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -24,214 +27,248 @@ from enrollgate.worker.course import OnBytes
 from enrollgate.worker.destinations.drive.client import ChunkReader, Client, File
 from enrollgate.worker.destinations.drive.errors import (
     CORRUPT,
-    SESSION_GONE,
-    Answer,
-    answer_of,
-    failure_by,
+    SESSION_EXPIRED,
+    STALLED,
+    UploadStalled,
 )
-from enrollgate.worker.destinations.drive.retry import RetryPolicy, stopped
+from enrollgate.worker.destinations.drive.folders import IdPool
+from enrollgate.worker.destinations.drive.retry import RetryPolicy
 from enrollgate.worker.destinations.drive.sessions import Session, SessionStore
 
-ATTEMPTS = 3
-"""How often a file is begun anew: after a corrupt upload, after a session that is gone, or an id that is used up."""
-SETBACKS = 5
-"""How often Drive may have less of an upload than it had before."""
-_IDS = 100
-_STUCK = Answer(0, ("stuck",))
-_BLOCK = 1 << 20
+# How often one attempt starts an upload from zero: after a corrupt upload, an expired session, or a
+# file id that is used up.
+MAX_STARTS = 3
+# How often Drive may have less of an upload than it had before.
+MAX_SETBACKS = 5
 
 
-class _SessionGone(Exception):
-    """The session's URI answers 404 or 410."""
+@dataclass(frozen=True, slots=True)
+class StartSession:
+    """There is no session: open one."""
 
 
-class Ids:
-    """Ids of files that are yet to be, fetched in batches."""
+@dataclass(frozen=True, slots=True)
+class AskPosition:
+    """There is a session, but how much Drive has is unknown: ask."""
 
-    def __init__(self, client: Client, retry_policy: RetryPolicy) -> None:
-        self._client = client
-        self._retry_policy = retry_policy
-        self._ids: list[str] = []
-        self._lock = threading.Lock()
 
-    def take(self, stop: threading.Event) -> str:
-        """An id that nobody else has. Raises Failure."""
-        with self._lock:
-            if not self._ids:
-                self._ids = self._retry_policy.call(partial(self._client.generate_ids, _IDS), stop)
-            return self._ids.pop()
+@dataclass(frozen=True, slots=True)
+class SendChunk:
+    """Drive has the bytes before `start`: send those that follow."""
+
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionExpired:
+    """The session's URI answers 404 or 410: open another one for the same file id."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileExists:
+    """The file id is used (409), since an earlier final response was lost: fetch the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """Drive has the whole file: this is its metadata."""
+
+    file: File
+
+
+State = StartSession | AskPosition | SendChunk | SessionExpired | FileExists | Complete
 
 
 @dataclass(frozen=True, slots=True)
 class UploadRequest:
-    """What is to be sent where."""
+    """Describe what to upload, and where to.
+
+    `key` names the upload in the session store. `md5` is the file's, in hexadecimal digits. `parent`
+    is the folder's id. `metadata` is sent with the file; its id and parent are added.
+    """
 
     key: str
     file: Path
+    md5: str
     parent: str
-    """The folder's id."""
-    body: Callable[[str], File]
-    """The metadata to send with it, for its MD5."""
+    metadata: File
 
 
 class FileSource:
-    """A file on its way: reads it for the client, tells of what was sent, and ends when it is to stop."""
+    """Read a file for the client, and report the bytes that were sent.
 
-    def __init__(self, stream: BinaryIO, on_bytes: OnBytes, stop: threading.Event) -> None:
+    `raise_if_stopped` is called before each report, and ends the request in the middle.
+    """
+
+    def __init__(
+        self, stream: BinaryIO, on_bytes: OnBytes, raise_if_stopped: Callable[[], None]
+    ) -> None:
         self._stream = stream
         self._on_bytes = on_bytes
+        self._raise_if_stopped = raise_if_stopped
         self._sent = 0
-        self.stop = stop
         self.size = os.fstat(stream.fileno()).st_size
 
-    def digest(self) -> str:
-        """The file's MD5."""
-        md5 = hashlib.md5(usedforsecurity=False)
-        while not self._is_over() and (block := self._stream.read(_BLOCK)):
-            md5.update(block)
-        return md5.hexdigest()
+    def chunk(self, start: int, length: int) -> ChunkReader:
+        """Return `length` bytes from `start` on, as the body of a request."""
+        return ChunkReader(self._stream, start, length, self._report)
 
-    def piece(self, start: int, length: int) -> ChunkReader:
-        """A stretch of it, as a request's body."""
-        return ChunkReader(self._stream, start, length, self._told)
-
-    def _told(self, size: int) -> None:
-        if not self._is_over():
-            self._sent += size
-            self._on_bytes(self._sent)
-
-    def _is_over(self) -> bool:
-        if self.stop.is_set():
-            raise stopped()
-        return False
+    def _report(self, size: int) -> None:
+        self._raise_if_stopped()
+        self._sent += size
+        self._on_bytes(self._sent)
 
 
 @dataclass(frozen=True)
 class Uploads:
-    """Everything that uploads share. Safe for several threads. `chunk_size` in bytes."""
+    """Upload files. Thread-safe. `chunk_size` is in bytes."""
 
     client: Client
     retry_policy: RetryPolicy
-    ids: Ids
+    ids: IdPool
     sessions: SessionStore
     chunk_size: int
 
-    def upload(self, parcel: UploadRequest, on_bytes: OnBytes, stop: threading.Event) -> File:
-        """Drive's metadata of the complete, verified file. Raises Failure."""
-        with parcel.file.open("rb") as stream:
-            sending = FileSource(stream, on_bytes, stop)
-            md5 = sending.digest()
-            for _ in range(ATTEMPTS):
-                session = self._session(parcel, sending, md5)
-                metadata = {**parcel.body(md5), "id": session.file_id, "parents": [parcel.parent]}
-                done = self._send(parcel.key, session, metadata, sending)
-                if (
-                    done is not None
-                    and int(done.get("size", -1)) == sending.size
-                    and done.get("md5Checksum") == md5
-                ):
-                    self.sessions.finish(parcel.key, session)
-                    return done
-                if done is not None:
-                    self.trash_quietly(session.file_id, stop)
-                self.sessions.remove(parcel.key)
-        raise failure_by(CORRUPT)
+    def upload(self, request: UploadRequest, on_bytes: OnBytes) -> File:
+        """Upload the file and return Drive's metadata of it, once size and MD5 are verified.
 
-    def trash_quietly(self, file_id: str, stop: threading.Event) -> None:
-        """Puts into the bin what is in the way. If that cannot be done now, the next try's `open` does it: nothing that was
-        delivered depends on it."""
+        `on_bytes` gets the number of bytes sent so far. Raises Failure.
+        """
+        with request.file.open("rb") as stream:
+            source = FileSource(stream, on_bytes, self.retry_policy.raise_if_stopped)
+            for _ in range(MAX_STARTS):
+                session = self._load_or_create_session(request, source.size)
+                transfer = _Transfer(self, request, session, source)
+                file = transfer.run()
+                if (
+                    file is not None
+                    and int(file.get("size", -1)) == source.size
+                    and file.get("md5Checksum") == request.md5
+                ):
+                    self.sessions.mark_done(request.key, session)
+                    return file
+                if file is not None:
+                    self.trash_quietly(session.file_id)
+                self.sessions.delete(request.key)
+        raise CORRUPT.failure()
+
+    def trash_quietly(self, file_id: str) -> None:
+        """Move a file that is in the way to the trash, and ignore a failure.
+
+        Nothing that was delivered depends on it: the next attempt tries again in `Drive.open`.
+        """
         try:
-            self.retry_policy.shorter().call(partial(self.client.trash, file_id), stop)
+            self.retry_policy.with_few_attempts().call(partial(self.client.trash, file_id))
         except Failure:
             return
 
-    def _session(self, parcel: UploadRequest, sending: FileSource, md5: str) -> Session:
-        """What an earlier try began for the same file, or a new beginning."""
-        kept = self.sessions.read(parcel.key)
-        if kept is not None and (kept.size, kept.md5, kept.parent) == (
-            sending.size,
-            md5,
-            parcel.parent,
-        ):
-            return kept
-        session = Session(self.ids.take(sending.stop), sending.size, md5, parcel.parent)
-        self.sessions.write(parcel.key, session)
+    def _load_or_create_session(self, request: UploadRequest, size: int) -> Session:
+        """Return what an earlier attempt started for the same file, or a new session without URI."""
+        saved = self.sessions.load(request.key)
+        wanted = (size, request.md5, request.parent)
+        if saved is not None and (saved.size, saved.md5, saved.parent) == wanted:
+            return saved
+        session = Session(self.ids.take(), *wanted)
+        self.sessions.save(request.key, session)
         return session
 
-    def _send(self, key: str, session: Session, metadata: File, sending: FileSource) -> File | None:
-        """The complete file; None if its id is used up, by a file that was removed."""
-        for _ in range(ATTEMPTS):
-            try:
-                if session.uri is not None:
-                    return self._go_on(session, sending, None)
-                begun = self.retry_policy.call(
-                    partial(self._begin, metadata, sending.size), sending.stop
-                )
-                if begun is None:
-                    return self.retry_policy.call(
-                        partial(self.client.find, session.file_id), sending.stop
-                    )
-                session = session.at(begun)
-                self.sessions.write(key, session)
-                return self._go_on(session, sending, 0)
-            except _SessionGone:
-                session = session.at(None)
-                self.sessions.write(key, session)
-        raise failure_by(SESSION_GONE)
 
-    def _begin(self, metadata: File, size: int) -> str | None:
-        """A session's URI; None if the file is there already: an earlier last answer was lost."""
+class _Transfer:
+    """Move one upload from state to state until the file is complete."""
+
+    def __init__(
+        self, uploads: Uploads, request: UploadRequest, session: Session, source: FileSource
+    ) -> None:
+        self._client = uploads.client
+        self._retry_policy = uploads.retry_policy
+        self._sessions = uploads.sessions
+        self._chunk_size = uploads.chunk_size
+        self._request = request
+        self._session = session
+        self._source = source
+        self._state: State = StartSession() if session.uri is None else AskPosition()
+        self._confirmed = 0  # bytes that Drive had when it answered last
+        self._setbacks = 0
+        self._expired = 0
+
+    def run(self) -> File | None:
+        """Return the complete file; None if its id was used by a file that was removed.
+
+        Raises Failure.
+        """
+        while True:
+            match self._state:
+                case StartSession():
+                    self._state = self._retry_policy.call(self._start_session)
+                case AskPosition() | SendChunk():
+                    self._retry_policy.call(self._advance)
+                case SessionExpired():
+                    self._save_uri(None)
+                    self._expired += 1
+                    if self._expired == MAX_STARTS:
+                        raise SESSION_EXPIRED.failure()
+                    self._state = StartSession()
+                case FileExists():
+                    find = partial(self._client.get_if_exists, self._session.file_id)
+                    return self._retry_policy.call(find)
+                case Complete(file):
+                    return file
+
+    def _start_session(self) -> State:
+        """Open a session and save its URI before anything is sent."""
+        metadata = {
+            **self._request.metadata,
+            "id": self._session.file_id,
+            "parents": [self._request.parent],
+        }
         try:
-            return self.client.begin_upload(metadata, size)
+            uri = self._client.begin_upload(metadata, self._source.size)
         except HttpError as error:
             if error.resp.status != 409:
                 raise
-            return None
+            return FileExists()
+        self._save_uri(uri)
+        self._confirmed = self._setbacks = 0
+        return SendChunk(0)
 
-    def _go_on(self, session: Session, sending: FileSource, position: int | None) -> File | None:
-        """Sends chunk after chunk until the file is complete. `position` is what Drive has; None: it must be asked first, as
-        after any trouble."""
-        last, failures, setbacks = position or 0, 0, 0
-        while True:
-            try:
-                found = self._step(session, sending, position)
-            except Exception as error:
-                self.client.close_connections()
-                status = error.resp.status if isinstance(error, HttpError) else 0
-                if status == 409:
-                    return self.retry_policy.call(
-                        partial(self.client.find, session.file_id), sending.stop
-                    )
-                if status in (404, 410):
-                    raise _SessionGone from None
-                answer = answer_of(error)
-                if answer is None:
-                    raise
-                position, failures = None, failures + 1
-                self.retry_policy.pause(answer, failures, sending.stop)
-                continue
-            if not isinstance(found, int):
-                return found
-            if found > last:
-                failures = 0
-            elif (
-                found < last or position is not None
-            ):  # less than before, or not one byte of what was sent
-                failures, setbacks = failures + 1, setbacks + (found < last)
-                self.retry_policy.pause(
-                    _STUCK,
-                    self.retry_policy.tries if setbacks > SETBACKS else failures,
-                    sending.stop,
-                )
-            position = last = found
+    def _advance(self) -> None:
+        """Ask for the position if it is unknown, then send a chunk, until Drive has more or all.
 
-    def _step(self, session: Session, sending: FileSource, position: int | None) -> int | File:
-        if sending.stop.is_set():
-            raise stopped()
-        uri = str(session.uri)
-        if position is None:
-            return self.client.upload_state(uri, sending.size)
-        length = min(self.chunk_size, sending.size - position)
-        return self.client.upload_piece(
-            uri, sending.piece(position, length), position, length, sending.size
-        )
+        Raises UploadStalled if Drive has no more than before: the retry policy then calls again.
+        """
+        before, state = self._confirmed, self._state
+        self._state = AskPosition()  # stays so if the request fails
+        uri, size = str(self._session.uri), self._source.size
+        if isinstance(state, AskPosition):
+            state = _read_answer(partial(self._client.query_upload, uri, size))
+        if state == SendChunk(before):
+            length = min(self._chunk_size, size - before)
+            chunk = self._source.chunk(before, length)
+            state = _read_answer(
+                partial(self._client.upload_chunk, uri, chunk, before, length, size)
+            )
+        self._state = state
+        if isinstance(state, SendChunk):
+            self._confirmed = state.start
+            self._setbacks += state.start < before
+            if self._setbacks > MAX_SETBACKS:
+                raise STALLED.failure()
+            if state.start <= before:
+                raise UploadStalled
+
+    def _save_uri(self, uri: str | None) -> None:
+        self._session = replace(self._session, uri=uri)
+        self._sessions.save(self._request.key, self._session)
+
+
+def _read_answer(request: Callable[[], int | File]) -> State:
+    """Send a request of an upload session, and return the state that its answer leads to."""
+    try:
+        answer = request()
+    except HttpError as error:
+        if error.resp.status == 409:
+            return FileExists()
+        if error.resp.status in (404, 410):
+            return SessionExpired()
+        raise
+    return SendChunk(answer) if isinstance(answer, int) else Complete(answer)

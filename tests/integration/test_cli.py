@@ -165,7 +165,7 @@ def test_doctor_is_content_with_a_good_installation(
     world.add("pending")
     world.close()
     done = run(environment, "doctor", "--json")
-    checks = {check["name"]: check["verdict"] for check in json.loads(done.stdout)}
+    checks = {check["name"]: check["severity"] for check in json.loads(done.stdout)}
     assert done.returncode == 0, done.stdout
     assert {
         "database",
@@ -194,10 +194,10 @@ def test_in_a_cluster_the_doctor_says_which_pod_can_prove_what_this_one_cannot(
     assert "work folder" not in checks
     for name, words in {
         "cluster": "kubectl exec deploy/<release> -- enrollgate doctor",
-        "destination": "`helm test` proves it",
-        "cookies": "`helm test` proves it",
+        "destination": "check it with `helm test`",
+        "cookies": "check it with `helm test`",
     }.items():
-        assert checks[name]["verdict"] == "warning" and words in checks[name]["remedy"], checks[
+        assert checks[name]["severity"] == "warning" and words in checks[name]["remedy"], checks[
             name
         ]
 
@@ -215,11 +215,11 @@ def test_status_shows_tasks_runs_and_failures_with_remedies(
     world.close()
     text = run(environment, "status").stdout
     assert (
-        "waits for its enrollment" not in text
+        "waiting for the enrollment" not in text
         and "EnrollmentTimeout" in text
         and "test-2-1" in text
     )
-    assert "no meaning here" in text
+    assert "unknown status: ignored" in text
     data = json.loads(run(environment, "status", "--json").stdout)
     assert [count["status"] for count in data["tasks"]] == ["enrolled", "failed", "odd"]
     assert data["runs"][0]["name"] == "test-2-1" and data["runs"][0]["progress"] is None

@@ -16,7 +16,7 @@ from tests.faulty_site import FaultySite, Lecture, content
 from tests.terminal import Terminal
 from tests.world import World
 
-from enrollgate.commands.status import look, render
+from enrollgate.commands.status import load_overview, render
 from enrollgate.database import open_database
 from enrollgate.domain.report import Report
 
@@ -140,7 +140,7 @@ def test_a_progress_that_may_not_be_read_is_only_unknown(sqlite_url: str, tmp_pa
         def refused(_name: str) -> None:
             raise PermissionError(13, "Permission denied")
 
-        overview = look(world.database, world.tables, refused)
+        overview = load_overview(world.database, world.tables, refused)
         assert overview.progress == {} and render(overview, world.tables)
 
 
@@ -152,16 +152,16 @@ def test_watch_shows_what_changes_and_waits_for_a_database_that_is_away(
         with Terminal(
             [*ENROLLGATE, "status", "--watch"], environment(DATABASE_URL=url)
         ) as terminal:
-            terminal.await_text("waits for its enrollment")
+            terminal.await_text("waiting for the enrollment")
             world.set(task, "completed")
-            terminal.await_text("is at its destination")
+            terminal.await_text("at its destination")
             own_mariadb.kill()
-            terminal.await_text("the database is away, and is asked again")
+            terminal.await_text("the database is unavailable, trying again")
             own_mariadb.start()
             with closing(open_database(make_url(url))) as database:
                 database.run_in_transaction(
                     lambda c: c.exec_driver_sql("UPDATE download_tasks SET status = 'odd'")
                 )
-            terminal.await_text("no meaning here: left alone")
+            terminal.await_text("unknown status: ignored")
             terminal.process.send_signal(signal.SIGINT)
             assert terminal.wait() == 0, terminal.text

@@ -1,1 +1,9 @@
-"""What people type: the command line and what it shows. The top layer: it may import every other package."""
+"""The command line: what people type, and what it prints.
+
+    cli        every command with its options; it imports the rest only when a command runs
+    console    what all commands share: the two streams, and how a command fails
+    run, migrate, status, doctor, work, drive_login   what one command does
+
+Nothing but `__main__` imports this package. A worker starts often and alone: `cli` and `work` must
+not import the database, the operator or a Kubernetes client.
+"""

@@ -1,17 +1,24 @@
-"""What `enrollgate doctor` looks at beside the database: the cluster, the destination, the cookies, the tools, the folders.
+"""`enrollgate doctor`: check the database, the cluster, the destination, the cookies and the tools.
 
-On Kubernetes it sees what its pod sees. The operator's pod has the token and none of the workers' volumes and Secrets; the chart's
-test pod (`helm test`) has those, and no token. What is not here is a warning that says where to look; what is here is proven.
+On Kubernetes a check sees what its pod sees. The operator's pod has the API token, but none of the
+workers' volumes and Secrets; the chart's test pod (`helm test`) has those, but no token. What a pod
+cannot see is a warning that says where to check it.
 """
 
+import json
 import os
 import shutil
 import threading
 import uuid
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
+from rich.markup import escape
+
+from enrollgate.commands.console import OUT, settings_or_fail
+from enrollgate.common.redaction import printable
 from enrollgate.control.wiring import (
     Misconfigured,
     NoCluster,
@@ -21,16 +28,34 @@ from enrollgate.control.wiring import (
     lease_name_of,
 )
 from enrollgate.database.preflight import check_database
-from enrollgate.domain.check import Check, failed, ok, warning
+from enrollgate.domain.check import Check, Severity, failed, ok, warning
 from enrollgate.domain.destination import DriveDestination
 from enrollgate.launchers.kubernetes import check_access
 from enrollgate.settings.operator import Settings
 
-_HELM_TEST = "`helm test` proves it in a pod like a worker's"
+_HELM_TEST = "check it with `helm test`, which runs in a pod like a worker's"
+_STYLES = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.FAILED: "red"}
 
 
-def examine(settings: Settings) -> Iterator[Check]:
-    """Every check, one at a time, in the order in which to mend them."""
+def print_checks(*, as_json: bool) -> bool:
+    """Run every check and print it, with its remedy. Returns whether none failed."""
+    checks = []
+    for check in run_checks(settings_or_fail()):
+        checks.append(check)
+        if as_json:
+            continue
+        mark = f"[{_STYLES[check.severity]}]{check.severity:7}[/]"
+        OUT.print(f"{mark} {check.name}: {escape(printable(check.detail))}", soft_wrap=True)
+        if check.remedy:
+            OUT.print(f"          [dim]→[/] {escape(printable(check.remedy))}", soft_wrap=True)
+    if as_json:
+        # Not by rich: programs need it without colours and line breaks.
+        print(json.dumps([asdict(check) for check in checks], indent=2))  # noqa: T201 -- see above
+    return all(check.severity is not Severity.FAILED for check in checks)
+
+
+def run_checks(settings: Settings) -> Iterator[Check]:
+    """Give one check after the other, in the order in which to fix them."""
     database = build_database(settings)
     try:
         yield from check_database(database, build_tables(settings))
@@ -47,14 +72,18 @@ def examine(settings: Settings) -> Iterator[Check]:
 
 
 def check_cluster(settings: Settings) -> Check:
-    """Asks the API server for each permission that the operator needs."""
+    """Ask the API server for each permission that the operator needs."""
     try:
         launcher = build_kubernetes_launcher(settings, random=Random(), stopped=threading.Event())  # noqa: S311 -- spreads retries
     except NoCluster as error:
-        remedy = "nothing, if this is not the operator: kubectl exec deploy/<release> -- enrollgate doctor"
-        return warning("cluster", str(error), remedy)
+        return warning(
+            "cluster",
+            str(error),
+            "if this is not the operator's pod, nothing; check it there: "
+            "kubectl exec deploy/<release> -- enrollgate doctor",
+        )
     except Misconfigured as error:
-        return failed("cluster", str(error), "mend the setting that it names")
+        return failed("cluster", str(error), "fix the setting that the message names")
     try:
         return check_access(launcher.api, launcher.namespace, lease_name_of(settings))
     finally:
@@ -62,86 +91,90 @@ def check_cluster(settings: Settings) -> Check:
 
 
 def check_destination(settings: Settings) -> Check:
-    """Proves that courses can be delivered, by delivering a probe."""
+    """Check that courses can be delivered, by writing a small file."""
     destination = settings.destination
     if isinstance(destination, DriveDestination):
-        if settings.kubernetes.drive_secret and settings.drive_credentials is None:
-            return _a_workers(
-                "destination",
-                f"the Secret {settings.kubernetes.drive_secret} is mounted in workers only",
-            )
+        secret = settings.kubernetes.drive_secret
+        if secret and settings.drive_credentials is None:
+            detail = f"the Secret {secret} is mounted in workers only"
+            return warning("destination", detail, _HELM_TEST)
+        # Google's client takes long to import.
         from enrollgate.worker.destinations.drive.probe import check_drive
 
         return check_drive(settings, destination.folder_id)
     if settings.launcher == "kubernetes" and not destination.path.exists():
-        return _a_workers("destination", f"{destination.path} is mounted in workers only")
+        detail = f"{destination.path} is mounted in workers only"
+        return warning("destination", detail, _HELM_TEST)
     return check_folder("destination", destination.path, "ENROLLGATE_DESTINATION")
 
 
-def _a_workers(name: str, detail: str) -> Check:
-    return warning(name, detail, _HELM_TEST)
-
-
 def check_folder(name: str, folder: Path, variable: str) -> Check:
-    """Proves that the folder can be written, by writing."""
+    """Check that the folder is writable, by writing a file. `variable` is the setting's name."""
     probe = folder / f".enrollgate-probe-{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"probe")
         probe.unlink()
     except OSError as error:
-        remedy = f"make it writable for user {os.getuid()}, or name another in {variable}"
-        return failed(name, f"{folder} cannot be written: {error.strerror}", remedy)
+        remedy = f"make it writable for user {os.getuid()}, or set {variable} to another folder"
+        return failed(name, f"{folder} is not writable: {error.strerror}", remedy)
     free = shutil.disk_usage(folder).free / 2**30
     return ok(name, f"{folder} is writable, {free:.1f} GiB free")
 
 
 def check_cookies(settings: Settings) -> Check:
-    """Looks whether the cookies folder is there and its files can be read."""
+    """Check that the cookies folder exists and its files are readable."""
     folder, secret = settings.cookies_dir, settings.kubernetes.cookies_secret
     if folder is None and settings.launcher == "kubernetes" and secret:
-        return _a_workers("cookies", f"the Secret {secret} is mounted in workers only")
+        return warning("cookies", f"the Secret {secret} is mounted in workers only", _HELM_TEST)
     if folder is None:
-        remedy = "set ENROLLGATE_COOKIES_DIR if the course site wants a login"
-        return warning("cookies", "no folder is set: every download is anonymous", remedy)
+        return warning(
+            "cookies",
+            "no cookies folder is set: every download is anonymous",
+            "set ENROLLGATE_COOKIES_DIR if the course site needs a login",
+        )
     try:
         files = sorted(path for path in folder.iterdir() if path.is_file())
     except OSError as error:
-        return failed(
-            "cookies", f"{folder}: {error.strerror}", "create the folder and let the worker read it"
-        )
+        remedy = f"create the folder and let user {os.getuid()} read it"
+        return failed("cookies", f"{folder}: {error.strerror}", remedy)
     unreadable = [path.name for path in files if not os.access(path, os.R_OK)]
     if unreadable:
-        return failed(
-            "cookies", f"not readable: {', '.join(unreadable)}", f"let user {os.getuid()} read them"
-        )
+        remedy = f"let user {os.getuid()} read them"
+        return failed("cookies", f"not readable: {', '.join(unreadable)}", remedy)
     if not files:
-        return warning(
-            "cookies",
-            f"{folder} is empty",
-            "add cookies.txt, or one file per account (docs/settings.md)",
-        )
+        remedy = "add cookies.txt, or one file per account (docs/settings.md)"
+        return warning("cookies", f"{folder} is empty", remedy)
     return ok("cookies", f"{len(files)} file(s) in {folder}")
 
 
 def check_downloader(settings: Settings) -> Check:
-    """Looks for what the downloader needs on this machine."""
+    """Check that the programs that the downloader needs are on this machine."""
     if settings.downloader == "command":
         program = settings.download_command[0]
-        if shutil.which(program) is None:
-            remedy = "install it, or give its full path in ENROLLGATE_DOWNLOAD_COMMAND"
+        path = shutil.which(program)
+        if path is None:
+            remedy = "install it, or write its full path in ENROLLGATE_DOWNLOAD_COMMAND"
             return failed("downloader", f"the command {program!r} is not on this machine", remedy)
-        return ok("downloader", f"command: {shutil.which(program)}")
+        return ok("downloader", f"command: {path}")
     ffmpeg = shutil.which("ffmpeg")
     if ffmpeg is None:
-        remedy = "install ffmpeg; without it, sites that keep picture and sound pinned_cpus give a lower quality"
-        return warning("downloader", "yt-dlp, but ffmpeg is not on this machine", remedy)
+        return warning(
+            "downloader",
+            "yt-dlp, but ffmpeg is not on this machine",
+            "install ffmpeg: without it, sites that send video and audio separately give a lower "
+            "quality",
+        )
     return ok("downloader", f"yt-dlp, with {ffmpeg}")
 
 
 def check_hosts(settings: Settings) -> Check:
-    """Says which hosts may be contacted."""
+    """Show which hosts workers may contact."""
     if settings.allowed_hosts:
         return ok("allowed hosts", ", ".join(settings.allowed_hosts))
-    remedy = "list the course sites in ENROLLGATE_ALLOWED_HOSTS, so that no row can point a worker elsewhere"
-    return warning("allowed hosts", "every public host, over https", remedy)
+    return warning(
+        "allowed hosts",
+        "every public host, over https",
+        "list the course sites in ENROLLGATE_ALLOWED_HOSTS, so that no row can send a worker "
+        "to another host",
+    )

@@ -1,161 +1,203 @@
-"""What `enrollgate status` shows: tasks by status, live runs with their progress, the latest failures and their remedies."""
+"""`enrollgate status`: tasks by status, unfinished runs with their progress, the latest failures.
 
+The database gives the rows; the progress of a local run comes from its file. Both are loaded into
+one `Overview`, which is printed as tables or as JSON.
+"""
+
+import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Group, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from enrollgate.commands.console import OUT, settings_or_fail
+from enrollgate.commands.database import database_or_fail
 from enrollgate.common.redaction import printable
-from enrollgate.database import Database, Tables, queries
+from enrollgate.control.wiring import build_tables
+from enrollgate.database import Database, DatabaseUnavailable, Tables, queries
 from enrollgate.domain.reasons import Reason, explain
 from enrollgate.domain.task import TaskState
+from enrollgate.launchers.local.run_directory import read_progress
 
-Progress = Callable[[str], Mapping[str, object] | None]
-"""Gives a run's progress by its name, None if it is not known here. May raise OSError: it is another user's file, perhaps."""
+# Seconds between two updates of `status --watch`.
+_WATCH_INTERVAL = 2.0
+
+_MEANINGS = {
+    TaskState.WAITING: "waiting for the enrollment",
+    TaskState.ENROLLED: "running, or will run next",
+    TaskState.COMPLETED: "at its destination",
+    TaskState.FAILED: "failed",
+    TaskState.UNKNOWN: "unknown status: ignored",
+}
+
+Progress = Mapping[str, object]
+# Returns a run's progress by the run's name, None if it is not known on this machine. May raise
+# OSError: the file may belong to another user.
+ProgressReader = Callable[[str], Progress | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """One look at everything."""
+    """What `status` shows, at one moment."""
 
     now: datetime
     tasks: queries.StatusCounts
     runs: list[queries.RunView]
-    progress: dict[str, Mapping[str, object]]
+    progress: dict[str, Progress]
     failures: list[queries.RunView]
 
 
-def look(database: Database, tables: Tables, progress: Progress) -> Overview:
-    """Reads it all. Raises DatabaseUnavailable or DatabaseMisconfigured."""
+def print_status(*, as_json: bool, watch: bool) -> None:
+    """Print the overview once, or with `watch` until Ctrl-C."""
+    settings = settings_or_fail()
+    tables = build_tables(settings)
+    with database_or_fail(settings) as database:
+
+        def load() -> Overview:
+            return load_overview(
+                database, tables, lambda name: read_progress(settings.work_dir, name)
+            )
+
+        try:
+            if as_json:
+                # Not by rich: programs need it without colours and line breaks.
+                print(json.dumps(to_json(load()), indent=2))  # noqa: T201 -- see above
+            elif watch:
+                _watch(lambda: render(load(), tables))
+            else:
+                OUT.print(render(load(), tables))
+        except KeyboardInterrupt:
+            pass
+
+
+def load_overview(database: Database, tables: Tables, read: ProgressReader) -> Overview:
+    """Load everything that is shown. Raises DatabaseUnavailable or DatabaseMisconfigured."""
     runs = queries.unfinished_runs(database)
-    known = {run.name: found for run in runs if (found := _known(progress, run.name)) is not None}
+    progress = {}
+    for run in runs:
+        try:
+            found = read(run.name)
+        except OSError:
+            continue
+        if found is not None:
+            progress[run.name] = found
     return Overview(
         now=database.now(),
         tasks=queries.count_by_status(database, tables),
         runs=runs,
-        progress=known,
+        progress=progress,
         failures=queries.latest_failures(database),
     )
 
 
-def _known(progress: Progress, name: str) -> Mapping[str, object] | None:
-    try:
-        return progress(name)
-    except OSError:
-        return None
+def to_json(overview: Overview) -> dict[str, Any]:
+    """Return the overview as plain data; instants are in ISO 8601, UTC."""
 
+    def plain(run: queries.RunView) -> dict[str, Any]:
+        return {
+            key: value.isoformat() + "Z" if isinstance(value, datetime) else value
+            for key, value in asdict(run).items()
+        }
 
-def as_json(overview: Overview) -> dict[str, Any]:
-    """The same as plain data; instants in ISO 8601, UTC."""
     return {
         "now": overview.now.isoformat() + "Z",
         "tasks": [asdict(count) for count in overview.tasks.listed],
         "tasks_of_other_statuses": overview.tasks.tasks_of_others,
         "runs": [
-            _run(run) | {"progress": overview.progress.get(run.name)} for run in overview.runs
+            plain(run) | {"progress": overview.progress.get(run.name)} for run in overview.runs
         ],
-        "failures": [_run(run) | {"remedy": _remedy(run.reason)} for run in overview.failures],
+        "failures": [plain(run) | {"remedy": _remedy(run.reason)} for run in overview.failures],
     }
 
 
-def _run(run: queries.RunView) -> dict[str, Any]:
-    return {
-        key: value.isoformat() + "Z" if isinstance(value, datetime) else value
-        for key, value in asdict(run).items()
-    }
+def render(overview: Overview, tables: Tables) -> RenderableType:
+    """Return the overview as three tables for a terminal."""
+    return Group(_task_table(overview, tables), _run_table(overview), _failure_table(overview))
+
+
+def _watch(load: Callable[[], RenderableType]) -> NoReturn:
+    """Show the overview again and again. While the database is away, say so above the last one."""
+    last: RenderableType = ""
+    with Live(console=OUT, auto_refresh=False) as live:
+        while True:
+            try:
+                shown = last = load()
+            except DatabaseUnavailable as error:
+                problem = f"the database is unavailable, trying again: {error}"
+                shown = Group(last, Text(problem, style="red"))
+            if OUT.is_terminal:
+                live.update(shown, refresh=True)
+            else:
+                OUT.print(shown)
+            time.sleep(_WATCH_INTERVAL)
 
 
 def _remedy(reason: str | None) -> str:
-    """What to do about it; nothing for a word that only another version of Enrollgate knows."""
+    """Return what to do; empty for a reason that only another version of Enrollgate knows."""
     return explain(Reason(reason)).remedy if reason in set(Reason) else ""
 
 
 def _cell(text: str | None) -> Text:
-    """What others wrote, as it is: to rich, brackets would be markup."""
+    """Return the text as it is. In a plain string, rich would read brackets as markup."""
     return Text(printable(text or ""))
 
 
-def render(overview: Overview, tables: Tables) -> RenderableType:
-    """The same for people."""
-    return Group(_task_table(overview, tables), _run_table(overview), _failure_table(overview))
-
-
-_MEANINGS = {
-    TaskState.WAITING: "waits for its enrollment",
-    TaskState.ENROLLED: "runs, or runs next",
-    TaskState.COMPLETED: "is at its destination",
-    TaskState.FAILED: "is over",
-    TaskState.UNKNOWN: "no meaning here: left alone",
-}
-
-
 def _task_table(overview: Overview, tables: Tables) -> Table:
-    table = Table(title="Tasks", title_justify="left")
-    table.add_column("status")
+    table = Table("status", title="Tasks by status", title_justify="left")
     table.add_column("tasks", justify="right")
-    table.add_column("")
+    table.add_column("meaning")
+    unknown = Text(_MEANINGS[TaskState.UNKNOWN], style="yellow")
     for count in overview.tasks.listed:
-        meaning = _meaning(tables.statuses.state(count.word))
+        state = tables.statuses.state(count.word)
         table.add_row(
-            _cell("NULL" if count.status is None else count.status), str(count.tasks), meaning
+            _cell("NULL" if count.status is None else count.status),
+            str(count.tasks),
+            unknown if state is TaskState.UNKNOWN else _MEANINGS[state],
         )
     if others := overview.tasks.others:
-        table.add_row(
-            f"{others} other statuses",
-            str(overview.tasks.tasks_of_others),
-            _meaning(TaskState.UNKNOWN),
-        )
+        table.add_row(f"{others} other statuses", str(overview.tasks.tasks_of_others), unknown)
     return table
 
 
-def _meaning(state: TaskState) -> Text:
-    return Text(_MEANINGS[state], style="yellow" if state is TaskState.UNKNOWN else "")
-
-
 def _run_table(overview: Overview) -> Table:
-    table = Table(title="Unfinished runs", title_justify="left")
-    for heading in ("run", "task", "run_number", "state", "for", "progress"):
-        table.add_column(heading)
+    headings = ("run", "task", "number", "state", "age", "progress")
+    table = Table(*headings, title="Unfinished runs", title_justify="left")
     for run in overview.runs:
         age = (overview.now - (run.launched_at or run.claimed_at)).total_seconds()
-        how_far = _progress(overview, run.name)
+        progress = overview.progress.get(run.name)
         table.add_row(
             _cell(run.name),
             str(run.task_id),
             str(run.run_number),
             _cell(run.state),
             f"{age:.0f} s",
-            _cell(how_far),
+            _cell("" if progress is None else _describe_progress(progress)),
         )
     if not overview.runs:
         table.add_row("none", *[""] * 5)
     return table
 
 
-def _progress(overview: Overview, name: str) -> str:
-    found = overview.progress.get(name)
-    if found is None:
-        return ""
-    total = found.get("items_total")
-    of = "" if total is None else f" of {total}"
-    size = found.get("bytes")
-    megabytes = f", {size / 1e6:.1f} MB" if isinstance(size, int) else ""
-    return f"{found.get('items_done', 0)}{of} items{megabytes}"
+def _describe_progress(progress: Progress) -> str:
+    total, size = progress.get("items_total"), progress.get("bytes")
+    items = f"{progress.get('items_done', 0)}{'' if total is None else f' of {total}'} items"
+    return f"{items}, {size / 1e6:.1f} MB" if isinstance(size, int) else items
 
 
 def _failure_table(overview: Overview) -> Table:
     table = Table(title="Latest failures", title_justify="left")
-    for heading in ("task", "when (UTC)", "reason", "what happened", "what to do"):
+    for heading in ("task", "finished at (UTC)", "reason", "message", "remedy"):
         table.add_column(heading, overflow="fold")
     for run in overview.failures:
-        when = f"{run.finished_at:%Y-%m-%d %H:%M:%S}" if run.finished_at else ""
         table.add_row(
             str(run.task_id),
-            when,
+            f"{run.finished_at:%Y-%m-%d %H:%M:%S}" if run.finished_at else "",
             _cell(run.reason),
             _cell(run.message),
             _cell(_remedy(run.reason)),

@@ -1,0 +1,26 @@
+"""The database as the commands use it: an error of it ends the command with a message."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from enrollgate.commands.console import fail
+from enrollgate.control.wiring import build_database
+from enrollgate.database import Database, DatabaseMisconfigured, DatabaseUnavailable
+from enrollgate.settings.operator import Settings
+
+
+@contextmanager
+def database_or_fail(settings: Settings) -> Iterator[Database]:
+    """Give the database, and close it at the end.
+
+    If it is misconfigured, end the command with exit code 2; if it is away, with 1.
+    """
+    database = build_database(settings)
+    try:
+        yield database
+    except DatabaseMisconfigured as error:
+        fail(error)
+    except DatabaseUnavailable as error:
+        fail(error, 1)
+    finally:
+        database.close()

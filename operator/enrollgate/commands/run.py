@@ -1,0 +1,26 @@
+"""`enrollgate run`: the operator, on this machine or in a cluster, until a signal stops it."""
+
+from enrollgate.commands.console import fail, settings_or_fail
+from enrollgate.control.wiring import Misconfigured, run_operator
+from enrollgate.database import DatabaseMisconfigured
+from enrollgate.telemetry.http import PortUnavailable
+from enrollgate.telemetry.logging import configure_logging
+
+
+def run() -> None:
+    """Run the operator. Ends the command with 2 if something is misconfigured, 1 if it crashes."""
+    settings = settings_or_fail()
+    configure_logging(settings.log_format, settings.log_level)
+    try:
+        if settings.launcher == "local":
+            run_operator(settings)
+            return
+        # kopf is imported for a cluster only.
+        from enrollgate.control.kopf_controller import Crashed, run_in_cluster
+
+        try:
+            run_in_cluster(settings)
+        except Crashed as error:
+            fail(error, 1)
+    except (DatabaseMisconfigured, Misconfigured, PortUnavailable) as error:
+        fail(error)

@@ -1,35 +1,40 @@
-"""A web page in place of media: a site that wants a login sends its login page, and calls that a success (HTTP 200)."""
+"""Detect a web page where media was requested.
+
+A site that requires a login often answers with its login page and HTTP 200. Such a page must never
+be delivered as a lecture, and its beginning must never be continued with media bytes.
+"""
 
 import re
 from pathlib import Path
 
 from enrollgate.domain.reasons import Failure, Reason
 
-_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html)\b", re.IGNORECASE)
-HEAD = 1024
-"""Bytes that are looked at."""
+# Bytes that are enough to recognise a page.
+HEAD_SIZE = 1024
+_PAGE_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html)\b", re.IGNORECASE)
 
 
 def is_page(file: Path) -> bool:
-    """Whether the file begins as HTML does. No media do."""
+    """Return whether the file starts as HTML does. No media file does."""
     with file.open("rb") as stream:
-        return _PAGE.match(stream.read(HEAD)) is not None
+        return _PAGE_START.match(stream.read(HEAD_SIZE)) is not None
 
 
 def refuse_page(file: Path) -> None:
-    """Raises Failure if the file is a page, and removes it, or the next try would take it for what is there already."""
+    """Remove the file and raise Failure (CookiesExpired) if it is a web page.
+
+    If it stayed, the next attempt would continue it as a partial download.
+    """
     if is_page(file):
         file.unlink()
-        raise _not("the media")
+        raise Failure(
+            Reason.COOKIES_EXPIRED, "the site sent a web page (a login?) instead of the media"
+        )
 
 
 def refuse_page_as_key(key: bytes) -> None:
-    """Raises Failure if what should be a stream's key is a page."""
-    if _PAGE.match(key):
-        raise _not("a stream's key")
-
-
-def _not(wanted: str) -> Failure:
-    return Failure(
-        Reason.COOKIES_EXPIRED, f"the site sent a web page (a login?) in place of {wanted}"
-    )
+    """Raise Failure (CookiesExpired) if a stream's key is a web page."""
+    if _PAGE_START.match(key):
+        raise Failure(
+            Reason.COOKIES_EXPIRED, "the site sent a web page (a login?) instead of a stream's key"
+        )

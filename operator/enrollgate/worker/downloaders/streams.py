@@ -1,12 +1,14 @@
-"""Streams (HLS, DASH), which come in pieces: whole, whatever moment the worker dies at.
+"""Download HLS and DASH streams so that they are complete, whenever the worker dies.
 
-yt-dlp counts a piece as appended even where the disk was full, and continues what a killed worker left without looking at its
-length: the stream is then short of a piece, or has one twice, and passes for complete. Here a piece goes this way:
+A stream consists of fragments. yt-dlp counts a fragment as appended even if the disk was full, and
+continues a killed worker's file without looking at its length. The stream then lacks a fragment or
+has one twice, and passes as complete. Here a fragment takes these steps:
 
-    downloaded ──▶ appended ──▶ on the disk ──▶ noted, with the stream's length so far ──▶ removed
+    downloaded -> appended -> on the disk -> in the checkpoint, with the stream's length -> removed
 
-What goes beyond the noted length is cut off before the stream is continued. yt-dlp has a piece in memory as a whole, too, and
-some sites hand out a lecture as a single one; here it goes in blocks, decrypted on the way.
+The checkpoint is yt-dlp's `.ytdl` file. Bytes beyond its length are cut off before the stream is
+continued. yt-dlp also holds a whole fragment in memory, and some sites send a lecture as a single
+fragment. Here it is appended, and decrypted, block by block.
 """
 
 import contextlib
@@ -21,34 +23,32 @@ from typing import Any
 
 from Cryptodome.Cipher import AES
 from Cryptodome.Util.Padding import unpad
-from yt_dlp.downloader.dash import DashSegmentsFD
-from yt_dlp.downloader.fragment import FragmentFD
-from yt_dlp.downloader.hls import HlsFD
 
 from enrollgate.common.files import write_private
 from enrollgate.domain.reasons import Failure, Reason
-from enrollgate.worker.downloaders.pages import HEAD, refuse_page, refuse_page_as_key
+from enrollgate.worker.downloaders.pages import HEAD_SIZE, refuse_page, refuse_page_as_key
+from enrollgate.worker.downloaders.yt_dlp_compat import DashSegmentsFD, FragmentFD, HlsFD
 from enrollgate.worker.scratch import CHUNK_SIZE
 
-_BLOCK = CHUNK_SIZE
-"""Bytes: a multiple of what AES takes at once."""
+_Blocks = Iterator[bytes]
+# Any key that is not plain AES-128 (https://datatracker.ietf.org/doc/html/rfc8216#section-4.3.2.4).
 _DRM = re.compile(
-    r'(?m)^#EXT-X-(?:SESSION-)?KEY:.*?(?:METHOD=(?!(?:NONE|AES-128)\s*(?:,|$))|KEYFORMAT="(?!identity"))'
+    r"(?m)^#EXT-X-(?:SESSION-)?KEY:.*?"
+    r'(?:METHOD=(?!(?:NONE|AES-128)\s*(?:,|$))|KEYFORMAT="(?!identity"))'
 )
 
 
-class DurableFragmentFD(FragmentFD):  # type: ignore[misc]  # yt-dlp carries no types
-    """What all streams have in common."""
+class DurableFragmentFD(FragmentFD):  # type: ignore[misc]  # yt-dlp has no types
+    """What HLS and DASH have in common. `ctx` is yt-dlp's state of one stream's download."""
 
     def _prepare_frag_download(self, ctx: dict[str, Any]) -> None:
-        _truncate_to_checkpoint(
-            Path(self.temp_name(ctx["filename"])), Path(self.ytdl_filename(ctx["filename"]))
-        )
+        stream, checkpoint = self.temp_name(ctx["filename"]), self.ytdl_filename(ctx["filename"])
+        _truncate_to_checkpoint(Path(stream), Path(checkpoint))
         super()._prepare_frag_download(ctx)
 
     def _prepare_and_start_frag_download(self, ctx: dict[str, Any], info: dict[str, Any]) -> None:
         super()._prepare_and_start_frag_download(ctx, info)
-        ctx["noted"], ctx["fragment_index"] = ctx["fragment_index"], 0
+        ctx["checkpoint_index"], ctx["fragment_index"] = ctx["fragment_index"], 0
 
     def download_and_append_fragments(
         self,
@@ -56,50 +56,62 @@ class DurableFragmentFD(FragmentFD):  # type: ignore[misc]  # yt-dlp carries no 
         fragments: Iterable[dict[str, Any]],
         info: dict[str, Any],
         **options: Any,
-    ) -> Any:
-        """Downloads what is missing. If it were yt-dlp that leaves out what is there, the others would get wrong numbers (they may
-        be encrypted under them) and wrong ranges."""
-        missing = (piece for piece in fragments if piece["frag_index"] > ctx["noted"])
+    ) -> object:
+        """Download the fragments that come after the checkpoint.
+
+        yt-dlp must list all of them. If it left out the first ones itself, the others would get
+        wrong numbers (they may be encrypted with them) and wrong byte ranges.
+        """
+        missing = (each for each in fragments if each["frag_index"] > ctx["checkpoint_index"])
         return super().download_and_append_fragments(ctx, missing, info, **options)
 
-    def _read_fragment(self, ctx: dict[str, Any]) -> Iterator[bytes] | None:
+    def _read_fragment(self, ctx: dict[str, Any]) -> _Blocks | None:
         name = ctx.get("fragment_filename_sanitized")
         if not name:
             return None
-        refuse_page(Path(name))
-        return _blocks(Path(name)) if Path(name).stat().st_size else None
+        file = Path(name)
+        refuse_page(file)
+        return _read_blocks(file) if file.stat().st_size else None
 
     def _append_fragment(self, ctx: dict[str, Any], blocks: Iterable[bytes]) -> None:
         stream = ctx["dest_stream"]
-        with contextlib.ExitStack() as failed:
-            failed.callback(
-                stream.close
-            )  # or what is buffered would be written whenever there is room again
+        with contextlib.ExitStack() as on_error:
+            # Otherwise buffered bytes would be written as soon as the disk has room again.
+            on_error.callback(stream.close)
             stream.writelines(blocks)
             stream.flush()
             os.fdatasync(stream.fileno())
-            failed.pop_all()
+            on_error.pop_all()
         ctx.setdefault("extra_state", {})["size"] = os.fstat(stream.fileno()).st_size
         self._write_ytdl_file(ctx)
         self.try_remove(ctx.pop("fragment_filename_sanitized"))
 
     def _write_ytdl_file(self, ctx: dict[str, Any]) -> None:
-        note = {
+        checkpoint = {
             "current_fragment": {"index": ctx["fragment_index"]},
             "extra_state": ctx.get("extra_state", {}),
         }
-        write_private(Path(self.ytdl_filename(ctx["filename"])), json.dumps({"downloader": note}))
+        file = Path(self.ytdl_filename(ctx["filename"]))
+        write_private(file, json.dumps({"downloader": checkpoint}))
 
 
-class DurableHlsFD(DurableFragmentFD, HlsFD):  # type: ignore[misc]  # as above
-    """HLS. A key that the site itself hands to the account (AES-128) is no DRM; all other protection is, and is left alone."""
+class DurableHlsFD(DurableFragmentFD, HlsFD):  # type: ignore[misc]  # yt-dlp has no types
+    """HLS.
+
+    A key that the site itself gives to the account (AES-128) is no DRM. Every other protection is,
+    and such a stream is left alone.
+    """
 
     _has_map = False
 
     def can_download(
         self, manifest: str, info: dict[str, Any], allow_unplayable_formats: bool = False
     ) -> bool:
-        """Raises Failure before anything of a DRM-protected stream, its key included, is asked for."""
+        """Return whether yt-dlp supports the stream.
+
+        Raises Failure (DrmProtected) before any part of a protected stream, or its key, is
+        requested.
+        """
         if _DRM.search(manifest):
             raise Failure(Reason.DRM_PROTECTED, "this stream is DRM-protected")
         self._has_map = "#EXT-X-MAP" in manifest
@@ -107,44 +119,48 @@ class DurableHlsFD(DurableFragmentFD, HlsFD):  # type: ignore[misc]  # as above
 
     def decrypter(
         self, info: dict[str, Any]
-    ) -> Callable[[dict[str, Any], Iterator[bytes] | None], Any]:
-        """What decrypts the pieces that want it, as yt-dlp does it, but block by block."""
+    ) -> Callable[[dict[str, Any], _Blocks | None], _Blocks | None]:
+        """Return what decrypts a fragment, as yt-dlp's own does, but block by block."""
 
         @functools.cache
-        def fetched(url: str) -> bytes:
-            with self.ydl.urlopen(self._prepare_url(info, url)) as answer:
-                key: bytes = answer.read(HEAD)
+        def fetch_key(url: str) -> bytes:
+            with self.ydl.urlopen(self._prepare_url(info, url)) as response:
+                key: bytes = response.read(HEAD_SIZE)
             refuse_page_as_key(key)
             return key
 
-        def decrypt(
-            piece: dict[str, Any], blocks: Iterator[bytes] | None
-        ) -> Iterator[bytes] | None:
-            how = piece.get("decrypt_info") or {}
-            if blocks is None or how.get("METHOD") != "AES-128":
+        def decrypt(fragment: dict[str, Any], blocks: _Blocks | None) -> _Blocks | None:
+            encryption = fragment.get("decrypt_info") or {}
+            if blocks is None or encryption.get("METHOD") != "AES-128":
                 return blocks
-            key = how.get("KEY") or fetched((info.get("hls_aes") or {}).get("uri") or how["URI"])
-            return _decrypted(blocks, key, how.get("IV") or self._number(piece).to_bytes(16))
+            key = encryption.get("KEY") or fetch_key(
+                (info.get("hls_aes") or {}).get("uri") or encryption["URI"]
+            )
+            # The default IV is the number in the playlist. yt-dlp also counts the initial section
+            # (EXT-X-MAP), which has no number.
+            number = int(fragment["media_sequence"])
+            if self._has_map and fragment["frag_index"] > 1:
+                number -= 1
+            return _decrypt_blocks(blocks, key, encryption.get("IV") or number.to_bytes(16))
 
         return decrypt
 
-    def _number(self, piece: dict[str, Any]) -> int:
-        """The piece's number in the playlist. yt-dlp counts the initial section, which has none."""
-        return int(piece["media_sequence"]) - (self._has_map and piece["frag_index"] > 1)
 
-
-class DurableDashFD(DurableFragmentFD, DashSegmentsFD):  # type: ignore[misc]  # as above
+class DurableDashFD(DurableFragmentFD, DashSegmentsFD):  # type: ignore[misc]  # yt-dlp has no types
     """DASH."""
 
 
-def _blocks(file: Path) -> Iterator[bytes]:
+def _read_blocks(file: Path) -> _Blocks:
     with file.open("rb") as stream:
-        while block := stream.read(_BLOCK):
+        while block := stream.read(CHUNK_SIZE):
             yield block
 
 
-def _decrypted(blocks: Iterator[bytes], key: bytes, iv: bytes) -> Iterator[bytes]:
-    """AES-CBC, padded at the end. Raises Failure."""
+def _decrypt_blocks(blocks: _Blocks, key: bytes, iv: bytes) -> _Blocks:
+    """Decrypt AES-CBC with padding at the end. Blocks are multiples of the cipher's block size.
+
+    Raises Failure (IncompleteDownload) if the length, the padding or the key is wrong.
+    """
     try:
         cipher, last = AES.new(key, AES.MODE_CBC, iv), b""
         for block in blocks:
@@ -152,27 +168,25 @@ def _decrypted(blocks: Iterator[bytes], key: bytes, iv: bytes) -> Iterator[bytes
             last = cipher.decrypt(block)
         yield unpad(last, AES.block_size)
     except ValueError as error:
-        message = "a piece of the stream is cut short, or the site's key does not fit it"
+        message = "a fragment of the stream is cut short, or the site's key does not fit it"
         raise Failure(Reason.INCOMPLETE_DOWNLOAD, message) from error
 
 
-def _truncate_to_checkpoint(part: Path, note: Path) -> None:
-    """Makes the stream what it was when its last piece was noted; nothing, where nobody knows what that was."""
-    size = _noted_size(note)
-    if part.is_file() and 0 < size <= part.stat().st_size:
-        os.truncate(part, size)
-    else:
-        part.unlink(missing_ok=True)
-        note.unlink(missing_ok=True)
-    for piece in part.parent.glob(f"{glob.escape(part.name)}-Frag*[0-9]"):
-        piece.unlink()  # complete by its name only: a machine that lost power may not have written it
+def _truncate_to_checkpoint(stream: Path, checkpoint: Path) -> None:
+    """Bring a partial stream back to the length in its checkpoint, or remove both.
 
-
-def _noted_size(note: Path) -> int:
-    """Bytes; 0 if the note does not say."""
+    Downloaded fragments that were not appended are removed, too: after a power failure a file may
+    have its full name and only some of its bytes.
+    """
+    size = 0
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        noted = json.loads(note.read_bytes())["downloader"]
-        return (
-            int(noted["extra_state"]["size"]) if int(noted["current_fragment"]["index"]) > 0 else 0
-        )
-    return 0
+        state = json.loads(checkpoint.read_bytes())["downloader"]
+        if int(state["current_fragment"]["index"]) > 0:
+            size = int(state["extra_state"]["size"])
+    if stream.is_file() and 0 < size <= stream.stat().st_size:
+        os.truncate(stream, size)
+    else:
+        stream.unlink(missing_ok=True)
+        checkpoint.unlink(missing_ok=True)
+    for fragment in stream.parent.glob(f"{glob.escape(stream.name)}-Frag*[0-9]"):
+        fragment.unlink()

@@ -82,7 +82,7 @@ def test_a_lecture_on_which_yt_dlp_s_reader_stumbles_does_not_end_the_run(
         3,
         1,
     )
-    words = f"yt-dlp's reader of this site failed ({error.__name__}); a newer yt-dlp may mend it"
+    words = f"yt-dlp's extractor for this site failed ({error.__name__})"
     assert report.message == f"1 of 4 items failed: 'Lecture 2': {words}"
     log = capfd.readouterr().err
     assert "Traceback" in log and "TOPSECRET" not in log, (
@@ -100,7 +100,7 @@ def test_a_course_on_which_yt_dlp_s_reader_stumbles_says_so(
     report = run(order_for(site, tmp_path))
     assert (
         report.reason is Reason.UNSUPPORTED_COURSE
-        and "reader of this site failed (TypeError)" in report.message
+        and "extractor for this site failed (TypeError)" in report.message
     )
 
 
@@ -291,7 +291,7 @@ def test_a_course_that_leads_back_to_itself_ends_soon_and_says_so(
         1,
         30,
     )
-    assert ": this is a list within itself" in report.message
+    assert ": this is a playlist within itself" in report.message
     assert len(site.sent) < 100, "its lists are not followed"
 
 
@@ -309,17 +309,19 @@ def test_lists_in_lists_are_followed_only_so_far(site: FaultySite, tmp_path: Pat
         4,
         1,
     )
-    assert "'Deeper': this is a list within itself, or within more than 3 others" in report.message
+    assert (
+        "'Deeper': this is a playlist within itself, or within more than 3 others" in report.message
+    )
     assert not [sent for sent in site.sent if sent.path == "/6"]
 
 
 @pytest.mark.parametrize(
-    ("parts", "words"), [(2, "this is a list of more than 1"), (0, "finds nothing to download")]
+    ("parts", "words"), [(2, "this is a playlist of more than 1"), (0, "finds nothing to download")]
 )
 def test_a_lecture_that_is_a_list_without_end_or_without_anything_is_one_failed_lecture(
     site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int, words: str
 ) -> None:
-    monkeypatch.setattr("enrollgate.worker.downloaders.yt_dlp._LONGEST", 1)
+    monkeypatch.setattr("enrollgate.worker.downloaders.yt_dlp._MAX_NESTED_ITEMS", 1)
     inner = rss(site, "/inner", *(media("V", f"{site.url}/1.mp4") for _ in range(parts)))
     course = rss(site, "/course", link("A", inner), media("B", f"{site.url}/2.mp4"))
     report = run(order_for(site, tmp_path, course_url=course))

@@ -620,7 +620,8 @@ def test_udemy_s_extractor_is_kept_from_enrolling() -> None:
 
 
 def test_what_only_another_program_could_fetch_is_refused(site: FaultySite, tmp_path: Path) -> None:
-    from enrollgate.worker.downloaders.guarded import Refused, open_youtube_dl
+    from enrollgate.worker.downloaders.guarded import open_youtube_dl
+    from enrollgate.worker.downloaders.network_guard import RequestRefused
 
     with open_youtube_dl({"quiet": True, "cachedir": False}, (site.host,)) as ydl:
         info = {
@@ -630,5 +631,5 @@ def test_what_only_another_program_could_fetch_is_refused(site: FaultySite, tmp_
             "id": "1",
             "title": "x",
         }
-        with pytest.raises(Refused, match="only another program"):
+        with pytest.raises(RequestRefused, match="only another program"):
             ydl.dl(str(tmp_path / "x"), info)

@@ -1,4 +1,9 @@
-"""What brings a course to scratch. One module for each kind."""
+"""Downloaders: they bring the items of a course to scratch.
+
+`yt_dlp` is the default and `command` runs the user's own program. Both implement
+`enrollgate.worker.course.Downloader`. Only `enrollgate.worker.work` imports this package. The
+modules here may import the worker's other modules, settings, domain and common.
+"""
 
 import threading
 
@@ -9,7 +14,10 @@ __all__ = ["build_downloader"]
 
 
 def build_downloader(order: WorkOrder, stop: threading.Event) -> Downloader:
-    """Build the downloader that the settings name. `stop` ends whatever it does. Only it is imported: yt-dlp takes a second to load."""
+    """Build the downloader that the settings name. `stop` ends it soon and cleanly.
+
+    Only the chosen module is imported: yt-dlp takes a second to load.
+    """
     if order.settings.downloader == "command":
         from enrollgate.worker.downloaders.command import Command
 

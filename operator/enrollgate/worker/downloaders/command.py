@@ -1,8 +1,12 @@
-"""The user's own command as downloader: it is started once, and what it leaves in its output folder is the course.
+"""The command downloader: run the user's own program once, and deliver what it leaves behind.
 
-No shell; a process group of its own, killed when the run is stopped; a small environment without our settings. Symbolic links
-and special files are refused, unfinished files (`.part`, `.ytdl`, `.tmp`) are left behind. Exit code and last words are the
-failure's message.
+What goes in: an argument list with placeholders. What comes out: each regular file in the output
+folder is an item, and its folders are the section.
+
+No shell is used. The program gets a process group of its own, which is killed if the run is
+stopped, and a small environment without our settings. Symbolic links and special files are
+refused. Unfinished files (`.part`, `.ytdl`, `.tmp`) are ignored. If the program fails, its exit
+code and the end of its standard error are the failure's message.
 """
 
 import contextlib
@@ -13,7 +17,6 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -24,15 +27,22 @@ from enrollgate.worker.cookies import copy_cookies
 from enrollgate.worker.course import Course, Item, OnFetched
 from enrollgate.worker.order import WorkOrder
 
+# The program's share of the time until the worker would be killed. After it, the program is
+# killed, and the worker has the rest of the time for its report.
 STOP_SHARE = 0.7
-"""Of the time until the worker would be killed, what its command may use to end. Then it is killed, and the worker reports."""
-UNFINISHED = (".part", ".ytdl", ".tmp", ".temp", ".crdownload")
-"""Endings of files that are not complete."""
-_LAST_WORDS = 2000
+# Endings of files that are not complete.
+UNFINISHED_SUFFIXES = (".part", ".ytdl", ".tmp", ".temp", ".crdownload")
+# Seconds between two looks at whether the program has ended.
+_POLL_INTERVAL = 0.1
+# Seconds that a child process of the program may keep its standard output open.
+_OUTPUT_TIMEOUT = 5
+# Bytes and lines of the end of standard error that go into the failure's message.
+_ERROR_BYTES = 2000
+_ERROR_LINES = 5
 
 
 class Command:
-    """Implements `Downloader` by an argv template with `{course_url}` and `{output_dir}`."""
+    """Implement `Downloader` with a program. Its arguments name {course_url} and {output_dir}."""
 
     def __init__(self, order: WorkOrder, stop: threading.Event) -> None:
         self._order = order
@@ -41,141 +51,145 @@ class Command:
         self._files: dict[str, Path] = {}
 
     def open(self) -> Course:
-        """Runs the command to its end and lists what it left."""
+        """Run the program to its end and list the files that it left.
+
+        Raises Failure if it cannot be started, fails, is stopped or leaves a special file.
+        """
         self._output.mkdir(parents=True, exist_ok=True)
-        self._run()
-        items = list(self._collect())
+        log = self._order.scratch_dir / "command.stderr"
+        with log.open("wb") as errors:
+            process = self._start(errors)
+            output = threading.Thread(target=_copy_output, args=(process.stdout,), daemon=True)
+            output.start()
+            try:
+                self._wait(process)
+            finally:
+                output.join(timeout=_OUTPUT_TIMEOUT)
+        code = process.returncode
+        if code != 0:
+            end = log.read_bytes()[-_ERROR_BYTES:].decode(errors="replace").strip()
+            said = redact(" | ".join(end.splitlines()[-_ERROR_LINES:]), 600)
+            how = f"exit code {code}" if code > 0 else f"signal {-code}"
+            message = f"the download command ended with {how}: {said or 'no error output'}"
+            raise Failure(Reason.COMMAND_FAILED, message)
+        items = self._list_items()
         return Course(f"task {self._order.task_id}", iter(items), len(items))
 
     def fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Path:
-        """Links the item's file into its folder: the command's own stays, in case it goes on with it on the next try."""
+        """Put the item's file into its folder and return it.
+
+        The program's own file stays: the program may continue with it in the next attempt.
+        """
         source = self._files[item.item_id]
         target = folder / ("file" + (source.suffix if source.suffix.isascii() else ""))
         size = source.stat().st_size
         on_bytes(size, size)
-        target.unlink(missing_ok=True)  # of an earlier try
+        target.unlink(missing_ok=True)  # An earlier attempt may have left it.
         try:
-            os.link(
-                source, target
-            )  # no second copy: the command has ended, and a delivery only reads
-        except OSError:  # another file system, or one without links
+            # No second copy is needed: the program has ended, and a delivery only reads.
+            os.link(source, target)
+        except OSError:  # It is on another file system, or on one without links.
             shutil.copyfile(source, target)
         return target
 
     def close(self) -> None:
-        """Nothing is held: the command has ended."""
+        """Do nothing: the program has ended."""
 
-    def _argv(self) -> list[str]:
+    def _start(self, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+        """Start the program. Raises Failure (ConfigurationError)."""
         values = {"{course_url}": self._order.course_url, "{output_dir}": str(self._output)}
-        return [_fill(part, values) for part in self._order.settings.download_command]
-
-    def _run(self) -> None:
+        arguments = [_fill(each, values) for each in self._order.settings.download_command]
         environment = passed_on(os.environ)
-        environment["ENROLLGATE_SCRATCH_DIR"] = str(
-            self._order.scratch_dir
-        )  # so that an orphan can be told as ours
+        # With it, a process that outlives its worker can be recognised as ours.
+        environment["ENROLLGATE_SCRATCH_DIR"] = str(self._order.scratch_dir)
         cookies = copy_cookies(self._order)
         if cookies is not None:
             environment["ENROLLGATE_COOKIES_FILE"] = str(cookies)
-        log = self._order.scratch_dir / "command.stderr"
-        argv = self._argv()
-        with log.open("wb") as errors:
-            try:
-                process = subprocess.Popen(
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    env=environment,
-                    cwd=self._output,
-                    process_group=0,
-                )
-            except OSError as error:
-                message = f"the download command {argv[0]!r} cannot be started: {error.strerror}"
-                raise Failure(Reason.CONFIGURATION_ERROR, message) from error
-            talk = threading.Thread(target=_pass_on, args=(process.stdout,), daemon=True)
-            talk.start()
-            try:
-                self._wait(process)
-            finally:
-                talk.join(timeout=5)
-        if process.returncode != 0:
-            words = _last_words(log)
-            how = (
-                f"exit code {process.returncode}"
-                if process.returncode > 0
-                else f"signal {-process.returncode}"
+        try:
+            return subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment,
+                cwd=self._output,
+                process_group=0,
             )
-            raise Failure(
-                Reason.COMMAND_FAILED,
-                f"the download command ended with {how}: {words or 'it said nothing'}",
-            )
+        except OSError as error:
+            program = arguments[0]
+            message = f"the download command {program!r} cannot be started: {error.strerror}"
+            remedy = "Write a program that the worker can run to ENROLLGATE_DOWNLOAD_COMMAND."
+            raise Failure(Reason.CONFIGURATION_ERROR, message, remedy=remedy) from error
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
-        while process.poll() is None:
-            if self._stop.wait(0.1):
-                _end(process, self._order.settings.stop_grace * STOP_SHARE)
-                raise Failure(Reason.STOPPED, "asked to stop; the download command was ended")
-        _signal_group(process.pid, signal.SIGKILL)  # what it may have left behind in its group
+        """Wait for the program's end, and kill what it leaves in its process group.
 
-    def _collect(self) -> Iterator[Item]:
+        Raises Failure (Stopped) if the run must stop: the program gets SIGTERM, then SIGKILL.
+        """
+        stopped = False
+        while not stopped and process.poll() is None:
+            stopped = self._stop.wait(_POLL_INTERVAL)
+        if stopped:
+            _signal_group(process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=self._order.settings.stop_grace * STOP_SHARE)
+        _signal_group(process.pid, signal.SIGKILL)
+        process.wait()
+        if stopped:
+            raise Failure(Reason.STOPPED, "asked to stop; the download command was ended")
+
+    def _list_items(self) -> list[Item]:
+        """Return an item for each complete file. Raises Failure (UnsafeOutput)."""
+        items = list[Item]()
         sections = dict[str, int]()
-        index = 0
         for path in sorted(self._output.rglob("*")):
             mode = path.lstat().st_mode
-            name = _text(str(path.relative_to(self._output)))
+            relative = path.relative_to(self._output)
+            name = _escape(str(relative))
             if stat.S_ISDIR(mode):
                 continue
             if not stat.S_ISREG(mode):
-                raise Failure(
-                    Reason.UNSAFE_OUTPUT, f"{name!r} is a symbolic link or a special file"
-                )
-            if path.suffix.lower() in UNFINISHED or path.stat().st_size == 0:
+                message = f"{name!r} is a symbolic link or a special file"
+                raise Failure(Reason.UNSAFE_OUTPUT, message)
+            if path.suffix.lower() in UNFINISHED_SUFFIXES or path.stat().st_size == 0:
                 continue
-            index += 1
             self._files[name] = path
-            section = _text(" - ".join(path.relative_to(self._output).parts[:-1]))
+            section = _escape(" - ".join(relative.parts[:-1]))
             number = sections.setdefault(section, len(sections) + 1) if section else 0
-            yield Item(name, index, _text(path.stem), section, number, self._order.course_url)
+            title, url = _escape(path.stem), self._order.course_url
+            items.append(Item(name, len(items) + 1, title, section, number, url))
+        return items
 
 
-def _text(name: str) -> str:
-    """A file's name as text: bytes that are no UTF-8 become escapes, so that it can be hashed, printed and stored."""
+def _escape(name: str) -> str:
+    """Return a file name as text that can be hashed, printed and stored.
+
+    Bytes that are not UTF-8 become escapes such as `\\xe9`.
+    """
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _pass_on(output: IO[bytes]) -> None:
-    """Copies the command's standard output to the log, without secrets; of a line that is rewritten (a bar), its last state."""
+def _copy_output(output: IO[bytes]) -> None:
+    """Copy the program's standard output to the log, without secrets.
+
+    Of a line that is rewritten with carriage returns, such as a progress bar, the last state is
+    copied.
+    """
     with output:
         for line in iter(lambda: output.readline(65536), b""):
             text = line.rstrip().rpartition(b"\r")[2].decode(errors="replace")
             sys.stderr.write(redact(text) + "\n")
 
 
-def _fill(part: str, values: dict[str, str]) -> str:
-    """Replaces the placeholders once: a URL that itself contains one stays as it is."""
-    first, *rest = values
-    pieces = part.split(first)
+def _fill(argument: str, values: dict[str, str]) -> str:
+    """Replace placeholders by their values, once: a value may contain a placeholder itself."""
+    placeholder, *rest = values
+    parts = argument.split(placeholder)
     if rest:
-        pieces = [_fill(piece, {name: values[name] for name in rest}) for piece in pieces]
-    return values[first].join(pieces)
-
-
-def _end(process: subprocess.Popen[bytes], grace: float) -> None:
-    _signal_group(process.pid, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=grace)
-    _signal_group(process.pid, signal.SIGKILL)
-    process.wait()
+        parts = [_fill(part, {name: values[name] for name in rest}) for part in parts]
+    return values[placeholder].join(parts)
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):
-        return
-
-
-def _last_words(log: Path) -> str:
-    text = log.read_bytes()[-_LAST_WORDS:].decode(errors="replace").strip()
-    return redact(" | ".join(text.splitlines()[-5:]), 600)

@@ -91,7 +91,8 @@ class _GuardedHTTPHandler(HTTPHandler):  # type: ignore[misc]  # yt-dlp has no t
 
             return connect_checked(address, timeout, source_address, check=check)
 
-        class GuardedConnection(chosen):  # type: ignore[valid-type, misc]  # yt-dlp chooses the base
+        # yt-dlp chooses the base class at run time.
+        class GuardedConnection(chosen):  # type: ignore[valid-type, misc]
             def connect(self) -> None:
                 # Set here, because yt-dlp sets its own after the constructor.
                 self._create_connection = connect

@@ -1,0 +1,180 @@
+"""Download single entries of a course with one YoutubeDL, for one thread.
+
+What goes in: an entry as yt-dlp listed it, and a folder. What comes out: one complete file in it.
+The folder may hold a partial file of an earlier attempt, which is continued if it is of the same
+rendition. File names never contain anything that the site chose.
+"""
+
+import hashlib
+import threading
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from yt_dlp.postprocessor.common import PostProcessor
+from yt_dlp.utils import DownloadCancelled
+
+from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.worker.course import OnFetched
+from enrollgate.worker.downloaders.cookie_jar import SharedCookieJar
+from enrollgate.worker.downloaders.guarded import close_connections, open_youtube_dl
+from enrollgate.worker.downloaders.pages import is_page
+from enrollgate.worker.downloaders.yt_dlp_errors import errors_as_failures
+from enrollgate.worker.identity import is_signed
+from enrollgate.worker.scratch import CHUNK_SIZE
+
+# The names of all files in an item's folder start with it.
+_PREFIX = "media-"
+# In the names of a stream's fragments that are not yet part of its file.
+_FRAGMENT = ".part-Frag"
+
+
+def build_options(cookies: Path | None) -> dict[str, Any]:
+    """Return the options of a YoutubeDL. `cookies` is the file that it reads and writes."""
+    return {
+        "outtmpl": {"default": "media.%(ext)s"},
+        "quiet": True,
+        "no_warnings": True,
+        "noprogress": True,
+        "color": "never",
+        "cachedir": False,
+        # A JavaScript runtime is a program with a network of its own.
+        "js_runtimes": {},
+        # Never pretend to be in another country.
+        "geo_bypass": False,
+        "cookiefile": str(cookies) if cookies else None,
+        # By default yt-dlp skips a failed HLS fragment silently.
+        "skip_unavailable_fragments": False,
+        "allow_unplayable_formats": False,
+        "hls_prefer_native": True,
+        # Also repair a file that an earlier attempt completed, if it died before ffmpeg ran.
+        "fixup": "force",
+        "continuedl": True,
+        "noplaylist": False,
+        "ignoreerrors": False,
+        "writethumbnail": False,
+        "retries": 2,
+        "fragment_retries": 3,
+        "extractor_retries": 1,
+        "socket_timeout": 30,
+        "buffersize": CHUNK_SIZE,
+        # Otherwise yt-dlp reads up to 4 MiB before it calls the progress hook.
+        "noresizebuffer": True,
+    }
+
+
+class _NameByRendition(PostProcessor):  # type: ignore[misc]  # yt-dlp has no types
+    """Put the chosen rendition into the file's name, so that only the same one is continued.
+
+    Partial files of other renditions are removed: they take room and are never continued. So is
+    the beginning of a login page.
+    """
+
+    folder = Path()
+
+    def run(self, info: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+        """Set `info["rendition"]`, after yt-dlp chose formats and before it names files."""
+        chosen = info.get("requested_formats") or [info]
+        text = "\n".join(
+            f"{each.get('format_id')} {urlsplit(str(each.get('url'))).path}" for each in chosen
+        )
+        info["rendition"] = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:12]
+        for path in self.folder.iterdir():
+            if not path.name.startswith(f"{_PREFIX}{info['rendition']}.") or is_page(path):
+                path.unlink()
+        return [], info
+
+
+class Fetcher:
+    """Download entries, one after the other. A YoutubeDL must stay in one thread."""
+
+    def __init__(
+        self, cookies: SharedCookieJar, allowed_hosts: tuple[str, ...], stop: threading.Event
+    ) -> None:
+        """`cookies` are those of the listing: the course's page may set what its media need."""
+        self._stop = stop
+        self._naming = _NameByRendition()
+        self._folder = Path()
+        self._on_bytes: OnFetched | None = None
+        # Bytes of each file of the entry: picture and sound may be separate files.
+        self._received = dict[str, int]()
+        options = build_options(None) | {
+            "progress_hooks": [self._report_download],
+            "postprocessor_hooks": [self._report_postprocessing],
+        }
+        with errors_as_failures():
+            self._ydl = open_youtube_dl(options, allowed_hosts, cookies)
+        self._ydl.add_post_processor(self._naming, when="video")
+
+    def fetch(self, entry: dict[str, Any], index: int, folder: Path, on_bytes: OnFetched) -> Path:
+        """Download the entry into the folder and return the complete file.
+
+        Raises Failure, and NestedPlaylist if the entry turns out to be a playlist.
+        """
+        self._on_bytes = on_bytes
+        self._folder = self._naming.folder = folder
+        self._received.clear()
+        name = f"{str(folder).replace('%', '%%')}/{_PREFIX}%(rendition)s.%(ext)s"
+        self._ydl.params["outtmpl"]["default"] = name
+        is_video = entry.get("_type", "video") == "video"
+        extra = {} if is_video else {"playlist_index": index}
+        try:
+            with errors_as_failures():
+                result = self._ydl.process_ie_result(dict(entry), download=True, extra_info=extra)
+        except Failure as failure:
+            media = [entry, *(entry.get("formats") or ())] if is_video else []
+            was_signed = any(is_signed(str(each.get("url") or "")) for each in media)
+            if failure.reason is Reason.ACCESS_DENIED and was_signed:
+                # The site signed the URL when it listed the course. The next attempt gets a new
+                # signature, so the failure is one that a retry may fix.
+                message = "its signed address has expired"
+                raise Failure(Reason.INCOMPLETE_DOWNLOAD, message) from failure
+            raise
+        finally:
+            close_connections(self._ydl)
+        downloads = (result or {}).get("requested_downloads", ())
+        paths = [Path(each["filepath"]) for each in downloads if "filepath" in each]
+        files = [path for path in paths if path.is_file()]
+        if len(files) != 1:
+            message = f"yt-dlp gave {len(files)} files for this item, not one"
+            raise Failure(Reason.UNSUPPORTED_COURSE, message)
+        size = files[0].stat().st_size
+        on_bytes(size, size)
+        return files[0]
+
+    def close(self) -> None:
+        """Close yt-dlp's connections."""
+        close_connections(self._ydl)
+        with errors_as_failures():
+            self._ydl.close()
+
+    def _report_download(self, state: dict[str, Any]) -> None:
+        """Take a progress report of yt-dlp. Raises DownloadCancelled if the run must stop."""
+        if self._stop.is_set():
+            raise DownloadCancelled("asked to stop")
+        received = int(state.get("downloaded_bytes") or 0)
+        self._received[str(state.get("filename"))] = received
+        total = state.get("total_bytes") or state.get("total_bytes_estimate")
+        used = self._scratch_size()
+        expected = None if total is None else used - received + int(total)
+        self._send_bytes(used, expected)
+
+    def _report_postprocessing(self, state: dict[str, Any]) -> None:
+        """Reserve room: ffmpeg writes the joined or repaired file beside the downloaded ones."""
+        started = state.get("status") == "started"
+        moves_only = state.get("postprocessor") == "MoveFilesAfterDownload"
+        if started and not moves_only and self._received:
+            size = 2 * self._scratch_size()
+            self._send_bytes(size, size)
+
+    def _send_bytes(self, used: int, expected: int | None) -> None:
+        if self._on_bytes is not None:
+            self._on_bytes(used, expected, sum(self._received.values()))
+
+    def _scratch_size(self) -> int:
+        """Return the bytes that the item takes on disk, or is about to take.
+
+        While a fragment is appended, its bytes are on the disk twice.
+        """
+        sizes = [(path.name, path.stat().st_size) for path in self._folder.iterdir()]
+        return sum(size * (2 if _FRAGMENT in name else 1) for name, size in sizes)

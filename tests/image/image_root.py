@@ -3,8 +3,8 @@
 Run `python tests/image/image_root.py`. It understands the few instructions that our Dockerfile uses
 and rejects all others, so the two cannot differ. It executes each RUN in a chroot. Instead of the
 base image it uses Debian with Debian's python3, installed by debootstrap and cached in .cache. It
-needs root, a Debian mirror and PyPI. It prints the folder that holds `root/` and `config.json` (user,
-environment, entry point).
+needs root, a Debian mirror and PyPI. It prints the folder that holds `root/` and `config.json`
+(user, environment, entry point).
 """
 
 import fnmatch
@@ -33,7 +33,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class CannotBuild(RuntimeError):
-    """The image cannot be built. The message says what is missing or not supported, and the remedy."""
+    """The image cannot be built. The message says what is missing or unsupported, and the remedy."""
 
 
 @dataclass

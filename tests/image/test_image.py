@@ -54,7 +54,8 @@ class Image:
         ]
         script = (
             f"mount --bind {root} {root} && mount -o remount,bind,ro {root} && "
-            f"mount -t tmpfs tmpfs {root}/tmp && exec {shlex.join([*inner, *environment, *command])}"
+            f"mount -t tmpfs tmpfs {root}/tmp && "
+            f"exec {shlex.join([*inner, *environment, *command])}"
         )
         return subprocess.run(
             ["unshare", "--mount", "sh", "-c", script],

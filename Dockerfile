@@ -1,6 +1,7 @@
 # One image for the operator and the worker: `docker build -t enrollgate .`
-# Pin the base by digest in your own registry: a digest of yours is worth more than one of ours.
-# The steps are in scripts/image, so that tests/image/image_root.py, which follows this file where no container engine is, runs the same.
+# In your own registry, pin the base image by digest.
+# The steps are scripts in scripts/image. So tests/image/image_root.py, which builds this file without
+# a container engine, runs the same steps.
 FROM python:3.13.9-slim-bookworm AS build
 WORKDIR /build
 COPY requirements/runtime.txt requirements/runtime.txt

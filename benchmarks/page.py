@@ -1,4 +1,8 @@
-"""Renders docs/benchmarks.md from benchmarks/results.json: `python -m benchmarks.page [--check FILE]`."""
+"""Write docs/benchmarks.md from benchmarks/results.json.
+
+Run `python -m benchmarks.page [--check FILE]`. It runs no benchmark: `make bench` does, and writes
+the results that come in here.
+"""
 
 import json
 import sys
@@ -12,73 +16,102 @@ from benchmarks.promises import Row, Tables, verdicts
 RESULTS = Path(__file__).with_name("results.json")
 _INTRODUCTION = """# Benchmarks
 
-`make bench` measures all this (about an hour; `python -m benchmarks databases`, `drive` or `cluster` for one part, `--quick` to see
-that it runs), writes `benchmarks/results.json`, prints the tables, and ends with an error if a promise is not kept. What counts are
-ratios: both sides are measured side by side in one run, on whatever machine it is. Seconds are there to be compared with each
-other, not with yours.
+`make bench` runs all benchmarks (about an hour), writes `benchmarks/results.json` and prints the
+tables. It fails if a promise is not kept. To run one part, use `python -m benchmarks databases`,
+`drive` or `cluster`. With `--quick` it only checks that the benchmarks run.
+
+Ratios matter: both sides are measured in the same run, on the same machine. Compare the seconds
+with each other, not with those of your machine.
 
 ## The promises
 
-The value is the worst of those measured.
+Each value is the worst one measured.
 """
+# Titles and descriptions of the tables.
 _ABOUT = {
     "idle": (
         "An idle pass",
         """\
-Nothing happens; so many tasks wait. The old way asked for each of them by one SELECT (the bare driver, one connection). Of
-ours the whole pass is measured, Python included. Within a minute one pass is *exact*, and the others take a *glance*
-([why](decisions/0002-glance-and-survey.md)); the average is that of a minute at the default interval. SQLite answers a SELECT
-within the process, in a microsecond: there the old way was never slow.""",
+Nothing changes while this many tasks wait. The old worker sent one SELECT for each of them; here
+they go through the bare driver, on one connection. Enrollgate's time is that of the whole pass,
+Python included. In these results most passes compared checksums, and one pass a minute ran the
+exact query ([why only the exact query remains](decisions/0002-one-exact-backlog-query.md)). The
+average is that of one minute at the default interval. SQLite answers a SELECT within the process in about a
+microsecond, so one SELECT per task was never slow there.""",
     ),
     "burst": (
         "A burst of enrolled rows",
-        "One pass that finds them all, up to the launcher (in memory).",
+        "One pass finds and claims them all. The launcher keeps the runs in memory.",
     ),
     "latency": (
         "Row enrolled to worker started",
         """\
-From the commit of `enrolled` to the worker's process, in local mode, rows at random phases of the check interval: on
-average half the interval, at most all of it, and the start of a process.""",
+The time from the commit of `enrolled` to the start of the worker's process, in local mode. The rows
+change at random points of the check interval. So expect half the interval on average, the whole
+interval at most, plus the start of a process.""",
     ),
     "drive_overlap": (
         "Download and upload overlap",
         """\
-A course of lectures of 1 to 50 MB, from a site to a Drive, both as fast as the table says. The bare transfers move the
-same bytes in one direction, and nothing else.""",
+A course with lectures of 1 to 50 MB goes from a site to a Drive. The bandwidth of both is in the
+table. The bare transfers move the same bytes in one direction and do nothing else.""",
     ),
     "drive_memory": (
         "The worker's memory",
-        "Three files of each size, as fast as the wire allows.",
+        "Three files of each size, without a bandwidth limit.",
     ),
     "drive_faults": (
         "Uploads to a Drive with faults",
         """\
-The product's own worker, with its retry_policy and a run's three tries; only the pauses are cut short. Answers are dropped, cut,
-late, refused, or lost after the fact.""",
+The product's worker with its own retry policy and a run's three attempts. Only the pauses are
+shorter. The Drive drops, truncates, delays or refuses responses, or loses them later.""",
     ),
     "cluster_burst": (
         "Jobs from a burst of rows",
         """\
-On a real etcd, kube-apiserver and kube-controller-manager. The bare loop creates the same Jobs by the same client, with as
-many requests at once. The operator's time begins with the commit of the rows and ends with the last Job in a watch. In life the
-control plane has machines of its own; here it has a core of its own, and the operator (or the bare loop) the rest. Where all share
-what there is, the watch of the new Jobs and the pods that the Job controller makes meanwhile take from the operator's time.""",
+On a real etcd, kube-apiserver and kube-controller-manager. The bare loop creates the same Jobs with
+the same client and the same number of parallel requests. The operator's time starts with the commit
+of the rows and ends with the last Job in a watch. In production the control plane has its own
+machines. Here it has its own core, and the operator (or the bare loop) has the other cores. If
+they share all cores, the Job controller and the watch also take time from the operator.""",
     ),
     "cluster_delays": (
-        "How soon things are noticed",
-        "A row is seen within the check interval. The end of a Job is told by the watch, whatever the interval.",
+        "Time until a change is noticed",
+        """\
+A row is noticed within the check interval. The watch reports the end of a Job at any interval.""",
     ),
     "cluster_live": (
         "Many live Jobs",
         """\
-The operator is begun anew at each level. An event is a change of a Job that means nothing; a finished Job is read, recorded
-and labelled, and its row moved. Steady: the default interval, and nothing happens.""",
+The operator is restarted at each level. An event is a change to a Job that needs no reaction. A
+finished Job is read, recorded and labelled, and its row is updated. Idle: the default interval, and
+nothing changes.""",
     ),
+}
+# Headings that are not simply the column's name.
+_HEADINGS = {
+    "control_plane_s_core": "control plane's core",
+    "event_cost_against_the_first": "event cost relative to the first row",
+    "exact_ms": "pass with exact query ms",
+    "faulty_share": "share of faulty responses",
+    "glance_ms": "pass with checksums ms",
+    "of_one_after_the_other": "relative to sequential",
+    "of_the_bare_loop": "relative to the bare loop",
+    "of_the_slower_side": "relative to the slower side",
+    "old_way_ms": "one SELECT per task ms",
+    "one_after_the_other_s": "sequential s",
+    "p50_of_interval": "p50 relative to interval",
+    "p99_of_interval": "p99 relative to interval",
+    "steady_percent_of_a_core": "idle percent of a core",
+    "times_less": "times faster",
+    "times_less_exact": "times faster, exact query",
+    "tries": "attempts",
+    "twice": "duplicated",
 }
 
 
 def page() -> str:
-    """The page as Markdown."""
+    """Return the page as Markdown."""
     results = json.loads(RESULTS.read_text())
     tables: Tables = {
         name: rows for suite in results.values() for name, rows in suite["tables"].items()
@@ -96,26 +129,20 @@ def page() -> str:
     for name, rows in tables.items():
         title, about = _ABOUT[name]
         parts.append(f"\n## {title}\n\n{about}\n\n{_table(rows)}")
-    parts.append("\n## Where and when\n")
+    parts.append("\n## Machines and dates\n")
     parts.append(_table([{"suite": name} | suite["where"] for name, suite in results.items()]))
-    parts.append("\nThis page is generated from benchmarks/results.json: `make docs`.")
+    parts.append("\nThis page is generated from benchmarks/results.json: run `make docs`.")
     return "\n".join(parts) + "\n"
 
 
 def _table(rows: Sequence[Row]) -> str:
-    headings = list(rows[0])
-    lines = ["| " + " | ".join(heading.replace("_", " ") for heading in headings) + " |"]
-    lines.append(
-        "| "
-        + " | ".join("---" if _is_text(rows[0][heading]) else "---:" for heading in headings)
-        + " |"
-    )
-    lines += ["| " + " | ".join(_cell(row[heading]) for heading in headings) + " |" for row in rows]
+    columns = list(rows[0])
+    headings = [_HEADINGS.get(column, column.replace("_", " ")) for column in columns]
+    numeric = [not isinstance(rows[0][column], str) for column in columns]
+    lines = ["| " + " | ".join(headings) + " |"]
+    lines += ["| " + " | ".join("---:" if right else "---" for right in numeric) + " |"]
+    lines += ["| " + " | ".join(_cell(row[column]) for column in columns) + " |" for row in rows]
     return "\n".join(lines)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
 
 
 def _cell(value: object) -> str:

@@ -1,5 +1,5 @@
--- The table as a Node.js application would create it. Enrollgate reads id, status, email and course_url, writes status, and
--- never alters the table. The index keeps a pass cheap when there are many rows.
+-- The table as a Node.js application creates it. Enrollgate reads id, status, email and course_url, and writes only status.
+-- It never alters the table. The index keeps queries fast when there are many rows.
 CREATE TABLE IF NOT EXISTS download_tasks (
   id INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
   status VARCHAR(32) NOT NULL,

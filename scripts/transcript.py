@@ -1,4 +1,4 @@
-"""Puts what the installation test saw (build/transcript.txt) into docs/kubernetes.md, as it is."""
+"""Copy what the installation test recorded (build/transcript.txt) to docs/kubernetes.md."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ BEGIN, END = "**What you see.**", "\n```\n"
 
 
 def main() -> None:
-    """Replaces the page's transcript."""
+    """Replace the page's transcript."""
     transcript = (REPOSITORY / "build" / "transcript.txt").read_text(encoding="utf-8")
     page = PAGE.read_text(encoding="utf-8")
     start = page.index("```text\n", page.index(BEGIN)) + len("```text\n")

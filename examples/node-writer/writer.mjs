@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// What a Node.js application does for Enrollgate, and all it does: SQL on its own table.
+// Everything that a Node.js application does for Enrollgate: SQL on its own table.
 //
 //   DATABASE_URL=mysql://user:password@host:3306/courses node writer.mjs add --email ada@example.com --course-url https://...
 import { parseArgs } from 'node:util'
@@ -7,13 +7,13 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import mysql from 'mysql2/promise'
 
 const USAGE = `usage: node writer.mjs COMMAND
-  create-table                                     create download_tasks if it is not there
+  create-table                                     create download_tasks if it does not exist
   add --email E --course-url U [--status pending]  add a task, print its id
-  set ID STATUS                                    move a task
+  set ID STATUS                                    change the status of a task
   list                                             print all tasks
   play --email E --course-url U [--seconds 30] [--site URL --course NAME] [--fail | --stall]
-                                                   play an enrollment: pending, paid, processing, then enrolled
-DATABASE_URL (mysql://user:password@host:port/database) says where.`
+                                                   simulate an enrollment: pending, paid, processing, enrolled
+Set DATABASE_URL to mysql://user:password@host:port/database.`
 
 const CREATE = `CREATE TABLE IF NOT EXISTS download_tasks (
   id INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
@@ -31,7 +31,7 @@ function required (values, ...names) {
 }
 
 function taskId (text) {
-  if (!/^[1-9][0-9]*$/.test(text ?? '')) throw new UsageError(`'${text ?? ''}' is not a task's id: write a positive number`)
+  if (!/^[1-9][0-9]*$/.test(text ?? '')) throw new UsageError(`'${text ?? ''}' is not a task id: use a positive number`)
   return Number(text)
 }
 
@@ -44,11 +44,11 @@ async function add (database, values) {
   return result.insertId
 }
 
-// The instant is taken before the write: whoever acts on the new status acts later than this.
+// Take the time before the write, so that every reaction to the new status is later.
 async function set (database, id, status) {
   const instant = Date.now()
   const [result] = await database.execute('UPDATE download_tasks SET status = ? WHERE id = ?', [status, id])
-  if (result.affectedRows === 0) throw new Error(`there is no task ${id}`)
+  if (result.affectedRows === 0) throw new Error(`task ${id} does not exist`)
   console.log(`${instant} task ${id} ${status}`)
 }
 
@@ -60,12 +60,12 @@ async function enroll (values) {
     headers: { 'content-type': 'application/json' },
     body: JSON.stringify({ account: values.email, course: values.course })
   })
-  if (!answer.ok) throw new Error(`the course site answered ${answer.status} ${await answer.text()}`)
+  if (!answer.ok) throw new Error(`the course site responded ${answer.status} ${await answer.text()}`)
 }
 
 async function play (database, values) {
   const seconds = Number(values.seconds ?? 30)
-  if (!(seconds >= 0)) throw new UsageError(`--seconds ${values.seconds} is not a number of seconds`)
+  if (!(seconds >= 0)) throw new UsageError(`--seconds ${values.seconds} is not valid: use a number of seconds`)
   const id = await add(database, { ...values, status: 'pending' })
   console.log(`${Date.now()} task ${id} pending`)
   for (const status of ['paid', 'processing']) {
@@ -84,7 +84,7 @@ async function run (command, rest, values, database) {
     case 'create-table': return await database.query(CREATE)
     case 'add': return console.log(await add(database, values))
     case 'set': {
-      if (!rest[1]) throw new UsageError('set needs an id and a status')
+      if (!rest[1]) throw new UsageError('`set` needs an id and a status')
       return await set(database, taskId(rest[0]), rest[1])
     }
     case 'list': {
@@ -92,7 +92,7 @@ async function run (command, rest, values, database) {
       return console.table(rows)
     }
     case 'play': return await play(database, values)
-    default: throw new UsageError(command ? `there is no command '${command}'` : 'name a command')
+    default: throw new UsageError(command ? `unknown command '${command}'` : 'no command given')
   }
 }
 
@@ -105,7 +105,7 @@ async function main () {
       fail: { type: 'boolean' }, stall: { type: 'boolean' }
     }
   })
-  if (!process.env.DATABASE_URL) throw new UsageError('DATABASE_URL is not set: write mysql://user:password@host:3306/database')
+  if (!process.env.DATABASE_URL) throw new UsageError('DATABASE_URL is not set: set it to mysql://user:password@host:3306/database')
   const database = await mysql.createConnection(process.env.DATABASE_URL)
   try {
     await run(command, rest, values, database)

@@ -110,10 +110,10 @@ def test_no_request_reaches_the_site_before_the_row_is_enrolled(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ((), 2, "name a command"),
-        (("dance",), 2, "there is no command 'dance'"),
-        (("set", "x", "paid"), 2, "'x' is not a task's id"),
-        (("set", "99", "paid"), 1, "there is no task 99"),
+        ((), 2, "no command given"),
+        (("dance",), 2, "unknown command 'dance'"),
+        (("set", "x", "paid"), 2, "'x' is not a task id"),
+        (("set", "99", "paid"), 1, "task 99 does not exist"),
         (("add", "--email", "a@example.com"), 2, "--course-url is missing"),
         (("add", "--nonsense"), 2, "usage:"),
     ],

@@ -278,9 +278,9 @@ def test_a_worker_that_hangs_leaves_when_asked_although_its_report_cannot_be_wri
 
 STOPPED_WHILE_HOLDING = """
 import os, signal, threading, time
-from enrollgate.common.signals import obey_signals
+from enrollgate.common.signals import handle_signals
 stop = threading.Event()
-obey_signals(lambda name: stop.set() if name == "SIGTERM" else None)
+handle_signals(lambda name: stop.set() if name == "SIGTERM" else None)
 with stop._cond:  # as the main thread does for an instant in each stop.wait()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(0.2)

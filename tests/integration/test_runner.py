@@ -136,7 +136,7 @@ def test_who_has_lost_its_turn_tells_no_numbers_of_tasks_which_the_next_one_tell
 
 def test_a_pass_that_is_given_up_counts_for_nothing_in_how_long_passes_take(world: World) -> None:
     def passes() -> float | None:
-        return metrics.REGISTRY.get_sample_value("enrollgate_pass_seconds_count")
+        return metrics.REGISTRY.get_sample_value("enrollgate_reconcile_duration_seconds_count")
 
     world.reconcile()
     before = passes()

@@ -59,7 +59,7 @@ def test_it_is_alive_as_long_as_passes_end_and_ready_once_one_went_well(
         "a database that is away is no reason to restart"
     )
     clock.now = 60
-    assert get(port, "/livez") == (503, "no pass has ended or got on lately\n")
+    assert get(port, "/livez") == (503, "no pass has ended or made progress lately\n")
     health.record_pass(is_ready=True)
     assert get(port, "/livez")[0] == 200
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from enrollgate import worker
 from enrollgate.commands.console import ERR, fail
-from enrollgate.common.signals import obey_signals
+from enrollgate.common.signals import handle_signals
 from enrollgate.domain.reasons import Reason, exit_code
 from enrollgate.domain.report import Report
 from enrollgate.settings.loading import SettingsError, load_worker_settings
@@ -50,7 +50,7 @@ def work(order: WorkOrder) -> int:
         finally:
             os._exit(exit_code(Reason.STOPPED))
 
-    obey_signals(on_signal)
+    handle_signals(on_signal)
     report = worker.work(order, stop=stop)
     try:
         worker.write_report(order.report_path, report)

@@ -1,1 +1,11 @@
-"""Small tools that any layer may use. Imports the standard library and structlog only."""
+"""Small tools that any layer may use.
+
+    backoff       how long to wait before another attempt
+    environment   what a child process inherits of the environment
+    files         writing a file atomically, and a file's MD5
+    redaction     text without e-mail addresses, credentials and control characters
+    retry_after   parsing HTTP's Retry-After
+    signals       SIGTERM and SIGINT, handled in a thread
+
+Imports the standard library only. Every other package may import it.
+"""

@@ -1,4 +1,4 @@
-"""How long to wait before trying again: longer each time, up to a cap, and not all at the same moment."""
+"""How long to wait before another attempt: exponential back-off with a cap and jitter."""
 
 from dataclasses import dataclass
 from random import Random
@@ -6,16 +6,16 @@ from random import Random
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """The knobs of a capped exponential back-off. Raises ValueError if they make no sense."""
+    """The parameters of the back-off. Raises ValueError if one is out of range."""
 
+    # Seconds after the first failure, before jitter.
     base: float = 5.0
-    """Seconds after the first failure, before jitter."""
+    # Each further failure multiplies the wait by it; at least 1.
     factor: float = 2.0
-    """What each further failure multiplies the wait by; at least 1."""
+    # Maximum seconds of a wait.
     cap: float = 300.0
-    """Seconds that no wait exceeds."""
+    # The share of a wait, from 0 to 1, that is cut off at random at most.
     jitter: float = 0.2
-    """The share of a wait, from 0 to 1, that chance may take off."""
 
     def __post_init__(self) -> None:
         if not (self.base >= 0 and self.cap >= 0 and self.factor >= 1 and 0 <= self.jitter <= 1):
@@ -25,7 +25,7 @@ class Backoff:
 
 
 def delay(failures: int, policy: Backoff, random: Random) -> float:
-    """The seconds to wait after this many failures in a row (counted from 1): never negative, never above the cap."""
+    """Return how many seconds to wait after this many failures in a row (counted from 1)."""
     try:
         full = min(policy.cap, policy.base * policy.factor ** (failures - 1))
     except OverflowError:

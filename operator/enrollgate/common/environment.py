@@ -1,8 +1,8 @@
-"""What a child process inherits of our environment: a short list, since a password may be in the rest."""
+"""What a child process inherits of our environment: a short list, since the rest may hold secrets."""
 
 from collections.abc import Mapping
 
-_PASSED_ON = frozenset(
+_INHERITED = frozenset(
     {"PATH", "HOME", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"}
     | {
         name
@@ -12,10 +12,10 @@ _PASSED_ON = frozenset(
 )
 
 
-def passed_on(environ: Mapping[str, str]) -> dict[str, str]:
-    """Where programs, certificates and proxies are, and which language and time zone are meant."""
+def inherited_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables for programs, certificates, proxies, language and time zone."""
     return {
         name: value
         for name, value in environ.items()
-        if name in _PASSED_ON or name.startswith("LC_")
+        if name in _INHERITED or name.startswith("LC_")
     }

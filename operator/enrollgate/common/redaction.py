@@ -1,4 +1,4 @@
-"""Keeps e-mail addresses and credentials out of what people and databases read, and control characters off their terminals."""
+"""Keep e-mail addresses, credentials and control characters out of texts for people and databases."""
 
 import re
 import traceback
@@ -9,8 +9,10 @@ _QUERY = re.compile(r"(?P<url>[a-z][a-z0-9+.-]*://[^\s?#\"'<>]*)\?[^\s\"'<>]*", 
 
 
 def redact(text: str, limit: int = 1000) -> str:
-    """The text without e-mail addresses, user names in URLs, URL queries (signed URLs are bearer credentials) and halves of
-    surrogate pairs (no database takes them), cut to `limit` characters.
+    """Return the text without secrets, cut to `limit` characters.
+
+    E-mail addresses, user names in URLs and URL queries are removed: a signed URL is a credential.
+    Single surrogates are replaced, since no database stores them.
     """
     text = text.encode("utf-8", "replace").decode()
     text = _QUERY.sub(r"\g<url>?...", text)
@@ -20,10 +22,10 @@ def redact(text: str, limit: int = 1000) -> str:
 
 
 def redacted_traceback() -> str:
-    """The traceback of the exception that is being handled, each of its lines redacted."""
+    """Return the traceback of the current exception, each of its lines redacted."""
     return "".join(redact(line) for line in traceback.format_exc().splitlines(keepends=True))
 
 
 def printable(text: str) -> str:
-    """The text in one line, without control characters: what a row or a site says cannot command a terminal."""
+    """Return the text in one line, without control characters that a terminal would obey."""
     return "".join(c if c.isprintable() else " " for c in text)

@@ -1,27 +1,27 @@
-"""How long another side asks to be left alone, by the header that HTTP has for it."""
+"""How long a server asks us to wait, by HTTP's Retry-After header."""
 
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-_LONGEST_WAIT = 30 * 86400.0
-"""Seconds: whoever asks for more gets as much."""
+# Seconds. A longer wait is shortened to this.
+_MAX_WAIT = 30 * 86400.0
 
 
 def retry_after(header: str | None, date: str | None = None) -> float | None:
-    """The seconds of a Retry-After header (RFC 9110, 10.2.3), if it can be understood.
+    """Return the seconds of a Retry-After header (RFC 9110, 10.2.3), None if it cannot be parsed.
 
-    A point in time is reckoned from the answer's own `Date`: by the other side's clock, not by ours.
+    A date in it is compared with `date`, the response's Date header: the clocks may differ.
     """
     text = (header or "").strip()
     if text.isascii() and text.isdigit():
-        return min(float(text[:12]), _LONGEST_WAIT)
-    until, now = _instant(text), _instant(date or "")
+        return min(float(text[:12]), _MAX_WAIT)
+    until, now = _parse_date(text), _parse_date(date or "")
     if until is None or now is None:
         return None
-    return min(max(0.0, (until - now).total_seconds()), _LONGEST_WAIT)
+    return min(max(0.0, (until - now).total_seconds()), _MAX_WAIT)
 
 
-def _instant(text: str) -> datetime | None:
+def _parse_date(text: str) -> datetime | None:
     try:
         found = parsedate_to_datetime(text)
     except (ValueError, OverflowError):

@@ -17,7 +17,7 @@ from random import Random
 import structlog
 
 from enrollgate.common.backoff import Backoff
-from enrollgate.common.signals import obey_signals
+from enrollgate.common.signals import handle_signals
 from enrollgate.control.leader_election import Lease
 from enrollgate.control.reconciler import PassSummary, Reconciler
 from enrollgate.control.runner import LeaderElector, OperatorRunner
@@ -252,7 +252,7 @@ def run_operator(
         raise Misconfigured(str(error)) from error
     try:
         if install_signals:
-            obey_signals(stop)
+            handle_signals(stop)
         ready(operation)
         with serving(settings.http_port, health):
             _LOG.info("operator started", launcher="local", installation=settings.installation)

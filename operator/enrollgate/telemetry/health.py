@@ -1,8 +1,9 @@
-"""Is the operator alive, and is it ready? Told by the loop, asked by Kubernetes.
+"""Whether the operator is alive and ready. The loop records it; Kubernetes asks for it.
 
-*Alive* means that it turns: a pass ended lately, well or not, or got on with its work, or (as a replica that waits for its turn)
-a try at the lease ended. A database or an API server that is away does not make it dead: a restart would mend neither. *Ready*
-means that its last pass went well, or that it stands by.
+*Alive* means that the loop works: lately a pass ended (successfully or not), a pass made progress,
+or a replica tried to get the lease. While the database or the API server is away, the operator is
+alive: a restart would not help. *Ready* means that the last pass succeeded, or that the replica
+waits for the lease.
 """
 
 import threading
@@ -10,32 +11,36 @@ from collections.abc import Callable
 
 
 class Health:
-    """`liveness_timeout` is the seconds without a turn after which it counts as dead; `monotonic` gives seconds."""
+    """The operator's health, for one writer and any number of readers.
+
+    `liveness_timeout` is how many seconds may pass without a sign of life; `monotonic` returns
+    seconds.
+    """
 
     def __init__(self, *, liveness_timeout: float, monotonic: Callable[[], float]) -> None:
         self.liveness_timeout = liveness_timeout
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._turned_at = monotonic()
+        self._last_sign_of_life = monotonic()
         self._is_ready = False
 
     def record_pass(self, *, is_ready: bool) -> None:
-        """A pass or a try at the lease has ended."""
+        """Record that a pass, or an attempt to get the lease, has ended."""
         with self._lock:
-            self._turned_at = self._monotonic()
+            self._last_sign_of_life = self._monotonic()
             self._is_ready = is_ready
 
     def heartbeat(self) -> None:
-        """A pass is under way, and has got on: a long one is not a dead one."""
+        """Record that a pass makes progress, so that a long pass does not look dead."""
         with self._lock:
-            self._turned_at = self._monotonic()
+            self._last_sign_of_life = self._monotonic()
 
     def is_alive(self) -> bool:
-        """Whether it record_pass, or got on, lately."""
+        """Return whether there was a sign of life within the liveness timeout."""
         with self._lock:
-            return self._monotonic() - self._turned_at < self.liveness_timeout
+            return self._monotonic() - self._last_sign_of_life < self.liveness_timeout
 
     def is_ready(self) -> bool:
-        """Whether the last turn went well."""
+        """Return whether the last pass succeeded, or the replica waits for the lease."""
         with self._lock:
             return self._is_ready

@@ -1,42 +1,53 @@
-"""The operator's small HTTP server: /livez, /readyz and /metrics. It has threads of its own, so that it answers during a pass."""
+"""The operator's small HTTP server: /livez, /readyz and /metrics.
+
+It is a WSGI application, with prometheus-client's own application for the metrics. It runs in
+threads of its own, so that it answers while a pass is running.
+"""
 
 import errno
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import structlog
+from prometheus_client import make_wsgi_app
 
-from enrollgate.telemetry import metrics
 from enrollgate.telemetry.health import Health
+from enrollgate.telemetry.metrics import REGISTRY
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 _LOG = structlog.get_logger(__name__)
-_TEXT = "text/plain; charset=utf-8"
-_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+_NO_IPV6 = frozenset(
+    {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT}
+)
 
 
 class PortUnavailable(Exception):
-    """The port cannot be listened on; the message names it."""
+    """The server cannot listen on the port; the message names it."""
 
 
 @contextmanager
 def serving(port: int, health: Health) -> Iterator[int]:
-    """Serves on all addresses, IPv6 and IPv4, while the context lasts; gives the port. Port 0 serves nothing. Raises
-    PortUnavailable.
+    """Serve on all IPv6 and IPv4 addresses while the context lasts, and give the port.
+
+    Port 0 serves nothing. Raises PortUnavailable.
     """
     if port == 0:
         yield 0
         return
     try:
-        server = _listen(port, _handler(health))
+        server = _listen(port, _build_app(health))
     except OSError as error:
         raise PortUnavailable(
             f"ENROLLGATE_HTTP_PORT={port}: {error.strerror}: choose another port"
         ) from error
-    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, name="http", daemon=True)
     thread.start()
     _LOG.info("serving /livez, /readyz and /metrics", port=port)
@@ -48,8 +59,41 @@ def serving(port: int, health: Health) -> Iterator[int]:
         thread.join()
 
 
-class _BothFamilies(ThreadingHTTPServer):
-    """One socket for both: a kubelet probes the pod's own address, whichever family the cluster has."""
+def _build_app(health: Health) -> "WSGIApplication":
+    metrics_app: WSGIApplication = make_wsgi_app(REGISTRY)
+
+    def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        status, text = HTTPStatus.OK, "ok"
+        match environ["PATH_INFO"]:
+            case "/metrics":
+                return metrics_app(environ, start_response)
+            case "/livez":
+                if not health.is_alive():
+                    status = HTTPStatus.SERVICE_UNAVAILABLE
+                    text = "no pass has ended or made progress lately"
+            case "/readyz":
+                if not health.is_ready():
+                    status = HTTPStatus.SERVICE_UNAVAILABLE
+                    text = "the last pass failed, or no pass has ended yet: see the log"
+            case _:
+                status, text = HTTPStatus.NOT_FOUND, "try /livez, /readyz or /metrics"
+        body = f"{text}\n".encode()
+        headers = [
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Content-Length", str(len(body))),
+        ]
+        start_response(f"{status.value} {status.phrase}", headers)
+        return [body]
+
+    return app
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _DualStackServer(_Server):
+    """One socket for both families: a kubelet probes the pod's address, whichever family it has."""
 
     address_family = socket.AF_INET6
 
@@ -58,51 +102,15 @@ class _BothFamilies(ThreadingHTTPServer):
         super().server_bind()
 
 
-_NO_IPV6 = frozenset(
-    {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT}
-)
+class _SilentHandler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Log nothing: probes come every few seconds."""
 
 
-def _listen(port: int, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+def _listen(port: int, app: "WSGIApplication") -> WSGIServer:
     try:
-        return _BothFamilies(("::", port), handler)
+        return make_server("::", port, app, _DualStackServer, _SilentHandler)
     except OSError as error:
         if error.errno not in _NO_IPV6:
             raise
-    return ThreadingHTTPServer(("", port), handler)
-
-
-def _handler(health: Health) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            if path == "/metrics":
-                self._answer(HTTPStatus.OK, _PROMETHEUS, metrics.render())
-            elif path == "/livez":
-                self._say(health.is_alive(), "ok", "no pass has ended or got on lately")
-            elif path == "/readyz":
-                self._say(
-                    health.is_ready(),
-                    "ok",
-                    "the last pass was given up, or there was none yet: see the log",
-                )
-            else:
-                self._answer(
-                    HTTPStatus.NOT_FOUND, _TEXT, b"/livez, /readyz and /metrics are here\n"
-                )
-
-        def _say(self, is_well: bool, yes: str, no: str) -> None:
-            status = HTTPStatus.OK if is_well else HTTPStatus.SERVICE_UNAVAILABLE
-            self._answer(status, _TEXT, f"{yes if is_well else no}\n".encode())
-
-        def _answer(self, status: HTTPStatus, kind: str, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Probes are not worth a line."""
-
-    return Handler
+    return make_server("", port, app, _Server, _SilentHandler)

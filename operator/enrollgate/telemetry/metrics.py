@@ -1,10 +1,13 @@
-"""What Prometheus may ask: counted where it happens, in one registry of our own."""
+"""The operator's metrics for Prometheus, in a registry of our own.
+
+Code counts where something happens; `telemetry.http` serves the registry.
+"""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 REGISTRY = CollectorRegistry()
 
@@ -20,13 +23,13 @@ TASKS_EXPIRED = Counter(
     "enrollgate_tasks_expired", "Tasks failed by the enrollment timeout.", registry=REGISTRY
 )
 PASSES = Counter(
-    "enrollgate_passes", "Passes, completed or given up.", ["result"], registry=REGISTRY
+    "enrollgate_passes", "Passes that completed or were aborted.", ["result"], registry=REGISTRY
 )
-PASS_SECONDS = Histogram(
-    "enrollgate_pass_seconds", "How long a completed pass took.", registry=REGISTRY
+RECONCILE_DURATION = Histogram(
+    "enrollgate_reconcile_duration_seconds", "Duration of a completed pass.", registry=REGISTRY
 )
 LAST_PASS = Gauge(
-    "enrollgate_last_pass_timestamp_seconds", "When the last pass was completed.", registry=REGISTRY
+    "enrollgate_last_pass_timestamp_seconds", "When the last pass completed.", registry=REGISTRY
 )
 LEADING = Gauge(
     "enrollgate_leading", "Whether this replica does the work: 1 or 0.", registry=REGISTRY
@@ -35,12 +38,7 @@ LEADING = Gauge(
 
 @contextmanager
 def timed_pass() -> Iterator[None]:
-    """Notes how long the pass took; not of one that is given up, which says more of what it waited for."""
+    """Measure how long the pass takes. An aborted pass does not count: it mostly waited."""
     begin = time.monotonic()
     yield
-    PASS_SECONDS.observe(time.monotonic() - begin)
-
-
-def render() -> bytes:
-    """Everything in Prometheus' text format."""
-    return generate_latest(REGISTRY)
+    RECONCILE_DURATION.observe(time.monotonic() - begin)

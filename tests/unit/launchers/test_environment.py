@@ -1,7 +1,7 @@
 import os
 from pathlib import Path
 
-from enrollgate.common.environment import passed_on
+from enrollgate.common.environment import inherited_environment
 from enrollgate.launchers.local.environment import child_environment
 
 
@@ -24,7 +24,7 @@ def test_child_environment_passes_on_only_listed_variables() -> None:
 
 def test_google_credentials_reach_a_worker_but_not_a_command() -> None:
     environ = {"GOOGLE_APPLICATION_CREDENTIALS": "/run/key.json", "CLOUDSDK_CONFIG": "/run/gcloud"}
-    assert child_environment(environ, {}) == environ and passed_on(environ) == {}
+    assert child_environment(environ, {}) == environ and inherited_environment(environ) == {}
 
 
 def test_child_environment_worker_settings_win() -> None:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from enrollgate.common.environment import passed_on
+from enrollgate.common.environment import inherited_environment
 
 # The files with the workload's own Google credentials (https://google.aip.dev/auth/4110). The
 # worker may read them, a download command may not.
@@ -21,7 +21,9 @@ def child_environment(environ: Mapping[str, str], worker_env: Mapping[str, str])
     It holds the harmless variables of `environ`, the places of Google's credentials and of
     Python's modules, and `worker_env` (`WorkerSettings.to_env()`), which wins.
     """
-    passed = passed_on(environ) | {name: environ[name] for name in _IDENTITY if name in environ}
+    passed = inherited_environment(environ) | {
+        name: environ[name] for name in _IDENTITY if name in environ
+    }
     if "PYTHONPATH" in environ:  # the children have another working directory
         folders = environ["PYTHONPATH"].split(os.pathsep)
         passed["PYTHONPATH"] = os.pathsep.join(

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from enrollgate.common.files import md5_of
+from enrollgate.common.files import file_md5
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.course import Delivered, Item, OnBytes
 from enrollgate.worker.disk import destination_failure
@@ -97,7 +97,7 @@ class Directory:
             if (
                 path.is_symlink()
                 or path.stat().st_size != entry["bytes"]
-                or md5_of(path) != entry["md5"]
+                or file_md5(path) != entry["md5"]
             ):
                 return None
         except (FileNotFoundError, NotADirectoryError, KeyError, Failure):

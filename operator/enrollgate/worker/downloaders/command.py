@@ -20,7 +20,7 @@ import threading
 from pathlib import Path
 from typing import IO
 
-from enrollgate.common.environment import passed_on
+from enrollgate.common.environment import inherited_environment
 from enrollgate.common.redaction import redact
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.cookies import copy_cookies
@@ -99,7 +99,7 @@ class Command:
         """Start the program. Raises Failure (ConfigurationError)."""
         values = {"{course_url}": self._order.course_url, "{output_dir}": str(self._output)}
         arguments = [_fill(each, values) for each in self._order.settings.download_command]
-        environment = passed_on(os.environ)
+        environment = inherited_environment(os.environ)
         # With it, a process that outlives its worker can be recognised as ours.
         environment["ENROLLGATE_SCRATCH_DIR"] = str(self._order.scratch_dir)
         cookies = copy_cookies(self._order)

@@ -13,7 +13,7 @@ import threading
 from functools import partial
 from pathlib import Path
 
-from enrollgate.common.files import md5_of
+from enrollgate.common.files import file_md5
 from enrollgate.worker.course import Delivered, Item, OnBytes
 from enrollgate.worker.destinations.drive.client import FOLDER, SOCKET_TIMEOUT, Client, File
 from enrollgate.worker.destinations.drive.credentials import load_credentials
@@ -146,7 +146,7 @@ class Drive:
     def deliver(self, item: Item, file: Path, on_bytes: OnBytes) -> Delivered:
         """Upload and verify the file, then move incomplete files of the same item to the trash."""
         folder = self._section_folder(item)
-        md5 = md5_of(file, before_block=self._retry_policy.raise_if_stopped)
+        md5 = file_md5(file, before_block=self._retry_policy.raise_if_stopped)
         properties = {**self._properties, ITEM: item.key, MD5: md5}
         metadata = {"name": self._reserve_name(item, file, folder), "appProperties": properties}
         request = UploadRequest(item.key, file, md5, folder, metadata)

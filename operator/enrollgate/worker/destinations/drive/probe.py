@@ -9,7 +9,7 @@ import uuid
 from functools import partial
 from pathlib import Path
 
-from enrollgate.common.files import md5_of
+from enrollgate.common.files import file_md5
 from enrollgate.domain.check import Check, failed, ok
 from enrollgate.domain.reasons import Failure, explain
 from enrollgate.settings.worker import WorkerSettings
@@ -39,7 +39,7 @@ def check_drive(
             file = Path(scratch) / name
             file.write_bytes(b"probe")
             uploads = Uploads(client, retry_policy, ids, sessions, settings.drive_chunk_size)
-            request = UploadRequest("probe", file, md5_of(file), folder_id, {"name": name})
+            request = UploadRequest("probe", file, file_md5(file), folder_id, {"name": name})
             uploaded = uploads.upload(request, lambda _sent: None)
             retry_policy.call(partial(client.trash, uploaded["id"]))
     except Failure as failure:

@@ -20,10 +20,11 @@ from tests.chart.rendering import (
     schema_errors,
 )
 from tests.cluster.chart import CHART
+from tests.job_settings import job_settings
 
 from enrollgate.domain.order import RunOrder
 from enrollgate.launchers.kubernetes import permissions
-from enrollgate.launchers.kubernetes.manifest import JobSettings, build_job
+from enrollgate.launchers.kubernetes.manifest import build_job
 from enrollgate.settings.loading import SettingsError, load_settings, variables
 from enrollgate.settings.sources import PREFIX
 
@@ -584,7 +585,7 @@ def test_job_template_makes_valid_jobs(tmp_path: Path) -> None:
     template = yaml.safe_load(one(render(tmp_path, EVERYTHING), "ConfigMap")["data"]["job.yaml"])
     order = RunOrder("night-school-7-1", 7, 1, "https://courses.example.com/1", "cookies.txt")
     job = build_job(
-        order, JobSettings("courses", "night-school", "enrollgate:1", template=template)
+        order, job_settings("courses", "night-school", "enrollgate:1", template=template)
     )
     worker, proxy = job["spec"]["template"]["spec"]["containers"]
 
@@ -600,7 +601,7 @@ def test_job_template_makes_valid_jobs(tmp_path: Path) -> None:
 def test_jobs_are_restricted_without_a_user_template(tmp_path: Path) -> None:
     template = yaml.safe_load(one(render(tmp_path, REQUIRED), "ConfigMap")["data"]["job.yaml"])
     order = RunOrder("school-7-1", 7, 1, "https://courses.example.com/1", "cookies.txt")
-    job = build_job(order, JobSettings("courses", "school", "enrollgate:1", template=template))
+    job = build_job(order, job_settings("courses", "school", "enrollgate:1", template=template))
 
     assert not schema_errors([job])
     assert not pod_security_violations(job["spec"]["template"]["spec"])
@@ -618,7 +619,7 @@ def test_network_policies_select_the_right_pods(tmp_path: Path) -> None:
     template = yaml.safe_load(one(objects, "ConfigMap")["data"]["job.yaml"])
     order = RunOrder("night-school-7-1", 7, 1, "https://courses.example.com/1", "cookies.txt")
     job = build_job(
-        order, JobSettings("courses", "night-school", "enrollgate:1", template=template)
+        order, job_settings("courses", "night-school", "enrollgate:1", template=template)
     )
     pod_labels = {
         "worker": job["spec"]["template"]["metadata"]["labels"],

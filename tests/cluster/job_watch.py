@@ -9,7 +9,7 @@ import urllib3
 from kubernetes import client
 from tests.cluster.control_plane import Cluster
 
-from enrollgate.launchers.kubernetes.views import ATTEMPT, TASK, job_view
+from enrollgate.launchers.kubernetes.views import RUN, TASK, parse_job
 
 
 class JobWatch:
@@ -91,10 +91,10 @@ class JobWatch:
             self.errors.append(str(raw))
             return
         self._since = raw["metadata"]["resourceVersion"]
-        job, labels = job_view(raw), raw["metadata"].get("labels", {})
+        job, labels = parse_job(raw), raw["metadata"].get("labels", {})
         if TASK not in labels:  # not a Job of a run, for example a migration's
             return
-        self.ever[job.uid] = int(labels[TASK]), int(labels[ATTEMPT])
+        self.ever[job.uid] = int(labels[TASK]), int(labels[RUN])
         if event["type"] == "DELETED" or job.result is not None:
             self._active.discard(job.uid)
         else:

@@ -3,11 +3,11 @@
 from typing import Any
 
 from tests.cluster.control_plane import Cluster
+from tests.job_settings import job_settings
 
 from enrollgate.domain.order import RunOrder
-from enrollgate.launchers.kubernetes import JobSettings
 from enrollgate.launchers.kubernetes.manifest import build_job
-from enrollgate.launchers.kubernetes.views import JobView, PodView, job_view, pod_view
+from enrollgate.launchers.kubernetes.views import JobView, PodView, parse_job, parse_pod
 
 ORDER = RunOrder("harness-1-1", 1, 1, "https://courses.example.com/1", "cookies.txt")
 # Runs until SIGTERM.
@@ -18,7 +18,7 @@ def make_job(
     cluster: Cluster, namespace: str, script: str, image: str = "enrollgate:test", **settings: Any
 ) -> str:
     """Create the Job. Returns its API path."""
-    job = build_job(ORDER, JobSettings(namespace, "harness", image, **settings))
+    job = build_job(ORDER, job_settings(namespace, "harness", image, **settings))
     job["spec"]["template"]["spec"]["containers"][0] |= {
         "command": ["sh", "-c", script],
         "args": [],
@@ -30,14 +30,14 @@ def make_job(
 def ended(cluster: Cluster, job: str) -> JobView:
     """Wait until the Job has finished. Returns it."""
     cluster.wait_for(
-        lambda: job_view(cluster.api.request("GET", job)).result, what=f"the end of {job}"
+        lambda: parse_job(cluster.api.request("GET", job)).result, what=f"the end of {job}"
     )
-    return job_view(cluster.api.request("GET", job))
+    return parse_job(cluster.api.request("GET", job))
 
 
 def pods_of(cluster: Cluster, namespace: str) -> list[PodView]:
     """Return all pods of a namespace, the oldest first."""
-    return sorted(map(pod_view, cluster.pods(namespace)), key=lambda pod: pod.created)
+    return sorted(map(parse_pod, cluster.pods(namespace)), key=lambda pod: pod.created)
 
 
 def logs_of(cluster: Cluster, namespace: str) -> list[str]:

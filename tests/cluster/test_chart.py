@@ -9,9 +9,10 @@ from tests.chart.rendering import EVERYTHING, REQUIRED, merged, pods, render
 from tests.cluster.chart import CHART, helm, kubectl
 from tests.cluster.control_plane import Cluster
 from tests.cluster.pod_runner import PodRunner
+from tests.job_settings import job_settings
 
 from enrollgate.domain.order import RunOrder
-from enrollgate.launchers.kubernetes.manifest import JobSettings, build_job
+from enrollgate.launchers.kubernetes.manifest import build_job
 
 WITHOUT_HOOKS = merged(REQUIRED, {"migration": {"enabled": False}})
 VOLUME = merged(
@@ -105,7 +106,7 @@ def test_a_release_leaves_nothing_behind_and_running_jobs_alone(
     release("install", "school", str(CHART), "-f", values(WITHOUT_HOOKS))
     job = build_job(
         RunOrder("school-enrollgate-1-1", 1, 1, "https://courses.example.com/1", "cookies.txt"),
-        JobSettings(namespace, "school-enrollgate", "enrollgate:1"),
+        job_settings(namespace, "school-enrollgate", "enrollgate:1"),
     )
     kubectl(
         "create", "-n", namespace, "-f", "-", kubeconfig=cluster.kubeconfig, stdin=json.dumps(job)

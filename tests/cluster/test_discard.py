@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from tests.cluster.control_plane import Cluster
 from tests.cluster.jobs import ORDER, delete, ended, make_job
+from tests.job_settings import job_settings
 
 from enrollgate.control.wiring import utc_now
 from enrollgate.domain.observation import Observation, Phase
-from enrollgate.launchers.kubernetes import JobSettings, KubernetesLauncher
+from enrollgate.launchers.kubernetes import KubernetesLauncher
 from enrollgate.launchers.kubernetes.views import RECORDED
 
 UP = "while :; do sleep 0.1; done"
@@ -21,7 +22,7 @@ UP = "while :; do sleep 0.1; done"
 
 @pytest.fixture
 def launcher(namespace: str, operator_kubeconfig: Path) -> Iterator[KubernetesLauncher]:
-    settings = JobSettings(namespace, "harness", "enrollgate:test")
+    settings = job_settings(namespace, "harness", "enrollgate:test")
     made = KubernetesLauncher(
         Cluster.api_of(operator_kubeconfig),
         settings,

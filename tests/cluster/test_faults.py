@@ -17,6 +17,7 @@ from tests.cluster.fault_proxy import FaultProxy
 from tests.cluster.jobs import make_job
 from tests.cluster.steps import running_job, wait_for_log
 from tests.cluster.world import INSTALLATION, ClusterWorld
+from tests.job_settings import job_settings
 from tests.launching import launch
 
 from enrollgate.control.reconciler import Reconciler
@@ -32,7 +33,6 @@ from enrollgate.domain.task import Statuses, TaskColumns
 from enrollgate.launchers.kubernetes import (
     Api,
     ApiError,
-    JobSettings,
     KubernetesLauncher,
     read_template,
 )
@@ -64,7 +64,7 @@ class KilledWhile(KubernetesLauncher):
 
 
 def in_process_operator(world: ClusterWorld, moment: str) -> Reconciler:
-    environment = JobSettings(
+    environment = job_settings(
         world.namespace,
         INSTALLATION,
         world.image,
@@ -320,7 +320,7 @@ def test_an_overloaded_api_server_is_retried_without_a_second_job(
         Cluster.api_of(world.kubeconfig).configuration, random=Random(1), sleep=waits.append
     )
     api.answer = answer
-    settings = JobSettings(world.namespace, INSTALLATION, "enrollgate:test")
+    settings = job_settings(world.namespace, INSTALLATION, "enrollgate:test")
     launcher = KubernetesLauncher(api, settings, start_timeout=900, concurrency=4, clock=utc_now)
     orders = [
         RunOrder(f"school-{n}-1", n, 1, "https://courses.example.com/1", "cookies.txt")
@@ -360,7 +360,7 @@ def test_a_job_recreated_just_before_a_deletion_is_not_deleted(
 ) -> None:
     """Somebody deletes the Job and creates another of its name, which the operator has not seen."""
     api = Interrupted(Cluster.api_of(world.kubeconfig).configuration, random=Random(1), sleep=float)
-    settings = JobSettings(
+    settings = job_settings(
         world.namespace, INSTALLATION, world.image, template={"spec": {"suspend": True}}
     )
     launcher = KubernetesLauncher(api, settings, start_timeout=900, concurrency=4, clock=utc_now)

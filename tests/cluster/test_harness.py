@@ -24,8 +24,8 @@ def test_a_job_runs_once_as_its_spec_says(cluster: Cluster, namespace: str, imag
     job = ended(cluster, make_job(cluster, namespace, script, image, cookies_secret="cookies"))
     assert job.result is not None and job.result.succeeded
     (pod,) = pods_of(cluster, namespace)
-    assert pod.stop is not None
-    assert (pod.stop.exit_code, pod.stop.reason, pod.stop.message) == (
+    assert pod.termination is not None
+    assert (pod.termination.exit_code, pod.termination.reason, pod.termination.message) == (
         0,
         "Completed",
         "task 1, failed before: 0",
@@ -44,7 +44,7 @@ def test_a_job_without_a_report_is_read_from_its_log(
 ) -> None:
     ended(cluster, make_job(cluster, namespace, "echo no such course; exit 69", image))
     (pod,) = pods_of(cluster, namespace)
-    assert pod.stop is not None and pod.stop.message == "no such course\n"
+    assert pod.termination is not None and pod.termination.message == "no such course\n"
 
 
 def test_a_permanent_exit_code_fails_the_job_at_once(
@@ -65,7 +65,10 @@ def test_a_retried_pod_knows_how_many_failed_before_it(
     script = 'printf %s "$ENROLLGATE_FAILED_ATTEMPTS" > /dev/termination-log; exit 75'
     job = ended(cluster, make_job(cluster, namespace, script, image, max_attempts=2))
     assert job.result is not None and job.result.reason == "BackoffLimitExceeded"
-    assert [pod.stop.message for pod in pods_of(cluster, namespace) if pod.stop] == ["0", "1"]
+    assert [pod.termination.message for pod in pods_of(cluster, namespace) if pod.termination] == [
+        "0",
+        "1",
+    ]
 
 
 def test_a_deleted_jobs_process_is_asked_to_end(

@@ -12,7 +12,7 @@ from tests.cluster.control_plane import Cluster, ControlPlane
 from tests.cluster.jobs import UP, delete, ended, logs_of, make_job, pods_of
 from tests.cluster.pod_runner import FakeKubelet, Fault, PodRunner
 
-from enrollgate.launchers.kubernetes.views import job_view
+from enrollgate.launchers.kubernetes.views import parse_job
 
 
 def of(namespace: str) -> Any:
@@ -59,8 +59,8 @@ def test_a_container_is_killed_for_memory(
     running_job(cluster, pod_runner, namespace)
     (life,) = pod_runner.running(namespace)
     life.kill_for_memory()
-    cluster.wait_for(lambda: pods_of(cluster, namespace)[0].is_over)
-    stop = pods_of(cluster, namespace)[0].stop
+    cluster.wait_for(lambda: pods_of(cluster, namespace)[0].is_finished)
+    stop = pods_of(cluster, namespace)[0].termination
     assert stop is not None and (stop.exit_code, stop.reason) == (137, "OOMKilled")
 
 
@@ -71,7 +71,7 @@ def test_an_evicted_pod_says_why(
     job = running_job(cluster, pod_runner, namespace)
     (life,) = pod_runner.running(namespace)
     (life.evict_for_pressure if is_disruption else life.evict_for_storage)()
-    cluster.wait_for(lambda: pods_of(cluster, namespace)[0].is_over)
+    cluster.wait_for(lambda: pods_of(cluster, namespace)[0].is_finished)
     pod = pods_of(cluster, namespace)[0]
     assert (pod.phase, pod.reason) == ("Failed", "Evicted") and "storage" in pod.message
     assert bool(pod.disruption) == is_disruption
@@ -100,7 +100,7 @@ def test_a_lost_nodes_pod_stays_until_the_node_is_back(
     job = running_job(cluster, pod_runner, namespace)
     with pod_runner.lost_node():
         delete(cluster, job)
-        cluster.wait_for(lambda: pods_of(cluster, namespace)[0].deleting_since)
+        cluster.wait_for(lambda: pods_of(cluster, namespace)[0].delete_by)
         (life,) = pod_runner.running(namespace)
         assert life.deleted.wait(30) and life.running
     cluster.wait_for(lambda: not pods_of(cluster, namespace))
@@ -219,13 +219,13 @@ def test_pods_of_the_fake_kubelet_run_and_succeed_on_request(
     try:
         job = make_job(cluster, namespace, "true", template=template)
         cluster.wait_for(lambda: len(fake_kubelet.running) == 20)
-        assert job_view(cluster.api.request("GET", job)).result is None
+        assert parse_job(cluster.api.request("GET", job)).result is None
         fake_kubelet.finish()
         verdict = ended(cluster, job).result
         assert verdict is not None and verdict.succeeded
-        assert {pod.stop.message for pod in pods_of(cluster, namespace) if pod.stop} == {
-            '{"done": true}'
-        }
+        assert {
+            pod.termination.message for pod in pods_of(cluster, namespace) if pod.termination
+        } == {'{"done": true}'}
     finally:
         fake_kubelet.stop()
 

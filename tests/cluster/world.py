@@ -20,7 +20,7 @@ from tests.databases.server import free_port
 from enrollgate.database import migrate, open_database
 from enrollgate.domain.reasons import exit_code
 from enrollgate.domain.report import Report
-from enrollgate.launchers.kubernetes.views import ATTEMPT, TASK, job_view
+from enrollgate.launchers.kubernetes.views import RUN, TASK, parse_job
 
 INSTALLATION = "school"
 REPOSITORY = Path(__file__).parents[2]
@@ -246,10 +246,10 @@ class ClusterWorld:
     def tasks_of_jobs(self) -> list[tuple[int, int]]:
         """Return task and run number of every Job."""
         labels = [job["metadata"].get("labels", {}) for job in self.jobs().values()]
-        return sorted((int(each[TASK]), int(each[ATTEMPT])) for each in labels if TASK in each)
+        return sorted((int(each[TASK]), int(each[RUN])) for each in labels if TASK in each)
 
     def live_jobs(self) -> list[str]:
-        return [name for name, job in self.jobs().items() if job_view(job).result is None]
+        return [name for name, job in self.jobs().items() if parse_job(job).result is None]
 
     def events(self, job: str) -> list[tuple[str, str]]:
         events = self.cluster.events(self.namespace, fieldSelector=f"involvedObject.name={job}")

@@ -33,7 +33,7 @@ from enrollgate.control.wiring import (
 )
 from enrollgate.database import DatabaseMisconfigured
 from enrollgate.launchers import LeaderElectionForbidden
-from enrollgate.launchers.kubernetes import ConnectionDetails, changed_run, selector_of
+from enrollgate.launchers.kubernetes import ConnectionDetails, changed_run, job_selector
 from enrollgate.launchers.kubernetes.tls import without_strict
 from enrollgate.settings.operator import Settings
 from enrollgate.telemetry.http import serving
@@ -251,7 +251,7 @@ def _kopf_settings(installation: str) -> kopf.OperatorSettings:
     settings.persistence.progress_storage = _NoProgress()
     settings.posting.enabled = False
     settings.scanning.disabled = True
-    settings.watching.label_selectors[JOBS] = selector_of(installation)
+    settings.watching.label_selectors[JOBS] = job_selector(installation)
     settings.watching.server_timeout = _WATCH_SECONDS
     settings.watching.client_timeout = _WATCH_SECONDS + 30
     settings.watching.connect_timeout = 10.0

@@ -22,7 +22,6 @@ from enrollgate.control.leader_election import Lease
 from enrollgate.control.reconciler import PassSummary, Reconciler
 from enrollgate.control.runner import LeaderElector, OperatorRunner
 from enrollgate.database import Database, Tables, open_database
-from enrollgate.domain.destination import DirectoryDestination
 from enrollgate.domain.policy import Policy
 from enrollgate.launchers import Launcher, LauncherRefused
 from enrollgate.launchers.kubernetes import (
@@ -133,26 +132,16 @@ def _build_kubernetes_launcher(
 
 def build_job_settings(settings: Settings, namespace: str) -> JobSettings:
     """What all Jobs have in common. Raises ValueError if the template cannot be read."""
-    kubernetes = settings.kubernetes
+    template = settings.kubernetes.job_template
     return JobSettings(
         namespace=namespace,
         installation=settings.installation,
-        image=kubernetes.image or "",
-        image_pull_policy=kubernetes.image_pull_policy,
-        environment=settings.to_env(),
+        worker=settings,
+        kubernetes=settings.kubernetes,
         max_attempts=settings.max_attempts,
         run_timeout=settings.run_timeout,
         run_ttl=settings.run_ttl,
-        stop_grace=settings.stop_grace,
-        cookies_secret=kubernetes.cookies_secret,
-        drive_secret=kubernetes.drive_secret,
-        destination_claim=kubernetes.destination_claim,
-        destination_path=str(settings.destination.path)
-        if isinstance(settings.destination, DirectoryDestination)
-        else None,
-        service_account=kubernetes.service_account,
-        scratch_volume=int(kubernetes.scratch_volume),
-        template=read_template(kubernetes.job_template) if kubernetes.job_template else {},
+        template=read_template(template) if template else {},
     )
 
 

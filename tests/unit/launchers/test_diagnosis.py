@@ -1,4 +1,4 @@
-"""From a Job, its pods and their events to a report in the closed list's words. Pure: no cluster."""
+"""A Job, its pods and their Events become a report. Pure functions: no cluster."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -7,8 +7,12 @@ import pytest
 
 from enrollgate.domain.reasons import Reason, exit_code
 from enrollgate.domain.report import Report
-from enrollgate.launchers.kubernetes.diagnosis import failure_of, report_of, why_not_begun
-from enrollgate.launchers.kubernetes.views import event_view, job_view, pod_view
+from enrollgate.launchers.kubernetes.diagnosis import (
+    build_report,
+    explain_not_started,
+    explain_pod_failure,
+)
+from enrollgate.launchers.kubernetes.views import parse_event, parse_job, parse_pod
 
 BEGIN = datetime(2026, 1, 1, 12, tzinfo=UTC)
 FAILED = {
@@ -31,11 +35,11 @@ def job(*conditions: dict[str, str], **fields: Any) -> Any:
             {"manager": "enrollgate", "time": at(999)},
             {"manager": "kube-controller-manager", "subresource": "status", "time": at(changed)},
         ]
-    return job_view({"metadata": metadata, "spec": fields, "status": status})
+    return parse_job({"metadata": metadata, "spec": fields, "status": status})
 
 
 def pod(name: str = "p1", created: float = 0, phase: str = "Failed", **status: Any) -> Any:
-    return pod_view(
+    return parse_pod(
         {
             "metadata": {"name": name, "creationTimestamp": at(created)},
             "status": {"phase": phase} | status,
@@ -57,7 +61,7 @@ def waiting(reason: str, message: str) -> list[dict[str, Any]]:
 
 
 def warning(reason: str, message: str, minutes: float = 0) -> Any:
-    return event_view(
+    return parse_event(
         {"type": "Warning", "reason": reason, "message": message, "lastTimestamp": at(minutes)}
     )
 
@@ -66,32 +70,32 @@ def job_result(*conditions: dict[str, str]) -> Any:
     return job(*conditions).result
 
 
-def test_the_workers_own_report_comes_first() -> None:
+def test_the_worker_s_own_report_comes_first() -> None:
     own = Report(Reason.DRM_PROTECTED, "lecture 3 is protected")
     found = pod(containerStatuses=stopped(exit_code(own.reason), own.encode()))
-    assert report_of(job_result(FAILED), [found], []) == own
+    assert build_report(job_result(FAILED), [found], []) == own
 
 
 @pytest.mark.parametrize("code", [0, 1, 137])
-def test_a_report_that_does_not_fit_its_exit_code_is_not_believed(code: int) -> None:
+def test_a_report_that_does_not_fit_the_exit_code_is_ignored(code: int) -> None:
     own = Report(Reason.DRM_PROTECTED, "lecture 3 is protected")
     assert exit_code(own.reason) != code
-    report = failure_of(pod(containerStatuses=stopped(code, own.encode())))
+    report = explain_pod_failure(pod(containerStatuses=stopped(code, own.encode())))
     assert report is not None and report.reason is Reason.WORKER_CRASHED
 
 
-def test_a_success_that_is_reported_by_a_failed_pod_is_no_success() -> None:
+def test_a_failed_pod_that_reports_success_counts_as_crashed() -> None:
     found = pod(containerStatuses=stopped(1, Report(None, "3 items delivered").encode()))
-    assert report_of(job_result(FAILED), [found], []).reason is Reason.WORKER_CRASHED
+    assert build_report(job_result(FAILED), [found], []).reason is Reason.WORKER_CRASHED
 
 
-def test_a_complete_job_without_a_report_is_a_success_that_says_so() -> None:
+def test_a_complete_job_without_a_report_succeeds_and_says_so() -> None:
     complete = job_result({"type": "Complete", "status": "True"})
-    assert report_of(complete, [], []) == Report(
+    assert build_report(complete, [], []) == Report(
         None, "the Job is complete; its pod left no report"
     )
     torn = pod(phase="Succeeded", containerStatuses=stopped(0, '{"reason": nul'))
-    assert report_of(complete, [torn], []).reason is None
+    assert build_report(complete, [torn], []).reason is None
 
 
 @pytest.mark.parametrize(
@@ -125,45 +129,45 @@ def test_a_complete_job_without_a_report_is_a_success_that_says_so() -> None:
         ),
     ],
 )
-def test_a_pod_that_left_no_report_is_explained_by_its_state(
+def test_a_pod_without_a_report_is_explained_by_its_state(
     status: dict[str, Any], reason: Reason, words: str
 ) -> None:
-    report = report_of(job_result(FAILED), [pod(**status)], [])
+    report = build_report(job_result(FAILED), [pod(**status)], [])
     assert report.reason is reason and words in report.message
 
 
-def test_of_several_pods_the_youngest_that_is_over_speaks() -> None:
+def test_the_youngest_finished_pod_explains_the_job() -> None:
     pods = [
         pod("old", 0, containerStatuses=stopped(139)),
         pod("young", 5, containerStatuses=stopped(137, reason="OOMKilled")),
         pod("still there", 9, phase="Running"),
     ]
-    assert "young" in report_of(job_result(FAILED), pods, []).message
+    assert "young" in build_report(job_result(FAILED), pods, []).message
 
 
-def test_a_deadline_is_the_jobs_own_word() -> None:
+def test_an_exceeded_deadline_is_reported_with_the_job_s_message() -> None:
     deadline = {
         "type": "Failed",
         "status": "True",
         "reason": "DeadlineExceeded",
         "message": "was active too long",
     }
-    assert report_of(job_result(deadline), [], []) == Report(
+    assert build_report(job_result(deadline), [], []) == Report(
         Reason.DEADLINE_EXCEEDED, "was active too long"
     )
 
 
-def test_a_failed_job_without_pods_is_explained_by_its_latest_warning() -> None:
+def test_a_failed_job_without_pods_is_explained_by_the_last_warning() -> None:
     events = [warning("FailedCreate", "newer", 2), warning("FailedCreate", "older", 1)]
-    report = report_of(job_result(FAILED), [], events)
+    report = build_report(job_result(FAILED), [], events)
     assert report.reason is Reason.BACKOFF_LIMIT_EXCEEDED and report.message.endswith(
         "no pod to ask; FailedCreate: newer"
     )
 
 
-def test_an_address_in_the_clusters_words_is_not_passed_on() -> None:
+def test_an_email_address_in_a_pod_s_message_is_redacted() -> None:
     found = pod(containerStatuses=stopped(1, "login of ada@example.com failed"))
-    assert "ada@" not in report_of(job_result(FAILED), [found], []).message
+    assert "ada@" not in build_report(job_result(FAILED), [found], []).message
 
 
 LATE = BEGIN + timedelta(minutes=16)
@@ -218,13 +222,13 @@ LATE = BEGIN + timedelta(minutes=16)
         ([pod(phase="Pending")], [], Reason.NEVER_STARTED, "pod p1 is Pending"),
     ],
 )
-def test_a_job_that_does_not_begin_is_explained_once_its_time_is_over(
+def test_a_job_that_does_not_start_is_explained_after_the_timeout(
     pods: list[Any], events: list[Any], reason: Reason, words: str
 ) -> None:
-    report = why_not_begun(job(), pods, events, LATE, 900)
+    report = explain_not_started(job(), pods, events, LATE, 900)
     assert report is not None and report.reason is reason
     assert "within 900s" in report.message and words in report.message
-    assert why_not_begun(job(), pods, events, BEGIN + timedelta(minutes=15), 900) is None, (
+    assert explain_not_started(job(), pods, events, BEGIN + timedelta(minutes=15), 900) is None, (
         "it has all of its time"
     )
 
@@ -239,23 +243,25 @@ def test_a_job_that_does_not_begin_is_explained_once_its_time_is_over(
     ],
     ids=["held back by Kueue", "ready", "finished", "let go ten minutes later"],
 )
-def test_a_job_that_has_begun_or_may_not_begin_yet_is_left_alone(live: Any) -> None:
-    assert why_not_begun(live, [], [], LATE, 900) is None
+def test_a_job_that_started_or_may_not_start_yet_is_not_stuck(live: Any) -> None:
+    assert explain_not_started(live, [], [], LATE, 900) is None
 
 
 RUNNING = [{"name": "worker", "state": {"running": {"startedAt": at()}}}]
 PULLING = waiting("ImagePullBackOff", "not found")
-CREATED = event_view({"type": "Normal", "reason": "SuccessfulCreate", "message": "Created pod: p1"})
+CREATED = parse_event(
+    {"type": "Normal", "reason": "SuccessfulCreate", "message": "Created pod: p1"}
+)
 
 
 @pytest.mark.parametrize("minutes", [16, 61, 300])
-def test_a_pod_that_replaces_a_drained_one_has_a_clock_of_its_own(minutes: float) -> None:
+def test_the_replacement_of_a_drained_pod_gets_its_own_timeout(minutes: float) -> None:
     """An eviction deletes the pod, so that nothing of the first is left to see."""
     replacement = [pod("second", minutes, phase="Pending")]
     for wait in (0, 0.1, 15):
         now = BEGIN + timedelta(minutes=minutes + wait)
-        assert why_not_begun(job(changed=minutes), replacement, [], now, 900) is None
-    report = why_not_begun(
+        assert explain_not_started(job(changed=minutes), replacement, [], now, 900) is None
+    report = explain_not_started(
         job(changed=minutes), replacement, [], BEGIN + timedelta(minutes=minutes + 15.1), 900
     )
     assert report is not None and report.reason is Reason.NEVER_STARTED
@@ -282,40 +288,40 @@ def test_a_pod_that_replaces_a_drained_one_has_a_clock_of_its_own(minutes: float
         "once created",
     ],
 )
-def test_a_gap_between_two_pods_is_never_called_a_job_that_never_began(
+def test_a_job_between_two_pods_is_not_stuck(
     found: Any, pods: list[Any], events: list[Any]
 ) -> None:
-    assert why_not_begun(found, pods, events, BEGIN + timedelta(minutes=301), 900) is None
+    assert explain_not_started(found, pods, events, BEGIN + timedelta(minutes=301), 900) is None
 
 
-def test_a_gap_is_given_the_time_that_a_back_off_takes_however_short_the_time_to_start() -> None:
+def test_a_job_between_two_pods_is_given_the_pod_backoff_time() -> None:
     tried = [pod("first", 0, containerStatuses=stopped(1))]
     failed = job(status={"failed": 1}, changed=20)
-    assert why_not_begun(failed, tried, [], BEGIN + timedelta(minutes=26), 2) is None
-    assert why_not_begun(failed, tried, [], BEGIN + timedelta(minutes=27), 2) is not None
+    assert explain_not_started(failed, tried, [], BEGIN + timedelta(minutes=26), 2) is None
+    assert explain_not_started(failed, tried, [], BEGIN + timedelta(minutes=27), 2) is not None
 
 
-def test_a_further_pod_that_cannot_start_does_not_wait_for_the_deadline() -> None:
+def test_a_retry_pod_that_cannot_start_is_stuck_after_the_timeout() -> None:
     pods = [
         pod("first", containerStatuses=stopped(1)),
         pod("second", 5, phase="Pending", containerStatuses=PULLING),
     ]
     found = job(status={"failed": 1}, changed=5)
-    assert why_not_begun(found, pods, [], BEGIN + timedelta(minutes=20), 900) is None
-    report = why_not_begun(found, pods, [], BEGIN + timedelta(minutes=21), 900)
+    assert explain_not_started(found, pods, [], BEGIN + timedelta(minutes=20), 900) is None
+    report = explain_not_started(found, pods, [], BEGIN + timedelta(minutes=21), 900)
     assert report is not None and report.reason is Reason.IMAGE_PULL_BACK_OFF
     assert report.message.startswith("a further pod of the Job did not begin to work within 900s")
 
 
-def test_a_job_whose_pod_runs_has_begun_though_the_controller_has_not_counted_it() -> None:
+def test_a_job_with_a_running_but_uncounted_pod_has_started() -> None:
     assert (
-        why_not_begun(job(), [pod(phase="Running", containerStatuses=RUNNING)], [], LATE, 900)
+        explain_not_started(job(), [pod(phase="Running", containerStatuses=RUNNING)], [], LATE, 900)
         is None
     )
 
 
-def test_a_job_that_never_got_a_pod_is_told_by_its_unchanged_status() -> None:
-    report = why_not_begun(job(changed=0.1), [], [], LATE, 900)
+def test_a_job_whose_status_never_changed_never_had_a_pod() -> None:
+    report = explain_not_started(job(changed=0.1), [], [], LATE, 900)
     assert report is not None and report.reason is Reason.NEVER_STARTED
 
 
@@ -340,8 +346,8 @@ def test_a_job_that_never_got_a_pod_is_told_by_its_unchanged_status() -> None:
         ({}, "(pod p1: Failed)"),
     ],
 )
-def test_a_pod_whose_worker_never_began_says_why(status: dict[str, Any], words: str) -> None:
-    report = report_of(job_result(FAILED), [pod(**status)], [])
+def test_a_pod_whose_worker_never_started_says_why(status: dict[str, Any], words: str) -> None:
+    report = build_report(job_result(FAILED), [pod(**status)], [])
     assert (
         report.reason is Reason.BACKOFF_LIMIT_EXCEEDED
         and report.message == f"has reached the limit {words}"

@@ -1,4 +1,4 @@
-"""Many requests at once: what one that fails means for the others. No cluster: the API server is a function of the path."""
+"""The launcher against an API server that is a function of the path. No cluster."""
 
 import json
 import threading
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import urllib3
 from kubernetes import client
+from tests.job_settings import job_settings
 from tests.launching import launch
 
 from enrollgate.control.wiring import utc_now
@@ -20,63 +21,68 @@ from enrollgate.domain.order import RunOrder
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.run_event import RunEvent, RunEventType
 from enrollgate.launchers import LauncherRefused, LauncherUnavailable
-from enrollgate.launchers.kubernetes import Api, JobSettings, KubernetesLauncher
+from enrollgate.launchers.kubernetes import Api, KubernetesLauncher
 from enrollgate.launchers.kubernetes.api import MAX_ATTEMPTS
-from enrollgate.launchers.kubernetes.launcher import PODS_OF
+from enrollgate.launchers.kubernetes.job_client import JOBS_PER_POD_LISTING
 
 NAMES = [f"school-{number}-1" for number in range(1, 201)]
 CREATED = "2026-11-26T07:00:00Z"
 CONCURRENCY = 4
-NOT_FOUND = (404, {}, b'{"reason": "NotFound", "message": "no such Job"}')
+Answer = tuple[int, dict[str, str], bytes]
+NOT_FOUND: Answer = (404, {}, b'{"reason": "NotFound", "message": "no such Job"}')
 
 
-class Scripted(Api):
-    """Answers each path as the test says, and counts."""
+class ScriptedApi(Api):
+    """Answers each path as the test says, and records the paths."""
 
     def __init__(self, answer: Callable[[str], Any]) -> None:
         super().__init__(
             client.Configuration(), random=Random(1), sleep=lambda _seconds: time.sleep(0.01)
         )
         self.answer = answer
-        self.asked: list[str] = []
+        self.paths: list[str] = []
         self._lock = threading.Lock()
 
     def _send(self, _method: str, path: str, *_more: Any) -> Any:
         with self._lock:
-            self.asked.append(path)
+            self.paths.append(path)
         return self.answer(path)
 
 
 @contextmanager
-def launcher_of(
+def open_launcher(
     api: Api, progress: Callable[[], None] = lambda: None, clock: Callable[[], datetime] = utc_now
 ) -> Iterator[KubernetesLauncher]:
-    settings = JobSettings("courses", "school", "enrollgate:1")
     made = KubernetesLauncher(
-        api, settings, start_timeout=900, concurrency=CONCURRENCY, clock=clock, progress=progress
+        api,
+        job_settings(),
+        start_timeout=900,
+        concurrency=CONCURRENCY,
+        clock=clock,
+        progress=progress,
     )
     with closing(made):
         yield made
 
 
-def test_a_server_that_is_away_is_not_asked_for_each_of_many_jobs() -> None:
-    def away(path: str) -> Any:
+def test_an_unavailable_server_ends_the_requests_for_many_jobs() -> None:
+    def hang(path: str) -> Any:
         raise urllib3.exceptions.ReadTimeoutError(None, path, "timed out")  # type: ignore[arg-type]  # no pool here
 
-    api = Scripted(away)
-    with launcher_of(api) as launcher, pytest.raises(LauncherUnavailable):
+    api = ScriptedApi(hang)
+    with open_launcher(api) as launcher, pytest.raises(LauncherUnavailable):
         launcher.observe(NAMES, only=True)
-    assert len(api.asked) < len(NAMES) * MAX_ATTEMPTS / 2, (
-        "those under way end, the others never begin"
+    assert len(api.paths) < len(NAMES) * MAX_ATTEMPTS / 2, (
+        "the requests in flight end, the others never start"
     )
 
 
-def test_what_is_refused_for_one_job_keeps_no_other_from_being_asked_for() -> None:
-    refused = (403, {}, b'{"reason": "Forbidden", "message": "a policy"}')
-    api = Scripted(lambda path: refused if path.endswith("/school-1-1") else NOT_FOUND)
-    with launcher_of(api) as launcher, pytest.raises(LauncherRefused, match="a policy"):
+def test_a_refusal_for_one_job_does_not_end_the_other_requests() -> None:
+    refused: Answer = (403, {}, b'{"reason": "Forbidden", "message": "a policy"}')
+    api = ScriptedApi(lambda path: refused if path.endswith("/school-1-1") else NOT_FOUND)
+    with open_launcher(api) as launcher, pytest.raises(LauncherRefused, match="a policy"):
         launcher.observe(NAMES, only=True)
-    assert len(api.asked) == len(NAMES)
+    assert len(api.paths) == len(NAMES)
 
 
 @pytest.mark.parametrize(
@@ -105,25 +111,25 @@ def test_what_is_refused_for_one_job_keeps_no_other_from_being_asked_for() -> No
         (404, 'namespaces "courses" not found', "see that the namespace 'courses' exists"),
     ],
 )
-def test_a_refused_job_is_told_with_what_mends_it(status: int, message: str, remedy: str) -> None:
-    api = Scripted(
+def test_a_refused_job_raises_with_the_remedy(status: int, message: str, remedy: str) -> None:
+    api = ScriptedApi(
         lambda _path: (status, {}, json.dumps({"reason": "Invalid", "message": message}).encode())
     )
     order = RunOrder(NAMES[0], 1, 1, "https://courses.example.com/1", "cookies.txt")
-    with launcher_of(api) as launcher, pytest.raises(LauncherRefused, match=remedy):
+    with open_launcher(api) as launcher, pytest.raises(LauncherRefused, match=remedy):
         launch(launcher, [order])
 
 
-def test_each_served_request_is_progress() -> None:
+def test_each_served_request_calls_progress() -> None:
     served: list[None] = []
-    api = Scripted(lambda _path: (200, {}, b'{"items": []}'))
-    with launcher_of(api, progress=lambda: served.append(None)) as launcher:
+    api = ScriptedApi(lambda _path: (200, {}, b'{"items": []}'))
+    with open_launcher(api, progress=lambda: served.append(None)) as launcher:
         assert launcher.observe([]) == {}
-    assert len(served) == len(api.asked) == 1
+    assert len(served) == len(api.paths) == 1
 
 
-class Finished(Scripted):
-    """All Jobs have failed but the last two, which are gone. Each but one of those two has a pod: selectors are honoured."""
+class FailedJobsApi(ScriptedApi):
+    """All Jobs have failed, but the last two are gone. All but the last one have a pod. Selectors are honoured."""
 
     def __init__(self) -> None:
         super().__init__(lambda _path: NOT_FOUND)
@@ -179,13 +185,13 @@ def pod(name: str, phase: str) -> dict[str, Any]:
     }
 
 
-def test_the_pods_of_many_jobs_that_ended_at_once_are_asked_for_together() -> None:
-    """Asked for one by one, the server would look through all pods for each."""
-    api = Finished()
-    with launcher_of(api) as launcher:
+def test_the_pods_of_many_finished_jobs_are_listed_together() -> None:
+    """For one listing per Job, the server would scan all pods each time."""
+    api = FailedJobsApi()
+    with open_launcher(api) as launcher:
         seen = launcher.observe(NAMES)
-    assert len(api.selectors) == len(NAMES) / PODS_OF + 1, (
-        "those of the ended, and those of the gone"
+    assert len(api.selectors) == len(NAMES) / JOBS_PER_POD_LISTING + 1, (
+        "the finished Jobs, then the missing ones"
     )
     for name in NAMES[:-2]:
         report = seen[name].report
@@ -194,14 +200,14 @@ def test_the_pods_of_many_jobs_that_ended_at_once_are_asked_for_together() -> No
             and report is not None
             and report.reason is Reason.OOM_KILLED
         )
-        assert f"{name}-x7k2p" in report.message, "each has its own pod's story"
+        assert f"{name}-x7k2p" in report.message, "each report names its own pod"
     assert seen[NAMES[-2]].is_ending and NAMES[-1] not in seen, (
-        "what is gone is told from what is about to be"
+        "a run with a live pod is ending, one without is gone"
     )
 
 
-class OneJob(Scripted):
-    """One Job that has been at work for an hour, and its pod, asked to go at a moment of the test's. Posts are noted."""
+class OneJobApi(ScriptedApi):
+    """One Job that has run for an hour, and its pod, which should be deleted by `due`. Posted Events are recorded."""
 
     def __init__(self, due: datetime | None) -> None:
         super().__init__(lambda _path: NOT_FOUND)
@@ -231,22 +237,22 @@ class OneJob(Scripted):
 @pytest.mark.parametrize(
     ("seconds", "is_live"), [(None, True), (-5, True), (59, True), (61, False)]
 )
-def test_a_job_whose_only_pod_should_be_gone_for_a_minute_is_as_good_as_gone(
+def test_a_job_whose_pod_is_a_minute_late_to_end_counts_as_gone(
     seconds: float | None, is_live: bool
 ) -> None:
     """Its node is lost: neither the pod nor the Job would ever end."""
     now = datetime.fromisoformat(CREATED) + timedelta(hours=1)
-    api = OneJob(None if seconds is None else now - timedelta(seconds=seconds))
-    with launcher_of(api, clock=lambda: now) as launcher:
+    api = OneJobApi(None if seconds is None else now - timedelta(seconds=seconds))
+    with open_launcher(api, clock=lambda: now) as launcher:
         seen = launcher.observe([NAMES[0]])
     assert (NAMES[0] in seen) == is_live
     assert not is_live or seen[NAMES[0]].phase is Phase.LIVE
 
 
 @pytest.mark.parametrize("only", [True, False])
-def test_of_a_job_that_is_gone_nothing_is_told(only: bool) -> None:
-    api = OneJob(None)
-    with launcher_of(api) as launcher:
+def test_no_event_is_written_for_a_job_that_is_gone(only: bool) -> None:
+    api = OneJobApi(None)
+    with open_launcher(api) as launcher:
         seen = launcher.observe(NAMES[:1])
         launcher.record_event(
             NAMES[0], seen[NAMES[0]].uid, RunEvent(RunEventType.LAUNCHED, "it was launched")

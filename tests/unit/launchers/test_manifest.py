@@ -1,4 +1,4 @@
-"""An order becomes a Job, and what a deployment wants different is laid upon it."""
+"""An order becomes a Job, and the deployment's template is merged over it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,20 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.chart.rendering import container_settings
 from tests.cluster.pod_runner.expansion import expand
+from tests.job_settings import job_settings
 
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.reasons import PERMANENT_EXIT_CODES
-from enrollgate.launchers.kubernetes import JobSettings, read_template
+from enrollgate.launchers.kubernetes import read_template
 from enrollgate.launchers.kubernetes.manifest import build_job, merge
+from enrollgate.settings.worker import WorkerSettings
 
 ORDER = RunOrder("school-7-2", 7, 2, "https://courses.example.com/7", "cookies-0a.txt")
-SETTINGS = JobSettings(
-    "courses", "school", "enrollgate:1", environment={"ENROLLGATE_DOWNLOADER": "yt-dlp"}
-)
+SETTINGS = job_settings()
 
 
 def with_template(template: dict[str, Any]) -> Any:
-    return build_job(ORDER, JobSettings("courses", "school", "enrollgate:1", template=template))
+    return build_job(ORDER, job_settings(template=template))
 
 
 def container(job: Any) -> Any:
@@ -30,7 +30,7 @@ def container(job: Any) -> Any:
     return only
 
 
-def test_the_job_is_one_pod_at_a_time_to_one_success() -> None:
+def test_a_job_runs_one_pod_at_a_time_until_one_succeeds() -> None:
     spec = build_job(ORDER, SETTINGS)["spec"]
     assert (spec["completions"], spec["parallelism"], spec["backoffLimit"]) == (1, 1, 2)
     assert (
@@ -45,7 +45,7 @@ def test_the_job_is_one_pod_at_a_time_to_one_success() -> None:
     )
 
 
-def test_the_worker_gets_no_token_and_no_address() -> None:
+def test_the_worker_gets_no_token_and_no_email_address() -> None:
     job = build_job(ORDER, SETTINGS)
     assert job["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
     assert "@" not in str(job)
@@ -61,10 +61,10 @@ def test_the_worker_gets_no_token_and_no_address() -> None:
         "https://x.example/$",
     ],
 )
-def test_an_address_arrives_as_node_js_wrote_it(url: str) -> None:
-    settings = replace(SETTINGS, environment={"ENROLLGATE_DOWNLOAD_COMMAND": url})
+def test_a_course_url_with_dollar_signs_reaches_the_worker_unchanged(url: str) -> None:
+    settings = replace(SETTINGS, worker=WorkerSettings(drive_subject=url))
     found = container_settings(container(build_job(replace(ORDER, course_url=url), settings)))
-    assert found["ENROLLGATE_COURSE_URL"] == found["ENROLLGATE_DOWNLOAD_COMMAND"] == url
+    assert found["ENROLLGATE_COURSE_URL"] == found["ENROLLGATE_DRIVE_SUBJECT"] == url
     assert found["ENROLLGATE_TASK_ID"] == "7"
 
 
@@ -79,11 +79,11 @@ def test_an_address_arrives_as_node_js_wrote_it(url: str) -> None:
         ("$(A", "$(A"),
     ],
 )
-def test_what_stands_for_the_kubelet_expands_as_it_does(text: str, expanded: str) -> None:
+def test_variables_expand_as_the_kubelet_expands_them(text: str, expanded: str) -> None:
     assert expand(text, {"A": "1"}) == expanded
 
 
-def test_a_name_merges_and_everything_else_stays() -> None:
+def test_a_template_variable_replaces_the_one_of_its_name_only() -> None:
     changed = with_template(
         {
             "spec": {
@@ -101,7 +101,7 @@ def test_a_name_merges_and_everything_else_stays() -> None:
     assert changed["spec"]["backoffLimit"] == plain["spec"]["backoffLimit"]
 
 
-def test_a_variable_from_elsewhere_replaces_its_value() -> None:
+def test_a_variable_with_a_source_replaces_the_one_with_a_value() -> None:
     source = {"name": "HOME", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}}
     over = {"spec": {"template": {"spec": {"containers": [{"name": "worker", "env": [source]}]}}}}
     assert source in container(with_template(over))["env"], (
@@ -116,12 +116,14 @@ def test_a_variable_from_elsewhere_replaces_its_value() -> None:
         {
             "enrollgate.io/installation": "other",
             "enrollgate.io/task-id": None,
-            "enrollgate.io/run_number": "9",
+            "enrollgate.io/run": "9",
             "a": "b",
         },
     ],
 )
-def test_no_template_can_take_away_what_a_job_is_known_by(labels: dict[str, Any] | None) -> None:
+def test_a_template_cannot_change_name_namespace_or_own_labels(
+    labels: dict[str, Any] | None,
+) -> None:
     metadata = {"name": "mine", "namespace": "elsewhere", "labels": labels}
     job = with_template(
         {"metadata": metadata, "spec": {"template": {"metadata": {"labels": labels}}}}
@@ -132,7 +134,7 @@ def test_no_template_can_take_away_what_a_job_is_known_by(labels: dict[str, Any]
         assert known == {
             "enrollgate.io/installation": "school",
             "enrollgate.io/task-id": "7",
-            "enrollgate.io/run_number": "2",
+            "enrollgate.io/run": "2",
         }
         assert labels is None or found["a"] == "b", "its other labels stay"
 
@@ -161,7 +163,7 @@ json_values = st.recursive(
 
 
 @given(json_values)
-def test_what_is_laid_upon_itself_stays_as_it_is(value: Any) -> None:
+def test_merging_a_value_with_itself_changes_nothing(value: Any) -> None:
     assert merge(value, value) == value
 
 
@@ -169,7 +171,7 @@ def test_what_is_laid_upon_itself_stays_as_it_is(value: Any) -> None:
     st.dictionaries(st.text(max_size=2), json_values),
     st.dictionaries(st.text(max_size=2), json_values),
 )
-def test_what_is_laid_upon_wins_and_laying_it_twice_changes_nothing(base: Any, over: Any) -> None:
+def test_merging_an_overlay_twice_equals_merging_it_once(base: Any, over: Any) -> None:
     once = merge(base, over)
     assert merge(once, over) == once
     assert set(once) == set(base) | set(over)
@@ -193,7 +195,7 @@ def test_what_is_laid_upon_wins_and_laying_it_twice_changes_nothing(base: Any, o
         ),
     ],
 )
-def test_a_template_that_is_none_is_refused_by_name(
+def test_an_invalid_template_is_refused_with_its_file_name(
     tmp_path: Path, content: str, words: str
 ) -> None:
     file = tmp_path / "job.yaml"

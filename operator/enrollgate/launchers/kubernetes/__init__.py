@@ -1,15 +1,17 @@
 """Runs as Kubernetes Jobs: one Job per run, in one namespace, through the official client.
 
-    api        HTTP to the API server: authentication, time-outs, retries, errors
-    views      raw objects become typed data, once, here
-    manifest   an order becomes a Job (pure)
-    diagnosis  a Job, its pods and their events become a report (pure)
-    launcher   the `Launcher` protocol on top of these
-    stories    the Kubernetes Events that `kubectl describe job` shows
-    lease      leader election
-    access     whether the operator may do all that, for `enrollgate doctor`
+    launcher      the `Launcher` protocol, on top of the modules below
+    job_client    reads and writes Jobs, pods and Events
+    request_pool  several requests at the same time
+    api           HTTP to the API server: authentication, timeouts, retries, errors
+    tls           certificates that Python 3.13 would refuse
+    views         raw objects become typed data (pure)
+    manifest      an order becomes a Job (pure)
+    diagnosis     a Job, its pods and Events become a report (pure)
+    events        the Events that `kubectl describe job` shows
+    access        whether the operator has its permissions, for `enrollgate doctor`
 
-Only `wiring`, `controller` and `doctor` import this package; kopf is not imported here.
+Only `control` and `commands` may import this package. It never imports kopf.
 """
 
 from enrollgate.launchers.kubernetes.access import check_access, permissions
@@ -22,7 +24,7 @@ from enrollgate.launchers.kubernetes.api import (
 )
 from enrollgate.launchers.kubernetes.launcher import KubernetesLauncher
 from enrollgate.launchers.kubernetes.manifest import JobSettings, read_template
-from enrollgate.launchers.kubernetes.views import changed_run, selector_of
+from enrollgate.launchers.kubernetes.views import changed_run, job_selector
 
 __all__ = [
     "Api",
@@ -34,7 +36,7 @@ __all__ = [
     "changed_run",
     "check_access",
     "connect",
+    "job_selector",
     "permissions",
     "read_template",
-    "selector_of",
 ]

@@ -1,7 +1,7 @@
-"""Why a Job ended, or does not begin: pure functions from a Job, its pods and their events to a report in the closed list's words.
+"""Explain why a Job ended or does not start. Pure functions: a Job, its pods and Events in, a report out.
 
-The worker's own termination message comes first, since it knows most. Where it is missing or does not fit, the pod's state, the
-Job's condition and the Events say what the cluster did, in words that somebody who has never seen the pod can act on.
+The worker's own termination message comes first, since it knows most. If it is missing or does not fit the exit code, the pod's
+state, the Job's condition and the Events explain it, in words for somebody who has never seen the pod.
 """
 
 import re
@@ -11,16 +11,22 @@ from datetime import datetime, timedelta
 from enrollgate.common.redaction import redact
 from enrollgate.domain.reasons import EXIT_SUCCEEDED, Reason, exit_code, explain
 from enrollgate.domain.report import MalformedReport, Report
-from enrollgate.launchers.kubernetes.views import EventView, JobResult, JobView, PodView, Stop
+from enrollgate.launchers.kubernetes.views import (
+    EventView,
+    JobResult,
+    JobView,
+    PodView,
+    Termination,
+)
 
-_KILLED = 137
-"""128 + SIGKILL: what a container that was killed exits with."""
-_LONGEST_BACKOFF = 360.0
-"""Seconds after which the Job controller replaces a pod that failed, at the latest:
-https://kubernetes.io/docs/concepts/workloads/controllers/job/#pod-backoff-failure-policy"""
-_SETTLED = timedelta(seconds=10)
-"""How long after its beginning the status of a Job that gets no pod may still change."""
-_IMAGE = frozenset(
+# 128 + SIGKILL: the exit code of a container that was killed.
+_SIGKILL_EXIT_CODE = 137
+# Seconds after which the Job controller replaces a failed pod, at the latest:
+# https://kubernetes.io/docs/concepts/workloads/controllers/job/#pod-backoff-failure-policy
+_MAX_POD_BACKOFF = 360.0
+# For this long after its start, the status of a Job that gets no pod may still change.
+_SETTLE_TIME = timedelta(seconds=10)
+_IMAGE_ERRORS = frozenset(
     {
         "ImagePullBackOff",
         "ErrImagePull",
@@ -29,104 +35,106 @@ _IMAGE = frozenset(
         "ImageInspectError",
     }
 )
-_CONTAINER = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+_CONTAINER_ERRORS = frozenset(
+    {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+)
 _QUOTA = re.compile(r"exceeded quota|forbidden: .*quota", re.IGNORECASE)
-_MISSING = re.compile(
+_MISSING_OBJECT = re.compile(
     r"(secret|configmap|persistentvolumeclaim) \"([^\"]+)\" not found", re.IGNORECASE
 )
 
 
-def report_of(result: JobResult, pods: Sequence[PodView], events: Sequence[EventView]) -> Report:
-    """The report of a finished Job."""
-    last = _last(pods)
+def build_report(result: JobResult, pods: Sequence[PodView], events: Sequence[EventView]) -> Report:
+    """Build the report of a finished Job."""
+    # The youngest finished pod; else the youngest.
+    last = max(pods, key=lambda pod: (pod.is_finished, pod.created), default=None)
     if result.succeeded:
-        return _success(last)
+        own = _decode(last.termination) if last is not None and last.termination else None
+        if own is not None and own.reason is None:
+            return own
+        return Report(None, "the Job is complete; its pod left no report")
     if result.reason == "DeadlineExceeded":
         return Report(
             Reason.DEADLINE_EXCEEDED, result.message or explain(Reason.DEADLINE_EXCEEDED).means
         )
     if last is None:
-        why = _from_events(events)
-        message = f"the Job failed ({result.reason}: {result.message}) and left no pod to ask" + (
-            f"; {why}" if why else ""
+        warning = _last_warning(events)
+        message = f"the Job failed ({result.reason}: {result.message}) and left no pod to ask"
+        return Report(
+            Reason.BACKOFF_LIMIT_EXCEEDED, f"{message}; {warning}" if warning else message
         )
-        return Report(Reason.BACKOFF_LIMIT_EXCEEDED, message)
     why = redact(": ".join(filter(None, (last.reason, last.message))) or last.phase, 300)
-    return failure_of(last) or Report(
+    return explain_pod_failure(last) or Report(
         Reason.BACKOFF_LIMIT_EXCEEDED, f"{result.message or result.reason} (pod {last.name}: {why})"
     )
 
 
-def failure_of(pod: PodView) -> Report | None:
-    """Why this pod failed; None if it shows nothing."""
+def explain_pod_failure(pod: PodView) -> Report | None:
+    """Explain why a pod failed; None if nothing in it says so."""
     if pod.reason == "Evicted":
         return Report(Reason.EVICTED, f"pod {pod.name} was evicted: {pod.message}")
-    if pod.stop is None:
-        return (
-            Report(Reason.EVICTED, f"pod {pod.name} was taken away: {pod.disruption}")
-            if pod.disruption
-            else None
-        )
-    own = _own_report(pod.stop)
-    if own is not None:
-        return own
-    if pod.stop.reason == "OOMKilled":
-        return Report(
-            Reason.OOM_KILLED,
-            f"the worker of pod {pod.name} used more memory than its limit and was killed",
-        )
+    ended = pod.termination
+    if ended is not None:
+        own = _decode(ended)
+        # A report that does not fit the exit code is not the worker's last word.
+        fits = own is not None and ended.exit_code == exit_code(own.reason) != EXIT_SUCCEEDED
+        if own is not None and own.reason is not None and fits:
+            return own
+        if ended.reason == "OOMKilled":
+            return Report(
+                Reason.OOM_KILLED,
+                f"the worker of pod {pod.name} used more memory than its limit and was killed",
+            )
     if pod.disruption:
         return Report(Reason.EVICTED, f"pod {pod.name} was taken away: {pod.disruption}")
-    tail = redact(" ".join(pod.stop.message.split())[-300:])
-    how = (
-        "was killed"
-        if pod.stop.exit_code == _KILLED
-        else f"ended with exit code {pod.stop.exit_code}"
-    )
-    return Report(
-        Reason.WORKER_CRASHED, f"the worker of pod {pod.name} {how}" + (f": {tail}" if tail else "")
-    )
+    if ended is None:
+        return None
+    log_tail = redact(" ".join(ended.message.split())[-300:])
+    is_killed = ended.exit_code == _SIGKILL_EXIT_CODE
+    how = "was killed" if is_killed else f"ended with exit code {ended.exit_code}"
+    message = f"the worker of pod {pod.name} {how}"
+    return Report(Reason.WORKER_CRASHED, f"{message}: {log_tail}" if log_tail else message)
 
 
-def why_not_begun(
+def explain_not_started(
     job: JobView,
     pods: Sequence[PodView],
     events: Sequence[EventView],
     now: datetime,
     start_timeout: float,
 ) -> Report | None:
-    """Why a live Job has had no running pod for `start_timeout` seconds; None if it has one, or may take longer.
+    """Explain why a live Job has had no running pod for `start_timeout` seconds; None if it has one or may take longer.
 
-    A pod that waits has a clock of its own, whatever became of those before it. Without any pod it is either the Job's first that
-    cannot be created, or the gap before a drained or failed one is replaced, which gets its time, too. A suspended Job (Kueue
-    holds it back) waits for its turn: its clock starts when it is let go.
+    A waiting pod has its own `start_timeout`, whatever happened to the pods before it. A Job without a pod either cannot create its
+    first one, or is between a drained or failed pod and its replacement: that gap gets its time, too. A suspended Job (Kueue) is not
+    late: its clock starts when it is resumed.
     """
     if not is_overdue(job, now, start_timeout):
         return None
-    living = [pod for pod in pods if not pod.is_over]
-    if any(pod.has_started or not _is_late(pod.created, now, start_timeout) for pod in living):
+    current = [pod for pod in pods if not pod.is_finished]
+    if any(pod.has_started or not _is_late(pod.created, now, start_timeout) for pod in current):
         return None
-    if living:
-        first = not job.failed and len(living) == len(pods)
-        waited = f"no pod of the Job began to work within {start_timeout:.0f}s"
-        again = f"a further pod of the Job did not begin to work within {start_timeout:.0f}s"
-        return _of_waiting_pod(
-            max(living, key=lambda pod: pod.created), waited if first else again, events
-        )
+    late = f"no pod of the Job began to work within {start_timeout:.0f}s"
+    if current:
+        if job.failed_pods or len(current) < len(pods):
+            late = f"a further pod of the Job did not begin to work within {start_timeout:.0f}s"
+        return _explain_waiting_pod(max(current, key=lambda pod: pod.created), late, events)
     if _is_between_pods(job, pods, events, now, start_timeout):
         return None
-    return _without_pod(f"no pod of the Job began to work within {start_timeout:.0f}s", events)
+    warning = _last_warning(events)
+    reason = Reason.QUOTA_EXCEEDED if _QUOTA.search(warning) else Reason.NEVER_STARTED
+    return Report(reason, f"{late}: none could be created: {warning or 'Events: none'}")
 
 
 def is_overdue(job: JobView, now: datetime, start_timeout: float) -> bool:
-    """Whether a Job without a ready pod has had its time to begin."""
-    since = job.started or job.created
-    waits = job.result is None and not job.deleting and not job.suspended and job.ready == 0
-    return waits and _is_late(since, now, start_timeout)
+    """Whether a live Job has no ready pod though `start_timeout` seconds have passed."""
+    may_start = job.result is None and not job.is_deleting and not job.is_suspended
+    is_late = _is_late(job.started or job.created, now, start_timeout)
+    return may_start and job.ready_pods == 0 and is_late
 
 
-def _is_late(since: datetime, now: datetime, start_timeout: float) -> bool:
-    return now - since > timedelta(seconds=start_timeout)
+def _is_late(since: datetime, now: datetime, timeout: float) -> bool:
+    return now - since > timedelta(seconds=timeout)
 
 
 def _is_between_pods(
@@ -136,77 +144,51 @@ def _is_between_pods(
     now: datetime,
     start_timeout: float,
 ) -> bool:
-    """Whether a Job without a living pod had one so lately that the next may yet come."""
-    if job.counted:
+    """Whether a Job without a current pod had one so recently that the next one may still come."""
+    if job.current_pods:
         return True
     since = job.started or job.created
-    changed = max(since, job.changed or since)
-    had_one = (
+    changed = max(since, job.status_changed or since)
+    had_pod = (
         pods
-        or job.failed
-        or changed - since > _SETTLED
+        or job.failed_pods
+        or changed - since > _SETTLE_TIME
         or any(event.reason == "SuccessfulCreate" for event in events)
     )
-    return not _is_late(changed, now, start_timeout + (_LONGEST_BACKOFF if had_one else 0))
+    return not _is_late(changed, now, start_timeout + (_MAX_POD_BACKOFF if had_pod else 0))
 
 
-def _of_waiting_pod(pod: PodView, waited: str, events: Sequence[EventView]) -> Report:
+def _explain_waiting_pod(pod: PodView, late: str, events: Sequence[EventView]) -> Report:
     if pod.unscheduled:
         return Report(
-            Reason.UNSCHEDULABLE, f"{waited}: pod {pod.name} fits on no node: {pod.unscheduled}"
+            Reason.UNSCHEDULABLE, f"{late}: pod {pod.name} fits on no node: {pod.unscheduled}"
         )
-    if pod.waiting_reason in _IMAGE:
+    if pod.waiting_reason in _IMAGE_ERRORS:
         return Report(
-            Reason.IMAGE_PULL_BACK_OFF,
-            f"{waited}: the image cannot be pulled: {pod.waiting_message}",
+            Reason.IMAGE_PULL_BACK_OFF, f"{late}: the image cannot be pulled: {pod.waiting_message}"
         )
-    if pod.waiting_reason in _CONTAINER:
-        return Report(Reason.CREATE_CONTAINER_CONFIG_ERROR, f"{waited}: {pod.waiting_message}")
-    why = _from_events(events)
-    if missing := _MISSING.search(why):
+    if pod.waiting_reason in _CONTAINER_ERRORS:
+        return Report(Reason.CREATE_CONTAINER_CONFIG_ERROR, f"{late}: {pod.waiting_message}")
+    warning = _last_warning(events)
+    if missing := _MISSING_OBJECT.search(warning):
         what = f"{missing[1]} {missing[2]!r} does not exist in the Job's namespace"
-        return Report(Reason.CREATE_CONTAINER_CONFIG_ERROR, f"{waited}: {what}")
+        return Report(Reason.CREATE_CONTAINER_CONFIG_ERROR, f"{late}: {what}")
     return Report(
         Reason.NEVER_STARTED,
-        f"{waited}: pod {pod.name} is {pod.waiting_reason or pod.phase}; {why or 'Events: none'}",
+        f"{late}: pod {pod.name} is {pod.waiting_reason or pod.phase}; {warning or 'Events: none'}",
     )
 
 
-def _without_pod(waited: str, events: Sequence[EventView]) -> Report:
-    why = _from_events(events)
-    reason = Reason.QUOTA_EXCEEDED if _QUOTA.search(why) else Reason.NEVER_STARTED
-    return Report(reason, f"{waited}: none could be created: {why or 'Events: none'}")
-
-
-def _success(last: PodView | None) -> Report:
-    own = _decoded(last.stop) if last is not None and last.stop is not None else None
-    if own is not None and own.reason is None:
-        return own
-    return Report(None, "the Job is complete; its pod left no report")
-
-
-def _own_report(stop: Stop) -> Report | None:
-    """The worker's report, if it is one and fits the exit code."""
-    own = _decoded(stop)
-    if own is None or own.reason is None or stop.exit_code == EXIT_SUCCEEDED:
-        return None
-    return own if stop.exit_code == exit_code(own.reason) else None
-
-
-def _decoded(stop: Stop) -> Report | None:
+def _decode(termination: Termination) -> Report | None:
+    """Read the worker's report from the termination message; None if it is not one."""
     try:
-        return Report.decode(stop.message)
+        return Report.decode(termination.message)
     except MalformedReport:
         return None
 
 
-def _last(pods: Sequence[PodView]) -> PodView | None:
-    """The pod that speaks for the Job: one that is over, the youngest; else the youngest of all."""
-    return max(pods, key=lambda pod: (pod.is_over, pod.created), default=None)
-
-
-def _from_events(events: Sequence[EventView]) -> str:
-    """What the last warning says."""
+def _last_warning(events: Sequence[EventView]) -> str:
+    """Format the latest warning; empty if there is none."""
     warnings = [event for event in events if event.is_warning]
-    last = max(warnings, key=lambda event: event.seen, default=None)
+    last = max(warnings, key=lambda event: event.last_seen, default=None)
     return redact(f"{last.reason}: {last.message}", 400) if last else ""

@@ -1,99 +1,71 @@
-"""An order becomes a Job: a pure function, and the merge of what the deployment wants different.
+"""Build the Job of a run: a pure function of the order and the settings, and the merge of the deployment's job template.
 
-The Job runs one pod at a time, to success. Three facts of the Job controller shape it:
+The Job runs one pod at a time until one succeeds. Three features of the Job controller shape it:
 
-- `podFailurePolicy` lets an exit code that means "permanent" fail the Job at once, and does not count a pod that was drained,
-  evicted or preempted (KEP-3329); it wants `restartPolicy: Never`.
-- `podReplacementPolicy: Failed` starts the next pod only when the last one is wholly gone (KEP-3939): never two at once.
-- An *indexed* Job with `backoffLimitPerIndex` tells each pod, by an annotation, how many came before it (KEP-3850): that is the
+- `podFailurePolicy`: an exit code that means "permanent" fails the Job at once; a pod that was drained, evicted or preempted does
+  not count (KEP-3329). It requires `restartPolicy: Never`.
+- `podReplacementPolicy: Failed`: the next pod starts only when the last one is gone (KEP-3939): never two at once.
+- An *indexed* Job with `backoffLimitPerIndex` tells each pod, by an annotation, how many failed before it (KEP-3850): that is the
   k of `[ATTEMPT k/n]`. `backoffLimit` ends the Job after the same number of failures.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from enrollgate.domain.destination import DirectoryDestination
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.reasons import PERMANENT_EXIT_CODES
 from enrollgate.launchers.kubernetes.api import Json
-from enrollgate.launchers.kubernetes.views import ATTEMPT, DOMAIN, INSTALLATION, TASK, WORKER
+from enrollgate.launchers.kubernetes.views import DOMAIN, INSTALLATION, RUN, TASK, WORKER
+from enrollgate.settings.kubernetes import KubernetesSettings
+from enrollgate.settings.worker import WorkerSettings
 
 SCRATCH = "/scratch"
 COOKIES = "/etc/enrollgate/cookies"
 DRIVE = "/etc/enrollgate/drive"
+# The user of the image. Any other non-root user works as well.
 USER = 10001
-"""The image's user; any other non-root one works as well."""
 _GIB = 2**30
-_MERGE_KEYS = ("mountPath", "name")
-"""PlaylistFound mounts may share a volume's name, so the path comes first."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobSettings:
-    """What all Jobs of an installation have in common. Times in seconds, sizes in bytes."""
+    """What all Jobs of an installation have in common.
+
+    `run_timeout` and `run_ttl` are seconds. `template` is a partial Job that is merged over the built one.
+    """
 
     namespace: str
     installation: str
-    image: str
-    image_pull_policy: str = "IfNotPresent"
-    environment: Mapping[str, str] = field(default_factory=dict)
-    """The worker's settings."""
-    max_attempts: int = 3
-    run_timeout: float = 21600.0
-    run_ttl: float = 86400.0
-    stop_grace: float = 30.0
-    cookies_secret: str | None = None
-    drive_secret: str | None = None
-    destination_claim: str | None = None
-    destination_path: str | None = None
-    """Where the claim is mounted: the path of a `directory:` destination."""
-    service_account: str | None = None
-    scratch_volume: int = 10 * _GIB
+    worker: WorkerSettings
+    kubernetes: KubernetesSettings
+    max_attempts: int
+    run_timeout: float
+    run_ttl: float
     template: Json = field(default_factory=dict)
-    """A partial Job that is merged over the built one."""
 
 
 def build_job(order: RunOrder, settings: JobSettings) -> Json:
-    """The Job for one run, under the run's name and with the labels that say whose it is, whatever the template has."""
-    job: Json = merge(merge(_job(order, settings), settings.template), _identity(order, settings))
-    return job
-
-
-def _identity(order: RunOrder, settings: JobSettings) -> Json:
-    """What the Job, and its pods, are found and adopted by."""
-    labels = {
+    """Build the Job of one run. Its name, namespace and own labels are ours, whatever the template says."""
+    own_labels = {
         INSTALLATION: settings.installation,
         TASK: str(order.task_id),
-        ATTEMPT: str(order.run_number),
+        RUN: str(order.run_number),
     }
-    return {
-        "metadata": {"name": order.name, "namespace": settings.namespace, "labels": labels},
-        "spec": {"template": {"metadata": {"labels": labels}}},
-    }
-
-
-def labels_of(installation: str) -> dict[str, str]:
-    """The labels of everything we create for runs."""
-    return {
+    labels = {
         "app.kubernetes.io/name": "enrollgate",
         "app.kubernetes.io/component": "worker",
         "app.kubernetes.io/managed-by": "enrollgate",
-        INSTALLATION: installation,
+        **own_labels,
     }
-
-
-def _job(order: RunOrder, settings: JobSettings) -> Json:
-    labels = labels_of(settings.installation) | {
-        TASK: str(order.task_id),
-        ATTEMPT: str(order.run_number),
-    }
-    return {
+    job: Json = {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": order.name, "namespace": settings.namespace, "labels": labels},
+        "metadata": {"labels": labels},
         "spec": {
             "completionMode": "Indexed",
             "completions": 1,
@@ -119,18 +91,26 @@ def _job(order: RunOrder, settings: JobSettings) -> Json:
             },
             "activeDeadlineSeconds": max(1, round(settings.run_timeout)),
             "ttlSecondsAfterFinished": round(settings.run_ttl),
-            "template": {"metadata": {"labels": labels}, "spec": _pod(order, settings)},
+            "template": {"metadata": {"labels": labels}, "spec": _build_pod(order, settings)},
         },
     }
+    identity = {
+        "metadata": {"name": order.name, "namespace": settings.namespace, "labels": own_labels},
+        "spec": {"template": {"metadata": {"labels": own_labels}}},
+    }
+    merged: Json = merge(merge(job, settings.template), identity)
+    return merged
 
 
-def _pod(order: RunOrder, settings: JobSettings) -> Json:
-    volumes, mounts = _volumes(settings)
+def _build_pod(order: RunOrder, settings: JobSettings) -> Json:
+    kubernetes = settings.kubernetes
+    scratch = int(kubernetes.scratch_volume)
+    volumes, mounts = _build_volumes(settings)
     spec: Json = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": max(1, round(settings.stop_grace)),
+        "terminationGracePeriodSeconds": max(1, round(settings.worker.stop_grace)),
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER,
@@ -142,13 +122,13 @@ def _pod(order: RunOrder, settings: JobSettings) -> Json:
         "containers": [
             {
                 "name": WORKER,
-                "image": settings.image,
-                "imagePullPolicy": settings.image_pull_policy,
+                "image": kubernetes.image or "",
+                "imagePullPolicy": kubernetes.image_pull_policy,
                 "args": ["work"],
-                "env": _environment(order, settings),
+                "env": _build_environment(order, settings),
                 "resources": {
-                    "requests": {"ephemeral-storage": str(min(_GIB, settings.scratch_volume))},
-                    "limits": {"ephemeral-storage": str(settings.scratch_volume + _GIB)},
+                    "requests": {"ephemeral-storage": str(min(_GIB, scratch))},
+                    "limits": {"ephemeral-storage": str(scratch + _GIB)},
                 },
                 "securityContext": {
                     "allowPrivilegeEscalation": False,
@@ -162,27 +142,28 @@ def _pod(order: RunOrder, settings: JobSettings) -> Json:
         ],
         "volumes": volumes,
     }
-    if settings.service_account:
-        spec["serviceAccountName"] = settings.service_account
+    if kubernetes.service_account:
+        spec["serviceAccountName"] = kubernetes.service_account
     return spec
 
 
-def _environment(order: RunOrder, settings: JobSettings) -> list[Json]:
+def _build_environment(order: RunOrder, settings: JobSettings) -> list[Json]:
     values = {
-        **settings.environment,
+        **settings.worker.to_env(),
         **order.variables(),
         "ENROLLGATE_MAX_ATTEMPTS": str(settings.max_attempts),
         "ENROLLGATE_SCRATCH_DIR": f"{SCRATCH}/{order.name}",
         "ENROLLGATE_REPORT_PATH": "/dev/termination-log",
         "HOME": "/tmp",  # noqa: S108 -- an emptyDir of the pod's own
     }
-    if settings.cookies_secret:
+    if settings.kubernetes.cookies_secret:
         values["ENROLLGATE_COOKIES_DIR"] = COOKIES
-    if settings.drive_secret:
+    if settings.kubernetes.drive_secret:
         values["ENROLLGATE_DRIVE_CREDENTIALS"] = f"{DRIVE}/credentials.json"
     failed_attempts = "metadata.annotations['batch.kubernetes.io/job-index-failure-count']"
     return [
-        *({"name": name, "value": _literal(value)} for name, value in values.items()),
+        # `$$` is an escaped `$`: Kubernetes would expand `$(NAME)`.
+        *({"name": name, "value": value.replace("$", "$$")} for name, value in values.items()),
         {
             "name": "ENROLLGATE_FAILED_ATTEMPTS",
             "valueFrom": {"fieldRef": {"fieldPath": failed_attempts}},
@@ -190,14 +171,11 @@ def _environment(order: RunOrder, settings: JobSettings) -> list[Json]:
     ]
 
 
-def _literal(value: str) -> str:
-    """Written so that it arrives as it is: Kubernetes would replace `$(NAME)`, and make one of two `$`."""
-    return value.replace("$", "$$")
-
-
-def _volumes(settings: JobSettings) -> tuple[list[Json], list[Json]]:
+def _build_volumes(settings: JobSettings) -> tuple[list[Json], list[Json]]:
+    """Return the pod's volumes and the worker's mounts of them."""
+    kubernetes = settings.kubernetes
     volumes: list[Json] = [
-        {"name": "scratch", "emptyDir": {"sizeLimit": str(settings.scratch_volume)}},
+        {"name": "scratch", "emptyDir": {"sizeLimit": str(int(kubernetes.scratch_volume))}},
         {"name": "tmp", "emptyDir": {"sizeLimit": str(_GIB)}},
     ]
     mounts: list[Json] = [
@@ -205,87 +183,96 @@ def _volumes(settings: JobSettings) -> tuple[list[Json], list[Json]]:
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 -- of the container, its own
     ]
     for name, secret, path in (
-        ("cookies", settings.cookies_secret, COOKIES),
-        ("drive", settings.drive_secret, DRIVE),
+        ("cookies", kubernetes.cookies_secret, COOKIES),
+        ("drive", kubernetes.drive_secret, DRIVE),
     ):
         if secret:
             volumes.append({"name": name, "secret": {"secretName": secret, "defaultMode": 0o440}})
             mounts.append({"name": name, "mountPath": path, "readOnly": True})
-    if settings.destination_claim:
-        volumes.append(
-            {
-                "name": "destination",
-                "persistentVolumeClaim": {"claimName": settings.destination_claim},
-            }
-        )
-        mounts.append({"name": "destination", "mountPath": settings.destination_path})
+    if kubernetes.destination_claim:
+        claim = {"claimName": kubernetes.destination_claim}
+        destination = settings.worker.destination
+        directory = destination.path if isinstance(destination, DirectoryDestination) else None
+        volumes.append({"name": "destination", "persistentVolumeClaim": claim})
+        mounts.append({"name": "destination", "mountPath": str(directory) if directory else None})
     return volumes, mounts
 
 
-def merge(base: Any, over: Any) -> Any:
-    """`over` laid upon `base`: maps merge, lists of maps that share a name (or mount path) merge entry by entry, anything else is
-    replaced, and null removes.
+def merge(base: Any, overlay: Any) -> Any:
+    """Merge an overlay into a JSON value, and return the result. Neither is changed.
+
+    - Two maps: key by key. A key whose value is null in the overlay is removed.
+    - Two lists of maps that all have a `mountPath`, or all a `name`: entry by entry, matched by that key. An entry with `value` or
+      `valueFrom` (an environment variable) replaces its match, since it may have only one of the two.
+    - Anything else: the overlay replaces the base.
     """
-    if isinstance(base, dict) and isinstance(over, dict):
-        merged = {key: value for key, value in base.items() if over.get(key, value) is not None}
-        return merged | {
-            key: merge(base.get(key), value) for key, value in over.items() if value is not None
+    if isinstance(base, dict) and isinstance(overlay, dict):
+        kept = {key: value for key, value in base.items() if overlay.get(key, value) is not None}
+        changed = {
+            key: merge(base.get(key), value) for key, value in overlay.items() if value is not None
         }
-    if isinstance(base, list) and isinstance(over, list) and (key := _merge_key(base + over)):
-        merged = {entry[key]: entry for entry in base}
-        for entry in over:
-            replaces = not {"value", "valueFrom"}.isdisjoint(
-                entry
-            )  # a variable has one of the two, never both
-            merged[entry[key]] = entry if replaces else merge(merged.get(entry[key]), entry)
-        return list(merged.values())
-    return over
+        return kept | changed
+    if isinstance(base, list) and isinstance(overlay, list):
+        key = _merge_key([*base, *overlay])
+        return _merge_lists(base, overlay, key) if key else overlay
+    return overlay
+
+
+def _merge_lists(base: list[Json], overlay: list[Json], key: str) -> list[Json]:
+    entries = {entry[key]: entry for entry in base}
+    for entry in overlay:
+        is_variable = "value" in entry or "valueFrom" in entry
+        match = None if is_variable else entries.get(entry[key])
+        entries[entry[key]] = entry if is_variable else merge(match, entry)
+    return list(entries.values())
 
 
 def _merge_key(entries: list[Any]) -> str | None:
-    """The field that tells the entries pinned_cpus, if all have it."""
-    for key in _MERGE_KEYS:
+    """Return the key that identifies the entries of a list; None if they have none in common."""
+    # Several mounts may share a volume's name, so the path comes first.
+    for key in ("mountPath", "name"):
         if entries and all(isinstance(entry, dict) and key in entry for entry in entries):
             return key
     return None
 
 
 def read_template(path: Path) -> Json:
-    """Reads a partial Job from a YAML file. Raises ValueError with the remedy if it is none."""
+    """Read a partial Job from a YAML file; an empty file is an empty one.
+
+    Raises ValueError with the remedy if it is not a part of a Job, or sets what identifies our Jobs.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"the job template {path} cannot be read: {error}") from error
     if content is None:
         return {}
-    if not isinstance(content, dict) or not set(content) <= {
-        "apiVersion",
-        "kind",
-        "metadata",
-        "spec",
-    }:
+    allowed = {"apiVersion", "kind", "metadata", "spec"}
+    if not isinstance(content, dict) or not set(content) <= allowed:
         raise ValueError(
             f"the job template {path} must be a part of a batch/v1 Job: a map with `metadata` and `spec`"
         )
+    job_metadata = _map_at(content, ["metadata"])
     for name, why in (
         ("name", "each run has its own"),
         ("namespace", "Jobs are where the operator looks for them"),
     ):
-        if _at(content, "metadata").get(name):
+        if job_metadata.get(name):
             raise ValueError(f"the job template {path} sets metadata.{name}: leave it out, {why}")
-    for metadata in (_at(content, "metadata"), _at(content, "spec", "template", "metadata")):
-        for label in _at(metadata, "labels"):
+    for metadata in (job_metadata, _map_at(content, ["spec", "template", "metadata"])):
+        for label in _map_at(metadata, ["labels"]):
             if str(label).startswith(f"{DOMAIN}/"):
                 raise ValueError(
-                    f"the job template {path} sets the label {label}: leave {DOMAIN}/ out, Jobs are known by it"
+                    f"the job template {path} sets the label {label}: leave {DOMAIN}/ out, "
+                    "Jobs are known by it"
                 )
     return content
 
 
-def _at(content: Json, *path: str) -> Json:
-    """The map at a path; an empty one if there is none."""
-    for name in path:
-        content = content.get(name) or {}
+def _map_at(content: Json, path: Iterable[str]) -> Json:
+    """Return the map at a path of keys; an empty one if there is none."""
+    for key in path:
+        content = content.get(key) or {}
         if not isinstance(content, dict):
             return {}
     return content

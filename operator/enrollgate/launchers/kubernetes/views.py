@@ -1,29 +1,30 @@
-"""Raw Kubernetes objects become typed data, here and nowhere else. Only what decisions need is kept.
+"""The one place where raw Kubernetes objects become typed data. Only what decisions need is kept.
 
-Fields as of `batch/v1` Job and `v1` Pod, https://kubernetes.io/docs/reference/kubernetes-api/.
+In: JSON of a Job, a pod, an Event or a watch event, as the API server sent it. Out: frozen dataclasses. Fields as of `batch/v1` Job
+and `v1` Pod, https://kubernetes.io/docs/reference/kubernetes-api/.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
+from enrollgate.domain.observation import Phase
 from enrollgate.launchers.kubernetes.api import Json
 
 DOMAIN = "enrollgate.io"
+# Labels. The value of the first is the installation: a Job that has it is ours.
 INSTALLATION = f"{DOMAIN}/installation"
-"""The label whose value is the installation: what has it is ours."""
 TASK = f"{DOMAIN}/task-id"
-ATTEMPT = f"{DOMAIN}/run_number"
+RUN = f"{DOMAIN}/run"
+# Set on a Job whose outcome is in the database: it is not listed again.
 RECORDED = f"{DOMAIN}/recorded"
-"""The label of a Job whose outcome is in the database: it is not listed again."""
+# The container that does the work.
 WORKER = "worker"
-"""The name of the container that does the work."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """How a Job ended, by its own condition."""
+    """How a Job ended, from its `Complete` or `Failed` condition."""
 
     succeeded: bool
     reason: str
@@ -32,202 +33,214 @@ class JobResult:
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """One Job."""
+    """One Job.
+
+    `installation` is None without a label of ours; `started` is None while the Job is suspended; `result` is None while it is
+    unfinished. `ready_pods` are ready. `current_pods` are active, terminating, or finished and not yet counted by the Job
+    controller. `failed_pods` failed and were counted. `status_changed` is when the status last changed, as it does when a pod comes
+    or goes; unlike an Event, it is kept.
+    """
 
     name: str
     uid: str
     installation: str | None
-    """Whose it is; None if it carries no label of ours."""
-    recorded: bool
+    is_recorded: bool
     created: datetime
     started: datetime | None
-    """When the Job controller took it up; None while it is suspended."""
-    suspended: bool
-    deleting: bool
-    ready: int
-    """Pods that are ready."""
-    counted: int
-    """Pods that the Job controller knows of and has not done with: active, terminating, or over and not yet accounted for."""
-    failed: int
-    """Pods that failed and counted."""
-    changed: datetime | None
-    """When its status last changed, as it does when a pod comes or goes. Unlike an Event, this is never forgotten."""
+    is_suspended: bool
+    is_deleting: bool
+    ready_pods: int
+    current_pods: int
+    failed_pods: int
+    status_changed: datetime | None
     result: JobResult | None
-    """None while it is unfinished."""
+
+    @property
+    def phase(self) -> Phase:
+        """The phase of the Job's run: the only place where a Job's result becomes one."""
+        if self.result is None:
+            return Phase.LIVE
+        return Phase.SUCCEEDED if self.result.succeeded else Phase.FAILED
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    """How a container ended."""
+class Termination:
+    """How a container ended. `message` is its termination message, or the last lines of its log."""
 
     exit_code: int
     reason: str
     message: str
-    """The termination message, or the last lines of the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class PodView:
-    """One pod of a Job."""
+    """One pod of a Job.
+
+    `delete_by` is the time by which a deleted pod should be gone. `has_started` says whether the worker runs or has run.
+    `waiting_reason` is the kubelet's word for why it does not run yet. `unscheduled` is the scheduler's message, empty once the pod
+    has a node. `disruption` says why the pod was removed (drain, eviction, preemption), empty if it was not. `termination` is how
+    the worker ended.
+    """
 
     name: str
     phase: str
     reason: str
     message: str
     created: datetime
-    deleting_since: datetime | None
-    """The moment by which it should be gone."""
+    delete_by: datetime | None
     has_started: bool
-    """Whether its worker has run, or runs."""
     waiting_reason: str
-    """Why its worker does not run yet, in the kubelet's word."""
     waiting_message: str
     unscheduled: str
-    """The scheduler's message, empty once it has a node."""
     disruption: str
-    """Why it was taken away (drain, eviction, preemption), empty if it was not."""
-    stop: Stop | None
+    termination: Termination | None
 
     @property
-    def is_over(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether its containers will never run again."""
         return self.phase in ("Succeeded", "Failed")
 
 
 @dataclass(frozen=True, slots=True)
 class EventView:
-    """One Kubernetes Event."""
+    """One Kubernetes Event. `last_seen` is a timestamp as text, which sorts by time."""
 
     reason: str
     message: str
     is_warning: bool
-    seen: str
-    """When it was last seen, as a sortable text."""
+    last_seen: str
 
 
-def job_view(raw: Json) -> JobView:
-    """Reads a Job."""
+def parse_job(raw: Json) -> JobView:
+    """Read a Job."""
     metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
     labels = metadata.get("labels") or {}
+    uncounted = status.get("uncountedTerminatedPods") or {}
+    # Which field was written when: https://kubernetes.io/docs/reference/using-api/server-side-apply/
+    status_writes = [
+        _time(entry, "time")
+        for entry in metadata.get("managedFields") or ()
+        if entry.get("subresource") == "status"
+    ]
     return JobView(
         name=metadata["name"],
         uid=metadata["uid"],
         installation=labels.get(INSTALLATION),
-        recorded=RECORDED in labels,
-        created=_instant(metadata["creationTimestamp"]),
-        started=_instant(status["startTime"]) if status.get("startTime") else None,
-        suspended=bool(spec.get("suspend")),
-        deleting=bool(metadata.get("deletionTimestamp")),
-        ready=int(status.get("ready") or 0),
-        counted=_counted(status),
-        failed=int(status.get("failed") or 0),
-        changed=_changed(metadata),
-        result=job_result(status.get("conditions") or ()),
+        is_recorded=RECORDED in labels,
+        created=datetime.fromisoformat(metadata["creationTimestamp"]),
+        started=_time(status, "startTime"),
+        is_suspended=bool(spec.get("suspend")),
+        is_deleting=bool(metadata.get("deletionTimestamp")),
+        ready_pods=int(status.get("ready") or 0),
+        current_pods=int(status.get("active") or 0)
+        + int(status.get("terminating") or 0)
+        + sum(len(uncounted.get(kind) or ()) for kind in ("succeeded", "failed")),
+        failed_pods=int(status.get("failed") or 0),
+        status_changed=max(filter(None, status_writes), default=None),
+        result=parse_job_result(status.get("conditions") or ()),
     )
 
 
-def _counted(status: Json) -> int:
-    unaccounted = status.get("uncountedTerminatedPods") or {}
-    over = sum(len(unaccounted.get(kind) or ()) for kind in ("succeeded", "failed"))
-    return int(status.get("active") or 0) + int(status.get("terminating") or 0) + over
-
-
-def _changed(metadata: Json) -> datetime | None:
-    """From the server-side record of who wrote which fields, https://kubernetes.io/docs/reference/using-api/server-side-apply/."""
-    written = [
-        each for each in metadata.get("managedFields") or () if each.get("subresource") == "status"
-    ]
-    return max((_instant(each["time"]) for each in written if each.get("time")), default=None)
-
-
-def job_result(conditions: Iterable[Any]) -> JobResult | None:
-    """A Job is finished by its `Complete` or `Failed` condition, and by nothing else."""
+def parse_job_result(conditions: Iterable[Json]) -> JobResult | None:
+    """Read how a Job ended; None while it is unfinished. Only `Complete` or `Failed` finish a Job."""
     for condition in conditions:
-        if condition.get("type") in ("Complete", "Failed") and condition.get("status") == "True":
-            succeeded = condition["type"] == "Complete"
+        kind = condition.get("type")
+        if kind in ("Complete", "Failed") and condition.get("status") == "True":
             return JobResult(
-                succeeded, str(condition.get("reason") or ""), str(condition.get("message") or "")
+                kind == "Complete", _text(condition, "reason"), _text(condition, "message")
             )
     return None
 
 
-def pod_view(raw: Json) -> PodView:
-    """Reads a pod."""
+def parse_pod(raw: Json) -> PodView:
+    """Read a pod."""
     metadata, status = raw["metadata"], raw.get("status") or {}
-    conditions = {each["type"]: each for each in status.get("conditions") or ()}
-    scheduled, disruption = (
-        conditions.get("PodScheduled") or {},
-        conditions.get("DisruptionTarget") or {},
-    )
-    worker: Json = next(
-        (each for each in status.get("containerStatuses") or () if each.get("name") == WORKER), {}
-    )
-    state = worker.get("state") or {}
-    waiting, ended = state.get("waiting") or {}, state.get("terminated")
+    conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
+    scheduled = conditions.get("PodScheduled") or {}
+    unscheduled = disruption = ""
+    if scheduled.get("status") == "False":
+        unscheduled = _text(scheduled, "message") or "no node yet"
+    target = conditions.get("DisruptionTarget") or {}
+    if target.get("status") == "True":
+        disruption = _text(target, "message") or _text(target, "reason")
+    state = _worker_state(status)
+    waiting, terminated = state.get("waiting") or {}, state.get("terminated")
     return PodView(
         name=metadata["name"],
-        phase=str(status.get("phase") or "Pending"),
-        reason=str(status.get("reason") or ""),
-        message=str(status.get("message") or _broken_init(status)),
-        created=_instant(metadata["creationTimestamp"]),
-        deleting_since=_instant(metadata["deletionTimestamp"])
-        if metadata.get("deletionTimestamp")
-        else None,
-        has_started=bool(state.get("running") or ended),
-        waiting_reason=str(waiting.get("reason") or ""),
-        waiting_message=str(waiting.get("message") or ""),
-        unscheduled=str(scheduled.get("message") or "no node yet")
-        if scheduled.get("status") == "False"
-        else "",
-        disruption=str(disruption.get("message") or disruption.get("reason") or "")
-        if disruption.get("status") == "True"
-        else "",
-        stop=Stop(
-            int(ended.get("exitCode", -1)),
-            str(ended.get("reason") or ""),
-            str(ended.get("message") or ""),
-        )
-        if ended
-        else None,
+        phase=_text(status, "phase") or "Pending",
+        reason=_text(status, "reason"),
+        message=_text(status, "message") or _failed_init_container(status),
+        created=datetime.fromisoformat(metadata["creationTimestamp"]),
+        delete_by=_time(metadata, "deletionTimestamp"),
+        has_started=bool(state.get("running") or terminated),
+        waiting_reason=_text(waiting, "reason"),
+        waiting_message=_text(waiting, "message"),
+        unscheduled=unscheduled,
+        disruption=disruption,
+        termination=_parse_termination(terminated) if terminated else None,
     )
 
 
-def _broken_init(status: Json) -> str:
-    """How an init container (of a job template's) failed: then the worker never began."""
-    for each in status.get("initContainerStatuses") or ():
-        ended = (each.get("state") or {}).get("terminated") or {}
-        if ended.get("exitCode"):
-            return f"init container {each['name']} ended with exit code {ended['exitCode']}: {ended.get('message') or ''}"
+def _worker_state(pod_status: Json) -> Json:
+    for container in pod_status.get("containerStatuses") or ():
+        if container.get("name") == WORKER:
+            state: Json = container.get("state") or {}
+            return state
+    return {}
+
+
+def _parse_termination(terminated: Json) -> Termination:
+    return Termination(
+        exit_code=int(terminated.get("exitCode", -1)),
+        reason=_text(terminated, "reason"),
+        message=_text(terminated, "message"),
+    )
+
+
+def _failed_init_container(pod_status: Json) -> str:
+    """Say which init container (of a job template) failed, so that the worker never started."""
+    for container in pod_status.get("initContainerStatuses") or ():
+        terminated = (container.get("state") or {}).get("terminated") or {}
+        if terminated.get("exitCode"):
+            return (
+                f"init container {container['name']} ended with exit code {terminated['exitCode']}: "
+                f"{_text(terminated, 'message')}"
+            )
     return ""
 
 
-def event_view(raw: Json) -> EventView:
-    """Reads an Event."""
+def parse_event(raw: Json) -> EventView:
+    """Read an Event."""
     series = raw.get("series") or {}
-    seen = series.get("lastObservedTime") or raw.get("lastTimestamp") or raw.get("eventTime") or ""
     return EventView(
-        str(raw.get("reason") or ""),
-        str(raw.get("message") or ""),
-        raw.get("type") == "Warning",
-        seen,
+        reason=_text(raw, "reason"),
+        message=_text(raw, "message"),
+        is_warning=raw.get("type") == "Warning",
+        last_seen=_text(series, "lastObservedTime")
+        or _text(raw, "lastTimestamp")
+        or _text(raw, "eventTime"),
     )
 
 
-def selector_of(installation: str) -> str:
-    """Selects the Jobs of an installation whose outcome is not in the database yet."""
+def job_selector(installation: str) -> str:
+    """Select the Jobs of an installation whose outcome is not in the database yet."""
     return f"{INSTALLATION}={installation},!{RECORDED}"
 
 
 def changed_run(event: Json) -> str | None:
-    """The run that a watch event is news of: its Job has finished, or is gone (or no longer selected). None for all else."""
+    """Name the run whose Job has finished, is gone, or is no longer selected, from a watch event; else None."""
     job = event.get("object") or {}
-    is_over = (
-        event.get("type") == "DELETED"
-        or job_result((job.get("status") or {}).get("conditions") or ()) is not None
-    )
+    conditions = (job.get("status") or {}).get("conditions") or ()
+    if event.get("type") != "DELETED" and parse_job_result(conditions) is None:
+        return None
     name: str | None = (job.get("metadata") or {}).get("name")
-    return name if is_over else None
+    return name
 
 
-def _instant(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+def _text(raw: Json, field: str) -> str:
+    return str(raw.get(field) or "")
+
+
+def _time(raw: Json, field: str) -> datetime | None:
+    value = raw.get(field)
+    return datetime.fromisoformat(value) if value else None

@@ -1,0 +1,166 @@
+"""What the launcher reads and writes in its namespace: Jobs, their pods, their Events.
+
+In: names, UIDs, manifests. Out: typed views. A refusal becomes LauncherRefused with the remedy. Nothing is decided here.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from http import HTTPStatus
+from itertools import chain
+
+from enrollgate.launchers.base import LauncherRefused
+from enrollgate.launchers.kubernetes.api import Api, ApiError, Json
+from enrollgate.launchers.kubernetes.request_pool import RequestPool
+from enrollgate.launchers.kubernetes.views import (
+    RECORDED,
+    EventView,
+    JobView,
+    PodView,
+    job_selector,
+    parse_event,
+    parse_job,
+    parse_pod,
+)
+
+# Jobs per listing of pods. The API server scans all pods for each listing by label, so one listing per Job would cost the square of
+# their number. A URL with so many names still passes any proxy.
+JOBS_PER_POD_LISTING = 50
+# The label by which the Job controller marks a Job's pods.
+_JOB_NAME = "batch.kubernetes.io/job-name"
+# The refusal of an admission policy or webhook, under whatever status it chose:
+# https://kubernetes.io/docs/reference/access-authn-authz/validating-admission-policy/
+_DENIED = re.compile(r"denied (the )?request")
+
+
+class QuotaExceeded(Exception):
+    """A resource quota of the namespace does not allow another Job now."""
+
+
+class NameTaken(Exception):
+    """A Job of this name exists."""
+
+
+class JobClient:
+    """Reads and writes the Jobs of one namespace. `progress` is called after each request that was served, from any thread."""
+
+    def __init__(
+        self, api: Api, namespace: str, pool: RequestPool, progress: Callable[[], None]
+    ) -> None:
+        self._api = api
+        self._namespace = namespace
+        self._pool = pool
+        self._progress = progress
+        self._jobs = f"/apis/batch/v1/namespaces/{namespace}/jobs"
+
+    def list_unrecorded(self, installation: str) -> list[JobView]:
+        """List the Jobs of an installation whose outcome is not in the database yet."""
+        return [
+            parse_job(raw)
+            for raw in self._list(self._jobs, {"labelSelector": job_selector(installation)})
+        ]
+
+    def find(self, name: str) -> JobView | None:
+        """Read a Job; None if there is none."""
+        try:
+            return parse_job(self._request("GET", f"{self._jobs}/{name}"))
+        except ApiError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise self._refused(error) from error
+
+    def find_all(self, names: Iterable[str]) -> list[JobView]:
+        """Read these Jobs one by one; those that do not exist are left out."""
+        return [job for job in self._pool.map(self.find, names) if job is not None]
+
+    def pods_by_job(self, names: Sequence[str]) -> Mapping[str, list[PodView]]:
+        """List the pods of each of these Jobs, with one listing for many Jobs."""
+        pods: dict[str, list[PodView]] = {name: [] for name in names}
+        batches = (
+            names[start : start + JOBS_PER_POD_LISTING]
+            for start in range(0, len(names), JOBS_PER_POD_LISTING)
+        )
+
+        def list_pods(batch: Sequence[str]) -> list[Json]:
+            selector = f"{_JOB_NAME} in ({','.join(batch)})"
+            path = f"/api/v1/namespaces/{self._namespace}/pods"
+            return list(self._list(path, {"labelSelector": selector}))
+
+        for raw in chain.from_iterable(self._pool.map(list_pods, batches)):
+            pods[raw["metadata"]["labels"][_JOB_NAME]].append(parse_pod(raw))
+        return pods
+
+    def events(self, name: str) -> list[EventView]:
+        """List the Events of the object of this name."""
+        path = f"/api/v1/namespaces/{self._namespace}/events"
+        return [
+            parse_event(raw)
+            for raw in self._list(path, {"fieldSelector": f"involvedObject.name={name}"})
+        ]
+
+    def create(self, manifest: Json) -> str:
+        """Create a Job and return its UID. Raises NameTaken or QuotaExceeded."""
+        try:
+            uid: str = self._request("POST", self._jobs, body=manifest)["metadata"]["uid"]
+        except ApiError as error:
+            if error.status == HTTPStatus.CONFLICT:
+                raise NameTaken(error.message) from error
+            if error.status == HTTPStatus.FORBIDDEN and "exceeded quota" in error.message:
+                raise QuotaExceeded(error.message) from error
+            raise self._refused(error) from error
+        return uid
+
+    def delete(self, job: JobView) -> None:
+        """Delete this very Job, and its pods in the background. Idempotent."""
+        options: Json = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Background",
+            "preconditions": {"uid": job.uid},
+        }
+        try:
+            self._request("DELETE", f"{self._jobs}/{job.name}", body=options)
+        except ApiError as error:
+            if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
+                raise self._refused(error) from error
+
+    def mark_recorded(self, name: str, uid: str) -> None:
+        """Label this very Job as recorded. Does nothing if it is gone."""
+        metadata = {"uid": uid, "labels": {RECORDED: "true"}}
+        try:
+            self._request("PATCH", f"{self._jobs}/{name}", body={"metadata": metadata})
+        except ApiError as error:
+            # A patch with another UID is refused: then the Job is gone, and another one has its name.
+            is_replaced = error.status == HTTPStatus.CONFLICT or (
+                error.status == HTTPStatus.UNPROCESSABLE_ENTITY and "metadata.uid" in error.message
+            )
+            if error.status != HTTPStatus.NOT_FOUND and not is_replaced:
+                raise self._refused(error) from error
+
+    def _request(self, method: str, path: str, *, body: Json | None = None) -> Json:
+        answer = self._api.request(method, path, body=body)
+        self._progress()
+        return answer
+
+    def _list(self, path: str, query: Mapping[str, str]) -> Iterator[Json]:
+        try:
+            for page in self._api.pages(path, query=query):
+                self._progress()
+                yield from page
+        except ApiError as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: ApiError) -> LauncherRefused:
+        """Build the error that names what was refused and how to fix it."""
+        if _DENIED.search(error.message):
+            remedy = "see the admission policy or webhook that it names; the tasks wait meanwhile"
+        elif error.status == HTTPStatus.FORBIDDEN:
+            remedy = "grant the operator what the Role in the chart grants"
+        elif error.status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY):
+            remedy = "fix ENROLLGATE_KUBERNETES__JOB_TEMPLATE, or the setting that it names"
+        elif error.status == HTTPStatus.NOT_FOUND:
+            remedy = f"see that the namespace {self._namespace!r} exists"
+        elif error.status == HTTPStatus.UNAUTHORIZED:
+            remedy = "see that the operator's service account still exists"
+        else:
+            remedy = "see what it says; the tasks wait meanwhile"
+        return LauncherRefused(f"the Kubernetes API server refused a request: {error}; {remedy}")

@@ -1,0 +1,57 @@
+"""Many requests at the same time, over a fixed number of threads. Separate because it knows nothing of Jobs: only of errors."""
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+from enrollgate.launchers.base import LauncherRefused, LauncherUnavailable
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+class RequestPool:
+    """Runs requests on `concurrency` threads."""
+
+    def __init__(self, concurrency: int) -> None:
+        self._concurrency = concurrency
+        self._executor = ThreadPoolExecutor(concurrency, thread_name_prefix="kubernetes")
+
+    def map(self, function: Callable[[_T], _R], arguments: Iterable[_T]) -> list[_R]:
+        """Call a function with each argument and return the results in order.
+
+        An argument is taken only when a thread is nearly free. When all calls have ended, the first error is raised,
+        LauncherUnavailable before all others. After a LauncherUnavailable no further call starts: each would wait as long.
+        """
+        futures = list[Future[_R]]()
+        is_unavailable = threading.Event()
+        slots = threading.Semaphore(2 * self._concurrency)
+
+        def call(argument: _T) -> _R:
+            try:
+                return function(argument)
+            except LauncherUnavailable as error:
+                if not isinstance(error, LauncherRefused):
+                    is_unavailable.set()
+                raise
+            finally:
+                slots.release()
+
+        try:
+            for argument in arguments:
+                slots.acquire()
+                if is_unavailable.is_set():
+                    break
+                futures.append(self._executor.submit(call, argument))
+        finally:
+            wait(futures)
+        for future in futures:
+            error = future.exception()
+            if isinstance(error, LauncherUnavailable) and not isinstance(error, LauncherRefused):
+                raise error
+        return [future.result() for future in futures]
+
+    def close(self) -> None:
+        """End the threads, after their current request."""
+        self._executor.shutdown(wait=True)

@@ -1,5 +1,5 @@
 # Start with `make demo` and `make test`. Each target installs what it needs.
-.PHONY: help demo test test-cluster control-plane bench lint format types imports docs lock clean setup databases node tools manifests image
+.PHONY: help demo test test-cluster control-plane bench lint format types imports docs lock clean setup databases node webservers tools manifests image
 BIN := .venv/bin
 
 help: ## List the targets
@@ -11,7 +11,7 @@ setup: ## Create .venv from the lock file
 demo: setup ## Show the four cases of the contract on this machine
 	@$(BIN)/python -m examples.demo
 
-test: setup databases node tools lint types imports ## Check everything and run all tests except those on a cluster
+test: setup databases node webservers tools lint types imports ## Check everything and run all tests except those on a cluster
 	@$(BIN)/python -m scripts.docs.settings --check docs/settings.md
 	@$(BIN)/python -m scripts.docs.reasons --check docs/reasons.md
 	@$(BIN)/python -m scripts.docs.chart_readme --check charts/enrollgate/README.md
@@ -29,6 +29,9 @@ control-plane: ## Build etcd and the Kubernetes programs for the tests (once, ab
 databases: ## Install the database servers for the tests
 	@scripts/mariadb >/dev/null || true
 	@scripts/mysql >/dev/null || true
+
+webservers: ## Install the web servers for the tests
+	@scripts/webservers >/dev/null || true
 
 node: ## Install Node.js and npm for the tests
 	@scripts/node >/dev/null || true

@@ -32,12 +32,12 @@ class Authority:
         self.certificate = folder / "ca.pem"
         self.certificate.write_bytes(_pem(certificate.sign(self._key, hashes.SHA256())))
 
-    def server(self, *addresses: str) -> Pair:
-        """Issue a server certificate for localhost and these addresses (default 127.0.0.1)."""
+    def server(self, *addresses: str, names: tuple[str, ...] = ()) -> Pair:
+        """Issue a server certificate for localhost, these names and addresses (default 127.0.0.1)."""
         found = [ipaddress.ip_address(address) for address in addresses or ("127.0.0.1",)]
-        names = [x509.DNSName("localhost"), *map(x509.IPAddress, found)]
+        known = [*map(x509.DNSName, ("localhost", *names)), *map(x509.IPAddress, found)]
         return self._issue(
-            "server", [], ExtendedKeyUsageOID.SERVER_AUTH, x509.SubjectAlternativeName(names)
+            "server", [], ExtendedKeyUsageOID.SERVER_AUTH, x509.SubjectAlternativeName(known)
         )
 
     def client(self, name: str, *groups: str) -> Pair:

@@ -5,6 +5,7 @@ own. Formats that need one are refused. ffmpeg may join and repair files, but no
 """
 
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,9 @@ def open_youtube_dl(
     `cookies` is the jar of another YoutubeDL that is to be shared. Without it the object has its
     own, read from the option `cookiefile`.
     """
+    if "SSL_CERT_FILE" in os.environ or "SSL_CERT_DIR" in os.environ:
+        # By default yt-dlp uses certifi's authorities and ignores those of the administrator.
+        options = {**options, "compat_opts": {"no-certifi"}}
     ydl = _GuardedYoutubeDL({**options, "logger": _SilentLogger()})
     ydl.cookiejar = SharedCookieJar(ydl.cookiejar) if cookies is None else cookies
     handler = functools.partial(GuardedRequestHandler, allowed_hosts=allowed_hosts)

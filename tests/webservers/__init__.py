@@ -1,0 +1,7 @@
+"""Real web servers from Debian's packages for the tests, over TLS, reached by name.
+
+site       a course as files: lectures that play, a feed, a page
+nginx      nginx with one location for each way in which sites serve courses
+apache     Apache httpd with the same files
+worker     the worker as a process that resolves the servers' name
+"""

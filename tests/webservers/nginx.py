@@ -1,0 +1,179 @@
+"""nginx with one location for each way in which sites serve courses.
+
+/            files as they are
+/gzip/       compressed pages and feeds
+/signed/     media by signed URLs that expire (secure_link)
+/limited/    a few requests at once, then 429 (limit_req)
+/busy/       the same with 503, nginx's default
+/members/    only with the session cookie of an account (auth_request)
+/noranges/   `Range` is ignored (max_ranges 0)
+/sliced/     a caching proxy that fetches its origin in slices
+"""
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cluster.control_plane.certificates import Authority
+from tests.databases.server import die_with_parent, free_port
+from tests.webservers.site import NAME, SECRET, CourseFiles
+
+_START_TIMEOUT = 30.0
+_CONFIG = """
+daemon off;
+master_process on;
+worker_processes 1;
+user root;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{ worker_connections 128; }}
+http {{
+    types {{
+        video/mp4 mp4;
+        text/html html;
+        application/rss+xml xml;
+    }}
+    default_type application/octet-stream;
+    log_format requests escape=json '{{"path":"$request_uri","status":$status,'
+        '"method":"$request_method","sent":$body_bytes_sent,"range":"$http_range","encoding":"$sent_http_content_encoding"}}';
+    access_log {folder}/access.log requests;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    proxy_cache_path {folder}/cache keys_zone=slices:1m;
+    limit_req_zone $server_name zone=few:1m rate=60r/m;
+    server {{
+        listen 127.0.0.1:{port} ssl{http2};
+        server_name {name};
+        ssl_certificate {certificate};
+        ssl_certificate_key {key};
+        root {root};
+        location / {{ }}
+        location /gzip/ {{ gzip_static always; }}
+        location /signed/ {{
+            secure_link $arg_md5,$arg_expires;
+            secure_link_md5 "$secure_link_expires$uri {secret}";
+            if ($secure_link = "") {{ return 403; }}
+            if ($secure_link = "0") {{ return 410; }}
+            alias {root}/media/;
+        }}
+        location /limited/ {{
+            limit_req zone=few burst=1 nodelay;
+            limit_req_status 429;
+            alias {root}/media/;
+        }}
+        location /busy/ {{
+            limit_req zone=few burst=1 nodelay;
+            alias {root}/media/;
+        }}
+        location /members/ {{
+            auth_request /auth;
+            alias {root}/media/;
+        }}
+        location = /auth {{
+            internal;
+            if ($cookie_session = "not-enrolled") {{ return 403; }}
+            if ($cookie_session != "ada") {{ return 401; }}
+            return 204;
+        }}
+        location /noranges/ {{
+            max_ranges 0;
+            alias {root}/media/;
+        }}
+        location /sliced/ {{
+            slice 64k;
+            proxy_cache slices;
+            proxy_cache_key $uri$slice_range;
+            proxy_set_header Range $slice_range;
+            proxy_cache_valid 200 206 1h;
+            proxy_pass http://127.0.0.1:{origin}/media/;
+        }}
+    }}
+    server {{
+        listen 127.0.0.1:{origin};
+        access_log off;
+        root {root};
+    }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One line of the access log."""
+
+    path: str
+    status: int
+    method: str
+    sent: int
+    range: str
+    encoding: str
+
+
+@dataclass(frozen=True)
+class Nginx:
+    """A running server."""
+
+    folder: Path
+    port: int
+    authority: Path
+    files: CourseFiles
+
+    @property
+    def host(self) -> str:
+        """Host and port, as ENROLLGATE_ALLOWED_HOSTS takes them."""
+        return f"{NAME}:{self.port}"
+
+    @property
+    def requests(self) -> list[Request]:
+        """All requests so far, in order."""
+        lines = (self.folder / "access.log").read_text().splitlines()
+        return [Request(**json.loads(line)) for line in lines]
+
+
+@contextmanager
+def start_nginx(folder: Path, *, http2: bool = False) -> Iterator[Nginx]:
+    """Run nginx for this block. Its files and logs are below `folder`."""
+    authority, port, origin = Authority(folder), free_port(), free_port()
+    pair = authority.server(names=(NAME,))
+    root = folder / "root"
+    files = CourseFiles(root, f"https://{NAME}:{port}")
+    root.mkdir()
+    config = folder / "nginx.conf"
+    config.write_text(
+        _CONFIG.format(
+            folder=folder,
+            root=root,
+            port=port,
+            origin=origin,
+            name=NAME,
+            secret=SECRET,
+            certificate=pair.certificate,
+            key=pair.key,
+            http2=" http2" if http2 else "",
+        )
+    )
+    command = ["nginx", "-p", str(folder), "-c", str(config), "-e", str(folder / "error.log")]
+    with (folder / "nginx.out").open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=output,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 -- no thread of the tests holds a lock here
+        )
+    try:
+        deadline = time.monotonic() + _START_TIMEOUT
+        while not (folder / "nginx.pid").exists():
+            assert process.poll() is None, (folder / "nginx.out").read_text()
+            assert time.monotonic() < deadline, "nginx does not start"
+            time.sleep(0.02)
+        yield Nginx(folder, port, authority.certificate, files)
+    finally:
+        process.terminate()
+        process.wait()

@@ -1,0 +1,59 @@
+"""The worker as a process that resolves the test servers' name: it has a hosts file of its own.
+
+The process runs in a mount namespace, so it needs root on Linux. All else is as in production.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.webservers.site import NAME
+
+from enrollgate.domain.report import Report
+
+_SCRIPT = 'mount --bind "$0" /etc/hosts && exec "$@"'
+
+
+def run_worker(
+    tmp_path: Path, course_url: str, host: str, authority: Path, **settings: str
+) -> Report:
+    """Run `enrollgate work` for this course. `settings` by their names without the prefix.
+
+    The same `tmp_path` means the same run: scratch and destination are kept.
+    """
+    hosts = tmp_path / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost {NAME}\n")
+    report = tmp_path / "report.json"
+    report.unlink(missing_ok=True)
+    values = {
+        "TASK_ID": "7",
+        "COURSE_URL": course_url,
+        "SCRATCH_DIR": str(tmp_path / "scratch"),
+        "REPORT_PATH": str(report),
+        "ALLOWED_HOSTS": host,
+        "DESTINATION": f"directory:{tmp_path / 'out'}",
+    } | settings
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "SSL_CERT_FILE": str(authority),
+    } | {f"ENROLLGATE_{name}": value for name, value in values.items()}
+    command = ["unshare", "--mount", "sh", "-c", _SCRIPT, str(hosts)]
+    done = subprocess.run(
+        [*command, sys.executable, "-m", "enrollgate", "work"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert report.exists(), done.stderr
+    return Report.decode(report.read_text())
+
+
+def delivered_files(tmp_path: Path) -> list[bytes]:
+    """Return the contents of all delivered lectures, in the order of their names."""
+    paths = sorted(path for path in (tmp_path / "out").rglob("*.mp4"))
+    return [path.read_bytes() for path in paths]

@@ -1,11 +1,11 @@
-"""Generated pages: printed, or compared with a file so that CI notices a stale one."""
+"""Print a generated page, or compare it with its file, so that CI finds a stale page."""
 
 import sys
 from pathlib import Path
 
 
 def print_or_check(page: str, arguments: list[str]) -> int:
-    """Prints the page; with `--check FILE` compares it instead, and gives 1 if the file is stale."""
+    """Print the page. With `--check FILE`, compare it instead, and return 1 if the file is stale."""
     if arguments[:1] == ["--check"] and len(arguments) == 2:
         path = Path(arguments[1])
         if not path.is_file() or path.read_text(encoding="utf-8") != page:

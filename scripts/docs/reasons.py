@@ -1,4 +1,4 @@
-"""Renders docs/reasons.md from the closed list of reasons: `python -m scripts.docs.reasons [--check FILE]`."""
+"""Generate docs/reasons.md from the list of reasons: `python -m scripts.docs.reasons [--check FILE]`."""
 
 import sys
 
@@ -9,18 +9,18 @@ from enrollgate.domain.reasons import EXPLANATIONS, exit_code
 _HEAD = """# Reasons and exit codes
 
 Every run that does not succeed has exactly one of these reasons, in `enrollgate_runs.reason`, in the log and in
-`enrollgate status`. *Retry* says whether the worker's next try (up to `ENROLLGATE_MAX_ATTEMPTS`) can help.
+`enrollgate status`. *Retry* says whether another attempt (up to `ENROLLGATE_MAX_ATTEMPTS`) can help.
 
-| exit code of `enrollgate work` | means |
+| exit code of `enrollgate work` | meaning |
 | --- | --- |
-| 0 | the course is at its destination, complete |
-| 1 | an error nobody foresaw; tried again |
-| 2 | the command line or a setting is wrong; not tried again |
-| 69 | a failure that a retry cannot mend; not tried again |
-| 75 | a failure that a retry may mend; tried again |
-| death by a signal | tried again |
+| 0 | the whole course is at its destination |
+| 1 | an unexpected error; another attempt follows |
+| 2 | the command line or a setting is wrong; no further attempt |
+| 69 | a failure that a retry cannot fix; no further attempt |
+| 75 | a failure that a retry may fix; another attempt follows |
+| killed by a signal | another attempt follows |
 
-| reason | exit code | retry | means | what to do |
+| reason | exit code | retry | meaning | remedy |
 | --- | --- | --- | --- | --- |
 """
 _TAIL = """
@@ -29,10 +29,11 @@ This page is generated: `make docs`.
 
 
 def render() -> str:
-    """The page as Markdown."""
+    """Return the page as Markdown."""
     rows = "".join(
-        f"| `{reason}` | {exit_code(reason)} | {'yes' if known.retry_can_help else 'no'} | {known.means} | {known.remedy} |\n"
-        for reason, known in EXPLANATIONS.items()
+        f"| `{reason}` | {exit_code(reason)} | {'yes' if explanation.retry_can_help else 'no'} "
+        f"| {explanation.means} | {explanation.remedy} |\n"
+        for reason, explanation in EXPLANATIONS.items()
     )
     return _HEAD + rows + _TAIL
 

@@ -1,4 +1,4 @@
-"""Renders docs/settings.md from the settings themselves: `python -m scripts.docs.settings [--check FILE]`."""
+"""Generate docs/settings.md from the settings: `python -m scripts.docs.settings [--check FILE]`."""
 
 import sys
 from typing import Literal, get_args, get_origin
@@ -12,11 +12,12 @@ from enrollgate.settings.loading import variables
 
 _HEAD = """# Settings
 
-Every setting is an environment variable. `ENROLLGATE_CONFIG_FILE` may name a file of `NAME=value` lines, and
-`ENROLLGATE_SECRETS_DIR` a folder of files named like the variables (a mounted Secret). The secrets folder wins over the
-environment, and the environment over the file. Times are seconds, or `90s`, `5m`, `6h`, `1d`. A wrong value, and a name that
-begins with `ENROLLGATE_` and is no setting, is refused at the start in all three, with a message that names it.
-`enrollgate doctor` checks what the settings point at.
+Every setting is an environment variable. You can also put settings into a file of `NAME=value` lines and name it in
+`ENROLLGATE_CONFIG_FILE`. Secrets can be files of a folder, named like the variables (a mounted Secret): name the folder in
+`ENROLLGATE_SECRETS_DIR`. The secrets folder takes precedence over the environment, and the environment over the file.
+
+Write times in seconds, or as `90s`, `5m`, `6h` or `1d`. Enrollgate refuses to start if a value is wrong, or if a name begins with
+`ENROLLGATE_` and is not a setting. The message names it. `enrollgate doctor` checks what the settings point to.
 
 This page is generated: `make docs`.
 
@@ -26,7 +27,7 @@ This page is generated: `make docs`.
 
 
 def render() -> str:
-    """The page as Markdown."""
+    """Return the page as Markdown."""
     return _HEAD + "".join(_row(name, field) for name, field in variables().items())
 
 

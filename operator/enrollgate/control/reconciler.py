@@ -38,7 +38,7 @@ from enrollgate.domain.planner import (
     plan,
 )
 from enrollgate.domain.policy import Policy
-from enrollgate.domain.reasons import NOT_BEGUN, Reason, explain
+from enrollgate.domain.reasons import START_FAILURES, Reason, explain
 from enrollgate.domain.run import Outcome, RunState, UnfinishedRun
 from enrollgate.domain.task import TaskState
 from enrollgate.launchers import Launcher, LauncherRefused, RunEvent, RunEventType
@@ -410,7 +410,7 @@ class Reconciler:
             _LOG.warning(
                 "stopping a run", run=stop.run.name, reason=stop.reason.value, detail=stop.message
             )
-            kind = RunEventType.FAILED if stop.reason in NOT_BEGUN else RunEventType.REVOKED
+            kind = RunEventType.FAILED if stop.reason in START_FAILURES else RunEventType.REVOKED
             self._launcher.record_event(
                 stop.run.name,
                 stop.observation.uid,

@@ -1,17 +1,18 @@
-"""The account's cookies file, named without naming the account.
+"""The name of an account's cookies file, which does not show the account.
 
-A worker is told the *name of a file*, never the e-mail. The rule, which anyone can repeat with `sha256sum`: strip the
-white space around the e-mail, lower-case it, take the SHA-256 of its UTF-8 bytes; the name is `cookies-` + the first 32
-hexadecimal digits + `.txt`. It fits a Kubernetes Secret key (`[-._a-zA-Z0-9]{1,253}`).
+A worker gets the *name of a file*, never the e-mail address. Anyone can compute the name with
+`sha256sum`: strip the white space around the e-mail address, lower-case it, and take the SHA-256 of
+its UTF-8 bytes. The name is `cookies-`, the first 32 hexadecimal digits, and `.txt`. It is a valid
+key of a Kubernetes Secret (`[-._a-zA-Z0-9]{1,253}`).
 """
 
 import hashlib
 
+# The file of every account that has no file of its own.
 DEFAULT_COOKIES_NAME = "cookies.txt"
-"""The file for every account that has none of its own."""
 
 
 def cookies_name(email: str) -> str:
-    """The name of the account's cookies file in ENROLLGATE_COOKIES_DIR."""
+    """Return the name of the account's cookies file in ENROLLGATE_COOKIES_DIR."""
     digest = hashlib.sha256(email.strip().lower().encode()).hexdigest()
     return f"cookies-{digest[:32]}.txt"

@@ -1,4 +1,4 @@
-"""What `enrollgate doctor` finds: one line each, with what to do about it."""
+"""One check of `enrollgate doctor`: what was checked, how it went, and what to do."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,15 +8,15 @@ class Severity(StrEnum):
     """How a check went."""
 
     OK = "ok"
+    # It works, but it could work better.
     WARNING = "warning"
-    """It works, but not as well as it could."""
+    # Tasks cannot be done until this is fixed.
     FAILED = "failed"
-    """Tasks will not be done until this is mended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing looked at."""
+    """The result of one check."""
 
     name: str
     severity: Severity
@@ -25,15 +25,15 @@ class Check:
 
 
 def ok(name: str, detail: str) -> Check:
-    """A check that went well."""
+    """Return a check that succeeded."""
     return Check(name, Severity.OK, detail)
 
 
 def warning(name: str, detail: str, remedy: str) -> Check:
-    """A check that found something to improve."""
+    """Return a check that found something to improve."""
     return Check(name, Severity.WARNING, detail, remedy)
 
 
 def failed(name: str, detail: str, remedy: str) -> Check:
-    """A check that found something to mend."""
+    """Return a check that found something to fix."""
     return Check(name, Severity.FAILED, detail, remedy)

@@ -1,4 +1,7 @@
-"""Where courses go: a folder, or a folder of Google Drive. The setting's text is parsed here, once."""
+"""Where courses are delivered: a folder of the file system or of Google Drive.
+
+The text of the setting is parsed here, once; everything else holds a `Destination`.
+"""
 
 import re
 from dataclasses import dataclass
@@ -12,10 +15,9 @@ _FOLDER_URL = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class DirectoryDestination:
-    """A folder of the worker's file system."""
+    """A folder of the worker's file system. The path is absolute."""
 
     path: Path
-    """Absolute."""
 
     def __str__(self) -> str:
         return f"directory:{self.path}"
@@ -35,9 +37,10 @@ Destination = DirectoryDestination | DriveDestination
 
 
 def parse_destination(text: str) -> Destination:
-    """Parse `directory:/path` or `drive:<folder id>`; the folder's address from the browser is understood, too.
+    """Parse `directory:/path` or `drive:<folder id>`, or the folder's URL from the browser.
 
-    A relative path is relative to the current folder, and `~` is the user's home. Raises ValueError with what to write.
+    A relative path is relative to the current folder, and `~` is the user's home folder. Raises
+    ValueError whose message says what to write.
     """
     if url := _FOLDER_URL.fullmatch(text.removeprefix("drive:")):
         return DriveDestination(url[1])

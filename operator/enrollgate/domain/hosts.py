@@ -1,8 +1,10 @@
-"""Which URLs may be contacted. The operator asks before it launches, the worker before every request and every redirect.
+"""Which URLs may be contacted.
 
-A URL is fit if it is absolute http or https, without user name or password, and short. Its host is allowed if the list is
-empty or names it, literally or by a wildcard (`*.example.com`: the subdomains). Plain http and addresses that are not public
-need the literal entry: a wildcard, or an empty list, never opens the way into the private network.
+The operator checks a course's URL before it launches a run; the worker checks every request and
+every redirect. A URL must be absolute http or https, without user name and password, and not too
+long. Its host is allowed if the list of hosts is empty, or names the host or a wildcard for it
+(`*.example.com`: the subdomains). Plain http and private addresses need the host itself in the
+list: neither a wildcard nor an empty list opens the private network.
 """
 
 import ipaddress
@@ -12,13 +14,15 @@ from urllib.parse import SplitResult, urlsplit
 
 from enrollgate.domain.reasons import Failure, Reason
 
+# Characters of a course's URL.
 MAX_URL_LENGTH = 2048
-"""Characters of a course's URL, at most."""
-_STRANGE = re.compile(r"[\x00-\x20\x7f-\x9f\\]")
+_FORBIDDEN_CHARACTERS = re.compile(r"[\x00-\x20\x7f-\x9f\\]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_CARRIERS = (_NAT64, ipaddress.IPv6Network("::/96"), ipaddress.IPv6Network("::ffff:0:0:0/96"))
-"""IPv6 networks whose last four bytes are an IPv4 address (RFC 6052, RFC 4291, RFC 2765), beside those that ipaddress knows."""
+# IPv6 networks whose last four bytes are an IPv4 address (RFC 6052, RFC 4291, RFC 2765), besides
+# those that ipaddress knows.
+_IPV4_IN_IPV6 = tuple(
+    ipaddress.IPv6Network(network) for network in ("64:ff9b::/96", "::/96", "::ffff:0:0:0/96")
+)
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -26,15 +30,20 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 def check_url(
     url: str, allowed_hosts: tuple[str, ...], *, max_length: int = MAX_URL_LENGTH
 ) -> None:
-    """Raises Failure (InvalidCourseUrl, HostNotAllowed) unless the URL may be contacted. Resolves no names."""
-    parts = _split(url, max_length)
+    """Check that the URL may be contacted, without resolving its host.
+
+    Raises Failure (InvalidCourseUrl, HostNotAllowed).
+    """
+    parts = _parse(url, max_length)
     host = normal_host(parts.hostname or "")
     port = parts.port or _DEFAULT_PORTS[parts.scheme]
-    literal = is_literal(host, port, allowed_hosts)
-    if allowed_hosts and not literal and not _matches_wildcard(host, allowed_hosts):
-        raise Failure(Reason.HOST_NOT_ALLOWED, f"{host} is not in ENROLLGATE_ALLOWED_HOSTS")
-    if literal:
+    if is_listed(host, port, allowed_hosts):
         return
+    matches_wildcard = any(
+        entry.startswith("*.") and host.endswith(entry[1:].lower()) for entry in allowed_hosts
+    )
+    if allowed_hosts and not matches_wildcard:
+        raise Failure(Reason.HOST_NOT_ALLOWED, f"{host} is not in ENROLLGATE_ALLOWED_HOSTS")
     if parts.scheme != "https":
         raise Failure(
             Reason.HOST_NOT_ALLOWED, f"plain http needs {host} itself in ENROLLGATE_ALLOWED_HOSTS"
@@ -46,26 +55,29 @@ def check_url(
         or host.endswith(".localhost")
     ):
         raise Failure(
-            Reason.HOST_NOT_ALLOWED, f"{host} is a private address: list it literally to allow it"
+            Reason.HOST_NOT_ALLOWED, f"{host} is a private address: list it itself to allow it"
         )
 
 
 def check_address(host: str, port: int, address: str, allowed_hosts: tuple[str, ...]) -> None:
-    """Raises Failure if this host resolved to an address that is not public, unless the host is listed literally."""
-    if is_literal(normal_host(host), port, allowed_hosts):
+    """Check that the address that the host resolved to is public, or the host itself is listed.
+
+    Raises Failure (HostNotAllowed).
+    """
+    if is_listed(normal_host(host), port, allowed_hosts):
         return
     found = parse_address(address)
     if found is None or not is_public(found):
         raise Failure(Reason.HOST_NOT_ALLOWED, f"{host} resolves to the private address {address}")
 
 
-def _split(url: str, max_length: int) -> SplitResult:
+def _parse(url: str, max_length: int) -> SplitResult:
     if len(url) > max_length:
         raise Failure(
             Reason.INVALID_COURSE_URL,
             f"the URL has {len(url):,} characters, more than {max_length:,}",
         )
-    if _STRANGE.search(url):
+    if _FORBIDDEN_CHARACTERS.search(url):
         raise Failure(
             Reason.INVALID_COURSE_URL,
             "the URL contains white space, a backslash or a control character",
@@ -81,7 +93,7 @@ def _split(url: str, max_length: int) -> SplitResult:
         scheme = parts.scheme[:20] or "none"
         raise Failure(
             Reason.INVALID_COURSE_URL,
-            f"the URL's scheme is {scheme}: only https, or http, can be downloaded",
+            f"the URL's scheme is {scheme}: write https or http",
         )
     if not parts.hostname:
         raise Failure(Reason.INVALID_COURSE_URL, "the URL names no host")
@@ -91,14 +103,17 @@ def _split(url: str, max_length: int) -> SplitResult:
 
 
 def normal_host(host: str) -> str:
-    """Lower case, without the dot at the end and the brackets; an IP address in its one usual spelling."""
+    """Return the host in lower case, without brackets and the final dot; an IP address in its usual form."""
     host = host.lower().strip("[]").rstrip(".")
     address = parse_address(host)
     return str(address) if address is not None else host
 
 
 def parse_address(host: str) -> Address | None:
-    """The IP address that a host is, in any spelling that a resolver takes (`2130706433`, `0x7f.1`); None if a name."""
+    """Return the host as an IP address, in any form that a resolver accepts; None if it is a name.
+
+    `2130706433` and `0x7f.1` are such forms.
+    """
     try:
         address: Address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -114,37 +129,29 @@ def parse_address(host: str) -> Address | None:
 
 
 def is_public(address: Address) -> bool:
-    """Whether the address is one of the open internet (not private, loopback, link-local, multicast or reserved)."""
+    """Return whether the address is of the public internet.
+
+    Private, loopback, link-local, multicast and reserved addresses are not.
+    """
     if isinstance(address, ipaddress.IPv6Address):
         inner = (
             address.ipv4_mapped
             or address.sixtofour
             or (address.teredo[1] if address.teredo else None)
         )
-        if any(address in network for network in _CARRIERS):
+        if any(address in network for network in _IPV4_IN_IPV6):
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None and not is_public(inner):
             return False
     return address.is_global and not address.is_multicast
 
 
-def is_literal(host: str, port: int, allowed_hosts: tuple[str, ...]) -> bool:
-    """Whether the list names this very host, with this port or with none."""
+def is_listed(host: str, port: int, allowed_hosts: tuple[str, ...]) -> bool:
+    """Return whether the list names the host itself, with this port or without a port."""
     for entry in allowed_hosts:
-        name, listed_port = _split_entry(entry)
-        if normal_host(name) == host and listed_port in (None, port):
+        match = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::(\d+))?", entry)
+        # Only an IPv6 address without brackets does not match.
+        name, listed_port = match.groups() if match else (entry, None)
+        if normal_host(name) == host and (listed_port is None or int(listed_port) == port):
             return True
     return False
-
-
-def _split_entry(entry: str) -> tuple[str, int | None]:
-    match = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::(\d+))?", entry)
-    if match is None:  # a bare IPv6 address
-        return entry, None
-    return match[1], int(match[2]) if match[2] else None
-
-
-def _matches_wildcard(host: str, allowed_hosts: tuple[str, ...]) -> bool:
-    return any(
-        entry.startswith("*.") and host.endswith(entry[1:].lower()) for entry in allowed_hosts
-    )

@@ -24,7 +24,7 @@ from enrollgate.domain.hosts import check_url
 from enrollgate.domain.observation import Observation, Phase
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.policy import Policy
-from enrollgate.domain.reasons import NOT_BEGUN, Failure, Reason, explain
+from enrollgate.domain.reasons import START_FAILURES, Failure, Reason, explain
 from enrollgate.domain.report import Report
 from enrollgate.domain.run import Outcome, RunState, UnfinishedRun
 from enrollgate.domain.task import TaskState
@@ -137,7 +137,7 @@ def _decide_stopping(run: UnfinishedRun, seen: Observation | None) -> Action:
     reason = run.stop_reason or Reason.STOPPED
     if seen is not None and seen.is_live:
         return Stop(run, seen, reason, run.stop_message)
-    outcome = Outcome.FAILED if reason in NOT_BEGUN else Outcome.REVOKED
+    outcome = Outcome.FAILED if reason in START_FAILURES else Outcome.REVOKED
     return Record(run, seen, outcome, reason, run.stop_message, seen.report if seen else None)
 
 

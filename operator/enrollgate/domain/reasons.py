@@ -1,27 +1,30 @@
-"""Why a task or a run ended badly: the closed list, and for each word what it means, whether a retry can help, and what
-to do about it. The worker, the launchers, the database and the docs all speak these words and no others.
+"""Why a task or a run did not succeed: a closed list of reasons.
+
+Each reason has a meaning, a remedy, and whether a retry can help. The worker, the launchers, the
+database and the docs use these reasons and no others.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
 
+# The exit codes of `enrollgate work`.
+# The whole course is at the destination.
 EXIT_SUCCEEDED = 0
-"""The course is at the destination, complete."""
+# An unexpected error; its traceback is in the log. A retry can help.
 EXIT_UNEXPECTED = 1
-"""An error nobody foresaw (a traceback is in the log). A retry can help."""
+# The command line or a setting is wrong. A retry cannot help.
 EXIT_USAGE = 2
-"""The command line or a setting was wrong. A retry cannot help."""
+# An expected failure that a retry cannot fix (`EX_UNAVAILABLE` of sysexits.h).
 EXIT_PERMANENT = 69
-"""A foreseen failure that a retry cannot mend (`EX_UNAVAILABLE` of sysexits.h)."""
+# An expected failure that a retry may fix (`EX_TEMPFAIL` of sysexits.h).
 EXIT_RETRYABLE = 75
-"""A foreseen failure that a retry may mend (`EX_TEMPFAIL` of sysexits.h)."""
 
+# After these, no further attempt is made.
 PERMANENT_EXIT_CODES = frozenset({EXIT_USAGE, EXIT_PERMANENT})
-"""The exit codes of `enrollgate work` after which no further try is made."""
 
 
 class Reason(StrEnum):
-    """One word for why a task or a run did not end well."""
+    """Why a task or a run did not succeed."""
 
     # the gate
     ENROLLMENT_TIMEOUT = "EnrollmentTimeout"
@@ -75,7 +78,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What one reason means to the person who reads it."""
+    """What a reason means and what to do about it, for the person who reads it."""
 
     means: str
     remedy: str
@@ -84,194 +87,218 @@ class Explanation:
 
 EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.ENROLLMENT_TIMEOUT: Explanation(
-        "The enrollment was still unfinished when its time was over.",
-        "See why the Node.js side did not finish the enrollment, then set the task back to a waiting status or to "
-        "`enrolled`; raise ENROLLGATE_ENROLLMENT_TIMEOUT if enrollments really take longer.",
+        "The enrollment did not finish in time.",
+        "Find out why the Node.js side did not finish the enrollment. Then set the task to a "
+        "waiting status or to `enrolled`. If enrollments need more time, raise "
+        "ENROLLGATE_ENROLLMENT_TIMEOUT.",
         False,
     ),
     Reason.UNEXPECTED_STATUS: Explanation(
-        "The task was waiting or enrolled, and its status then became a word that Enrollgate does not know.",
-        "Write only the documented status words, or name yours in ENROLLGATE_STATUS_*.",
+        "The task was waiting or enrolled. Then its status changed to one that Enrollgate does "
+        "not know.",
+        "Write only the documented statuses, or set your own in ENROLLGATE_STATUS_*.",
         False,
     ),
     Reason.TASK_NOT_FOUND: Explanation(
-        "The task's row was deleted.", "Nothing, if that was meant.", False
+        "The task's row was deleted.",
+        "Nothing, if you deleted it on purpose.",
+        False,
     ),
     Reason.TASK_FAILED: Explanation(
-        "Node.js set the task to `failed` while it ran.",
-        "Set the task back to `enrolled` to start it afresh.",
+        "Node.js set the task to `failed` while its run was active.",
+        "Set the task to `enrolled` to start it again.",
         False,
     ),
     Reason.TASK_COMPLETED: Explanation(
-        "Someone else set the task to `completed` while it ran.",
-        "Leave that word to Enrollgate.",
+        "Another program set the task to `completed` while its run was active.",
+        "Let only Enrollgate write that status.",
         False,
     ),
     Reason.ENROLLMENT_WITHDRAWN: Explanation(
-        "The task went back from `enrolled` to a waiting status while it ran.",
-        "Nothing: the task runs again once it is `enrolled`.",
+        "The task went from `enrolled` back to a waiting status while its run was active.",
+        "Nothing: a new run starts when the task is `enrolled`.",
         False,
     ),
     Reason.INVALID_TASK: Explanation(
-        "The row cannot be run as it stands.",
-        "Mend the column that the message names, then set `enrolled` again.",
+        "The row has a value that cannot be used.",
+        "Correct the column that the message names. Then set `enrolled` again.",
         False,
     ),
     Reason.INVALID_COURSE_URL: Explanation(
-        "`course_url` is not a URL that can be downloaded from.",
-        "Write an absolute https:// URL of at most 2,048 characters, without a user name or password.",
+        "`course_url` is not a URL that can be downloaded.",
+        "Write an absolute https:// URL of at most 2,048 characters, without a user name or "
+        "password.",
         False,
     ),
     Reason.HOST_NOT_ALLOWED: Explanation(
-        "The course, or a redirect from it, is on a host that may not be contacted.",
-        "List the host in ENROLLGATE_ALLOWED_HOSTS if it may be. Plain http and private addresses need it literally.",
+        "The course, or a redirect from it, is on a host that must not be contacted.",
+        "If the host is safe, add it to ENROLLGATE_ALLOWED_HOSTS. For plain http or a private "
+        "address, list the host itself: a wildcard is not enough.",
         False,
     ),
     Reason.ACCESS_DENIED: Explanation(
-        "The site refused this account the course, or a lecture (HTTP 403, not enrolled, or locked).",
-        "See in a browser that the account may open it and that its cookies file is that account's.",
+        "The site denied this account access to the course or to a lecture (HTTP 403, not "
+        "enrolled, or locked).",
+        "Check in a browser that the account can open the course. Check that the cookies file is "
+        "that account's.",
         False,
     ),
     Reason.COOKIES_EXPIRED: Explanation(
-        "The site asked for a login (HTTP 401, or its login page came in place of a lecture): the cookies have expired.",
+        "The site asked for a login (HTTP 401, or a login page instead of a lecture): the "
+        "cookies have expired.",
         "Export the account's cookies again and replace its cookies file.",
         False,
     ),
     Reason.COOKIES_UNREADABLE: Explanation(
-        "The account's cookies file exists but cannot be read as a Netscape cookies file.",
-        "Export it again in the Netscape (cookies.txt) format and see that the worker may read it.",
+        "The account's cookies file exists, but it is not readable or not in the Netscape format.",
+        "Export the cookies again in the Netscape (cookies.txt) format. Make sure that the "
+        "worker can read the file.",
         False,
     ),
     Reason.COURSE_NOT_FOUND: Explanation(
         "The site has no such course (HTTP 404 or 410).",
-        "See that `course_url` opens in a browser.",
+        "Check that `course_url` opens in a browser.",
         False,
     ),
     Reason.DRM_PROTECTED: Explanation(
-        "The lectures are DRM-protected. Enrollgate does not work around DRM.",
+        "The lectures are protected by DRM. Enrollgate does not work around DRM.",
         "Watch them on the site.",
         False,
     ),
     Reason.UNSUPPORTED_COURSE: Explanation(
-        "The downloader does not know how to read this page.",
-        "See that the URL is the course's own page, or plug in a command with ENROLLGATE_DOWNLOADER=command.",
+        "The downloader cannot read this page.",
+        "Check that the URL is the course's own page, or use your own downloader with "
+        "ENROLLGATE_DOWNLOADER=command.",
         False,
     ),
     Reason.EMPTY_COURSE: Explanation(
         "The course lists nothing that can be downloaded.",
-        "See that the course has lectures of its own.",
+        "Check that the course has lectures of its own.",
         False,
     ),
     Reason.RATE_LIMITED: Explanation(
-        "The site asked to slow down (HTTP 429).",
-        "Lower ENROLLGATE_MAX_CONCURRENT_RUNS, or try later.",
+        "The site asked us to slow down (HTTP 429).",
+        "Lower ENROLLGATE_MAX_CONCURRENT_RUNS, or try again later.",
         True,
     ),
-    Reason.SITE_ERROR: Explanation("The site failed (HTTP 5xx).", "Try again later.", True),
+    Reason.SITE_ERROR: Explanation(
+        "The site failed (HTTP 5xx).",
+        "Try again later.",
+        True,
+    ),
     Reason.NETWORK_ERROR: Explanation(
         "The site or the destination could not be reached, or the connection broke.",
-        "See that the worker's network reaches it.",
+        "Check that the worker's network can reach it.",
         True,
     ),
     Reason.INCOMPLETE_DOWNLOAD: Explanation(
         "A file ended before its announced length.",
-        "Try again; if it stays, the file is broken at the site.",
+        "Try again. If it fails again, the file is broken at the site.",
         True,
     ),
     Reason.COMMAND_FAILED: Explanation(
-        "The download command ended with an error.",
+        "The download command failed.",
         "Read its last lines in the message, and its log.",
         True,
     ),
     Reason.UNSAFE_OUTPUT: Explanation(
-        "The download command left a symbolic link or a special file, which is never delivered.",
-        "Let the command write regular files into its output folder only.",
+        "The download command wrote a symbolic link or a special file. Such files are never "
+        "delivered.",
+        "Make the command write only regular files, and only into its output folder.",
         False,
     ),
     Reason.DESTINATION_QUOTA: Explanation(
-        "The destination has no room left for this account.",
+        "The destination has no space left for this account.",
         "Free some space or raise the quota.",
         False,
     ),
     Reason.DESTINATION_AUTH: Explanation(
-        "The destination refused the credentials or the access.",
-        "Run `enrollgate doctor` and follow it.",
+        "The destination rejected the credentials or denied access.",
+        "Run `enrollgate doctor` and follow its remedies.",
         False,
     ),
     Reason.DESTINATION_UNAVAILABLE: Explanation(
-        "The destination did not answer properly.",
-        "Try again later; run `enrollgate doctor`.",
+        "The destination did not answer correctly.",
+        "Try again later. Run `enrollgate doctor`.",
         True,
     ),
     Reason.DESTINATION_NOT_FOUND: Explanation(
         "The destination's folder does not exist, or is not shared with the account.",
-        "See that ENROLLGATE_DESTINATION has the right folder and share it with the account.",
+        "Check that ENROLLGATE_DESTINATION names the right folder. Share the folder with the "
+        "account.",
         False,
     ),
     Reason.DESTINATION_RATE_LIMITED: Explanation(
-        "The destination takes no more for now: too many requests, or the day's limit.",
-        "Set the task back to `enrolled` tomorrow, or lower ENROLLGATE_MAX_CONCURRENT_RUNS.",
+        "The destination accepts no more for now: too many requests, or the daily limit.",
+        "Set the task to `enrolled` again tomorrow, or lower ENROLLGATE_MAX_CONCURRENT_RUNS.",
         False,
     ),
     Reason.CORRUPT_UPLOAD: Explanation(
-        "A file at the destination was not the one that was sent; it was removed.",
-        "Try again; if it stays, see what stands between the worker and the destination.",
+        "A file at the destination differed from the file that was sent. It was removed.",
+        "Try again. If it fails again, check the proxies between the worker and the destination.",
         True,
     ),
     Reason.DISK_FULL: Explanation(
-        "The disk for scratch files or the destination is full.",
-        "Free some space; then set `enrolled` again.",
+        "The disk of the scratch files or of the destination is full.",
+        "Free some space. Then set `enrolled` again.",
         True,
     ),
     Reason.CONFIGURATION_ERROR: Explanation(
-        "A setting of the worker is wrong.", "Mend the setting that the message names.", False
+        "A setting of the worker is wrong.",
+        "Correct the setting that the message names.",
+        False,
     ),
     Reason.DEADLINE_EXCEEDED: Explanation(
         "The run took longer than its time limit.",
-        "Raise ENROLLGATE_RUN_TIMEOUT; what is delivered is kept.",
+        "Raise ENROLLGATE_RUN_TIMEOUT. Delivered files are kept.",
         False,
     ),
     Reason.STOPPED: Explanation(
-        "The run was asked to stop.", "Nothing: it is resumed if its task still wants it.", True
+        "The run was asked to stop.",
+        "Nothing: it is resumed if its task is still `enrolled`.",
+        True,
     ),
     Reason.LOST: Explanation(
-        "The run vanished without a word (machine restarted, Job deleted), more often than is tried again.",
-        "See why runs vanish here; then set `enrolled` again.",
+        "The run disappeared (machine restarted, Job deleted) more often than it is launched "
+        "again.",
+        "Find out why runs disappear here. Then set `enrolled` again.",
         False,
     ),
     Reason.WORKER_CRASHED: Explanation(
-        "The worker died of an error nobody foresaw.", "Read the run's log, and report it.", True
+        "The worker crashed with an unexpected error.",
+        "Read the run's log, and report the error.",
+        True,
     ),
     Reason.NAME_TAKEN: Explanation(
-        "Something that is not ours already has the run's name.",
-        "Remove it, or give this installation another ENROLLGATE_INSTALLATION.",
+        "Something that Enrollgate did not create already has the run's name.",
+        "Remove it, or set ENROLLGATE_INSTALLATION to another name.",
         False,
     ),
     Reason.IMAGE_PULL_BACK_OFF: Explanation(
         "The nodes cannot pull the worker's image.",
-        "See that ENROLLGATE_KUBERNETES__IMAGE names an image that exists and that the nodes may pull "
-        "(imagePullSecrets in the job template); then set `enrolled` again.",
+        "Check that ENROLLGATE_KUBERNETES__IMAGE names an existing image and that the nodes may "
+        "pull it (imagePullSecrets in the job template). Then set `enrolled` again.",
         False,
     ),
     Reason.CREATE_CONTAINER_CONFIG_ERROR: Explanation(
-        "The worker's container cannot be made: a Secret or a volume that it wants is not there.",
-        "Create what the message names in the Jobs' namespace; then set `enrolled` again.",
+        "The worker's container cannot be created: a Secret or a volume that it needs is missing.",
+        "Create what the message names in the Jobs' namespace. Then set `enrolled` again.",
         False,
     ),
     Reason.UNSCHEDULABLE: Explanation(
-        "The worker's pod fits on no node.",
-        "Add nodes, or lower what the job template asks for; then set `enrolled` again.",
+        "No node has room for the worker's pod.",
+        "Add nodes, or lower the resource requests in the job template. Then set `enrolled` again.",
         False,
     ),
     Reason.QUOTA_EXCEEDED: Explanation(
-        "The namespace's ResourceQuota let no pod of the Job in.",
-        "Raise the quota or lower ENROLLGATE_MAX_CONCURRENT_RUNS; then set `enrolled` again.",
+        "The namespace's ResourceQuota did not admit a pod of the Job.",
+        "Raise the quota or lower ENROLLGATE_MAX_CONCURRENT_RUNS. Then set `enrolled` again.",
         False,
     ),
     Reason.NEVER_STARTED: Explanation(
-        "The worker's pod did not begin in its time.",
-        "Read the Events in the message; raise ENROLLGATE_KUBERNETES__START_TIMEOUT if the cluster is only slow; then "
-        "set `enrolled` again.",
+        "The worker's pod did not start in time.",
+        "Read the Events in the message. If the cluster is only slow, raise "
+        "ENROLLGATE_KUBERNETES__START_TIMEOUT. Then set `enrolled` again.",
         False,
     ),
     Reason.OOM_KILLED: Explanation(
@@ -280,18 +307,22 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         True,
     ),
     Reason.EVICTED: Explanation(
-        "The worker used more ephemeral storage than its limit, or its node was short of it or of memory, or drained.",
-        "Raise ENROLLGATE_KUBERNETES__SCRATCH_VOLUME or lower ENROLLGATE_SCRATCH_LIMIT if it was for ephemeral storage.",
+        "The worker used more ephemeral storage than its limit, or its node was drained or short "
+        "of storage or memory.",
+        "If it was ephemeral storage, raise ENROLLGATE_KUBERNETES__SCRATCH_VOLUME or lower "
+        "ENROLLGATE_SCRATCH_LIMIT.",
         True,
     ),
     Reason.BACKOFF_LIMIT_EXCEEDED: Explanation(
-        "The Job failed as often as it may, and nothing is left that says why.",
-        "Look at `kubectl describe job` and at the nodes; then set `enrolled` again.",
+        "The Job used all its attempts, and nothing is left that says why they failed.",
+        "Look at `kubectl describe job` and at the nodes. Then set `enrolled` again.",
         False,
     ),
 }
 
-NOT_BEGUN = frozenset(
+# A run with one of these did not start in time. It is stopped, but its outcome is failed, not
+# revoked.
+START_FAILURES = frozenset(
     {
         Reason.IMAGE_PULL_BACK_OFF,
         Reason.CREATE_CONTAINER_CONFIG_ERROR,
@@ -300,16 +331,15 @@ NOT_BEGUN = frozenset(
         Reason.NEVER_STARTED,
     }
 )
-"""Why a run is stopped that has not begun in its time: it has failed, nobody has revoked it."""
 
 
 def explain(reason: Reason) -> Explanation:
-    """The meaning and the remedy of a reason."""
+    """Return what the reason means and what to do about it."""
     return EXPLANATIONS[reason]
 
 
 def exit_code(reason: Reason | None) -> int:
-    """The exit code by which `enrollgate work` reports this reason; `None` is success."""
+    """Return the exit code of `enrollgate work` for this reason; None is success."""
     if reason is None:
         return EXIT_SUCCEEDED
     if reason is Reason.WORKER_CRASHED:
@@ -318,11 +348,11 @@ def exit_code(reason: Reason | None) -> int:
 
 
 class Failure(Exception):
-    """A foreseen failure of a run: a reason of the closed list and one sentence with the particulars.
+    """An expected failure of a run: a reason, and one sentence with the details.
 
-    The message never carries a secret or an e-mail address. `remedy` says what to do about this very failure, where
-    the remedy of the reason is too general. `retry_after` is the number of seconds the other side asked
-    us to wait, if it did.
+    The message never holds a secret or an e-mail address. `remedy` says what to do about this very
+    failure, if the reason's own remedy is too general. `retry_after` is how many seconds the other
+    side asked us to wait, if it did.
     """
 
     def __init__(

@@ -1,11 +1,11 @@
-"""Download and delivery, overlapped: while some items are delivered, the next are downloaded.
+"""Download and deliver a course at the same time: while some items are delivered, the next are downloaded.
 
-    list ─▶ at the destination already? ─▶ fetch ─▶ [scratch, bounded] ─▶ deliver ─▶ remove
-     ▲      └── skip                       N threads                      M threads
-     └──────── several, where one was listed ──┘
+    list ─▶ already at the destination? ─▶ download ─▶ [scratch, bounded] ─▶ deliver ─▶ remove
+     ▲      └── skip                       N threads                        M threads
+     └──────── the items of a playlist ────┘
 
-Items end in whatever order they end. One failed item does not waste the others; what makes every further item pointless ends
-the run.
+In comes a course; out come its files at the destination, and the counts in `RunStats`. Items end in any order. One failed item
+does not stop the others. A failure that every further item would meet ends the run.
 """
 
 import contextlib
@@ -14,26 +14,25 @@ import shutil
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from enrollgate.domain.reasons import Failure, Reason, explain
-from enrollgate.domain.report import FailedItem
 from enrollgate.worker.bandwidth import Bandwidth, Meter
 from enrollgate.worker.course import (
     Course,
     Destination,
     Downloader,
     Item,
-    LoginRequired,
     OnFetched,
     PlaylistFound,
 )
 from enrollgate.worker.disk import scratch_failure
 from enrollgate.worker.progress import Progress
+from enrollgate.worker.run_stats import RunStats
 from enrollgate.worker.scratch import CHUNK_SIZE, Preempted, Scratch
 
-ENDS_THE_RUN = frozenset(
+FATAL_REASONS = frozenset(
     {
         Reason.COOKIES_EXPIRED,
         Reason.COOKIES_UNREADABLE,
@@ -43,12 +42,7 @@ ENDS_THE_RUN = frozenset(
         Reason.STOPPED,
     }
 )
-"""Failures of one item that every further item would meet as well."""
-FAILURES_IN_A_ROW = 5
-"""After so many items in a row failed in a way that a retry may mend, the site is left in peace until the next try. What is for
-good (a refused or DRM-protected lecture) says nothing of the next item."""
-DELIVERIES_IN_A_ROW = 3
-"""The same for the destination: each of these was tried with all its patience."""
+"""Failures of one item that every further item would meet as well: they end the run."""
 FATAL_DELIVERY_REASONS = frozenset(
     {
         Reason.DESTINATION_AUTH,
@@ -58,44 +52,30 @@ FATAL_DELIVERY_REASONS = frozenset(
         Reason.DISK_FULL,
     }
 )
-"""These end the run as well, and what is downloaded already cannot be delivered either."""
+"""These end the run too, and no file that is already downloaded can be delivered."""
+FAILURES_IN_A_ROW = 5
+"""Downloads that fail in a row, each in a way that a retry can fix, before the run ends and spares the site.
 
-
-@dataclass
-class RunStats:
-    """What has become of the items so far."""
-
-    delivered: int = 0
-    skipped: int = 0
-    bytes_delivered: int = 0
-    failures: list[tuple[Item, Failure]] = field(default_factory=list)
-    fatal: Failure | None = None
-
-    @property
-    def seen(self) -> int:
-        """Items that have been dealt with."""
-        return self.delivered + self.skipped + len(self.failures)
+A permanent failure (a refused or DRM-protected lecture) does not count: it says nothing of the next item."""
+DELIVERIES_IN_A_ROW = 3
+"""The same for deliveries. Fewer, because the destination has already retried each of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class TransferLimits:
-    """How much goes on at once, and how fast. The bandwidths are for all threads of a direction together."""
+    """How many transfers run at once, and how fast. All transfers of a direction share its bandwidth."""
 
     downloads: int
     uploads: int
-    down: Bandwidth
-    up: Bandwidth
-
-
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    item: Item
-    file: Path
-    key: str
+    download_bandwidth: Bandwidth
+    upload_bandwidth: Bandwidth
 
 
 class Pipeline:
-    """One pass over one course."""
+    """One attempt at one course.
+
+    `folder` has one folder of partial files per item, `scratch_limit` is their size in bytes at most. `stop` ends the run soon.
+    """
 
     def __init__(
         self,
@@ -104,289 +84,256 @@ class Pipeline:
         *,
         folder: Path,
         scratch_limit: int,
-        lanes: TransferLimits,
+        limits: TransferLimits,
         progress: Progress,
         stop: threading.Event,
     ) -> None:
         self._downloader = downloader
         self._destination = destination
         self._folder = folder
-        self._lanes = lanes
-        self.scratch = Scratch(
-            max(1, scratch_limit - lanes.downloads * CHUNK_SIZE), stop, self._discard
-        )
+        self._limits = limits
+        unreported = limits.downloads * CHUNK_SIZE
+        self._scratch = Scratch(max(1, scratch_limit - unreported), stop, self._remove_files)
         self._progress = progress
         self._stop = stop
-        self._listing = threading.Lock()
-        self._unfolded = deque[Item]()
-        """Before the course's next."""
-        self._ready: queue.Queue[_Ready | None] = queue.Queue()
+        self.stats = RunStats()
+        # Guards the course's iterator and the items of playlists, which come before its next item.
+        self._listing_lock = threading.Lock()
+        self._playlist_items = deque[Item]()
+        self._listing_error: Failure | OSError | None = None
+        self._downloaded: queue.Queue[tuple[Item, Path] | None] = queue.Queue()
+        # Guards `stats` and what follows.
         self._lock = threading.Lock()
-        """For the tally and what follows."""
-        self._in_a_row = 0
-        self._deliveries_in_a_row = 0
-        """That failed."""
-        self._broken_listing: Failure | OSError | None = None
+        self._failed_downloads_in_a_row = 0
+        self._failed_deliveries_in_a_row = 0
+        self._deliveries_stopped = False
         self._bug: Exception | None = None
-        """What nobody foresaw in one of the threads."""
-        self._delivery_broke = False
-        """Nothing more can be delivered."""
-        self.tally = RunStats()
 
     def run(self, course: Course) -> RunStats:
-        """Brings every item to the destination that is not there yet. Raises Failure or OSError if the listing fails, and
-        whatever nobody foresaw in any thread: a delivery that died must never look like a success.
-        """
-        self._keep_what_is_there()
-        fetchers = [
-            self._start("fetch", number, lambda: self._fetch_all(course))
-            for number in range(self._lanes.downloads)
-        ]
-        deliverers = [
-            self._start("deliver", number, self._deliver_all)
-            for number in range(self._lanes.uploads)
-        ]
-        for thread in fetchers:
-            thread.join()
-        for _ in deliverers:
-            self._ready.put(None)
-        for thread in deliverers:
-            thread.join()
-        for error in (self._bug, self._broken_listing):
-            if error is not None:
-                raise error
-        return self.tally
+        """Bring every item to the destination that is not there yet, and return the counts.
 
-    def _start(self, name: str, number: int, work: Callable[[], None]) -> threading.Thread:
+        If the listing or the file system fails, the counts say so: what was delivered until then stays. Raises any unexpected
+        error of a thread, so that a delivery that crashed never looks like a success.
+        """
+        self._count_partial_files()
+        downloads = [
+            self._start_thread(f"download-{number + 1}", lambda: self._download_all(course))
+            for number in range(self._limits.downloads)
+        ]
+        deliveries = [
+            self._start_thread(f"deliver-{number + 1}", self._deliver_all)
+            for number in range(self._limits.uploads)
+        ]
+        for thread in downloads:
+            thread.join()
+        for _ in deliveries:
+            self._downloaded.put(None)
+        for thread in deliveries:
+            thread.join()
+        error = self._bug or self._listing_error
+        if isinstance(error, Failure):
+            self.stats.fatal = error
+        elif isinstance(error, OSError):
+            self.stats.set_fatal(scratch_failure(error))
+        elif error is not None:
+            raise error
+        return self.stats
+
+    def _start_thread(self, name: str, function: Callable[[], None]) -> threading.Thread:
         def guarded() -> None:
             try:
-                work()
-            except Exception as error:  # noqa: BLE001 -- the run is over: how it went is not for the closing to say
-                self._note_bug(error)
+                function()
+            except Exception as error:  # noqa: BLE001 -- `run` raises it once all threads have ended
+                self._record_bug(error)
 
-        thread = threading.Thread(target=guarded, name=f"{name}-{number + 1}")
+        thread = threading.Thread(target=guarded, name=name)
         thread.start()
         return thread
 
-    # what lies in scratch
-
-    def _keep_what_is_there(self) -> None:
-        """Partial files of earlier tries count, too. The oldest are the first to go."""
+    def _count_partial_files(self) -> None:
+        """Count what earlier attempts left in scratch. The oldest is removed first."""
         if self._folder.is_dir():
             for folder in sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime):
-                self.scratch.keep(folder.name, _size(folder))
+                self._scratch.keep(folder.name, _size(folder))
 
-    def _discard(self, key: str) -> None:
-        shutil.rmtree(self._folder / key, ignore_errors=True)
+    # downloads
 
-    # fetching
-
-    def _fetch_all(self, course: Course) -> None:
-        while not self._ended() and (item := self._next(course)) is not None:
+    def _download_all(self, course: Course) -> None:
+        while (item := self._next_item(course)) is not None:
             found = self._destination.find(item)
-            if found is not None:
-                with self._lock:
-                    self.tally.skipped += 1
-                self._progress.item_done(item, size=found.size, skipped=True)
+            if found is None:
+                self._download(item)
                 continue
-            self._fetch(item)
+            with self._lock:
+                self.stats.skipped += 1
+            self._progress.item_done(item, size=found.size, skipped=True)
 
-    def _next(self, course: Course) -> Item | None:
-        with self._listing:
-            if self._ended() or self._broken_listing is not None:
+    def _next_item(self, course: Course) -> Item | None:
+        """Return the next item to download; None if there is none, or the run is to end."""
+        with self._listing_lock:
+            with self._lock:
+                if self._stop.is_set():
+                    message = "asked to stop; the next attempt resumes what was started"
+                    self.stats.set_fatal(Failure(Reason.STOPPED, message))
+                ended = (
+                    self.stats.fatal is not None
+                    or self._bug is not None
+                    or self._failed_downloads_in_a_row >= FAILURES_IN_A_ROW
+                )
+            if ended or self._listing_error is not None:
                 return None
-            if self._unfolded:
-                return self._unfolded.popleft()
+            if self._playlist_items:
+                return self._playlist_items.popleft()
             try:
                 return next(course.items, None)
             except (Failure, OSError) as error:
-                self._broken_listing = error
+                self._listing_error = error
                 return None
 
-    def _ended(self) -> bool:
-        with self._lock:
-            if self._stop.is_set() and self.tally.fatal is None:
-                self.tally.fatal = Failure(
-                    Reason.STOPPED, "asked to stop; what was begun is resumed by the next try"
-                )
-            return (
-                self.tally.fatal is not None
-                or self._bug is not None
-                or self._in_a_row >= FAILURES_IN_A_ROW
-            )
+    def _download(self, item: Item) -> None:
+        """Download one item and queue it for delivery, or record why it failed."""
+        self._progress.item_started(item)
+        try:
+            file = self._fetch(item)
+        except PlaylistFound as playlist:
+            self._remove(item)
+            with self._listing_lock:
+                self._playlist_items.extendleft(reversed(playlist.items))
+            self._progress.item_expanded(len(playlist.items))
+        except (Failure, OSError) as error:
+            failure = error if isinstance(error, Failure) else scratch_failure(error)
+            self._count_download(failure)
+            self._record_failure(item, failure)
+            self._keep_partial(item)
+        except Exception:
+            self._keep_partial(item)  # else the others would wait for its room
+            raise
+        else:
+            self._count_download(None)
+            self._downloaded.put((item, file))
+        finally:
+            self._progress.item_fetched(item)
 
-    def _count(self, failure: Failure | None) -> None:
-        with self._lock:
-            self._in_a_row = (
-                self._in_a_row + 1 if failure and explain(failure.reason).retry_can_help else 0
-            )
-
-    def _fetch(self, item: Item) -> None:
-        key = item.key
-        folder = self._folder / key
+    def _fetch(self, item: Item) -> Path:
+        """Bring an item to scratch. Start again if it had to make room for an older one."""
+        folder = self._folder / item.key
         while True:
-            self._progress.item_started(item)
-            self.scratch.begin(key)
+            self._scratch.start(item.key)
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                file = self._downloader.fetch(item, folder, self._watch(item, key))
-                self.scratch.complete(key, _size(folder))
+                file = self._downloader.fetch(item, folder, self._build_on_fetched(item, folder))
             except Preempted:
-                self._discard(key)
-                self.scratch.gone(key)
-                continue
-            except PlaylistFound as several:
-                self._discard(key)
-                self.scratch.gone(key)
-                self._unfold(several.items)
-                return
-            except (Failure, OSError) as error:
-                failure = error if isinstance(error, Failure) else scratch_failure(error)
-                self._count(failure)
-                self._leave(item, failure, key)
-                return
-            except Exception:
-                self.scratch.keep(key, _size(folder))  # or the others would wait for it
-                raise
-            finally:
-                self._progress.item_fetched(item)
-            self._count(None)
-            self._ready.put(_Ready(item, file, key))
-            return
+                self._remove(item)
+            else:
+                self._scratch.complete(item.key, _size(folder))
+                return file
 
-    def _unfold(self, items: list[Item]) -> None:
-        """They come in place of the one that they were listed as, which does not count."""
-        with self._listing:
-            self._unfolded.extendleft(reversed(items))
-        self._progress.item_unfolded(len(items))
+    def _build_on_fetched(self, item: Item, folder: Path) -> OnFetched:
+        meter = Meter(self._limits.download_bandwidth, _size(folder))
 
-    def _watch(self, item: Item, key: str) -> OnFetched:
-        meter = Meter(self._lanes.down, _size(self._folder / key))
-
-        def on_bytes(current: int, expected: int | None, arrived: int | None = None) -> None:
-            self.scratch.grow(key, current, expected)
-            if self._is_pointless():
-                raise Failure(
-                    Reason.STOPPED, "there is nowhere to deliver it; the next try goes on with it"
-                )
+        def on_fetched(current: int, expected: int | None, arrived: int | None = None) -> None:
+            self._scratch.grow(item.key, current, expected)
+            if self._cannot_deliver():
+                message = "the destination takes no more files; the next attempt resumes this one"
+                raise Failure(Reason.STOPPED, message)
             self._progress.item_bytes(item, current, expected)
             meter(current if arrived is None else arrived)
 
-        return on_bytes
+        return on_fetched
 
-    def _leave(self, item: Item, failure: Failure, key: str) -> None:
-        """Keeps the failed item's partial file for the next try."""
-        self._note(item, failure)
-        self.scratch.keep(key, _size(self._folder / key))
+    def _count_download(self, failure: Failure | None) -> None:
+        with self._lock:
+            if failure is not None and explain(failure.reason).retry_can_help:
+                self._failed_downloads_in_a_row += 1
+            else:
+                self._failed_downloads_in_a_row = 0
 
-    # delivering
+    # deliveries
 
     def _deliver_all(self) -> None:
-        while (ready := self._ready.get()) is not None:
+        while (entry := self._downloaded.get()) is not None:
+            item, file = entry
             try:
-                if self._is_pointless():
-                    self._set_aside(ready)
+                if self._cannot_deliver():
+                    self._keep_partial(item)  # else the others would wait for its room
                 else:
-                    self._deliver(ready)
-            except Failure as failure:
-                self._not_delivered(ready, failure)
-            except OSError as error:
-                self._not_delivered(ready, scratch_failure(error))
-            except Exception as error:  # noqa: BLE001 -- the run is over: how it went is not for the closing to say
-                self._set_aside(ready)
-                self._note_bug(error)
-                self._give_deliveries_up()
+                    self._deliver(item, file)
+            except (Failure, OSError) as error:
+                failure = error if isinstance(error, Failure) else scratch_failure(error)
+                self._handle_failed_delivery(item, failure)
+            except Exception as error:  # noqa: BLE001 -- `run` raises it once all threads have ended
+                self._keep_partial(item)
+                self._record_bug(error)
+                self._stop_deliveries()
 
-    def _set_aside(self, ready: _Ready) -> None:
-        """For the next try. What nobody delivers any more must not fill scratch, or the others would wait for it."""
-        self.scratch.keep(ready.key, _size(self._folder / ready.key))
-
-    def _is_pointless(self) -> bool:
-        """Nothing that is downloaded now could be delivered."""
+    def _deliver(self, item: Item, file: Path) -> None:
+        meter = Meter(self._limits.upload_bandwidth)
+        delivered = self._destination.deliver(item, file, meter)
+        self._remove(item)
         with self._lock:
-            return self._delivery_broke
+            self._failed_deliveries_in_a_row = 0
+            self.stats.delivered += 1
+            self.stats.bytes_delivered += delivered.size
+        self._progress.item_done(item, size=delivered.size, skipped=False)
 
-    def _give_deliveries_up(self) -> None:
-        with self._lock:
-            self._delivery_broke = True
-        self.scratch.abandon()
-
-    def _deliver(self, ready: _Ready) -> None:
-        delivered = self._destination.deliver(ready.item, ready.file, Meter(self._lanes.up))
-        self._discard(ready.key)
-        self.scratch.gone(ready.key)
-        with self._lock:
-            self._deliveries_in_a_row = 0
-            self.tally.delivered += 1
-            self.tally.bytes_delivered += delivered.size
-        self._progress.item_done(ready.item, size=delivered.size, skipped=False)
-
-    def _not_delivered(self, ready: _Ready, failure: Failure) -> None:
-        """One failed delivery. The destination's own troubles are those of all further items: they end the run."""
-        self._leave(ready.item, failure, ready.key)
+    def _handle_failed_delivery(self, item: Item, failure: Failure) -> None:
+        """Record a failed delivery. End the run if the destination itself is the problem."""
+        self._record_failure(item, failure)
+        self._keep_partial(item)
         if failure.reason is Reason.STOPPED:
             return
         with self._lock:
-            self._deliveries_in_a_row += explain(failure.reason).retry_can_help
+            self._failed_deliveries_in_a_row += explain(failure.reason).retry_can_help
             ends = (
-                self._deliveries_in_a_row >= DELIVERIES_IN_A_ROW or failure.retry_after is not None
+                failure.reason in FATAL_DELIVERY_REASONS
+                or failure.retry_after is not None
+                or self._failed_deliveries_in_a_row >= DELIVERIES_IN_A_ROW
             )
             if ends:
-                self.tally.fatal = self.tally.fatal or failure
-        if ends or failure.reason in FATAL_DELIVERY_REASONS:
-            self._give_deliveries_up()
+                self.stats.set_fatal(failure)
+        if ends:
+            self._stop_deliveries()
 
-    def _note_bug(self, error: Exception) -> None:
+    def _cannot_deliver(self) -> bool:
+        with self._lock:
+            return self._deliveries_stopped
+
+    def _stop_deliveries(self) -> None:
+        with self._lock:
+            self._deliveries_stopped = True
+        self._scratch.stop_waiting()
+
+    # both
+
+    def _record_failure(self, item: Item, failure: Failure) -> None:
+        with self._lock:
+            if failure.reason in FATAL_REASONS | FATAL_DELIVERY_REASONS:
+                self.stats.set_fatal(failure)
+            if failure.reason is Reason.STOPPED:
+                return
+            self.stats.failures.append((item, failure))
+        self._progress.item_failed(item, failure)
+
+    def _record_bug(self, error: Exception) -> None:
         with self._lock:
             self._bug = self._bug or error
 
-    def _note(self, item: Item, failure: Failure) -> None:
-        with self._lock:
-            if failure.reason in ENDS_THE_RUN | FATAL_DELIVERY_REASONS:
-                self.tally.fatal = self.tally.fatal or failure
-            if failure.reason is Reason.STOPPED:
-                return
-            self.tally.failures.append((item, failure))
-        self._progress.item_failed(item, failure)
+    def _keep_partial(self, item: Item) -> None:
+        """Leave the item's files in scratch for the next attempt, as long as there is room."""
+        self._scratch.keep(item.key, _size(self._folder / item.key))
+
+    def _remove(self, item: Item) -> None:
+        self._remove_files(item.key)
+        self._scratch.release(item.key)
+
+    def _remove_files(self, key: str) -> None:
+        shutil.rmtree(self._folder / key, ignore_errors=True)
 
 
 def _size(folder: Path) -> int:
-    """Bytes of the files in a folder; one that goes meanwhile counts nothing."""
+    """Return the bytes of the files in a folder. A file that disappears meanwhile counts nothing."""
     total = 0
     for path in folder.iterdir() if folder.is_dir() else ():
         with contextlib.suppress(FileNotFoundError):
             total += path.stat().st_size
     return total
-
-
-def verdict(tally: RunStats) -> Failure | None:
-    """The one failure that speaks for the run, None if the course is complete.
-
-    What ended the run comes first; then any failure that a retry may mend, so that there is one; then the first.
-    """
-    if tally.fatal is not None:
-        return tally.fatal
-    if tally.failures:
-        retryable = [pair for pair in tally.failures if explain(pair[1].reason).retry_can_help]
-        item, failure = (retryable or tally.failures)[0]
-        others = f" (and {len(tally.failures) - 1} more)" if len(tally.failures) > 1 else ""
-        message = f"{len(tally.failures)} of {tally.seen} items failed: {item.title!r}: {failure.message}{others}"
-        reason = Reason.COOKIES_EXPIRED if _all_want_a_login(tally) else failure.reason
-        return Failure(reason, message, retry_after=failure.retry_after)
-    if tally.seen == 0:
-        return Failure(Reason.EMPTY_COURSE, "the course lists no item that can be downloaded")
-    return None
-
-
-def _all_want_a_login(tally: RunStats) -> bool:
-    return len(tally.failures) == tally.seen and all(
-        isinstance(each, LoginRequired) for _, each in tally.failures
-    )
-
-
-def failed_items(tally: RunStats) -> tuple[FailedItem, ...]:
-    """The failed items as the report names them, in the course's order."""
-    failures = sorted(tally.failures, key=lambda pair: (pair[0].index, pair[0].part))
-    return tuple(
-        FailedItem(item.title, failure.reason, failure.message) for item, failure in failures
-    )

@@ -1,4 +1,8 @@
-"""How far the run is: a live bar on a terminal, else one plain line per item and per 10 %; and a small file for `status`."""
+"""Show how far the run is.
+
+In come the pipeline's events. Out goes a live bar on a terminal; elsewhere one plain line per item and per 10 %. The operator and
+`enrollgate status` read a small JSON file. Separate from the pipeline, because no error here may fail an item.
+"""
 
 import contextlib
 import json
@@ -26,11 +30,11 @@ from enrollgate.domain.reasons import Failure
 from enrollgate.worker.course import Item
 
 WRITE_INTERVAL = 1.0
-"""Seconds between two writes of the progress file, at least."""
+"""The least seconds between two writes of the progress file."""
 
 
 class _Display:
-    """The live bars: how many items are done, and below it the bytes of each download. Titles are shown as they are."""
+    """Live bars on a terminal: the items that are done, and below them the bytes of each download."""
 
     def __init__(self, stream: TextIO, total: int | None) -> None:
         self.console = Console(file=stream, markup=False, emoji=False, highlight=False)
@@ -52,29 +56,29 @@ class _Display:
         self._live = Live(Group(self._items, self._downloads), console=self.console)
         self._live.start()
 
-    def start(self, item_id: str, title: str) -> None:
+    def add_download(self, item_id: str, title: str) -> None:
         self._rows[item_id] = self._downloads.add_task(printable(title), total=None)
 
-    def move(self, item_id: str, current: int, expected: int | None) -> None:
+    def update_download(self, item_id: str, current: int, expected: int | None) -> None:
         if item_id in self._rows:
             self._downloads.update(self._rows[item_id], completed=current, total=expected)
 
-    def end(self, item_id: str) -> None:
+    def remove_download(self, item_id: str) -> None:
         if (row := self._rows.pop(item_id, None)) is not None:
             self._downloads.remove_task(row)
 
-    def count(self, done: int) -> None:
-        self._items.update(self._row, completed=done)
-
-    def expect(self, total: int | None) -> None:
-        self._items.update(self._row, total=total)
+    def update_items(self, done: int, total: int | None) -> None:
+        self._items.update(self._row, completed=done, total=total)
 
     def close(self) -> None:
         self._live.stop()
 
 
 class Progress:
-    """Told by the pipeline's threads what happens. `clock` gives seconds since the epoch."""
+    """Show the progress of one attempt. Safe for several threads.
+
+    `path` is the progress file, if one is wanted. `clock` gives seconds since the epoch.
+    """
 
     def __init__(
         self, *, path: Path | None, clock: Callable[[], float], stream: TextIO | None = None
@@ -86,100 +90,91 @@ class Progress:
         self._total: int | None = None
         self._done = 0
         self._bytes = 0
+        # The titles of the items that are being downloaded, by their ids, the oldest first.
         self._active = dict[str, str]()
-        """The titles of the items that are being downloaded, the oldest first, by their ids."""
         self._last_write = float("-inf")
         self._last_tenth = 0
         self._display: _Display | None = None
 
-    def begin(self, title: str, total: int | None, run_number: str) -> None:
-        """The course is listed. `run_number` is the tag that people look for: `[ATTEMPT 1/3]`."""
+    def begin(self, title: str, total: int | None, attempt_tag: str) -> None:
+        """Show that the course is listed. `attempt_tag` is the tag that people look for: `[ATTEMPT 1/3]`."""
         self._total = total
         if self._stream.isatty():
             self._display = _Display(self._stream, total)
-        self._say(
-            f"{run_number} course {redact(title, 200)!r}, {'some' if total is None else total} items"
-        )
-        self._write(force=True)
+        count = "some" if total is None else total
+        self._print(f"{attempt_tag} course {redact(title, 200)!r}, {count} items")
+        self._write_file(force=True)
 
     def item_started(self, item: Item) -> None:
-        """Its download begins."""
+        """Show that an item's download begins."""
         with self._lock:
             title = self._active[item.item_id] = redact(item.title, 100)
             if self._display:
-                self._display.start(item.item_id, title)
-        self._write()
+                self._display.add_download(item.item_id, title)
+        self._write_file()
 
     def item_bytes(self, item: Item, current: int, expected: int | None) -> None:
-        """So many bytes of the item are here, of so many."""
+        """Show the bytes of an item that are here, and that are expected."""
         with self._lock:
             if self._display:
-                self._display.move(item.item_id, current, expected)
-        self._write()
+                self._display.update_download(item.item_id, current, expected)
+        self._write_file()
 
     def item_fetched(self, item: Item) -> None:
-        """Its download is over, well or not."""
+        """Show that an item's download has ended, well or not."""
         with self._lock:
             self._active.pop(item.item_id, None)
             if self._display:
-                self._display.end(item.item_id)
+                self._display.remove_download(item.item_id)
 
-    def item_unfolded(self, count: int) -> None:
-        """What was listed as one item is so many."""
+    def item_expanded(self, count: int) -> None:
+        """Show that one listed item is a playlist of `count` items."""
         with self._lock:
             if self._total is not None:
                 self._total += count - 1
             if self._display:
-                self._display.expect(self._total)
+                self._display.update_items(self._done, self._total)
 
     def item_done(self, item: Item, *, size: int, skipped: bool) -> None:
-        """It is at the destination: `size` bytes."""
+        """Show that an item of `size` bytes is at the destination."""
         with self._lock:
             self._done += 1
             self._bytes += size
             if self._display:
-                self._display.count(self._done)
-        self._say(
-            f"{'already there' if skipped else 'delivered'}: {item.number} {redact(item.title, 200)!r}"
-        )
-        self._say_tenth()
-        self._write()
+                self._display.update_items(self._done, self._total)
+        result = "already there" if skipped else "delivered"
+        self._print(f"{result}: {item.number} {redact(item.title, 200)!r}")
+        tenth = self._done * 10 // self._total if self._total else 0
+        if tenth > self._last_tenth and not self._display:
+            self._last_tenth = tenth
+            self._print(f"{tenth * 10} % ({self._done} of {self._total} items)")
+        self._write_file()
 
     def item_failed(self, item: Item, failure: Failure) -> None:
-        """It did not arrive."""
-        self._say(
-            f"failed: {item.number} {redact(item.title, 200)!r}: {failure.reason}: {redact(failure.message)}"
-        )
+        """Show that an item failed."""
+        title = redact(item.title, 200)
+        message = redact(failure.message)
+        self._print(f"failed: {item.number} {title!r}: {failure.reason}: {message}")
 
     def end(self, line: str) -> None:
-        """The run is over."""
+        """Show the result of the run."""
         if self._display:
             with contextlib.suppress(OSError):
                 self._display.close()
             self._display = None
-        self._say(line)
-        self._write(force=True)
+        self._print(line)
+        self._write_file(force=True)
 
-    def _say_tenth(self) -> None:
-        if not self._total or self._display:
-            return
-        tenth = self._done * 10 // self._total
-        if tenth > self._last_tenth:
-            self._last_tenth = tenth
-            self._say(f"{tenth * 10} % ({self._done} of {self._total} items)")
-
-    def _say(self, line: str) -> None:
-        with (
-            self._lock,
-            contextlib.suppress(OSError),
-        ):  # a terminal that was closed must not, either
+    def _print(self, line: str) -> None:
+        # A closed terminal must not fail the run.
+        with self._lock, contextlib.suppress(OSError):
             if self._display:
                 self._display.console.print(printable(line), soft_wrap=True)
             else:
                 self._stream.write(printable(line) + "\n")
                 self._stream.flush()
 
-    def _write(self, *, force: bool = False) -> None:
+    def _write_file(self, *, force: bool = False) -> None:
         if self._path is None:
             return
         with self._lock:
@@ -194,7 +189,6 @@ class Progress:
                 "current": next(iter(self._active.values()), ""),
                 "updated_at": now,
             }
-            with contextlib.suppress(
-                OSError
-            ):  # a full disk must not turn a delivered item into a failed one
+            # A full disk must not turn a delivered item into a failed one.
+            with contextlib.suppress(OSError):
                 write_private(self._path, json.dumps(state))

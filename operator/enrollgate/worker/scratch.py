@@ -1,173 +1,166 @@
-"""The bounded space between download and delivery. PlaylistFound downloads grow in it at once; together they never exceed the limit.
+"""Bound the bytes that lie in scratch between download and delivery.
 
-A download tells of bytes when they are written, so `CHUNK_SIZE` is kept free for each.
+Several downloads write to scratch at once. Together they must never exceed the limit, and none may wait for ever. A downloader
+reports bytes after it has written them, at most `CHUNK_SIZE` at a time, so the pipeline takes that much per download off the
+limit. The files themselves belong to the pipeline: this module only counts.
 
-    kept      partial files of items that failed, for the next try: the first to go when room is needed
-    growing   downloads under way, the oldest first, each with what it has and what it is expected to become
-    waiting   complete files, until they are delivered
+    kept      partial files of failed items, for the next attempt; the oldest is removed when room is needed
+    active    downloads in progress, the oldest first
+    complete  whole files that wait for their delivery
 
-The oldest download grows as long as there is room. A younger one grows only if, besides, all that is promised to the older ones
-fits with all of its own: so the oldest can always become complete. Where more is needed than was promised (HLS only guesses, and
-some sites say nothing) and the oldest finds the rest taken by younger ones, the youngest gives way: it is thrown away and fetched
-again. A file larger than the limit passes when it is alone.
+The rules:
+
+1. A download reserves its expected size with its first bytes, and waits until that fits. The older one gets room first.
+2. A download of unknown size starts only if no other has started, and no other starts beside it.
+3. A download that turns out larger than expected waits for the difference.
+4. A file larger than the limit passes once nothing else is in scratch.
+5. If all downloads wait and no delivery will make room, the youngest that has started is thrown away and fetched again.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 CHUNK_SIZE = 1 << 16
-"""Bytes that a downloader writes before it tells of them, at most."""
+"""The most bytes that a downloader writes before it reports them."""
+_POLL_INTERVAL = 0.5  # seconds: the stop event cannot notify a condition
 
 
 class Preempted(Exception):
-    """This download must be thrown away, for an older one to go on; it is to begin anew."""
+    """This download must be thrown away and fetched again, so that an older one can go on."""
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveDownload:
-    """A download under way. Bytes."""
+    """A download in progress. All sizes are bytes."""
 
-    actual: int
-    expected: int | None
-    """What it will have when it is complete; None if nobody knows."""
-    wanted: int = 0
-    """What it waits for room for."""
+    held: int  # what it has on disk
+    expected: int | None = None  # its size when it is complete; None: unknown
+    started: bool = False  # it has been given room
 
-    def promised(self, share: int) -> int:
-        """The room that it may count on: where nobody knows, an equal share. What it waits for is promised to it, or a younger
-        one that gave way would take the room again."""
-        return max(self.actual, self.wanted, share if self.expected is None else self.expected)
+    @property
+    def reserved(self) -> int:
+        """Return the room that no other download may take."""
+        return max(self.held, self.expected or 0)
 
-
-def may_grow(limit: int, taken: int, growing: Mapping[str, ActiveDownload], key: str) -> bool:
-    """Whether this download may have the bytes that it says. `growing` is ordered by age; `taken` is what is not growing."""
-    names = list(growing)
-    older, younger = names[: names.index(key)], names[names.index(key) + 1 :]
-    others = sum(growing[name].actual for name in (*older, *younger))
-    fits = taken + others + growing[key].actual <= limit
-    if not older:
-        return fits or taken == others == 0
-    if not fits:
-        return False
-    share = limit // len(growing)
-    claimed = sum(growing[name].promised(share) for name in (*older, key))
-    return taken + claimed + sum(growing[name].actual for name in younger) <= limit
+    @property
+    def runs_alone(self) -> bool:
+        """Tell whether no other download may start beside this one."""
+        return self.started and self.expected is None
 
 
 class Scratch:
-    """Counts the bytes in scratch, for all threads. `discard` removes what an item has there. Waits end when `stop` is set, or
-    once it is abandoned."""
+    """Count the bytes in scratch and make downloads wait for room. Safe for several threads.
+
+    `limit` is in bytes. `discard` removes the files of an item, by its key. All waits end when `stop` is set, or after
+    `stop_waiting`.
+    """
 
     def __init__(self, limit: int, stop: threading.Event, discard: Callable[[str], None]) -> None:
-        self.limit = limit
-        self.peak = 0
-        """The most bytes there ever were, the kept ones included."""
+        self._limit = limit
         self._stop = stop
         self._discard = discard
         self._kept = dict[str, int]()
-        self._growing = dict[str, ActiveDownload]()
-        self._waiting = dict[str, int]()
-        self._gives_way: str | None = None
-        self._abandoned = False
+        self._active = dict[str, ActiveDownload]()
+        self._complete = dict[str, int]()
+        self._waiting = set[str]()  # the active downloads that wait for room
+        self._wait_no_more = False
         self._changed = threading.Condition()
 
-    def keep(self, key: str, size: int) -> None:
-        """A partial file lies there that nobody works on: it stays as long as there is room."""
+    def start(self, key: str) -> None:
+        """Begin a download, as the youngest. Wait while others wait, or while complete files fill scratch."""
         with self._changed:
-            self._growing.pop(key, None)
-            self._waiting.pop(key, None)
-            self._kept[key] = size
-            while self._kept and self._used() > self.limit:
-                self._drop_oldest()
-            self._told()
-
-    def begin(self, key: str) -> None:
-        """A download begins, the youngest of all; waits while complete files alone fill the space."""
-        with self._changed:
-            while sum(self._waiting.values()) >= self.limit and not self._is_over():
-                self._changed.wait(timeout=0.5)
-            self._growing[key] = ActiveDownload(self._kept.pop(key, 0), None)
+            while not self._is_over() and (
+                self._waiting or sum(self._complete.values()) >= self._limit
+            ):
+                self._changed.wait(_POLL_INTERVAL)
+            self._active[key] = ActiveDownload(self._kept.pop(key, 0))
 
     def grow(self, key: str, current: int, expected: int | None) -> None:
-        """The download has `current` bytes; waits while they do not fit. Raises Preempted."""
-        with self._changed:
-            wanted = ActiveDownload(current, expected)
-            while not self._is_over():
-                if self._must_go(key):
-                    raise Preempted
-                growing, waiting = {**self._growing, key: wanted}, sum(self._waiting.values())
-                if may_grow(self.limit, waiting + sum(self._kept.values()), growing, key):
-                    break
-                if self._kept and may_grow(self.limit, waiting, growing, key):
-                    self._drop_oldest()
-                else:
-                    self._growing[key] = ActiveDownload(
-                        self._growing[key].actual, expected, wanted=current
-                    )
-                    self._find_who_gives_way(key)
-                    self._changed.wait(timeout=0.5)
-            self._growing[key] = wanted
-            self._told()
+        """Record that a download has `current` bytes of `expected` (None: unknown). Wait until they fit.
 
-    def abandon(self) -> None:
-        """Nothing will be delivered any more, so no room is worth waiting for."""
+        Raises Preempted.
+        """
         with self._changed:
-            self._abandoned = True
-            self._changed.notify_all()
+            if expected is None:
+                expected = self._active[key].expected
+            wanted = ActiveDownload(current, expected, started=True)
+            self._waiting.add(key)
+            try:
+                if not self._is_over() and not self._fits(key, wanted):
+                    self._changed.notify_all()  # this may have been the last that did not wait
+                while not self._is_over() and not self._fits(key, wanted):
+                    if self._must_yield(key):
+                        raise Preempted
+                    self._changed.wait(_POLL_INTERVAL)
+            finally:
+                self._waiting.remove(key)
+            self._active[key] = wanted
+            self._make_room()
 
     def complete(self, key: str, size: int) -> None:
-        """The download is complete and waits for delivery."""
+        """Record that a download is complete and waits for its delivery."""
         with self._changed:
-            self._growing.pop(key, None)
-            self._waiting[key] = size
-            self._told()
+            self._forget(key)
+            self._complete[key] = size
+            self._make_room()
 
-    def gone(self, key: str) -> None:
-        """Nothing of the item is left there: it was delivered, or thrown away."""
+    def keep(self, key: str, size: int) -> None:
+        """Record a partial file that nobody works on. It stays as long as there is room."""
         with self._changed:
-            self._growing.pop(key, None)
-            self._waiting.pop(key, None)
-            self._kept.pop(key, None)
-            self._told()
+            self._forget(key)
+            self._kept[key] = size
+            self._make_room()
+
+    def release(self, key: str) -> None:
+        """Record that nothing of the item is left in scratch."""
+        with self._changed:
+            self._forget(key)
+            self._changed.notify_all()
+
+    def stop_waiting(self) -> None:
+        """End all waits: nothing will be delivered any more, so no room will come."""
+        with self._changed:
+            self._wait_no_more = True
+            self._changed.notify_all()
 
     def _is_over(self) -> bool:
-        return self._abandoned or self._stop.is_set()
+        return self._wait_no_more or self._stop.is_set()
 
-    def _must_go(self, key: str) -> bool:
-        """Whether this one still has to give way: room may have come since it was chosen."""
-        if self._gives_way != key:
+    def _fits(self, key: str, wanted: ActiveDownload) -> bool:
+        """Tell whether a download may become what it wants to be. Kept files do not count: they can be removed."""
+        older = list(self._active)[: list(self._active).index(key)]
+        others = [download for name, download in self._active.items() if name != key]
+        if any(other.runs_alone for other in others):
             return False
-        oldest = next(iter(self._growing))
-        each = self._growing[oldest]
-        wanted = {
-            **self._growing,
-            oldest: ActiveDownload(max(each.actual, each.wanted), each.expected),
-        }
-        if may_grow(self.limit, sum(self._waiting.values()), wanted, oldest):
-            self._gives_way = None
-        return self._gives_way == key
+        if wanted.runs_alone and any(other.started for other in others):
+            return False
+        if not self._active[key].started and not self._waiting.isdisjoint(older):
+            return False
+        taken = sum(self._complete.values()) + sum(other.reserved for other in others)
+        return taken == 0 or taken + wanted.reserved <= self._limit
 
-    def _used(self) -> int:
-        growing = sum(each.actual for each in self._growing.values())
-        return growing + sum(self._waiting.values()) + sum(self._kept.values())
+    def _must_yield(self, key: str) -> bool:
+        """Tell whether this waiting download is the one to throw away (rule 5)."""
+        if self._complete or len(self._waiting) < len(self._active):
+            return False
+        younger = list(self._active)[1:]
+        holding = [
+            name for name in younger if self._active[name].started or self._active[name].held
+        ]
+        return key in holding[-1:]
 
-    def _told(self) -> None:
-        if self._gives_way not in self._growing:
-            self._gives_way = None
-        self.peak = max(self.peak, self._used())
+    def _make_room(self) -> None:
+        """Remove kept files, the oldest first, until the limit holds. Wake all that wait."""
+        used = sum(download.held for download in self._active.values())
+        used += sum(self._complete.values()) + sum(self._kept.values())
+        while self._kept and used > self._limit:
+            key = next(iter(self._kept))
+            self._discard(key)
+            used -= self._kept.pop(key)
         self._changed.notify_all()
 
-    def _drop_oldest(self) -> None:
-        key = next(iter(self._kept))
-        self._discard(key)
-        del self._kept[key]
-
-    def _find_who_gives_way(self, key: str) -> None:
-        """If the oldest waits for what younger downloads have, and no delivery will make room, the youngest must go."""
-        oldest, *younger = self._growing
-        if key == oldest and not self._waiting and self._gives_way is None:
-            self._gives_way = next(
-                (name for name in reversed(younger) if self._growing[name].actual), None
-            )
-            self._changed.notify_all()
+    def _forget(self, key: str) -> None:
+        self._active.pop(key, None)
+        self._complete.pop(key, None)
+        self._kept.pop(key, None)

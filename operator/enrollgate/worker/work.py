@@ -1,4 +1,7 @@
-"""One try of one run, from order to report."""
+"""One attempt of one run, from its order to its report.
+
+In comes a `WorkOrder`; out comes a `Report`, whatever happens. Separate from the pipeline, which only knows items and files.
+"""
 
 import sys
 import threading
@@ -7,18 +10,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from enrollgate.common.files import write_private
 from enrollgate.common.redaction import redact, redacted_traceback
 from enrollgate.domain.hosts import check_url
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.domain.report import Report
 from enrollgate.worker.bandwidth import Bandwidth
-from enrollgate.worker.course import Downloader
 from enrollgate.worker.destinations import build_destination
 from enrollgate.worker.disk import scratch_failure
 from enrollgate.worker.downloaders import build_downloader
 from enrollgate.worker.order import WorkOrder
-from enrollgate.worker.pipeline import Pipeline, RunStats, TransferLimits, failed_items, verdict
+from enrollgate.worker.pipeline import Pipeline, TransferLimits
 from enrollgate.worker.progress import Progress
+from enrollgate.worker.run_stats import RunStats, overall_failure
 
 
 def work(
@@ -28,41 +32,36 @@ def work(
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Report:
-    """Downloads the course and delivers it. Never raises: whatever happens is in the report.
+    """Download the course, deliver it, and return the report. Never raises: every error is in the report.
 
-    `stop` ends it soon and cleanly; `clock` and `monotonic` give seconds.
+    `stop` ends the attempt soon and cleanly. `clock` (since the epoch) and `monotonic` give seconds.
     """
     start = monotonic()
     progress = Progress(path=order.progress_path, clock=clock)
     try:
         report = _attempt(order, progress, stop)
     except Failure as failure:
-        report = Report(
-            failure.reason,
-            failure.message,
-            remedy=failure.remedy,
-            retry_after=failure.retry_after,
-        )
+        report = _build_report(RunStats(fatal=failure))
     except OSError as error:
-        of_scratch = scratch_failure(error)
-        report = Report(of_scratch.reason, of_scratch.message)
-    except Exception as error:  # noqa: BLE001 -- the run is over: how it went is not for the closing to say
+        report = _build_report(RunStats(fatal=scratch_failure(error)))
+    except Exception as error:  # noqa: BLE001 -- a bug, too, must end in a report
         sys.stderr.write(redacted_traceback())
         report = Report(Reason.WORKER_CRASHED, f"{type(error).__name__}: {redact(str(error), 300)}")
-    outcome = "complete" if report.reason is None else f"{report.reason}: {redact(report.message)}"
-    progress.end(f"{order.attempt_tag} task {order.task_id}: {outcome}")
-    return _timed(report, monotonic() - start)
-
-
-def _timed(report: Report, seconds: float) -> Report:
-    return replace(report, seconds=round(seconds, 3))
+    result = "complete" if report.reason is None else f"{report.reason}: {redact(report.message)}"
+    progress.end(f"{order.attempt_tag} task {order.task_id}: {result}")
+    return replace(report, seconds=round(monotonic() - start, 3))
 
 
 def _attempt(order: WorkOrder, progress: Progress, stop: threading.Event) -> Report:
-    check_url(order.course_url, order.settings.allowed_hosts)
+    settings = order.settings
+    check_url(order.course_url, settings.allowed_hosts)
     order.scratch_dir.mkdir(parents=True, exist_ok=True)
     destination = build_destination(order, stop)
     downloader = build_downloader(order, stop)
+    download_bandwidth, upload_bandwidth = (
+        Bandwidth(rate, monotonic=time.monotonic, sleep=stop.wait)
+        for rate in (settings.download_rate, settings.upload_rate)
+    )
     try:
         course = downloader.open()
         destination.open(course.title)
@@ -71,71 +70,52 @@ def _attempt(order: WorkOrder, progress: Progress, stop: threading.Event) -> Rep
             downloader,
             destination,
             folder=order.scratch_dir / "items",
-            scratch_limit=order.settings.scratch_limit,
-            lanes=_lanes(order, stop),
+            scratch_limit=settings.scratch_limit,
+            limits=TransferLimits(
+                settings.downloads, settings.uploads, download_bandwidth, upload_bandwidth
+            ),
             progress=progress,
             stop=stop,
         )
-        try:
-            tally = pipeline.run(course)
-        except Failure as failure:  # the listing broke off: what was delivered until then stays
-            tally = pipeline.tally
-            tally.fatal = failure
-        except OSError as error:
-            tally = pipeline.tally
-            tally.fatal = tally.fatal or scratch_failure(error)
+        stats = pipeline.run(course)
     finally:
-        _close(downloader)
-    return _report(tally, destination.location)
+        try:
+            downloader.close()
+        except Exception as error:  # noqa: BLE001 -- closing must not replace the result of the run
+            reason = f"{type(error).__name__}: {redact(str(error), 300)}"
+            sys.stderr.write(f"closing the downloader: {reason}\n")
+    return _build_report(stats, *destination.location)
 
 
-def _close(downloader: Downloader) -> None:
-    try:
-        downloader.close()
-    except Exception as error:  # noqa: BLE001 -- the run is over: how it went is not for the closing to say
-        sys.stderr.write(
-            f"closing the downloader: {type(error).__name__}: {redact(str(error), 300)}\n"
-        )
-
-
-def _lanes(order: WorkOrder, stop: threading.Event) -> TransferLimits:
-    down, up = (
-        Bandwidth(rate, monotonic=time.monotonic, sleep=stop.wait)
-        for rate in (order.settings.download_rate, order.settings.upload_rate)
-    )
-    return TransferLimits(order.settings.downloads, order.settings.uploads, down, up)
-
-
-def _report(tally: RunStats, location: tuple[str, str]) -> Report:
-    failure = verdict(tally)
-    done = f"{tally.delivered} items delivered, {tally.skipped} were there already"
+def _build_report(stats: RunStats, destination_id: str = "", destination_url: str = "") -> Report:
+    failure = overall_failure(stats)
+    done = f"{stats.delivered} items delivered, {stats.skipped} were there already"
     return Report(
         reason=failure.reason if failure else None,
         message=failure.message if failure else done,
-        items_delivered=tally.delivered,
-        items_skipped=tally.skipped,
-        items_failed=len(tally.failures),
-        bytes_delivered=tally.bytes_delivered,
-        destination_id=location[0],
-        destination_url=location[1],
-        failed_items=failed_items(tally),
+        items_delivered=stats.delivered,
+        items_skipped=stats.skipped,
+        items_failed=len(stats.failures),
+        bytes_delivered=stats.bytes_delivered,
+        destination_id=destination_id,
+        destination_url=destination_url,
+        failed_items=stats.failed_items(),
         remedy=failure.remedy if failure else "",
         retry_after=failure.retry_after if failure else None,
     )
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Writes the report in one piece. What cannot be renamed over (a Kubernetes termination message is a mounted file) or is no
-    regular file is written in place.
+    """Write the report as a whole or not at all, or in place where a file cannot be replaced. Raises OSError.
+
+    A Kubernetes termination message is a mounted file, which cannot be replaced. A pipe or a device must not be.
     """
     text = report.encode()
-    if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8")
-        return
-    part = path.with_name(path.name + ".new")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        path.write_text(text, encoding="utf-8")
+    if path.is_file() or not path.exists():
+        try:
+            write_private(path, text)
+        except OSError:
+            pass  # write it in place
+        else:
+            return
+    path.write_text(text, encoding="utf-8")

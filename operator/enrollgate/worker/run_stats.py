@@ -1,0 +1,63 @@
+"""What became of a run's items, and what that means for the run.
+
+The pipeline counts here; `work` makes the report of it. Separate from the pipeline because it needs no threads: it is plain data
+and two functions of it.
+"""
+
+from dataclasses import dataclass, field
+
+from enrollgate.domain.reasons import Failure, Reason, explain
+from enrollgate.domain.report import FailedItem
+from enrollgate.worker.course import Item, LoginRequired
+
+
+@dataclass
+class RunStats:
+    """Counts of one attempt so far."""
+
+    delivered: int = 0
+    skipped: int = 0
+    bytes_delivered: int = 0
+    failures: list[tuple[Item, Failure]] = field(default_factory=list)
+    fatal: Failure | None = None  # the first failure that ended the run
+
+    @property
+    def seen(self) -> int:
+        """Return the number of items that are dealt with."""
+        return self.delivered + self.skipped + len(self.failures)
+
+    def set_fatal(self, failure: Failure) -> None:
+        """Record what ends the run. The first failure counts."""
+        self.fatal = self.fatal or failure
+
+    def failed_items(self) -> tuple[FailedItem, ...]:
+        """Return the failed items as the report names them, in the course's order."""
+        failures = sorted(self.failures, key=lambda pair: (pair[0].index, pair[0].part))
+        return tuple(
+            FailedItem(item.title, failure.reason, failure.message) for item, failure in failures
+        )
+
+
+def overall_failure(stats: RunStats) -> Failure | None:
+    """Choose the failure that stands for the run. None: the course is complete.
+
+    What ended the run comes first. Next comes the first failure that a retry can fix, so that there is a retry. Else it is the
+    first failure.
+    """
+    if stats.fatal is not None:
+        return stats.fatal
+    if stats.seen == 0:
+        return Failure(Reason.EMPTY_COURSE, "the course lists no item that can be downloaded")
+    if not stats.failures:
+        return None
+    retryable = [pair for pair in stats.failures if explain(pair[1].reason).retry_can_help]
+    item, failure = (retryable or stats.failures)[0]
+    count = len(stats.failures)
+    others = f" (and {count - 1} more)" if count > 1 else ""
+    message = f"{count} of {stats.seen} items failed: {item.title!r}: {failure.message}{others}"
+    # One locked lecture says nothing of the others. If the site wants a login for each, the cookies have expired.
+    all_need_login = count == stats.seen and all(
+        isinstance(each, LoginRequired) for _, each in stats.failures
+    )
+    reason = Reason.COOKIES_EXPIRED if all_need_login else failure.reason
+    return Failure(reason, message, remedy=failure.remedy, retry_after=failure.retry_after)

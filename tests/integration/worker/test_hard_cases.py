@@ -65,7 +65,7 @@ def test_an_unforeseen_error_while_delivering_is_never_a_success(
         _Place("i2"),
         folder=tmp_path,
         scratch_limit=10**6,
-        lanes=TransferLimits(lanes, lanes, free, free),
+        limits=TransferLimits(lanes, lanes, free, free),
         progress=Progress(path=None, clock=time.time),
         stop=threading.Event(),
     )
@@ -170,7 +170,7 @@ def test_what_is_downloaded_is_delivered_although_the_cookies_then_expire(
 
     orig = Directory.deliver
     failed = threading.Event()
-    note = Pipeline._note
+    note = Pipeline._record_failure
 
     def slow(self, item, file, on_bytes):
         failed.wait(20)  # lecture 1 is being delivered while lecture 3's 401 comes in
@@ -181,7 +181,7 @@ def test_what_is_downloaded_is_delivered_although_the_cookies_then_expire(
         failed.set()
 
     monkeypatch.setattr(Directory, "deliver", slow)
-    monkeypatch.setattr(Pipeline, "_note", noted)
+    monkeypatch.setattr(Pipeline, "_record_failure", noted)
     site.faults["/4.mp4"] = Fault(status=401)
     r = run(order_for(site, tmp_path))
     assert r.reason is Reason.COOKIES_EXPIRED and r.items_delivered == 3, r
@@ -428,7 +428,7 @@ def test_the_destination_says_what_it_lacks_rather_than_download_all_again(
 
     run(order_for(site, tmp_path))
     monkeypatch.setattr(
-        d, "_md5", lambda p: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error"))
+        d, "md5_of", lambda p: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error"))
     )
     before = site.media_bytes
     r = run(order_for(site, tmp_path))

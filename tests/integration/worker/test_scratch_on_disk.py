@@ -1,13 +1,12 @@
-"""What really lies in scratch, looked at all the time while a worker works; and what ends the waiting for room."""
+"""The bytes that really lie in scratch while a worker runs, and what ends a run whose deliveries fail."""
 
-import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.disk_peak import DiskPeak
 from tests.faulty_site import Fault, FaultySite, content
 from tests.orders import delivered, order_for, run
 from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
@@ -15,36 +14,16 @@ from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.bandwidth import Bandwidth
 from enrollgate.worker.course import Course, Delivered, Item, OnBytes, OnFetched
-from enrollgate.worker.pipeline import DELIVERIES_IN_A_ROW, Pipeline, RunStats, TransferLimits
+from enrollgate.worker.pipeline import DELIVERIES_IN_A_ROW, Pipeline, TransferLimits
 from enrollgate.worker.progress import Progress
+from enrollgate.worker.run_stats import RunStats
 
 # yt-dlp leaves the sockets of answers that it did not read to the end to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-@contextmanager
-def sampled(folder: Path) -> Iterator[list[int]]:
-    """The bytes in a folder, again and again."""
-    seen, done = [0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.0005):
-            with contextlib.suppress(OSError):  # what is removed meanwhile, folders too
-                seen.append(
-                    sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-                )
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        done.set()
-        thread.join()
-
-
 def streams(site: FaultySite, names: str, segment: int, segments: int) -> str:
-    """A page with HLS streams of so many segments of so many bytes; its address."""
+    """Serve a page with HLS streams, each of `segments` segments of `segment` bytes, and return its URL."""
     for name in names:
         for number in range(segments):
             site.pages[f"/{name}{number}.ts"] = (
@@ -59,9 +38,9 @@ def streams(site: FaultySite, names: str, segment: int, segments: int) -> str:
     return f"{site.url}/page"
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
-def test_hls_never_takes_more_than_the_limit_although_its_pieces_are_there_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lanes: int
+@pytest.mark.parametrize("downloads", [1, 3])
+def test_hls_segments_that_lie_twice_on_disk_never_exceed_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, downloads: int
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")  # no ffmpeg: the segments are no real video
     monkeypatch.setattr(FFmpegPostProcessor, "_version_cache", {})
@@ -69,16 +48,19 @@ def test_hls_never_takes_more_than_the_limit_although_its_pieces_are_there_twice
     with FaultySite([]) as site:
         page = streams(site, "abcd", 1_000_000, 4)
         site.rate = 30_000_000
-        with sampled(tmp_path / "scratch") as seen:
-            report = run(
-                order_for(site, tmp_path, course_url=page, scratch_limit=limit, downloads=lanes)
-            )
+        peak = DiskPeak(tmp_path / "scratch", monkeypatch)
+        report = run(
+            order_for(site, tmp_path, course_url=page, scratch_limit=limit, downloads=downloads)
+        )
     assert report.reason is None and report.items_delivered == 4, report
     assert {len(file) for file in delivered(tmp_path).values()} == {4_000_000}
-    assert 4_000_000 <= max(seen) <= limit, f"{max(seen):,} bytes lay in a scratch of {limit:,}"
+    # A stream of 4 MB has its last segment of 1 MB twice just before it is complete.
+    assert 5_000_000 <= peak.most <= limit, f"{peak.most:,} bytes lay in a scratch of {limit:,}"
 
 
-def test_a_partial_file_of_another_rendition_goes_before_the_new_one_grows(tmp_path: Path) -> None:
+def test_a_partial_file_of_another_rendition_is_removed_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     limit = 1_500_000
     with FaultySite([]) as site:
         site.pages |= {
@@ -100,23 +82,20 @@ def test_a_partial_file_of_another_rendition_goes_before_the_new_one_grows(tmp_p
         assert partial.stat().st_size > 500_000
         site.pages["/page"] = page("sd")
         site.rate = 20_000_000
-        with sampled(tmp_path / "scratch") as seen:
-            assert run(order).reason is None
-    assert max(seen) <= 1_100_000 <= limit and not partial.exists()
-
-
-# a delivery that fails while downloads wait for room
+        peak = DiskPeak(tmp_path / "scratch", monkeypatch)
+        assert run(order).reason is None
+    assert 1_000_000 <= peak.most <= 1_100_000 <= limit and not partial.exists()
 
 
 class Files:
-    """Lectures of 600 kB, written piece by piece."""
+    """A downloader of lectures of 600 kB, written in blocks of 10 kB."""
 
     def __init__(self, count: int) -> None:
         self.items = [Item(f"i{n}", n, f"L{n}", "", 0, "u") for n in range(1, count + 1)]
-        self.begun = 0
+        self.started = 0
 
     def fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Path:
-        self.begun += 1
+        self.started += 1
         path = folder / "f.mp4"
         with path.open("wb") as stream:
             for number in range(1, 61):
@@ -131,12 +110,12 @@ class Files:
 
 
 class Place:
-    """Delivers what `fails` lets pass."""
+    """A destination whose every delivery calls `on_delivery`, which may raise."""
 
     location = ("", "")
 
-    def __init__(self, fails: Callable[[Item], None]) -> None:
-        self.fails = fails
+    def __init__(self, on_delivery: Callable[[Item], None]) -> None:
+        self.on_delivery = on_delivery
 
     def open(self, title: str) -> None: ...
 
@@ -144,12 +123,12 @@ class Place:
         return None
 
     def deliver(self, item: Item, file: Path, on_bytes: OnBytes) -> Delivered:
-        self.fails(item)
+        self.on_delivery(item)
         return Delivered(item.item_id, 1, "")
 
 
-def pipeline_of(
-    files: Files, place: Place, folder: Path, limit: int = 1_000_000, lanes: int = 2
+def build_pipeline(
+    files: Files, place: Place, folder: Path, limit: int = 1_000_000, transfers: int = 2
 ) -> Pipeline:
     free = Bandwidth(None, monotonic=time.monotonic, sleep=time.sleep)
     return Pipeline(
@@ -157,7 +136,7 @@ def pipeline_of(
         place,
         folder=folder,
         scratch_limit=limit,
-        lanes=TransferLimits(lanes, lanes, free, free),
+        limits=TransferLimits(transfers, transfers, free, free),
         progress=Progress(path=None, clock=time.time),
         stop=threading.Event(),
     )
@@ -171,38 +150,42 @@ def pipeline_of(
         Failure(Reason.DESTINATION_QUOTA, "full"),
     ],
 )
-def test_who_waits_for_room_does_not_wait_for_a_delivery_that_broke(
+def test_no_download_waits_for_room_once_deliveries_have_crashed(
     tmp_path: Path, error: Exception
 ) -> None:
     """The second lecture has no room until the first one is delivered, which never happens."""
+    waiting = threading.Event()
 
-    def fails(_item: Item) -> None:
-        while not any(growing.wanted for growing in list(pipeline.scratch._growing.values())):
-            time.sleep(0.01)
+    def fail_once_a_download_waits(_item: Item) -> None:
+        assert waiting.wait(30)
         raise error
 
     files = Files(4)
-    pipeline = pipeline_of(files, Place(fails), tmp_path)
+    pipeline = build_pipeline(files, Place(fail_once_a_download_waits), tmp_path)
+    wait = pipeline._scratch._changed.wait
+
+    def report_and_wait(timeout: float | None = None) -> bool:
+        waiting.set()
+        return wait(timeout)
+
+    pipeline._scratch._changed.wait = report_and_wait  # type: ignore[method-assign]  # the hook
     if isinstance(error, Failure):
-        tally = pipeline.run(files.open())
-        assert tally.fatal is error and tally.delivered == 0
+        stats = pipeline.run(files.open())
+        assert stats.fatal is error and stats.delivered == 0
     else:
         with pytest.raises(UnicodeEncodeError):
             pipeline.run(files.open())
     assert sum(path.stat().st_size for path in tmp_path.rglob("*.mp4")) <= 1_000_000
 
 
-# what ends a run
-
-
 def deliveries(
     tmp_path: Path, failures: list[Failure | None], count: int = 20
 ) -> tuple[RunStats, Files, int]:
-    """A course whose deliveries end so, one after the other (the last again and again), and how many were tried."""
+    """Run a course whose deliveries end as `failures` say; the last entry repeats. Return also the number of deliveries."""
     tried = 0
     lock = threading.Lock()
 
-    def fails(_item: Item) -> None:
+    def fail_in_turn(_item: Item) -> None:
         nonlocal tried
         with lock:
             failure = failures[min(tried, len(failures) - 1)]
@@ -211,7 +194,7 @@ def deliveries(
             raise failure
 
     files = Files(count)
-    pipeline = pipeline_of(files, Place(fails), tmp_path, lanes=1)
+    pipeline = build_pipeline(files, Place(fail_in_turn), tmp_path, transfers=1)
     return pipeline.run(files.open()), files, tried
 
 
@@ -224,35 +207,33 @@ def deliveries(
         Reason.DESTINATION_NOT_FOUND,
     ],
 )
-def test_what_no_further_delivery_would_survive_ends_the_run_at_once(
+def test_a_failure_of_all_further_deliveries_ends_the_run_at_once(
     tmp_path: Path, reason: Reason
 ) -> None:
-    tally, files, tried = deliveries(tmp_path, [Failure(reason, "so it is")])
-    assert tally.fatal is not None and tally.fatal.reason is reason and tried == 1
-    assert files.begun <= 3
+    stats, files, tried = deliveries(tmp_path, [Failure(reason, "so it is")])
+    assert stats.fatal is not None and stats.fatal.reason is reason and tried == 1
+    assert files.started <= 3
 
 
 @pytest.mark.parametrize(
     "reason", [Reason.DESTINATION_UNAVAILABLE, Reason.NETWORK_ERROR, Reason.CORRUPT_UPLOAD]
 )
-def test_a_destination_that_fails_again_and_again_ends_the_run(
-    tmp_path: Path, reason: Reason
-) -> None:
-    tally, _, tried = deliveries(tmp_path, [None, Failure(reason, "so it is")])
-    assert tally.fatal is not None and tally.fatal.reason is reason
-    assert tried == 1 + DELIVERIES_IN_A_ROW == 1 + len(tally.failures)
+def test_deliveries_that_fail_in_a_row_end_the_run(tmp_path: Path, reason: Reason) -> None:
+    stats, _, tried = deliveries(tmp_path, [None, Failure(reason, "so it is")])
+    assert stats.fatal is not None and stats.fatal.reason is reason
+    assert tried == 1 + DELIVERIES_IN_A_ROW == 1 + len(stats.failures)
 
 
-def test_a_delivery_that_succeeds_in_between_lets_the_run_go_on(tmp_path: Path) -> None:
+def test_a_delivery_that_succeeds_in_between_keeps_the_run_going(tmp_path: Path) -> None:
     bad = Failure(Reason.DESTINATION_UNAVAILABLE, "so it is")
-    tally, _, tried = deliveries(tmp_path, [bad, bad, None, bad, bad, None])
-    assert tally.fatal is None and tried == 20 and len(tally.failures) == 4
+    stats, _, tried = deliveries(tmp_path, [bad, bad, None, bad, bad, None])
+    assert stats.fatal is None and tried == 20 and len(stats.failures) == 4
 
 
-def test_a_destination_that_asks_to_wait_long_ends_the_run_and_the_report_says_how_long(
+def test_a_destination_that_asks_to_wait_ends_the_run_and_says_how_long(
     tmp_path: Path,
 ) -> None:
-    tally, _, tried = deliveries(
+    stats, _, tried = deliveries(
         tmp_path, [Failure(Reason.DESTINATION_UNAVAILABLE, "later", retry_after=900.0)]
     )
-    assert tally.fatal is not None and tally.fatal.retry_after == 900.0 and tried == 1
+    assert stats.fatal is not None and stats.fatal.retry_after == 900.0 and tried == 1

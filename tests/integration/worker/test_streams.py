@@ -10,8 +10,8 @@ from Cryptodome.Cipher import AES
 from Cryptodome.Util.Padding import pad
 from tests.conftest import absent
 from tests.faulty_site import Fault, FaultySite, content
-from tests.integration.worker.test_lanes import Killer
 from tests.orders import delivered, order_for, run, start_worker
+from tests.process_killer import ProcessKiller
 from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
 
 from enrollgate.domain.reasons import Reason
@@ -361,7 +361,7 @@ def test_each_death_of_a_worker_costs_half_a_piece_at_most(tmp_path: Path) -> No
     pieces = [content(PIECE, number) for number in range(10)]
     with FaultySite([]) as site:
         serve(site, pieces)
-        killer = Killer()
+        killer = ProcessKiller()
         site.on_bytes, site.rate = killer.count, 5_000_000
         random = Random(22)
         deaths = 8

@@ -209,11 +209,6 @@ def _copy(source: Path, target: Path, on_bytes: OnBytes, stop: threading.Event) 
     return digest.hexdigest()
 
 
-def _md5(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
 def _sync(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""PlaylistFound downloads and deliveries at once: overlap, order, failures, limits, and a worker that is killed again and again."""
+"""Concurrent downloads and deliveries: overlap, order, failures, limits, and a worker that is killed many times."""
 
 import hashlib
 import json
@@ -6,16 +6,19 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+from tests.disk_peak import DiskPeak
 from tests.drive_emulator import DriveEmulator
 from tests.drive_emulator.store import FOLDER
 from tests.faulty_site import Fault, FaultySite, Lecture, content
 from tests.orders import delivered, manifest, order_for, run
+from tests.process_killer import ProcessKiller
 
 from enrollgate.domain.reasons import Reason
 from enrollgate.worker import work
@@ -34,20 +37,20 @@ def site() -> Iterator[FaultySite]:
         yield running
 
 
-def test_a_slow_lecture_holds_nobody_up_and_the_order_stays_the_courses(
+def test_a_slow_lecture_delays_no_other_and_the_order_is_the_courses(
     site: FaultySite, tmp_path: Path
 ) -> None:
-    """Lecture 1 is held back until all others are delivered: it could not end with one download at a time."""
+    """The site holds lecture 1 until all others are delivered: with one download at a time this would never end."""
     gate = threading.Event()
     site.faults["/1.mp4"] = Fault(hold=gate)
     order = order_for(site, tmp_path, downloads=2)
 
-    def open_when_the_others_are_there() -> None:
+    def release_when_the_others_are_delivered() -> None:
         while len(list((tmp_path / "out").rglob("0[2-6]*.mp4"))) < 5 and not gate.wait(0.02):
             pass
         gate.set()
 
-    watcher = threading.Thread(target=open_when_the_others_are_there)
+    watcher = threading.Thread(target=release_when_the_others_are_delivered)
     watcher.start()
     report = run(order)
     watcher.join()
@@ -58,42 +61,52 @@ def test_a_slow_lecture_holds_nobody_up_and_the_order_stays_the_courses(
     assert [entry["index"] for entry in manifest(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_never_more_at_once_than_allowed(
+def test_as_many_transfers_as_allowed_run_at_once_and_no_more(
     site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site.rate = 2_000_000
-    fetches, deliveries = AtOnce(YtDlp.fetch), AtOnce(Directory.deliver)
-    monkeypatch.setattr(YtDlp, "fetch", fetches.method())
-    monkeypatch.setattr(Directory, "deliver", deliveries.method())
-    report = run(order_for(site, tmp_path, downloads=3, uploads=1))
+    downloads, uploads = Concurrency(YtDlp.fetch, 3), Concurrency(Directory.deliver, 2)
+    monkeypatch.setattr(YtDlp, "fetch", downloads.build_method())
+    monkeypatch.setattr(Directory, "deliver", uploads.build_method())
+    report = run(order_for(site, tmp_path, downloads=3, uploads=2))
     assert report.reason is None
-    assert fetches.most in (2, 3) and deliveries.most == 1
+    assert (downloads.most, uploads.most) == (3, 2)
 
 
-class AtOnce:
-    """A method, that knows how many of its calls were under way at the same time."""
+class Concurrency:
+    """Counts how many calls of a method run at once.
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    The first calls are held until `expected` of them run, and then for a moment more, in which one too many would come in.
+    """
+
+    def __init__(self, function: Callable[..., Any], expected: int) -> None:
         self._function = function
+        self._expected = expected
+        self._reached = threading.Event()
         self._lock = threading.Lock()
-        self._now = 0
+        self._running = 0
         self.most = 0
 
-    def method(self) -> Callable[..., Any]:
+    def build_method(self) -> Callable[..., Any]:
         def counted(*arguments: Any) -> Any:
             with self._lock:
-                self._now += 1
-                self.most = max(self.most, self._now)
+                self._running += 1
+                self.most = max(self.most, self._running)
+                hold = not self._reached.is_set()
+                if self._running == self._expected:
+                    self._reached.set()
             try:
+                if hold:
+                    assert self._reached.wait(30), "too few calls run at once"
+                    time.sleep(0.3)
                 return self._function(*arguments)
             finally:
                 with self._lock:
-                    self._now -= 1
+                    self._running -= 1
 
         return counted
 
 
-def test_the_failed_items_are_named_and_the_next_try_does_only_those(
+def test_the_report_names_failed_items_and_the_next_attempt_retries_only_them(
     site: FaultySite, tmp_path: Path
 ) -> None:
     site.faults |= {f"/{n}.mp4": Fault(status=503) for n in (2, 5)}
@@ -109,7 +122,7 @@ def test_the_failed_items_are_named_and_the_next_try_does_only_those(
 
 
 class NoWaitEvent(threading.Event):
-    """Waits no time. As the debt of a bandwidth is never paid, the longest wait is what all together should have waited for."""
+    """Never waits. The waits of a bandwidth add up, so the longest one is the time that all transfers together should take."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,11 +133,10 @@ class NoWaitEvent(threading.Event):
         return self.is_set()
 
 
-SLOW = 1024
-"""Bytes per second: what the transfers really take is nothing beside it."""
+SLOW = 1024  # bytes per second: the real duration of the transfers is negligible
 
 
-def on_drive(drive: DriveEmulator, tmp_path: Path) -> dict[str, object]:
+def drive_settings(drive: DriveEmulator, tmp_path: Path) -> dict[str, object]:
     (tmp_path / "login.json").write_text(json.dumps(drive.user_login()))
     return {
         "destination": f"drive:{drive.store.root}",
@@ -135,17 +147,17 @@ def on_drive(drive: DriveEmulator, tmp_path: Path) -> dict[str, object]:
 
 @pytest.mark.parametrize("direction", ["download_rate", "upload_rate"])
 @pytest.mark.parametrize("destination", ["directory", "drive"])
-def test_a_bandwidth_holds_for_all_items_together(
+def test_a_rate_limit_applies_to_all_items_together(
     site: FaultySite, tmp_path: Path, direction: str, destination: str
 ) -> None:
-    """Files below a chunk of Drive's and above."""
+    """One file is smaller than an upload chunk of Drive, one is larger."""
     site.lectures = [
         Lecture(f"Lecture {n}", content(size, n))
         for n, size in enumerate((3_000_000, 9_000_000), 1)
     ]
     stop = NoWaitEvent()
     with DriveEmulator() as drive:
-        place = on_drive(drive, tmp_path) if destination == "drive" else {}
+        place = drive_settings(drive, tmp_path) if destination == "drive" else {}
         report = work(
             order_for(site, tmp_path, scratch_limit=10**9, **{direction: SLOW}, **place), stop=stop
         )
@@ -154,12 +166,12 @@ def test_a_bandwidth_holds_for_all_items_together(
 
 
 @pytest.mark.parametrize("direction", ["download_rate", "upload_rate"])
-def test_what_an_earlier_try_has_moved_is_not_waited_for_again(
+def test_bytes_that_an_earlier_attempt_moved_do_not_count_again(
     tmp_path: Path, direction: str
 ) -> None:
     with FaultySite([Lecture("L", content(12_000_000))]) as site, DriveEmulator() as drive:
-        place = on_drive(drive, tmp_path)
-        first, site.rate = NoWaitEvent(), WIRE
+        place = drive_settings(drive, tmp_path)
+        first, site.rate = NoWaitEvent(), LINK_RATE
         if direction == "upload_rate":
             drive.on_chunk = first.set
         else:
@@ -173,7 +185,7 @@ def test_what_an_earlier_try_has_moved_is_not_waited_for_again(
         drive.on_chunk, site.on_bytes = lambda: None, lambda _size: None
         already = sum(part_sizes(tmp_path)) or next(iter(drive.store.uploads.values())).got
         assert already >= 2_000_000
-        second = NoWaitEvent()  # the site may still be telling the first
+        second = NoWaitEvent()  # the site may still set the first
         report = work(
             order_for(site, tmp_path, scratch_limit=10**9, **{direction: SLOW}, **place),
             stop=second,
@@ -186,24 +198,26 @@ def part_sizes(tmp_path: Path) -> list[int]:
     return [path.stat().st_size for path in (tmp_path / "scratch").rglob("*.part")]
 
 
-def test_what_an_earlier_try_left_in_scratch_counts(tmp_path: Path) -> None:
+def test_partial_files_of_an_earlier_attempt_count_in_scratch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     limit = 1_000_000
     with FaultySite([Lecture(f"L{n}", content(600_000, n)) for n in range(1, 5)]) as site:
-        site.faults |= {f"/{n}.mp4": Fault(reset_after=400_000) for n in (1, 2)}
+        site.faults |= {f"/{n}.mp4": Fault(reset_after=150_000) for n in (1, 2)}
+        site.faults |= {f"/{n}.mp4": Fault(status=503) for n in (3, 4)}
         run(order_for(site, tmp_path, scratch_limit=limit, downloads=2))
+        left = sum(part_sizes(tmp_path))
+        assert left > 600_000, "the partial files leave too little room for another lecture"
         site.faults.clear()
-        peak = [0]
-        site.on_bytes = lambda _size: peak.append(
-            sum(path.stat().st_size for path in (tmp_path / "scratch").rglob("*.part"))
-        )
+        peak = DiskPeak(tmp_path / "scratch" / "items", monkeypatch)
         report = run(order_for(site, tmp_path, scratch_limit=limit, downloads=2, attempt=2))
-    assert report.reason is None and max(peak) <= limit
+    assert report.reason is None and left <= peak.most <= limit
 
 
 KILLS = 20
 COURSE = [Lecture(f"L{n}", content(16_000_000, n), "Part" if n % 2 else "") for n in range(1, 13)]
 SIZE = sum(len(lecture.content) for lecture in COURSE)
-MOST = 1.15 * SIZE
+MAX_MOVED = 1.15 * SIZE
 
 
 def start(environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -212,8 +226,8 @@ def start(environment: dict[str, str]) -> subprocess.Popen[bytes]:
     )
 
 
-def environment_of(site: FaultySite, tmp_path: Path, place: str) -> dict[str, str]:
-    """A worker's environment, its settings the default ones."""
+def build_environment(site: FaultySite, tmp_path: Path, destination: str) -> dict[str, str]:
+    """Return a worker's environment, with default settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ENROLLGATE_")}
     return kept | {
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
@@ -222,22 +236,23 @@ def environment_of(site: FaultySite, tmp_path: Path, place: str) -> dict[str, st
         "ENROLLGATE_ALLOWED_HOSTS": site.host,
         "ENROLLGATE_SCRATCH_DIR": str(tmp_path / "scratch"),
         "ENROLLGATE_REPORT_PATH": str(tmp_path / "report.json"),
-        "ENROLLGATE_DESTINATION": place,
+        "ENROLLGATE_DESTINATION": destination,
     }
 
 
-WIRE = 8_000_000
-"""Bytes per second: the wire is what limits, as it is in life, and nothing lies in buffers."""
+LINK_RATE = (
+    8_000_000  # bytes per second: the link limits, as in production, so little lies in buffers
+)
 
 
-def test_killed_at_twenty_random_points_it_moves_little_more_than_the_course(
+def test_a_worker_killed_twenty_times_downloads_little_more_than_the_course(
     tmp_path: Path,
 ) -> None:
-    """Each worker dies once a random number of bytes has left the site."""
+    """Each worker is killed once a random number of bytes has left the site."""
     with FaultySite(COURSE) as site:
-        killer = Killer()
-        site.on_bytes, site.rate = killer.count, WIRE
-        environment = environment_of(site, tmp_path, f"directory:{tmp_path / 'out'}")
+        killer = ProcessKiller()
+        site.on_bytes, site.rate = killer.count, LINK_RATE
+        environment = build_environment(site, tmp_path, f"directory:{tmp_path / 'out'}")
         random = Random(20)
         codes = [
             killer.kill_after(random.randrange(500_000, 9_000_000), start(environment))
@@ -245,7 +260,7 @@ def test_killed_at_twenty_random_points_it_moves_little_more_than_the_course(
         ]
         assert codes == [-9] * KILLS
         assert start(environment).wait(120) == 0
-        assert site.media_bytes <= MOST, (
+        assert site.media_bytes <= MAX_MOVED, (
             f"{site.media_bytes / SIZE:.3f} of the course left the site"
         )
         wanted = sorted(hashlib.md5(lecture.content).hexdigest() for lecture in COURSE)
@@ -254,17 +269,17 @@ def test_killed_at_twenty_random_points_it_moves_little_more_than_the_course(
         )
 
 
-def test_killed_at_twenty_points_it_sends_drive_little_more_than_the_course(tmp_path: Path) -> None:
-    """As above, bytes at either side; three die before a file's last answer is sent, three just after: Drive has the file, and the
-    worker has not noted it."""
-    with FaultySite(COURSE) as site, DriveEmulator(rate=WIRE) as drive:
+def test_a_worker_killed_twenty_times_uploads_little_more_than_the_course(tmp_path: Path) -> None:
+    """The bytes are counted on both sides. Three workers are killed before the last answer for a file, three just after it: then
+    Drive has the file, but the worker has not recorded it."""
+    with FaultySite(COURSE) as site, DriveEmulator(rate=LINK_RATE) as drive:
         (tmp_path / "login.json").write_text(json.dumps(drive.user_login()))
-        environment = environment_of(site, tmp_path, f"drive:{drive.store.root}") | {
+        environment = build_environment(site, tmp_path, f"drive:{drive.store.root}") | {
             "ENROLLGATE_DRIVE_ENDPOINT": drive.url,
             "ENROLLGATE_DRIVE_CREDENTIALS": str(tmp_path / "login.json"),
         }
-        killer = Killer()
-        site.on_bytes, drive.on_bytes, site.rate = killer.count, killer.count, WIRE
+        killer = ProcessKiller()
+        site.on_bytes, drive.on_bytes, site.rate = killer.count, killer.count, LINK_RATE
         random = Random(21)
         codes = []
         for number in range(KILLS):
@@ -277,10 +292,12 @@ def test_killed_at_twenty_points_it_sends_drive_little_more_than_the_course(tmp_
                 codes.append(killer.kill_after(random.randrange(500_000, 9_000_000), worker))
         assert codes == [-9] * KILLS
         assert start(environment).wait(120) == 0
-        assert site.media_bytes <= MOST, (
+        assert site.media_bytes <= MAX_MOVED, (
             f"{site.media_bytes / SIZE:.3f} of the course left the site"
         )
-        assert drive.received <= MOST, f"{drive.received / SIZE:.3f} of the course reached Drive"
+        assert drive.received <= MAX_MOVED, (
+            f"{drive.received / SIZE:.3f} of the course reached Drive"
+        )
         files = drive.store.media()
         assert {str(file["name"]): file["md5Checksum"] for file in files} == {
             f"{number:02d} - {lecture.title}.mp4": hashlib.md5(lecture.content).hexdigest()
@@ -290,38 +307,3 @@ def test_killed_at_twenty_points_it_sends_drive_little_more_than_the_course(tmp_
         assert sum(file["mimeType"] == FOLDER for file in drive.store.files.values()) == 2, (
             "the given one and the course's"
         )
-
-
-class Killer:
-    """Kills a process at a given point."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._left: int | None = None
-        self._now = threading.Event()
-
-    def count(self, size: int) -> None:
-        with self._lock:
-            if self._left is not None:
-                self._left -= size
-                if self._left <= 0:
-                    self._left = None
-                    self._now.set()
-
-    def kill_after(self, size: int, process: subprocess.Popen[bytes]) -> int:
-        """Once so many bytes have been counted."""
-        self._now.clear()
-        with self._lock:
-            self._left = size
-        while process.poll() is None:
-            if self._now.wait(0.01):
-                process.kill()
-                break
-        return process.wait()
-
-    def kill_at(self, drive: DriveEmulator, point: str, process: subprocess.Popen[bytes]) -> int:
-        """The next time that the emulator comes there."""
-        setattr(drive, point, process.kill)
-        code = process.wait()
-        setattr(drive, point, lambda: None)
-        return code

@@ -122,7 +122,7 @@ def test_a_restarted_api_server_loses_no_task_and_no_job(
     world.set(third, "enrolled")
     world.succeed(names[0])
     world.set(second, "processing")
-    wait_for_log(world, "the pass was given up")
+    wait_for_log(world, "the pass was aborted")
     assert world.status(first) == "enrolled" and world.status(third) == "enrolled"
     plane.start_api()
     world.wait_for_status(first, "completed")
@@ -290,7 +290,7 @@ def test_a_dropped_table_stops_no_operator_but_prevents_a_start(world: ClusterWo
     process = world.start_operator()
     wait_for_log(world, f"ENROLL CHECK task={task}")
     world.sql("DROP TABLE enrollgate_runs")
-    wait_for_log(world, "the pass was given up")  # the table may come back
+    wait_for_log(world, "the pass was aborted")  # the table may come back
     assert process.poll() is None
     process = world.start_operator()
     assert process.wait(60) == 2

@@ -216,7 +216,7 @@ def test_mariadb_stopped_for_30_s_during_a_run_loses_nothing(
                 (2, 1, "finished", "succeeded"),
             ]
             assert operator.files(1) == site.lectures(COURSE)
-            assert "the pass was given up and will be tried again" in operator.log
+            assert "the pass was aborted and will be tried again" in operator.log
             assert "passes succeed again" in operator.log
             assert "@example.com" not in operator.log
         finally:

@@ -262,7 +262,7 @@ def test_a_status_column_that_is_no_text_is_refused(server_database_url: str, ki
         create_tasks(database, GOOD.replace("status VARCHAR(32)", f"status {kind}"))
         migrate(database)
         with pytest.raises(
-            DatabaseMisconfigured, match="which is no text: make it a VARCHAR or an ENUM"
+            DatabaseMisconfigured, match="which is not text: make it a VARCHAR or an ENUM"
         ):
             require_usable(database, TABLES)
 
@@ -360,7 +360,7 @@ def test_a_login_that_the_server_refuses_in_another_way_is_told_too(code: int) -
 
 def test_an_unknown_database_is_named(server_database_url: str) -> None:
     with closing(open_database(make_url(server_database_url).set(database="nowhere"))) as database:
-        with pytest.raises(DatabaseMisconfigured, match="create the database, or mend its name"):
+        with pytest.raises(DatabaseMisconfigured, match="create the database, or correct its name"):
             database.now()
 
 

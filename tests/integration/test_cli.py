@@ -58,7 +58,8 @@ def test_an_embedded_database_in_a_folder_that_cannot_be_is_named_by_every_comma
         assert done.returncode in (1, 2) and "Traceback" not in text and "folder" in text, done
         if command in ("run", "migrate"):
             assert (
-                f"the folder {folder} of the SQLite file cannot be made (Not a directory)" in text
+                f"the folder {folder} of the SQLite file cannot be created (Not a directory)"
+                in text
             ), done
 
 

@@ -144,9 +144,10 @@ def test_two_operators_that_claim_at_once_keep_to_the_limit_together(database_ur
 
         def claim(world: World) -> None:
             ready.wait()
-            claimed.extend(
-                runs.claim(world.database, world.tables, EPOCH, installation="test", limit=5)
+            mine = runs.claim(
+                world.database, world.tables, EPOCH, installation="test", limit=5, unfinished=0
             )
+            claimed.extend(run.name for run in mine)
 
         for _ in range(10):
             first.sql("DELETE FROM enrollgate_runs")
@@ -173,9 +174,10 @@ def test_a_focused_pass_decides_nothing_about_runs_that_another_operator_has_jus
         world.reconcile()
         first = f"test-{task}-1"
         world.set(task, "enrolled")
-        assert runs.claim(world.database, world.tables, EPOCH, installation="test", limit=10) == [
-            first
-        ]
+        claimed = runs.claim(
+            world.database, world.tables, EPOCH, installation="test", limit=10, unfinished=1
+        )
+        assert [run.name for run in claimed] == [first]
         launch(world.launcher, [RunOrder(first, task, 1, COURSE, "cookies.txt")])
         world.set(task, "failed")
         world.set(other, "enrolled")

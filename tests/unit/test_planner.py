@@ -81,9 +81,10 @@ def short(action: Action | None) -> str:
             return "launch"
         case Adopt():
             return "adopt"
-        case Stop(_, _, reason, _, fail_task):
+        case Stop(_, _, reason, _, _, fail_task):
             return f"stop {reason}" + (" and fail the task" if fail_task else "")
-        case Record(_, _, outcome, reason, _, _, task_to):
+        case Record(_, _, outcome, reason):
+            task_to = action.task_to
             return (
                 f"record {outcome}"
                 + (f" {reason}" if reason else "")

@@ -154,7 +154,7 @@ def _task_table(overview: Overview, tables: Tables) -> Table:
     table.add_column("meaning")
     unknown = Text(_MEANINGS[TaskState.UNKNOWN], style="yellow")
     for count in overview.tasks.listed:
-        state = tables.statuses.state(count.word)
+        state = tables.statuses.state(count.configured_status)
         table.add_row(
             _cell("NULL" if count.status is None else count.status),
             str(count.tasks),

@@ -128,7 +128,7 @@ class Loop:
         trouble = f"{type(error).__name__}: {error}"
         log = _LOG.error if trouble != self._last_trouble else _LOG.debug
         log(
-            "the pass was given up and will be tried again",
+            "the pass was aborted and will be tried again",
             error=trouble,
             pause_seconds=round(pause, 1),
         )

@@ -147,7 +147,7 @@ class OperatorRunner:
 
     def _note_pass(self, summary: PassSummary | None) -> None:
         self._health.record_pass(is_ready=summary is not None)
-        metrics.PASSES.labels("given up" if summary is None else "completed").inc()
+        metrics.PASSES.labels("aborted" if summary is None else "completed").inc()
         if summary is not None:
             metrics.LAST_PASS.set(time.time())
             metrics.TASKS.labels("waiting").set(summary.waiting)

@@ -1,8 +1,15 @@
-"""Every SQL statement of the project: the task table we borrow, the two tables we own, SQLAlchemy Core over PyMySQL or SQLite.
+"""Every SQL statement of the project: Node.js's task table and our two tables, by SQLAlchemy Core on PyMySQL or SQLite.
 
-`engine` opens a database and names what is wrong with it; `tables` describes the tables; `survey` asks whether there is anything to
-do; `gate` holds the set-based statements about tasks; `runs` those about runs; `reading` what `status` shows; `inspection` what
-`doctor` checks; `migrate` creates our tables. May import the domain only.
+    engine      opens a database, runs transactions, sorts its errors
+    tables      describes the tables
+    backlog     asks whether there is anything to do at the gate
+    tasks       the set-based statements about tasks
+    runs        the statements about runs
+    queries     what `status` shows
+    preflight   what `doctor` checks, and what must be right before the operator starts
+    migrate     creates our tables
+
+It imports `domain` and `common` only.
 """
 
 from enrollgate.database.engine import (

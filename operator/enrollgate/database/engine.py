@@ -1,7 +1,7 @@
-"""Opens a database, and turns what goes wrong with it into two kinds of news: *try again* and *mend this*.
+"""Opens a database, runs transactions, and sorts its errors: *try again* or *fix what the message names*.
 
-READ COMMITTED on MySQL and MariaDB, so that no statement holds locks on rows it does not change; on SQLite every writing
-transaction begins IMMEDIATE, so that two operators queue up where they would otherwise deadlock.
+READ COMMITTED on MySQL and MariaDB, so that no statement locks rows it does not change. On SQLite every transaction that
+writes begins IMMEDIATE, so that two operators wait for each other instead of failing.
 """
 
 import sqlite3
@@ -13,105 +13,139 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import stamina
+from pymysql.constants import CR, ER
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import (
     DBAPIError,
     IntegrityError,
-    InterfaceError,
     OperationalError,
     ProgrammingError,
     SQLAlchemyError,
 )
 from sqlalchemy.pool import ConnectionPoolEntry
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential_jitter,
+)
 
 from enrollgate.common.redaction import redact
 
 T = TypeVar("T")
 
+# Seconds to open a connection.
 CONNECT_TIMEOUT = 10
-"""Seconds to open a connection."""
+# Seconds that one statement may take; the slowest, tracking new tasks without an index, takes a few.
 STATEMENT_TIMEOUT = 120
-"""Seconds that one statement may be silent; the slowest, a first sighting without an index, takes a few."""
+# Seconds to wait for a row, or a whole table (LOCK TABLES, ALTER), that another transaction holds.
 LOCK_TIMEOUT = 3
-"""Seconds to wait for a row, or a whole table (LOCK TABLES, ALTER), that another transaction holds."""
+# Seconds to wait for another writer: SQLite has one lock, for the whole file.
 _SQLITE_LOCK_TIMEOUT = 10
-"""Seconds to wait for another writer: SQLite knows one lock, for the whole file."""
+_RETRY_WAIT = wait_exponential_jitter(multiplier=0.02, max=0.5, jitter=0.5)
 
 _SESSION = (
     "SET SESSION sql_mode='STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION', "
     f"SESSION innodb_lock_wait_timeout={LOCK_TIMEOUT}, SESSION lock_wait_timeout={LOCK_TIMEOUT}"
 )
+# Named locks belong to the server, which may have other databases with an installation of the same name.
+# A lock's name has 64 characters at most.
 _LOCK_NAME = "CONCAT(:name, '-', LEFT(SHA2(DATABASE(), 256), 12))"
-"""Named locks are the server's, and it may have other databases with an installation of the same name. 64 characters at most."""
+
+# Error numbers that `pymysql.constants` does not list,
 # https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html
-_LOCK_WAIT_TIMEOUT, _DEADLOCK = 1205, 1213
+_ACCESS_DENIED_NO_PASSWORD = 1698
+_READ_ONLY_MODE = 1836
+_ACCOUNT_HAS_BEEN_LOCKED = 3118
+_SECURE_TRANSPORT_REQUIRED = 3159
+_READ_ONLY = "the server is read-only: point Enrollgate at the primary"
+_PRIVILEGE = "grant the user the privilege that the message names"
+_EXPIRED = "the user's password is expired: set a new one"
 _REMEDIES = {
-    1044: "grant the user access to this database",
-    1045: "check the user name and the password in ENROLLGATE_DATABASE_URL or ENROLLGATE_DATABASE__PASSWORD",
-    1049: "create the database, or mend its name in ENROLLGATE_DATABASE_URL or ENROLLGATE_DATABASE__NAME",
-    1054: "name the column that exists in ENROLLGATE_ID_COLUMN, _STATUS_COLUMN, _EMAIL_COLUMN or _COURSE_URL_COLUMN",
-    1130: "let the user log in from this host: CREATE USER 'name'@'%', and grant it the same",
-    1142: "grant the user SELECT and UPDATE on the task table, and ALL on the tables enrollgate_*",
-    1143: "grant the user SELECT on the task table's columns and UPDATE on its status column",
-    1146: "let Node.js create the task table (or name it in ENROLLGATE_TASK_TABLE), and run `enrollgate migrate`",
-    1227: "grant the user the privilege that the message names",
-    1265: "the status column cannot hold a status word; if it is an ENUM, add the word to it",
-    1290: "the server is read-only: point Enrollgate at the primary",
-    1370: "grant the user the privilege that the message names",
-    1698: "let the user log in by a password: this one may only through the server's own socket",
-    1820: "the user's password is expired: set a new one",
-    1836: "the server is read-only: point Enrollgate at the primary",
-    1862: "the user's password is expired: set a new one",
-    2026: "let the server speak TLS, or remove ENROLLGATE_DATABASE__TLS_CA",
-    2059: "let the user log in by a method that PyMySQL knows, such as caching_sha2_password",
-    3118: "the user's account is locked: ALTER USER ... ACCOUNT UNLOCK",
-    3159: "the server insists on TLS: set ENROLLGATE_DATABASE__TLS_CA",
+    ER.DBACCESS_DENIED_ERROR: "grant the user access to this database",
+    ER.ACCESS_DENIED_ERROR: "check the user name and the password in ENROLLGATE_DATABASE_URL or "
+    "ENROLLGATE_DATABASE__PASSWORD",
+    ER.BAD_DB_ERROR: "create the database, or correct its name in ENROLLGATE_DATABASE_URL or "
+    "ENROLLGATE_DATABASE__NAME",
+    ER.BAD_FIELD_ERROR: "name the column that exists in ENROLLGATE_ID_COLUMN, _STATUS_COLUMN, "
+    "_EMAIL_COLUMN or _COURSE_URL_COLUMN",
+    ER.HOST_NOT_PRIVILEGED: "let the user log in from this host: CREATE USER 'name'@'%', and grant "
+    "it the same",
+    ER.TABLEACCESS_DENIED_ERROR: "grant the user SELECT and UPDATE on the task table, and ALL on "
+    "the tables enrollgate_*",
+    ER.COLUMNACCESS_DENIED_ERROR: "grant the user SELECT on the task table's columns and UPDATE on "
+    "its status column",
+    ER.NO_SUCH_TABLE: "let Node.js create the task table (or name it in ENROLLGATE_TASK_TABLE), and "
+    "run `enrollgate migrate`",
+    ER.SPECIFIC_ACCESS_DENIED_ERROR: _PRIVILEGE,
+    ER.WARN_DATA_TRUNCATED: "the status column cannot hold a status; if it is an ENUM, add the "
+    "status to it",
+    ER.OPTION_PREVENTS_STATEMENT: _READ_ONLY,
+    ER.PROCACCESS_DENIED_ERROR: _PRIVILEGE,
+    _ACCESS_DENIED_NO_PASSWORD: "let the user log in with a password: this one may only log in "
+    "through the server's own socket",
+    ER.MUST_CHANGE_PASSWORD: _EXPIRED,
+    _READ_ONLY_MODE: _READ_ONLY,
+    ER.MUST_CHANGE_PASSWORD_LOGIN: _EXPIRED,
+    CR.CR_SSL_CONNECTION_ERROR: "let the server speak TLS, or remove ENROLLGATE_DATABASE__TLS_CA",
+    CR.CR_AUTH_PLUGIN_CANNOT_LOAD: "let the user log in by a method that PyMySQL supports, such as "
+    "caching_sha2_password",
+    _ACCOUNT_HAS_BEEN_LOCKED: "the user's account is locked: ALTER USER ... ACCOUNT UNLOCK",
+    _SECURE_TRANSPORT_REQUIRED: "the server requires TLS: set ENROLLGATE_DATABASE__TLS_CA",
 }
-
-
-_CERTIFICATES = {
+_CERTIFICATE_REMEDIES = {
     "mismatch": "name the server in ENROLLGATE_DATABASE__HOST (or _URL) as its certificate does, "
     "or set ENROLLGATE_DATABASE__TLS_VERIFY_HOSTNAME=false",
     "expired": "renew the server's certificate",
     "": "name the CA that signed the server's certificate in ENROLLGATE_DATABASE__TLS_CA",
 }
+_SQLITE_REMEDIES = {
+    "no such table": _REMEDIES[ER.NO_SUCH_TABLE],
+    "no such column": _REMEDIES[ER.BAD_FIELD_ERROR],
+    "readonly database": "make the file and its folder writable",
+    "unable to open": "check that the file's folder exists (`enrollgate migrate` creates it) and is "
+    "writable",
+    "not a database": "point ENROLLGATE_DATABASE_URL at a SQLite file",
+    "full": "free some disk space",
+}
 
 
 class DatabaseUnavailable(Exception):
-    """The database cannot be reached, or lost the connection, or another transaction was in the way: try again."""
+    """The database cannot be reached, or the connection broke, or another transaction was in the way: try again."""
 
 
 class RowHeld(DatabaseUnavailable):
-    """Another transaction held a row, or its table, for longer than LOCK_TIMEOUT: other rows may be free all the same."""
+    """Another transaction held a row, or its table, for longer than LOCK_TIMEOUT. Other rows may be free."""
 
 
 class DatabaseMisconfigured(Exception):
-    """The database refuses what we do, and will until someone mends what the message names."""
+    """The database refuses what we do, until someone fixes what the message names."""
 
 
 @dataclass(frozen=True, slots=True)
 class NamedLock:
-    """A lock of the server's, by which transactions follow one another."""
+    """A lock of the MySQL server that makes transactions run one after the other.
+
+    `timeout` is the seconds to wait for it, less than STATEMENT_TIMEOUT; `refusal` is the error message after that.
+    """
 
     name: str
     timeout: int
-    """Seconds to wait for it; less than STATEMENT_TIMEOUT."""
     refusal: str
-    """What is said when it was not to be had."""
 
 
 class Clock(Protocol):
-    """Tells the time, in UTC without a time zone; in production the database's own."""
+    """A source of the time in UTC, without a time zone; in production the database's own clock."""
 
     def __call__(self, connection: Connection, /) -> datetime:
-        """The time now."""
+        """Return the time now."""
         ...
 
 
 def database_clock(connection: Connection) -> datetime:
-    """The database server's UTC clock: one clock for all operators, whatever their machines think."""
+    """Return the UTC time of the database server: one clock for all operators, whatever their machines' clocks say."""
     if connection.dialect.name == "sqlite":
         return datetime.now(UTC).replace(tzinfo=None)
     now: datetime = connection.execute(text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
@@ -119,13 +153,15 @@ def database_clock(connection: Connection) -> datetime:
 
 
 class Database:
-    """One database: short reading and writing transactions, counted statements, translated errors."""
+    """One database: short transactions, counted statements, translated errors.
+
+    `statements` is how many statements were sent since the start; a pass over an idle backlog sends a constant number.
+    """
 
     def __init__(self, engine: Engine, clock: Clock = database_clock) -> None:
         self.engine = engine
         self.clock = clock
         self.statements = 0
-        """Statements sent since the start; a pass over an idle backlog sends a constant number."""
         event.listen(engine, "before_cursor_execute", self._count)
 
     def _count(self, _connection: Connection, _cursor: object, statement: str, *_: object) -> None:
@@ -133,30 +169,30 @@ class Database:
 
     @property
     def is_sqlite(self) -> bool:
-        """Whether this is the embedded database."""
+        """Return whether this is the embedded database."""
         return self.engine.dialect.name == "sqlite"
 
     @property
     def place(self) -> str:
-        """Which database this is, as people would name it; no user, no password."""
+        """Return a name of this database for people, without user and password."""
         url = self.engine.url
         return str(url.database) if self.is_sqlite else f"{url.database} on {url.host}"
 
     @contextmanager
     def read_transaction(self) -> Iterator[Connection]:
-        """A transaction that only reads. Raises DatabaseUnavailable or DatabaseMisconfigured."""
+        """Run a transaction that only reads. Raises DatabaseUnavailable or DatabaseMisconfigured."""
         with translated(), self.engine.begin() as connection:
             yield connection
 
     def run_in_transaction(
         self, change: Callable[[Connection], T], *, lock: NamedLock | None = None
     ) -> T:
-        """Runs `change` in a transaction that writes; once more, up to five times, if another one was in its way.
+        """Run `change` in a transaction that writes; up to five times, if other transactions are in its way.
 
-        With `lock`, the transactions of that lock follow one another, each seeing what the last has committed.
+        With `lock`, the transactions of that lock run one after the other, each seeing what the one before committed.
 
-        Raises DatabaseUnavailable (RowHeld, if a row was not to be had) or DatabaseMisconfigured. When the connection breaks
-        during the commit nobody knows whether it took place: every change is written so that doing it again is harmless.
+        Raises DatabaseUnavailable (RowHeld, if a row was held for too long) or DatabaseMisconfigured. If the connection
+        breaks during the commit, nobody knows whether it took place: every change must be harmless to repeat.
         """
         engine = self.engine.execution_options(enrollgate_writes=True)
 
@@ -165,16 +201,16 @@ class Database:
                 return change(connection)
 
         with translated():
-            for each in stamina.retry_context(
-                on=_in_the_way, attempts=5, wait_initial=0.02, wait_max=0.5
-            ):
-                with each:
-                    return attempt()
-        raise AssertionError("unreachable: the last attempt returns or raises")
+            return Retrying(
+                retry=retry_if_exception(_is_conflict),
+                stop=stop_after_attempt(5),
+                wait=_RETRY_WAIT,
+                reraise=True,
+            )(attempt)
 
     @contextmanager
     def _locked(self, connection: Connection, lock: NamedLock | None) -> Iterator[None]:
-        """Holds the lock until after the commit. SQLite has one writer at a time anyway."""
+        """Hold the lock until after the commit. SQLite has one writer at a time anyway."""
         if lock is None or self.is_sqlite:
             yield
             return
@@ -195,12 +231,12 @@ class Database:
                 connection.invalidate()  # the lock goes with its connection
 
     def now(self) -> datetime:
-        """The time by the database's clock, UTC."""
+        """Return the time of the database's clock, UTC."""
         with self.read_transaction() as connection:
             return self.clock(connection)
 
     def close(self) -> None:
-        """Closes every connection."""
+        """Close every connection."""
         self.engine.dispose()
 
 
@@ -211,7 +247,7 @@ def open_database(
     tls_verify_hostname: bool = True,
     clock: Clock = database_clock,
 ) -> Database:
-    """Opens `sqlite:///path` or `mysql+pymysql://...`. Does not connect yet, so it does not fail yet."""
+    """Open `sqlite:///path` or `mysql+pymysql://...`. Does not connect yet, so it does not fail yet."""
     if url.get_backend_name() == "sqlite":
         return Database(_open_sqlite(url), clock)
     arguments: dict[str, object] = {
@@ -221,9 +257,8 @@ def open_database(
         "charset": "utf8mb4",
         "init_command": _SESSION,
     }
-    if (
-        url.password is not None
-    ):  # as MySQL's own clients send it; of a text PyMySQL would make Latin-1
+    if url.password is not None:
+        # MySQL's own clients send UTF-8; PyMySQL would encode text as Latin-1.
         arguments["password"] = str(url.password).encode()
     if tls_ca is not None:
         arguments["ssl"] = {"ca": str(tls_ca), "check_hostname": tls_verify_hostname}
@@ -244,7 +279,7 @@ def open_database(
 
 
 def _check_certificates(path: Path) -> None:
-    """Before each connection, since a mounted file may change or go. Raises DatabaseMisconfigured."""
+    """Check the CA file before each connection, since a mounted file may change. Raises DatabaseMisconfigured."""
     try:
         ssl.create_default_context(cafile=str(path))
     except OSError as error:
@@ -265,11 +300,12 @@ def _open_sqlite(url: URL) -> Engine:
         connection.isolation_level = None  # the driver must not begin transactions of its own
         cursor = connection.cursor()
         # The change to WAL is refused at once, without waiting, while another connection makes it.
-        for attempt in stamina.retry_context(
-            on=sqlite3.OperationalError, attempts=20, wait_initial=0.02, wait_max=0.5
-        ):
-            with attempt:
-                cursor.execute("PRAGMA journal_mode=WAL")
+        Retrying(
+            retry=retry_if_exception_type(sqlite3.OperationalError),
+            stop=stop_after_attempt(20),
+            wait=_RETRY_WAIT,
+            reraise=True,
+        )(cursor.execute, "PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.close()
 
@@ -282,24 +318,23 @@ def _open_sqlite(url: URL) -> Engine:
 
 
 def error_code(error: DBAPIError) -> int | None:
-    """MySQL's error number, if the error has one."""
+    """Return MySQL's error number, if the error has one."""
     arguments = error.orig.args if error.orig is not None else ()
     return arguments[0] if arguments and isinstance(arguments[0], int) else None
 
 
-def _in_the_way(error: Exception) -> bool:
-    if isinstance(
-        error, IntegrityError
-    ):  # another operator claimed the same attempt in the same moment
-        return True
-    if not isinstance(error, OperationalError):
-        return False
-    return error_code(error) == _DEADLOCK or "database is locked" in str(error.orig)
+def _is_conflict(error: BaseException) -> bool:
+    """Return whether another transaction was in the way, so that the same one may succeed if it is tried again."""
+    if isinstance(error, IntegrityError):
+        return True  # for example, another operator inserted a run with the same number at the same moment
+    return isinstance(error, OperationalError) and (
+        error_code(error) == ER.LOCK_DEADLOCK or "database is locked" in str(error.orig)
+    )
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turns SQLAlchemy's errors into DatabaseUnavailable and DatabaseMisconfigured, without secrets or row contents."""
+    """Turn SQLAlchemy's errors into DatabaseUnavailable and DatabaseMisconfigured, without secrets or row contents."""
     try:
         yield
     except DBAPIError as error:
@@ -315,44 +350,26 @@ def translated() -> Iterator[None]:
         raise DatabaseMisconfigured(f"{error}; install PyMySQL[rsa]") from error
 
 
-def _remedy(code: int | None, detail: str) -> str | None:
-    if code is not None and "CERTIFICATE_VERIFY_FAILED" in detail:
-        return next(remedy for sign, remedy in _CERTIFICATES.items() if sign in detail)
-    return None if code is None else _REMEDIES.get(code)
-
-
 def _translate(error: DBAPIError) -> Exception:
+    """Return our exception for the driver's: by SQLite's text, or by MySQL's error number."""
     code = error_code(error)
-    detail = redact(
-        str(error.orig.args[-1] if error.orig is not None and error.orig.args else error), 300
-    )
-    if remedy := _remedy(code, detail):
-        return DatabaseMisconfigured(f"{detail} (MySQL error {code}): {remedy}")
+    detail = error.orig.args[-1] if error.orig is not None and error.orig.args else error
+    detail = redact(str(detail), 300)
     if code is None:
-        return _translate_sqlite(detail)
-    if code == _LOCK_WAIT_TIMEOUT:
+        for sign, remedy in _SQLITE_REMEDIES.items():
+            if sign in detail:
+                return DatabaseMisconfigured(f"{detail}: {remedy}")
+        return DatabaseUnavailable(detail)
+    numbered = f"{detail} (MySQL error {code})"
+    known = _REMEDIES.get(code)
+    if "CERTIFICATE_VERIFY_FAILED" in detail:
+        known = next(each for sign, each in _CERTIFICATE_REMEDIES.items() if sign in detail)
+    if known is not None:
+        return DatabaseMisconfigured(f"{numbered}: {known}")
+    if code == ER.LOCK_WAIT_TIMEOUT:
         return RowHeld(
-            f"another transaction holds a row, or the table (MySQL error {code}): let it end without delay"
+            f"another transaction holds a row, or the table (MySQL error {code}): end it soon"
         )
-    if isinstance(error, OperationalError | InterfaceError | IntegrityError):
-        return DatabaseUnavailable(f"{detail} (MySQL error {code})")
     if isinstance(error, ProgrammingError):
-        return DatabaseMisconfigured(
-            f"{detail} (MySQL error {code}): see the server's error reference"
-        )
-    return DatabaseUnavailable(f"{detail} (MySQL error {code})")
-
-
-def _translate_sqlite(detail: str) -> Exception:
-    remedies = {
-        "no such table": _REMEDIES[1146],
-        "no such column": _REMEDIES[1054],
-        "readonly database": "make the file and its folder writable",
-        "unable to open": "see that the file's folder exists (`enrollgate migrate` makes it) and is writable",
-        "not a database": "point ENROLLGATE_DATABASE_URL at a SQLite file",
-        "full": "free some disk space",
-    }
-    for sign, remedy in remedies.items():
-        if sign in detail:
-            return DatabaseMisconfigured(f"{detail}: {remedy}")
-    return DatabaseUnavailable(detail)
+        return DatabaseMisconfigured(f"{numbered}: see the server's error reference")
+    return DatabaseUnavailable(numbered)

@@ -1,4 +1,4 @@
-"""Creates and upgrades the two tables we own, by Alembic: additive only, harmless to repeat, safe to run twice at once."""
+"""Creates and upgrades our two tables, by Alembic: it only adds, is harmless to repeat and safe to run twice at once."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from sqlalchemy import Connection
 
 from enrollgate.database.engine import Database, DatabaseMisconfigured, NamedLock
 
+# Not Alembic's default name, which another program in the same database may use.
 VERSION_TABLE = "enrollgate_schema_version"
-"""Not Alembic's default name: the Node.js side may use Alembic's neighbours in the same database."""
 _ONE_AT_A_TIME = NamedLock(
     "enrollgate_migrate",
     60,
-    "another `enrollgate migrate` is still running: try again when it has ended",
+    "another `enrollgate migrate` is still running: try again when it has finished",
 )
 
 
@@ -29,11 +29,13 @@ def _configuration(connection: Connection | None = None) -> Config:
 
 
 def migrate(database: Database) -> tuple[str | None, str]:
-    """Brings our tables up to date. Gives the revision before (None on a first run) and after. A newer version's tables are
-    left as they are: it has only added to what this one knows.
+    """Upgrade our tables. Return the revision before (None on a first run) and after.
 
-    Raises DatabaseUnavailable or DatabaseMisconfigured. MySQL commits every DDL statement by itself, so a named lock keeps
-    two migrations pinned_cpus there; on SQLite the IMMEDIATE transaction does.
+    The tables of a newer version are left as they are: it has only added to what this one knows.
+    MySQL commits every DDL statement by itself, so a named lock keeps two migrations from running at the same time. On
+    SQLite the IMMEDIATE transaction does.
+
+    Raises DatabaseUnavailable or DatabaseMisconfigured.
     """
 
     def upgrade(connection: Connection) -> tuple[str | None, str]:
@@ -44,18 +46,15 @@ def migrate(database: Database) -> tuple[str | None, str]:
         return before, head()
 
     if database.is_sqlite:
-        _make_folder(Path(database.place).parent)
+        folder = Path(database.place).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatabaseMisconfigured(
+                f"the folder {folder} of the SQLite file cannot be created ({error.strerror}): create it, or name "
+                "another file in ENROLLGATE_DATABASE_URL (without it, the file is in ENROLLGATE_WORK_DIR)"
+            ) from error
     return database.run_in_transaction(upgrade, lock=_ONE_AT_A_TIME)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DatabaseMisconfigured(
-            f"the folder {folder} of the SQLite file cannot be made ({error.strerror}): make it, or name another file in "
-            "ENROLLGATE_DATABASE_URL (without it, the file is in ENROLLGATE_WORK_DIR)"
-        ) from error
 
 
 def _revision(connection: Connection) -> str | None:
@@ -65,7 +64,7 @@ def _revision(connection: Connection) -> str | None:
 
 
 def head() -> str:
-    """The newest revision this program knows."""
+    """Return the newest revision that this program knows."""
     revision = ScriptDirectory.from_config(_configuration()).get_current_head()
     if revision is None:
         raise AssertionError("the package carries no migrations")
@@ -73,12 +72,12 @@ def head() -> str:
 
 
 def is_newer(revision: str) -> bool:
-    """Whether only a later version of this program can have left this revision (before a `helm rollback`, say)."""
+    """Return whether this revision is of a later version of this program (before a `helm rollback`, for example)."""
     known = ScriptDirectory.from_config(_configuration()).walk_revisions()
     return revision not in {script.revision for script in known}
 
 
 def current(database: Database) -> str | None:
-    """The revision the database is at, None if `enrollgate migrate` never ran."""
+    """Return the revision of the database, None if `enrollgate migrate` never ran."""
     with database.read_transaction() as connection:
         return _revision(connection)

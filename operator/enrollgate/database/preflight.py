@@ -1,4 +1,4 @@
-"""What `doctor` asks of the database, and what `run` insists on before it starts. Nothing here changes a row."""
+"""What `doctor` checks in the database, and what must be right before the operator starts. Nothing here changes a row."""
 
 import re
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ _OLDEST = {"mysql": (8, 4), "mariadb": (10, 11)}
 
 
 def check_database(database: Database, tables: Tables) -> Iterator[Check]:
-    """Every check of the database, in an order in which the first failure explains the ones after it."""
+    """Yield every check of the database, in an order in which the first failure explains the ones after it."""
     try:
         yield _check_server(database)
         yield _check_migration(database)
@@ -53,7 +53,7 @@ def check_database(database: Database, tables: Tables) -> Iterator[Check]:
 
 
 def require_usable(database: Database, tables: Tables) -> None:
-    """Raises DatabaseMisconfigured if a task cannot be carried through on this database; DatabaseUnavailable if it is away."""
+    """Raise DatabaseMisconfigured if the operator cannot work with this database, DatabaseUnavailable if it is away."""
     database.now()
     problems = [
         check
@@ -96,7 +96,7 @@ def _check_migration(database: Database) -> Check:
     if revision is None:
         return failed(
             "our tables",
-            "the tables enrollgate_tasks and enrollgate_runs are not there",
+            "the tables enrollgate_tasks and enrollgate_runs do not exist",
             "run `enrollgate migrate`",
         )
     if is_newer(revision):
@@ -150,7 +150,7 @@ def _check_structure(database: Database, tables: Tables) -> Iterator[Check]:
 
 
 def _check_key_type(column: str, kind: object) -> Check:
-    """Our tables hold the key as an integer: MySQL would turn any other into one, and mix up tasks."""
+    """Check the key's type. Our tables hold it as an integer: MySQL would convert any other type, and mix up tasks."""
     if isinstance(kind, Integer):
         return ok("id column", str(kind))
     remedy = "name the table's integer key in ENROLLGATE_ID_COLUMN"
@@ -162,9 +162,9 @@ def _check_status_type(tables: Tables, kind: object) -> Check:
         return _check_enum(tables, kind)
     if isinstance(kind, LargeBinary | BINARY | VARBINARY):
         return failed(
-            "status column", f"it is {kind}, which is no text", "make it a VARCHAR or an ENUM"
+            "status column", f"it is {kind}, which is not text", "make it a VARCHAR or an ENUM"
         )
-    longest = max(len(word) for word in (tables.statuses.completed, tables.statuses.failed))
+    longest = max(len(status) for status in (tables.statuses.completed, tables.statuses.failed))
     if isinstance(kind, String) and kind.length is not None and kind.length < longest:
         return failed(
             "status column",
@@ -181,15 +181,15 @@ def _check_status_type(tables: Tables, kind: object) -> Check:
 
 def _check_enum(tables: Tables, kind: Enum) -> Check:
     values = {value.lower() for value in kind.enums}
-    absent = [word for word in tables.statuses.known if word.lower() not in values]
+    absent = [each for each in tables.statuses.known if each.lower() not in values]
     needed = [
-        word for word in (tables.statuses.completed, tables.statuses.failed) if word in absent
+        each for each in (tables.statuses.completed, tables.statuses.failed) if each in absent
     ]
     if needed:
         return failed(
             "status column",
             f"it is an ENUM without {', '.join(map(repr, needed))}, which Enrollgate must write",
-            "add the word to the ENUM, or name yours in ENROLLGATE_STATUS_COMPLETED and ENROLLGATE_STATUS_FAILED",
+            "add the status to the ENUM, or name yours in ENROLLGATE_STATUS_COMPLETED and ENROLLGATE_STATUS_FAILED",
         )
     if absent:
         return warning(
@@ -197,7 +197,7 @@ def _check_enum(tables: Tables, kind: Enum) -> Check:
             f"it is an ENUM without {', '.join(map(repr, absent))}",
             "nothing, if meant",
         )
-    return ok("status column", "an ENUM with every status word")
+    return ok("status column", "an ENUM with every status")
 
 
 def _check_index(inspector: Inspector, tables: Tables) -> Check:
@@ -210,10 +210,10 @@ def _check_index(inspector: Inspector, tables: Tables) -> Check:
 
 
 def _check_privileges(database: Database, tables: Tables) -> Check:
-    """Tries each kind of statement on no row at all: the server checks the privilege all the same."""
-    nothing, now, word = false(), func.current_timestamp(), literal("")
+    """Try each kind of statement on no row: the server checks the privilege nevertheless."""
+    nothing, now, empty = false(), func.current_timestamp(), literal("")
     seen = select(tables.id, now, tables.status).where(nothing)
-    claimed = select(tables.id, literal(0), word, word, word, now).where(nothing)
+    claimed = select(tables.id, literal(0), empty, empty, empty, now).where(nothing)
     statements = (
         select(tables.id, tables.email, tables.course_url).where(nothing),
         update(tables.tasks).where(nothing).values({tables.status: tables.statuses.failed}),
@@ -245,15 +245,15 @@ def _check_statuses(database: Database, tables: Tables) -> Check:
     if counts.others:
         found.append(f"{counts.tasks_of_others} with {counts.others} other statuses")
     all_found = ", ".join(found) or "no rows yet"
-    strange = [
+    unknown = [
         "NULL" if each.status is None else repr(each.status)
         for each in counts.listed
-        if each.word is None
+        if each.configured_status is None
     ]
-    if strange:
+    if unknown:
         remedy = "rows with these are left alone; if they have a meaning, name them in ENROLLGATE_STATUS_WAITING"
         return warning(
-            "statuses found", f"{all_found}; without a meaning: {', '.join(strange)}", remedy
+            "statuses found", f"{all_found}; without a meaning: {', '.join(unknown)}", remedy
         )
     return ok("statuses found", all_found)
 

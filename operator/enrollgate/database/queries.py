@@ -1,10 +1,14 @@
-"""What `status` shows: tasks by status, unfinished runs, the latest failures. Reads only."""
+"""What `status` shows: tasks by status, unfinished runs, the latest failures. Reads only.
+
+Kept apart from `runs`: no decision depends on these statements.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
 from heapq import nlargest
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 
 from enrollgate.database.backlog import UNKNOWN_STATUS_LIMIT
 from enrollgate.database.engine import Database
@@ -13,28 +17,29 @@ from enrollgate.database.tables import Tables, runs
 
 @dataclass(frozen=True, slots=True)
 class StatusCount:
-    """So many tasks have this status."""
+    """The number of tasks with one status. `configured_status` is the one it equals, None if it is unknown."""
 
     status: str | None
-    word: str | None
-    """The configured word it equals, None if it has no meaning here."""
+    configured_status: str | None
     tasks: int
 
 
 @dataclass(frozen=True, slots=True)
 class StatusCounts:
-    """All tasks, by status."""
+    """All tasks, by status.
+
+    `listed` has every configured status and the most frequent unknown ones, UNKNOWN_STATUS_LIMIT of them at most.
+    `others` is how many statuses are not listed, `tasks_of_others` how many tasks have one of those.
+    """
 
     listed: list[StatusCount]
-    """Every status with a meaning, and the most frequent of those without, UNKNOWN_STATUS_LIMIT of them at most."""
     others: int
-    """Statuses that are not listed."""
     tasks_of_others: int
 
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """One run as people read it. Instants are UTC."""
+    """One run as people read it. Times are UTC."""
 
     name: str
     task_id: int
@@ -47,10 +52,11 @@ class RunView:
     outcome: str | None
     reason: str | None
     message: str | None
+    remedy: str | None
 
 
 def count_by_status(database: Database, tables: Tables) -> StatusCounts:
-    """All tasks, by status."""
+    """Count all tasks by status."""
     statement = (
         select(tables.status, tables.configured_status(tables.status), func.count())
         .group_by(tables.status)
@@ -58,16 +64,16 @@ def count_by_status(database: Database, tables: Tables) -> StatusCounts:
     )
     with database.read_transaction() as connection:
         found = [StatusCount(*row) for row in connection.execute(statement)]
-    strange = [each for each in found if each.word is None]
-    listed = nlargest(UNKNOWN_STATUS_LIMIT, strange, key=lambda each: each.tasks)
+    unknown = [each for each in found if each.configured_status is None]
+    listed = nlargest(UNKNOWN_STATUS_LIMIT, unknown, key=lambda each: each.tasks)
     return StatusCounts(
-        [*(each for each in found if each.word is not None), *listed],
-        others=len(strange) - len(listed),
-        tasks_of_others=sum(each.tasks for each in strange) - sum(each.tasks for each in listed),
+        [*(each for each in found if each.configured_status is not None), *listed],
+        others=len(unknown) - len(listed),
+        tasks_of_others=sum(each.tasks for each in unknown) - sum(each.tasks for each in listed),
     )
 
 
-_VIEW = (
+_VIEW: tuple[ColumnElement[Any], ...] = (
     runs.c.name,
     runs.c.task_id,
     runs.c.run_number,
@@ -79,18 +85,19 @@ _VIEW = (
     runs.c.outcome,
     runs.c.reason,
     runs.c.message,
+    runs.c.remedy,
 )
 
 
 def unfinished_runs(database: Database, limit: int = 50) -> list[RunView]:
-    """Unfinished runs of all installations, oldest first."""
+    """Return the unfinished runs of all installations, oldest first."""
     statement = select(*_VIEW).where(runs.c.active == 1).order_by(runs.c.id).limit(limit)
     with database.read_transaction() as connection:
         return [RunView(*row) for row in connection.execute(statement)]
 
 
 def latest_failures(database: Database, limit: int = 10) -> list[RunView]:
-    """The runs that failed last, newest first."""
+    """Return the runs that failed last, newest first."""
     statement = (
         select(*_VIEW)
         .where(runs.c.outcome == "failed")

@@ -1,15 +1,19 @@
-"""Runs in the database: claimed before they exist, recorded in the transaction that moves their task."""
+"""Runs in the database: claimed before they exist, recorded in the transaction that moves their task.
 
-import json
+`claim` returns the runs that the planner decides about; `unfinished` returns those of earlier passes in the same form.
+`mark_launched`, `mark_stopping` and `record` write what the reconciler did. Every statement about `enrollgate_runs` is
+here, except the read-only queries for people (`queries`).
+"""
+
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
     Insert,
-    ScalarSelect,
     Select,
     String,
     cast,
@@ -24,90 +28,103 @@ from sqlalchemy import (
 from enrollgate.common.redaction import redact
 from enrollgate.database.engine import LOCK_TIMEOUT, Database, NamedLock
 from enrollgate.database.tables import INSTANT, Tables, runs, tracked_tasks
-from enrollgate.domain.planner import Record
-from enrollgate.domain.reasons import Reason
-from enrollgate.domain.report import Report
+from enrollgate.domain.planner import Record, Stop
+from enrollgate.domain.reasons import Reason, explain
 from enrollgate.domain.run import Outcome, RunState, UnfinishedRun, run_name
 from enrollgate.domain.task import TaskState
 
+# Characters of a recorded message or remedy, at most.
 MESSAGE_LIMIT = 1000
-"""Characters of a recorded message, at most."""
 
 
 def ignoring_duplicates(database: Database) -> str:
-    """The prefix that makes an INSERT skip the rows whose key is taken."""
+    """Return the prefix that makes an INSERT skip the rows whose key is taken."""
     return "OR IGNORE" if database.is_sqlite else "IGNORE"
 
 
 def claim(
-    database: Database, tables: Tables, now: datetime, *, installation: str, limit: int
-) -> list[str]:
-    """Claims runs, in one statement, for enrolled tasks that have no unfinished one, lowest id first, as long as the
-    installation has fewer than `limit` unfinished runs. Gives the names of those that were claimed.
+    database: Database,
+    tables: Tables,
+    now: datetime,
+    *,
+    installation: str,
+    limit: int,
+    unfinished: int,
+) -> list[UnfinishedRun]:
+    """Claim runs for enrolled tasks that have no unfinished run, lowest id first, and return exactly these runs.
 
-    Two operators that claim at once claim one after the other, so that together they keep to the limit. No task is ever claimed
-    twice whatever they do: the database's unique keys see to that, and the loser's row is skipped.
+    `limit` is how many unfinished runs the installation may have, `unfinished` how many the caller has counted.
+
+    Two operators that claim at the same time claim one after the other (a named lock), so that together they keep to
+    the limit. Even without the lock no task would be claimed twice: unique keys make the second row be skipped.
     """
 
-    def change(connection: Connection) -> list[str]:
-        slots = limit - connection.execute(_count_unfinished(installation)).scalar_one()
-        if slots <= 0:
-            return []
-        last = connection.execute(select(func.coalesce(func.max(runs.c.id), 0))).scalar_one()
-        if not connection.execute(_claim(database, tables, now, installation, slots)).rowcount:
-            return []
-        claimed = select(runs.c.name).where(
-            runs.c.id > last,
-            runs.c.installation == installation,
-            runs.c.state == RunState.CLAIMED.value,
-        )
-        return list(connection.execute(claimed).scalars())
+    def change(connection: Connection) -> list[UnfinishedRun]:
+        counted = unfinished
+        for _ in range(2):
+            inserted = connection.execute(
+                _build_claim(
+                    database, tables, now, installation, slots=limit - counted, unfinished=counted
+                )
+            )
+            if inserted.rowcount:
+                # The ids of one statement are consecutive but for those of other installations. MySQL reports the
+                # first one, SQLite the last one.
+                first = inserted.lastrowid
+                if database.is_sqlite:
+                    first -= inserted.rowcount - 1
+                # Nobody can have taken these runs further yet: they are not committed.
+                mine = (
+                    runs.c.id >= first,
+                    runs.c.installation == installation,
+                    runs.c.state == RunState.CLAIMED.value,
+                )
+                return _read_unfinished(connection, tables, *mine)
+            recounted = connection.execute(_count_unfinished(installation)).scalar_one()
+            if not counted < recounted < limit:
+                break
+            counted = recounted  # another operator has claimed meanwhile, and left slots free
+        return []
 
-    return database.run_in_transaction(change, lock=_claiming(installation))
-
-
-def _claiming(installation: str) -> NamedLock:
     name = f"enrollgate-claim-{installation}"
-    return NamedLock(name, LOCK_TIMEOUT, f"another operator holds the lock {name!r}")
+    lock = NamedLock(name, LOCK_TIMEOUT, f"another operator holds the lock {name!r}")
+    return database.run_in_transaction(change, lock=lock)
 
 
-def _claim(
-    database: Database, tables: Tables, now: datetime, installation: str, slots: int
+def _build_claim(
+    database: Database,
+    tables: Tables,
+    now: datetime,
+    installation: str,
+    *,
+    slots: int,
+    unfinished: int,
 ) -> Insert:
+    """Build the one statement that claims `slots` runs, or none if more than `unfinished` runs are unfinished."""
     previous = (
         select(func.max(runs.c.run_number)).where(runs.c.task_id == tables.id).scalar_subquery()
     )
-    unfinished = select(runs.c.id).where(runs.c.task_id == tables.id, runs.c.active == 1).exists()
+    has_run = select(runs.c.id).where(runs.c.task_id == tables.id, runs.c.active == 1).exists()
+    is_as_counted = _count_unfinished(installation).scalar_subquery() <= unfinished
     chosen = (
         select(tables.id.label("task_id"), (func.coalesce(previous, 0) + 1).label("run_number"))
-        .where(tables.is_enrolled(), ~unfinished)
+        .where(tables.is_enrolled(), ~has_run, is_as_counted)
         .order_by(tables.id)
         .limit(slots)
         .subquery("chosen")
     )
-    name = (
-        literal(f"{installation}-")
-        + cast(chosen.c.task_id, String(20))
-        + literal("-")
-        + cast(chosen.c.run_number, String(20))
-    )
-    source = select(
-        chosen.c.task_id,
-        chosen.c.run_number,
-        name,
-        literal(installation),
-        literal(RunState.CLAIMED.value),
-        literal(now, INSTANT),
-    )
-    columns = [
-        runs.c.task_id,
-        runs.c.run_number,
-        runs.c.name,
-        runs.c.installation,
-        runs.c.state,
-        runs.c.claimed_at,
-    ]
-    return insert(runs).from_select(columns, source).prefix_with(ignoring_duplicates(database))
+    task_id, run_number = cast(chosen.c.task_id, String(20)), cast(chosen.c.run_number, String(20))
+    values: dict[str, ColumnElement[Any]] = {
+        "task_id": chosen.c.task_id,
+        "run_number": chosen.c.run_number,
+        # As `run_name` builds it.
+        "name": literal(f"{installation}-") + task_id + literal("-") + run_number,
+        "installation": literal(installation),
+        "state": literal(RunState.CLAIMED.value),
+        "claimed_at": literal(now, INSTANT),
+    }
+    statement = insert(runs).from_select(list(values), select(*values.values()))
+    return statement.prefix_with(ignoring_duplicates(database))
 
 
 def unfinished(
@@ -117,84 +134,18 @@ def unfinished(
     installation: str,
     names: Collection[str] | None = None,
 ) -> list[UnfinishedRun]:
-    """The unfinished runs of this installation with their tasks, by one statement; with `names`, those of these names."""
-    where = (runs.c.active == 1) & (runs.c.installation == installation)
+    """Return the unfinished runs of this installation with their tasks, by one statement; with `names`, only these."""
+    conditions = [runs.c.active == 1, runs.c.installation == installation]
     if names is not None:
-        where &= runs.c.name.in_(names)
-    lost = _lost_in_a_row()
-    statement = (
-        select(
-            runs.c.id,
-            runs.c.task_id,
-            runs.c.run_number,
-            runs.c.name,
-            runs.c.state,
-            tables.id.is_(None).label("missing"),
-            tables.configured_status(tables.status).label("word"),
-            tables.status.label("status"),
-            tables.email.label("email"),
-            tables.course_url.label("course_url"),
-            lost.label("lost"),
-            runs.c.reason,
-            runs.c.message,
-            tracked_tasks.c.first_seen_at,
-        )
-        .select_from(
-            runs.outerjoin(tables.tasks, tables.id == runs.c.task_id).outerjoin(
-                tracked_tasks, tracked_tasks.c.task_id == runs.c.task_id
-            )
-        )
-        .where(where)
-        .order_by(runs.c.id)
-    )
+        conditions.append(runs.c.name.in_(names))
     with database.read_transaction() as connection:
-        return [
-            UnfinishedRun(
-                run_id=row.id,
-                task_id=row.task_id,
-                run_number=row.run_number,
-                name=row.name,
-                state=RunState(row.state),
-                task=TaskState.MISSING if row.missing else tables.statuses.state(row.word),
-                task_status=row.status,
-                email=_text(row.email),
-                course_url=_text(row.course_url),
-                lost_before=row.lost,
-                stop_reason=_reason(row.reason),
-                stop_message=row.message or "",
-                since=row.first_seen_at,
-            )
-            for row in connection.execute(statement)
-        ]
+        return _read_unfinished(connection, tables, *conditions)
 
 
-def _text(value: object) -> str | None:
-    """Text, whatever the column holds it as: a VARBINARY in MySQL, a BLOB or a number in any column of SQLite."""
-    if value is None:
-        return None
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _reason(word: str | None) -> Reason | None:
-    """A word that only a newer version knows is as good as `Stopped` to this one."""
-    try:
-        return Reason(word) if word else None
-    except ValueError:
-        return Reason.STOPPED
-
-
-def count_unfinished(database: Database, *, installation: str) -> int:
-    """How many runs of this installation are unfinished."""
-    with database.read_transaction() as connection:
-        return connection.execute(_count_unfinished(installation)).scalar_one()
-
-
-def _count_unfinished(installation: str) -> Select[int]:
-    return select(func.count()).where(runs.c.active == 1, runs.c.installation == installation)
-
-
-def _lost_in_a_row() -> ScalarSelect[int]:
-    """How many runs of the task were lost since one of its runs ended otherwise."""
+def _read_unfinished(
+    connection: Connection, tables: Tables, *conditions: ColumnElement[bool]
+) -> list[UnfinishedRun]:
+    """Return these runs with their tasks as the same statement sees them."""
     lost, other = runs.alias("lost"), runs.alias("other")
     last_other = (
         select(func.coalesce(func.max(other.c.run_number), 0))
@@ -202,7 +153,7 @@ def _lost_in_a_row() -> ScalarSelect[int]:
         .correlate(runs)
         .scalar_subquery()
     )
-    return (
+    lost_in_a_row = (
         select(func.count())
         .where(
             lost.c.task_id == runs.c.task_id,
@@ -212,119 +163,191 @@ def _lost_in_a_row() -> ScalarSelect[int]:
         .correlate(runs)
         .scalar_subquery()
     )
+    statement = (
+        select(
+            runs.c.id,
+            runs.c.task_id,
+            runs.c.run_number,
+            runs.c.name,
+            runs.c.state,
+            tables.id.is_(None).label("is_missing"),
+            tables.configured_status(tables.status).label("configured_status"),
+            tables.status.label("status"),
+            tables.email.label("email"),
+            tables.course_url.label("course_url"),
+            lost_in_a_row.label("lost_before"),
+            runs.c.reason,
+            runs.c.message,
+            tracked_tasks.c.first_seen_at,
+        )
+        .select_from(
+            runs.outerjoin(tables.tasks, tables.id == runs.c.task_id).outerjoin(
+                tracked_tasks, tracked_tasks.c.task_id == runs.c.task_id
+            )
+        )
+        .where(*conditions)
+        .order_by(runs.c.id)
+    )
+    known_reasons = {reason.value: reason for reason in Reason}
+    return [
+        UnfinishedRun(
+            run_id=row.id,
+            task_id=row.task_id,
+            run_number=row.run_number,
+            name=row.name,
+            state=RunState(row.state),
+            task=(
+                TaskState.MISSING
+                if row.is_missing
+                else tables.statuses.state(row.configured_status)
+            ),
+            task_status=row.status,
+            email=_as_text(row.email),
+            course_url=_as_text(row.course_url),
+            lost_before=row.lost_before,
+            # A reason that only a newer version knows is treated as `Stopped`.
+            stop_reason=known_reasons.get(row.reason, Reason.STOPPED) if row.reason else None,
+            stop_message=row.message or "",
+            since=row.first_seen_at,
+        )
+        for row in connection.execute(statement)
+    ]
 
 
-def still_wanted(database: Database, tables: Tables, names: Collection[str]) -> set[str]:
-    """Of these claimed runs, those whose task is enrolled at this moment: the last look before they are created."""
+def _as_text(value: object) -> str | None:
+    """Return text, also of a VARBINARY in MySQL, or of a BLOB or a number in any column of SQLite."""
+    if value is None:
+        return None
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def count_unfinished(database: Database, *, installation: str) -> int:
+    """Return how many runs of this installation are unfinished."""
+    with database.read_transaction() as connection:
+        return connection.execute(_count_unfinished(installation)).scalar_one()
+
+
+def _count_unfinished(installation: str) -> Select[int]:
+    return select(func.count(runs.c.id)).where(
+        runs.c.active == 1, runs.c.installation == installation
+    )
+
+
+def still_enrolled(database: Database, tables: Tables, names: Collection[str]) -> set[str]:
+    """Return those of these claimed runs whose task is enrolled now: the last check before they are launched."""
     statement = (
         select(runs.c.name)
         .join_from(runs, tables.tasks, tables.id == runs.c.task_id)
-        .where(
-            runs.c.name.in_(names),
-            runs.c.active == 1,
-            runs.c.state == RunState.CLAIMED.value,
-            tables.is_enrolled(),
-        )
+        .where(*_claimed(names), tables.is_enrolled())
     )
     with database.read_transaction() as connection:
         return set(connection.execute(statement).scalars())
 
 
 def unfinished_names(database: Database, names: Collection[str]) -> set[str]:
-    """Of these names, those of unfinished runs: asked once more before a stray is stopped."""
+    """Return those of these names that are names of unfinished runs: the last check before an orphan is stopped."""
+    statement = select(runs.c.name).where(runs.c.name.in_(names), runs.c.active == 1)
     with database.read_transaction() as connection:
-        return set(
-            connection.execute(
-                select(runs.c.name).where(runs.c.name.in_(names), runs.c.active == 1)
-            ).scalars()
-        )
+        return set(connection.execute(statement).scalars())
 
 
-def mark_launched(database: Database, names: Collection[str], now: datetime) -> list[str]:
-    """Notes that claimed runs exist at their launcher. Gives the names of those of which nobody had noted it before."""
-    claimed = (runs.c.name.in_(names), runs.c.active == 1, runs.c.state == RunState.CLAIMED.value)
+def mark_launched(database: Database, names: Collection[str], now: datetime) -> set[str]:
+    """Record that claimed runs exist at their launcher. Return those that no operator had recorded before."""
+    claimed = _claimed(names)
+    mark = update(runs).where(*claimed)
+    mark = mark.values(state=RunState.LAUNCHED.value, launched_at=now)
 
-    def change(connection: Connection) -> list[str]:
-        found = list(
-            connection.execute(select(runs.c.name).where(*claimed).with_for_update()).scalars()
-        )
-        connection.execute(
-            update(runs).where(*claimed).values(state=RunState.LAUNCHED.value, launched_at=now)
-        )
-        return found
+    def mark_all(connection: Connection) -> None:
+        if connection.execute(mark).rowcount != len(names):
+            raise _Overtaken
 
-    return database.run_in_transaction(change)
+    def mark_some(connection: Connection) -> set[str]:
+        found = select(runs.c.name).where(*claimed).with_for_update()
+        new = set(connection.execute(found).scalars())
+        connection.execute(mark)
+        return new
+
+    try:
+        # Nearly always all of them are new, and one statement is enough.
+        database.run_in_transaction(mark_all)
+    except _Overtaken:
+        return database.run_in_transaction(mark_some)
+    return set(names)
 
 
-class _NotOurs(Exception):
-    """Another operator has taken the run further meanwhile: whatever we were about to say of it and its task is undone."""
+def _claimed(names: Collection[str]) -> tuple[ColumnElement[bool], ...]:
+    return (runs.c.name.in_(names), runs.c.active == 1, runs.c.state == RunState.CLAIMED.value)
+
+
+class _Overtaken(Exception):
+    """Another operator has changed the run meanwhile: the transaction about it and its task is undone."""
 
 
 class Recorded(StrEnum):
-    """What came of recording a run."""
+    """The result of recording a run."""
 
+    # The run is finished, and its task moved with it.
     MOVED = "moved"
-    """The run is finished, and its task moved with it."""
+    # The run is finished. Its task had changed since it was read, or was not to be moved.
     LEFT = "left"
-    """The run is finished; its task has moved on since it was read, or was not to be moved."""
+    # Nothing was written: another operator has changed the run since it was read.
     OVERTAKEN = "overtaken"
-    """Nothing was written: another operator has taken the run further since it was read."""
 
 
-def mark_stopping(
-    database: Database,
-    tables: Tables,
-    run: UnfinishedRun,
-    reason: Reason,
-    message: str,
-    *,
-    fail_task: bool,
-) -> bool:
-    """Notes why a run is being stopped, before it is; with `fail_task` the task fails in the same transaction. False, and
-    nothing is written, if another operator has finished the run meanwhile.
+def mark_stopping(database: Database, tables: Tables, stop: Stop) -> bool:
+    """Record why a run is stopped, before it is; fail its task in the same transaction if the action says so.
+
+    Return False, with nothing written, if another operator has finished the run meanwhile.
     """
 
     def change(connection: Connection) -> None:
-        if fail_task:
-            _move_task(connection, tables, run, TaskState.FAILED)
+        if stop.fail_task:
+            _move_task(connection, tables, stop.run, TaskState.FAILED)
         values = {
             "state": RunState.STOPPING.value,
-            "reason": reason.value,
-            "message": redact(message, MESSAGE_LIMIT),
+            "reason": stop.reason.value,
+            "message": redact(stop.message, MESSAGE_LIMIT),
+            "remedy": redact(stop.remedy, MESSAGE_LIMIT) or None,
         }
-        _update_run(connection, run, values)
+        _update_run(connection, stop.run, values)
 
     try:
         database.run_in_transaction(change)
-    except _NotOurs:
+    except _Overtaken:
         return False
     return True
 
 
-def record(database: Database, tables: Tables, verdict: Record, now: datetime) -> Recorded:
-    """Finishes a run and moves its task, in one transaction, if the run is as it was read: what is only claimed and not there,
-    say, may have been created by another operator since. A task that has moved on since it was read is left as it is.
+def record(database: Database, tables: Tables, action: Record, now: datetime) -> Recorded:
+    """Finish a run and move its task in one transaction, if the run's state is still the one that was read.
+
+    For example, another operator may have launched a run that was claimed and absent when we looked.
+    A task whose status has changed since it was read is left as it is.
     """
 
     def change(connection: Connection) -> Recorded:
-        # The task first, then the sighting, then the run: every transaction takes its locks in this order.
-        moved = verdict.task_to is not None and _move_task(
-            connection, tables, verdict.run, verdict.task_to
+        # The task first, then its tracking, then the run: every transaction takes its locks in this order.
+        moved = action.task_to is not None and _move_task(
+            connection, tables, action.run, action.task_to
         )
-        values = {
+        values: dict[str, object] = {
             "state": RunState.FINISHED.value,
             "finished_at": now,
-            "outcome": verdict.outcome.value,
-            "reason": verdict.reason.value if verdict.reason else None,
-            "message": redact(verdict.message, MESSAGE_LIMIT),
-            "result": _result(verdict.report),
+            "outcome": action.outcome.value,
+            "reason": action.reason.value if action.reason else None,
+            "message": redact(action.message, MESSAGE_LIMIT),
+            "result": action.report.bounded().to_dict() if action.report else None,
         }
-        _update_run(connection, verdict.run, values, runs.c.state == verdict.run.state.value)
+        if action.outcome is Outcome.FAILED and action.reason is not None:
+            # A remedy that was recorded when the run was stopped is more specific than the reason's own.
+            remedy = redact(action.remedy, MESSAGE_LIMIT)
+            values["remedy"] = remedy or func.coalesce(runs.c.remedy, explain(action.reason).remedy)
+        _update_run(connection, action.run, values, runs.c.state == action.run.state.value)
         return Recorded.MOVED if moved else Recorded.LEFT
 
     try:
         return database.run_in_transaction(change)
-    except _NotOurs:
+    except _Overtaken:
         return Recorded.OVERTAKEN
 
 
@@ -338,14 +361,14 @@ def _update_run(
         update(runs).where(runs.c.id == run.run_id, runs.c.active == 1, *unchanged).values(**values)
     )
     if connection.execute(statement).rowcount != 1:
-        raise _NotOurs
+        raise _Overtaken
 
 
 def _move_task(connection: Connection, tables: Tables, run: UnfinishedRun, to: TaskState) -> bool:
-    """Moves the task from what the plan saw; a task that is over ends its sighting."""
-    words = tables.statuses
-    word = {TaskState.COMPLETED: words.completed, TaskState.FAILED: words.failed}[to]
-    if not compare_and_set(connection, tables, run.task_id, run.task_status, word):
+    """Move the task on from the status that the plan saw, and stop tracking it."""
+    statuses = tables.statuses
+    status = {TaskState.COMPLETED: statuses.completed, TaskState.FAILED: statuses.failed}[to]
+    if not compare_and_set(connection, tables, run.task_id, run.task_status, status):
         return False
     connection.execute(delete(tracked_tasks).where(tracked_tasks.c.task_id == run.task_id))
     return True
@@ -354,7 +377,7 @@ def _move_task(connection: Connection, tables: Tables, run: UnfinishedRun, to: T
 def compare_and_set(
     connection: Connection, tables: Tables, task_id: int, status: str | None, to: str
 ) -> bool:
-    """`UPDATE ... SET status = to WHERE id = ? AND status = ?`: the only statement that ever writes Node.js's table."""
+    """Run `UPDATE ... SET status = to WHERE id = ? AND status = ?`: the only statement that writes Node.js's table."""
     unchanged = tables.status.is_(None) if status is None else tables.status == status
     statement = (
         update(tables.tasks).where(tables.id == task_id, unchanged).values({tables.status: to})
@@ -371,7 +394,7 @@ def insert_refusal(
     now: datetime,
     installation: str,
 ) -> None:
-    """Records why a task failed at the gate: a finished run that was never launched."""
+    """Record why a task failed at the gate: a finished run that was never launched."""
     last: int | None = connection.execute(
         select(func.max(runs.c.run_number)).where(runs.c.task_id == task_id)
     ).scalar()
@@ -388,12 +411,6 @@ def insert_refusal(
             outcome=Outcome.FAILED.value,
             reason=reason.value,
             message=redact(message, MESSAGE_LIMIT),
+            remedy=explain(reason).remedy,
         )
     )
-
-
-def _result(report: Report | None) -> dict[str, object] | None:
-    if report is None:
-        return None
-    encoded: dict[str, object] = json.loads(report.encode())
-    return encoded

@@ -1,4 +1,7 @@
-"""The tables as SQLAlchemy sees them: Node.js's, with the names of this deployment, and our two."""
+"""The tables as SQLAlchemy sees them: Node.js's, under the names of this deployment, and our two.
+
+Kept apart from the statements, so that the migration, the checks and the statements share one definition.
+"""
 
 from dataclasses import dataclass
 
@@ -24,16 +27,17 @@ from sqlalchemy.types import DateTime
 
 from enrollgate.domain.task import Statuses, TaskColumns
 
+# UTC with microseconds, without a time zone.
 INSTANT = DateTime().with_variant(MYSQL_DATETIME(fsp=6), "mysql", "mariadb")
-"""UTC with microseconds, without a time zone."""
+# SQLite numbers rows by itself only if the column's type is exactly INTEGER.
 KEY = BigInteger().with_variant(Integer(), "sqlite")
-"""SQLite numbers rows by itself only for its own word INTEGER."""
 
+# Characters of a configured status, at most. Other statuses are cut to this length.
 STATUS_LENGTH = 64
-"""Characters of a configured status, at most; of others no more are read."""
 
 ours = MetaData()
 
+# One row for each task that is waiting or enrolled: since when it is known. Deleted when the task is finished.
 tracked_tasks = Table(
     "enrollgate_tasks",
     ours,
@@ -42,8 +46,9 @@ tracked_tasks = Table(
     Column("last_seen_status", String(STATUS_LENGTH), nullable=False),
     Index("ix_enrollgate_tasks_status_seen", "last_seen_status", "first_seen_at"),
 )
-"""One row for each task that is waiting or enrolled: since when we know it. Gone when the task is over."""
 
+# Every run ever claimed. `active` is 1 while the run is unfinished and NULL after that, so the unique key on it allows
+# one unfinished run per task.
 runs = Table(
     "enrollgate_runs",
     ours,
@@ -59,14 +64,14 @@ runs = Table(
     Column("outcome", String(16)),
     Column("reason", String(64)),
     Column("message", Text),
+    Column("remedy", Text),
     Column("result", JSON(none_as_null=True)),
     Column("active", Integer, Computed("CASE WHEN finished_at IS NULL THEN 1 END", persisted=True)),
-    UniqueConstraint("task_id", "run_number", name="uq_enrollgate_runs_attempt"),
+    UniqueConstraint("task_id", "run_number", name="uq_enrollgate_runs_run_number"),
     UniqueConstraint("task_id", "active", name="uq_enrollgate_runs_active"),
     Index("ix_enrollgate_runs_active", "active", "installation"),
     Index("ix_enrollgate_runs_finished", "finished_at"),
 )
-"""Every run ever claimed. `active` is 1 while unfinished and NULL after, so that its key allows one unfinished run a task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,7 @@ class Tables:
 
     @classmethod
     def named(cls, columns: TaskColumns, statuses: Statuses) -> "Tables":
-        """The task table with these names; `table` may be `schema.table`."""
+        """Build the task table with these names; `table` may be `schema.table`."""
         schema, _, name = columns.table.rpartition(".")
         table = Table(
             name,
@@ -94,38 +99,38 @@ class Tables:
 
     @property
     def id(self) -> Column[int]:
-        """The key of the task table."""
+        """Return the key of the task table."""
         return self.tasks.c[self.columns.id]
 
     @property
     def status(self) -> Column[str]:
-        """The status column of the task table."""
+        """Return the status column of the task table."""
         return self.tasks.c[self.columns.status]
 
     @property
     def email(self) -> Column[str]:
-        """The column of the enrolled account."""
+        """Return the column of the enrolled account."""
         return self.tasks.c[self.columns.email]
 
     @property
     def course_url(self) -> Column[str]:
-        """The column of the course's URL."""
+        """Return the column of the course URL."""
         return self.tasks.c[self.columns.course_url]
 
     def is_enrolled(self) -> ColumnElement[bool]:
-        """The gate is open."""
+        """Build the condition: the task is enrolled."""
         return self.status == self.statuses.enrolled
 
     def is_open(self) -> ColumnElement[bool]:
-        """The task is waiting or enrolled."""
+        """Build the condition: the task is waiting or enrolled."""
         return self.status.in_(self.statuses.open)
 
     def is_unknown(self) -> ColumnElement[bool]:
-        """The status is none of the configured ones, or NULL."""
+        """Build the condition: the status is NULL or none of the configured ones."""
         return self.status.is_(None) | self.status.not_in(self.statuses.known)
 
-    def is_over(self) -> ColumnElement[bool]:
-        """The task is completed or failed."""
+    def is_finished(self) -> ColumnElement[bool]:
+        """Build the condition: the task is completed or failed."""
         return self.status.in_((self.statuses.completed, self.statuses.failed))
 
     def configured_status(self, status: ColumnElement[str]) -> Case[str | None]:

@@ -1,13 +1,12 @@
-"""The gate, set by set: which tasks are new, which changed, which ran out of time, which left.
+"""The gate, set by set: which tasks are new, which changed, which timed out, which left.
 
-These statements run only when the survey says that there is something to do. Everything that writes `status` is
-a compare-and-set of one row in a short transaction of its own.
+These statements run only when the backlog says that there is something to do. Everything that writes `status` is a
+compare-and-set of one row in a short transaction of its own.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 
 from sqlalchemy import Connection, delete, insert, literal, select, update
 
@@ -19,34 +18,37 @@ from enrollgate.domain.gate import unexpected_status_message
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.task import TaskState
 
+# Rows of ours that one statement names, at most.
 BATCH = 500
-"""Rows of ours that one statement names, at most."""
+# Tasks that one pass fails for their timeout, at most: a flood of them must not delay the runs.
 EXPIRY_LIMIT = 1000
-"""Tasks that one pass fails for their timeout, at most: a flood of them must not hold up the runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrackedTask:
-    """A task at the gate."""
+    """A task at the gate: its configured status when last seen, and since when it is known."""
 
     task_id: int
-    word: str
+    status: str
     since: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A task whose status moved between two open words."""
+    """A task whose status changed from one waiting or enrolled status to another."""
 
     task_id: int
     was: str
-    word: str
+    status: str
     since: datetime
 
 
 @dataclass(frozen=True, slots=True)
-class Departure:
-    """A task that was at the gate and is not any more."""
+class LeftTask:
+    """A task that was at the gate and is not any more.
+
+    With `has_run`, an unfinished run exists: what happens to the task is decided together with that run.
+    """
 
     task_id: int
     status: str | None
@@ -54,82 +56,77 @@ class Departure:
     was: str
     since: datetime
     has_run: bool
-    """An unfinished run exists: what becomes of the task is decided with that run."""
 
 
 def track_new(database: Database, tables: Tables, now: datetime) -> Iterator[TrackedTask]:
-    """Notes every open task that has no sighting yet, in one statement, then yields what was noted.
+    """Track every open task that is not tracked yet, by one statement, then yield those.
 
-    Two operators that sight at once note each task once.
+    Two operators that do this at the same time track each task once.
     """
     new = (
         select(tables.id, literal(now, INSTANT), tables.configured_status(tables.status))
         .select_from(tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id))
         .where(tables.is_open(), tracked_tasks.c.task_id.is_(None))
     )
-    columns = [
+    columns = (
         tracked_tasks.c.task_id,
         tracked_tasks.c.first_seen_at,
         tracked_tasks.c.last_seen_status,
-    ]
-    statement = (
-        insert(tracked_tasks).from_select(columns, new).prefix_with(ignoring_duplicates(database))
     )
+    statement = insert(tracked_tasks).from_select(columns, new)
+    statement = statement.prefix_with(ignoring_duplicates(database))
     database.run_in_transaction(lambda connection: connection.execute(statement))
-    noted = select(*columns).where(
+    added = select(*columns).where(
         tracked_tasks.c.last_seen_status.in_(tables.statuses.open),
         tracked_tasks.c.first_seen_at == now,
     )
     with database.read_transaction() as connection:
-        for task_id, since, word in connection.execution_options(yield_per=1000).execute(noted):
-            yield TrackedTask(task_id, word, since)
+        rows = connection.execution_options(yield_per=1000).execute(added)
+        for task_id, since, status in rows:
+            yield TrackedTask(task_id, status, since)
 
 
 def record_changes(database: Database, tables: Tables, now: datetime) -> Iterator[Change]:
-    """Brings the tracked_tasks of open tasks up to date. A task that went back from enrolled to waiting gets a fresh clock."""
-    word = tables.configured_status(tables.status)
-    after: int | None = None
+    """Record the status changes of tracked tasks and yield them, batch by batch.
+
+    A task that went back from enrolled to waiting gets a fresh enrollment timeout.
+    """
+    status = tables.configured_status(tables.status)
+    statement = (
+        select(tables.id, tracked_tasks.c.last_seen_status, status, tracked_tasks.c.first_seen_at)
+        .select_from(tables.tasks.join(tracked_tasks, tracked_tasks.c.task_id == tables.id))
+        .where(tables.is_open(), status != tracked_tasks.c.last_seen_status)
+        .order_by(tables.id)
+        .limit(BATCH)
+    )
+    batch = statement
     while True:
-        statement = (
-            select(tables.id, tracked_tasks.c.last_seen_status, word, tracked_tasks.c.first_seen_at)
-            .select_from(tables.tasks.join(tracked_tasks, tracked_tasks.c.task_id == tables.id))
-            .where(tables.is_open(), word != tracked_tasks.c.last_seen_status)
-            .order_by(tables.id)
-            .limit(BATCH)
-        )
         with database.read_transaction() as connection:
-            rows = connection.execute(
-                statement if after is None else statement.where(tables.id > after)
-            ).all()
-        changes = [Change(*row) for row in rows]
+            changes = [Change(*row) for row in connection.execute(batch)]
         if not changes:
             return
-        database.run_in_transaction(
-            partial(_update_sightings, tables=tables, changes=changes, now=now)
-        )
-        yield from changes
-        after = changes[-1].task_id
-
-
-def _update_sightings(
-    connection: Connection, *, tables: Tables, changes: Iterable[Change], now: datetime
-) -> None:
-    moves = dict[tuple[str, str], list[int]]()
-    for change in changes:
-        moves.setdefault((change.was, change.word), []).append(change.task_id)
-    for (was, word), ids in moves.items():
-        values: dict[str, object] = {"last_seen_status": word}
-        if was not in tables.statuses.waiting:
-            values["first_seen_at"] = now
-        connection.execute(
+        moves = dict[tuple[str, str], list[int]]()
+        for change in changes:
+            moves.setdefault((change.was, change.status), []).append(change.task_id)
+        updates = [
             update(tracked_tasks)
             .where(tracked_tasks.c.task_id.in_(ids), tracked_tasks.c.last_seen_status == was)
-            .values(values)
+            .values(
+                {"last_seen_status": status}
+                if was in tables.statuses.waiting
+                else {"last_seen_status": status, "first_seen_at": now}
+            )
+            for (was, status), ids in moves.items()
+        ]
+        database.run_in_transaction(
+            lambda connection, updates=updates: [connection.execute(each) for each in updates]  # type: ignore[misc]  # mypy cannot infer a lambda with a default
         )
+        yield from changes
+        batch = statement.where(tables.id > changes[-1].task_id)
 
 
 def due(database: Database, tables: Tables, now: datetime, timeout: float) -> list[TrackedTask]:
-    """The waiting tasks whose time (`timeout`, seconds) is over, the latest first seen last, at most EXPIRY_LIMIT of them."""
+    """Return the waiting tasks whose `timeout` (seconds) is over, longest known first, at most EXPIRY_LIMIT of them."""
     statement = (
         select(
             tracked_tasks.c.task_id, tracked_tasks.c.last_seen_status, tracked_tasks.c.first_seen_at
@@ -142,84 +139,70 @@ def due(database: Database, tables: Tables, now: datetime, timeout: float) -> li
         return [TrackedTask(*row) for row in connection.execute(statement)]
 
 
+class _ClockMoved(Exception):
+    """Another operator gave the task a fresh enrollment timeout meanwhile: the transaction is undone."""
+
+
 def expire(
     database: Database,
     tables: Tables,
-    late: TrackedTask,
+    task: TrackedTask,
     now: datetime,
     *,
     installation: str,
     message: str,
 ) -> bool:
-    """Fails a task whose time is over. True if it was failed. Raises RowHeld.
+    """Fail a task whose enrollment timeout is over. Return whether it was failed. Raises RowHeld.
 
-    A task that Node.js moves in that very moment is left alone: its status is not what it was.
+    A task whose status Node.js changes at the same moment is left alone.
     """
-    refusal = _Refusal(
-        late.task_id, late.word, Reason.ENROLLMENT_TIMEOUT, message, now, installation, late.since
-    )
-    return _refuse(database, tables, refusal)
+    reason = Reason.ENROLLMENT_TIMEOUT
+    return _refuse(database, tables, task, reason, message, now=now, installation=installation)
 
 
 def reject(
-    database: Database, tables: Tables, departed: Departure, now: datetime, *, installation: str
+    database: Database, tables: Tables, task: LeftTask, now: datetime, *, installation: str
 ) -> bool:
-    """Fails a task whose status became a word without meaning, unless it has changed since. True if it was failed.
+    """Fail a task whose status became an unknown one, unless it has changed since. Return whether it was failed.
 
     Raises RowHeld.
     """
-    message = unexpected_status_message(departed.status)
-    since = departed.since
-    reason = Reason.UNEXPECTED_STATUS
-    refusal = _Refusal(departed.task_id, departed.status, reason, message, now, installation, since)
-    return _refuse(database, tables, refusal)
+    reason, message = Reason.UNEXPECTED_STATUS, unexpected_status_message(task.status)
+    return _refuse(database, tables, task, reason, message, now=now, installation=installation)
 
 
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    """A task to fail at the gate, provided that its status and its sighting are still as they were seen."""
+def _refuse(
+    database: Database,
+    tables: Tables,
+    task: TrackedTask | LeftTask,
+    reason: Reason,
+    message: str,
+    *,
+    now: datetime,
+    installation: str,
+) -> bool:
+    """Fail one task, record why and stop tracking it, in one transaction that begins with the compare-and-set.
 
-    task_id: int
-    status: str | None
-    reason: Reason
-    message: str
-    now: datetime
-    installation: str
-    since: datetime
-
-
-class _ClockMoved(Exception):
-    """The task's sighting is not the one that was seen: another operator gave it a fresh clock. Undoes the refusal."""
-
-
-def _refuse(database: Database, tables: Tables, refusal: _Refusal) -> bool:
-    """Fails one task, records why and ends its sighting, in one transaction that begins with the compare-and-set.
-
-    One task a transaction, and the compare-and-set first and in the shape that an application would write it, so that Node.js
-    never loses a deadlock to us: the same shape takes its locks in the same order, and of two transactions that do collide
-    InnoDB gives up the lighter one, which is ours, and which is then tried again.
+    Why one task per transaction, and the compare-and-set first and in the shape that an application would use: so
+    Node.js never loses a deadlock to us. The same shape takes its locks in the same order. Of two transactions that do
+    collide, InnoDB rolls back the one with fewer changes, which is ours, and ours is then tried again.
     """
 
     def change(connection: Connection) -> bool:
         if not compare_and_set(
-            connection, tables, refusal.task_id, refusal.status, tables.statuses.failed
+            connection, tables, task.task_id, task.status, tables.statuses.failed
         ):
             return False
-        ended = connection.execute(
+        untracked = connection.execute(
             delete(tracked_tasks).where(
-                tracked_tasks.c.task_id == refusal.task_id,
-                tracked_tasks.c.first_seen_at == refusal.since,
+                tracked_tasks.c.task_id == task.task_id,
+                tracked_tasks.c.first_seen_at == task.since,
             )
         )
-        if ended.rowcount != 1:
+        if untracked.rowcount != 1:
             raise _ClockMoved
         insert_refusal(
-            connection,
-            refusal.task_id,
-            refusal.reason,
-            refusal.message,
-            now=refusal.now,
-            installation=refusal.installation,
+            connection, task.task_id, reason, message, now=now, installation=installation
         )
         return True
 
@@ -229,58 +212,51 @@ def _refuse(database: Database, tables: Tables, refusal: _Refusal) -> bool:
         return False
 
 
-def left_gate(database: Database, tables: Tables) -> Iterator[list[Departure]]:
-    """The tracked_tasks whose task is over, unknown by now or deleted, batch by batch."""
-    after: int | None = None
+def left_gate(database: Database, tables: Tables) -> Iterator[list[LeftTask]]:
+    """Yield the tracked tasks that are finished, unknown by now or deleted, batch by batch."""
     has_run = (
         select(runs.c.id)
         .where(runs.c.task_id == tracked_tasks.c.task_id, runs.c.active == 1)
         .exists()
     )
-    while True:
-        statement = (
-            select(
-                tracked_tasks.c.task_id,
-                tables.status,
-                tables.id.is_(None),
-                tables.configured_status(tables.status),
-                tracked_tasks.c.last_seen_status,
-                tracked_tasks.c.first_seen_at,
-                has_run,
-            )
-            .select_from(
-                tracked_tasks.outerjoin(tables.tasks, tracked_tasks.c.task_id == tables.id)
-            )
-            .where(tables.id.is_(None) | tables.is_over() | tables.is_unknown())
-            .order_by(tracked_tasks.c.task_id)
-            .limit(BATCH)
+    statement = (
+        select(
+            tracked_tasks.c.task_id,
+            tables.status,
+            tables.id.is_(None),
+            tables.configured_status(tables.status),
+            tracked_tasks.c.last_seen_status,
+            tracked_tasks.c.first_seen_at,
+            has_run,
         )
+        .select_from(tracked_tasks.outerjoin(tables.tasks, tracked_tasks.c.task_id == tables.id))
+        .where(tables.id.is_(None) | tables.is_finished() | tables.is_unknown())
+        .order_by(tracked_tasks.c.task_id)
+        .limit(BATCH)
+    )
+    batch = statement
+    while True:
         with database.read_transaction() as connection:
-            rows = connection.execute(
-                statement if after is None else statement.where(tracked_tasks.c.task_id > after)
-            ).all()
+            rows = connection.execute(batch).all()
         if not rows:
             return
         yield [
-            Departure(
+            LeftTask(
                 task_id,
                 status,
-                TaskState.MISSING if missing else tables.statuses.state(word),
+                TaskState.MISSING if is_missing else tables.statuses.state(configured),
                 was,
                 since,
                 bool(run),
             )
-            for task_id, status, missing, word, was, since, run in rows
+            for task_id, status, is_missing, configured, was, since, run in rows
         ]
-        after = rows[-1][0]
+        batch = statement.where(tracked_tasks.c.task_id > rows[-1][0])
 
 
 def untrack(database: Database, task_ids: Iterable[int]) -> None:
-    """Ends the tracked_tasks of tasks that are over: a task that comes back gets a fresh clock."""
+    """Stop tracking tasks that are finished: a task that comes back gets a fresh enrollment timeout."""
     ids = list(task_ids)
     if ids:
-        database.run_in_transaction(
-            lambda connection: connection.execute(
-                delete(tracked_tasks).where(tracked_tasks.c.task_id.in_(ids))
-            )
-        )
+        statement = delete(tracked_tasks).where(tracked_tasks.c.task_id.in_(ids))
+        database.run_in_transaction(lambda connection: connection.execute(statement))

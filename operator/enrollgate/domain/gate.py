@@ -1,27 +1,28 @@
-"""The words of the gate: one line for each decision, tagged `ENROLL CHECK`, as people have always grepped for it."""
+"""The log lines and messages of the gate: one line for each decision, tagged `ENROLL CHECK`, which people grep for."""
 
 
 def waiting_line(task_id: int, status: str, elapsed: float, limit: float) -> str:
-    """The task waits for its enrollment."""
+    """Return the line: the task waits for its enrollment. Times in seconds."""
     return f"ENROLL CHECK task={task_id} status={status} waiting... ({elapsed:.0f}s/{limit:.0f}s)"
 
 
 def open_line(task_id: int, status: str, elapsed: float, limit: float) -> str:
-    """The task is enrolled: its run may start."""
-    return f"ENROLL CHECK task={task_id} status={status} enrolled, gate open ({elapsed:.0f}s/{limit:.0f}s)"
+    """Return the line: the task is enrolled, its run may start."""
+    timing = f"({elapsed:.0f}s/{limit:.0f}s)"
+    return f"ENROLL CHECK task={task_id} status={status} enrolled, gate open {timing}"
 
 
 def closed_line(task_id: int, status: str, why: str, elapsed: float, limit: float) -> str:
-    """The task is over for the gate: Node.js ended it, or we did."""
+    """Return the line: Node.js or Enrollgate finished the task."""
     return f"ENROLL CHECK task={task_id} status={status} {why} ({elapsed:.0f}s/{limit:.0f}s)"
 
 
 def timeout_message(limit: float) -> str:
-    """The message of reason EnrollmentTimeout."""
+    """Return the message of reason EnrollmentTimeout. `limit` in seconds."""
     return f"enrollment timeout after {limit:g}s"
 
 
 def unexpected_status_message(status: str | None) -> str:
-    """The message of reason UnexpectedStatus."""
-    word = "NULL" if status is None else repr(status)
-    return f"status became {word}, which is none of the configured status words"
+    """Return the message of reason UnexpectedStatus."""
+    shown = "NULL" if status is None else repr(status)
+    return f"status became {shown}, which is none of the configured statuses"

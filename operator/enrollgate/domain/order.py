@@ -1,11 +1,11 @@
-"""What a launcher is asked to start."""
+"""The order that a launcher gets to start one run."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class RunOrder:
-    """One run to launch. Carries no e-mail: the account is the name of its cookies file."""
+    """One run to launch. It has no e-mail address: the name of the cookies file stands for the account."""
 
     name: str
     task_id: int
@@ -14,7 +14,7 @@ class RunOrder:
     cookies_name: str
 
     def variables(self) -> dict[str, str]:
-        """What the worker's environment says of the run, whatever launches it."""
+        """Return the worker's environment variables that describe the run, for every launcher."""
         return {
             "ENROLLGATE_TASK_ID": str(self.task_id),
             "ENROLLGATE_RUN_NUMBER": str(self.run_number),

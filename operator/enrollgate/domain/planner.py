@@ -54,15 +54,16 @@ class Stop:
     observation: Observation
     reason: Reason
     message: str
+    remedy: str = ""
     fail_task: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Finish the run in the database and, if `task_to` is given, move its task there, in one transaction.
+    """Finish the run in the database and, with `move_task`, move its task accordingly, in one transaction.
 
-    The task moves only if its status is still the one that the plan saw.
-    `observation` is what is left of the run at the launcher, if anything is.
+    The task moves only if its status is still the one that the plan saw. `observation` is what is left of the run at the
+    launcher, if anything is. Without a `remedy`, the reason's own applies.
     """
 
     run: UnfinishedRun
@@ -70,8 +71,17 @@ class Record:
     outcome: Outcome
     reason: Reason | None
     message: str
+    remedy: str = ""
     report: Report | None = None
-    task_to: TaskState | None = None
+    move_task: bool = False
+
+    @property
+    def task_to(self) -> TaskState | None:
+        """Return the state that the task moves to; None if it stays as it is."""
+        if not self.move_task:
+            return None
+        succeeded = self.outcome is Outcome.SUCCEEDED
+        return TaskState.COMPLETED if succeeded else TaskState.FAILED
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +148,8 @@ def _decide_stopping(run: UnfinishedRun, seen: Observation | None) -> Action:
     if seen is not None and seen.is_live:
         return Stop(run, seen, reason, run.stop_message)
     outcome = Outcome.FAILED if reason in START_FAILURES else Outcome.REVOKED
-    return Record(run, seen, outcome, reason, run.stop_message, seen.report if seen else None)
+    report = seen.report if seen else None
+    return Record(run, seen, outcome, reason, run.stop_message, report=report)
 
 
 def _decide_unknown(run: UnfinishedRun, seen: Observation | None) -> Action:
@@ -146,7 +157,7 @@ def _decide_unknown(run: UnfinishedRun, seen: Observation | None) -> Action:
     message = unexpected_status_message(run.task_status)
     if seen is not None and seen.is_live:
         return Stop(run, seen, reason, message, fail_task=True)
-    return Record(run, seen, Outcome.FAILED, reason, message, task_to=TaskState.FAILED)
+    return Record(run, seen, Outcome.FAILED, reason, message, move_task=True)
 
 
 def _decide_enrolled(run: UnfinishedRun, seen: Observation | None, policy: Policy) -> Action | None:
@@ -158,28 +169,30 @@ def _decide_enrolled(run: UnfinishedRun, seen: Observation | None, policy: Polic
     if seen.phase is Phase.STUCK:
         reason = (seen.report.reason if seen.report else None) or Reason.NEVER_STARTED
         message = seen.report.message if seen.report else explain(reason).means
-        return Stop(run, seen, reason, message, fail_task=True)
+        remedy = seen.report.remedy if seen.report else ""
+        return Stop(run, seen, reason, message, remedy, fail_task=True)
     return _record_result(run, seen, move_task=True)
 
 
 def _record_result(run: UnfinishedRun, seen: Observation, *, move_task: bool) -> Record:
     """Record how the run itself ended; move its task accordingly if `move_task` is set."""
     report = seen.report
-    if seen.phase is Phase.SUCCEEDED:
-        message = report.message if report else ""
-        task_to = TaskState.COMPLETED if move_task else None
-        return Record(run, seen, Outcome.SUCCEEDED, None, message, report, task_to)
-    reason = (report.reason if report else None) or Reason.WORKER_CRASHED
-    message = report.message if report else explain(reason).means
-    task_to = TaskState.FAILED if move_task else None
-    return Record(run, seen, Outcome.FAILED, reason, message, report, task_to)
+    outcome, reason = Outcome.SUCCEEDED, None
+    if seen.phase is Phase.FAILED:
+        outcome = Outcome.FAILED
+        reason = (report.reason if report else None) or Reason.WORKER_CRASHED
+    message = explain(reason).means if reason else ""
+    remedy = ""
+    if report is not None:
+        message, remedy = report.message, report.remedy
+    return Record(run, seen, outcome, reason, message, remedy, report, move_task)
 
 
 def _record_lost(run: UnfinishedRun, policy: Policy) -> Record:
     reason = Reason.LOST
     if run.lost_before >= policy.max_lost_runs:
         message = f"the run disappeared without a result, {run.lost_before + 1} times in a row"
-        return Record(run, None, Outcome.FAILED, reason, message, task_to=TaskState.FAILED)
+        return Record(run, None, Outcome.FAILED, reason, message, move_task=True)
     message = "the run disappeared without a result; a new run follows"
     return Record(run, None, Outcome.LOST, reason, message)
 
@@ -196,7 +209,13 @@ def _launch_or_reject(run: UnfinishedRun, policy: Policy) -> Launch | Record:
         check_url(run.course_url, policy.allowed_hosts)
     except Failure as failure:
         return Record(
-            run, None, Outcome.FAILED, failure.reason, failure.message, task_to=TaskState.FAILED
+            run,
+            None,
+            Outcome.FAILED,
+            failure.reason,
+            failure.message,
+            failure.remedy,
+            move_task=True,
         )
     cookies = cookies_name(run.email)
     return Launch(run, RunOrder(run.name, run.task_id, run.run_number, run.course_url, cookies))

@@ -1,11 +1,13 @@
-"""What is told of a run where people look at it: in the run's log, or as Kubernetes Events on its Job."""
+"""The events of a run for people: lines in the run's log, or Kubernetes Events on its Job."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
+from enrollgate.domain.run import Outcome
+
 
 class RunEventType(StrEnum):
-    """The turns of a run's life."""
+    """The kinds of events in a run's life."""
 
     LAUNCHED = "Launched"
     COMPLETED = "Completed"
@@ -13,15 +15,20 @@ class RunEventType(StrEnum):
     REVOKED = "Revoked"
     LOST = "Lost"
 
+    @classmethod
+    def of(cls, outcome: Outcome) -> "RunEventType":
+        """Return the event that announces this outcome."""
+        return cls.COMPLETED if outcome is Outcome.SUCCEEDED else cls[outcome.name]
+
 
 @dataclass(frozen=True, slots=True)
 class RunEvent:
-    """One turn, in a sentence. Carries no e-mail and no secret."""
+    """One event, in a sentence without e-mail addresses and secrets."""
 
     kind: RunEventType
     message: str
 
     @property
     def is_warning(self) -> bool:
-        """Whether it is nothing to be glad of."""
+        """Return whether the event reports a problem."""
         return self.kind not in (RunEventType.LAUNCHED, RunEventType.COMPLETED)

@@ -1,4 +1,4 @@
-"""The two tables: when a task was first seen, and the runs.
+"""Our two tables: the tracked tasks and the runs.
 
 Revision ID: 0001
 """
@@ -23,8 +23,9 @@ _MARIADB = {
 
 
 def upgrade() -> None:
-    """Creates the tables and their indexes. What an interrupted migration left is taken as it is: MySQL and MariaDB commit each
-    of these statements by itself.
+    """Create the tables and their indexes.
+
+    MySQL and MariaDB commit each DDL statement by itself, so what an interrupted migration created is kept as it is.
     """
     _create(
         "enrollgate_tasks",
@@ -47,13 +48,14 @@ def upgrade() -> None:
         sa.Column("outcome", sa.String(16)),
         sa.Column("reason", sa.String(64)),
         sa.Column("message", sa.Text),
+        sa.Column("remedy", sa.Text),
         sa.Column("result", sa.JSON),
         sa.Column(
             "active",
             sa.Integer,
             sa.Computed("CASE WHEN finished_at IS NULL THEN 1 END", persisted=True),
         ),
-        sa.UniqueConstraint("task_id", "run_number", name="uq_enrollgate_runs_attempt"),
+        sa.UniqueConstraint("task_id", "run_number", name="uq_enrollgate_runs_run_number"),
         sa.UniqueConstraint("task_id", "active", name="uq_enrollgate_runs_active"),
         indexes={
             "ix_enrollgate_runs_active": ["active", "installation"],
@@ -72,7 +74,5 @@ def _create(table: str, *parts: sa.schema.SchemaItem, indexes: dict[str, list[st
 
 
 def downgrade() -> None:
-    """Migrations are additive: there is no way back that keeps the data."""
-    raise NotImplementedError(
-        "enrollgate's migrations are additive only; restore a back-up to go back"
-    )
+    """Refuse: migrations are additive, and going back would lose data."""
+    raise NotImplementedError("enrollgate's migrations only add; restore a back-up to go back")

@@ -2,41 +2,57 @@
 
 import ast
 import re
-import subprocess
+import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGE = REPOSITORY / "operator" / "enrollgate"
+from tests.repository import PACKAGE, REPOSITORY, tracked_files
 
 
-def tracked() -> list[Path]:
-    done = subprocess.run(
-        ["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:  # an unpacked archive
-        return [
-            path for path in REPOSITORY.rglob("*") if path.is_file() and ".venv" not in path.parts
-        ]
-    return [REPOSITORY / name for name in done.stdout.splitlines() if (REPOSITORY / name).is_file()]
-
-
-def test_the_operator_folder_never_shadows_the_standard_library() -> None:
+def test_the_operator_folder_does_not_shadow_the_standard_library() -> None:
     assert not (REPOSITORY / "operator" / "__init__.py").exists()
 
 
-def test_every_module_tells_its_story() -> None:
+def test_every_module_has_a_docstring() -> None:
     for path in PACKAGE.rglob("*.py"):
         assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"
 
 
-def test_no_package_is_without_its_init() -> None:
+def test_every_package_has_an_init() -> None:
     for folder in {path.parent for path in PACKAGE.rglob("*.py")}:
         assert (folder / "__init__.py").exists(), folder
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"),
+    [
+        ("domain", ("enrollgate.domain", "enrollgate.common")),
+        ("common", ("enrollgate.common",)),
+    ],
+)
+def test_a_low_layer_imports_only_the_standard_library(
+    package: str, allowed: tuple[str, ...]
+) -> None:
+    others = {
+        f"{path.relative_to(PACKAGE)}: {name}"
+        for path in (PACKAGE / package).rglob("*.py")
+        for name in _imports(path)
+        if name.partition(".")[0] not in sys.stdlib_module_names
+        and not any(name == own or name.startswith(f"{own}.") for own in allowed)
+    }
+    assert not others
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or "")
 
 
 def test_no_file_names_a_package_registry() -> None:
@@ -44,14 +60,14 @@ def test_no_file_names_a_package_registry() -> None:
         r"(pypi|pythonhosted|npmjs|debian)\.(org|com)\b|(proxy|sum)\.golang\.org|registry\.(npmjs|yarnpkg)",
         re.IGNORECASE,
     )
-    for path in tracked():
+    for path in tracked_files():
         if path.suffix not in (".png", ".ico") and path != Path(__file__):
             text = path.read_text(encoding="utf-8", errors="replace")
             assert not hosts.search(text), path
 
 
 @pytest.mark.parametrize("lock", ["runtime.txt", "dev.txt"])
-def test_the_lock_is_in_step_with_the_project(lock: str) -> None:
+def test_the_lock_matches_the_project(lock: str) -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     wanted = list(project["dependencies"])
     if lock == "dev.txt":

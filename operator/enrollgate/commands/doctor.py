@@ -74,7 +74,8 @@ def run_checks(settings: Settings) -> Iterator[Check]:
 def check_cluster(settings: Settings) -> Check:
     """Ask the API server for each permission that the operator needs."""
     try:
-        launcher = build_kubernetes_launcher(settings, random=Random(), stopped=threading.Event())  # noqa: S311 -- spreads retries
+        random = Random()  # noqa: S311 -- only spreads retries
+        launcher = build_kubernetes_launcher(settings, random=random, stopped=threading.Event())
     except NoCluster as error:
         return warning(
             "cluster",

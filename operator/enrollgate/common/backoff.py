@@ -20,7 +20,8 @@ class Backoff:
     def __post_init__(self) -> None:
         if not (self.base >= 0 and self.cap >= 0 and self.factor >= 1 and 0 <= self.jitter <= 1):
             raise ValueError(
-                f"a back-off needs base and cap >= 0, factor >= 1 and jitter from 0 to 1, not {self}"
+                "a back-off needs base and cap >= 0, factor >= 1 and jitter from 0 to 1, "
+                f"not {self}"
             )
 
 

@@ -1,4 +1,4 @@
-"""What a child process inherits of our environment: a short list, since the rest may hold secrets."""
+"""What a child process inherits of our environment: little, since the rest may hold secrets."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Keep e-mail addresses, credentials and control characters out of texts for people and databases."""
+"""Keep e-mail addresses, credentials and control characters out of logs and databases."""
 
 import re
 import traceback

@@ -93,7 +93,7 @@ def _parse(url: str, max_length: int) -> SplitResult:
         scheme = parts.scheme[:20] or "none"
         raise Failure(
             Reason.INVALID_COURSE_URL,
-            f"the URL's scheme is {scheme}: write https or http",
+            f"the URL's scheme is {scheme}: only https, or http, can be downloaded",
         )
     if not parts.hostname:
         raise Failure(Reason.INVALID_COURSE_URL, "the URL names no host")
@@ -103,7 +103,10 @@ def _parse(url: str, max_length: int) -> SplitResult:
 
 
 def normal_host(host: str) -> str:
-    """Return the host in lower case, without brackets and the final dot; an IP address in its usual form."""
+    """Return the host in lower case, without brackets and the final dot.
+
+    An IP address is returned in its usual form.
+    """
     host = host.lower().strip("[]").rstrip(".")
     address = parse_address(host)
     return str(address) if address is not None else host

@@ -1,4 +1,4 @@
-"""The settings of Kubernetes mode: how the Jobs are built, and how the operator runs in a cluster."""
+"""The settings of Kubernetes mode: how Jobs are built, and how the operator runs in a cluster."""
 
 import re
 from typing import Annotated, Literal

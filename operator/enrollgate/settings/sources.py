@@ -50,7 +50,7 @@ class SecretsFolder(NestedSecretsSettingsSource):
 
 
 def config_file() -> Path | None:
-    """Return the file that ENROLLGATE_CONFIG_FILE names, if any. Raises OSError if it is missing."""
+    """Return the file of ENROLLGATE_CONFIG_FILE, if set. Raises OSError if it is missing."""
     text = os.environ.get(CONFIG_FILE)
     if text and not Path(text).is_file():
         raise OSError(f"{CONFIG_FILE}={text}: there is no such file: create it, or fix the path")
@@ -58,7 +58,7 @@ def config_file() -> Path | None:
 
 
 def secrets_folder() -> Path | None:
-    """Return the folder that ENROLLGATE_SECRETS_DIR names, if any. Raises OSError if it is missing."""
+    """Return the folder of ENROLLGATE_SECRETS_DIR, if set. Raises OSError if it is missing."""
     text = os.environ.get(SECRETS_DIR)
     if text and not Path(text).is_dir():
         raise OSError(f"{SECRETS_DIR}={text}: there is no such folder: create it, or fix the path")

@@ -1,4 +1,8 @@
-"""A stand-in for Google Drive v3 that speaks just what the destination uses, refuses what Drive refuses, and fails on demand."""
+"""An emulator of the parts of the Google Drive v3 API that the destination uses.
+
+It refuses what Drive refuses, and fails on demand: see README.md. Only tests, benchmarks and people
+who try Enrollgate without Google use it; it is not in the image.
+"""
 
 from tests.drive_emulator.faults import Fault, Faults
 from tests.drive_emulator.server import DriveEmulator

@@ -1,4 +1,4 @@
-"""`python -m tests.drive_emulator`: serves until Ctrl-C and says how to point Enrollgate at it."""
+"""Serve until Ctrl-C, and print the settings to use: `python -m tests.drive_emulator`."""
 
 import argparse
 import json
@@ -9,15 +9,16 @@ from tests.drive_emulator import DriveEmulator, Faults, Store
 
 
 def main() -> None:
+    """Parse the options, start the emulator, and wait."""
     parser = argparse.ArgumentParser(prog="python -m tests.drive_emulator")
     parser.add_argument("--port", type=int, default=8091)
     parser.add_argument(
-        "--folder", type=Path, help="keep the files' contents here; else only their size and MD5"
+        "--folder", type=Path, help="Keep the files' contents here. Default: only size and MD5."
     )
     parser.add_argument(
-        "--rate", type=float, default=0, help="bytes per second, all uploads together"
+        "--rate", type=float, default=0, help="Bytes per second, all uploads together. 0: no limit."
     )
-    parser.add_argument("--faults", type=float, default=0, help="share of faulty answers, 0 to 1")
+    parser.add_argument("--faults", type=float, default=0, help="Share of faulty answers, 0 to 1.")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--credentials", type=Path, default=Path("drive-credentials.json"))
     options = parser.parse_args()

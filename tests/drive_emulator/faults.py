@@ -1,4 +1,4 @@
-"""What goes wrong, and when: one scripted fault after the other, or a share of all requests, drawn from a seed."""
+"""Decide which request fails, and how: scripted faults, or a random share of all requests."""
 
 import threading
 from dataclasses import dataclass, field
@@ -7,26 +7,35 @@ from random import Random
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that happens to one request."""
+    """Describe what happens to one request. `kind` is one of:
+
+    - status: answer with `status`, `reason`, `detail`, `message` and `headers`
+    - cut: read half of the body, then reset the connection; of a chunk, whole 256 KiB are kept
+    - stall: read half of the body, then do nothing until the client closes the connection
+    - lost: do what is asked, then reset the connection instead of answering
+    - truncated: send half of the answer
+    - partial: keep half of a chunk and answer 308
+    - nothing_kept: keep nothing of a chunk and answer 308
+    - dropped: delete all that was kept of the upload and answer 308 without Range
+    - corrupt: store a wrong MD5
+    - page: answer 200 with a proxy's HTML page
+
+    `detail` is the reason of the newer error format (google.rpc.ErrorInfo).
+    """
 
     kind: str = "status"
-    """status, cut (the request's body is read by half, then the connection is reset; of a chunk, whole 256 KiB are kept), stall
-    (it is read by half, then nothing more happens until the other side hangs up), lost (done, but the answer is lost), truncated
-    (half an answer), partial (half of a chunk is kept, 308), nothing_kept (308, and nothing of the chunk is kept), forgotten
-    (all that was kept is lost, 308 without Range), corrupt (a wrong MD5 is stored), page (200 with a proxy's HTML)."""
     status: int = 503
     reason: str = "backendError"
     detail: str = ""
-    """The newer word beside the reason."""
     message: str = "scripted"
     headers: dict[str, str] = field(default_factory=dict)
 
     def applies_to(self, operation: str) -> bool:
-        """Whether it is anything else than an ordinary answer there."""
+        """Say whether the fault changes the answer of this operation."""
         return operation == "chunk" or self.kind not in (
             "partial",
             "nothing_kept",
-            "forgotten",
+            "dropped",
             "corrupt",
         )
 
@@ -45,7 +54,12 @@ RANDOM = (
 
 
 class Faults:
-    """The script. Operations: generateIds, list, get, update, delete, create, session, chunk, probe, token."""
+    """Choose the fault of each request. Thread-safe.
+
+    `share` is the part of the requests that fail by chance, from 0 to 1, drawn from `seed`.
+    Operations: generateIds, list, get, update, delete, create, session, chunk, probe, token.
+    `happened` lists the faults so far, `requests` counts all requests.
+    """
 
     def __init__(self, share: float = 0.0, seed: int = 1) -> None:
         self._random = Random(seed)
@@ -57,19 +71,20 @@ class Faults:
         self.happened: list[str] = []
 
     def script(self, operation: str, *faults: Fault) -> None:
-        """The operation's next requests end so."""
+        """Let the operation's next requests fail, one by one."""
         assert all(fault.applies_to(operation) for fault in faults), (
-            "such a fault would do nothing there"
+            "the operation ignores such a fault"
         )
         with self._lock:
             self._scripted.setdefault(operation, []).extend(faults)
 
     def always(self, operation: str, fault: Fault) -> None:
-        """All of the operation's requests end so, from now on."""
-        assert fault.applies_to(operation), "such a fault would do nothing there"
+        """Let all of the operation's requests fail from now on."""
+        assert fault.applies_to(operation), "the operation ignores such a fault"
         self._always[operation] = fault
 
     def next(self, operation: str) -> Fault | None:
+        """Return the fault of the next request, or None."""
         with self._lock:
             self.requests += 1
             waiting = self._scripted.get(operation)

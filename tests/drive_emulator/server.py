@@ -1,4 +1,8 @@
-"""The wire protocol, over the store and the fault script."""
+"""The emulator's HTTP server: Drive's requests and answers, on top of the store and the faults.
+
+See https://developers.google.com/workspace/drive/api/reference/rest/v3 and, for resumable uploads,
+https://developers.google.com/workspace/drive/api/guides/manage-uploads#resumable
+"""
 
 import contextlib
 import json
@@ -21,7 +25,11 @@ _PAGE = 100
 
 
 class DriveEmulator:
-    """Serves between enter and exit. `rate`: bytes per second that it takes, all uploads together."""
+    """Serve Drive's API between enter and exit.
+
+    `rate` is in bytes per second, for all uploads together; 0 is unlimited. Tests set the hooks
+    `on_chunk`, `on_bytes`, `before_final_response` and `after_final_response`.
+    """
 
     def __init__(
         self,
@@ -34,22 +42,19 @@ class DriveEmulator:
         self.faults = faults or Faults()
         self.rate = rate
         self.requests: list[tuple[str, int]] = []
-        self.ranges: list[str | None] = []
-        """The Range of each 308."""
+        self.ranges: list[str | None] = []  # the Range header of each 308
         self.tokens = {"good"}
         self.token_requests: list[dict[str, str]] = []
         self.token_refusal: str | None = None
-        self.token_scope: str | None = None
-        """What is granted, if it is not what was asked for."""
+        self.token_scope: str | None = None  # the granted scope, if not the requested one
         self.on_chunk: Callable[[], None] = lambda: None
+        # Called when a file is complete, before its final response is sent, and after it.
         self.before_final_response: Callable[[], None] = lambda: None
-        """Called when a file is complete and its answer not yet sent."""
         self.after_final_response: Callable[[], None] = lambda: None
+        # Called with the number of bytes of each read of a request's body.
         self.on_bytes: Callable[[int], None] = lambda _size: None
-        """Told of each piece of a body that arrived."""
-        self.received = 0
-        """Bytes of chunks that arrived, whether they were kept or not."""
-        self._pace = RateLimiter()
+        self.received = 0  # bytes of chunks that arrived, kept or not
+        self._rate_limiter = RateLimiter()
         self._lock = threading.Lock()
         emulator = self
 
@@ -63,7 +68,7 @@ class DriveEmulator:
             def handle_error(self, request: Any, client_address: Any) -> None: ...
 
         self._server = Server(("127.0.0.1", port), Handler)
-        # What was sent and is not read yet lies in buffers: as small as on a real network, whose packets are not 64 KiB.
+        # Small buffers and packets, as on a real network: little is sent before it is read.
         self._server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         self._server.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1460)
         self._thread = threading.Thread(
@@ -81,7 +86,7 @@ class DriveEmulator:
         self._server.server_close()
 
     def user_login(self) -> dict[str, str]:
-        """An authorized_user file whose tokens come from here."""
+        """Return the content of an authorized_user file whose tokens come from the emulator."""
         return {
             "type": "authorized_user",
             "client_id": "client",
@@ -91,9 +96,11 @@ class DriveEmulator:
         }
 
     def throttle(self, size: int) -> None:
-        self._pace.wait(size, self.rate)
+        """Wait as long as `size` bytes take at the configured rate."""
+        self._rate_limiter.wait(size, self.rate)
 
     def count(self, size: int) -> None:
+        """Count the received bytes of a chunk."""
         with self._lock:
             self.received += size
 
@@ -121,6 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._handle()
 
     def _handle(self) -> None:
+        """Read the request, let its fault happen, and answer."""
         parts = urlsplit(self.path)
         self.query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         operation, respond = self._route(parts.path)
@@ -132,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         if operation == "chunk":
             self.drive.count(len(self.body))
         if halved or len(self.body) < length:
-            return self._break_off(operation, fault)
+            return self._break_connection(operation, fault)
         try:
             if (
                 operation != "token"
@@ -140,13 +148,13 @@ class _Handler(BaseHTTPRequestHandler):
             ):
                 raise Refused(401, "authError", "Invalid Credentials")
             if fault and fault.kind == "status":
-                problem = _problem(fault.status, fault.reason, fault.message, fault.detail)
-                return self._send(fault.status, problem, fault.headers, operation)
+                body = _error_body(fault.status, fault.reason, fault.message, fault.detail)
+                return self._send(fault.status, body, fault.headers, operation)
             status, answer, headers = respond(fault)
         except Refused as refused:
             status, answer, headers = (
                 refused.status,
-                _problem(refused.status, refused.reason, refused.message),
+                _error_body(refused.status, refused.reason, refused.message),
                 {},
             )
         if fault and fault.kind == "lost":
@@ -164,32 +172,33 @@ class _Handler(BaseHTTPRequestHandler):
             self.drive.after_final_response()
         return None
 
-    def _break_off(self, operation: str, fault: Fault | None) -> None:
-        """The connection ends in the middle of a request. Of a chunk, Drive keeps what it has in whole 256 KiB."""
+    def _break_connection(self, operation: str, fault: Fault | None) -> None:
+        """End the connection in the middle of a request. Of a chunk, whole 256 KiB are kept."""
         start = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", self.headers.get("Content-Range", ""))
         if operation == "chunk" and start:
             kept = self.body[: len(self.body) // CHUNK_UNIT * CHUNK_UNIT]
             with contextlib.suppress(Refused):
                 self.drive.store.append(self.query["upload_id"], int(start[1]), kept)
         if fault and fault.kind == "stall":
-            _wait_for_the_end(self.connection)
+            _wait_until_closed(self.connection)
         self._reset()
 
     def _read(self, length: int) -> bytes:
         data = bytearray()
         while len(data) < length:
             try:
-                piece = self.rfile.read1(min(65536, length - len(data)))
+                block = self.rfile.read1(min(65536, length - len(data)))
             except OSError:
                 break
-            if not piece:
+            if not block:
                 break
-            data += piece
-            self.drive.on_bytes(len(piece))
-            self.drive.throttle(len(piece))
+            data += block
+            self.drive.on_bytes(len(block))
+            self.drive.throttle(len(block))
         return bytes(data)
 
     def _route(self, path: str) -> tuple[str, Callable[[Fault | None], Any]]:
+        """Return the operation and the function that answers it."""
         if path == "/token":
             return "token", self._token
         if path == "/drive/v3/files/generateIds":
@@ -209,9 +218,9 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/upload/drive/v3/files" and self.command == "POST":
             return "session", self._begin
         if path == "/upload/drive/v3/files":
-            asks = self.headers.get("Content-Range", "").startswith("bytes */")
-            return "probe" if asks else "chunk", self._chunk
-        return "unknown", lambda _: (404, _problem(404, "notFound", path), {})
+            is_query = self.headers.get("Content-Range", "").startswith("bytes */")
+            return "probe" if is_query else "chunk", self._chunk
+        return "unknown", lambda _: (404, _error_body(404, "notFound", path), {})
 
     def _token(self, _fault: Fault | None) -> Any:
         form = {name: values[-1] for name, values in parse_qs(self.body.decode()).items()}
@@ -237,7 +246,8 @@ class _Handler(BaseHTTPRequestHandler):
             {},
         )
 
-    def _on_all_drives(self) -> None:
+    def _require_all_drives(self) -> None:
+        """Refuse a request that leaves out shared drives, if there is one."""
         if self.drive.store.drive_id and self.query.get("supportsAllDrives") != "true":
             raise Refused(404, "notFound", "File not found")
 
@@ -250,16 +260,16 @@ class _Handler(BaseHTTPRequestHandler):
         return 200, {"files": found[start : start + _PAGE], **more}, {}
 
     def _get(self, file_id: str) -> Any:
-        self._on_all_drives()
+        self._require_all_drives()
         return 200, self.drive.store.get(file_id), {}
 
     def _delete(self, file_id: str) -> Any:
-        self._on_all_drives()
+        self._require_all_drives()
         self.drive.store.delete(file_id)
         return 204, None, {}
 
     def _update(self, file_id: str) -> Any:
-        self._on_all_drives()
+        self._require_all_drives()
         body, query = json.loads(self.body or b"{}"), self.query
         return (
             200,
@@ -270,14 +280,14 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _create(self, _fault: Fault | None) -> Any:
-        self._on_all_drives()
+        self._require_all_drives()
         body = json.loads(self.body)
         if body.get("mimeType") != FOLDER:
-            raise Refused(400, "invalid", "only folders are made without media here")
+            raise Refused(400, "invalid", "only folders can be created without media")
         return 200, self.drive.store.insert(body), {}
 
     def _begin(self, _fault: Fault | None) -> Any:
-        self._on_all_drives()
+        self._require_all_drives()
         if self.query.get("uploadType") != "resumable":
             raise Refused(400, "invalid", "only resumable uploads")
         name = self.drive.store.begin(
@@ -286,24 +296,25 @@ class _Handler(BaseHTTPRequestHandler):
         return 200, None, {"Location": f"{self.drive.url}upload/drive/v3/files?upload_id={name}"}
 
     def _chunk(self, fault: Fault | None) -> Any:
+        """Take a chunk, or answer how much is kept (`Content-Range: bytes */size`)."""
         store, name = self.drive.store, self.query["upload_id"]
         span = self.headers.get("Content-Range", "")
         match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", span)
-        asks = span.startswith("bytes */")
+        is_query = span.startswith("bytes */")
         data, start = self.body, int(match[1]) if match else 0
         if match and int(match[2]) - start + 1 != len(data):
-            raise Refused(400, "invalid", "the body is not as long as Content-Range says")
+            raise Refused(400, "invalid", "the body's length differs from Content-Range")
         if match and int(match[2]) + 1 != int(match[3]) and len(data) % CHUNK_UNIT:
             raise Refused(400, "invalid", "a chunk must be a multiple of 256 KiB")
-        if fault and fault.kind == "forgotten":
-            store.forget(name)
+        if fault and fault.kind == "dropped":
+            store.drop(name)
             return 308, None, {}
         if fault and fault.kind == "partial":
             data = data[: len(data) // 2 // CHUNK_UNIT * CHUNK_UNIT]
-        if (fault and fault.kind == "nothing_kept") or (asks and not self._whole(name)):
+        if (fault and fault.kind == "nothing_kept") or (is_query and not self._is_complete(name)):
             data = b""
             upload = store.uploads.get(name)
-            if upload is None or upload.gone:
+            if upload is None or upload.expired:
                 raise Refused(404, "notFound")
         else:
             upload = store.append(
@@ -312,9 +323,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.drive.on_chunk()
         if upload.file is not None and not (fault and fault.kind == "nothing_kept"):
             return 200, upload.file, {}
-        return 308, None, {"Range": f"bytes=0-{upload.got - 1}"} if upload.got else {}
+        return 308, None, {"Range": f"bytes=0-{upload.received - 1}"} if upload.received else {}
 
-    def _whole(self, name: str) -> bool:
+    def _is_complete(self, name: str) -> bool:
         upload = self.drive.store.uploads.get(name)
         return upload is not None and upload.file is not None
 
@@ -351,18 +362,19 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _reset(self) -> None:
+        """Reset the connection instead of answering."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
 
 
-def _wait_for_the_end(connection: socket.socket) -> None:
-    """Reads nothing, as a stalled server does, until the other side is gone."""
+def _wait_until_closed(connection: socket.socket) -> None:
+    """Read nothing, as a stalled server does, until the client closes the connection."""
     poll = select.poll()
     poll.register(connection, select.POLLHUP | select.POLLERR | select.POLLRDHUP)
     poll.poll(30_000)
 
 
-def _problem(status: int, reason: str, message: str, detail: str = "") -> dict[str, Any]:
+def _error_body(status: int, reason: str, message: str, detail: str = "") -> dict[str, Any]:
     details = (
         {"details": [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": detail}]}
         if detail

@@ -1,4 +1,7 @@
-"""The files of the emulator: metadata in memory, contents as size and MD5 only (or in a folder, if one is given)."""
+"""The emulator's files and upload sessions.
+
+Metadata is in memory. Of the contents only size and MD5 are kept, unless a folder is given.
+"""
 
 import hashlib
 import re
@@ -11,7 +14,7 @@ FOLDER = "application/vnd.google-apps.folder"
 
 
 class Refused(Exception):
-    """An error as Drive says it."""
+    """Report an error of Drive: HTTP status, reason and message."""
 
     def __init__(self, status: int, reason: str, message: str = "") -> None:
         super().__init__(reason)
@@ -20,18 +23,22 @@ class Refused(Exception):
 
 @dataclass
 class Upload:
-    """A resumable session."""
+    """Hold a resumable session. `received` is the number of bytes kept so far."""
 
     body: dict[str, Any]
     size: int
-    got: int = 0
+    received: int = 0
     digest: Any = field(default_factory=lambda: hashlib.md5(usedforsecurity=False))
     file: dict[str, Any] | None = None
-    gone: bool = False
+    expired: bool = False
 
 
 class Store:
-    """All files and sessions. Safe for several threads: one big lock."""
+    """Hold all files and sessions. Thread-safe: there is one lock for everything.
+
+    `role` is the account's role on the shared drive: `organizer` (manager), `fileOrganizer`
+    (content manager) or `writer`. `lag`: searches do not show what is newer than so many requests.
+    """
 
     def __init__(
         self,
@@ -41,38 +48,36 @@ class Store:
         role: str = "fileOrganizer",
         lag: int = 0,
     ) -> None:
-        """`role`: the account's on the shared drive (`organizer`: manager; `fileOrganizer`: content manager; `writer`).
-        `lag`: searches do not show what is newer than so many requests."""
         self.lock = threading.RLock()
         self.folder = folder
         self.files: dict[str, dict[str, Any]] = {}
         self.uploads: dict[str, Upload] = {}
         self.generated: set[str] = set()
-        self.used: set[str] = set()
-        """Ids of files that were deleted for good: they are not given a second time."""
-        self.refuse: Refused | None = None
-        """What every creation of a file is refused with."""
+        self.deleted_ids: set[str] = set()  # ids of deleted files cannot be used again
+        self.refuse: Refused | None = None  # the answer to every creation of a file
         self.bytes = 0
         self.role = role if shared_drive else "owner"
         self.lag = lag
         self.requests = 0
-        self._born: dict[str, int] = {}
+        self._created_at_request: dict[str, int] = {}
         self._clock = 0
         self.drive_id = "shareddrive0001" if shared_drive else None
         self.root = self.insert(
-            {"id": "rootfolder0001", "name": "Courses", "mimeType": FOLDER}, ours=True
+            {"id": "rootfolder0001", "name": "Courses", "mimeType": FOLDER}, checked=False
         )["id"]
 
     def new_ids(self, count: int) -> list[str]:
+        """Return new file ids."""
         with self.lock:
             ids = [f"emulated{len(self.generated) + n:08d}" for n in range(count)]
             self.generated.update(ids)
             return ids
 
-    def insert(self, body: dict[str, Any], *, ours: bool = False) -> dict[str, Any]:
+    def insert(self, body: dict[str, Any], *, checked: bool = True) -> dict[str, Any]:
+        """Create a file or folder. `checked=False` skips the checks of a client's request."""
         with self.lock:
             file_id = body.get("id") or self.new_ids(1)[0]
-            if not ours:
+            if checked:
                 self.check_new(body)
             self._clock += 1
             file = {"trashed": False, "mimeType": "application/octet-stream", **body, "id": file_id}
@@ -81,14 +86,15 @@ class Store:
             if self.drive_id:
                 file["driveId"] = self.drive_id
             self.files[file_id] = file
-            self._born[file_id] = self.requests
+            self._created_at_request[file_id] = self.requests
             return file
 
     def check_new(self, body: dict[str, Any]) -> None:
+        """Raise Refused if Drive would not create this file."""
         with self.lock:
             if "id" in body and body["id"] not in self.generated:
                 raise Refused(400, "invalid", "The provided file ID is not usable.")
-            if body.get("id") in self.files.keys() | self.used:
+            if body.get("id") in self.files.keys() | self.deleted_ids:
                 raise Refused(409, "fileIdInUse", "A file already exists with the provided ID.")
             if any(
                 parent not in self.files or self.files[parent]["trashed"]
@@ -99,23 +105,24 @@ class Store:
                 raise self.refuse
 
     def get(self, file_id: str) -> dict[str, Any]:
+        """Return a file's metadata. Raises Refused (404)."""
         with self.lock:
             if file_id not in self.files:
                 raise Refused(404, "notFound", f"File not found: {file_id}.")
             return self.files[file_id]
 
     def delete(self, file_id: str) -> None:
-        """For good: on a shared drive that is its managers' to do."""
+        """Delete a file for good. On a shared drive only managers may do that."""
         with self.lock:
             self.get(file_id)
             self._allow("owner", "organizer")
             del self.files[file_id]
-            self.used.add(file_id)
+            self.deleted_ids.add(file_id)
 
     def update(
         self, file_id: str, body: dict[str, Any], add: str | None = None, remove: str | None = None
     ) -> dict[str, Any]:
-        """To the bin, or from folder to folder: not for mere writers."""
+        """Trash or move a file. Writers may not do that on a shared drive."""
         with self.lock:
             file = self.get(file_id)
             self._allow("owner", "organizer", "fileOrganizer")
@@ -124,7 +131,7 @@ class Store:
             if add is not None:
                 self.get(add)
                 if remove not in file.get("parents", ()):
-                    raise Refused(400, "invalid", "it is in no such folder")
+                    raise Refused(400, "invalid", "the file is not in that folder")
                 file["parents"] = [add]
             file |= body
             return file
@@ -135,9 +142,11 @@ class Store:
             raise Refused(403, "insufficientFilePermissions", message)
 
     def find(self, query: str) -> list[dict[str, Any]]:
-        """`files.list` for the few forms of query that are used; anything else is refused."""
+        """Answer `files.list`. Only the forms of query that the client uses are accepted."""
         found = [
-            file for file in self._in_order() if self.requests - self._born[file["id"]] >= self.lag
+            file
+            for file in self._in_order()
+            if self.requests - self._created_at_request[file["id"]] >= self.lag
         ]
         for part in query.split(" and appProperties has ", 1)[0].split(" and "):
             if match := re.fullmatch(r"'([^']+)' in parents", part):
@@ -160,37 +169,38 @@ class Store:
             return sorted(self.files.values(), key=lambda file: file["createdTime"])
 
     def begin(self, body: dict[str, Any], size: int) -> str:
+        """Open a resumable session and return its name."""
         with self.lock:
             self.check_new(body)
             name = f"session{len(self.uploads):06d}"
             self.uploads[name] = Upload(body, size)
             return name
 
-    def forget(self, name: str) -> None:
-        """Nothing of an upload under way is kept any more."""
+    def drop(self, name: str) -> None:
+        """Delete what was kept of an unfinished upload."""
         with self.lock:
             upload = self.uploads[name]
             if upload.file is None:
-                upload.got, upload.digest = 0, hashlib.md5(usedforsecurity=False)
+                upload.received, upload.digest = 0, hashlib.md5(usedforsecurity=False)
 
     def append(self, name: str, start: int, data: bytes, *, corrupt: bool = False) -> Upload:
-        """Takes a chunk; what overlaps with bytes that are here is skipped."""
+        """Take a chunk, and skip the bytes that were received before."""
         with self.lock:
             upload = self.uploads.get(name)
-            if upload is None or upload.gone:
+            if upload is None or upload.expired:
                 raise Refused(404, "notFound")
             if upload.file is not None:
                 return upload
-            if start > upload.got:
-                raise Refused(400, "invalid", "the chunk begins beyond what is here")
-            new = data[upload.got - start :]
+            if start > upload.received:
+                raise Refused(400, "invalid", "the chunk starts after the received bytes")
+            new = data[upload.received - start :]
             upload.digest.update(new)
             if self.folder is not None:
                 with (self.folder / name).open("ab") as stream:
                     stream.write(new)
-            upload.got += len(new)
+            upload.received += len(new)
             self.bytes += len(data)
-            if upload.got == upload.size:
+            if upload.received == upload.size:
                 md5 = "0" * 32 if corrupt else upload.digest.hexdigest()
                 upload.file = self.insert(
                     {**upload.body, "size": str(upload.size), "md5Checksum": md5}
@@ -198,7 +208,7 @@ class Store:
             return upload
 
     def media(self) -> list[dict[str, Any]]:
-        """All files that are no folders and are not in the bin."""
+        """Return all files that are not folders and not in the trash."""
         return [
             file for file in self._in_order() if file["mimeType"] != FOLDER and not file["trashed"]
         ]

@@ -90,8 +90,8 @@ def test_with_two_folders_of_one_task_the_oldest_is_used(bench: Bench) -> None:
     store = bench.emulator.store
     body = {"name": "A course [task-7]", "mimeType": FOLDER, "parents": [store.root]}
     ours = {**body, "appProperties": PROPERTIES}
-    oldest = store.insert({**ours, "id": "zzz"}, ours=True)
-    store.insert({**ours, "id": "aaa"}, ours=True)
+    oldest = store.insert({**ours, "id": "zzz"}, checked=False)
+    store.insert({**ours, "id": "aaa"}, checked=False)
     assert bench.open_drive().location[0] == oldest["id"]
 
 
@@ -200,7 +200,7 @@ def test_expired_saved_session_is_replaced_by_a_new_one(bench: Bench) -> None:
     with pytest.raises(Failure, match="Stopped"):
         drive.deliver(build_item(1), bench.file(5 * CHUNK), ignore_bytes)
     for upload in bench.emulator.store.uploads.values():
-        upload.gone = True
+        upload.expired = True
     bench.emulator.on_chunk = lambda: None
     bench.stop.clear()
     bench.send(bench.open_drive(), size=5 * CHUNK)

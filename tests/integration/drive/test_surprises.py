@@ -35,7 +35,7 @@ def doctor(bench: Bench) -> Check:
 
 def test_content_manager_may_trash_but_not_delete() -> None:
     store = Store(shared_drive=True)
-    file = store.insert({"id": "x", "name": "x"}, ours=True)
+    file = store.insert({"id": "x", "name": "x"}, checked=False)
     with pytest.raises(Refused, match="insufficientFilePermissions"):
         store.delete(file["id"])
     assert store.update(file["id"], {"trashed": True})["trashed"]
@@ -116,7 +116,7 @@ def test_upload_whose_file_was_deleted_starts_again(bench: Bench) -> None:
     gone = bench.only_file()["id"]
     bench.emulator.store.delete(str(gone))
     for upload in bench.emulator.store.uploads.values():
-        upload.gone = True
+        upload.expired = True
     bench.send(bench.open_drive(), size=1000)
     assert bench.only_file()["id"] != gone
 
@@ -209,9 +209,9 @@ def test_foreign_files_are_never_touched(bench: Bench) -> None:
         "id": "foreign0001",
         "appProperties": {**ours["appProperties"], "enrollgateTask": "8"},
     }
-    bench.emulator.store.insert(foreign, ours=True)
+    bench.emulator.store.insert(foreign, checked=False)
     bench.emulator.store.insert(
-        {"id": "plain00001", "name": "notes.txt", "parents": ours["parents"]}, ours=True
+        {"id": "plain00001", "name": "notes.txt", "parents": ours["parents"]}, checked=False
     )
     bench.open_drive()
     assert len(bench.emulator.store.media()) == 3
@@ -277,7 +277,7 @@ def test_upload_dropped_in_the_middle_is_sent_again(bench: Bench) -> None:
         nonlocal chunks
         chunks += 1
         if chunks == 25:
-            bench.emulator.faults.script("chunk", Fault("forgotten"))
+            bench.emulator.faults.script("chunk", Fault("dropped"))
 
     bench.emulator.on_chunk = once_in_the_middle
     bench.send(drive, size=40 * CHUNK)
@@ -287,7 +287,7 @@ def test_upload_dropped_in_the_middle_is_sent_again(bench: Bench) -> None:
 
 def test_upload_dropped_repeatedly_fails(bench: Bench) -> None:
     drive = bench.open_drive()
-    bench.emulator.on_chunk = lambda: bench.emulator.faults.script("chunk", Fault("forgotten"))
+    bench.emulator.on_chunk = lambda: bench.emulator.faults.script("chunk", Fault("dropped"))
     with pytest.raises(Failure, match="DestinationUnavailable: Google Drive takes no more bytes"):
         bench.send(drive, size=4 * CHUNK)
     assert len(bench.emulator.ranges) < 20

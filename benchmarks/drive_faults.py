@@ -1,8 +1,9 @@
-"""Many uploads to a Drive of which a fifth of all answers are faulty: nothing missing, nothing twice, nothing corrupt.
+"""Upload many files to a Drive that fails a fifth of all requests, and count errors.
 
-The worker is the product's own, in a process of its own (`python -m benchmarks.drive_faults`) whose peak memory is measured: its
-pipeline, its retry_policy, and up to three tries, as a run has. The lectures come from a download command; files have up to three
-chunks. Only the pauses are shortened: whoever waits for the stop signal is told at once that it did not come.
+No file may be missing, delivered twice or corrupt. The product's own worker runs in a process of
+its own (`python -m benchmarks.drive_faults`), whose peak memory is measured. It has its pipeline,
+its retry policy and three attempts, as a run has. The lectures come from a download command, and
+files have up to three chunks. Only the pauses are shortened: waits for the stop event return soon.
 """
 
 import hashlib
@@ -26,14 +27,14 @@ from enrollgate.settings.worker import WorkerSettings
 from enrollgate.worker import work
 from enrollgate.worker.order import WorkOrder
 
-TRIES = 3
+MAX_ATTEMPTS = 3
 CHUNK = 256 * 1024
+# Bytes. Item n has the size at n modulo their number.
 SIZES = (1, 700, 40_000, 300_000, 700_000)
-"""Bytes; item n has size n modulo their number."""
 _COMMAND = """
 import os, pathlib, sys
 source, target = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
-sizes = sys.argv[4:]
+sizes = sys.argv[5:]
 for n in range(1, int(sys.argv[3]) + 1):
     if not (target / f"{n:06}.bin").exists():
         os.link(source / f"{sizes[n % len(sizes)]}.bin", target / f"{n:06}.bin")
@@ -41,6 +42,7 @@ for n in range(1, int(sys.argv[3]) + 1):
 
 
 def measure_drive_faults(uploads: int, share: float = 0.2) -> list[dict[str, object]]:
+    """Run one course of so many items. `share` is the part of the requests that fail, 0 to 1."""
     with (
         tempfile.TemporaryDirectory(prefix="enrollgate-bench-") as folder,
         DriveEmulator(faults=Faults(share)) as drive,
@@ -71,7 +73,7 @@ def measure_drive_faults(uploads: int, share: float = 0.2) -> list[dict[str, obj
                 "uploads": uploads,
                 "requests": drive.faults.requests,
                 "faulty_share": len(drive.faults.happened) / drive.faults.requests,
-                "tries": answer["tries"],
+                "attempts": answer["attempts"],
                 "outcome": answer["reason"] or "complete",
                 "missing": uploads - len(set(items)),
                 "twice": len(items) - len(set(items)),
@@ -83,24 +85,25 @@ def measure_drive_faults(uploads: int, share: float = 0.2) -> list[dict[str, obj
 
 
 def _number(name: str) -> int:
-    """An item's number, from the name of its file at Drive: `07 - 000007.bin`."""
+    """Return the item's number from the name of its file at Drive, such as `07 - 000007.bin`."""
     return int(name.rpartition(" - ")[2].partition(".")[0])
 
 
-class Impatient(threading.Event):
-    """The stop signal that never comes, and that nobody waits for."""
+class NoWaitEvent(threading.Event):
+    """A stop event that is never set, and whose waits return after a millisecond."""
 
     def wait(self, timeout: float | None = None) -> bool:
         return super().wait(0 if timeout is None else min(timeout, 0.001))
 
 
-def order_of(endpoint: str, root: str, folder: Path, count: int, number: int) -> WorkOrder:
+def build_order(endpoint: str, root: str, folder: Path, count: int, attempt: int) -> WorkOrder:
+    """Build the order of one attempt at a course of `count` items."""
     sizes = tuple(str(size) for size in SIZES)
     return WorkOrder(
         task_id=1,
         run_number=1,
-        attempt=number,
-        max_attempts=TRIES,
+        attempt=attempt,
+        max_attempts=MAX_ATTEMPTS,
         course_url="https://courses.example.com/many",
         cookies_name="",
         scratch_dir=folder / "scratch",
@@ -115,6 +118,7 @@ def order_of(endpoint: str, root: str, folder: Path, count: int, number: int) ->
                 str(folder),
                 "{output_dir}",
                 str(count),
+                "{course_url}",
                 *sizes,
             ),
             destination=DriveDestination(root),
@@ -129,20 +133,21 @@ def order_of(endpoint: str, root: str, folder: Path, count: int, number: int) ->
 
 
 def run(endpoint: str, root: str, folder: Path, count: int) -> tuple[Report, int]:
-    """As a supervisor does it: another try after every failure that one may mend."""
-    for number in range(1, TRIES + 1):
-        report = work(order_of(endpoint, root, folder, count, number), stop=Impatient())
+    """Repeat attempts while a retry can help, as a supervisor does. Returns their number, too."""
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        report = work(build_order(endpoint, root, folder, count, attempt), stop=NoWaitEvent())
         if report.reason is None or exit_code(report.reason) in PERMANENT_EXIT_CODES:
             break
-    return report, number
+    return report, attempt
 
 
 def main() -> None:
+    """Work off the course in this process, and print the report and the peak memory as JSON."""
     endpoint, root, folder, count = sys.argv[1:]
     for size in SIZES:
         (Path(folder) / f"{size}.bin").write_bytes(Random(size).randbytes(size))
-    report, tries = run(endpoint, root, Path(folder), int(count))
-    print(json.dumps({"reason": report.reason, "tries": tries, "peak": peak()}))
+    report, attempts = run(endpoint, root, Path(folder), int(count))
+    print(json.dumps({"reason": report.reason, "attempts": attempts, "peak": peak()}))
 
 
 if __name__ == "__main__":

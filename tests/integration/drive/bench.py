@@ -1,4 +1,4 @@
-"""A Drive destination on an emulator, for tests: real HTTP and the real client, only without pauses."""
+"""A Drive destination on an emulator, for tests: real HTTP, real client, no pauses."""
 
 import hashlib
 import json

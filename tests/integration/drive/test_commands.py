@@ -1,4 +1,4 @@
-"""The commands against the emulator, as processes: a killed worker, the doctor, a user's login."""
+"""Commands as processes on the emulator: killed and stopped workers, doctor, user login."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def environment(drive: DriveEmulator, tmp_path: Path) -> dict[str, str]:
     }
 
 
-def test_a_worker_killed_in_mid_upload_again_and_again_leaves_each_file_once(
+def test_worker_killed_during_uploads_leaves_each_file_once(
     tmp_path: Path,
 ) -> None:
     lectures = [Lecture(f"L{n}", content(SIZE, n)) for n in range(1, 4)]
@@ -79,19 +79,20 @@ def test_a_worker_killed_in_mid_upload_again_and_again_leaves_each_file_once(
         assert sorted(str(file["name"]) for file in files) == [
             f"0{n} - L{n}.mp4" for n in range(1, 4)
         ]
-        assert drive.store.bytes <= 3 * SIZE + 4 * CHUNK, (
-            "at most a chunk is sent again for each kill"
-        )
+        assert drive.store.bytes <= 3 * SIZE + 4 * CHUNK, "each kill costs at most one chunk"
         assert sum(file["mimeType"] == FOLDER for file in drive.store.files.values()) == 2
         report = (tmp_path / "report.json").read_text()
         assert "upload_id" not in report and json.loads(report)["reason"] is None
 
 
-def test_sigterm_in_the_middle_of_a_chunk_is_obeyed_and_what_drive_has_is_not_sent_again(
+def test_sigterm_in_a_chunk_stops_and_next_attempt_continues(
     tmp_path: Path,
 ) -> None:
-    size = 14_000_000
-    with DriveEmulator(rate=1_000_000) as drive, FaultySite([Lecture("L", content(size))]) as site:
+    file_size = 14_000_000
+    with (
+        DriveEmulator(rate=1_000_000) as drive,
+        FaultySite([Lecture("L", content(file_size))]) as site,
+    ):
         order = environment(drive, tmp_path) | {
             "ENROLLGATE_DRIVE_CHUNK_SIZE": "8MiB",
             "ENROLLGATE_TASK_ID": "7",
@@ -104,9 +105,9 @@ def test_sigterm_in_the_middle_of_a_chunk_is_obeyed_and_what_drive_has_is_not_se
         worker = subprocess.Popen(command, env=order, stderr=subprocess.DEVNULL)
         arrived, halfway = 0, threading.Event()
 
-        def count(piece: int) -> None:
+        def count(size: int) -> None:
             nonlocal arrived
-            arrived += piece
+            arrived += size
             if arrived > 3_000_000:
                 halfway.set()
 
@@ -116,7 +117,7 @@ def test_sigterm_in_the_middle_of_a_chunk_is_obeyed_and_what_drive_has_is_not_se
         assert worker.wait(120) == 75
         report = json.loads((tmp_path / "report.json").read_text())
         assert report["reason"] == "Stopped" and report["destination_id"], (
-            "it is the run's own report"
+            "the report is the worker's own"
         )
         drive.rate = 0
         assert (
@@ -124,7 +125,7 @@ def test_sigterm_in_the_middle_of_a_chunk_is_obeyed_and_what_drive_has_is_not_se
             == 0
         )
         (file,) = drive.store.media()
-        assert file["size"] == str(size) and drive.received <= size + 2 * CHUNK
+        assert file["size"] == str(file_size) and drive.received <= file_size + 2 * CHUNK
 
 
 @pytest.mark.parametrize(
@@ -132,13 +133,14 @@ def test_sigterm_in_the_middle_of_a_chunk_is_obeyed_and_what_drive_has_is_not_se
     [
         (
             None,
-            "ok      destination: Google Drive folder rootfolder0001: a probe file was written, verified and moved to the trash",
+            "ok      destination: Google Drive folder rootfolder0001: "
+            "a probe file was written, verified and moved to the trash",
         ),
         ("storage", "a service account has no storage of its own"),
         ("login", "enrollgate drive login"),
     ],
 )
-def test_doctor_proves_access_or_says_what_is_wrong(
+def test_doctor_proves_access_or_reports_the_problem(
     tmp_path: Path, broken: str | None, words: str
 ) -> None:
     with DriveEmulator() as drive:
@@ -163,7 +165,7 @@ def test_doctor_proves_access_or_says_what_is_wrong(
 def logging_in(
     drive: DriveEmulator, tmp_path: Path
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
-    """The command, waiting for Google's answer, and what it asks for."""
+    """Start the command and yield it with the query of the URL that it prints."""
     client = {
         "client_id": "client",
         "client_secret": "TOPSECRET-client",
@@ -198,7 +200,7 @@ def logging_in(
         yield login, {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
 
 
-def test_a_user_logs_in_without_a_browser_on_the_machine(tmp_path: Path) -> None:
+def test_user_logs_in_without_a_browser_on_the_machine(tmp_path: Path) -> None:
     with DriveEmulator() as drive, logging_in(drive, tmp_path) as (login, query):
         assert query["scope"] == "https://www.googleapis.com/auth/drive"
         with urllib.request.urlopen(
@@ -233,7 +235,7 @@ def test_a_user_logs_in_without_a_browser_on_the_machine(tmp_path: Path) -> None
         ),
     ],
 )
-def test_a_refused_consent_is_told_in_one_sentence(
+def test_refused_login_is_reported_in_one_sentence(
     tmp_path: Path, answer: str, refusal: str | None, words: str
 ) -> None:
     with DriveEmulator() as drive, logging_in(drive, tmp_path) as (login, query):
@@ -249,7 +251,7 @@ def test_a_refused_consent_is_told_in_one_sentence(
     )
 
 
-def test_client_secrets_of_another_kind_are_refused(tmp_path: Path) -> None:
+def test_file_that_is_no_oauth_client_is_refused(tmp_path: Path) -> None:
     (tmp_path / "client.json").write_text("{}")
     done = subprocess.run(
         [

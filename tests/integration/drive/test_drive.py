@@ -1,4 +1,4 @@
-"""The destination `drive:` on the emulator: folders, uploads, verification, retries, credentials."""
+"""The destination `drive:` on the emulator: folders, uploads, retries, credentials."""
 
 import base64
 import hashlib
@@ -234,7 +234,7 @@ def test_workload_identity_is_used_when_no_credentials_are_set(
     (bench.folder / "pod-token").write_text("TOPSECRET-of-the-pod")
     federation = {
         "type": "external_account",
-        "audience": "//iam.googleapis.com/locations/global/workloadIdentityPools/pool/providers/cluster",
+        "audience": "//iam.googleapis.com/locations/global/workloadIdentityPools/pool/providers/p",
         "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
         "token_url": bench.emulator.url + "token",
         "credential_source": {"file": str(bench.folder / "pod-token")},

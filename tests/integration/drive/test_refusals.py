@@ -72,7 +72,10 @@ def status(
     )
 
 
-NO_QUOTA = "Service Accounts do not have storage quota. Leverage shared drives, or use OAuth delegation instead."
+NO_QUOTA = (
+    "Service Accounts do not have storage quota. "
+    "Leverage shared drives, or use OAuth delegation instead."
+)
 CASES = [
     status(errors.LOGIN_EXPIRED, 401, "authError", 3),
     forbidden(errors.NO_STORAGE, "storageQuotaExceeded", message=NO_QUOTA),

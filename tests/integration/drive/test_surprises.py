@@ -1,4 +1,4 @@
-"""Drive in hard cases: roles, lagging searches, proxies, setbacks, timeouts, and what is on disk when."""
+"""Drive in hard cases: roles, lagging searches, proxies, setbacks, timeouts, stops."""
 
 import json
 import threading

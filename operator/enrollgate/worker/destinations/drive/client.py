@@ -40,8 +40,8 @@ File = dict[str, Any]
 class ChunkReader:
     """Read a part of a stream as the body of a request.
 
-    `start` and `size` are in bytes. `on_read` gets the number of bytes of each read, which are about
-    to be sent; it may raise.
+    `start` and `size` are in bytes. `on_read` gets the number of bytes of each read, which are sent
+    next; it may raise.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class ChunkReader:
     def read(self, size: int) -> bytes:
         """Return the next bytes, at most `size`.
 
-        Raises ConnectionResetError if the transport reads on after the end, to send all of it again.
-        Drive must be asked first how much it has.
+        Raises ConnectionResetError if the transport reads again after the end, to send everything
+        once more. Drive must be asked first how much it has.
         """
         if self._at_end:
             raise ConnectionResetError("the connection was closed before an answer came")
@@ -96,7 +96,7 @@ class Client:
         weakref.finalize(self, _close_all, self._opened)
 
     def close_connections(self) -> None:
-        """Close the calling thread's connections. After an error, unread bytes may be left in them."""
+        """Close the calling thread's connections: after an error, they may hold unread bytes."""
         files = getattr(self._local, "files", None)
         if files is not None:
             files._http.http.close()

@@ -4,8 +4,8 @@
         01 - <section>/                   and enrollgateSection
             01 - <lecture>.mp4            and enrollgateItem, enrollgateMd5
 
-`Drive.open` lists what is there once, and keeps it in memory. An item is there if Drive's MD5 of the
-file is the one that was written beside it when the upload began.
+`Drive.open` lists what is there once, and keeps it in memory. An item is there if Drive's MD5 of
+its file equals enrollgateMd5, which was written when the upload started.
 """
 
 import hashlib
@@ -63,8 +63,8 @@ def open_drive(
 class Drive:
     """Implement `Destination` on Google Drive.
 
-    `retry_policy` also holds the stop event. `chunk_size` is in bytes. `course` is the course's key,
-    `root` the id of the folder that courses go to.
+    `retry_policy` also holds the stop event. `chunk_size` is in bytes. `course` is the course's
+    key. `root` is the id of the folder that courses go to.
     """
 
     def __init__(

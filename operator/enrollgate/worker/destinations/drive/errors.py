@@ -45,8 +45,8 @@ REQUEST_ERRORS = (
 class Rule:
     """Describe one kind of failed request.
 
-    `condition` is the text of the documentation's table. `retried` says whether the same request is
-    sent again, after growing pauses, before it becomes a failure.
+    `condition` is the text of the documentation's table. `retried` says whether the same request
+    is sent again, after growing pauses, before it becomes a failure.
     """
 
     condition: str
@@ -90,8 +90,8 @@ LOGIN_REVOKED = Rule(
     "the token endpoint refuses (`invalid_grant`, `unauthorized_client`, unknown key)",
     Reason.DESTINATION_AUTH,
     "Google issues no token for these credentials (expired, revoked, or delegation not granted)",
-    "Create a new key, log in again with `enrollgate drive login`, or grant the account domain-wide "
-    "delegation of the scope.",
+    "Create a new key, log in again with `enrollgate drive login`, or grant the account "
+    "domain-wide delegation of the scope.",
     False,
 )
 NO_STORAGE = Rule(

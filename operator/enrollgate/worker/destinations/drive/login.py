@@ -15,7 +15,7 @@ from enrollgate.worker.destinations.drive.credentials import SCOPE
 
 
 class LoginRefused(Exception):
-    """Report that Google gave no login, or one without access to Drive. The text says what to do."""
+    """Report that Google gave no login, or one without access to Drive, and what to do."""
 
 
 def log_in(
@@ -23,7 +23,7 @@ def log_in(
 ) -> None:
     """Write the user's login to `output`, an authorized_user file of mode 0600.
 
-    `client_secrets` is the JSON of an OAuth client. `port` is the loopback port, 0 for any free one.
+    `client_secrets` is the JSON of an OAuth client. `port` is the loopback port; 0 is any free one.
     `print_text` shows the instructions and the URL to the person who logs in.
 
     Raises ValueError if `client_secrets` is no such file, LoginRefused, and OSError.

@@ -45,7 +45,5 @@ def check_drive(
     except Failure as failure:
         remedy = failure.remedy or explain(failure.reason).remedy
         return failed("destination", failure.message, remedy)
-    return ok(
-        "destination",
-        f"Google Drive folder {folder_id}: a probe file was written, verified and moved to the trash",
-    )
+    done = "a probe file was written, verified and moved to the trash"
+    return ok("destination", f"Google Drive folder {folder_id}: {done}")

@@ -96,7 +96,7 @@ class RetryPolicy:
             return request()
         except REQUEST_ERRORS as error:
             failed = classify(error)
-        # Outside of the handler: the exception's text may carry a session's URI, so it is not chained.
+        # Not in the handler, so not chained: the exception's text may carry a session's URI.
         if not failed.rule.retried:
             raise failed.failure()
         if (failed.retry_after or 0.0) > LONGEST_PAUSE:
@@ -104,7 +104,7 @@ class RetryPolicy:
         raise _Retryable(failed)
 
     def _pause(self, state: tenacity.RetryCallState) -> float:
-        """Return the seconds before the next attempt: those that Drive asks for, or ours if longer."""
+        """Return the seconds before the next attempt: Drive's or ours, whichever is longer."""
         with self._lock:
             ours = delay(state.attempt_number, PAUSES, self._random)
         return max(_failed_request(state).retry_after or 0.0, ours)

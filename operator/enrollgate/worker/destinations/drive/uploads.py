@@ -83,8 +83,8 @@ State = StartSession | AskPosition | SendChunk | SessionExpired | FileExists | C
 class UploadRequest:
     """Describe what to upload, and where to.
 
-    `key` names the upload in the session store. `md5` is the file's, in hexadecimal digits. `parent`
-    is the folder's id. `metadata` is sent with the file; its id and parent are added.
+    `key` names the upload in the session store. `md5` is the file's, in hexadecimal digits.
+    `parent` is the folder's id. `metadata` is sent with the file; its id and parent are added.
     """
 
     key: str
@@ -163,7 +163,7 @@ class Uploads:
             return
 
     def _load_or_create_session(self, request: UploadRequest, size: int) -> Session:
-        """Return what an earlier attempt started for the same file, or a new session without URI."""
+        """Return what an earlier attempt started for this file, or a new session without URI."""
         saved = self.sessions.load(request.key)
         wanted = (size, request.md5, request.parent)
         if saved is not None and (saved.size, saved.md5, saved.parent) == wanted:

@@ -1,11 +1,13 @@
-"""The harness of the local launcher's tests."""
+"""The harness of the local launcher's tests, and the backends of the conformance tests."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.integration.launchers.backends import LocalBackend, MemoryBackend
 from tests.integration.launchers.harness import LocalLauncherHarness
+from tests.launcher_conformance import LauncherBackend
 
 SOURCE = Path(__file__).parents[3] / "operator"
 
@@ -19,3 +21,11 @@ def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalLa
     harness = LocalLauncherHarness(tmp_path)
     yield harness
     harness.clean()
+
+
+@pytest.fixture(params=["memory", "local"])
+def backend(request: pytest.FixtureRequest) -> LauncherBackend:
+    """One launcher of each kind that needs no cluster."""
+    if request.param == "memory":
+        return MemoryBackend()
+    return LocalBackend(request.getfixturevalue("harness"))

@@ -1,7 +1,8 @@
 """What every `Launcher` promises, as one list of test cases.
 
-`LauncherConformance` is inherited by a test class wherever a launcher can run: in memory and with local processes
-(tests/integration/launchers), on a real API server (tests/cluster). Each of them has a fixture `backend`.
+`LauncherConformance` is inherited by a test class wherever a launcher can run: in memory and with
+local processes (tests/integration/launchers), on a real API server (tests/cluster). Each of them
+has a fixture `backend`.
 """
 
 import time
@@ -53,7 +54,7 @@ def build_order(task_id: int = 1) -> RunOrder:
 def wait_for_observation(
     launcher: Launcher, name: str, condition: Callable[[Observation | None], bool]
 ) -> Observation | None:
-    """Observe one run until the condition holds. Returns that observation; None if the run is gone."""
+    """Observe one run until the condition holds, and return what was observed last."""
     deadline = time.monotonic() + TIMEOUT
     while not condition(observation := launcher.observe([name]).get(name)):
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""The Kubernetes launcher keeps the promises of `Launcher`, on a real API server and Job controller."""
+"""The Kubernetes launcher keeps the promises of `Launcher`, on a real control plane."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,6 +1,11 @@
-"""Where runs live: local child processes, or Kubernetes Jobs. The reconciler knows only the `Launcher` protocol.
+"""Start, observe and stop runs: as local processes, or as Kubernetes Jobs.
 
-A launcher is told names and orders, and tells what it sees. It never decides, and it never reads the database.
+    base         the `Launcher` protocol, the only thing that the reconciler knows
+    local/       one supervised process per run, on one machine
+    kubernetes/  one Job per run
+
+A launcher never decides, and never reads the database. `control` and `commands` may import this
+package; it imports `settings`, `domain` and `common`.
 """
 
 from enrollgate.launchers.base import (

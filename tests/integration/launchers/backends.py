@@ -1,4 +1,4 @@
-"""The launchers that the conformance cases run on without a cluster: in memory, and with local processes."""
+"""The launchers that need no cluster, for the conformance cases: in memory, and local processes."""
 
 from tests.integration.launchers.harness import LocalLauncherHarness
 from tests.launcher_conformance import INSTALLATION

@@ -1,4 +1,7 @@
-"""The launcher in memory and the local one keep the promises of `Launcher`. The third: tests/cluster/test_conformance.py."""
+"""The launcher in memory and the local one keep the promises of `Launcher`.
+
+The Kubernetes launcher: tests/cluster/test_conformance.py.
+"""
 
 from tests.launcher_conformance import LauncherConformance
 

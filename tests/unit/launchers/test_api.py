@@ -13,11 +13,12 @@ from enrollgate.launchers import LauncherRefused, LauncherUnavailable
 from enrollgate.launchers.kubernetes import Api
 from enrollgate.launchers.kubernetes.api import MAX_ATTEMPTS, TIMEOUT
 
+POOL = urllib3.HTTPConnectionPool("api.example.com")
 Answer = tuple[int, Mapping[str, str], bytes]
 
 
 class ScriptedApi(Api):
-    """Gives the test's answers in order; None hangs until the timeout. Waiting advances the clock."""
+    """Gives the test's answers; None hangs until the timeout. Waiting advances the clock."""
 
     def __init__(self, *answers: Answer | None, is_stopping: bool = False) -> None:
         self.now = 0.0
@@ -41,7 +42,7 @@ class ScriptedApi(Api):
         answer = next(self.answers)
         if answer is None:
             self.now += timeout if isinstance(timeout, float) else sum(timeout)
-            raise urllib3.exceptions.ReadTimeoutError(None, "/x", "timed out")  # type: ignore[arg-type]  # no pool here
+            raise urllib3.exceptions.ReadTimeoutError(POOL, "/x", "timed out")
         return answer
 
 

@@ -29,7 +29,11 @@ def test_a_crashed_writer_is_restarted_and_the_log_says_so(monkeypatch: pytest.M
     monkeypatch.setattr(threading, "excepthook", lambda _arguments: None)
     api = CrashingApi()
     with capture_logs() as logs:
-        recorder = EventRecorder(api, "courses", clock=lambda: datetime(2026, 1, 1, tzinfo=UTC))  # type: ignore[arg-type]  # only `request` is used
+        recorder = EventRecorder(
+            api,  # type: ignore[arg-type]  # only `request` is used
+            "courses",
+            clock=lambda: datetime(2026, 1, 1, tzinfo=UTC),
+        )
         crashed = recorder.writer
         recorder.record_event("school-1-1", "u", RunEvent(RunEventType.LAUNCHED, "lost"))
         crashed.join(60)

@@ -1,4 +1,7 @@
-"""What the operator must be allowed to do in its namespace, and whether it is: the chart's Role, asked for verb by verb."""
+"""The permissions that the operator needs in its namespace, and whether it has them.
+
+They are those of the chart's Role. In: the API, for `enrollgate doctor`. Out: one check.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,14 +10,14 @@ from enrollgate.domain.check import Check, failed, ok
 from enrollgate.launchers.base import LauncherUnavailable
 from enrollgate.launchers.kubernetes.api import Api, ApiError
 
+# Every authenticated account may ask this about itself:
+# https://kubernetes.io/docs/reference/access-authn-authz/authorization/#checking-api-access
 _REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-"""Everybody who is logged in may ask this of themselves:
-https://kubernetes.io/docs/reference/access-authn-authz/authorization/#checking-api-access"""
 
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """Some verbs on one resource; of one object, if it is named."""
+    """Verbs on one resource; with `name`, on that one object only."""
 
     group: str
     resource: str
@@ -23,24 +26,26 @@ class Permission:
 
 
 def permissions(lease: str | None) -> tuple[Permission, ...]:
-    """All that the operator needs, and nothing that it does not. `lease` is the name of its Lease, None without leader election."""
-    always = (
+    """Return all permissions that the operator needs, and no others.
+
+    `lease` is the name of its Lease; None without leader election.
+    """
+    basic = (
         Permission("batch", "jobs", ("get", "list", "watch", "create", "patch", "delete")),
         Permission("", "pods", ("list",)),
         Permission("", "events", ("list", "create")),
     )
     if lease is None:
-        return always
-    elections = "coordination.k8s.io"
+        return basic
     return (
-        *always,
-        Permission(elections, "leases", ("create",)),
-        Permission(elections, "leases", ("get", "update"), lease),
+        *basic,
+        Permission("coordination.k8s.io", "leases", ("create",)),
+        Permission("coordination.k8s.io", "leases", ("get", "update"), lease),
     )
 
 
 def check_access(api: Api, namespace: str, lease: str | None) -> Check:
-    """Asks the API server for each verb whether we have it."""
+    """Ask the API server for each verb whether this account has it."""
     try:
         missing = list(_missing(api, namespace, lease))
     except (ApiError, LauncherUnavailable) as error:

@@ -1,11 +1,13 @@
-"""HTTP to the Kubernetes API server, through the official client's configuration and connection pool.
+"""HTTP to the Kubernetes API server, by the official client's configuration and connection pool.
 
-In: method, path, JSON. Out: JSON, or one of three errors. The client's generated methods build models from every answer, which
-costs more than the request itself; here the JSON is returned and `views` reads what is needed.
+In: method, path, JSON. Out: JSON, or one of three errors. The client's generated methods build
+models from every answer, which costs more than the request itself; here the JSON is returned and
+`views` reads what is needed.
 
-The client does not retry (no retries by default, and never a POST or PATCH). So retries happen here, in one place: for 429, 5xx
-and broken connections, with back-off and jitter, honouring Retry-After. Every request of ours may be sent twice: names are
-deterministic, deletions carry the UID.
+The client does not retry (no retries by default, and never a POST or PATCH). So retries happen
+here, in one place: for 429, 5xx and broken connections, with back-off and jitter, honouring
+Retry-After. Every request of ours may be sent twice: names are deterministic, deletions carry the
+UID.
 """
 
 import json
@@ -33,7 +35,8 @@ MAX_ATTEMPTS = 4
 # Seconds to connect, and to wait for an answer.
 TIMEOUT = (5.0, 30.0)
 _BACKOFF = Backoff(base=0.25, factor=3.0, cap=5.0)
-# Seconds of a Retry-After that are waited within a pass. A longer one ends the pass, and the loop waits.
+# Seconds of a Retry-After that are waited within a pass. A longer one ends the pass, and the loop
+# waits.
 _MAX_WAIT = 30.0
 _TRANSIENT = frozenset(
     {
@@ -72,8 +75,9 @@ class ApiError(Exception):
 class RetryableError(Exception):
     """One attempt of a request failed; the next one may succeed. Never leaves this module.
 
-    `retry_after` is the seconds that the server asked us to wait, 0 if it did not. `is_server_well` is true if only this request
-    failed (HTTP 500, most often an admission webhook) and others may succeed.
+    `retry_after` is the seconds that the server asked us to wait, 0 if it did not. `is_server_well`
+    is true if only this request failed (HTTP 500, most often an admission webhook) and others may
+    succeed.
     """
 
     def __init__(
@@ -97,9 +101,10 @@ class ConnectionDetails:
 
 
 class Api:
-    """Sends requests to one API server. Every method may be called from any thread. Times are seconds.
+    """Sends requests to one API server, from any thread. Times are seconds.
 
-    `sleep` waits so many seconds, and returns true if a stop interrupted it: then nothing is retried.
+    `sleep` waits so many seconds, and returns true if a stop interrupted it: then nothing is
+    retried.
     """
 
     def __init__(
@@ -130,8 +135,8 @@ class Api:
 
         `timeout` bounds all attempts together, in seconds; a server that hangs is then tried twice.
 
-        Raises ApiError if the server refuses the request, LauncherRefused if it fails at this request, and LauncherUnavailable if
-        it cannot be reached or stays overloaded.
+        Raises ApiError if the server refuses the request, LauncherRefused if it fails at this
+        request, and LauncherUnavailable if it cannot be reached or stays overloaded.
         """
         deadline = None if timeout is None else self._monotonic() + timeout
 
@@ -160,7 +165,8 @@ class Api:
         except RetryableError as error:
             kind = LauncherRefused if error.is_server_well else LauncherUnavailable
             raise kind(
-                f"the Kubernetes API server at {self.configuration.host} did not serve {method} {path}: {error}",
+                f"the Kubernetes API server at {self.configuration.host} "
+                f"did not serve {method} {path}: {error}",
                 retry_after=error.retry_after,
             ) from error
 
@@ -170,14 +176,15 @@ class Api:
         return asked or delay(state.attempt_number, _BACKOFF, self._random)
 
     def _sleep_or_raise(self, state: tenacity.RetryCallState) -> None:
-        """Wait before the next attempt. If a stop interrupts the wait, raise the last attempt's error."""
+        """Wait before the next attempt. Raises the last attempt's error if a stop interrupts it."""
         if self._sleep(state.upcoming_sleep) and state.outcome is not None:
             state.outcome.result()
 
     def pages(self, path: str, *, query: Mapping[str, str]) -> Iterator[list[Json]]:
-        """Yield all objects of a listing, page by page, as of one moment. Never a part of it: a failure raises.
+        """Yield all objects of a listing, page by page, as of one moment. A failure raises.
 
-        Raises LauncherUnavailable also if the listing took longer than the server keeps its state (HTTP 410): list again.
+        Raises LauncherUnavailable also if the listing took longer than the server keeps its state
+        (HTTP 410): list again.
         """
         token = ""
         while True:
@@ -214,7 +221,7 @@ class Api:
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()  # type: ignore[no-untyped-call]  # the client types only its models
+        self._client.close()
         self._client.rest_client.close()
 
     def _send_once(
@@ -225,7 +232,7 @@ class Api:
         body: Json | None,
         timeout: _Timeout,
     ) -> Json:
-        """Send a request once. Raises RetryableError, or ApiError for what would be refused again."""
+        """Send a request once. Raises RetryableError, or ApiError for a permanent refusal."""
         try:
             status, headers, data = self._send(method, path, query, body, timeout)
         except (urllib3.exceptions.HTTPError, client.ApiException, OSError) as error:
@@ -261,11 +268,11 @@ class Api:
             auth_settings=["BearerToken"],
         )
         response = self._client.call_api(*arguments, _request_timeout=timeout)
-        return int(response.status), response.headers, response.read()  # type: ignore[no-untyped-call]  # as above
+        return int(response.status), response.headers, response.read()
 
 
 def _parse_answer(data: bytes) -> Json:
-    """Raises RetryableError for anything but an object: a proxy may have answered instead of the server."""
+    """Parse a JSON object. Raises RetryableError if it is none: then a proxy may have answered."""
     try:
         answer = json.loads(data) if data else {}
     except ValueError:
@@ -288,21 +295,21 @@ def connect(
 ) -> tuple[Api, str]:
     """Connect to the cluster of this process. Returns the API and the default namespace.
 
-    In a pod, that is the pod's own cluster and namespace; elsewhere, the current context of the kubeconfig.
-    Raises ClusterNotConfigured.
+    In a pod, that is the pod's own cluster and namespace; elsewhere, the current context of the
+    kubeconfig. Raises ClusterNotConfigured.
     """
     configuration = client.Configuration()
     try:
-        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # as above
+        config.load_incluster_config(client_configuration=configuration)
         namespace = _NAMESPACE_FILE.read_text(encoding="utf-8").strip()
     except (config.ConfigException, OSError):
         try:
-            config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # as above
-            _, context = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]  # as above
+            config.load_kube_config(client_configuration=configuration)
+            _, context = config.list_kube_config_contexts()
         except (config.ConfigException, OSError, TypeError) as error:
             raise ClusterNotConfigured(
-                "no Kubernetes cluster is configured: run in a pod with a service account, or set KUBECONFIG to a "
-                f"kubeconfig file ({error})"
+                "no Kubernetes cluster is configured: run in a pod with a service account, "
+                f"or set KUBECONFIG to a kubeconfig file ({error})"
             ) from error
         namespace = str(context["context"].get("namespace") or "default")
     configuration.connection_pool_maxsize = connections

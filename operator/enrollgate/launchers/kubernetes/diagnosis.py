@@ -1,7 +1,10 @@
-"""Explain why a Job ended or does not start. Pure functions: a Job, its pods and Events in, a report out.
+"""Explain why a Job ended or does not start.
 
-The worker's own termination message comes first, since it knows most. If it is missing or does not fit the exit code, the pod's
-state, the Job's condition and the Events explain it, in words for somebody who has never seen the pod.
+Pure functions: a Job, its pods and Events in, a report out.
+
+The worker's own termination message comes first, since it knows most. If it is missing or does not
+fit the exit code, the pod's state, the Job's condition and the Events explain it, in words for
+somebody who has never seen the pod.
 """
 
 import re
@@ -103,11 +106,14 @@ def explain_not_started(
     now: datetime,
     start_timeout: float,
 ) -> Report | None:
-    """Explain why a live Job has had no running pod for `start_timeout` seconds; None if it has one or may take longer.
+    """Explain why a live Job has had no running pod for `start_timeout` seconds.
 
-    A waiting pod has its own `start_timeout`, whatever happened to the pods before it. A Job without a pod either cannot create its
-    first one, or is between a drained or failed pod and its replacement: that gap gets its time, too. A suspended Job (Kueue) is not
-    late: its clock starts when it is resumed.
+    None if it has one or may take longer.
+
+    A waiting pod has its own `start_timeout`, whatever happened to the pods before it. A Job
+    without a pod either cannot create its first one, or is between a drained or failed pod and its
+    replacement: that gap gets its time, too. A suspended Job (Kueue) is not late: its clock starts
+    when it is resumed.
     """
     if not is_overdue(job, now, start_timeout):
         return None

@@ -1,7 +1,8 @@
-"""Kubernetes Events on a run's Job: `kubectl describe job` shows when it was launched, how it ended, why it was stopped.
+"""Kubernetes Events on a run's Job: launched, finished, stopped and why, in `kubectl describe job`.
 
-In: one event of a run, with the Job's name and UID. Out: one `v1` Event in the namespace. Events are for people, and no decision
-depends on them. So one background thread writes them, only while nothing is being launched, and a failed write is logged.
+In: one event of a run, with the Job's name and UID. Out: one `v1` Event in the namespace. Events
+are for people, and no decision depends on them. So one background thread writes them, only while
+nothing is being launched, and a failed write is logged.
 https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/
 """
 
@@ -68,7 +69,7 @@ class EventRecorder:
         return writer
 
     def record_event(self, job: str, uid: str, event: RunEvent) -> None:
-        """Queue an Event for a Job. If the writer thread has crashed, log that and start a new one."""
+        """Queue an Event for a Job. Restarts the writer thread if it has crashed."""
         if not self.writer.is_alive():
             _LOG.error(
                 "the thread that writes Events has crashed and is restarted; this is a bug: "

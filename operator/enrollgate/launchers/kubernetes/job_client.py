@@ -1,6 +1,7 @@
 """What the launcher reads and writes in its namespace: Jobs, their pods, their Events.
 
-In: names, UIDs, manifests. Out: typed views. A refusal becomes LauncherRefused with the remedy. Nothing is decided here.
+In: names, UIDs, manifests. Out: typed views. A refusal becomes LauncherRefused with the remedy.
+Nothing is decided here.
 """
 
 import re
@@ -22,8 +23,8 @@ from enrollgate.launchers.kubernetes.views import (
     parse_pod,
 )
 
-# Jobs per listing of pods. The API server scans all pods for each listing by label, so one listing per Job would cost the square of
-# their number. A URL with so many names still passes any proxy.
+# Jobs per listing of pods. The API server scans all pods for each listing by label, so one listing
+# per Job would cost the square of their number. A URL with so many names still passes any proxy.
 JOBS_PER_POD_LISTING = 50
 # The label by which the Job controller marks a Job's pods.
 _JOB_NAME = "batch.kubernetes.io/job-name"
@@ -41,7 +42,10 @@ class NameTaken(Exception):
 
 
 class JobClient:
-    """Reads and writes the Jobs of one namespace. `progress` is called after each request that was served, from any thread."""
+    """Reads and writes the Jobs of one namespace.
+
+    `progress` is called after each request that was served, from any thread.
+    """
 
     def __init__(
         self, api: Api, namespace: str, pool: RequestPool, progress: Callable[[], None]
@@ -129,7 +133,8 @@ class JobClient:
         try:
             self._request("PATCH", f"{self._jobs}/{name}", body={"metadata": metadata})
         except ApiError as error:
-            # A patch with another UID is refused: then the Job is gone, and another one has its name.
+            # A patch with another UID is refused: then the Job is gone, and another one has its
+            # name.
             is_replaced = error.status == HTTPStatus.CONFLICT or (
                 error.status == HTTPStatus.UNPROCESSABLE_ENTITY and "metadata.uid" in error.message
             )

@@ -1,12 +1,15 @@
 """The Kubernetes launcher: one Job per run. Every pass observes the cluster; nothing is remembered.
 
-    observe   list our unrecorded Jobs (or read the named ones); then ask about the pods of the finished, overdue and missing ones
-    launch    create the Job; if its name exists: adopt it if it is ours, else the name is taken; if a quota is exceeded: wait
+    observe   list our unrecorded Jobs (or read the named ones); then ask about the pods of the
+    finished, overdue and missing ones
+    launch    create the Job; if its name exists: adopt it if it is ours, else the name is taken; if
+    a quota is exceeded: wait
     stop      read the Job again, then delete that very Job (UID) with background propagation
-    discard   label the Job as recorded: it leaves the listing and the watch, and the TTL controller removes it
+    discard   label the Job as recorded: it leaves the listing and the watch, and the TTL controller
+    removes it
 
-The pod of a deleted Job may still be ending (background deletion, `kubectl delete job`). Its run counts as live until that pod is
-gone, so that a second worker never runs beside the first.
+The pod of a deleted Job may still be ending (background deletion, `kubectl delete job`). Its run
+counts as live until that pod is gone, so that a second worker never runs beside the first.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -27,7 +30,8 @@ from enrollgate.launchers.kubernetes.request_pool import RequestPool
 from enrollgate.launchers.kubernetes.views import JobResult, JobView, PodView
 
 _LOG = structlog.get_logger(__name__)
-# A pod that should have been gone for this long counts as gone, even if its node never confirmed it.
+# A pod that should have been gone for this long counts as gone, even if its node never confirmed
+# it.
 _NODE_LOST_AFTER = timedelta(seconds=60)
 
 
@@ -90,7 +94,10 @@ class KubernetesLauncher:
         return observed | self._observe_ending(missing)
 
     def _observe_finished(self, jobs: Iterable[JobView]) -> dict[str, Observation]:
-        """Observe those of the Jobs that have finished, with reports. Events are read only where no pod is left."""
+        """Observe the finished ones of these Jobs, with reports.
+
+        Events are read only where no pod is left.
+        """
         finished = [(job, job.result) for job in jobs if job.result is not None]
         pods = self._jobs.pods_by_job([job.name for job, _ in finished])
 
@@ -105,7 +112,8 @@ class KubernetesLauncher:
     def _observe_overdue(self, name: str) -> Observation | None:
         """Read an overdue Job again and say whether it is stuck.
 
-        None: its node is lost, and the run with it. Such a Job would wait for its pod's end forever.
+        None: its node is lost, and the run with it. Such a Job would wait for its pod's end
+        forever.
         """
         job = self._jobs.find(name)
         if job is None or job.result is not None:
@@ -151,7 +159,7 @@ class KubernetesLauncher:
         yield from ((launch, result) for launch, result in results if result is not None)
 
     def _create_or_adopt(self, order: RunOrder) -> LaunchResult | None:
-        """Create the Job, or adopt the one that exists. None: not possible now, try it again later."""
+        """Create the Job, or adopt the existing one. None: not possible now, try again later."""
         try:
             uid = self._jobs.create(build_job(order, self._settings))
         except QuotaExceeded as error:
@@ -170,7 +178,8 @@ class KubernetesLauncher:
         if not self._is_ours(job):
             return LaunchResult(LaunchOutcome.NAME_TAKEN)
         if job.is_recorded:
-            # It belongs to an earlier database of this installation, whose run numbers started at 1, too.
+            # It belongs to an earlier database of this installation, whose run numbers started at
+            # 1, too.
             self._jobs.delete(job)
             return None
         return LaunchResult(LaunchOutcome.ADOPTED, job.uid)

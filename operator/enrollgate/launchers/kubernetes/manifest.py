@@ -1,12 +1,16 @@
-"""Build the Job of a run: a pure function of the order and the settings, and the merge of the deployment's job template.
+"""Build the Job of a run from its order, the settings and the deployment's job template.
+
+Pure functions, but for reading the template.
 
 The Job runs one pod at a time until one succeeds. Three features of the Job controller shape it:
 
-- `podFailurePolicy`: an exit code that means "permanent" fails the Job at once; a pod that was drained, evicted or preempted does
-  not count (KEP-3329). It requires `restartPolicy: Never`.
-- `podReplacementPolicy: Failed`: the next pod starts only when the last one is gone (KEP-3939): never two at once.
-- An *indexed* Job with `backoffLimitPerIndex` tells each pod, by an annotation, how many failed before it (KEP-3850): that is the
-  k of `[ATTEMPT k/n]`. `backoffLimit` ends the Job after the same number of failures.
+- `podFailurePolicy`: an exit code that means "permanent" fails the Job at once; a pod that was
+  drained, evicted or preempted does not count (KEP-3329). It requires `restartPolicy: Never`.
+- `podReplacementPolicy: Failed`: the next pod starts only when the last one is gone (KEP-3939):
+  never two at once.
+- An *indexed* Job with `backoffLimitPerIndex` tells each pod, by an annotation, how many failed
+  before it (KEP-3850): that is the k of `[ATTEMPT k/n]`. `backoffLimit` ends the Job after the same
+  number of failures.
 """
 
 from collections.abc import Iterable
@@ -36,7 +40,8 @@ _GIB = 2**30
 class JobSettings:
     """What all Jobs of an installation have in common.
 
-    `run_timeout` and `run_ttl` are seconds. `template` is a partial Job that is merged over the built one.
+    `run_timeout` and `run_ttl` are seconds. `template` is a partial Job that is merged over the
+    built one.
     """
 
     namespace: str
@@ -50,7 +55,7 @@ class JobSettings:
 
 
 def build_job(order: RunOrder, settings: JobSettings) -> Json:
-    """Build the Job of one run. Its name, namespace and own labels are ours, whatever the template says."""
+    """Build the Job of one run. The template cannot change its name, namespace or own labels."""
     own_labels = {
         INSTALLATION: settings.installation,
         TASK: str(order.task_id),
@@ -202,8 +207,9 @@ def merge(base: Any, overlay: Any) -> Any:
     """Merge an overlay into a JSON value, and return the result. Neither is changed.
 
     - Two maps: key by key. A key whose value is null in the overlay is removed.
-    - Two lists of maps that all have a `mountPath`, or all a `name`: entry by entry, matched by that key. An entry with `value` or
-      `valueFrom` (an environment variable) replaces its match, since it may have only one of the two.
+    - Two lists of maps that all have a `mountPath`, or all a `name`: entry by entry, matched by
+      that key. An entry with `value` or `valueFrom` (an environment variable) replaces its match,
+      since it may have only one of the two.
     - Anything else: the overlay replaces the base.
     """
     if isinstance(base, dict) and isinstance(overlay, dict):
@@ -239,7 +245,8 @@ def _merge_key(entries: list[Any]) -> str | None:
 def read_template(path: Path) -> Json:
     """Read a partial Job from a YAML file; an empty file is an empty one.
 
-    Raises ValueError with the remedy if it is not a part of a Job, or sets what identifies our Jobs.
+    Raises ValueError with the remedy if it is not a part of a Job, or sets what identifies our
+    Jobs.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -250,7 +257,8 @@ def read_template(path: Path) -> Json:
     allowed = {"apiVersion", "kind", "metadata", "spec"}
     if not isinstance(content, dict) or not set(content) <= allowed:
         raise ValueError(
-            f"the job template {path} must be a part of a batch/v1 Job: a map with `metadata` and `spec`"
+            f"the job template {path} must be a part of a batch/v1 Job: "
+            "a map with `metadata` and `spec`"
         )
     job_metadata = _map_at(content, ["metadata"])
     for name, why in (

@@ -1,4 +1,8 @@
-"""Many requests at the same time, over a fixed number of threads. Separate because it knows nothing of Jobs: only of errors."""
+"""Many requests at the same time, on a fixed number of threads.
+
+In: a function and its arguments. Out: the results, or the most important error. Separate because it
+knows nothing of Jobs.
+"""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -21,8 +25,9 @@ class RequestPool:
     def map(self, function: Callable[[_T], _R], arguments: Iterable[_T]) -> list[_R]:
         """Call a function with each argument and return the results in order.
 
-        An argument is taken only when a thread is nearly free. When all calls have ended, the first error is raised,
-        LauncherUnavailable before all others. After a LauncherUnavailable no further call starts: each would wait as long.
+        An argument is taken only when a thread is nearly free. When all calls have ended, the first
+        error is raised, LauncherUnavailable before all others. After a LauncherUnavailable no
+        further call starts: each would wait as long.
         """
         futures = list[Future[_R]]()
         is_unavailable = threading.Event()

@@ -1,7 +1,8 @@
-"""TLS to the API server: chain and host name are checked, strict conformance to RFC 5280 is not demanded.
+"""TLS to the API server: chain and host name are checked, but not every rule of RFC 5280.
 
-Python 3.13 turns `VERIFY_X509_STRICT` on by default. It refuses authorities without the keyUsage extension and certificates
-without an authority key identifier, which real clusters have (EKS: https://github.com/kubernetes-client/python/issues/2394).
+Python 3.13 turns `VERIFY_X509_STRICT` on by default. It refuses authorities without the keyUsage
+extension and certificates without an authority key identifier, which real clusters have (EKS:
+https://github.com/kubernetes-client/python/issues/2394).
 """
 
 import ssl
@@ -11,7 +12,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 
 def without_strict(context: ssl.SSLContext) -> ssl.SSLContext:
-    """Clear `VERIFY_X509_STRICT` of a context, and nothing else. Returns the same context."""
+    """Clear only `VERIFY_X509_STRICT` of a context. Returns the same context."""
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context
 

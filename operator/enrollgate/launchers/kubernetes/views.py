@@ -1,7 +1,8 @@
 """The one place where raw Kubernetes objects become typed data. Only what decisions need is kept.
 
-In: JSON of a Job, a pod, an Event or a watch event, as the API server sent it. Out: frozen dataclasses. Fields as of `batch/v1` Job
-and `v1` Pod, https://kubernetes.io/docs/reference/kubernetes-api/.
+In: JSON of a Job, a pod, an Event or a watch event, as the API server sent it. Out: frozen
+dataclasses. Fields as of `batch/v1` Job and `v1` Pod,
+https://kubernetes.io/docs/reference/kubernetes-api/.
 """
 
 from collections.abc import Iterable
@@ -35,10 +36,11 @@ class JobResult:
 class JobView:
     """One Job.
 
-    `installation` is None without a label of ours; `started` is None while the Job is suspended; `result` is None while it is
-    unfinished. `ready_pods` are ready. `current_pods` are active, terminating, or finished and not yet counted by the Job
-    controller. `failed_pods` failed and were counted. `status_changed` is when the status last changed, as it does when a pod comes
-    or goes; unlike an Event, it is kept.
+    `installation` is None without a label of ours; `started` is None while the Job is suspended;
+    `result` is None while it is unfinished. `ready_pods` are ready. `current_pods` are active,
+    terminating, or finished and not yet counted by the Job controller. `failed_pods` failed and
+    were counted. `status_changed` is when the status last changed, as it does when a pod comes or
+    goes; unlike an Event, it is kept.
     """
 
     name: str
@@ -76,10 +78,11 @@ class Termination:
 class PodView:
     """One pod of a Job.
 
-    `delete_by` is the time by which a deleted pod should be gone. `has_started` says whether the worker runs or has run.
-    `waiting_reason` is the kubelet's word for why it does not run yet. `unscheduled` is the scheduler's message, empty once the pod
-    has a node. `disruption` says why the pod was removed (drain, eviction, preemption), empty if it was not. `termination` is how
-    the worker ended.
+    `delete_by` is the time by which a deleted pod should be gone. `has_started` says whether the
+    worker runs or has run. `waiting_reason` is the kubelet's word for why it does not run yet.
+    `unscheduled` is the scheduler's message, empty once the pod has a node. `disruption` says why
+    the pod was removed (drain, eviction, preemption), empty if it was not. `termination` is how the
+    worker ended.
     """
 
     name: str
@@ -116,7 +119,8 @@ def parse_job(raw: Json) -> JobView:
     metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
     labels = metadata.get("labels") or {}
     uncounted = status.get("uncountedTerminatedPods") or {}
-    # Which field was written when: https://kubernetes.io/docs/reference/using-api/server-side-apply/
+    # Which field was written when:
+    # https://kubernetes.io/docs/reference/using-api/server-side-apply/
     status_writes = [
         _time(entry, "time")
         for entry in metadata.get("managedFields") or ()
@@ -142,7 +146,7 @@ def parse_job(raw: Json) -> JobView:
 
 
 def parse_job_result(conditions: Iterable[Json]) -> JobResult | None:
-    """Read how a Job ended; None while it is unfinished. Only `Complete` or `Failed` finish a Job."""
+    """Read how a Job ended, from `Complete` or `Failed`; None while it is unfinished."""
     for condition in conditions:
         kind = condition.get("type")
         if kind in ("Complete", "Failed") and condition.get("status") == "True":
@@ -203,8 +207,8 @@ def _failed_init_container(pod_status: Json) -> str:
         terminated = (container.get("state") or {}).get("terminated") or {}
         if terminated.get("exitCode"):
             return (
-                f"init container {container['name']} ended with exit code {terminated['exitCode']}: "
-                f"{_text(terminated, 'message')}"
+                f"init container {container['name']} ended with exit code "
+                f"{terminated['exitCode']}: {_text(terminated, 'message')}"
             )
     return ""
 
@@ -228,7 +232,10 @@ def job_selector(installation: str) -> str:
 
 
 def changed_run(event: Json) -> str | None:
-    """Name the run whose Job has finished, is gone, or is no longer selected, from a watch event; else None."""
+    """Return the run whose Job has finished, is gone or is no longer selected; else None.
+
+    `event` is a watch event of Jobs.
+    """
     job = event.get("object") or {}
     conditions = (job.get("status") or {}).get("conditions") or ()
     if event.get("type") != "DELETED" and parse_job_result(conditions) is None:

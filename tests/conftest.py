@@ -1,7 +1,12 @@
-"""Fixtures for real parts. What is absent is skipped loudly here, and is a failure in CI."""
+"""Fixtures for real parts. A part that is absent is skipped loudly here, and is a failure in CI.
+
+`make test-quick` leaves out what is slow or needs a database server (`--quick`). Whatever was left
+out is listed at the end of the run.
+"""
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +17,16 @@ import structlog
 from tests.databases import Server, ServerAbsent, start_mariadb, start_mysql
 from tests.databases.server import fresh_database
 
-_ABSENT: set[str] = set()
-_LEFT_OUT: set[str] = set()
+_ABSENT = set[str]()
+_LEFT_OUT = set[str]()
+_DESELECTED = Counter[str]()
+# What `--quick` does not run, although it is below the folders that it names.
+_SERVERS = ("mariadb", "mysql")
+_SLOW_FOLDERS = ("tests/integration/drive", "tests/integration/launchers")
 
 
 def absent(part: str, remedy: str) -> NoReturn:
-    """Skips the test because a part is not on this machine; in CI nothing may be absent."""
+    """Skip the test because a part is not on this machine. In CI nothing may be absent."""
     message = f"{part} is absent: {remedy}"
     if os.environ.get("CI"):
         pytest.fail(message)
@@ -26,33 +35,70 @@ def absent(part: str, remedy: str) -> NoReturn:
 
 
 def left_out(reason: str) -> NoReturn:
-    """Skips the test, loudly, because whoever runs it has chosen so; that is no failure in CI, either."""
+    """Skip the test, loudly, by choice of whoever runs it. That is no failure in CI, either."""
     _LEFT_OUT.add(reason)
     pytest.skip(reason)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="leave out slow tests and servers")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--quick"):
+        return
+    kept, deselected = list[pytest.Item](), list[pytest.Item]()
+    for item in items:
+        reason = _why_not_quick(item)
+        if reason is None:
+            kept.append(item)
+        else:
+            deselected.append(item)
+            _DESELECTED[reason] += 1
+    items[:] = kept
+    config.hook.pytest_deselected(items=deselected)
+
+
+def _why_not_quick(item: pytest.Item) -> str | None:
+    fixtures = getattr(item, "fixturenames", ())
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    for server in _SERVERS:
+        if server in parameters or any(server in fixture for fixture in fixtures):
+            return "on MariaDB or MySQL"
+    folder = next((each for each in _SLOW_FOLDERS if item.nodeid.startswith(each)), None)
+    if folder is not None:
+        return f"in {folder}"
+    return "marked slow" if item.get_closest_marker("slow") else None
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+    if config.getoption("--quick"):
+        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(_DESELECTED.items()))
+        terminalreporter.section("QUICK: NOT EVERYTHING WAS RUN", yellow=True, bold=True)
+        terminalreporter.write_line(
+            f"LEFT OUT: {counts or 'nothing'}; all of tests/e2e, tests/image and tests/cluster; "
+            "lint, types and generated pages. Run all: make test, make test-cluster"
+        )
+    elif config.args_source is pytest.Config.ArgsSource.TESTPATHS:
         terminalreporter.section(
             "THE TESTS ON A KUBERNETES CONTROL PLANE WERE NOT RUN", yellow=True, bold=True
         )
         terminalreporter.write_line("They are a command of their own: make test-cluster")
-    _list_skips(terminalreporter, "SKIPPED: PARTS ABSENT", _ABSENT, red=True, bold=True)
-    _list_skips(terminalreporter, "LEFT OUT", _LEFT_OUT, yellow=True, bold=True)
-
-
-def _list_skips(
-    reporter: pytest.TerminalReporter, heading: str, reasons: set[str], **style: bool
-) -> None:
-    if reasons:
-        reporter.section(heading, **style)
     skips = [
-        report.longrepr[2].removeprefix("Skipped: ") for report in reporter.stats.get("skipped", ())
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", ())
     ]
-    for reason in sorted(reasons):
-        reporter.write_line(f"{skips.count(reason)} test(s): {reason}")
+    for heading, reasons, color in (
+        ("SKIPPED: PARTS ABSENT", _ABSENT, "red"),
+        ("LEFT OUT", _LEFT_OUT, "yellow"),
+    ):
+        if reasons:
+            is_red = color == "red"
+            terminalreporter.section(heading, red=is_red, yellow=not is_red, bold=True)
+        for reason in sorted(reasons):
+            terminalreporter.write_line(f"{skips.count(reason)} test(s): {reason}")
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +121,10 @@ def _server(variable: str, start: Callable[[Path], Server]) -> Iterator[str]:
 
 @contextmanager
 def server_in_a_folder(variable: str, start: Callable[[Path], Server]) -> Iterator[Server]:
-    """The server's data is no test's: pytest's own folders are closed to the user that the server runs as."""
+    """Start a server in a temporary folder, and kill it at the end.
+
+    pytest's own temporary folders do not do: the user that the server runs as cannot enter them.
+    """
     with tempfile.TemporaryDirectory(prefix="enrollgate-", ignore_cleanup_errors=True) as folder:
         try:
             server = start(Path(folder))
@@ -109,26 +158,26 @@ def sqlite_url(tmp_path: Path) -> str:
 
 @pytest.fixture(params=["sqlite", "mariadb", "mysql"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """A fresh, empty database on each of the three, one after the other."""
+    """A fresh, empty database on each of the three in turn."""
     return str(request.getfixturevalue(f"{request.param}_url"))
 
 
 @pytest.fixture(params=["mariadb", "mysql"])
 def server_database_url(request: pytest.FixtureRequest) -> str:
-    """A fresh, empty database on each of the two servers."""
+    """A fresh, empty database on each of the two servers in turn."""
     return str(request.getfixturevalue(f"{request.param}_url"))
 
 
 @pytest.fixture
 def own_mariadb() -> Iterator[Server]:
-    """A MariaDB of the test's own, to stop and start at will."""
+    """A MariaDB for this test alone, to stop and start."""
     with server_in_a_folder("ENROLLGATE_TEST_MARIADB_URL", start_mariadb) as server:
         yield server
 
 
 @pytest.fixture(autouse=True)
 def quiet_log() -> Iterator[None]:
-    """Log lines go nowhere unless a test looks at them."""
+    """Drop log lines, unless a test configures logging itself."""
     structlog.configure(processors=[_drop])
     yield
     structlog.reset_defaults()

@@ -1,0 +1,115 @@
+"""`scripts/ci.py` on a small pytest project of its own."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from scripts import ci
+
+PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
+# Fails in the first process that runs it, passes in every later one.
+FLAKY = """
+def test_flaky_{number}():
+    marker = pathlib.Path("ran-{number}")
+    if not marker.exists():
+        marker.touch()
+        raise RuntimeError("the first time only")
+"""
+PASSING = "import pathlib, pytest\ndef test_passes(): pass\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for the tests of a project, which is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # starts faster
+    (tmp_path / "pytest.ini").touch()
+    (tmp_path / "tests").mkdir()
+    return tmp_path / "tests"
+
+
+def run(project: Path, source: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Run CI on one test module; return the exit code and the lines after the last rule."""
+    (project / "test_it.py").write_text(PASSING + source)
+    code = ci.main({"the tests": PYTEST}, PYTEST)
+    return code, capfd.readouterr().out.rpartition("=" * 80)[2]
+
+
+def test_ci_when_all_pass_succeeds(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(project, "", capfd) == (0, "\nCI succeeded: 0 failed, 0 flaky\n")
+
+
+def test_ci_lists_failed_tests_with_first_error_lines(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = """
+@pytest.mark.parametrize("text", ["a b", "é::[x]", "<&"])
+def test_parameters(text):
+    assert text == "a b", f"{text}\\nsecond line"
+class TestIt:
+    def test_method(self):
+        raise ValueError("always")
+@pytest.fixture
+def broken():
+    raise OSError("no such thing")
+def test_setup(broken): pass
+"""
+    code, summary = run(project, source, capfd)
+    assert code == 1
+    for name in (r"test_parameters[\xe9::[x]]", "test_parameters[<&]", "TestIt::test_method"):
+        assert f"FAILED tests/test_it.py::{name}\n" in summary
+    assert "    ValueError: always\n" in summary and "no such thing" in summary
+    assert "second line" not in summary
+    assert "test_passes" not in summary and "a b]" not in summary
+    assert summary.endswith("CI failed: 4 failed, 0 flaky\n")
+
+
+def test_ci_with_two_flaky_tests_lists_them_and_succeeds(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = "".join(FLAKY.format(number=number) for number in (1, 2))
+    code, summary = run(project, source, capfd)
+    assert code == 0
+    assert "FLAKY tests/test_it.py::test_flaky_1\n    RuntimeError: the first time only" in summary
+    assert "FAILED" not in summary
+    assert summary.endswith("CI succeeded: 0 failed, 2 flaky\n")
+
+
+def test_ci_with_three_flaky_tests_fails(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source = "".join(FLAKY.format(number=number) for number in (1, 2, 3))
+    code, summary = run(project, source, capfd)
+    assert code == 1 and summary.endswith("CI failed: 0 failed, 3 flaky\n")
+
+
+def test_ci_with_a_flaky_and_a_failed_test_fails(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = FLAKY.format(number=1) + "def test_fails():\n    assert False\n"
+    code, summary = run(project, source, capfd)
+    assert code == 1 and summary.endswith("CI failed: 1 failed, 1 flaky\n")
+
+
+def test_ci_with_a_module_that_cannot_be_imported_fails(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, summary = run(project, "import no_such_module\n", capfd)
+    assert code == 1 and "FAILED" in summary and "test_it" in summary
+
+
+def test_ci_when_a_command_fails_outside_its_tests_shows_its_last_lines(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = (sys.executable, "-c", "import sys; print('a lint error'); sys.exit(3)")
+    assert ci.main({"make lint": command}, PYTEST) == 1
+    summary = capfd.readouterr().out.rpartition("=" * 80)[2]
+    assert "FAILED make lint\n    exit code 3, outside its tests:\n    a lint error" in summary
+
+
+def test_ci_with_many_failures_runs_none_of_them_again(
+    project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ci, "MOST_RERUNS", 1)
+    source = "".join(FLAKY.format(number=number) for number in (1, 2))
+    code, summary = run(project, source, capfd)
+    assert code == 1 and summary.endswith("CI failed: 2 failed, 0 flaky\n")

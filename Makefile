@@ -1,5 +1,5 @@
 # Start with `make demo` and `make test`. Each target installs what it needs.
-.PHONY: help demo test test-cluster control-plane bench lint format types imports docs lock clean setup databases node webservers tools manifests image
+.PHONY: help demo test test-quick test-cluster control-plane bench lint format types imports docs lock clean setup databases node webservers tools manifests image
 BIN := .venv/bin
 
 help: ## List the targets
@@ -19,6 +19,9 @@ test: setup databases node webservers tools lint types imports ## Check everythi
 	@$(BIN)/python -m scripts.docs.destinations --check docs/destinations.md
 	@$(BIN)/python -m benchmarks.page --check docs/benchmarks.md
 	@$(BIN)/pytest
+
+test-quick: setup tools ## Run the quick tests (under 3 minutes), and list what they leave out
+	@$(BIN)/pytest --quick tests/unit tests/chart tests/integration
 
 test-cluster: setup databases control-plane ## Run the tests on a real Kubernetes control plane
 	@$(BIN)/pytest tests/cluster

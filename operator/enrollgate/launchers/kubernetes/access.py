@@ -3,7 +3,6 @@
 They are those of the chart's Role. In: the API, for `enrollgate doctor`. Out: one check.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from enrollgate.domain.check import Check, failed, ok
@@ -46,8 +45,25 @@ def permissions(lease: str | None) -> tuple[Permission, ...]:
 
 def check_access(api: Api, namespace: str, lease: str | None) -> Check:
     """Ask the API server for each verb whether this account has it."""
+    missing = list[str]()
     try:
-        missing = list(_missing(api, namespace, lease))
+        for permission in permissions(lease):
+            for verb in permission.verbs:
+                attributes = {
+                    "namespace": namespace,
+                    "verb": verb,
+                    "group": permission.group,
+                    "resource": permission.resource,
+                    "name": permission.name,
+                }
+                review = {
+                    "apiVersion": "authorization.k8s.io/v1",
+                    "kind": "SelfSubjectAccessReview",
+                    "spec": {"resourceAttributes": attributes},
+                }
+                answer = api.request("POST", _REVIEWS, body=review)
+                if not (answer.get("status") or {}).get("allowed"):
+                    missing.append(f"{verb} {permission.resource}")
     except (ApiError, LauncherUnavailable) as error:
         return failed(
             "cluster",
@@ -55,31 +71,12 @@ def check_access(api: Api, namespace: str, lease: str | None) -> Check:
             "see that this pod reaches the API server (a NetworkPolicy may be in the way)",
         )
     if missing:
-        detail = f"in namespace {namespace} this account may not: {', '.join(missing)}"
         return failed(
             "cluster",
-            detail,
+            f"in namespace {namespace} this account may not: {', '.join(missing)}",
             "grant it what the Role in the chart grants (charts/enrollgate/templates/rbac.yaml)",
         )
     return ok(
         "cluster",
         f"{api.configuration.host}: every permission that is needed in namespace {namespace}",
     )
-
-
-def _missing(api: Api, namespace: str, lease: str | None) -> Iterator[str]:
-    for permission in permissions(lease):
-        for verb in permission.verbs:
-            attributes = {
-                "namespace": namespace,
-                "verb": verb,
-                "group": permission.group,
-                "resource": permission.resource,
-                "name": permission.name,
-            }
-            review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
-            answer = api.request(
-                "POST", _REVIEWS, body={**review, "spec": {"resourceAttributes": attributes}}
-            )
-            if not (answer.get("status") or {}).get("allowed"):
-                yield f"{verb} {permission.resource}"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Self
 
 import tenacity
 import urllib3
@@ -70,6 +70,15 @@ class ApiError(Exception):
         self.status = status
         self.reason = reason
         self.message = message
+
+    @classmethod
+    def parse(cls, status: int, data: bytes) -> Self:
+        """Read the body of a refusal, which a proxy may have written."""
+        try:
+            answer = json.loads(data)
+            return cls(status, str(answer.get("reason") or ""), str(answer.get("message") or ""))
+        except (ValueError, AttributeError):
+            return cls(status, "", data[:200].decode(errors="replace"))
 
 
 class RetryableError(Exception):
@@ -147,17 +156,26 @@ class Api:
                 attempt_timeout = max(0.001, min(sum(TIMEOUT), timeout / 2, left))
             return self._send_once(method, path, query, body, attempt_timeout)
 
-        def is_too_late(state: tenacity.RetryCallState) -> bool:
+        def next_wait(state: tenacity.RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            asked = error.retry_after if isinstance(error, RetryableError) else 0.0
+            return asked or delay(state.attempt_number, _BACKOFF, self._random)
+
+        def is_last(state: tenacity.RetryCallState) -> bool:
             wait = state.upcoming_sleep
             ends_late = deadline is not None and self._monotonic() + wait >= deadline
             return state.attempt_number == MAX_ATTEMPTS or wait > _MAX_WAIT or ends_late
 
+        def sleep_or_raise(state: tenacity.RetryCallState) -> None:
+            if self._sleep(state.upcoming_sleep) and state.outcome is not None:
+                state.outcome.result()  # raises the error of the last attempt
+
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(RetryableError),
-            wait=self._next_wait,
-            stop=is_too_late,
-            before_sleep=self._sleep_or_raise,
-            sleep=lambda _seconds: None,  # `before_sleep` has waited already
+            wait=next_wait,
+            stop=is_last,
+            before_sleep=sleep_or_raise,
+            sleep=lambda _seconds: None,  # sleep_or_raise has waited
             reraise=True,
         )
         try:
@@ -169,16 +187,6 @@ class Api:
                 f"did not serve {method} {path}: {error}",
                 retry_after=error.retry_after,
             ) from error
-
-    def _next_wait(self, state: tenacity.RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        asked = error.retry_after if isinstance(error, RetryableError) else 0.0
-        return asked or delay(state.attempt_number, _BACKOFF, self._random)
-
-    def _sleep_or_raise(self, state: tenacity.RetryCallState) -> None:
-        """Wait before the next attempt. Raises the last attempt's error if a stop interrupts it."""
-        if self._sleep(state.upcoming_sleep) and state.outcome is not None:
-            state.outcome.result()
 
     def pages(self, path: str, *, query: Mapping[str, str]) -> Iterator[list[Json]]:
         """Yield all objects of a listing, page by page, as of one moment. A failure raises.
@@ -240,8 +248,15 @@ class Api:
             cause = reason if isinstance(reason, BaseException) else error
             raise RetryableError(f"{type(error).__name__}: {cause}") from error
         if status < HTTPStatus.BAD_REQUEST:
-            return _parse_answer(data)
-        refusal = _parse_refusal(status, data)
+            try:
+                answer = json.loads(data) if data else {}
+            except ValueError:
+                answer = None
+            if isinstance(answer, dict):
+                return answer
+            # A proxy may have answered instead of the server.
+            raise RetryableError(f"its answer is not a JSON object: {data[:80]!r}")
+        refusal = ApiError.parse(status, data)
         if status not in _TRANSIENT:
             raise refusal
         raise RetryableError(
@@ -269,25 +284,6 @@ class Api:
         )
         response = self._client.call_api(*arguments, _request_timeout=timeout)
         return int(response.status), response.headers, response.read()
-
-
-def _parse_answer(data: bytes) -> Json:
-    """Parse a JSON object. Raises RetryableError if it is none: then a proxy may have answered."""
-    try:
-        answer = json.loads(data) if data else {}
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict):
-        raise RetryableError(f"its answer is not a JSON object: {data[:80]!r}")
-    return answer
-
-
-def _parse_refusal(status: int, data: bytes) -> ApiError:
-    try:
-        answer = json.loads(data)
-        return ApiError(status, str(answer.get("reason") or ""), str(answer.get("message") or ""))
-    except (ValueError, AttributeError):
-        return ApiError(status, "", data[:200].decode(errors="replace"))
 
 
 def connect(

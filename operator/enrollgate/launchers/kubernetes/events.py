@@ -39,6 +39,29 @@ class _QueuedEvent:
     event: RunEvent
     time: datetime
 
+    def to_json(self, namespace: str) -> Json:
+        """Build the `v1` Event."""
+        timestamp = self.time.strftime("%Y-%m-%dT%H:%M:%SZ")
+        return {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{self.job}.", "namespace": namespace},
+            "involvedObject": {
+                "apiVersion": "batch/v1",
+                "kind": "Job",
+                "name": self.job,
+                "namespace": namespace,
+                "uid": self.uid,
+            },
+            "type": "Warning" if self.event.is_warning else "Normal",
+            "reason": self.event.kind.value,
+            "message": redact(self.event.message, MESSAGE_LIMIT),
+            "source": {"component": "enrollgate"},
+            "firstTimestamp": timestamp,
+            "lastTimestamp": timestamp,
+            "count": 1,
+        }
+
 
 class EventRecorder:
     """Writes Events in order, one at a time, from its own thread.
@@ -111,30 +134,8 @@ class EventRecorder:
             ) > 0 and not self._closing.is_set():
                 self._closing.wait(min(seconds, QUIET_PERIOD))
             try:
-                self._api.request("POST", path, body=self._build_event(queued))
+                self._api.request("POST", path, body=queued.to_json(self._namespace))
             except (ApiError, LauncherUnavailable) as error:
                 _LOG.warning(
                     "an Event could not be written", run=queued.job, error=redact(str(error), 300)
                 )
-
-    def _build_event(self, queued: _QueuedEvent) -> Json:
-        timestamp = queued.time.strftime("%Y-%m-%dT%H:%M:%SZ")
-        return {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"generateName": f"{queued.job}.", "namespace": self._namespace},
-            "involvedObject": {
-                "apiVersion": "batch/v1",
-                "kind": "Job",
-                "name": queued.job,
-                "namespace": self._namespace,
-                "uid": queued.uid,
-            },
-            "type": "Warning" if queued.event.is_warning else "Normal",
-            "reason": queued.event.kind.value,
-            "message": redact(queued.event.message, MESSAGE_LIMIT),
-            "source": {"component": "enrollgate"},
-            "firstTimestamp": timestamp,
-            "lastTimestamp": timestamp,
-            "count": 1,
-        }

@@ -91,7 +91,10 @@ class KubernetesLauncher:
                 del observed[name]
             else:
                 observed[name] = observation
-        return observed | self._observe_ending(missing)
+        for name, pods in self._jobs.pods_by_job(list(missing)).items():
+            if any(map(self._may_run, pods)):
+                observed[name] = Observation(name, Phase.LIVE, is_ending=True)
+        return observed
 
     def _observe_finished(self, jobs: Iterable[JobView]) -> dict[str, Observation]:
         """Observe the finished ones of these Jobs, with reports.
@@ -130,15 +133,6 @@ class KubernetesLauncher:
         ]
         report = explain_not_started(job, pods, events, self._clock(), self._start_timeout)
         return Observation(name, Phase.STUCK if report else Phase.LIVE, report, uid=job.uid)
-
-    def _observe_ending(self, names: Collection[str]) -> dict[str, Observation]:
-        """Of these runs without a Job, return those that still have a pod which may run."""
-        pods = self._jobs.pods_by_job(list(names))
-        return {
-            name: Observation(name, Phase.LIVE, is_ending=True)
-            for name in names
-            if any(map(self._may_run, pods[name]))
-        }
 
     def _may_run(self, pod: PodView) -> bool:
         is_lost = pod.delete_by is not None and self._clock() - pod.delete_by > _NODE_LOST_AFTER

@@ -219,27 +219,27 @@ def merge(base: Any, overlay: Any) -> Any:
         }
         return kept | changed
     if isinstance(base, list) and isinstance(overlay, list):
-        key = _merge_key([*base, *overlay])
-        return _merge_lists(base, overlay, key) if key else overlay
+        return _merge_lists(base, overlay)
     return overlay
 
 
-def _merge_lists(base: list[Json], overlay: list[Json], key: str) -> list[Json]:
+def _merge_lists(base: list[Any], overlay: list[Any]) -> list[Any]:
+    together = [*base, *overlay]
+    # Several mounts may share a volume's name, so the path comes first.
+    keys = [
+        key
+        for key in ("mountPath", "name")
+        if all(isinstance(entry, dict) and key in entry for entry in together)
+    ]
+    if not together or not keys:
+        return overlay
+    key = keys[0]
     entries = {entry[key]: entry for entry in base}
     for entry in overlay:
         is_variable = "value" in entry or "valueFrom" in entry
         match = None if is_variable else entries.get(entry[key])
         entries[entry[key]] = entry if is_variable else merge(match, entry)
     return list(entries.values())
-
-
-def _merge_key(entries: list[Any]) -> str | None:
-    """Return the key that identifies the entries of a list; None if they have none in common."""
-    # Several mounts may share a volume's name, so the path comes first.
-    for key in ("mountPath", "name"):
-        if entries and all(isinstance(entry, dict) and key in entry for entry in entries):
-            return key
-    return None
 
 
 def read_template(path: Path) -> Json:

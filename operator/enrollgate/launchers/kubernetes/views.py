@@ -167,8 +167,17 @@ def parse_pod(raw: Json) -> PodView:
     target = conditions.get("DisruptionTarget") or {}
     if target.get("status") == "True":
         disruption = _text(target, "message") or _text(target, "reason")
-    state = _worker_state(status)
+    containers = status.get("containerStatuses") or ()
+    worker: Json = next((each for each in containers if each.get("name") == WORKER), {})
+    state = worker.get("state") or {}
     waiting, terminated = state.get("waiting") or {}, state.get("terminated")
+    termination = None
+    if terminated:
+        termination = Termination(
+            exit_code=int(terminated.get("exitCode", -1)),
+            reason=_text(terminated, "reason"),
+            message=_text(terminated, "message"),
+        )
     return PodView(
         name=metadata["name"],
         phase=_text(status, "phase") or "Pending",
@@ -181,23 +190,7 @@ def parse_pod(raw: Json) -> PodView:
         waiting_message=_text(waiting, "message"),
         unscheduled=unscheduled,
         disruption=disruption,
-        termination=_parse_termination(terminated) if terminated else None,
-    )
-
-
-def _worker_state(pod_status: Json) -> Json:
-    for container in pod_status.get("containerStatuses") or ():
-        if container.get("name") == WORKER:
-            state: Json = container.get("state") or {}
-            return state
-    return {}
-
-
-def _parse_termination(terminated: Json) -> Termination:
-    return Termination(
-        exit_code=int(terminated.get("exitCode", -1)),
-        reason=_text(terminated, "reason"),
-        message=_text(terminated, "message"),
+        termination=termination,
     )
 
 

@@ -166,8 +166,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(fault.status, b"no", "text/plain", fault.headers, fault, with_body)
         elif path == "/feed":
             self._send(200, site.feed(), "application/rss+xml", {}, fault, with_body)
-        elif path in site.pages:
-            kind, body = site.pages[path]
+        elif page := site.pages.get(self.path) or site.pages.get(
+            path
+        ):  # with its query, or without
+            kind, body = page
             cookie = {"Set-Cookie": site.sets_cookie[path]} if path in site.sets_cookie else {}
             self._send(200, body, kind, cookie, fault, with_body)
         elif (match := re.fullmatch(r"/(\d+)\.mp4", path)) and 1 <= int(match[1]) <= len(

@@ -1,0 +1,79 @@
+"""Items are told apart, and found again, by what they are: never by position, never mixed."""
+
+import sys
+import threading
+from pathlib import Path
+
+from tests.faulty_site import Fault, FaultySite, Lecture, content
+from tests.orders import delivered, order_for, run
+
+from enrollgate.worker.downloaders.yt_dlp import YtDlp
+
+
+def test_an_entry_that_is_gone_does_not_end_the_listing(site: FaultySite, tmp_path: Path) -> None:
+    entries = [
+        {"_type": "url", "url": f"https://h.example/{n}", "id": str(n), "title": str(n)}
+        for n in (1, 3)
+    ]
+    downloader = YtDlp(order_for(site, tmp_path, scratch_dir=tmp_path), threading.Event())
+    items = list(downloader._items([entries[0], None, entries[1]], ()))
+    downloader.close()
+    assert [(item.title, item.index) for item in items] == [("1", 1), ("3", 3)]
+
+
+def feed(site: FaultySite, numbers: list[int]) -> tuple[str, bytes]:
+    """A feed whose lectures differ in their URLs' queries only."""
+    items = "".join(
+        f"<item><title>L{n}</title>"
+        f'<enclosure url="{site.url}/play?id={n}" type="video/mp4"/></item>'
+        for n in numbers
+    )
+    text = f'<?xml version="1.0"?><rss version="2.0"><channel><title>C</title>{items}'
+    return "application/rss+xml", f"{text}</channel></rss>".encode()
+
+
+def test_lectures_that_differ_by_query_survive_a_new_one_on_top(tmp_path: Path) -> None:
+    with FaultySite([]) as site:
+        site.pages |= {f"/play?id={n}": ("video/mp4", content(5000 + n, n)) for n in (1, 2, 3)}
+        site.pages["/c"] = feed(site, [2, 1])
+        assert run(order_for(site, tmp_path, course_url=f"{site.url}/c")).reason is None
+        site.pages["/c"] = feed(site, [3, 2, 1])
+        report = run(order_for(site, tmp_path, course_url=f"{site.url}/c"))
+        assert (report.reason, report.items_delivered, report.items_skipped) == (None, 1, 2)
+        assert content(5003, 3) in delivered(tmp_path).values(), "the new lecture never came"
+
+
+def test_a_partial_file_of_another_rendition_is_not_continued(
+    site: FaultySite, tmp_path: Path
+) -> None:
+    hd, sd = content(300_000, 11), content(200_000, 12)
+    site.lectures[:2] = [Lecture("hd", hd), Lecture("sd", sd)]
+
+    def page(n: int) -> tuple[str, bytes]:
+        source = f'<source src="{site.url}/{n}.mp4" label="{n}">'
+        return "text/html", f"<html><title>P</title><video>{source}</video></html>".encode()
+
+    site.pages["/page"] = page(1)
+    site.faults["/1.mp4"] = Fault(reset_after=100_000)
+    order = order_for(site, tmp_path, course_url=f"{site.url}/page")
+    assert run(order).reason is not None
+    (partial,) = (tmp_path / "scratch").rglob("*.part")
+    assert 0 < partial.stat().st_size < len(hd)
+    site.pages["/page"] = page(2)
+    assert run(order).reason is None
+    assert list(delivered(tmp_path).values()) == [sd]
+    assert [sent.range for sent in site.sent if sent.path == "/2.mp4"].count(None) > 0
+    assert not partial.exists()
+
+
+def test_a_file_name_that_is_not_utf8_is_delivered_with_escapes(
+    site: FaultySite, tmp_path: Path
+) -> None:
+    program = "import os, sys; open(os.fsencode(sys.argv[2]) + b'/caf\\xe9.mp4', 'wb').write(b'x')"
+    command = (sys.executable, "-c", program, "{course_url}", "{output_dir}")
+    order = order_for(site, tmp_path, downloader="command", download_command=command)
+    report = run(order)
+    assert report.reason is None, report
+    assert list(delivered(tmp_path)) == ["task 7 [task-7]/01 - caf_xe9.mp4"]
+    again = run(order)
+    assert (again.reason, again.items_skipped) == (None, 1), "it is found again"

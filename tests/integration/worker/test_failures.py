@@ -137,7 +137,7 @@ def test_an_unreadable_destination_fails_instead_of_downloading_again(
         raise OSError(errno.EIO, "Input/output error")
 
     assert run(order_for(site, tmp_path)).reason is None
-    monkeypatch.setattr("enrollgate.worker.destinations.directory.md5_of", unreadable)
+    monkeypatch.setattr("enrollgate.worker.destinations.directory.file_md5", unreadable)
     before = site.media_bytes
     report = run(order_for(site, tmp_path))
     assert report.reason is not None and site.media_bytes == before, report

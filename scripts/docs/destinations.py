@@ -1,4 +1,7 @@
-"""Renders docs/destinations.md from the rules of the code: `python -m scripts.docs.destinations [--check FILE]`."""
+"""Generate docs/destinations.md: `python -m scripts.docs.destinations [--check FILE]`.
+
+The table of errors and the limits come from the Drive destination itself, so the page is true.
+"""
 
 import sys
 
@@ -12,80 +15,92 @@ from enrollgate.worker.pipeline import DELIVERIES_IN_A_ROW
 
 _HEAD = f"""# Destinations
 
-`ENROLLGATE_DESTINATION` says where courses go. Whatever it is, it is the checkpoint: what is there, whole, is not moved again.
-A task whose `course_url` is corrected is another course and gets a folder of its own (parameters that only sign a URL do not
-count); what was delivered of the first one stays where it is.
+`ENROLLGATE_DESTINATION` says where courses are delivered. The destination is also the checkpoint:
+a complete file that is already there is not moved again. If you correct a task's `course_url`, it
+is another course and gets a folder of its own. (Parameters that only sign a URL do not count.) The
+files of the first course stay where they are.
 
 ## A directory
 
-`directory:/path`: a folder for each course, with a `manifest.json` that says what is in it.
+`directory:/path`: one folder for each course, with a `manifest.json` that lists its files.
 
 ## Google Drive
 
-`drive:<folder id>`; the folder's address from the browser is understood, too. Below it there is a folder for each course, found
-again by its `appProperties`, with a folder for each section. Uploads are resumable in chunks of `ENROLLGATE_DRIVE_CHUNK_SIZE`;
-each file's size and MD5 are verified; ids are made before the files, so a repeated request never leaves two. A killed worker goes
-on where the upload was: its session is on disk before a byte is sent, and Drive keeps what it has of a cut chunk, in whole 256 KiB.
-What must go (a corrupt upload, the stale file beside a whole one) is put into the bin, since a content manager of a shared drive
-may not delete for good; Drive empties it after 30 days. `enrollgate doctor` writes and verifies a probe file in the folder, and
-puts it into the bin.
+`drive:<folder id>`, or the folder's URL from the browser. In it, each course gets a folder, and
+each section a folder in that. Enrollgate finds a course's folder again by its `appProperties`.
 
-Drive's searches may lag behind what was just made. So the run's scratch remembers the ids of folders and files, and they are
-asked for by themselves. In a Job, scratch is the pod's own: if a pod is replaced while searches lag, the new one may begin a
-second folder and deliver the course there. Nothing is missing then, and the next run that sees both folders keeps to the older
-one, brings into it what only the other has, and puts into the bin what is there twice.
+- **Uploads resume.** They are sent in chunks of `ENROLLGATE_DRIVE_CHUNK_SIZE`. The upload session
+  is saved to disk before the first byte is sent, so a killed worker continues where it stopped.
+  Drive keeps the part of a broken chunk that it has received, in units of 256 KiB.
+- **Uploads are verified**: the size and the MD5 of each file.
+- **No duplicates.** Ids are created before the files, so a repeated request never creates two.
+- **Nothing is deleted for good.** A corrupt upload, or an old file beside its complete copy, moves
+  to the trash: a content manager of a shared drive may not delete files. Drive empties the trash
+  after 30 days.
 
-Enable the *Google Drive API* in a Google Cloud project first. Then choose who delivers:
+`enrollgate doctor` writes a probe file to the folder, verifies it, and moves it to the trash.
+
+Drive's search may not show new files at once. So the run keeps the ids of its folders and files in
+its scratch folder, and asks for them directly. In a Job, the scratch folder belongs to the pod. If
+a pod is replaced before the search shows the course's folder, the new pod may create a second
+folder and deliver the course there. Nothing is missing then. The next run that sees both folders
+keeps the older one, moves into it what only the other has, and moves duplicates to the trash.
+
+First, enable the *Google Drive API* in a Google Cloud project. Then choose the credentials:
 
 | credentials | steps |
 | --- | --- |
-| service account, shared drive | Make a service account and a JSON key. Add the account to the **shared drive** as content \
-manager. \
-`ENROLLGATE_DRIVE_CREDENTIALS=/path/key.json`. A folder of someone's My Drive does not do: the account has no storage \
-of its own. |
-| service account for a user | As above; in the Workspace admin console grant the account's client id domain-wide \
-delegation of the scope `https://www.googleapis.com/auth/drive`. `ENROLLGATE_DRIVE_SUBJECT=user@your.domain`: files are \
-that user's. |
-| a user's login | Make an OAuth client of the type *Desktop app*, download its JSON, and run \
-`enrollgate drive login --client-secrets client.json --output login.json`. `ENROLLGATE_DRIVE_CREDENTIALS=/path/login.json`. \
-An app in *testing* \
-loses its login after seven days: publish it. |
-| workload identity | Set no `ENROLLGATE_DRIVE_CREDENTIALS`: application default credentials are used. The worker's Kubernetes \
-service account must be bound to a Google service account that is on the shared drive. |
+| service account, shared drive | Create a service account and a JSON key. Add the account to the \
+**shared drive** as content manager. Set `ENROLLGATE_DRIVE_CREDENTIALS=/path/key.json`. A folder \
+in someone's My Drive does not work: a service account has no storage of its own. |
+| service account for a user | As above. Then, in the Workspace admin console, grant the account's \
+client id domain-wide delegation of the scope `https://www.googleapis.com/auth/drive`. Set \
+`ENROLLGATE_DRIVE_SUBJECT=user@your.domain`: the files belong to that user. |
+| a user's login | Create an OAuth client of the type *Desktop app* and download its JSON. Run \
+`enrollgate drive login --client-secrets client.json --output login.json`. Set \
+`ENROLLGATE_DRIVE_CREDENTIALS=/path/login.json`. The login of an app in *testing* expires after \
+seven days: publish the app. |
+| workload identity | Do not set `ENROLLGATE_DRIVE_CREDENTIALS`: the application default \
+credentials are used. Bind the worker's Kubernetes service account to a Google service account \
+that is a member of the shared drive. |
 
-The scope is `drive`, not `drive.file`: the smaller one shows an application only what it made itself, so it could not see the
-folder that you name.
+The scope is `drive`, not `drive.file`: with `drive.file`, an application sees only the files that
+it created itself. It could not see your folder.
 
-To try it without Google, from the repository: `.venv/bin/python -m tests.drive_emulator --folder var/drive --faults 0.2` starts a
-stand-in that speaks the same protocol, fails a fifth of the time, and prints the settings to use.
+To try it without Google, run this in the repository:
+`.venv/bin/python -m tests.drive_emulator --folder var/drive --faults 0.2`. It starts an emulator of
+the same protocol that fails a fifth of all requests, and prints the settings to use.
 
-## What Drive says, and what it means
+## Errors of Drive
 
-*Retried*: the same request is sent up to {MAX_ATTEMPTS} times without progress, after pauses that grow from {PAUSES.base:.0f} s to \
-{PAUSES.cap:.0f} s (less chance);
-`Retry-After` is honoured up to {LONGEST_PAUSE:.0f} s. A longer one ends the try, and the next begins that much later (a Job's \
-next pod comes
-by Kubernetes' own back-off). *Next try* says whether the run's next try can help. What says that nothing more can be delivered
-(credentials, quota, rate limits, the folder) ends the run at once, and so do {DELIVERIES_IN_A_ROW} deliveries in a row that \
-failed in any way.
+*Retried*: Enrollgate sends the same request up to {MAX_ATTEMPTS} times without progress. The
+pauses grow from {PAUSES.base:.0f} s to {PAUSES.cap:.0f} s, less a random part. It waits as long
+as a `Retry-After` header asks, up to {LONGEST_PAUSE:.0f} s. If Drive asks for a longer wait, the attempt
+ends, and the next one starts that much later. (In a Job, Kubernetes' back-off decides when the next
+pod starts.)
 
-| what Drive says | reason | message | remedy | retried | next try |
+*Next attempt* says whether another attempt of the run can help. The run ends at once if nothing
+more can be delivered (credentials, quota, rate limits, the folder), or if {DELIVERIES_IN_A_ROW}
+deliveries in a row fail.
+
+| condition | reason | message | remedy | retried | next attempt |
 | --- | --- | --- | --- | --- | --- |
 """
 _TAIL = f"""
-A connection on which nothing moves for {SOCKET_TIMEOUT:.0f} s counts as cut: bodies are sent in pieces of a few KiB, each with that
-time-out of its own, so that a slow chunk is no stall. After any trouble in an upload, Drive is asked how much it has (308 with
-`Range`; without it: nothing) before more is sent.
+A connection counts as lost if no bytes move for {SOCKET_TIMEOUT:.0f} s. Request bodies are sent in
+blocks of a few KiB, each with that timeout of its own, so a slow upload is not a lost connection.
+After any error in an upload, Enrollgate asks Drive how much it has (308 with `Range`; without
+`Range`: nothing) before it sends more.
 
 This page is generated: `make docs`.
 """
 
 
 def render() -> str:
-    """The page as Markdown."""
+    """Return the page as Markdown."""
     rows = "".join(
-        f"| {rule.condition} | `{rule.reason}` | {rule.message} | {rule.remedy} | {_yes(rule.retried)} "
-        f"| {_yes(explain(rule.reason).retry_can_help)} |\n"
+        f"| {rule.condition} | `{rule.reason}` | {rule.message} | {rule.remedy} "
+        f"| {_yes(rule.retried)} | {_yes(explain(rule.reason).retry_can_help)} |\n"
         for rule in RULES
     )
     return _HEAD + rows + _TAIL

@@ -1,4 +1,4 @@
-"""Generate docs/reasons.md from the list of reasons: `python -m scripts.docs.reasons [--check FILE]`."""
+"""Generate docs/reasons.md: `python -m scripts.docs.reasons [--check FILE]`."""
 
 import sys
 
@@ -8,8 +8,9 @@ from enrollgate.domain.reasons import EXPLANATIONS, exit_code
 
 _HEAD = """# Reasons and exit codes
 
-Every run that does not succeed has exactly one of these reasons, in `enrollgate_runs.reason`, in the log and in
-`enrollgate status`. *Retry* says whether another attempt (up to `ENROLLGATE_MAX_ATTEMPTS`) can help.
+Every run that does not succeed has exactly one of these reasons. It is in `enrollgate_runs.reason`,
+in the log and in `enrollgate status`. *Retry* says whether another attempt can help (up to
+`ENROLLGATE_MAX_ATTEMPTS`).
 
 | exit code of `enrollgate work` | meaning |
 | --- | --- |

@@ -1,4 +1,4 @@
-"""Generate docs/settings.md from the settings: `python -m scripts.docs.settings [--check FILE]`."""
+"""Generate docs/settings.md: `python -m scripts.docs.settings [--check FILE]`."""
 
 import sys
 from typing import Literal, get_args, get_origin
@@ -12,12 +12,14 @@ from enrollgate.settings.loading import variables
 
 _HEAD = """# Settings
 
-Every setting is an environment variable. You can also put settings into a file of `NAME=value` lines and name it in
-`ENROLLGATE_CONFIG_FILE`. Secrets can be files of a folder, named like the variables (a mounted Secret): name the folder in
-`ENROLLGATE_SECRETS_DIR`. The secrets folder takes precedence over the environment, and the environment over the file.
+Every setting is an environment variable. You can also put settings into a file of `NAME=value`
+lines and name it in `ENROLLGATE_CONFIG_FILE`. Secrets can be files of a folder, named like the
+variables (a mounted Secret): name the folder in `ENROLLGATE_SECRETS_DIR`. The secrets folder takes
+precedence over the environment, and the environment over the file.
 
-Write times in seconds, or as `90s`, `5m`, `6h` or `1d`. Enrollgate refuses to start if a value is wrong, or if a name begins with
-`ENROLLGATE_` and is not a setting. The message names it. `enrollgate doctor` checks what the settings point to.
+Write times in seconds, or as `90s`, `5m`, `6h` or `1d`. Enrollgate refuses to start if a value is
+wrong, or if a name begins with `ENROLLGATE_` and is not a setting. The message names it.
+`enrollgate doctor` checks what the settings point to.
 
 This page is generated: `make docs`.
 

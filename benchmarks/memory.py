@@ -1,4 +1,7 @@
-"""The memory of processes. `getrusage` will not do: its peak counts what the parent had when it forked."""
+"""The memory of processes.
+
+`getrusage` will not do: its peak counts what the parent had when it forked.
+"""
 
 import re
 from pathlib import Path

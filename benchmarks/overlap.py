@@ -1,8 +1,7 @@
-"""A course from a site to a Drive that are equally slow: the worker, against all downloads and then all uploads, and against
-nothing but the bytes of either side.
+"""A course from a site to a Drive that are equally slow: the worker, against all downloads and then all uploads, and against nothing but the bytes of either side.
 
-Each way runs in a process of its own (`python -m benchmarks.overlap <way> ...`, the worker as `enrollgate work`); the site and
-the Drive emulator are here.
+Each way runs in a process of its own (`python -m benchmarks.overlap <way> ...`, the worker as
+`enrollgate work`); the site and the Drive emulator are here.
 """
 
 import hashlib
@@ -80,7 +79,10 @@ def _course(sizes: list[int]) -> list[Lecture]:
 
 
 def _measure(way: str, course: list[Lecture], rate: int) -> tuple[float, float]:
-    """Seconds, and the process's peak memory in MB. Raises AssertionError if anything did not arrive as it was sent."""
+    """Seconds, and the process's peak memory in MB.
+
+    Raises AssertionError if anything did not arrive as it was sent.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="enrollgate-bench-") as folder,
         FaultySite(course) as site,

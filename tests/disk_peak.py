@@ -1,7 +1,8 @@
 """The most bytes that ever lay in a folder, measured by a hook that cannot miss a peak.
 
-The bytes in a folder only become fewer when a file is removed, replaced or cut off. So it is measured just before each of these,
-and at the end. A lock keeps other threads from removing files during the measurement.
+The bytes in a folder only become fewer when a file is removed, replaced or cut off. So it is
+measured just before each of these, and at the end. A lock keeps other threads from removing files
+during the measurement.
 """
 
 import contextlib

@@ -78,7 +78,10 @@ class FaultySite:
         self.wants_cookie_for_media = ""
         """The same for the lectures only, which are refused with 403."""
         self.encodings: dict[str, str] = {}
-        """The Content-Encoding of a path, error pages included: `gzip`, `deflate`, `raw deflate`, or several with commas."""
+        """The Content-Encoding of a path, error pages included:
+
+        `gzip`, `deflate`, `raw deflate`, or several with commas.
+        """
         self.sets_cookie: dict[str, str] = {}
         """The Set-Cookie header of a path."""
         self.rate = 0.0
@@ -95,7 +98,8 @@ class FaultySite:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        # What is sent and not yet read lies in buffers: small ones, for the bytes that are counted to be bytes that arrive.
+        # What is sent and not yet read lies in buffers: small ones, for the bytes that are counted
+        # to be bytes that arrive.
         self._server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True

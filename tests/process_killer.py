@@ -7,7 +7,10 @@ from tests.drive_emulator import DriveEmulator
 
 
 class ProcessKiller:
-    """Kills one process at a time. `count` is called by a server for the bytes that it sends or receives."""
+    """Kills one process at a time.
+
+    `count` is called by a server for the bytes that it sends or receives.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

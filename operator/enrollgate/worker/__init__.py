@@ -1,7 +1,10 @@
-"""The run itself: download a course and deliver it, item by item, and report how it went.
+"""The worker: one attempt at one course.
 
-It is told everything in a `WorkOrder` and knows nothing of databases, clusters or enrollment; that the gate was open is the
-operator's word. Of this project it imports the domain only.
+It downloads the course, delivers it item by item, and reports how that went.
+
+A `WorkOrder` holds all that it needs. It knows nothing of databases, clusters or enrollment: that
+the gate is open is the operator's decision. It may import `common`, `domain` and `settings`; of the
+rest, only `commands` imports it.
 """
 
 from enrollgate.worker.work import work, write_report

@@ -1,13 +1,20 @@
-"""A limit on bytes per second, shared by all threads of one direction."""
+"""Limit the bytes per second of one direction, for all of its transfers together.
+
+The pipeline reports bytes here after it has moved them; the call returns when the next bytes may
+move.
+"""
 
 import threading
 from collections.abc import Callable
 
 
 class Bandwidth:
-    """A token bucket that may go into debt: what was moved is paid for afterwards, by waiting.
+    """A token bucket that may go into debt: bytes are paid for afterwards, by waiting.
 
-    `rate` in bytes per second, None: no limit. `monotonic` gives seconds; `sleep` waits so many.
+    Safe for several threads.
+
+    `rate` is in bytes per second; None: no limit. `monotonic` gives seconds. `sleep` waits that
+    many seconds.
     """
 
     def __init__(
@@ -17,11 +24,11 @@ class Bandwidth:
         self._monotonic = monotonic
         self._sleep = sleep
         self._lock = threading.Lock()
+        # The time at which all bytes so far would have moved at this rate.
         self._paid_until = monotonic()
-        """When all that was moved so far will have been moved at the rate."""
 
     def spend(self, size: int) -> None:
-        """So many bytes were moved: returns when the next may be."""
+        """Wait as long as the rate asks for, after `size` bytes have moved."""
         if self._rate is None or size <= 0:
             return
         with self._lock:
@@ -32,9 +39,10 @@ class Bandwidth:
 
 
 class Meter:
-    """Turns the running count of one transfer into what was moved since it was last told.
+    """Spends a bandwidth by the running count of one transfer.
 
-    `start` is the count at which the transfer begins, in bytes: what an earlier try has moved costs nothing.
+    `start` is the count at which this transfer begins, in bytes: what an earlier attempt moved
+    costs nothing.
     """
 
     def __init__(self, bandwidth: Bandwidth, start: int = 0) -> None:
@@ -42,6 +50,6 @@ class Meter:
         self._last = start
 
     def __call__(self, current: int) -> None:
-        """`current` bytes have been moved so far."""
+        """Spend what has moved since the last call. `current` bytes have moved so far."""
         moved, self._last = current - self._last, current
         self._bandwidth.spend(moved)

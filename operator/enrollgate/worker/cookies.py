@@ -1,6 +1,9 @@
-"""The account's cookies, copied to scratch: yt-dlp writes its cookie file back, which a mounted Secret does not allow.
+"""Copy the account's cookies to scratch.
 
-Only lines that are cookies are copied: yt-dlp prints the ones it cannot read to standard error, values included.
+yt-dlp writes its cookies file back, which a mounted Secret does not allow.
+
+Only lines that are cookies are copied. yt-dlp prints lines that it cannot read to standard error,
+with their values.
 """
 
 import re
@@ -12,11 +15,14 @@ from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.order import WorkOrder
 
 _HTTP_ONLY = "#HttpOnly_"
+# Seven fields between tabs; the fifth, the expiry, is empty or a number.
 _COOKIE = re.compile(r"(?:[^\t]*\t){4}(?:[0-9]+(?:\.[0-9]+)?)?\t[^\t]*\t[^\t]*")
 
 
 def copy_cookies(order: WorkOrder) -> Path | None:
-    """A copy (mode 0600) of the account's cookies file, or of the default one; None if there is neither.
+    """Copy the account's cookies file, or else the default one, with mode 0600.
+
+    Return None if there is neither.
 
     Raises Failure (CookiesUnreadable).
     """
@@ -39,7 +45,7 @@ def copy_cookies(order: WorkOrder) -> Path | None:
 
 
 def _cookie_lines(name: str, text: str) -> str:
-    """The lines that are cookies: seven fields between tabs, the fifth empty or a number."""
+    """Return a cookies file with only the lines that are cookies."""
     lines = [
         line
         for line in text.splitlines()

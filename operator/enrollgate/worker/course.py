@@ -1,4 +1,7 @@
-"""What passes between a downloader, the pipeline and a destination."""
+"""The data and the protocols between a downloader, the pipeline and a destination.
+
+Separate from all three, so that each of them can be replaced and tested alone.
+"""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -9,67 +12,80 @@ from typing import Protocol
 from enrollgate.domain.reasons import Failure
 
 OnBytes = Callable[[int], None]
-"""Told how many bytes of an item this delivery has moved so far. May block: that is the bandwidth limit."""
+"""Called with the bytes of an item that this delivery has moved so far.
+
+It may block: that is the bandwidth limit.
+"""
 
 
 class OnFetched(Protocol):
-    """Told how far a download is. May block: that is the back-pressure, and the bandwidth limit. What it raises is to be passed
-    through."""
+    """Called with the progress of a download.
+
+    It may block: that is the bound on scratch, and the bandwidth limit. A downloader must let pass
+    what it raises.
+    """
 
     def __call__(self, current: int, expected: int | None, arrived: int | None = None) -> None:
-        """`current`: the bytes that the item takes in scratch, or is about to take; `expected`: those it will take in the end
-        (None: nobody knows); `arrived`: those of the item itself, earlier tries' included, if that is another number."""
+        """Take the bytes of a download.
+
+        `current`: what the item takes in scratch, or is about to take. `expected`: what it takes
+        when it is complete; None: unknown. `arrived`: the bytes of the item itself, with those of
+        earlier attempts, if that is another number.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One lecture, or whatever a course is made of."""
+    """One file of a course: a lecture, a subtitle, an attachment."""
 
-    item_id: str
-    """The same on every try: what is at the destination is found again by it."""
-    index: int
-    """Counts from 1, in the course's order."""
+    item_id: str  # the same in every attempt: the item is found again by it at the destination
+    index: int  # counts from 1, in the course's order
     title: str
-    section: str
-    """The chapter's title, empty if there is none."""
+    section: str  # the chapter's title; empty if there is none
     section_index: int
     source_url: str
+    # Its place in the lecture that it is a part of, from 1, and so on inwards. Empty for a whole
+    # lecture.
     part: tuple[int, ...] = ()
-    """Its place, counted from 1, in the lecture that it is a part of, and so on inwards; empty for a whole lecture."""
 
     @property
     def key(self) -> str:
-        """Name the item for file names, folders and Drive: 32 harmless characters.
+        """Return a name for folders, file names and Drive: 32 safe characters.
 
-        The first 32 hexadecimal digits of the SHA-256 of `item_id`, so the same in every attempt.
+        These are the first 32 hexadecimal digits of the SHA-256 of `item_id`: the same in every
+        attempt.
         """
         return hashlib.sha256(self.item_id.encode(errors="replace")).hexdigest()[:32]
 
     @property
     def number(self) -> str:
-        """What its name begins with: `03`, or `03.2` for the second part of the third lecture."""
+        """Return the start of its file name:
+
+        `03`, or `03.2` for the second part of the third lecture.
+        """
         return ".".join((f"{self.index:02d}", *map(str, self.part)))
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """A course as its downloader found it. `items` is read once and lazily; iterating it may raise Failure."""
+    """A course as its downloader lists it."""
 
     title: str
-    items: Iterator[Item]
-    total: int | None
-    """How many items there are, if that is known before they are listed."""
+    items: Iterator[Item]  # read once, and lazily; it may raise Failure
+    total: int | None  # the number of items, if it is known before they are listed
 
 
 class LoginRequired(Failure):
-    """A site's words, no HTTP 401. Of the course: the cookies have expired. Of one lecture: it is locked (some open on a later
-    day), which says nothing of the others; unless the site says so of all of them.
+    """A page that asks for a login, without HTTP 401.
+
+    For the course it means that the cookies have expired. For one lecture it means that this
+    lecture is locked (some open on a later day), unless the site says it of all lectures.
     """
 
 
 class PlaylistFound(Exception):
-    """An item that turns out to be a list: these are the items, in its order. They have its place in the course."""
+    """An item that is a list. `items` take its place in the course, in their order."""
 
     def __init__(self, items: list[Item]) -> None:
         super().__init__()
@@ -81,52 +97,60 @@ class Delivered:
     """An item at its destination."""
 
     item_id: str
-    size: int
-    """Bytes."""
-    md5: str
+    size: int  # bytes
+    md5: str  # hexadecimal
 
 
 class Downloader(Protocol):
-    """Brings items to scratch. All errors are Failures. `fetch` is called from several threads at once, also while the course's
-    items are listed.
+    """Bring the items of a course to scratch. All errors are Failures.
+
+    The constructor takes the event `stop`. Once it is set, Failure (Stopped) is raised soon, and
+    partial files are kept.
     """
 
     def open(self) -> Course:
-        """Lists the course."""
+        """List the course."""
         ...
 
     def fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Path:
-        """Brings one item into its folder, and gives the complete file. Goes on with what an earlier try left there.
-        Raises PlaylistFound, before any of them is downloaded, if the item is a list.
+        """Bring one item into its folder, and return the complete file.
+
+        Resume what an earlier attempt left there.
+
+        Called from several threads at once, also while the items are listed. Raises PlaylistFound,
+        before it downloads anything, if the item is a list.
         """
         ...
 
     def close(self) -> None:
-        """Lets go of everything."""
+        """Release all connections and files."""
         ...
 
 
 class Destination(Protocol):
-    """Where a course goes. All errors are Failures. `find` and `deliver` are called from several threads at once."""
+    """Keep courses. All errors are Failures.
+
+    The constructor takes the event `stop`. Once it is set, Failure (Stopped) is raised soon. What
+    has been delivered of a file is then kept, if the next attempt can resume it, or removed.
+    """
 
     def open(self, title: str) -> None:
-        """Finds or makes the course's place."""
+        """Find the course's folder, or create it."""
         ...
 
     def find(self, item: Item) -> Delivered | None:
-        """The item, if it is there already, complete."""
+        """Return the item if it is there, complete. Called from several threads at once."""
         ...
 
     def deliver(self, item: Item, file: Path, on_bytes: OnBytes) -> Delivered:
-        """Puts the file there, complete or not at all.
+        """Put the file there, complete or not at all. Called from several threads at once.
 
-        `on_bytes` is told how many bytes this call has moved (from 0, also where it goes on with an earlier upload; what is
-        sent again counts again) and may block: that is the bandwidth limit. Once `stop` is set, Failure (Stopped) is raised
-        soon, and what was begun is kept where the next try goes on with it, or removed.
+        `on_bytes` gets the bytes that this call has moved. They count from 0, even if an earlier
+        upload is resumed; bytes that are sent again count again.
         """
         ...
 
     @property
     def location(self) -> tuple[str, str]:
-        """The id and the URL of the course's place."""
+        """Return the id and the URL of the course's folder."""
         ...

@@ -1,4 +1,8 @@
-"""What an error of the file system means to a run."""
+"""Turn an error of the file system into the failure of a run.
+
+Scratch and a directory destination need different reasons for the same error: the first is ours,
+the second the user's.
+"""
 
 import errno
 from pathlib import Path
@@ -10,27 +14,28 @@ _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 def scratch_failure(error: OSError) -> Failure:
-    """What it means that a scratch file could not be read or written."""
+    """Build the failure for a scratch file that cannot be read or written."""
     if error.errno in _REFUSED | {errno.ENOTDIR, errno.EEXIST}:
-        message = f"the scratch folder (in ENROLLGATE_WORK_DIR; in a pod /scratch) cannot be used: {_words(error)}"
+        folder = "the scratch folder (in ENROLLGATE_WORK_DIR; in a pod /scratch)"
+        message = f"{folder} cannot be used: {_describe(error)}"
         return Failure(Reason.CONFIGURATION_ERROR, message)
     reason = Reason.DISK_FULL if error.errno in _FULL else Reason.WORKER_CRASHED
-    return Failure(reason, f"in the scratch folder: {_words(error)}")
+    return Failure(reason, f"in the scratch folder: {_describe(error)}")
 
 
 def destination_failure(error: OSError) -> Failure:
-    """What it means that a file could not be delivered, or a delivered one not be read."""
-    message = f"at the destination: {_words(error)}"
+    """Build the failure for a file at the destination that cannot be read or written."""
     if error.errno in _FULL:
-        return Failure(Reason.DISK_FULL, message)
-    if error.errno == errno.ENOTDIR:
-        return Failure(Reason.DESTINATION_NOT_FOUND, message)
-    return Failure(
-        Reason.DESTINATION_AUTH if error.errno in _REFUSED else Reason.DESTINATION_UNAVAILABLE,
-        message,
-    )
+        reason = Reason.DISK_FULL
+    elif error.errno == errno.ENOTDIR:
+        reason = Reason.DESTINATION_NOT_FOUND
+    elif error.errno in _REFUSED:
+        reason = Reason.DESTINATION_AUTH
+    else:
+        reason = Reason.DESTINATION_UNAVAILABLE
+    return Failure(reason, f"at the destination: {_describe(error)}")
 
 
-def _words(error: OSError) -> str:
+def _describe(error: OSError) -> str:
     where = f"{Path(error.filename).name}: " if isinstance(error.filename, str) else ""
     return f"{where}{error.strerror or error.__class__.__name__}"

@@ -1,18 +1,27 @@
-"""File names from titles: whatever a site calls its lectures, the name stays one harmless name in one folder,
-the same at every destination."""
+"""Make file names from titles.
+
+Whatever a site calls its lectures, a name is one safe name in one folder.
+
+All destinations use the same names.
+"""
 
 import re
 import unicodedata
 
 from enrollgate.worker.course import Item
 
+# Bytes of a name in UTF-8. Most file systems allow 255, and a number, a key and an extension are
+# added.
 MAX_BYTES = 180
-"""Of a name in UTF-8; most file systems allow 255, and an extension and a prefix come on top."""
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_MAX_TITLE = 150
+_RESERVED_BY_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 def safe_name(title: str, limit: int = MAX_BYTES) -> str:
-    """The title without separators, control characters, leading dots or a length that a file system refuses."""
+    """Return the title without anything that a file system refuses, `limit` bytes long at most.
+
+    Separators, control characters and leading dots are removed or replaced.
+    """
     text = unicodedata.normalize("NFC", title)
     text = "".join(
         " " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in text
@@ -22,31 +31,39 @@ def safe_name(title: str, limit: int = MAX_BYTES) -> str:
     text = text.encode()[:limit].decode(errors="ignore").strip(" .")
     if not text or not text.strip("_ ."):
         return "untitled"
-    return f"_{text}" if _RESERVED.fullmatch(text) else text
+    return f"_{text}" if _RESERVED_BY_WINDOWS.fullmatch(text) else text
 
 
 def course_name(title: str, task_id: int, key: str = "") -> str:
-    """The course's folder. Its end is what a directory destination finds it by again. `key`: the course's, if another course
-    of the task has the plain name.
+    """Return the name of the course's folder.
+
+    A directory destination finds the folder again by the end of it.
+
+    `key` is the course's key, if another course of the task has the plain name.
     """
-    return f"{safe_name(title, 150)}{f' ({key[:8]})' if key else ''} {course_suffix(task_id)}"
+    unique = f" ({key[:8]})" if key else ""
+    return f"{safe_name(title, _MAX_TITLE)}{unique} {course_suffix(task_id)}"
 
 
 def course_suffix(task_id: int) -> str:
-    """What the names of a task's folders end with."""
+    """Return the end of the names of a task's folders."""
     return f"[task-{task_id}]"
 
 
 def section_name(item: Item) -> str:
-    """The folder of the item's section; empty if it has none."""
+    """Return the name of the folder of the item's section; empty if it has none."""
     if not item.section:
         return ""
     number = f"{item.section_index:02d} - " if item.section_index else ""
-    return number + safe_name(item.section, 150)
+    return number + safe_name(item.section, _MAX_TITLE)
 
 
 def item_name(item: Item, suffix: str, *, taken: bool = False) -> str:
-    """The item's file. `suffix` is that of the downloaded file; `taken`: another item of its section has the plain name."""
-    key = f" ({item.key[:8]})" if taken else ""
-    ending = f".{safe_name(suffix, 16)}" if len(suffix) > 1 else ""
-    return f"{item.number} - {safe_name(item.title, 150)}{key}{ending}"
+    """Return the name of the item's file.
+
+    `suffix` is the extension of the downloaded file. `taken`: another item of the section has the
+    plain name.
+    """
+    unique = f" ({item.key[:8]})" if taken else ""
+    extension = f".{safe_name(suffix, 16)}" if len(suffix) > 1 else ""
+    return f"{item.number} - {safe_name(item.title, _MAX_TITLE)}{unique}{extension}"

@@ -1,11 +1,12 @@
-"""Download and deliver a course at the same time: while some items are delivered, the next are downloaded.
+"""Download and deliver a course: while some items are delivered, the next are downloaded.
 
     list ─▶ already at the destination? ─▶ download ─▶ [scratch, bounded] ─▶ deliver ─▶ remove
      ▲      └── skip                       N threads                        M threads
      └──────── the items of a playlist ────┘
 
-In comes a course; out come its files at the destination, and the counts in `RunStats`. Items end in any order. One failed item
-does not stop the others. A failure that every further item would meet ends the run.
+In comes a course; out come its files at the destination, and the counts in `RunStats`. Items end in
+any order. One failed item does not stop the others. A failure that every further item would meet
+ends the run.
 """
 
 import contextlib
@@ -54,16 +55,21 @@ FATAL_DELIVERY_REASONS = frozenset(
 )
 """These end the run too, and no file that is already downloaded can be delivered."""
 FAILURES_IN_A_ROW = 5
-"""Downloads that fail in a row, each in a way that a retry can fix, before the run ends and spares the site.
+"""This many downloads that fail in a row, each in a way that a retry can fix, end the run.
 
-A permanent failure (a refused or DRM-protected lecture) does not count: it says nothing of the next item."""
+A permanent failure (a refused or DRM-protected lecture) does not count: it says nothing of the next
+item.
+"""
 DELIVERIES_IN_A_ROW = 3
 """The same for deliveries. Fewer, because the destination has already retried each of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class TransferLimits:
-    """How many transfers run at once, and how fast. All transfers of a direction share its bandwidth."""
+    """How many transfers run at once, and how fast.
+
+    All transfers of a direction share its bandwidth.
+    """
 
     downloads: int
     uploads: int
@@ -74,7 +80,8 @@ class TransferLimits:
 class Pipeline:
     """One attempt at one course.
 
-    `folder` has one folder of partial files per item, `scratch_limit` is their size in bytes at most. `stop` ends the run soon.
+    `folder` has one folder of partial files per item, `scratch_limit` is their size in bytes at
+    most. `stop` ends the run soon.
     """
 
     def __init__(
@@ -112,8 +119,9 @@ class Pipeline:
     def run(self, course: Course) -> RunStats:
         """Bring every item to the destination that is not there yet, and return the counts.
 
-        If the listing or the file system fails, the counts say so: what was delivered until then stays. Raises any unexpected
-        error of a thread, so that a delivery that crashed never looks like a success.
+        If the listing or the file system fails, the counts say so: what was delivered until then
+        stays. Raises any unexpected error of a thread, so that a delivery that crashed never looks
+        like a success.
         """
         self._count_partial_files()
         downloads = [
@@ -143,7 +151,7 @@ class Pipeline:
         def guarded() -> None:
             try:
                 function()
-            except Exception as error:  # noqa: BLE001 -- `run` raises it once all threads have ended
+            except Exception as error:  # noqa: BLE001 -- `run` raises it at the end
                 self._record_bug(error)
 
         thread = threading.Thread(target=guarded, name=name)
@@ -261,7 +269,7 @@ class Pipeline:
             except (Failure, OSError) as error:
                 failure = error if isinstance(error, Failure) else scratch_failure(error)
                 self._handle_failed_delivery(item, failure)
-            except Exception as error:  # noqa: BLE001 -- `run` raises it once all threads have ended
+            except Exception as error:  # noqa: BLE001 -- `run` raises it at the end
                 self._keep_partial(item)
                 self._record_bug(error)
                 self._stop_deliveries()
@@ -331,7 +339,10 @@ class Pipeline:
 
 
 def _size(folder: Path) -> int:
-    """Return the bytes of the files in a folder. A file that disappears meanwhile counts nothing."""
+    """Return the bytes of the files in a folder.
+
+    A file that disappears meanwhile counts nothing.
+    """
     total = 0
     for path in folder.iterdir() if folder.is_dir() else ():
         with contextlib.suppress(FileNotFoundError):

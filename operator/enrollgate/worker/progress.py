@@ -1,7 +1,8 @@
 """Show how far the run is.
 
-In come the pipeline's events. Out goes a live bar on a terminal; elsewhere one plain line per item and per 10 %. The operator and
-`enrollgate status` read a small JSON file. Separate from the pipeline, because no error here may fail an item.
+In come the pipeline's events. Out goes a live bar on a terminal; elsewhere one plain line per item
+and per 10 %. The operator and `enrollgate status` read a small JSON file. Separate from the
+pipeline, because no error here may fail an item.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ WRITE_INTERVAL = 1.0
 
 
 class _Display:
-    """Live bars on a terminal: the items that are done, and below them the bytes of each download."""
+    """Live bars on a terminal: the items that are done, and the bytes of each download."""
 
     def __init__(self, stream: TextIO, total: int | None) -> None:
         self.console = Console(file=stream, markup=False, emoji=False, highlight=False)
@@ -97,7 +98,10 @@ class Progress:
         self._display: _Display | None = None
 
     def begin(self, title: str, total: int | None, attempt_tag: str) -> None:
-        """Show that the course is listed. `attempt_tag` is the tag that people look for: `[ATTEMPT 1/3]`."""
+        """Show that the course is listed.
+
+        `attempt_tag` is the tag that people look for: `[ATTEMPT 1/3]`.
+        """
         self._total = total
         if self._stream.isatty():
             self._display = _Display(self._stream, total)

@@ -1,7 +1,7 @@
 """What became of a run's items, and what that means for the run.
 
-The pipeline counts here; `work` makes the report of it. Separate from the pipeline because it needs no threads: it is plain data
-and two functions of it.
+The pipeline counts here; `work` makes the report of it. Separate from the pipeline because it needs
+no threads: it is plain data and two functions of it.
 """
 
 from dataclasses import dataclass, field
@@ -41,8 +41,8 @@ class RunStats:
 def overall_failure(stats: RunStats) -> Failure | None:
     """Choose the failure that stands for the run. None: the course is complete.
 
-    What ended the run comes first. Next comes the first failure that a retry can fix, so that there is a retry. Else it is the
-    first failure.
+    What ended the run comes first. Next comes the first failure that a retry can fix, so that there
+    is a retry. Else it is the first failure.
     """
     if stats.fatal is not None:
         return stats.fatal
@@ -55,7 +55,8 @@ def overall_failure(stats: RunStats) -> Failure | None:
     count = len(stats.failures)
     others = f" (and {count - 1} more)" if count > 1 else ""
     message = f"{count} of {stats.seen} items failed: {item.title!r}: {failure.message}{others}"
-    # One locked lecture says nothing of the others. If the site wants a login for each, the cookies have expired.
+    # One locked lecture says nothing of the others. If the site wants a login for each, the cookies
+    # have expired.
     all_need_login = count == stats.seen and all(
         isinstance(each, LoginRequired) for _, each in stats.failures
     )

@@ -1,20 +1,23 @@
 """Bound the bytes that lie in scratch between download and delivery.
 
-Several downloads write to scratch at once. Together they must never exceed the limit, and none may wait for ever. A downloader
-reports bytes after it has written them, at most `CHUNK_SIZE` at a time, so the pipeline takes that much per download off the
-limit. The files themselves belong to the pipeline: this module only counts.
+Several downloads write to scratch at once. Together they must never exceed the limit, and none may
+wait for ever. A downloader reports bytes after it has written them, at most `CHUNK_SIZE` at a time,
+so the pipeline takes that much per download off the limit. The files themselves belong to the
+pipeline: this module only counts.
 
-    kept      partial files of failed items, for the next attempt; the oldest is removed when room is needed
+    kept      partial files of failed items; the oldest is removed when room is needed
     active    downloads in progress, the oldest first
     complete  whole files that wait for their delivery
 
 The rules:
 
-1. A download reserves its expected size with its first bytes, and waits until that fits. The older one gets room first.
+1. A download reserves its expected size with its first bytes, and waits until that fits. The older
+   one gets room first.
 2. A download of unknown size starts only if no other has started, and no other starts beside it.
 3. A download that turns out larger than expected waits for the difference.
 4. A file larger than the limit passes once nothing else is in scratch.
-5. If all downloads wait and no delivery will make room, the youngest that has started is thrown away and fetched again.
+5. If all downloads wait and no delivery will make room, the youngest that has started is thrown
+   away and fetched again.
 """
 
 import threading
@@ -52,8 +55,8 @@ class ActiveDownload:
 class Scratch:
     """Count the bytes in scratch and make downloads wait for room. Safe for several threads.
 
-    `limit` is in bytes. `discard` removes the files of an item, by its key. All waits end when `stop` is set, or after
-    `stop_waiting`.
+    `limit` is in bytes. `discard` removes the files of an item, by its key. All waits end when
+    `stop` is set, or after `stop_waiting`.
     """
 
     def __init__(self, limit: int, stop: threading.Event, discard: Callable[[str], None]) -> None:
@@ -68,7 +71,10 @@ class Scratch:
         self._changed = threading.Condition()
 
     def start(self, key: str) -> None:
-        """Begin a download, as the youngest. Wait while others wait, or while complete files fill scratch."""
+        """Begin a download, as the youngest.
+
+        Wait while others wait, or while complete files fill scratch.
+        """
         with self._changed:
             while not self._is_over() and (
                 self._waiting or sum(self._complete.values()) >= self._limit
@@ -77,7 +83,9 @@ class Scratch:
             self._active[key] = ActiveDownload(self._kept.pop(key, 0))
 
     def grow(self, key: str, current: int, expected: int | None) -> None:
-        """Record that a download has `current` bytes of `expected` (None: unknown). Wait until they fit.
+        """Record that a download has `current` bytes of `expected` (None: unknown).
+
+        Wait until they fit.
 
         Raises Preempted.
         """
@@ -128,7 +136,10 @@ class Scratch:
         return self._wait_no_more or self._stop.is_set()
 
     def _fits(self, key: str, wanted: ActiveDownload) -> bool:
-        """Tell whether a download may become what it wants to be. Kept files do not count: they can be removed."""
+        """Tell whether a download may become what it wants to be.
+
+        Kept files do not count: they can be removed.
+        """
         older = list(self._active)[: list(self._active).index(key)]
         others = [download for name, download in self._active.items() if name != key]
         if any(other.runs_alone for other in others):

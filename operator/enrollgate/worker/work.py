@@ -1,6 +1,7 @@
 """One attempt of one run, from its order to its report.
 
-In comes a `WorkOrder`; out comes a `Report`, whatever happens. Separate from the pipeline, which only knows items and files.
+In comes a `WorkOrder`; out comes a `Report`, whatever happens. Separate from the pipeline, which
+only knows items and files.
 """
 
 import sys
@@ -32,9 +33,12 @@ def work(
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Report:
-    """Download the course, deliver it, and return the report. Never raises: every error is in the report.
+    """Download the course, deliver it, and return the report.
 
-    `stop` ends the attempt soon and cleanly. `clock` (since the epoch) and `monotonic` give seconds.
+    Never raises: every error is in the report.
+
+    `stop` ends the attempt soon and cleanly. `clock` (since the epoch) and `monotonic` give
+    seconds.
     """
     start = monotonic()
     progress = Progress(path=order.progress_path, clock=clock)
@@ -106,9 +110,12 @@ def _build_report(stats: RunStats, destination_id: str = "", destination_url: st
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Write the report as a whole or not at all, or in place where a file cannot be replaced. Raises OSError.
+    """Write the report as a whole or not at all, or in place where a file cannot be replaced.
 
-    A Kubernetes termination message is a mounted file, which cannot be replaced. A pipe or a device must not be.
+    Raises OSError.
+
+    A Kubernetes termination message is a mounted file, which cannot be replaced. A pipe or a device
+    must not be.
     """
     text = report.encode()
     if path.is_file() or not path.exists():

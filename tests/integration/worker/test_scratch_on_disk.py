@@ -181,7 +181,10 @@ def test_no_download_waits_for_room_once_deliveries_have_crashed(
 def deliveries(
     tmp_path: Path, failures: list[Failure | None], count: int = 20
 ) -> tuple[RunStats, Files, int]:
-    """Run a course whose deliveries end as `failures` say; the last entry repeats. Return also the number of deliveries."""
+    """Run a course whose deliveries end as `failures` say; the last entry repeats.
+
+    Return also the number of deliveries.
+    """
     tried = 0
     lock = threading.Lock()
 

@@ -75,7 +75,8 @@ def test_as_many_transfers_as_allowed_run_at_once_and_no_more(
 class Concurrency:
     """Counts how many calls of a method run at once.
 
-    The first calls are held until `expected` of them run, and then for a moment more, in which one too many would come in.
+    The first calls are held until `expected` of them run, and then for a moment more, in which one
+    too many would come in.
     """
 
     def __init__(self, function: Callable[..., Any], expected: int) -> None:
@@ -122,7 +123,11 @@ def test_the_report_names_failed_items_and_the_next_attempt_retries_only_them(
 
 
 class NoWaitEvent(threading.Event):
-    """Never waits. The waits of a bandwidth add up, so the longest one is the time that all transfers together should take."""
+    """Never waits.
+
+    The waits of a bandwidth add up, so the longest one is the time that all transfers together
+    should take.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -270,8 +275,11 @@ def test_a_worker_killed_twenty_times_downloads_little_more_than_the_course(
 
 
 def test_a_worker_killed_twenty_times_uploads_little_more_than_the_course(tmp_path: Path) -> None:
-    """The bytes are counted on both sides. Three workers are killed before the last answer for a file, three just after it: then
-    Drive has the file, but the worker has not recorded it."""
+    """The bytes are counted on both sides.
+
+    Three workers are killed before the last answer for a file, three just after it: then Drive has
+    the file, but the worker has not recorded it.
+    """
     with FaultySite(COURSE) as site, DriveEmulator(rate=LINK_RATE) as drive:
         (tmp_path / "login.json").write_text(json.dumps(drive.user_login()))
         environment = build_environment(site, tmp_path, f"drive:{drive.store.root}") | {

@@ -443,7 +443,10 @@ def partial_size(tmp_path: Path, lecture: Lecture) -> int:
 def test_after_a_worker_s_death_in_the_middle_of_a_file_only_what_is_missing_moves(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    """The site holds lecture 2 back at its half; there the worker dies. All bytes that ever left the site are counted."""
+    """The site holds lecture 2 back at its half; there the worker dies.
+
+    All bytes that ever left the site are counted.
+    """
     with FaultySite([Lecture(f"Lecture {n}", content(2_000_000, n)) for n in range(1, 4)]) as site:
         gate = threading.Event()
         site.faults["/2.mp4"] = Fault(hold=gate, times=2)

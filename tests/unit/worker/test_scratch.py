@@ -236,7 +236,10 @@ files = st.lists(
 
 
 class DiskUsage:
-    """The bytes of each file. Every change is checked against the limit, so that no peak is missed."""
+    """The bytes of each file.
+
+    Every change is checked against the limit, so that no peak is missed.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""Where courses go. One module for each kind."""
+"""Where courses go: one module or package for each implementation of `course.Destination`."""
 
 import threading
 
@@ -12,7 +12,7 @@ __all__ = ["build_destination"]
 
 
 def build_destination(order: WorkOrder, stop: threading.Event) -> Destination:
-    """Build the destination that the settings name. `stop` ends whatever it waits for."""
+    """Build the destination that the settings name. Once `stop` is set, it ends soon."""
     destination = order.settings.destination
     if isinstance(destination, DriveDestination):
         from enrollgate.worker.destinations.drive import open_drive

@@ -1,15 +1,16 @@
-"""A directory as destination: one folder a course, sections below it, and a manifest that says what is there.
+"""A directory as destination: one folder per course, with a folder per section and a manifest.
 
     <root>/<course title> [task-7]/
         manifest.json
         01 - <section>/
             01 - <lecture>.mp4
 
-The manifest is the checkpoint: an item is there if the manifest has it and the file has that size and MD5. Files and manifest
-appear by rename, so that a crash leaves either the old or the new, never a half.
+The manifest is the checkpoint: an item is there if the manifest lists it and its file has that size
+and MD5. Files and manifest are renamed into place, so that a crash leaves the old one or the new
+one, never a part.
 
-The manifest also says which course it is of. A task whose course URL was corrected gets a folder of its own: what was delivered
-of the wrong course stays where it is, and is never taken for the right one.
+The manifest also names its course. If a task's course URL is corrected, the new course gets a
+folder of its own. The files of the wrong course stay, and never count as files of the right one.
 """
 
 import hashlib
@@ -36,13 +37,12 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Manifest:
-    course: str = ""
-    """The key of its course; empty if it does not say."""
+    course: str = ""  # the course's key; empty if the manifest does not say
     items: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class Directory:
-    """Implements `Destination` on a file system."""
+    """Implements `Destination` on a file system. `root` holds the folders of all courses."""
 
     def __init__(self, root: Path, task_id: int, course_key: str, stop: threading.Event) -> None:
         self._root = root
@@ -52,25 +52,29 @@ class Directory:
         self._course: Path | None = None
         self._title = ""
         self._items: dict[str, dict[str, Any]] = {}
-        self._places: dict[str, str] = {}
-        """Whose each file is, the ones being copied included: two items of one name never meet."""
+        # The item of each path, also while it is copied: two items with one name never share a
+        # file.
+        self._owners: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def open(self, title: str) -> None:
-        """Finds the folder of the task's course, or makes one. The title of a later try does not rename it."""
+        """Find the folder of the task's course, or create it.
+
+        A later attempt with another title does not rename it.
+        """
         with _as_failures():
             self._root.mkdir(parents=True, exist_ok=True)
-            course, manifest = self._choose(title)
+            course, manifest = self._choose_folder(title)
             course.mkdir(exist_ok=True)
         self._course, self._title = course, title
         self._items = manifest.items if manifest.course == self._key else {}
-        self._places = {str(entry.get("file")): item_id for item_id, entry in self._items.items()}
+        self._owners = {str(entry.get("file")): item_id for item_id, entry in self._items.items()}
         if manifest.course != self._key:
             with _as_failures():
                 self._write_manifest()
 
-    def _choose(self, title: str) -> tuple[Path, _Manifest]:
-        """This course's folder; else one that says of no course that it is its; else a new one."""
+    def _choose_folder(self, title: str) -> tuple[Path, _Manifest]:
+        """Return the folder of this course. Else one that names no course. Else a new one."""
         suffix = course_suffix(self._task_id)
         found = sorted(
             path for path in self._root.iterdir() if path.name.endswith(suffix) and path.is_dir()
@@ -80,20 +84,19 @@ class Directory:
             for path, manifest in manifests.items():
                 if manifest.course == key:
                     return path, manifest
-        plain = self._root / course_name(title, self._task_id)
-        taken = plain in manifests
-        return self._root / course_name(
-            title, self._task_id, self._key
-        ) if taken else plain, _Manifest()
+        new = self._root / course_name(title, self._task_id)
+        if new in manifests:  # another course of the task has this name
+            new = self._root / course_name(title, self._task_id, self._key)
+        return new, _Manifest()
 
     def find(self, item: Item) -> Delivered | None:
-        """The item if the manifest has it and its file is whole."""
+        """Return the item if the manifest lists it and its file is unchanged."""
         with self._lock:
             entry = self._items.get(item.item_id)
         if entry is None:
             return None
         try:
-            path = self._inside(self._folder() / str(entry["file"]))
+            path = self._require_inside(self._folder() / str(entry["file"]))
             if (
                 path.is_symlink()
                 or path.stat().st_size != entry["bytes"]
@@ -107,17 +110,17 @@ class Directory:
         return Delivered(item.item_id, int(entry["bytes"]), str(entry["md5"]))
 
     def deliver(self, item: Item, file: Path, on_bytes: OnBytes) -> Delivered:
-        """Copies the file beside its place, then renames it there, then notes it in the manifest."""
+        """Copy the file next to its place, rename it into place, then add it to the manifest."""
         with self._lock:
-            target = self._inside(self._place(item, file))
-            self._places[str(target.relative_to(self._folder()))] = item.item_id
+            target = self._require_inside(self._choose_path(item, file))
+            self._owners[str(target.relative_to(self._folder()))] = item.item_id
         part = target.with_name(target.name + _PART)
         with _as_failures():
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 digest = _copy(file, part, on_bytes, self._stop)
                 part.replace(target)
-                _sync(target.parent)
+                _sync_folder(target.parent)
             finally:
                 part.unlink(missing_ok=True)
             size = target.stat().st_size
@@ -135,23 +138,27 @@ class Directory:
 
     @property
     def location(self) -> tuple[str, str]:
-        """The folder's name and its file URL."""
+        """Return the folder's name and its file URL."""
         return self._folder().name, self._folder().as_uri()
 
     def _folder(self) -> Path:
         if self._course is None:
-            raise AssertionError("the destination is used before it is opened")
+            raise AssertionError("open() must be called first")
         return self._course
 
-    def _place(self, item: Item, file: Path) -> Path:
+    def _choose_path(self, item: Item, file: Path) -> Path:
         folder = self._folder() / section_name(item)
-        place = folder / item_name(item, file.suffix)
-        if self._places.get(str(place.relative_to(self._folder())), item.item_id) != item.item_id:
+        path = folder / item_name(item, file.suffix)
+        owner = self._owners.get(str(path.relative_to(self._folder())), item.item_id)
+        if owner != item.item_id:
             return folder / item_name(item, file.suffix, taken=True)
-        return place
+        return path
 
-    def _inside(self, path: Path) -> Path:
-        """The path, proven to be below the course's folder, symbolic links followed."""
+    def _require_inside(self, path: Path) -> Path:
+        """Return the path if it is below the course's folder, with symbolic links followed.
+
+        Raises Failure.
+        """
         if not path.resolve().is_relative_to(self._folder().resolve()):
             raise Failure(
                 Reason.UNSAFE_OUTPUT, f"{path.name} would lie outside the course's folder"
@@ -180,7 +187,10 @@ class Directory:
 
 
 def _read_manifest(path: Path) -> _Manifest:
-    """What an earlier try delivered. A damaged manifest is as good as none: everything is delivered again."""
+    """Read what earlier attempts delivered.
+
+    A damaged manifest counts as none: all items are delivered again.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return _Manifest(
@@ -191,7 +201,7 @@ def _read_manifest(path: Path) -> _Manifest:
 
 
 def _copy(source: Path, target: Path, on_bytes: OnBytes, stop: threading.Event) -> str:
-    """Copies and syncs a file; gives its MD5."""
+    """Copy a file, flush it to the disk, and return its MD5."""
     digest = hashlib.md5(usedforsecurity=False)
     copied = 0
     with source.open("rb") as reader, target.open("wb") as writer:
@@ -201,33 +211,31 @@ def _copy(source: Path, target: Path, on_bytes: OnBytes, stop: threading.Event) 
             copied += len(chunk)
             on_bytes(copied)
             if stop.is_set():
-                raise Failure(
-                    Reason.STOPPED, "asked to stop; this item is delivered by the next try"
-                )
+                raise Failure(Reason.STOPPED, "asked to stop; the next attempt delivers this item")
         writer.flush()
         os.fsync(writer.fileno())
     return digest.hexdigest()
 
 
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync_folder(folder: Path) -> None:
+    """Flush a folder to the disk, so that a renamed file survives a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 def _without_query(url: str) -> str:
+    """Return the URL without query, user name and password, which may be secrets."""
     parts = urlsplit(url)
-    return (
-        f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        if parts.netloc
-        else parts.path
-    )
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}" if parts.netloc else parts.path
 
 
 @contextmanager
 def _as_failures() -> Iterator[None]:
+    """Turn errors of the file system into Failures."""
     try:
         yield
     except OSError as error:

@@ -116,7 +116,7 @@ from benchmarks.backlog import opened, operator
 from benchmarks.idle import _drop
 from benchmarks.memory import peak
 structlog.configure(processors=[_drop])
-from enrollgate import wiring  # what a real operator has loaded
+from enrollgate.control import wiring  # what a real operator has loaded
 with opened(sys.argv[1]) as database:
     from sqlalchemy import text
     database.run_in_transaction(lambda c: c.execute(text("DELETE FROM enrollgate_tasks")))

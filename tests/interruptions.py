@@ -22,7 +22,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.countdown: int | None = None
-        self.happening: Callable[[], None] = lambda: None
+        self.happening: Callable[[], object] = lambda: None
 
     def point(self) -> None:
         if self.countdown is None:
@@ -34,7 +34,7 @@ class Interruption:
         self.happening()
 
     @contextmanager
-    def after(self, points: int, happening: Callable[[], None]) -> Iterator[None]:
+    def after(self, points: int, happening: Callable[[], object]) -> Iterator[None]:
         """What happens in the pass that is made in this context."""
         self.countdown, self.happening = points, happening
         try:

@@ -77,7 +77,7 @@ def test_an_operator_whose_loop_crashes_exits_1_and_releases_its_lease(
     world.sql("UPDATE enrollgate_tasks SET first_seen_at = 'soon'")
     world.set(task, "paid")
     assert process.wait(120) == 1
-    assert "the loop broke; the operator ends, to be started anew" in world.log
+    assert "the loop failed; the operator ends, and Kubernetes restarts it" in world.log
     assert "ValueError: Invalid isoformat string: 'soon'" in world.log
     lease = cluster.api.request(
         "GET", f"/apis/coordination.k8s.io/v1/namespaces/{world.namespace}/leases/school"

@@ -220,7 +220,7 @@ def test_the_second_replica_takes_over_when_the_leader_is_killed(
         "MAX_CONCURRENT_RUNS": "30",
     }
     first = world.start_operator(**elected)
-    wait_for_log(world, "it is this replica's turn to work")
+    wait_for_log(world, "this replica holds the lease and works now")
     world.start_operator(**elected)
     wait_for_log(world, "standing by")
     before = world.add(count=10)
@@ -240,7 +240,7 @@ def test_a_replica_that_may_not_renew_the_lease_exits_with_the_remedy(
     process = world.start_operator(
         KUBERNETES__LEADER_ELECTION="true", KUBERNETES__LEASE_DURATION="3"
     )
-    wait_for_log(world, "it is this replica's turn to work")
+    wait_for_log(world, "this replica holds the lease and works now")
     role = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{world.namespace}/roles/school"
     rules = cluster.api.request("GET", role)["rules"]
     cluster.api.request(
@@ -258,7 +258,7 @@ def test_a_replica_that_stops_cleanly_releases_its_lease_at_once(
 ) -> None:
     elected = {"KUBERNETES__LEADER_ELECTION": "true", "KUBERNETES__LEASE_DURATION": "3600"}
     first = world.start_operator(**elected)
-    wait_for_log(world, "it is this replica's turn to work")
+    wait_for_log(world, "this replica holds the lease and works now")
     assert world.stop_operator(first) == 0
     lease = cluster.api.request(
         "GET", f"/apis/coordination.k8s.io/v1/namespaces/{world.namespace}/leases/school"

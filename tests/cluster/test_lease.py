@@ -9,8 +9,7 @@ import pytest
 from tests.cluster.chart import grant
 from tests.cluster.control_plane import Cluster
 
-from enrollgate.control.leader_election import Lease
-from enrollgate.launchers import LeaderElectionForbidden
+from enrollgate.control.leader_election import LeaderElectionForbidden, LeaderElector
 
 DURATION = 15.0
 
@@ -39,15 +38,15 @@ def operator_kubeconfig(cluster: Cluster, namespace: str) -> Path:
 @pytest.fixture
 def candidate(
     namespace: str, operator_kubeconfig: Path, clock: DrivenClock
-) -> Iterator[Callable[[str], Lease]]:
+) -> Iterator[Callable[[str], LeaderElector]]:
     with closing(Cluster.api_of(operator_kubeconfig)) as api:
 
-        def make(me: str) -> Lease:
-            return Lease(
+        def make(me: str) -> LeaderElector:
+            return LeaderElector(
                 api,
                 namespace=namespace,
                 name="school",
-                me=me,
+                identity=me,
                 duration=DURATION,
                 monotonic=clock.monotonic,
                 clock=clock.utc,
@@ -61,7 +60,7 @@ def path(namespace: str) -> str:
     return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
 
 
-Candidate = Callable[[str], Lease]
+Candidate = Callable[[str], LeaderElector]
 
 
 def test_another_replica_takes_over_only_when_the_lease_has_expired(
@@ -146,11 +145,11 @@ def test_a_lease_that_the_role_does_not_grant_raises_with_the_remedy(
     namespace: str, operator_kubeconfig: Path, clock: DrivenClock
 ) -> None:
     with closing(Cluster.api_of(operator_kubeconfig)) as api:
-        lease = Lease(
+        lease = LeaderElector(
             api,
             namespace=namespace,
             name="other",
-            me="x",
+            identity="x",
             duration=DURATION,
             monotonic=clock.monotonic,
             clock=clock.utc,

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from operator import methodcaller
 
 import pytest
 from pymysql.err import OperationalError as PyMySQLOperationalError
@@ -121,7 +122,7 @@ def test_an_interrupted_migration_is_finished_by_the_next_one(
     whole = structure(database)
     for statement in ("DELETE FROM enrollgate_schema_version", *undone):
         sql = statement.partition(" ON ")[0] if database.is_sqlite else statement
-        database.run_in_transaction(lambda connection, sql=sql: connection.exec_driver_sql(sql))
+        database.run_in_transaction(methodcaller("exec_driver_sql", sql))
     assert migrate(database) == (None, head())
     assert structure(database) == whole
 
@@ -217,7 +218,7 @@ def test_a_status_of_its_own_for_each_row_does_not_flood_the_doctor(database: Da
     rows = ", ".join(f"({number}, 'odd{number}')" for number in range(1, 101))
     for values in (rows, "(101, ''), (102, ''), (103, NULL), (104, NULL)", "(105, 'enrolled')"):
         sql = f"INSERT INTO download_tasks (id, status) VALUES {values}"
-        database.run_in_transaction(lambda connection, sql=sql: connection.exec_driver_sql(sql))
+        database.run_in_transaction(methodcaller("exec_driver_sql", sql))
     words = verdicts(database)["statuses found"][1]
     assert "enrolled: 1" in words and "NULL: 2" in words and "'': 2" in words
     assert "82 with 82 other statuses" in words and words.count("'odd") == 18

@@ -1,6 +1,6 @@
 """The contract, sentence by sentence, on every database, on a driven clock."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 
 import pytest
@@ -28,7 +28,7 @@ def tick(world: World, seconds: float, interval: float = 10) -> None:
         world.reconcile()
 
 
-def checks(logs: list[dict[str, object]]) -> list[str]:
+def checks(logs: Iterable[Mapping[str, object]]) -> list[str]:
     return [str(entry["event"]) for entry in logs if "ENROLL CHECK" in str(entry["event"])]
 
 

@@ -67,7 +67,8 @@ def test_no_row_that_enrolled_before_the_deadline_fell_is_failed_10000_times(
             writer.join()
             world.reconcile()
         with world.database.read_transaction() as connection:
-            status = dict(connection.execute(text("SELECT id, status FROM download_tasks")).all())
+            rows = connection.execute(text("SELECT id, status FROM download_tasks"))
+            status: dict[int, str] = {row.id: row.status for row in rows}
         timed_out = {run.task_id for run in world.runs() if run.reason == "EnrollmentTimeout"}
         launched = {order.task_id for order in world.launcher.orders}
         assert len(status) == FLIPS

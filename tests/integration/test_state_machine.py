@@ -142,7 +142,7 @@ class Promises(RuleBasedStateMachine):
         return data.draw(st.none() | st.frozensets(st.sampled_from(names)))
 
     def interrupted(
-        self, focus: frozenset[str] | None, points: int, happening: Callable[[], None]
+        self, focus: frozenset[str] | None, points: int, happening: Callable[[], object]
     ) -> None:
         """A pass in which something happens after so many looks and effects."""
         self.moved.clear()

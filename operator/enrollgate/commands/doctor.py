@@ -25,7 +25,7 @@ from enrollgate.control.wiring import (
     build_database,
     build_kubernetes_launcher,
     build_tables,
-    lease_name_of,
+    lease_name,
 )
 from enrollgate.database.preflight import check_database
 from enrollgate.domain.check import Check, Severity, failed, ok, warning
@@ -86,7 +86,7 @@ def check_cluster(settings: Settings) -> Check:
     except Misconfigured as error:
         return failed("cluster", str(error), "fix the setting that the message names")
     try:
-        return check_access(launcher.api, launcher.namespace, lease_name_of(settings))
+        return check_access(launcher.api, launcher.namespace, lease_name(settings))
     finally:
         launcher.close()
 

@@ -1,13 +1,13 @@
-"""Kubernetes mode: kopf watches our Jobs and wakes the loop; both live in this process, and end together.
+"""Kubernetes mode: kopf watches our Jobs and wakes the loop; both run in this process and end together.
 
-    kopf (event loop)                        operation (a thread of its own)
-      watch batch/v1 Jobs of ours              lease -> passes: observe -> plan -> apply
+    kopf (event loop)                        runner (a thread of its own)
+      watch our batch/v1 Jobs                  lease -> passes: observe -> plan -> apply
         finished or gone? ── wake(name) ──▶      a focused pass
-      SIGTERM ── stop ──────────────────▶      ends after the pass under way, gives the lease up
+      SIGTERM ── stop ──────────────────▶      ends after the current pass, releases the lease
 
-The watch decides nothing: a pass looks at the API server itself, and a full pass every interval finds what the watch missed. So
-a handler notes a name, which costs the same however many Jobs there are, and there is nothing in it that could fail. If either
-side ends without having been told to, the other is stopped and the process ends with an error, for the Deployment to restart it.
+The watch decides nothing: a pass asks the API server itself, and a full pass at every interval finds what the watch missed.
+So a handler only passes on a name: that costs the same however many Jobs there are, and nothing in it can fail. If either
+side ends without having been stopped, the other is stopped and the process ends with an error; the Deployment restarts it.
 """
 
 import asyncio
@@ -17,37 +17,35 @@ import signal
 import ssl
 import threading
 from collections.abc import Callable
-from random import Random
 from typing import Any
 
 import kopf
 import structlog
 
 from enrollgate.common.redaction import redact
+from enrollgate.control.leader_election import LeaderElectionForbidden
 from enrollgate.control.wiring import (
     build_database,
     build_elector,
     build_health,
     build_kubernetes_launcher,
+    build_random,
     build_runner,
 )
 from enrollgate.database import DatabaseMisconfigured
-from enrollgate.launchers import LeaderElectionForbidden
 from enrollgate.launchers.kubernetes import ConnectionDetails, changed_run, job_selector
 from enrollgate.launchers.kubernetes.tls import without_strict
 from enrollgate.settings.operator import Settings
 from enrollgate.telemetry.http import serving
 
 _LOG = structlog.get_logger(__name__)
+# In full, so that no other resource called `jobs` is meant.
 JOBS = ("batch", "v1", "jobs")
-"""In full: another resource called `jobs` must never be meant."""
+# A watch is opened again after so many seconds, in case it has silently stopped receiving.
 _WATCH_SECONDS = 300
-"""After so long a watch is begun anew, lest it be deaf without anybody knowing."""
-
-
 _NOTHING = kopf.BodyEssence()
+# The errors of the loop whose message says what to fix.
 _EXPLAINED = (DatabaseMisconfigured, LeaderElectionForbidden)
-"""What may end the loop and says itself what to mend."""
 
 
 class ConnectionInfo(kopf.ConnectionInfo):
@@ -59,37 +57,34 @@ class ConnectionInfo(kopf.ConnectionInfo):
 
 
 class Crashed(Exception):
-    """A part of the operator ended that should not have."""
+    """A part of the operator ended that should not have ended."""
 
 
 def run_in_cluster(settings: Settings) -> None:
-    """Runs the operator in Kubernetes mode until SIGTERM. Raises Misconfigured, DatabaseMisconfigured, PortUnavailable, and
-    Crashed if a part of it ended by itself.
+    """Run the operator in Kubernetes mode until SIGTERM.
+
+    Raises Misconfigured, DatabaseMisconfigured, PortUnavailable, and Crashed if a part of it ended by itself.
     """
-    _collect_rarely()
+    # Every event of a Job creates hundreds of short-lived objects. With Python's defaults, collecting them walks through
+    # all objects again and again: a third of the processor time in a burst.
+    # https://docs.python.org/3/library/gc.html#gc.freeze
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
     logging.getLogger("kopf").setLevel(
         logging.DEBUG if settings.log_level == "debug" else logging.WARNING
     )
     asyncio.run(_run(settings))
 
 
-def _collect_rarely() -> None:
-    """Every event of a Job is some hundred short-lived objects: by default Python would walk through all there is again and again
-    for their sake (a third of the operator's processor time in a burst). https://docs.python.org/3/library/gc.html#gc.freeze
-    """
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 20)
-
-
 async def _run(settings: Settings) -> None:
-    random = Random()  # noqa: S311 -- spreads retries; nothing secret depends on it
+    random = build_random()
     stopped = threading.Event()
     health = build_health(settings)
     launcher = build_kubernetes_launcher(
         settings, random=random, stopped=stopped, progress=health.heartbeat
     )
     database = build_database(settings)
-    operation = build_runner(
+    runner = build_runner(
         settings,
         database=database,
         launcher=lambda: launcher,
@@ -99,7 +94,7 @@ async def _run(settings: Settings) -> None:
     )
 
     def stop() -> None:
-        operation.stop()
+        runner.stop()
         stopped.set()
 
     try:
@@ -114,10 +109,10 @@ async def _run(settings: Settings) -> None:
                 launcher.connection_details,
                 launcher.namespace,
                 settings.installation,
-                operation.wake,
+                runner.wake,
             )
-            await _together(watching, operation.run, stop)
-        _LOG.info("operator stopped; live Jobs go on and are adopted at the next start")
+            await _run_both(watching, runner.run, stop)
+        _LOG.info("operator stopped; live Jobs continue and are adopted at the next start")
     except LeaderElectionForbidden as error:
         raise Crashed(str(error)) from error
     finally:
@@ -125,23 +120,23 @@ async def _run(settings: Settings) -> None:
         database.close()
 
 
-async def _together(
+async def _run_both(
     watching: Callable[[asyncio.Event, asyncio.Event], Any],
     work: Callable[[], None],
     stop_work: Callable[[], None],
 ) -> None:
-    """Runs both sides until SIGTERM or SIGINT, or until one of them ends; then ends the other."""
-    ready, told = asyncio.Event(), asyncio.Event()
-    watcher = asyncio.create_task(watching(ready, told))
+    """Run both sides until SIGTERM or SIGINT, or until one of them ends; then end the other."""
+    ready, stopping = asyncio.Event(), asyncio.Event()
+    watcher = asyncio.create_task(watching(ready, stopping))
     worker = asyncio.create_task(asyncio.to_thread(work))
-    signals = asyncio.create_task(_take_signals(ready, told))
+    signals = asyncio.create_task(_wait_for_signals(ready, stopping))
     await asyncio.wait({watcher, worker, signals}, return_when=asyncio.FIRST_COMPLETED)
     first = "the watch" if watcher.done() else "the loop" if worker.done() else ""
-    # Until it is ready, kopf takes the signals itself, and then ends without an error.
-    in_order = told.is_set() or (
+    # Until it is ready, kopf handles the signals itself, and then ends without an error.
+    in_order = stopping.is_set() or (
         watcher.done() and not ready.is_set() and watcher.exception() is None
     )
-    told.set()
+    stopping.set()
     signals.cancel()
     stop_work()
     watch_end: object
@@ -150,23 +145,28 @@ async def _together(
     if isinstance(work_end, BaseException):
         if not isinstance(work_end, _EXPLAINED):
             error = f"{type(work_end).__name__}: {redact(str(work_end), 300)}"
-            _LOG.error("the loop broke; the operator ends, to be started anew", error=error)
+            _LOG.error(
+                "the loop failed; the operator ends, and Kubernetes restarts it", error=error
+            )
         raise work_end
     if isinstance(watch_end, BaseException):
-        remedy = "the operator ends, to be started anew; see that its service account may list and watch batch/v1 Jobs"
+        remedy = (
+            "the operator ends, and Kubernetes restarts it; "
+            "check that its service account may list and watch batch/v1 Jobs"
+        )
         raise Crashed(
-            f"the watch of Jobs broke: {type(watch_end).__name__}: {watch_end}; {remedy}"
+            f"the watch of Jobs failed: {type(watch_end).__name__}: {watch_end}; {remedy}"
         ) from watch_end
     if not in_order:
-        raise Crashed(f"{first} ended without having been told to")
+        raise Crashed(f"{first} ended without having been stopped")
 
 
-async def _take_signals(ready: asyncio.Event, told: asyncio.Event) -> None:
+async def _wait_for_signals(ready: asyncio.Event, stopping: asyncio.Event) -> None:
     await ready.wait()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
-    await told.wait()
+        loop.add_signal_handler(number, stopping.set)
+    await stopping.wait()
     _LOG.info("stopping after this pass")
 
 
@@ -176,7 +176,7 @@ def _watch(
     installation: str,
     wake: Callable[[str], None],
 ) -> Callable[[asyncio.Event, asyncio.Event], Any]:
-    """kopf, made ready to watch our Jobs and nothing else."""
+    """Return the coroutine by which kopf watches our Jobs and nothing else."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry, id="login")
@@ -198,23 +198,24 @@ def _watch(
         if name is not None:
             wake(name)
 
-    async def watching(ready: asyncio.Event, told: asyncio.Event) -> None:
+    async def watching(ready: asyncio.Event, stopping: asyncio.Event) -> None:
         await kopf.operator(
             registry=registry,
             settings=_kopf_settings(installation),
             namespaces=[namespace],
             standalone=True,
-            # kopf would ask for this process's user name, which a bare numeric user does not have; it is for peering, unused here
+            # By default kopf asks for the process's user name, which a numeric user does not have. It serves peering,
+            # which is not used here.
             identity=installation,  # type: ignore[arg-type]  # a NewType of kopf's own, not exported
             ready_flag=ready,
-            stop_flag=told,
+            stop_flag=stopping,
         )
 
     return watching
 
 
 class _NoDifferences(kopf.DiffBaseStorage):
-    """kopf would take a deep copy of every Job at every event, to tell what has changed since it last handled it: nobody asks."""
+    """Keep no last-handled state: kopf would deep-copy every Job at every event, and nothing needs the difference."""
 
     def build(self, **_: Any) -> kopf.BodyEssence:
         return _NOTHING
@@ -223,23 +224,23 @@ class _NoDifferences(kopf.DiffBaseStorage):
         return None
 
     def store(self, **_: Any) -> None:
-        """Nothing is written on the Job."""
+        """Write nothing to the Job."""
 
 
 class _NoProgress(kopf.ProgressStorage):
-    """Likewise for how far the handlers of a change have come: there are none."""
+    """Keep no progress of change handlers: there are none."""
 
     def fetch(self, **_: Any) -> None:
         return None
 
     def store(self, **_: Any) -> None:
-        """Nothing is written on the Job."""
+        """Write nothing to the Job."""
 
     def purge(self, **_: Any) -> None:
-        """Nothing was."""
+        """Remove nothing."""
 
     def touch(self, **_: Any) -> None:
-        """Nothing is."""
+        """Touch nothing."""
 
     def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
         return essence
@@ -258,7 +259,6 @@ def _kopf_settings(installation: str) -> kopf.OperatorSettings:
     settings.watching.chunk_size = 500
     settings.networking.request_timeout = 60.0
     settings.queueing.idle_timeout = 1.0
-    settings.process.ultimate_exiting_timeout = (
-        None  # the pass under way may take its time; Kubernetes has the last word
-    )
+    # The current pass may take its time; Kubernetes ends the process if it takes too long.
+    settings.process.ultimate_exiting_timeout = None
     return settings

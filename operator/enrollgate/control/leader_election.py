@@ -1,12 +1,12 @@
-"""Leader election by a Lease, so that of several replicas one does the work. Correctness does not rest on it.
+"""Leader election by a Lease, so that one of several replicas works. Correctness does not depend on it.
 
-The rules are client-go's (k8s.io/client-go/tools/leaderelection): a holder renews; others measure by their *own* clock how long
-the record has stood unchanged, and take it over once that exceeds its duration; every write carries the resourceVersion it has
-read, so that of two only one succeeds. Written here because the official client's election never retries a failed first create,
-and neither awaits nor reports a leading task that has died.
+The rules are client-go's (k8s.io/client-go/tools/leaderelection). A holder renews. The others measure by their *own* clock
+how long the record has not changed, and take it over once that exceeds its duration. Every write carries the
+resourceVersion that was read, so that only one of two writes succeeds. It is written here because the official client's
+election never retries a failed first create, and neither awaits nor reports a leader's work that has died.
 
-A Lease that was there and is gone is made anew only after its duration: an uninstalled release takes its Lease with it, and a
-replica that has not yet been told to stop must not leave one behind.
+A Lease that existed and is gone is created again only after its duration: an uninstalled release deletes its Lease, and a
+replica that has not been stopped yet must not leave one behind.
 """
 
 from collections.abc import Callable
@@ -15,34 +15,39 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Literal
 
-from enrollgate.launchers.base import LauncherUnavailable, LeaderElectionForbidden
+from enrollgate.launchers.base import LauncherUnavailable
 from enrollgate.launchers.kubernetes.api import Api, ApiError, Json
+
+# Seconds between two attempts, at most, however long the Lease lasts; also the longest that one attempt may take.
+LONGEST_INTERVAL = 30.0
+_GONE = "nobody (the Lease was deleted)"
+
+
+class LeaderElectionForbidden(Exception):
+    """The API server refuses this replica's access to the Lease, and would again; the message has the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A Lease as it was last read, and since when (own clock, seconds) it has read so."""
+class _LeaseRecord:
+    """A Lease as it was last read.
+
+    `metadata` is kept as it was read, labels of others included, because a write must not remove them; it is empty once
+    the Lease is gone. `duration` is in seconds. The record has not changed since `since` (own clock, seconds).
+    """
 
     holder: str
     metadata: Json
-    """As it was read, the labels of others included: a write must not take them away. Empty once the Lease is gone."""
     transitions: int
     duration: float
     since: float
 
 
-LONGEST_INTERVAL = 30.0
-"""Seconds between two attempts, at most, however long the Lease lasts; and what one run_number may take, at most."""
-_GONE = "nobody (the Lease was deleted)"
+class LeaderElector:
+    """One candidate for one Lease.
 
-
-def may_take(seen: Seen | None, me: str, now: float) -> bool:
-    """Whether the Lease is mine, nobody's, or its holder's time is over."""
-    return seen is None or seen.holder in ("", me) or now - seen.since > seen.duration
-
-
-class Lease:
-    """One candidate for one Lease. `duration` in seconds; `monotonic` measures, `clock` is what others read."""
+    `identity` is this replica's name in the Lease, `duration` the seconds after which others may take it over.
+    `monotonic` measures time; `clock` is the time that others read.
+    """
 
     def __init__(
         self,
@@ -50,7 +55,7 @@ class Lease:
         *,
         namespace: str,
         name: str,
-        me: str,
+        identity: str,
         duration: float,
         monotonic: Callable[[], float],
         clock: Callable[[], datetime],
@@ -58,104 +63,116 @@ class Lease:
         self._api = api
         self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._name = name
-        self._me = me
+        self._identity = identity
         self._duration = duration
         self._monotonic = monotonic
         self._clock = clock
-        self._seen: Seen | None = None
-        self._renewed: float | None = None
+        self._record: _LeaseRecord | None = None
+        self._renewed_at: float | None = None
         self._acquired = ""
-        self._until = 0.0
-        """When the run_number under way is given up."""
+        # When the current attempt is abandoned.
+        self._deadline = 0.0
 
     @property
     def interval(self) -> float:
-        """Seconds between two attempts."""
+        """Return the seconds between two attempts."""
         return min(self._duration / 5, LONGEST_INTERVAL)
 
     @property
     def holder(self) -> str:
-        """Who held it when it was last read."""
-        return self._seen.holder if self._seen else ""
+        """Return who held the Lease when it was last read."""
+        return self._record.holder if self._record else ""
 
     def is_held(self) -> bool:
-        """Whether it is ours for certain: renewed so lately that nobody else can have taken it over."""
-        return self._left() > 0
+        """Return whether this replica holds it for certain: nobody else can have taken it over yet."""
+        return self._seconds_left() > 0
 
-    def _left(self) -> float:
-        """Seconds for which it is still ours for certain; none or fewer if it is not."""
-        return (
-            0.0
-            if self._renewed is None
-            else self._renewed + self._duration * 2 / 3 - self._monotonic()
-        )
+    def _seconds_left(self) -> float:
+        """Return for how many seconds it is still held for certain; 0 or less if it is not."""
+        if self._renewed_at is None:
+            return 0.0
+        return self._renewed_at + self._duration * 2 / 3 - self._monotonic()
 
     def try_acquire_or_renew(self) -> bool:
-        """Takes or renews it, if that may be done. True if it is ours now.
+        """Acquire or renew the Lease if that is allowed now. Return whether this replica holds it.
 
-        An API server that is away leaves it as it is: ours until its time is over. One that hangs is not waited for beyond that
-        time (as client-go's RenewDeadline has it), lest we work on while another takes over. Raises LeaderElectionForbidden.
+        While the API server is away, nothing changes: the Lease is held until its time is over. A request that hangs is
+        abandoned by then (as with client-go's RenewDeadline), so that no two replicas work at the same time.
+
+        Raises LeaderElectionForbidden.
         """
         started = self._monotonic()
-        self._until = started + min(
-            LONGEST_INTERVAL, self._left() if self.is_held() else self._duration * 2 / 3
-        )
+        left = self._seconds_left() if self.is_held() else self._duration * 2 / 3
+        self._deadline = started + min(LONGEST_INTERVAL, left)
         try:
-            self._look(started)
-            if may_take(self._seen, self._me, started) and self._write(started):
-                self._renewed = started
-            elif self.holder != self._me:
-                self._renewed = None
+            self._read(started)
+            seen = self._record
+            is_free = (
+                seen is None
+                or seen.holder in ("", self._identity)
+                or started - seen.since > seen.duration
+            )
+            if is_free and self._write(started):
+                self._renewed_at = started
+            elif self.holder != self._identity:
+                self._renewed_at = None
         except LauncherUnavailable:
             pass
         except ApiError as error:
-            message = f"the Lease {self._name} is refused: {error}; grant the operator what the Role in the chart grants"
-            raise LeaderElectionForbidden(message) from error
+            raise LeaderElectionForbidden(
+                f"the Lease {self._name} is refused: {error}; "
+                "grant the operator what the Role in the chart grants"
+            ) from error
         return self.is_held()
 
     def release(self) -> None:
-        """Gives it up, so that another replica need not wait. Raises nothing: its time runs out all the same."""
-        if self._renewed is None or self._seen is None:
+        """Release the Lease, so that another replica need not wait. Never raises: its time runs out anyway."""
+        if self._renewed_at is None or self._record is None:
             return
-        self._renewed = None
-        self._until = self._monotonic() + self.interval
+        self._renewed_at = None
+        self._deadline = self._monotonic() + self.interval
+        body = self._build_lease("", self._record.transitions, self._record.metadata)
         try:
-            self._put(self._body("", self._seen.transitions, self._seen.metadata), "PUT")
+            self._request("PUT", f"{self._path}/{self._name}", body)
         except (ApiError, LauncherUnavailable):
             return
 
-    def _look(self, now: float) -> None:
+    def _read(self, now: float) -> None:
+        """Read the Lease, and remember since when it has not changed."""
         try:
             raw = self._request("GET", f"{self._path}/{self._name}")
         except ApiError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
-            if self._seen is not None and self._seen.metadata:
-                self._seen = replace(self._seen, holder=_GONE, metadata={}, since=now)
+            if self._record is not None and self._record.metadata:
+                self._record = replace(self._record, holder=_GONE, metadata={}, since=now)
             return
         version = raw["metadata"]["resourceVersion"]
-        if self._seen is None or self._seen.metadata.get("resourceVersion") != version:
+        if self._record is None or self._record.metadata.get("resourceVersion") != version:
             self._remember(raw, now)
 
     def _remember(self, raw: Json, now: float) -> None:
         spec = raw.get("spec") or {}
-        self._seen = Seen(
+        metadata = raw["metadata"].items()
+        self._record = _LeaseRecord(
             holder=str(spec.get("holderIdentity") or ""),
-            metadata={
-                name: value for name, value in raw["metadata"].items() if name != "managedFields"
-            },
+            metadata={name: value for name, value in metadata if name != "managedFields"},
             transitions=int(spec.get("leaseTransitions") or 0),
             duration=float(spec.get("leaseDurationSeconds") or self._duration),
             since=now,
         )
 
     def _write(self, now: float) -> bool:
+        """Write this replica as the holder. Return False if another one was faster."""
+        record = self._record
         try:
-            if self._seen is None or not self._seen.metadata:
-                raw = self._put(self._body(self._me, 0, {"name": self._name}), "POST")
+            if record is None or not record.metadata:
+                body = self._build_lease(self._identity, 0, {"name": self._name})
+                raw = self._request("POST", self._path, body)
             else:
-                transitions = self._seen.transitions + (self._seen.holder != self._me)
-                raw = self._put(self._body(self._me, transitions, self._seen.metadata), "PUT")
+                transitions = record.transitions + (record.holder != self._identity)
+                body = self._build_lease(self._identity, transitions, record.metadata)
+                raw = self._request("PUT", f"{self._path}/{self._name}", body)
         except ApiError as error:
             if error.status in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
                 return False
@@ -163,21 +180,18 @@ class Lease:
         self._remember(raw, now)
         return True
 
-    def _put(self, body: Json, method: Literal["POST", "PUT"]) -> Json:
-        return self._request(
-            method, self._path if method == "POST" else f"{self._path}/{self._name}", body
-        )
-
-    def _request(self, method: str, path: str, body: Json | None = None) -> Json:
-        left = self._until - self._monotonic()
+    def _request(
+        self, method: Literal["GET", "POST", "PUT"], path: str, body: Json | None = None
+    ) -> Json:
+        left = self._deadline - self._monotonic()
         if left <= 0:
             raise LauncherUnavailable(f"no time is left to {method} the Lease {self._name}")
         return self._api.request(method, path, body=body, timeout=left)
 
-    def _body(self, holder: str, transitions: int, metadata: Json) -> Json:
-        at = self._clock().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        if self.holder != self._me:
-            self._acquired = at
+    def _build_lease(self, holder: str, transitions: int, metadata: Json) -> Json:
+        now = self._clock().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        if self.holder != self._identity:
+            self._acquired = now
         return {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
@@ -186,7 +200,7 @@ class Lease:
                 "holderIdentity": holder,
                 "leaseDurationSeconds": max(1, round(self._duration)),
                 "leaseTransitions": transitions,
-                "renewTime": at,
-                "acquireTime": self._acquired or at,
+                "renewTime": now,
+                "acquireTime": self._acquired or now,
             },
         }

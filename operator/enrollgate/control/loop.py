@@ -1,8 +1,8 @@
-"""The loop: a pass, then sleep until the interval is over or something wakes it. It ends only when it is told to.
+"""The loop: a pass, then sleep until the interval is over or something wakes it. Only `stop` ends it.
 
-A full pass is made every interval, and at once when asked for without a name. Named runs that have changed are looked at by a
-focused pass at once; many at a time are cheaper to look at all together. A pass that fails is given up, logged once for each
-new cause, and tried again, in full, after a growing pause; nothing is decided from what could not be read.
+A full pass is made at every interval, and at once when asked for without a name. Named runs that have changed get a
+focused pass at once; for many at a time, one full pass is cheaper. A pass that fails is aborted, logged once for each new
+cause, and tried again, in full, after a growing pause; nothing is decided from what could not be read.
 """
 
 import threading
@@ -18,19 +18,20 @@ from enrollgate.database import DatabaseMisconfigured, DatabaseUnavailable
 from enrollgate.launchers import LauncherUnavailable
 
 _LOG = structlog.get_logger(__name__)
-_TROUBLE = (DatabaseMisconfigured, DatabaseUnavailable, LauncherUnavailable)
+_TROUBLES = (DatabaseMisconfigured, DatabaseUnavailable, LauncherUnavailable)
+# Seconds until runs that are about to end are observed again.
 ENDING_INTERVAL = 2.0
-"""Seconds until another look at runs that are about to be gone."""
+# Seconds of a launcher's `retry_after` that are respected, at most: less than the liveness timeout.
 LONGEST_PAUSE = 90.0
-"""Seconds of a launcher's wish to be left alone that are honoured: less than what makes the operator look dead."""
+# Changed runs that a focused pass looks at, at most; more of them make a full pass.
 FOCUS_LIMIT = 200
-"""Changed runs that are looked at one by one; more of them make a full pass."""
 
 
 class Loop:
-    """Repeats a pass every `interval` seconds, at once when woken, until stopped. Its methods may be called from any thread.
+    """Repeats a pass every `interval` seconds, and at once when woken, until stopped.
 
-    `after_pass` is told of every pass: what it did, or None if it was given up.
+    Its methods may be called from any thread. `after_pass` is called after every pass with its summary, or with None if
+    the pass was aborted.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Loop:
         self._last_trouble = ""
 
     def wake(self, name: str | None = None) -> None:
-        """Says that this run has changed, or that anything may have, and asks for a pass at once."""
+        """Ask for a pass at once: this run has changed, or (None) anything may have."""
         with self._lock:
             if name is None:
                 self._full_pass_due = self._monotonic()
@@ -66,15 +67,15 @@ class Loop:
         self._woken.set()
 
     def stop(self) -> None:
-        """Ends the loop after the pass that is under way."""
+        """End the loop after the current pass."""
         self._stopped.set()
         self._woken.set()
 
     def run(self, reconcile: Callable[[Collection[str] | None], PassSummary]) -> None:
-        """Repeats `reconcile` until stopped: with the names of the changed runs, or with None for a full pass."""
+        """Repeat `reconcile` until stopped: with the names of the changed runs, or with None for a full pass."""
         while not self._stopped.is_set():
             self._woken.clear()
-            pause = self._pass(reconcile, self._take())
+            pause = self._run_pass(reconcile, self._take_changed())
             if self._stopped.is_set():
                 break
             if self._failures:
@@ -82,8 +83,8 @@ class Loop:
             else:
                 self._woken.wait(pause)
 
-    def _take(self) -> frozenset[str] | None:
-        """What the next pass is to look at."""
+    def _take_changed(self) -> frozenset[str] | None:
+        """Return the runs that the next pass is about; None for a full pass."""
         with self._lock:
             changed = self._ending | self._changed
             self._changed.clear()
@@ -94,16 +95,16 @@ class Loop:
             self._full_pass_due = now + self._interval
             return None
 
-    def _pass(
+    def _run_pass(
         self,
         reconcile: Callable[[Collection[str] | None], PassSummary],
         changed: frozenset[str] | None,
     ) -> float:
-        """One pass; gives the seconds to pause after it."""
+        """Run one pass. Return the seconds to pause after it."""
         try:
             summary = reconcile(changed)
-        except _TROUBLE as error:
-            return self._note_failure(error)
+        except _TROUBLES as error:
+            return self._record_failure(error)
         if self._failures:
             _LOG.info("passes succeed again", failed_passes=self._failures)
         self._failures, self._last_trouble = 0, ""
@@ -115,7 +116,8 @@ class Loop:
             pause = max(0.0, self._full_pass_due - self._monotonic())
             return min(pause, ENDING_INTERVAL) if summary.ending else pause
 
-    def _note_failure(self, error: Exception) -> float:
+    def _record_failure(self, error: Exception) -> float:
+        """Log an aborted pass, once for each new cause. Return the seconds to pause after it."""
         self._failures += 1
         pause = min(
             delay(self._failures, self._backoff, self._random),

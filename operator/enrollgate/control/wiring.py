@@ -1,8 +1,10 @@
-"""The whole program, put together in one place: settings in, a running operator out.
+"""The whole program, built in one place: settings in, a running operator out.
 
 settings ─▶ database ─┐
-         ─▶ launcher ─┼─▶ reconciler ─▶ operation      (the launcher wakes it when a run ends)
+         ─▶ launcher ─┼─▶ reconciler ─▶ runner      (the launcher wakes it when a run ends)
          ─▶ policy ───┘
+
+`run_operator` is local mode; `kopf_controller` builds Kubernetes mode from the same parts.
 """
 
 import socket
@@ -18,9 +20,9 @@ import structlog
 
 from enrollgate.common.backoff import Backoff
 from enrollgate.common.signals import handle_signals
-from enrollgate.control.leader_election import Lease
-from enrollgate.control.reconciler import PassSummary, Reconciler
-from enrollgate.control.runner import LeaderElector, OperatorRunner
+from enrollgate.control.leader_election import LeaderElector
+from enrollgate.control.reconciler import Reconciler
+from enrollgate.control.runner import OperatorRunner
 from enrollgate.database import Database, Tables, open_database
 from enrollgate.domain.policy import Policy
 from enrollgate.launchers import Launcher, LauncherRefused
@@ -40,15 +42,77 @@ _LOG = structlog.get_logger(__name__)
 
 
 class Misconfigured(Exception):
-    """The operator cannot run like this; the message says what to mend."""
+    """The operator cannot run like this; the message says what to fix."""
 
 
 class NoCluster(Misconfigured):
     """This process belongs to no Kubernetes cluster, as far as it can see."""
 
 
+def run_operator(settings: Settings) -> None:
+    """Run the operator in local mode until SIGTERM or SIGINT. The runs continue and are adopted by the next operator.
+
+    A database that is away is waited for. Raises DatabaseMisconfigured if the operator cannot work with it, Misconfigured
+    if the work directory cannot be used, and PortUnavailable if the HTTP port is taken.
+    """
+    health = build_health(settings)
+    database = build_database(settings)
+    # The launcher wakes the runner, and the runner's reconciler uses the launcher.
+    runner = build_runner(
+        settings, database=database, launcher=lambda: launcher, health=health, random=build_random()
+    )
+    try:
+        launcher = build_local_launcher(settings, on_change=runner.wake)
+    except LauncherRefused as error:
+        raise Misconfigured(str(error)) from error
+
+    def stop(signal: str) -> None:
+        _LOG.info("stopping after this pass", signal=signal)
+        runner.stop()
+
+    try:
+        handle_signals(stop)
+        with serving(settings.http_port, health):
+            _LOG.info("operator started", launcher="local", installation=settings.installation)
+            runner.run()
+        _LOG.info("operator stopped; live runs continue and are adopted at the next start")
+    finally:
+        launcher.close()
+        database.close()
+
+
+def build_runner(
+    settings: Settings,
+    *,
+    database: Database,
+    launcher: Callable[[], Launcher],
+    health: Health,
+    random: Random,
+    elector: LeaderElector | None = None,
+) -> OperatorRunner:
+    """Build the work of an operator from these parts. `launcher` is called when the work begins."""
+    tables = build_tables(settings)
+    policy = build_policy(settings)
+    return OperatorRunner(
+        database=database,
+        tables=tables,
+        build_reconciler=lambda: Reconciler(
+            database,
+            tables,
+            launcher(),
+            policy,
+            installation=settings.installation,
+            progress=health.heartbeat,
+        ),
+        check_interval=settings.check_interval,
+        health=health,
+        random=random,
+        elector=elector,
+    )
+
+
 def build_database(settings: Settings) -> Database:
-    """The database that the settings name. Does not connect yet."""
+    """Build the database that the settings name. Does not connect yet."""
     return open_database(
         settings.sqlalchemy_url(),
         tls_ca=settings.database.tls_ca,
@@ -57,12 +121,12 @@ def build_database(settings: Settings) -> Database:
 
 
 def build_tables(settings: Settings) -> Tables:
-    """The task table and its words as the settings name them."""
+    """Build the task table and its statuses as the settings name them."""
     return Tables.named(settings.task_columns(), settings.statuses())
 
 
 def build_policy(settings: Settings) -> Policy:
-    """The knobs that decisions depend on."""
+    """Build the limits that decisions depend on."""
     return Policy(
         enrollment_timeout=settings.enrollment_timeout,
         max_concurrent_runs=settings.max_concurrent_runs,
@@ -72,14 +136,19 @@ def build_policy(settings: Settings) -> Policy:
 
 
 def build_health(settings: Settings) -> Health:
-    """Health that counts as dead what has not record_pass for six intervals, and for two minutes at least."""
+    """Build the health record. Without a sign of life for six intervals, and two minutes at least, it counts as dead."""
     return Health(
         liveness_timeout=max(120.0, 6 * settings.check_interval), monotonic=time.monotonic
     )
 
 
+def build_random() -> Random:
+    """Build the source of jitter."""
+    return Random()  # noqa: S311 -- spreads retries; nothing secret depends on it
+
+
 def build_local_launcher(settings: Settings, on_change: Callable[[], None]) -> LocalLauncher:
-    """The launcher that runs child processes on this machine."""
+    """Build the launcher that runs child processes on this machine. Raises LauncherRefused."""
     return LocalLauncher(
         settings.work_dir,
         installation=settings.installation,
@@ -104,25 +173,23 @@ def build_kubernetes_launcher(
     stopped: threading.Event,
     progress: Callable[[], None] = lambda: None,
 ) -> KubernetesLauncher:
-    """The launcher that creates Jobs in the cluster this process belongs to. Raises Misconfigured."""
+    """Build the launcher that creates Jobs in the cluster of this process.
+
+    `stopped` ends the pauses between retries; `progress` is called after each request. Raises Misconfigured.
+    """
+    kubernetes = settings.kubernetes
     try:
-        return _build_kubernetes_launcher(settings, random, stopped, progress)
+        api, own_namespace = connect(
+            random=random, sleep=stopped.wait, connections=kubernetes.create_concurrency + 4
+        )
+        job_settings = build_job_settings(settings, kubernetes.namespace or own_namespace)
     except ClusterNotConfigured as error:
         raise NoCluster(str(error)) from error
     except ValueError as error:
         raise Misconfigured(str(error)) from error
-
-
-def _build_kubernetes_launcher(
-    settings: Settings, random: Random, stopped: threading.Event, progress: Callable[[], None]
-) -> KubernetesLauncher:
-    kubernetes = settings.kubernetes
-    api, own_namespace = connect(
-        random=random, sleep=stopped.wait, connections=kubernetes.create_concurrency + 4
-    )
     return KubernetesLauncher(
         api,
-        build_job_settings(settings, kubernetes.namespace or own_namespace),
+        job_settings,
         start_timeout=kubernetes.start_timeout,
         concurrency=kubernetes.create_concurrency,
         clock=utc_now,
@@ -131,7 +198,7 @@ def _build_kubernetes_launcher(
 
 
 def build_job_settings(settings: Settings, namespace: str) -> JobSettings:
-    """What all Jobs have in common. Raises ValueError if the template cannot be read."""
+    """Build what all Jobs have in common. Raises ValueError if the template cannot be read."""
     template = settings.kubernetes.job_template
     return JobSettings(
         namespace=namespace,
@@ -145,108 +212,28 @@ def build_job_settings(settings: Settings, namespace: str) -> JobSettings:
     )
 
 
-def lease_name_of(settings: Settings) -> str | None:
-    """The Lease's name; None without leader election."""
-    return (
-        (settings.kubernetes.lease_name or settings.installation)
-        if settings.kubernetes.leader_election
-        else None
-    )
+def lease_name(settings: Settings) -> str | None:
+    """Return the Lease's name; None without leader election."""
+    kubernetes = settings.kubernetes
+    return (kubernetes.lease_name or settings.installation) if kubernetes.leader_election else None
 
 
-def build_elector(settings: Settings, launcher: KubernetesLauncher) -> Lease | None:
-    """The Lease by which replicas take turns, if they do."""
-    name = lease_name_of(settings)
+def build_elector(settings: Settings, launcher: KubernetesLauncher) -> LeaderElector | None:
+    """Build this replica's candidate for the Lease; None without leader election."""
+    name = lease_name(settings)
     if name is None:
         return None
-    return Lease(
+    return LeaderElector(
         launcher.api,
         namespace=launcher.namespace,
         name=name,
-        me=f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}",
+        identity=f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}",
         duration=settings.kubernetes.lease_duration,
         monotonic=time.monotonic,
         clock=utc_now,
     )
 
 
-def build_runner(
-    settings: Settings,
-    *,
-    database: Database,
-    launcher: Callable[[], Launcher],
-    health: Health,
-    random: Random,
-    elector: LeaderElector | None = None,
-    after_pass: Callable[[PassSummary], None] = lambda _summary: None,
-) -> OperatorRunner:
-    """The work of an operator on these parts. `launcher` is asked for when the work begins: it may wake the operation."""
-    tables = build_tables(settings)
-    policy = build_policy(settings)
-    return OperatorRunner(
-        database=database,
-        tables=tables,
-        make_reconciler=lambda: Reconciler(
-            database,
-            tables,
-            launcher(),
-            policy,
-            installation=settings.installation,
-            progress=health.heartbeat,
-        ),
-        check_interval=settings.check_interval,
-        health=health,
-        random=random,
-        elector=elector,
-        after_pass=after_pass,
-    )
-
-
 def utc_now() -> datetime:
-    """The present moment, with its time zone."""
+    """Return the current time, with its time zone."""
     return datetime.now(UTC)
-
-
-def run_operator(
-    settings: Settings,
-    *,
-    install_signals: bool = True,
-    after_pass: Callable[[PassSummary], None] = lambda _summary: None,
-    ready: Callable[[OperatorRunner], None] = lambda _operation: None,
-) -> None:
-    """Runs the operator in local mode until it is told to stop. The runs go on without it and are adopted by the next one.
-
-    Raises DatabaseMisconfigured if the database cannot carry a task through, Misconfigured if there is no place for the runs, and
-    PortUnavailable if the HTTP port is taken. A database that is merely away is waited for.
-    """
-    random = Random()  # noqa: S311 -- spreads retries; nothing secret depends on it
-    health = build_health(settings)
-    database = build_database(settings)
-    operation = build_runner(
-        settings,
-        database=database,
-        launcher=lambda: launcher,
-        health=health,
-        random=random,
-        after_pass=after_pass,
-    )
-
-    def stop(signal: str) -> None:
-        _LOG.info("stopping after this pass", signal=signal)
-        operation.stop()
-
-    try:
-        launcher = build_local_launcher(settings, on_change=operation.wake)
-    except LauncherRefused as error:
-        raise Misconfigured(str(error)) from error
-    try:
-        if install_signals:
-            handle_signals(stop)
-        ready(operation)
-        with serving(settings.http_port, health):
-            _LOG.info("operator started", launcher="local", installation=settings.installation)
-            operation.run()
-        _LOG.info("operator stopped; live runs go on and are adopted at the next start")
-    finally:
-        launcher.close()
-        database.close()

@@ -12,7 +12,6 @@ from enrollgate.launchers.base import (
     Launcher,
     LauncherRefused,
     LauncherUnavailable,
-    LeaderElectionForbidden,
     RunEvent,
     RunEventType,
 )
@@ -21,7 +20,6 @@ __all__ = [
     "Launcher",
     "LauncherRefused",
     "LauncherUnavailable",
-    "LeaderElectionForbidden",
     "RunEvent",
     "RunEventType",
 ]

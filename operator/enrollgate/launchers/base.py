@@ -40,10 +40,6 @@ class LauncherRefused(LauncherUnavailable):
     """This one request was refused. A request about another run may succeed."""
 
 
-class LeaderElectionForbidden(Exception):
-    """This replica may not take part in leader election; the message has the remedy. It would be refused again."""
-
-
 class Launcher(Protocol):
     """Starts, observes and stops runs. Every method may be called again after a crash at any point."""
 

@@ -1,4 +1,4 @@
-"""The loop: it repeats, it can be woken, it survives trouble, and it ends only when told to."""
+"""The loop repeats, can be woken, survives errors, and ends only when it is stopped."""
 
 import threading
 from collections.abc import Collection
@@ -27,7 +27,7 @@ def make_loop(interval: float) -> Loop:
     return Loop(interval=interval, backoff=NO_PAUSE, random=Random(1))
 
 
-def test_a_wake_brings_the_next_pass_at_once() -> None:
+def test_wake_starts_the_next_pass_at_once() -> None:
     loop = make_loop(interval=3600)  # without the wake the second pass would be an hour away
     passes: list[int] = []
 
@@ -43,7 +43,7 @@ def test_a_wake_brings_the_next_pass_at_once() -> None:
     assert len(passes) == 2
 
 
-def test_stop_ends_a_loop_that_sleeps() -> None:
+def test_stop_ends_a_sleeping_loop() -> None:
     loop = make_loop(interval=3600)
     first = threading.Event()
 
@@ -59,13 +59,13 @@ def test_stop_ends_a_loop_that_sleeps() -> None:
     assert not thread.is_alive()
 
 
-def test_trouble_is_logged_once_for_each_cause_and_never_ends_the_loop() -> None:
+def test_errors_are_logged_once_per_cause_and_never_end_the_loop() -> None:
     loop = make_loop(interval=0.001)
-    troubles = ["gone", "gone", "gone", "slow", "gone"]
+    errors_to_raise = ["gone", "gone", "gone", "slow", "gone"]
 
     def reconcile(_changed: Collection[str] | None) -> PassSummary:
-        if troubles:
-            raise DatabaseUnavailable(troubles.pop(0))
+        if errors_to_raise:
+            raise DatabaseUnavailable(errors_to_raise.pop(0))
         loop.stop()
         return SUMMARY
 
@@ -81,7 +81,7 @@ def test_trouble_is_logged_once_for_each_cause_and_never_ends_the_loop() -> None
 @pytest.mark.parametrize(
     ("asked", "least", "most"), [(45.0, 45.0, 54.0), (3600.0, LONGEST_PAUSE, LONGEST_PAUSE * 1.2)]
 )
-def test_a_launcher_that_wants_to_be_left_alone_is(asked: float, least: float, most: float) -> None:
+def test_retry_after_of_a_launcher_is_respected(asked: float, least: float, most: float) -> None:
     loop = make_loop(interval=0.001)
 
     def reconcile(_changed: Collection[str] | None) -> PassSummary:
@@ -94,11 +94,11 @@ def test_a_launcher_that_wants_to_be_left_alone_is(asked: float, least: float, m
     assert least <= pause <= most
 
 
-def test_the_longest_pause_does_not_look_like_death() -> None:
+def test_longest_pause_is_shorter_than_the_liveness_timeout() -> None:
     assert LONGEST_PAUSE * (1 + TROUBLE_BACKOFF.jitter) < build_health(Settings()).liveness_timeout
 
 
-def test_a_pass_that_left_work_is_followed_by_the_next_at_once() -> None:
+def test_pass_that_left_work_is_followed_at_once() -> None:
     loop = make_loop(interval=3600)
     expired = [1000, 1000, 3]
 
@@ -114,37 +114,35 @@ def test_a_pass_that_left_work_is_followed_by_the_next_at_once() -> None:
     assert expired == []
 
 
-def test_what_has_changed_is_looked_at_by_a_focused_pass_and_a_full_pass_is_still_made_in_time() -> (
-    None
-):
-    clock = iter(range(1_000_000))  # every look at the clock finds it a second later
+def test_changes_get_focused_passes_and_full_passes_stay_on_time() -> None:
+    clock = iter(range(1_000_000))  # each reading of the clock is a second later
     loop = Loop(
         interval=10, backoff=NO_PAUSE, random=Random(1), monotonic=lambda: float(next(clock))
     )
-    looks: list[Collection[str] | None] = []
+    passes_made: list[Collection[str] | None] = []
 
     def reconcile(changed: Collection[str] | None) -> PassSummary:
-        looks.append(changed)
-        loop.wake(f"run-{len(looks)}")
-        if len(looks) == 12:
+        passes_made.append(changed)
+        loop.wake(f"run-{len(passes_made)}")
+        if len(passes_made) == 12:
             loop.stop()
         return SUMMARY
 
     loop.run(reconcile)
-    assert looks[0] is None
-    assert looks[1] == {"run-1"}
-    assert looks[2:].count(None) >= 2  # the wakes do not put the full pass off
-    named = {name for look in looks if look is not None for name in look}
+    assert passes_made[0] is None
+    assert passes_made[1] == {"run-1"}
+    assert passes_made[2:].count(None) >= 2  # the wakes do not delay the full pass
+    named = {name for look in passes_made if look is not None for name in look}
     assert named <= {f"run-{number}" for number in range(1, 12)}
 
 
 def test_too_many_changes_make_one_full_pass() -> None:
     loop = make_loop(interval=3600)
-    looks: list[Collection[str] | None] = []
+    passes_made: list[Collection[str] | None] = []
 
     def reconcile(changed: Collection[str] | None) -> PassSummary:
-        looks.append(changed)
-        if len(looks) == 1:
+        passes_made.append(changed)
+        if len(passes_made) == 1:
             for number in range(FOCUS_LIMIT + 1):
                 loop.wake(f"run-{number}")
         else:
@@ -152,37 +150,37 @@ def test_too_many_changes_make_one_full_pass() -> None:
         return SUMMARY
 
     loop.run(reconcile)
-    assert looks == [None, None]
+    assert passes_made == [None, None]
 
 
-def test_after_a_pass_that_was_given_up_the_next_is_a_full_one() -> None:
+def test_pass_after_an_aborted_one_is_full() -> None:
     loop = make_loop(interval=3600)
-    looks: list[Collection[str] | None] = []
+    passes_made: list[Collection[str] | None] = []
 
     def reconcile(changed: Collection[str] | None) -> PassSummary:
-        looks.append(changed)
-        if len(looks) == 1:
+        passes_made.append(changed)
+        if len(passes_made) == 1:
             loop.wake("run-1")
             return SUMMARY
-        if len(looks) == 2:
+        if len(passes_made) == 2:
             loop.wake("run-2")
             raise DatabaseUnavailable("gone")
         loop.stop()
         return SUMMARY
 
     loop.run(reconcile)
-    assert looks == [None, {"run-1"}, None]
+    assert passes_made == [None, {"run-1"}, None]
 
 
-def test_a_run_that_is_about_to_be_gone_is_looked_at_again_soon() -> None:
+def test_ending_run_is_observed_again_soon() -> None:
     loop = make_loop(interval=3600)
-    looks: list[Collection[str] | None] = []
+    passes_made: list[Collection[str] | None] = []
 
     def reconcile(changed: Collection[str] | None) -> PassSummary:
-        looks.append(changed)
-        if len(looks) == 2:
+        passes_made.append(changed)
+        if len(passes_made) == 2:
             loop.stop()
         return replace(SUMMARY, ending=frozenset({"run-1"}))
 
     loop.run(reconcile)  # or it would sleep for an hour
-    assert looks == [None, {"run-1"}]
+    assert passes_made == [None, {"run-1"}]

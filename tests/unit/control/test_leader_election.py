@@ -1,18 +1,18 @@
-"""A Lease at an API server that hangs: nobody works on in the belief that it is still theirs. The clock is driven."""
+"""The lease while the API server hangs: no replica works on without it. Tests set the clock."""
 
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from enrollgate.control.leader_election import Lease
+from enrollgate.control.leader_election import LeaderElector
 from enrollgate.launchers import LauncherUnavailable
 
 DURATION = 15.0
 
 
 class Server:
-    """Keeps one Lease. While it hangs, each request takes all the time that it is given, or half a minute."""
+    """An API server with one Lease. While it hangs, each request takes its whole timeout, or 35 s without one."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -41,12 +41,12 @@ def server() -> Server:
     return made
 
 
-def candidate(server: Server, duration: float = DURATION) -> Lease:
-    return Lease(
-        server,  # type: ignore[arg-type]  # as much of an Api as a Lease needs
+def candidate(server: Server, duration: float = DURATION) -> LeaderElector:
+    return LeaderElector(
+        server,  # type: ignore[arg-type]  # the part of Api that leader election uses
         namespace="courses",
         name="school",
-        me="first",
+        identity="first",
         duration=duration,
         monotonic=lambda: server.now,
         clock=lambda: datetime(2026, 1, 1, tzinfo=UTC),
@@ -54,13 +54,13 @@ def candidate(server: Server, duration: float = DURATION) -> Lease:
 
 
 @pytest.mark.parametrize("duration", [1.0, 15.0, 60.0, 3600.0])
-def test_a_holder_learns_that_it_lost_the_lease_before_anybody_else_may_take_it(
+def test_lease_when_server_hangs_is_lost_before_others_may_take_it(
     server: Server, duration: float
 ) -> None:
     lease = candidate(server, duration)
     assert lease.try_acquire_or_renew()
     renewed, server.hangs = server.now, True
-    while True:  # as the keeper does
+    while True:  # as the runner does
         server.now += lease.interval
         if not lease.try_acquire_or_renew():
             break
@@ -68,7 +68,7 @@ def test_a_holder_learns_that_it_lost_the_lease_before_anybody_else_may_take_it(
 
 
 @pytest.mark.parametrize("duration", [15.0, 3600.0])
-def test_one_that_stands_by_is_not_held_up_for_longer_than_a_probe_has_patience(
+def test_standby_when_server_hangs_still_answers_its_probe_in_time(
     server: Server, duration: float
 ) -> None:
     lease = candidate(server, duration)
@@ -77,7 +77,7 @@ def test_one_that_stands_by_is_not_held_up_for_longer_than_a_probe_has_patience(
     assert server.now + lease.interval <= 60
 
 
-def test_a_server_that_hangs_for_a_moment_costs_no_lease(server: Server) -> None:
+def test_lease_when_server_hangs_briefly_is_kept(server: Server) -> None:
     lease = candidate(server)
     assert lease.try_acquire_or_renew()
     server.now += lease.interval

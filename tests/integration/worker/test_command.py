@@ -1,10 +1,11 @@
-"""A command of the user's as downloader: real child processes that behave and misbehave."""
+"""The command downloader, with real child processes that behave and misbehave."""
 
 import errno
 import os
 import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,9 @@ def order_for(tmp_path: Path, program: str) -> WorkOrder:
 HEAD = "import os, sys, pathlib\nurl, out = sys.argv[1:]\nout = pathlib.Path(out)\n"
 
 
+def ignore_bytes(current: int, expected: int | None, arrived: int | None = None) -> None: ...
+
+
 def run(tmp_path: Path, program: str) -> Report:
     return work(order_for(tmp_path, HEAD + program), stop=threading.Event())
 
@@ -42,10 +46,12 @@ def names(tmp_path: Path) -> list[str]:
     return [str(path.relative_to(root)) for path in sorted(root.rglob("*")) if path.is_file()]
 
 
-def test_what_the_command_leaves_is_delivered_with_its_folders_as_sections(tmp_path: Path) -> None:
+def test_files_of_the_command_are_delivered_with_folders_as_sections(tmp_path: Path) -> None:
     report = run(
         tmp_path,
-        "(out / 'Basics').mkdir()\n(out / 'Basics' / 'Clay.mp4').write_text(url)\n(out / 'Intro.mp4').write_text('x')\n",
+        "(out / 'Basics').mkdir()\n"
+        "(out / 'Basics' / 'Clay.mp4').write_text(url)\n"
+        "(out / 'Intro.mp4').write_text('x')\n",
     )
     assert report.reason is None and report.items_delivered == 2
     assert names(tmp_path) == [
@@ -59,7 +65,7 @@ def test_what_the_command_leaves_is_delivered_with_its_folders_as_sections(tmp_p
 @pytest.mark.parametrize(
     "linked", [True, False], ids=["by a link", "by a copy, where there are no links"]
 )
-def test_a_file_is_handed_on_without_a_second_copy(
+def test_a_file_is_linked_or_else_copied_into_the_items_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
 ) -> None:
     def refused(*_: object, **__: object) -> None:
@@ -71,15 +77,15 @@ def test_a_file_is_handed_on_without_a_second_copy(
     order.scratch_dir.mkdir()
     stop, folder = threading.Event(), tmp_path / "item"
     folder.mkdir()
-    for _ in range(2):  # the second time over what the first has left
+    for _ in range(2):  # the second time a file is there already
         downloader = Command(order, stop)
         (item,) = downloader.open().items
-        file = downloader.fetch(item, folder, lambda _current, _expected: None)
+        file = downloader.fetch(item, folder, ignore_bytes)
         assert file.read_text() == "clay"
         assert file.samefile(order.scratch_dir / "output" / "Clay.mp4") is linked
 
 
-def test_what_is_delivered_has_a_usual_file_s_mode_and_is_no_link(tmp_path: Path) -> None:
+def test_a_delivered_file_has_the_usual_mode_and_is_no_link(tmp_path: Path) -> None:
     program = "(out / 'Clay.mp4').write_text('clay')\n(out / 'Clay.mp4').chmod(0o4700)\n"
     assert run(tmp_path, program).reason is None
     (file,) = (tmp_path / "out").rglob("*.mp4")
@@ -87,12 +93,15 @@ def test_what_is_delivered_has_a_usual_file_s_mode_and_is_no_link(tmp_path: Path
     usual.touch()
     assert file.stat().st_mode == usual.stat().st_mode and file.stat().st_nlink == 1
     assert (tmp_path / "scratch" / "output" / "Clay.mp4").read_text() == "clay", (
-        "the command's own stays"
+        "the command's own file stays"
     )
 
 
-def test_unfinished_files_are_left_behind(tmp_path: Path) -> None:
-    program = "for n in ('a.part', 'b.ytdl', 'c.tmp', 'd.mp4'): (out / n).write_text('x')\n(out / 'empty.mp4').touch()\n"
+def test_unfinished_files_are_not_delivered(tmp_path: Path) -> None:
+    program = (
+        "for n in ('a.part', 'b.ytdl', 'c.tmp', 'd.mp4'): (out / n).write_text('x')\n"
+        "(out / 'empty.mp4').touch()\n"
+    )
     assert run(tmp_path, program).items_delivered == 1
 
 
@@ -104,7 +113,7 @@ def test_links_and_special_files_are_refused(tmp_path: Path, make: str) -> None:
     assert report.reason is Reason.UNSAFE_OUTPUT and names(tmp_path) == []
 
 
-def test_an_exit_code_and_the_last_words_are_the_message(tmp_path: Path) -> None:
+def test_exit_code_and_last_error_output_are_the_message(tmp_path: Path) -> None:
     report = run(tmp_path, "sys.exit('login of ada@example.com failed')")
     assert report.reason is Reason.COMMAND_FAILED
     assert report.message == "the download command ended with exit code 1: login of <e-mail> failed"
@@ -114,15 +123,15 @@ def test_a_command_that_leaves_nothing_is_an_empty_course(tmp_path: Path) -> Non
     assert run(tmp_path, "pass").reason is Reason.EMPTY_COURSE
 
 
-def test_a_command_that_is_not_there_is_a_configuration_error(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    order = replace(
-        order_for(tmp_path, ""),
+def test_a_missing_command_is_a_configuration_error(tmp_path: Path) -> None:
+    order = make_order(
+        tmp_path,
+        downloader="command",
         download_command=("/no/such/program", "{course_url}", "{output_dir}"),
     )
     report = work(order, stop=threading.Event())
     assert report.reason is Reason.CONFIGURATION_ERROR and "/no/such/program" in report.message
+    assert "ENROLLGATE_DOWNLOAD_COMMAND" in report.remedy
 
 
 def test_the_command_sees_none_of_our_settings(
@@ -135,9 +144,7 @@ def test_the_command_sees_none_of_our_settings(
     assert "hunter2" not in seen and "ENROLLGATE_DATABASE_URL" not in seen
 
 
-def test_a_url_is_one_argument_whatever_is_in_it(tmp_path: Path) -> None:
-    from dataclasses import replace
-
+def test_a_url_is_one_argument_whatever_it_contains(tmp_path: Path) -> None:
     url = "https://courses.example.com/;touch${IFS}x?a={output_dir}&b=$(id)"
     order = replace(order_for(tmp_path, HEAD + "(out / 'url.txt').write_text(url)"), course_url=url)
     assert work(order, stop=threading.Event()).reason is None
@@ -157,9 +164,9 @@ def test_stopping_ends_the_command_and_its_children(tmp_path: Path) -> None:
     )
     thread.start()
     pid_file = tmp_path / "scratch" / "output" / "pid"
-    grandchild = int(wait_for(lambda: pid_file.exists() and pid_file.read_text()))
+    grandchild = int(str(wait_for(lambda: pid_file.exists() and pid_file.read_text())))
     stop.set()
     thread.join()
     assert reports[0].reason is Reason.STOPPED
-    # A signal is sent at once, and obeyed when the kernel next lets the process run.
+    # A killed process ends when the kernel next lets it run.
     assert wait_for(lambda: is_gone(grandchild)), f"{signal.SIGKILL!r} did not reach the grandchild"

@@ -1,4 +1,4 @@
-"""Single lectures that are not what a course promises: unreadable, locked, several in one, or behind an old signature."""
+"""Single lectures that are unreadable, locked, several in one, or behind an expired signature."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -16,13 +16,14 @@ from yt_dlp.utils import NO_DEFAULT
 
 from enrollgate.domain.reasons import Reason
 
-# yt-dlp leaves the sockets of answers that it did not read to the end to the garbage collector.
+# yt-dlp leaves responses that it did not read to the end to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def rss(site: FaultySite, path: str, *items: str) -> str:
-    """Serves a course of these items at `path`; gives its URL."""
-    text = f'<?xml version="1.0"?><rss version="2.0"><channel><title>A course</title>{"".join(items)}</channel></rss>'
+    """Serve a course of these items at `path` and return its URL."""
+    channel = f"<channel><title>A course</title>{''.join(items)}</channel>"
+    text = f'<?xml version="1.0"?><rss version="2.0">{channel}</rss>'
     site.pages[path] = ("application/rss+xml", text.encode())
     return site.url + path
 
@@ -36,25 +37,25 @@ def link(title: str, url: str) -> str:
 
 
 def page(site: FaultySite, path: str, title: str, *videos: str) -> str:
-    """Serves a page with these videos at `path`; gives its URL."""
+    """Serve a page with these videos at `path` and return its URL."""
     tags = "".join(f'<video src="{video}"></video>' for video in videos)
     text = f"<html><head><title>{title}</title></head><body>{tags}</body></html>"
     site.pages[path] = ("text/html", text.encode())
     return site.url + path
 
 
-@pytest.fixture
-def reader_does(
-    monkeypatch: pytest.MonkeyPatch,
-) -> Callable[[str, Callable[[GenericIE], None]], None]:
-    """Makes yt-dlp's reader of a page do something else."""
+# Call a function at the start of each extraction of a URL that contains the path.
+ReplaceExtraction = Callable[[str, Callable[[GenericIE], None]], None]
 
-    def make(path: str, deed: Callable[[GenericIE], None]) -> None:
+
+@pytest.fixture
+def replace_extraction(monkeypatch: pytest.MonkeyPatch) -> ReplaceExtraction:
+    def make(path: str, function: Callable[[GenericIE], None]) -> None:
         reads = GenericIE._real_extract
 
         def read(self: GenericIE, url: str) -> object:
             if path in url:
-                deed(self)
+                function(self)
             return reads(self, url)
 
         monkeypatch.setattr(GenericIE, "_real_extract", read)
@@ -65,17 +66,17 @@ def reader_does(
 @pytest.mark.parametrize(
     "error", [TypeError, AttributeError, ValueError, ZeroDivisionError, RuntimeError]
 )
-def test_a_lecture_on_which_yt_dlp_s_reader_stumbles_does_not_end_the_run(
+def test_a_lecture_on_which_the_extractor_fails_does_not_end_the_run(
     site: FaultySite,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
-    reader_does,
+    replace_extraction: ReplaceExtraction,
     error: type[Exception],
 ) -> None:
-    def stumble(_: GenericIE) -> None:
+    def fail(_: GenericIE) -> None:
         raise error("no such key in https://h.example/x?sig=TOPSECRET")
 
-    reader_does("/2.mp4", stumble)
+    replace_extraction("/2.mp4", fail)
     report = run(order_for(site, tmp_path))
     assert (report.reason, report.items_delivered, report.items_failed) == (
         Reason.UNSUPPORTED_COURSE,
@@ -86,28 +87,29 @@ def test_a_lecture_on_which_yt_dlp_s_reader_stumbles_does_not_end_the_run(
     assert report.message == f"1 of 4 items failed: 'Lecture 2': {words}"
     log = capfd.readouterr().err
     assert "Traceback" in log and "TOPSECRET" not in log, (
-        "whoever mends yt-dlp wants the place, and no secret"
+        "who fixes yt-dlp needs the traceback, without secrets"
     )
 
 
-def test_a_course_on_which_yt_dlp_s_reader_stumbles_says_so(
-    site: FaultySite, tmp_path: Path, reader_does
+def test_a_course_on_which_the_extractor_fails_says_so(
+    site: FaultySite, tmp_path: Path, replace_extraction: ReplaceExtraction
 ) -> None:
-    def stumble(_: GenericIE) -> None:
+    def fail(_: GenericIE) -> None:
         raise TypeError("x")
 
-    reader_does("/feed", stumble)
+    replace_extraction("/feed", fail)
     report = run(order_for(site, tmp_path))
     assert (
         report.reason is Reason.UNSUPPORTED_COURSE
         and "extractor for this site failed (TypeError)" in report.message
     )
+    assert report.remedy == "Update yt-dlp: a newer version may fix it."
 
 
 @pytest.mark.parametrize(
     "bad", ["https://[oops/2.mp4?sig=x", "https://h.example/2.mp4#__youtubedl_smuggle=oops"]
 )
-def test_a_malformed_url_in_a_feed_spoils_its_own_lecture_only(
+def test_a_malformed_url_in_a_feed_fails_its_own_lecture_only(
     site: FaultySite, tmp_path: Path, bad: str
 ) -> None:
     lectures = media("A", f"{site.url}/1.mp4"), media("B", bad), media("C", f"{site.url}/3.mp4")
@@ -116,10 +118,10 @@ def test_a_malformed_url_in_a_feed_spoils_its_own_lecture_only(
     assert [failed.item for failed in report.failed_items] == ["B"]
 
 
-def test_an_emoji_that_a_page_writes_in_two_halves_is_one_in_every_name(
+def test_an_emoji_written_in_two_halves_is_one_in_every_name(
     site: FaultySite, tmp_path: Path
 ) -> None:
-    """The second page's title has a half alone, which no file name and no JSON in UTF-8 can hold."""
+    """The second title has one half only, which file names and UTF-8 cannot hold."""
     whole = page(site, "/whole", "Intro &#55357;&#56832;", f"{site.url}/1.mp4", f"{site.url}/2.mp4")
     report = run(order_for(site, tmp_path, course_url=whole))
     assert (report.reason, report.items_delivered) == (None, 2), report
@@ -130,13 +132,15 @@ def test_an_emoji_that_a_page_writes_in_two_halves_is_one_in_every_name(
     assert [name for name in delivered(tmp_path) if name.startswith("Half \ufffd [task-7]/")]
 
 
-def want_a_login(reader: GenericIE) -> None:
-    """As a reader does when the site says so in words."""
-    reader.raise_login_required("Lecture contents locked", method="any")
+def require_login(extractor: GenericIE) -> None:
+    """Do as an extractor does if the site requires a login in words, not by a status."""
+    extractor.raise_login_required("Lecture contents locked", method="any")
 
 
-def test_a_locked_lecture_does_not_waste_those_after_it(tmp_path: Path, reader_does) -> None:
-    reader_does("/2.mp4", want_a_login)
+def test_a_locked_lecture_does_not_end_the_run(
+    tmp_path: Path, replace_extraction: ReplaceExtraction
+) -> None:
+    replace_extraction("/2.mp4", require_login)
     with FaultySite([Lecture(f"Lecture {n}", content(1000 + n, n)) for n in range(1, 9)]) as site:
         report = run(order_for(site, tmp_path, downloads=1))
         assert (report.reason, report.items_delivered, report.items_failed) == (
@@ -150,38 +154,42 @@ def test_a_locked_lecture_does_not_waste_those_after_it(tmp_path: Path, reader_d
         assert "Lecture contents locked" in report.message
         again = run(order_for(site, tmp_path, downloads=1, run_number=2))
         assert (again.reason, again.items_skipped) == (Reason.ACCESS_DENIED, 7), (
-            "the account has the others"
+            "the others are delivered"
         )
 
 
-def test_a_course_whose_every_lecture_wants_a_login_has_expired_cookies(
-    site: FaultySite, tmp_path: Path, reader_does
+def test_if_every_lecture_requires_a_login_the_cookies_have_expired(
+    site: FaultySite, tmp_path: Path, replace_extraction: ReplaceExtraction
 ) -> None:
-    reader_does(".mp4", want_a_login)
+    replace_extraction(".mp4", require_login)
     report = run(order_for(site, tmp_path))
     assert (report.reason, report.items_failed) == (Reason.COOKIES_EXPIRED, 4)
     assert "the site asks for a login" in report.message
 
 
-def test_a_course_page_that_wants_a_login_has_expired_cookies(
-    site: FaultySite, tmp_path: Path, reader_does
+def test_if_the_course_page_requires_a_login_the_cookies_have_expired(
+    site: FaultySite, tmp_path: Path, replace_extraction: ReplaceExtraction
 ) -> None:
-    reader_does("/feed", want_a_login)
+    replace_extraction("/feed", require_login)
     report = run(order_for(site, tmp_path))
     assert report.reason is Reason.COOKIES_EXPIRED and site.media_bytes == 0
 
 
 @pytest.mark.parametrize("kind", [LaracastsIE, TeachableIE])
 @pytest.mark.parametrize("method", [NO_DEFAULT, "any", "cookies", "password", "session_cookies"])
-def test_a_wanted_login_is_one_whatever_way_of_it_yt_dlp_proposes(
-    kind: type[InfoExtractor], method: object, site: FaultySite, tmp_path: Path, reader_does
+def test_a_required_login_is_recognised_whatever_yt_dlp_proposes(
+    kind: type[InfoExtractor],
+    method: object,
+    site: FaultySite,
+    tmp_path: Path,
+    replace_extraction: ReplaceExtraction,
 ) -> None:
-    """yt-dlp adds which of its command line's options would help: nobody here can give those."""
+    """yt-dlp's hint about its command line options is removed: nobody here can set those."""
 
     def refuse(reader: GenericIE) -> None:
         kind(reader._downloader).raise_login_required("Only for subscribers!", method=method)
 
-    reader_does("/feed", refuse)
+    replace_extraction("/feed", refuse)
     report = run(order_for(site, tmp_path))
     words = "the site asks for a login: [generic] Only for subscribers!"
     assert (report.reason, report.message) == (Reason.COOKIES_EXPIRED, words)
@@ -200,16 +208,16 @@ def test_a_lecture_page_with_two_videos_is_delivered_in_two_parts(
         "A course [task-7]/02 - B.mp4": site.lectures[2].content,
     }
     progress = json.loads((tmp_path / "progress.json").read_text())
-    assert (progress["items_done"], progress["items_total"]) == (3, 3), "the page itself is no item"
+    assert (progress["items_done"], progress["items_total"]) == (3, 3), (
+        "the page itself is not an item"
+    )
     assert list((tmp_path / "scratch" / "items").iterdir()) == []
     before = site.media_bytes
     again = run(order_for(site, tmp_path, course_url=course, attempt=2))
     assert (again.reason, again.items_skipped, site.media_bytes) == (None, 3, before)
 
 
-def test_a_part_that_fails_is_named_and_the_others_are_kept(
-    site: FaultySite, tmp_path: Path
-) -> None:
+def test_a_failed_part_is_named_and_the_others_are_kept(site: FaultySite, tmp_path: Path) -> None:
     lesson = page(site, "/lesson", "Lesson", f"{site.url}/1.mp4", f"{site.url}/2.mp4")
     course = rss(site, "/course", link("A", lesson), media("B", f"{site.url}/3.mp4"))
     site.faults["/2.mp4"] = Fault(status=503)
@@ -225,7 +233,7 @@ def test_a_part_that_fails_is_named_and_the_others_are_kept(
     ]
 
 
-def test_a_course_of_courses_is_delivered_in_its_order_whatever_its_lectures_are_called(
+def test_nested_courses_are_delivered_in_order_with_equal_titles(
     site: FaultySite, tmp_path: Path
 ) -> None:
     inner = rss(
@@ -244,13 +252,13 @@ def test_a_course_of_courses_is_delivered_in_its_order_whatever_its_lectures_are
     assert run(order_for(site, tmp_path, course_url=course, attempt=2)).items_skipped == 4
 
 
-def test_a_list_of_one_is_that_one_lecture(site: FaultySite, tmp_path: Path) -> None:
+def test_a_playlist_of_one_is_that_one_lecture(site: FaultySite, tmp_path: Path) -> None:
     inner = rss(site, "/inner", media("Own title", f"{site.url}/1.mp4"))
     run(order_for(site, tmp_path, course_url=rss(site, "/course", link("A", inner))))
     assert list(delivered(tmp_path)) == ["A course [task-7]/01 - Own title.mp4"]
 
 
-def test_a_list_that_a_listing_holds_is_delivered_in_parts_of_the_same_section(
+def test_a_playlist_in_a_listing_is_delivered_in_parts_of_its_section(
     site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     videos = [
@@ -280,7 +288,7 @@ def test_a_list_that_a_listing_holds_is_delivered_in_parts_of_the_same_section(
     ]
 
 
-def test_a_course_that_leads_back_to_itself_ends_soon_and_says_so(
+def test_a_course_that_contains_itself_ends_soon_and_says_so(
     site: FaultySite, tmp_path: Path
 ) -> None:
     itself = [link(f"L{n}", f"{site.url}/course") for n in range(30)]
@@ -292,10 +300,10 @@ def test_a_course_that_leads_back_to_itself_ends_soon_and_says_so(
         30,
     )
     assert ": this is a playlist within itself" in report.message
-    assert len(site.sent) < 100, "its lists are not followed"
+    assert len(site.sent) < 100, "its playlists are not followed"
 
 
-def test_lists_in_lists_are_followed_only_so_far(site: FaultySite, tmp_path: Path) -> None:
+def test_nested_playlists_are_followed_to_a_limited_depth(site: FaultySite, tmp_path: Path) -> None:
     for depth in range(10):
         rss(
             site,
@@ -318,7 +326,7 @@ def test_lists_in_lists_are_followed_only_so_far(site: FaultySite, tmp_path: Pat
 @pytest.mark.parametrize(
     ("parts", "words"), [(2, "this is a playlist of more than 1"), (0, "finds nothing to download")]
 )
-def test_a_lecture_that_is_a_list_without_end_or_without_anything_is_one_failed_lecture(
+def test_an_endless_or_empty_nested_playlist_is_one_failed_lecture(
     site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int, words: str
 ) -> None:
     monkeypatch.setattr("enrollgate.worker.downloaders.yt_dlp._MAX_NESTED_ITEMS", 1)
@@ -333,7 +341,7 @@ def test_a_lecture_that_is_a_list_without_end_or_without_anything_is_one_failed_
     assert words in report.message
 
 
-def test_lists_between_failures_do_not_hide_that_the_site_has_had_enough(
+def test_playlists_between_failures_do_not_reset_the_failure_count(
     site: FaultySite, tmp_path: Path
 ) -> None:
     inner = [rss(site, f"/inner{n}", media(f"V{n}", f"{site.url}/1.mp4?n={n}")) for n in range(9)]
@@ -343,13 +351,13 @@ def test_lists_between_failures_do_not_hide_that_the_site_has_had_enough(
     assert (report.reason, report.items_failed) == (Reason.SITE_ERROR, 5)
 
 
-def test_a_login_that_is_wanted_while_parts_are_listed_is_that_lecture_s_affair(
+def test_a_login_required_while_parts_are_listed_fails_that_lecture(
     site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = GenericIE._real_extract
 
     def locked(reader: GenericIE) -> Iterator[dict[str, object]]:
-        want_a_login(reader)
+        require_login(reader)
         yield {}
 
     def read(self: GenericIE, url: str) -> object:
@@ -364,7 +372,7 @@ def test_a_login_that_is_wanted_while_parts_are_listed_is_that_lecture_s_affair(
     )
 
 
-def test_a_signature_that_expired_before_its_lecture_s_turn_is_mended_by_the_next_try(
+def test_a_signature_that_expired_is_renewed_by_the_next_attempt(
     site: FaultySite, tmp_path: Path
 ) -> None:
     course = page(
@@ -372,7 +380,7 @@ def test_a_signature_that_expired_before_its_lecture_s_turn_is_mended_by_the_nex
     )
 
     def expire(path: str) -> None:
-        """Each listing signs anew; by the time the second lecture is fetched, the signatures are old."""
+        """Each listing signs again. The signatures expire while lecture 2 is fetched."""
         if path == "/page":
             site.faults.clear()
         if path == "/2.mp4":
@@ -392,7 +400,7 @@ def test_a_signature_that_expired_before_its_lecture_s_turn_is_mended_by_the_nex
 
 
 @pytest.mark.parametrize("query", ["", "?id=3"])
-def test_a_refused_address_without_a_signature_stays_refused(
+def test_a_refused_url_without_a_signature_stays_refused(
     site: FaultySite, tmp_path: Path, query: str
 ) -> None:
     site.faults["/2.mp4"] = Fault(status=403)

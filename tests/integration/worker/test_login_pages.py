@@ -1,4 +1,4 @@
-"""Sites that answer expired cookies with a redirect to their login page, HTTP 200: nothing of it is ever a lecture."""
+"""Sites that redirect expired cookies to a login page (HTTP 200): it never becomes a lecture."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.orders import delivered, order_for, run
 
 from enrollgate.domain.reasons import Reason
 
-# yt-dlp leaves the sockets of answers that it did not read to the end to the garbage collector.
+# yt-dlp leaves responses that it did not read to the end to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 LOGIN = (
@@ -36,8 +36,8 @@ def site() -> Iterator[FaultySite]:
     [LOGIN, b"\xef\xbb\xbf \r\n<HTML lang=en>Log in", b"<!doctype\nhtml>" + content(800_000)],
     ids=["small", "mark", "large"],
 )
-@pytest.mark.parametrize("course", ["page", "course.m3u8"], ids=["files", "pieces"])
-def test_a_login_page_in_place_of_media_is_no_lecture_and_is_forgotten(
+@pytest.mark.parametrize("course", ["page", "course.m3u8"], ids=["files", "fragments"])
+def test_a_login_page_instead_of_media_is_not_delivered_or_kept(
     site: FaultySite, tmp_path: Path, page: bytes, course: str
 ) -> None:
     site.pages["/login"] = ("text/html", page)
@@ -56,8 +56,8 @@ def test_a_login_page_in_place_of_media_is_no_lecture_and_is_forgotten(
     )
 
 
-@pytest.mark.parametrize("course", ["page", "course.m3u8"], ids=["files", "pieces"])
-def test_the_beginning_of_a_login_page_is_not_continued_with_a_lecture(
+@pytest.mark.parametrize("course", ["page", "course.m3u8"], ids=["files", "fragments"])
+def test_a_partial_login_page_is_not_continued_with_a_lecture(
     site: FaultySite, tmp_path: Path, course: str
 ) -> None:
     site.pages["/login"] = ("text/html", LOGIN + content(900_000))

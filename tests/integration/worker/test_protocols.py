@@ -1,4 +1,4 @@
-"""The ways in which sites really hand lectures out: a file, pages, feeds, HLS and DASH, with media that play, and with DRM."""
+"""How sites really serve lectures: files, pages, feeds, HLS, DASH and DRM, with media that play."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
 from enrollgate.domain.account import cookies_name
 from enrollgate.domain.reasons import Reason
 
-# yt-dlp leaves the sockets of answers that it did not read to the end to the garbage collector.
+# yt-dlp leaves responses that it did not read to the end to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
@@ -29,7 +29,7 @@ def site() -> Iterator[FaultySite]:
 
 @pytest.fixture
 def ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """ffmpeg under its own name on the PATH, as in the image."""
+    """Put ffmpeg on the PATH under its own name, as in the image."""
     try:
         program = find_ffmpeg()
     except FfmpegAbsent as error:
@@ -40,7 +40,7 @@ def ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("PATH", str(folder), prepend=":")
     monkeypatch.setattr(
         FFmpegPostProcessor, "_version_cache", {}
-    )  # another test may have looked where there was none
+    )  # Another test may have found none.
     return program
 
 
@@ -49,7 +49,7 @@ SECONDS = 6
 
 @pytest.fixture
 def hls(site: FaultySite, tmp_path: Path, ffmpeg: str) -> str:
-    """A real HLS stream: a picture and a tone in three segments. Its address."""
+    """Serve a real HLS stream, a picture and a tone in three segments. Return its URL."""
     return make_hls(site, tmp_path / "hls", ffmpeg)
 
 
@@ -89,7 +89,7 @@ def assert_it_plays(ffmpeg: str, folder: Path) -> None:
         text=True,
         check=True,
     ).stderr
-    assert "mov,mp4" in played, "no transport stream under another name"
+    assert "mov,mp4" in played, "it is an MP4, not a renamed transport stream"
     assert "Video: h264" in played and "Audio: aac" in played
     *_, (minutes, seconds) = re.findall(r"time=00:(\d\d):(\d\d\.\d\d)", played)
     assert minutes == "00" and abs(float(seconds) - SECONDS) < 0.5
@@ -101,7 +101,7 @@ def test_a_direct_file_is_a_course_of_one(site: FaultySite, tmp_path: Path) -> N
     assert list(delivered(tmp_path).values()) == [site.lectures[1].content]
 
 
-def test_hls_becomes_one_file_that_plays_from_begin_to_end(
+def test_hls_becomes_one_file_that_plays_to_its_end(
     site: FaultySite, tmp_path: Path, hls: str, ffmpeg: str
 ) -> None:
     report = run(order_for(site, tmp_path, course_url=hls))
@@ -111,10 +111,10 @@ def test_hls_becomes_one_file_that_plays_from_begin_to_end(
     assert {f"/stream{n}.ts" for n in range(3)} <= asked
 
 
-def test_hls_whose_key_the_site_gives_to_the_account_is_delivered_decrypted(
+def test_hls_with_a_key_from_the_site_is_delivered_decrypted(
     site: FaultySite, tmp_path: Path, ffmpeg: str
 ) -> None:
-    """AES-128, the usual protection of course players: no DRM, the site hands the key to whoever may see the course."""
+    """AES-128 is no DRM: the site gives the key to each account that may see the course."""
     folder = tmp_path / "hls"
     folder.mkdir()
     (folder / "key").write_bytes(content(16))
@@ -126,7 +126,7 @@ def test_hls_whose_key_the_site_gives_to_the_account_is_delivered_decrypted(
     assert_it_plays(ffmpeg, tmp_path / "out")
 
 
-def test_an_hls_stream_that_broke_off_goes_on_at_its_next_segment(
+def test_an_interrupted_hls_stream_continues_at_its_next_segment(
     site: FaultySite, tmp_path: Path, hls: str
 ) -> None:
     site.faults["/stream2.ts"] = Fault(status=503)
@@ -137,10 +137,10 @@ def test_an_hls_stream_that_broke_off_goes_on_at_its_next_segment(
     assert [sent.path for sent in site.sent if sent.path.endswith(".ts")] == ["/stream2.ts"]
 
 
-def test_a_worker_that_dies_while_ffmpeg_mends_the_file_leaves_nothing_unmended(
+def test_after_a_death_during_ffmpeg_the_file_is_repaired_again(
     site: FaultySite, tmp_path: Path, hls: str, ffmpeg: str
 ) -> None:
-    """The first try's ffmpeg kills the worker that called it. What plays in the end is an MP4 as in an undisturbed run."""
+    """The first attempt's ffmpeg kills its worker. The result equals that of an undisturbed run."""
     killer = tmp_path / "bin" / "ffmpeg"
     killer.unlink()
     killer.write_text(
@@ -156,15 +156,13 @@ def test_a_worker_that_dies_while_ffmpeg_mends_the_file_leaves_nothing_unmended(
     killer.symlink_to(ffmpeg)
     assert run(order_for(site, tmp_path, course_url=hls, attempt=2)).reason is None
     assert run(order_for(site, tmp_path / "other", course_url=hls)).reason is None
-    mended, undisturbed = (
+    repaired, undisturbed = (
         list(delivered(folder).values()) for folder in (tmp_path, tmp_path / "other")
     )
-    assert mended == undisturbed
+    assert repaired == undisturbed
 
 
-def test_the_account_s_cookie_opens_what_is_closed_to_others(
-    site: FaultySite, tmp_path: Path
-) -> None:
+def test_the_accounts_cookie_opens_a_members_page(site: FaultySite, tmp_path: Path) -> None:
     site.pages["/members"] = (
         "text/html",
         b'<title>M</title><video src="/1.mp4"></video><video src="/3.mp4"></video>',
@@ -188,7 +186,7 @@ def test_the_account_s_cookie_opens_what_is_closed_to_others(
 
 
 @pytest.mark.parametrize("downloads", [1, 3])
-def test_a_cookie_that_the_course_s_page_sets_goes_with_its_media(
+def test_a_cookie_set_by_the_course_page_is_sent_for_its_media(
     site: FaultySite, tmp_path: Path, downloads: int
 ) -> None:
     site.pages["/page"] = (
@@ -207,24 +205,28 @@ WIDEVINE = """<?xml version="1.0"?>
  <Period><AdaptationSet mimeType="video/mp4" codecs="avc1.4d401f">
   <ContentProtection schemeIdUri="urn:mpeg:dash:mp4protection:2011" value="cenc"/>
   <ContentProtection schemeIdUri="urn:uuid:edef8ba9-79d6-4ace-a3c8-27dcd51d21ed"/>
-  <Representation id="1" bandwidth="100000" width="160" height="90"><BaseURL>1.mp4</BaseURL></Representation>
+  <Representation id="1" bandwidth="100000" width="160" height="90">
+   <BaseURL>1.mp4</BaseURL></Representation>
  </AdaptationSet></Period>
 </MPD>
 """
 
 
 def protected(key: str) -> str:
-    """An HLS playlist whose key is for a DRM system."""
-    return f"#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXT-X-KEY:{key}\n#EXTINF:4,\n1.mp4\n#EXTINF:4,\n2.mp4\n#EXT-X-ENDLIST\n"
+    """Return an HLS playlist whose key belongs to a DRM system."""
+    segments = "#EXTINF:4,\n1.mp4\n#EXTINF:4,\n2.mp4\n"
+    return f"#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXT-X-KEY:{key}\n{segments}#EXT-X-ENDLIST\n"
 
 
 SYSTEMS = {
     "FairPlay, whole": 'METHOD=AES-128,URI="skd://key",KEYFORMAT="com.apple.streamingkeydelivery"',
     "FairPlay": 'METHOD=SAMPLE-AES,URI="skd://key",KEYFORMAT="com.apple.streamingkeydelivery"',
-    "PlayReady": 'METHOD=SAMPLE-AES-CTR,URI="data:text/plain;base64,AA==",KEYFORMAT="com.microsoft.playready"',
+    "PlayReady": 'METHOD=SAMPLE-AES-CTR,URI="data:text/plain;base64,AA==",'
+    'KEYFORMAT="com.microsoft.playready"',
     "Widevine": 'METHOD=SAMPLE-AES-CTR,URI="data:text/plain;base64,AA==",'
     'KEYFORMAT="urn:uuid:edef8ba9-79d6-4ace-a3c8-27dcd51d21ed"',
-    "Widevine, whole": 'METHOD=AES-128,URI="/3.mp4",KEYFORMAT="urn:uuid:edef8ba9-79d6-4ace-a3c8-27dcd51d21ed"',
+    "Widevine, whole": 'METHOD=AES-128,URI="/3.mp4",'
+    'KEYFORMAT="urn:uuid:edef8ba9-79d6-4ace-a3c8-27dcd51d21ed"',
     "sample by sample": 'METHOD=SAMPLE-AES,URI="/3.mp4"',
 }
 
@@ -237,19 +239,19 @@ SYSTEMS = {
     ],
     ids=[*(f"{system} over HLS" for system in SYSTEMS), "Widevine over DASH"],
 )
-def test_what_is_protected_by_drm_is_left_untouched(
+def test_no_byte_of_a_drm_protected_stream_is_requested(
     site: FaultySite, tmp_path: Path, name: str, kind: str, text: str
 ) -> None:
     site.pages[f"/{name}"] = (kind, text.encode())
     report = run(order_for(site, tmp_path, course_url=f"{site.url}/{name}"))
     assert report.reason is Reason.DRM_PROTECTED, report
     assert not [sent for sent in site.sent if sent.path.endswith(".mp4")], (
-        "not one byte of it was asked for"
+        "not one byte of it was requested"
     )
     assert delivered(tmp_path) == {}
 
 
-def test_one_protected_lecture_leaves_the_others_to_be_delivered(
+def test_the_others_are_delivered_beside_a_protected_lecture(
     site: FaultySite, tmp_path: Path
 ) -> None:
     site.pages["/p.m3u8"] = (

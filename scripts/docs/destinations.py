@@ -75,9 +75,9 @@ the same protocol that fails a fifth of all requests, and prints the settings to
 
 *Retried*: Enrollgate sends the same request up to {MAX_ATTEMPTS} times without progress. The
 pauses grow from {PAUSES.base:.0f} s to {PAUSES.cap:.0f} s, less a random part. It waits as long
-as a `Retry-After` header asks, up to {LONGEST_PAUSE:.0f} s. If Drive asks for a longer wait, the attempt
-ends, and the next one starts that much later. (In a Job, Kubernetes' back-off decides when the next
-pod starts.)
+as a `Retry-After` header asks, up to {LONGEST_PAUSE:.0f} s. If Drive asks for a longer wait, the
+attempt ends, and the next one starts that much later. (In a Job, Kubernetes' back-off decides when
+the next pod starts.)
 
 *Next attempt* says whether another attempt of the run can help. The run ends at once if nothing
 more can be delivered (credentials, quota, rate limits, the folder), or if {DELIVERIES_IN_A_ROW}

@@ -1,17 +1,13 @@
 """The emulator's answers have the shape that Google's discovery document gives to Drive's."""
 
-import json
-from importlib import resources
 from typing import Any
 
 import pytest
 from tests.integration.drive.bench import Bench
 
-DOCUMENT: dict[str, Any] = json.loads(
-    resources.files("googleapiclient.discovery_cache")
-    .joinpath("documents/drive.v3.json")
-    .read_text("utf-8")
-)
+from enrollgate.worker.destinations.drive.client import load_discovery_document
+
+DOCUMENT = load_discovery_document()
 TYPES: dict[str, type] = {"string": str, "boolean": bool, "array": list, "object": dict}
 
 

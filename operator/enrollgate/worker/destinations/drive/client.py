@@ -9,6 +9,7 @@ sends the first chunk in one call, so a worker killed in between would not know 
 sends an empty body when it repeats a stream.
 """
 
+import contextlib
 import io
 import json
 import re
@@ -92,8 +93,8 @@ class Client:
         self._endpoint = endpoint.rstrip("/") + "/"
         self._socket_timeout = socket_timeout
         self._local = threading.local()
-        self._opened: list[Any] = []
-        weakref.finalize(self, _close_all, self._opened)
+        self._opened = contextlib.ExitStack()  # the connections of all threads
+        weakref.finalize(self, self._opened.close)
 
     def close_connections(self) -> None:
         """Close the calling thread's connections: after an error, they may hold unread bytes."""
@@ -249,11 +250,11 @@ class Client:
         if files is None:
             plain = build_http()
             plain.timeout = self._socket_timeout
-            self._opened.append(plain)
+            self._opened.callback(plain.close)
             http = google_auth_httplib2.AuthorizedHttp(self._credentials, http=plain)
             http._request = _check_token_answers(http._request)
             service = build_from_document(
-                {**_discovery_document(), "rootUrl": self._endpoint},
+                {**load_discovery_document(), "rootUrl": self._endpoint},
                 http=http,
                 client_options={"api_endpoint": self._endpoint + "drive/v3/"},
             )
@@ -311,13 +312,8 @@ def _check_token_answers(request: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-def _close_all(connections: list[Any]) -> None:
-    for http in connections:
-        http.close()
-
-
 @cache
-def _discovery_document() -> dict[str, Any]:
+def load_discovery_document() -> dict[str, Any]:
     """Load the description of the API that comes with the library, so that none is downloaded."""
     text = (
         resources.files("googleapiclient.discovery_cache")

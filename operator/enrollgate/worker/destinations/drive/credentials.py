@@ -39,9 +39,8 @@ def load_credentials(settings: WorkerSettings) -> Any:
         if info is None:
             return google.auth.default(scopes=[SCOPE])[0]
         if kind == "service_account":
-            account = service_account.Credentials.from_service_account_info(  # type: ignore[no-untyped-call]  # google-auth is partly typed
-                info, scopes=[SCOPE]
-            )
+            robot: Any = service_account.Credentials
+            account = robot.from_service_account_info(info, scopes=[SCOPE])
             return account.with_subject(subject) if subject else account
         if kind == "authorized_user":
             user: Any = user_credentials.Credentials

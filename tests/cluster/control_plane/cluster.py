@@ -38,9 +38,7 @@ class Cluster:
     def api_of(kubeconfig: Path, connections: int = 20) -> Api:
         """Build the API client of the user of a kubeconfig."""
         configuration = client.Configuration()
-        config.load_kube_config(
-            config_file=str(kubeconfig), client_configuration=configuration
-        )
+        config.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
         configuration.connection_pool_maxsize = connections
         configuration.retries = False
         return Api(configuration, random=Random(1), sleep=time.sleep)

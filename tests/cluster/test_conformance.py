@@ -1,10 +1,13 @@
 """The Kubernetes launcher keeps the promises of `Launcher`, on a real control plane."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
+from kubernetes import client
 from tests.cluster.control_plane import Cluster
 from tests.cluster.exit_script import SCRIPTED_WORKER, WORKER_FOLDER, WORKER_VOLUME, ExitScript
 from tests.job_settings import job_settings
@@ -15,7 +18,7 @@ from enrollgate.domain.order import RunOrder
 from enrollgate.domain.reasons import exit_code
 from enrollgate.domain.report import Report
 from enrollgate.launchers import Launcher
-from enrollgate.launchers.kubernetes import KubernetesLauncher
+from enrollgate.launchers.kubernetes import Api, KubernetesLauncher
 from enrollgate.launchers.kubernetes.manifest import build_job
 
 
@@ -40,11 +43,11 @@ class KubernetesBackend:
         self._cluster = cluster
         self._kubeconfig = kubeconfig
         self._exit_script = ExitScript(cluster, namespace)
-        self._launcher = self._open()
+        self._launcher = self._open(Cluster.api_of(kubeconfig))
 
-    def _open(self) -> KubernetesLauncher:
+    def _open(self, api: Api) -> KubernetesLauncher:
         return KubernetesLauncher(
-            Cluster.api_of(self._kubeconfig),
+            api,
             self._settings,
             start_timeout=900,
             concurrency=2,
@@ -57,20 +60,24 @@ class KubernetesBackend:
 
     def restart(self) -> None:
         self._launcher.close()
-        self._launcher = self._open()
+        self._launcher = self._open(Cluster.api_of(self._kubeconfig))
 
     def finish(self, name: str, report: Report) -> None:
         self._exit_script.set_exit(name, exit_code(report.reason), report.encode())
 
     def take_name(self, name: str) -> None:
         job = build_job(RunOrder(name, 1, 1, "", ""), self._settings)
-        del job["metadata"]["labels"]
+        # A Job without labels would get those of its pods.
+        job["metadata"]["labels"] = {"app": "theirs"}
         job["spec"]["suspend"] = True
         path = f"/apis/batch/v1/namespaces/{self._settings.namespace}/jobs"
         self._cluster.create(path, job)
 
     def make_unavailable(self) -> None:
-        self._launcher.api.configuration.host = "https://127.0.0.1:1"
+        self._launcher.close()
+        configuration = client.Configuration()
+        configuration.host = "https://127.0.0.1:1"
+        self._launcher = self._open(Api(configuration, random=Random(1), sleep=time.sleep))
 
     def close(self) -> None:
         self._exit_script.close()

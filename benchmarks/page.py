@@ -36,8 +36,8 @@ Nothing changes while this many tasks wait. The old worker sent one SELECT for e
 they go through the bare driver, on one connection. Enrollgate's time is that of the whole pass,
 Python included. In these results most passes compared checksums, and one pass a minute ran the
 exact query ([why only the exact query remains](decisions/0002-one-exact-backlog-query.md)). The
-average is that of one minute at the default interval. SQLite answers a SELECT within the process in about a
-microsecond, so one SELECT per task was never slow there.""",
+average is that of one minute at the default interval. SQLite answers a SELECT within the process in
+about a microsecond, so one SELECT per task was never slow there.""",
     ),
     "burst": (
         "A burst of enrolled rows",

@@ -48,11 +48,14 @@ def render() -> str:
     """Return the page as Markdown."""
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
     kubernetes = chart["kubeVersion"].removeprefix(">=").removesuffix(".0-0") + " or newer"
-    rows = "".join(f"| `{name}` | {default} | {meaning} |\n" for name, default, meaning in _rows())
+    rows = "".join(
+        f"| `{name}` | {default} | {meaning} |\n" for name, default, meaning in read_values()
+    )
     return _HEAD.format(description=chart["description"], kubernetes=kubernetes) + rows
 
 
-def _rows() -> Iterator[tuple[str, str, str]]:
+def read_values() -> Iterator[tuple[str, str, str]]:
+    """Yield the dotted name, the default and the meaning of each value in values.yaml."""
     path: list[str] = []
     meaning = ""
     for line in (CHART / "values.yaml").read_text(encoding="utf-8").splitlines():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from scripts.docs.chart_readme import read_values
 from tests.chart.rendering import (
     EVERYTHING,
     REQUIRED,
@@ -199,6 +200,16 @@ def test_schema_and_values_have_the_same_names() -> None:
         return {path for path in paths if free_form.isdisjoint(path[:-1])}
 
     assert chart_values(declared(SCHEMA)) - {("global",)} == chart_values(_keys(defaults))
+
+
+def test_schema_describes_each_value_as_values_yaml_does() -> None:
+    """Helm users read the schema in their editor, and values.yaml or the chart's README elsewhere."""
+    for name, _, meaning in read_values():
+        schema = SCHEMA
+        for part in name.split("."):
+            schema = schema.get("properties", {}).get(part, {})
+        if schema:  # Kubernetes' own objects have no schema of ours
+            assert schema["description"] == meaning, name
 
 
 def _keys(values: Json, path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:

@@ -33,7 +33,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class CannotBuild(RuntimeError):
-    """The image cannot be built. The message says what is missing or unsupported, and the remedy."""
+    """The image cannot be built. The message says why, and what to do."""
 
 
 @dataclass

@@ -1,4 +1,7 @@
-"""A download command: fetches what an RSS feed encloses. `python3 main.py -c URL -o FOLDER`. The standard library is enough."""
+"""An example of a download command: it downloads the enclosures of an RSS feed.
+
+`python3 main.py -c URL -o FOLDER`. It needs the standard library alone.
+"""
 
 import argparse
 import http.cookiejar
@@ -12,7 +15,7 @@ from xml.etree import ElementTree
 
 
 def main() -> int:
-    """Downloads every enclosure that is not there yet. Gives the exit code."""
+    """Download every enclosure that is not there yet. Returns the exit code."""
     parser = argparse.ArgumentParser()
     parser.add_argument("-c", "--course", required=True, help="the feed's URL")
     parser.add_argument("-o", "--output", type=Path, default=Path())

@@ -1,4 +1,4 @@
-"""The table that Node.js owns, as the tests and benchmarks create it: in one place, for every database.
+"""The table that Node.js owns, as the tests and benchmarks create it on every database.
 
 It is looser than `examples/schema.sql`: rows that Node.js should not write, such as one without an
 account or with an overlong URL, must fit, too. `note` is a column that Enrollgate must not touch.

@@ -1,4 +1,4 @@
-"""A private database server: its own data folder, socket and port; it dies with the tests."""
+"""A private database server with its own data folder, socket and port. It dies with the tests."""
 
 import atexit
 import ctypes
@@ -19,6 +19,7 @@ from sqlalchemy import URL, make_url
 USER = "root"
 PASSWORD = "only-for-tests"
 _START_TIMEOUT = 120
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def free_port() -> int:
@@ -28,31 +29,31 @@ def free_port() -> int:
 
 
 def die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(
-        1, signal.SIGKILL
-    )  # PR_SET_PDEATHSIG: not even a killed test run leaves a server behind
+    """Have the kernel kill this process when its parent dies, so that no server stays behind."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @dataclass
 class Server:
-    """Started by `start`; may be stopped, killed and started again on the same port."""
+    """A server that can be started, stopped and killed repeatedly, always on the same port.
+
+    `ready` is called once after the first start, to set the password.
+    """
 
     command: Sequence[str]
     folder: Path
     port: int
     ready: Callable[[int], None] = field(default=lambda _port: None)
-    """Called once after the first start, to set the password."""
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        log = (self.folder / "log").open("ab")
-        with log:
+        with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                preexec_fn=die_with_parent,  # noqa: PLW1509
+                preexec_fn=die_with_parent,  # noqa: PLW1509 -- it calls nothing but prctl
             )
         atexit.register(self.kill)
         deadline = time.monotonic() + _START_TIMEOUT
@@ -67,12 +68,11 @@ class Server:
                 continue
             self.ready = lambda _port: None
             return
-        raise RuntimeError(
-            f"the server did not start:\n{(self.folder / 'log').read_text(errors='replace')[-3000:]}"
-        )
+        end_of_log = (self.folder / "log").read_text(errors="replace")[-3000:]
+        raise RuntimeError(f"the server did not start:\n{end_of_log}")
 
     def stop(self) -> None:
-        """An orderly shutdown."""
+        """Shut the server down in order, and wait for it."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -84,16 +84,13 @@ class Server:
             self.process.wait(timeout=120)
 
     def url(self, database: str) -> str:
-        return _url(self.port, database).render_as_string(hide_password=False)
-
-
-def _url(port: int, database: str) -> URL:
-    return URL.create("mysql+pymysql", USER, PASSWORD, "127.0.0.1", port, database)
+        url = URL.create("mysql+pymysql", USER, PASSWORD, "127.0.0.1", self.port, database)
+        return url.render_as_string(hide_password=False)
 
 
 @contextmanager
 def fresh_database(server_url: str) -> Iterator[str]:
-    """A new, empty database on the server that the URL names; dropped at the end."""
+    """Create an empty database on the server that the URL names, and drop it at the end."""
     url = make_url(server_url)
     name = f"test_{uuid.uuid4().hex[:12]}"
     execute(server_url, f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
@@ -104,7 +101,7 @@ def fresh_database(server_url: str) -> Iterator[str]:
 
 
 def execute(server_url: str, *statements: str) -> None:
-    """Runs statements as the server's administrator."""
+    """Run statements as the server's administrator."""
     url = make_url(server_url)
     assert url.username is not None
     connection = pymysql.connect(
@@ -121,5 +118,5 @@ def execute(server_url: str, *statements: str) -> None:
 
 
 def as_user(*command: str) -> list[str]:
-    """The `--user` option, since a server refuses to run as root."""
+    """Add the `--user` option if we are root: a server refuses to run as root."""
     return [*command, "--user=nobody"] if os.geteuid() == 0 else list(command)

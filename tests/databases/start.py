@@ -1,4 +1,7 @@
-"""How each kind of server is initialised and started. MySQL is not installed but unpacked: it runs by its own dynamic loader."""
+"""Initialise and start each kind of server.
+
+MySQL is not installed but unpacked (`scripts/mysql`), so its own dynamic loader has to run it.
+"""
 
 import os
 import shutil
@@ -12,11 +15,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class ServerAbsent(Exception):
-    """This machine has no such server; the message says how to get one."""
+    """This machine has no such server. The message says how to get one."""
 
 
 def _own(folder: Path) -> None:
-    """Gives a folder to the user that the server runs as."""
+    """Create a folder if needed, and give it to the user that the server runs as."""
     folder.mkdir(parents=True, exist_ok=True)
     if os.geteuid() == 0:
         for path in (folder, *folder.rglob("*")):
@@ -24,7 +27,7 @@ def _own(folder: Path) -> None:
 
 
 def start_mariadb(folder: Path, *options: str) -> Server:
-    """A fresh MariaDB in this folder, with these options. Raises ServerAbsent."""
+    """Start a fresh MariaDB in this folder, with these options. Raises ServerAbsent."""
     program = _mariadb_program()
     data = folder / "data"
     _own(folder)
@@ -67,7 +70,7 @@ def _mariadb_program() -> str:
 
 
 def start_mysql(folder: Path) -> Server:
-    """A fresh MySQL in this folder. Raises ServerAbsent."""
+    """Start a fresh MySQL in this folder. Raises ServerAbsent."""
     root = REPOSITORY / ".cache" / "mysql" / "root"
     loader = next(iter(root.glob("usr/lib*/ld-linux-x86-64.so.2")), None)
     program = root / "usr" / "sbin" / "mysqld"

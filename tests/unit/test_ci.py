@@ -76,20 +76,6 @@ def test_ci_with_two_flaky_tests_lists_them_and_succeeds(
     assert summary.endswith("CI succeeded: 0 failed, 2 flaky\n")
 
 
-def test_ci_with_three_flaky_tests_fails(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    source = "".join(FLAKY.format(number=number) for number in (1, 2, 3))
-    code, summary = run(project, source, capfd)
-    assert code == 1 and summary.endswith("CI failed: 0 failed, 3 flaky\n")
-
-
-def test_ci_with_a_flaky_and_a_failed_test_fails(
-    project: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    source = FLAKY.format(number=1) + "def test_fails():\n    assert False\n"
-    code, summary = run(project, source, capfd)
-    assert code == 1 and summary.endswith("CI failed: 1 failed, 1 flaky\n")
-
-
 def test_ci_with_a_module_that_cannot_be_imported_fails(
     project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,10 +92,27 @@ def test_ci_when_a_command_fails_outside_its_tests_shows_its_last_lines(
     assert "FAILED make lint\n    exit code 3, outside its tests:\n    a lint error" in summary
 
 
-def test_ci_with_many_failures_runs_none_of_them_again(
-    project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("failed", "flaky", "code", "last_line"),
+    [
+        (0, 2, 0, "CI succeeded: 0 failed, 2 flaky"),
+        (0, 3, 1, "CI failed: 0 failed, 3 flaky"),
+        (1, 1, 1, "CI failed: 1 failed, 1 flaky"),
+        # So many that none of them is run again.
+        (0, 21, 1, "CI failed: 21 failed, 0 flaky"),
+    ],
+)
+def test_ci_fails_by_failed_tests_or_more_than_two_flaky_ones(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    failed: int,
+    flaky: int,
+    code: int,
+    last_line: str,
 ) -> None:
-    monkeypatch.setattr(ci, "MOST_RERUNS", 1)
-    source = "".join(FLAKY.format(number=number) for number in (1, 2))
-    code, summary = run(project, source, capfd)
-    assert code == 1 and summary.endswith("CI failed: 2 failed, 0 flaky\n")
+    failures = [ci.Failure(f"failed {number}", "error") for number in range(failed)]
+    failures += [ci.Failure(f"flaky {number}", "error") for number in range(flaky)]
+    monkeypatch.setattr(ci, "run_task", lambda *_: failures)
+    monkeypatch.setattr(ci, "passes_alone", lambda each, _: each.name.startswith("flaky"))
+    assert ci.main({"make test": ()}) == code
+    assert capsys.readouterr().out.splitlines()[-1] == last_line

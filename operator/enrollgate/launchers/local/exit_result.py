@@ -38,7 +38,7 @@ class RunResult:
 
     def encode(self) -> str:
         """Return the result as JSON."""
-        report = json.loads(self.report.encode())
+        report = self.report.bounded().to_dict()
         content = {"succeeded": self.succeeded, "attempts": self.attempts, "report": report}
         return json.dumps(content, indent=1)
 
@@ -49,7 +49,7 @@ class RunResult:
             raw = json.loads(text)
             succeeded = {True: True, False: False}[raw["succeeded"]]
             attempts = int(raw["attempts"])
-            report = Report.decode(json.dumps(raw["report"]))
+            report = Report.from_dict(raw["report"])
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"not a result ({error.__class__.__name__})") from error
         return cls(succeeded, report, attempts)

@@ -146,7 +146,8 @@ def _to_json(report: Report) -> str:
 
 def _malformed(raw: object, error: Exception) -> MalformedReport:
     kind = type(error).__name__
-    return MalformedReport(f"not a worker's report ({kind}): {redact(str(raw), 120)!r}")
+    # Cut first: redacting takes quadratic time, and a report that is not one may be large.
+    return MalformedReport(f"not a worker's report ({kind}): {redact(str(raw)[:1000], 120)!r}")
 
 
 def _parse_text(value: object) -> str:

@@ -1,8 +1,7 @@
-"""One idle pass against the old way: one SELECT for each waiting task, every ten seconds.
+"""One idle pass compared with the old way: one SELECT for each waiting task, every ten seconds.
 
-The old way is measured in its fastest honest form: the bare driver, one connection, one prepared statement text. Of the new way the
-whole pass is measured, Python included. A pass takes a glance most of the time and the exact survey once a minute: with an
-interval of ten seconds one of six is exact.
+The old way is measured in its fastest honest form: the bare driver, one connection, one prepared statement text. Of the
+new way the whole pass is measured, Python included: one exact statement over the backlog, and one for the runs.
 """
 
 import json
@@ -20,7 +19,6 @@ from benchmarks.backlog import fill, opened, operator, timed
 from enrollgate.database import Database
 
 PASSES = 7
-INTERVALS_A_MINUTE = 6
 
 
 def measure_idle(name: str, url: str, sizes: tuple[int, ...], rows: int) -> list[dict[str, object]]:
@@ -42,26 +40,21 @@ def _drop(*_: object) -> dict[str, object]:
 
 
 def _measure(database: Database, url: str, waiting: int) -> dict[str, object]:
-    first = operator(database)
-    sighting = timed(first.reconcile)
-    glances, exact, old = [], [], []
-    statements = set()
-    for _ in range(PASSES):  # side by side, in turns, so that a noisy moment hits both
-        glances.append(timed(lambda: statements.add(first.reconcile().statements)))
-        exact.append(timed(operator(database).reconcile))
+    reconciler = operator(database)
+    first_pass = timed(reconciler.reconcile)
+    passes, old = list[float](), list[float]()
+    statements = set[int]()
+    for _ in range(PASSES):  # in turns, so that a noisy moment affects both
+        passes.append(timed(lambda: statements.add(reconciler.reconcile().statements)))
         if len(old) < 3:
             old.append(_old_way(database, url))
-    glance, survey, old_way = (statistics.median(times) for times in (glances, exact, old))
-    average = (glance * (INTERVALS_A_MINUTE - 1) + survey) / INTERVALS_A_MINUTE
+    exact, old_way = statistics.median(passes), statistics.median(old)
     return {
         "waiting": waiting,
-        "first_pass_ms": sighting,
-        "glance_ms": glance,
-        "exact_ms": survey,
-        "average_ms": average,
+        "first_pass_ms": first_pass,
+        "exact_ms": exact,
         "old_way_ms": old_way,
-        "times_less": old_way / average,
-        "times_less_exact": old_way / survey,
+        "times_less": old_way / exact,
         "statements": "/".join(map(str, sorted(statements))),
         "peak_MB": _memory(url),
     }

@@ -44,7 +44,8 @@ PROMISES = (
         "An idle pass over 100,000 waiting rows, against one SELECT for each of them",
         "idle",
         "times_less",
-        100,
+        # 100 with the checksums of the backlog, which are removed (docs/decisions/0002): the exact query reads more.
+        50,
         where=_LARGE,
     ),
     Promise(

@@ -85,6 +85,7 @@ def test_a_lecture_on_which_the_extractor_fails_does_not_end_the_run(
     )
     words = f"yt-dlp's extractor for this site failed ({error.__name__})"
     assert report.message == f"1 of 4 items failed: 'Lecture 2': {words}"
+    assert report.remedy == "Update yt-dlp: a newer version may fix it."
     log = capfd.readouterr().err
     assert "Traceback" in log and "TOPSECRET" not in log, (
         "who fixes yt-dlp needs the traceback, without secrets"

@@ -1,4 +1,4 @@
-"""A real pseudo terminal with a program on it: what it shows is what a person would see."""
+"""A program on a pseudo terminal, to see what a person would see."""
 
 import contextlib
 import fcntl
@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import Self
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07")
-_PATIENCE = 120.0
-"""Seconds to wait for what must appear."""
+# Seconds to wait for what must appear.
+_TIMEOUT = 120.0
 
 
 class Terminal:
-    """Runs a command with the terminal as its three streams, 60 rows of 160 columns."""
+    """Run a command with the terminal as its three streams, 60 rows of 160 columns."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self._master, slave = pty.openpty()
@@ -52,31 +52,32 @@ class Terminal:
         os.close(self._master)
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError):  # EIO: nobody has the other end open any more
+        with contextlib.suppress(OSError):  # EIO: the program has closed its end
             while chunk := os.read(self._master, 65536):
                 self._raw += chunk
 
     @property
     def raw(self) -> str:
-        """Everything that the program ever wrote."""
+        """Return everything that the program wrote."""
         return self._raw.decode(errors="replace")
 
     @property
     def text(self) -> str:
-        """The same without colours and cursor movements."""
+        """Return the same without colours and cursor movements."""
         return _ESCAPES.sub("", self.raw)
 
-    def await_text(self, words: str) -> None:
-        deadline = time.monotonic() + _PATIENCE
-        while words not in self.text:
+    def await_text(self, expected: str) -> None:
+        """Wait until the terminal has shown the text. Raises AssertionError if it never does."""
+        deadline = time.monotonic() + _TIMEOUT
+        while expected not in self.text:
             if time.monotonic() > deadline or (
                 self.process.poll() is not None and not self._reader.is_alive()
             ):
-                raise AssertionError(f"{words!r} was not shown: {self.text[-5000:]}")
+                raise AssertionError(f"{expected!r} was not shown: {self.text[-5000:]}")
             time.sleep(0.02)
 
     def wait(self) -> int:
-        """The exit code, once all that was shown is read."""
-        code = self.process.wait(timeout=_PATIENCE)
-        self._reader.join(timeout=_PATIENCE)
+        """Wait until the program has ended and all its output is read; return the exit code."""
+        code = self.process.wait(timeout=_TIMEOUT)
+        self._reader.join(timeout=_TIMEOUT)
         return code

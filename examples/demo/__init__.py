@@ -1,4 +1,5 @@
-"""The demo: a real course site (`site`), real media made on the spot (`media`), and the four cases shown live (`show`).
+"""The demo: a course site (`site`), generated media (`media`), and the four cases live (`show`).
 
-`python -m examples.demo.site` starts the site alone, to try Enrollgate on. Nothing in the product imports this package.
+`python -m examples.demo.site` starts the site alone, to try Enrollgate with it. Nothing in the
+product imports this package.
 """

@@ -1,4 +1,7 @@
-"""`python -m examples.demo`: the four cases of the contract, live on this machine, with a course site, SQLite and real downloads."""
+"""`python -m examples.demo`: the four cases of the contract, live on this machine.
+
+It runs a course site, SQLite, the operator and real downloads.
+"""
 
 import argparse
 import sys

@@ -1,8 +1,9 @@
-"""The four cases of the contract, live on this machine: a real course site, real media, SQLite, the operator as its users run it.
+"""The four cases of the contract, live on this machine.
 
-The clock runs ten times as fast as in production: enrolled after 3 s and 12 s, a timeout of 30 s. What is shown is also
-checked: the demo succeeds only if each case ended as the contract says, and the site's own access log shows no request of an
-account before its row was `enrolled`.
+A course site, generated media, SQLite, and the operator as users start it. The clock runs ten times
+as fast as in production: enrolled after 3 s and 12 s, a timeout of 30 s. The demo also checks what
+it shows. It succeeds only if each case ended as the contract says, and if the site's access log has
+no request of an account before its row was `enrolled`.
 """
 
 import os
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +27,11 @@ from rich.tree import Tree
 
 from enrollgate.domain.account import cookies_name
 
-TIMEOUT = 30
-"""Seconds; 300 in production."""
-PATIENCE = 90
-"""Seconds after which the demo gives up on cases that have not ended."""
+# Seconds that an enrollment may take; 300 in production.
+ENROLLMENT_TIMEOUT = 30
+# Seconds after which the demo stops waiting for cases that have not ended.
+DEMO_TIMEOUT = 90
 
-_ENDINGS = ("completed", "failed")
 _CREATE = """
 CREATE TABLE download_tasks (
   id INTEGER PRIMARY KEY, status TEXT NOT NULL, email TEXT NOT NULL, course_url TEXT NOT NULL
@@ -41,14 +41,16 @@ CREATE TABLE download_tasks (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One case of the contract: what Node.js writes and when, and how it must end."""
+    """One case of the contract: what Node.js writes and when, and how the case must end.
+
+    `writes` has the seconds after the start, and the status that is written then.
+    """
 
     task_id: int
     title: str
     account: str
     writes: tuple[tuple[float, str], ...]
-    """Seconds after the start, and the status written then."""
-    ends_as: str
+    final_status: str
     reason: str | None = None
 
 
@@ -67,8 +69,8 @@ CASES = (
 
 
 @dataclass(frozen=True, slots=True)
-class ExitResult:
-    """How a case ended, and what is wrong with that (nothing, if all is well)."""
+class CaseResult:
+    """How a case ended, and what is wrong with that (empty: nothing)."""
 
     case: Case
     status: str
@@ -76,46 +78,61 @@ class ExitResult:
     problem: str
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The latest run of a task, as the table `enrollgate_runs` has it."""
+
+    state: str
+    outcome: str | None
+    reason: str | None
+
+    def __str__(self) -> str:
+        return f"run {self.outcome or self.state}" + (f" ({self.reason})" if self.reason else "")
+
+
 def show(folder: Path, console: Console) -> bool:
-    """Plays the demo in `folder` (which it empties first). True if every case ended as the contract says."""
+    """Run the demo in `folder`, which is emptied first.
+
+    Returns whether every case ended as the contract says.
+    """
     folder = folder.resolve()
     _make_empty(folder)
-    console.print("Making lectures and starting the course site ...")
+    console.print("Generating lectures and starting the course site ...")
     with CourseSite() as site:
-        _prepare(folder, site)
+        _create_tasks(folder, site)
         enrolled_at: dict[int, float] = {}
-        over = threading.Event()
+        stop = threading.Event()
         with _operator(folder, site) as operator:
             node = threading.Thread(
-                target=_play_node, args=(folder, site, enrolled_at, over), daemon=True
+                target=_play_node, args=(folder, site, enrolled_at, stop), daemon=True
             )
             node.start()
             try:
                 _watch(folder, console, operator)
-                died = operator.poll() is not None
+                crashed = operator.poll() is not None
             finally:
-                over.set()
+                stop.set()
                 node.join()
-        if died:
+        if crashed:
             _report_crash(operator, folder, console)
             return False
-        endings = [_evaluate(case, folder, site, enrolled_at) for case in CASES]
-    _summarise(endings, folder, console)
-    return all(not ending.problem for ending in endings)
+        results = [_evaluate(case, folder, site, enrolled_at) for case in CASES]
+    _print_results(results, folder, console)
+    return all(not result.problem for result in results)
 
 
 def _make_empty(folder: Path) -> None:
     marker = folder / ".enrollgate-demo"
     if folder.exists() and any(folder.iterdir()) and not marker.exists():
         raise SystemExit(
-            f"enrollgate: {folder} is not empty and not a demo's: name another with --folder"
+            f"enrollgate: {folder} is not empty and not of a demo: use another --folder"
         )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     marker.touch()
 
 
-def _prepare(folder: Path, site: CourseSite) -> None:
+def _create_tasks(folder: Path, site: CourseSite) -> None:
     cookies = folder / "cookies"
     cookies.mkdir()
     with closing(_connect(folder)) as connection:
@@ -123,7 +140,8 @@ def _prepare(folder: Path, site: CourseSite) -> None:
         for case in CASES:
             (cookies / cookies_name(case.account)).write_text(site.cookies_file(case.account))
             connection.execute(
-                "INSERT INTO download_tasks (id, status, email, course_url) VALUES (?, 'pending', ?, ?)",
+                "INSERT INTO download_tasks (id, status, email, course_url) "
+                "VALUES (?, 'pending', ?, ?)",
                 (case.task_id, case.account, site.course_url(_course(site, case))),
             )
 
@@ -138,22 +156,22 @@ def _connect(folder: Path) -> sqlite3.Connection:
 
 @contextmanager
 def _operator(folder: Path, site: CourseSite) -> Iterator[subprocess.Popen[bytes]]:
-    """`enrollgate run`, as anyone would start it, stopped at the end."""
+    """Start `enrollgate run` as a user does, and stop it at the end."""
     settings = {
         "ENROLLGATE_DATABASE_URL": f"sqlite:///{folder / 'tasks.db'}",
-        "ENROLLGATE_ENROLLMENT_TIMEOUT": str(TIMEOUT),
+        "ENROLLGATE_ENROLLMENT_TIMEOUT": str(ENROLLMENT_TIMEOUT),
         "ENROLLGATE_CHECK_INTERVAL": "1",
         "ENROLLGATE_DESTINATION": f"directory:{folder / 'courses'}",
         "ENROLLGATE_COOKIES_DIR": str(folder / "cookies"),
         "ENROLLGATE_WORK_DIR": str(folder / "work"),
         "ENROLLGATE_ALLOWED_HOSTS": site.host,
     }
-    others = {
+    inherited = {
         name: value for name, value in os.environ.items() if not name.startswith("ENROLLGATE_")
     }
     with (folder / "operator.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "enrollgate", "run"], env=others | settings, stderr=log
+            [sys.executable, "-m", "enrollgate", "run"], env=inherited | settings, stderr=log
         )
     try:
         yield process
@@ -163,28 +181,27 @@ def _operator(folder: Path, site: CourseSite) -> Iterator[subprocess.Popen[bytes
 
 
 def _report_crash(operator: subprocess.Popen[bytes], folder: Path, console: Console) -> None:
-    code = operator.returncode
+    code, log = operator.returncode, folder / "operator.log"
     how = f"exit code {code}" if code >= 0 else f"signal {-code}"
     console.print(
-        f"The operator ended before its time ({how}). The end of its log, {folder / 'operator.log'}:",
-        markup=False,
+        f"The operator ended too early ({how}). The last lines of its log, {log}:", markup=False
     )
-    for line in (folder / "operator.log").read_text(errors="replace").splitlines()[-5:]:
+    for line in log.read_text(errors="replace").splitlines()[-5:]:
         console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 def _play_node(
-    folder: Path, site: CourseSite, enrolled_at: dict[int, float], over: threading.Event
+    folder: Path, site: CourseSite, enrolled_at: dict[int, float], stop: threading.Event
 ) -> None:
-    """What the Node.js application does: enroll at the site, and write the status. Nothing but SQL on its own table."""
+    """Do what the Node.js application does: enroll at the site, and write the status."""
     start = time.monotonic()
-    script = sorted(
+    writes = sorted(
         (after, case.task_id, status) for case in CASES for after, status in case.writes
     )
     by_id = {case.task_id: case for case in CASES}
     with closing(_connect(folder)) as connection:
-        for after, task_id, status in script:
-            if over.wait(max(0.0, start + after - time.monotonic())):
+        for after, task_id, status in writes:
+            if stop.wait(max(0.0, start + after - time.monotonic())):
                 return
             if status == "enrolled":
                 case = by_id[task_id]
@@ -200,8 +217,7 @@ def _statuses(folder: Path) -> dict[int, str]:
         return dict(connection.execute("SELECT id, status FROM download_tasks"))
 
 
-def _runs(folder: Path) -> dict[int, tuple[str, str | None, str | None]]:
-    """The latest run of each task: state, outcome, reason."""
+def _latest_runs(folder: Path) -> dict[int, Run]:
     with closing(_connect(folder)) as connection:
         try:
             rows = connection.execute(
@@ -209,91 +225,57 @@ def _runs(folder: Path) -> dict[int, tuple[str, str | None, str | None]]:
             ).fetchall()
         except sqlite3.OperationalError:  # the operator has not created its tables yet
             rows = []
-    return {task: (state, outcome, reason) for task, state, outcome, reason in rows}
+    return {task_id: Run(state, outcome, reason) for task_id, state, outcome, reason in rows}
 
 
 def _watch(folder: Path, console: Console, operator: subprocess.Popen[bytes]) -> None:
-    """Shows the rows until all have ended, or the operator has: a live table on a terminal, a line for each change otherwise."""
+    """Show the rows until all cases have ended, or the operator has.
+
+    A terminal shows a live table, anything else one line for each change.
+    """
     start = time.monotonic()
-    last: dict[int, tuple[str, str]] = {}
+    last: dict[int, str] = {}
     live = Live(console=console, auto_refresh=False) if console.is_terminal else None
-    if live:
-        live.start()
-    try:
-        while time.monotonic() - start < PATIENCE:
-            statuses, runs = _statuses(folder), _runs(folder)
-            now = {
-                case.task_id: (statuses[case.task_id], _describe(runs.get(case.task_id)))
-                for case in CASES
-            }
+    with live or nullcontext():
+        while time.monotonic() - start < DEMO_TIMEOUT:
+            statuses, runs = _statuses(folder), _latest_runs(folder)
             elapsed = time.monotonic() - start
+            title = f"{elapsed:4.0f} s of at most {ENROLLMENT_TIMEOUT} s for an enrollment"
+            table = Table("task", "case", "status", "run", title=title, title_justify="left")
+            for case in CASES:
+                status, run = statuses[case.task_id], str(runs.get(case.task_id, "no run"))
+                table.add_row(str(case.task_id), case.title, status, run)
+                line = f"task {case.task_id} ({case.title}): {status}, {run}"
+                if live is None and last.get(case.task_id) != line:
+                    console.print(f"{elapsed:5.1f} s  {line}")
+                last[case.task_id] = line
             if live:
-                live.update(_table(now, elapsed), refresh=True)
-            else:
-                _print_changes(console, last, now, elapsed)
-            last = now
-            if (
-                all(statuses[case.task_id] in _ENDINGS for case in CASES)
-                or operator.poll() is not None
-            ):
+                live.update(table, refresh=True)
+            has_ended = all(statuses[case.task_id] in ("completed", "failed") for case in CASES)
+            if has_ended or operator.poll() is not None:
                 return
             time.sleep(0.2)
-    finally:
-        if live:
-            live.stop()
-
-
-def _describe(run: tuple[str, str | None, str | None] | None) -> str:
-    if run is None:
-        return "no run"
-    state, outcome, reason = run
-    return " ".join(
-        part for part in (f"run {outcome or state}", f"({reason})" if reason else "") if part
-    )
-
-
-def _table(now: dict[int, tuple[str, str]], elapsed: float) -> Table:
-    table = Table(
-        title=f"{elapsed:4.0f} s of at most {TIMEOUT} s for an enrollment", title_justify="left"
-    )
-    for heading in ("task", "case", "status", "run"):
-        table.add_column(heading)
-    for case in CASES:
-        status, run = now[case.task_id]
-        table.add_row(str(case.task_id), case.title, status, run)
-    return table
-
-
-def _print_changes(
-    console: Console,
-    last: dict[int, tuple[str, str]],
-    now: dict[int, tuple[str, str]],
-    elapsed: float,
-) -> None:
-    for case in CASES:
-        if last.get(case.task_id) != now[case.task_id]:
-            status, run = now[case.task_id]
-            console.print(f"{elapsed:5.1f} s  task {case.task_id} ({case.title}): {status}, {run}")
 
 
 def _evaluate(
     case: Case, folder: Path, site: CourseSite, enrolled_at: dict[int, float]
-) -> ExitResult:
+) -> CaseResult:
+    """Compare how the case ended with what the contract says."""
     status = _statuses(folder)[case.task_id]
-    run = _runs(folder).get(case.task_id)
+    run = _latest_runs(folder).get(case.task_id)
+    reason = run.reason if run else None
     requests = [record for record in site.records if record.account == case.account]
-    early = [
-        record for record in requests if record.time < enrolled_at.get(case.task_id, float("inf"))
-    ]
-    delivered = [path for path in _delivered(folder, case) if path.suffix == ".mp4"]
+    enrolled = enrolled_at.get(case.task_id, float("inf"))
+    early = [record for record in requests if record.time < enrolled]
+    delivered = list((folder / "courses").glob(f"*task-{case.task_id}*/**/*.mp4"))
+    expected = len(site.lectures(_course(site, case))) if case.final_status == "completed" else 0
     problems = []
-    if status != case.ends_as:
-        problems.append(f"ended as {status}, not {case.ends_as}")
+    if status != case.final_status:
+        problems.append(f"ended as {status}, not {case.final_status}")
     if early:
         problems.append(f"{len(early)} requests before it was enrolled")
-    if (run[2] if run else None) != case.reason:
-        problems.append(f"reason {run[2] if run else None}, not {case.reason}")
-    expected = len(site.lectures(_course(site, case))) if case.ends_as == "completed" else 0
+    if reason != case.reason:
+        problems.append(f"reason {reason}, not {case.reason}")
     if len(delivered) != expected:
         problems.append(f"{len(delivered)} lectures delivered, not {expected}")
     outcome = (
@@ -301,48 +283,32 @@ def _evaluate(
         if requests
         else "no request"
     )
-    return ExitResult(
-        case,
-        status,
-        outcome if run is None or not run[2] else f"{run[2]}, {outcome}",
-        "; ".join(problems),
-    )
+    outcome = f"{reason}, {outcome}" if reason else outcome
+    return CaseResult(case, status, outcome, "; ".join(problems))
 
 
-def _delivered(folder: Path, case: Case) -> list[Path]:
-    return [
-        path
-        for root in (folder / "courses").glob(f"*task-{case.task_id}*")
-        for path in root.rglob("*")
-    ]
-
-
-def _summarise(endings: list[ExitResult], folder: Path, console: Console) -> None:
+def _print_results(results: list[CaseResult], folder: Path, console: Console) -> None:
     table = Table(title="How the four cases ended", title_justify="left")
     for heading in ("task", "case", "status", "what happened", "as the contract says"):
         table.add_column(heading, overflow="fold")
-    for ending in endings:
-        verdict = Text(f"no: {ending.problem}", "red") if ending.problem else Text("yes", "green")
+    for result in results:
         table.add_row(
-            str(ending.case.task_id),
-            ending.case.title,
-            Text(ending.status),
-            ending.outcome,
-            verdict,
+            str(result.case.task_id),
+            result.case.title,
+            Text(result.status),
+            result.outcome,
+            Text(f"no: {result.problem}", "red") if result.problem else Text("yes", "green"),
         )
     console.print(table)
-    console.print(_tree(folder / "courses"))
+    courses = folder / "courses"
+    tree = Tree(courses.name + "/")
+    branches = {courses: tree}
+    for path in sorted(courses.rglob("*")) if courses.exists() else ():
+        size = "/" if path.is_dir() else Text(f"  {path.stat().st_size:,} bytes", "dim")
+        branches[path] = branches[path.parent].add(Text.assemble(path.name, size))
+    console.print(tree)
     console.print(
-        f"The operator's log is {folder / 'operator.log'}; see its ENROLL CHECK lines.",
+        f"The operator's log is {folder / 'operator.log'}. Look at its ENROLL CHECK lines.",
         soft_wrap=True,
         markup=False,
     )
-
-
-def _tree(folder: Path) -> Tree:
-    tree = Tree(folder.name + "/")
-    branches = {folder: tree}
-    for path in sorted(folder.rglob("*")) if folder.exists() else ():
-        size = "/" if path.is_dir() else Text(f"  {path.stat().st_size:,} bytes", "dim")
-        branches[path] = branches[path.parent].add(Text.assemble(path.name, size))
-    return tree

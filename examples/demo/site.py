@@ -1,12 +1,13 @@
-"""The example course site: a real HTTP server that lets in only the enrolled.
+"""The example course site: an HTTP server that serves courses to enrolled accounts only.
 
     GET  /courses/<course>              the course's page
-    GET  /courses/<course>/feed         its lectures as an RSS feed: the URL to write into a task row
+    GET  /courses/<course>/feed         its lectures as an RSS feed: the `course_url` of a task
     GET  /courses/<course>/<n>.mp4      a lecture (Range requests are answered)
     POST /enroll {"account", "course"}  what the Node.js side does when it enrolls an account
 
-Without a session cookie of a known account: 401. Of an account that is not enrolled in the course: 403 "Course not
-accessible". Every request is in the access log, with its account and the bytes sent.
+Without a session cookie of a known account, it answers 401. If the account is not enrolled in the
+course: 403 "Course not accessible". The access log has every request, its account and the bytes
+sent.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from xml.sax.saxutils import escape
 
 from examples.demo.media import make_lecture
 
+# The name of each course, its title, and the titles of its lectures.
 COURSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ceramics": (
         "Ceramics for beginners",
@@ -35,13 +37,15 @@ COURSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "harmony": ("Harmony at the keyboard", ("Intervals", "Triads", "Cadences")),
     "bread": ("Bread from four ingredients", ("Flour", "Water", "Time")),
 }
-"""Course, its title, and the titles of its lectures."""
 _CHUNK = 16384
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One request, as the access log has it. `time` is in seconds since the epoch, when the request arrived."""
+    """One request in the access log.
+
+    `time` is when it arrived, in seconds since the epoch; `bytes` are those of the body, as sent.
+    """
 
     time: float
     account: str | None
@@ -49,11 +53,13 @@ class Record:
     path: str
     status: int
     bytes: int
-    """Of the body, as sent."""
 
 
 class CourseSite:
-    """The site as a context manager: it serves between enter and exit. `throttle` limits each transfer, in bytes per second."""
+    """The site: a context manager that serves between enter and exit.
+
+    `throttle` limits each transfer, in bytes per second.
+    """
 
     def __init__(
         self, port: int = 0, *, throttle: float | None = None, log: Path | None = None
@@ -67,7 +73,7 @@ class CourseSite:
         site = self
 
         class Handler(_Handler):
-            """A handler that knows its site."""
+            """A handler with its site."""
 
             course_site = site
 
@@ -95,56 +101,65 @@ class CourseSite:
 
     @property
     def host(self) -> str:
-        """Host and port, as ENROLLGATE_ALLOWED_HOSTS takes them."""
+        """Return host and port, as ENROLLGATE_ALLOWED_HOSTS expects them."""
         return f"127.0.0.1:{self._server.server_address[1]}"
 
     @property
     def url(self) -> str:
-        """The site's address."""
+        """Return the site's URL."""
         return f"http://{self.host}"
 
     @property
     def courses(self) -> tuple[str, ...]:
-        """All courses."""
+        """Return the names of all courses."""
         return tuple(COURSES)
 
     def course_url(self, course: str) -> str:
-        """What Node.js writes into `course_url`."""
+        """Return what Node.js writes into `course_url`."""
         return f"{self.url}/courses/{course}/feed"
 
     def lectures(self, course: str) -> list[bytes]:
-        """The lectures of a course."""
+        """Return the lectures of a course as MP4 files."""
         first = list(COURSES).index(course) * 10
         return [make_lecture(first + number) for number in range(len(COURSES[course][1]))]
 
     def enroll(self, account: str, course: str) -> None:
-        """From now on the account is let in."""
+        """Enroll the account in the course."""
         with self._lock:
             self._enrolled.add((account, course))
 
     def is_enrolled(self, account: str, course: str) -> bool:
-        """Whether it is let in."""
+        """Return whether the account is enrolled in the course."""
         with self._lock:
             return (account, course) in self._enrolled
 
     def session(self, account: str) -> str:
-        """The value of the account's session cookie."""
+        """Return the value of the account's session cookie."""
         token = hashlib.sha256(f"session of {account}".encode()).hexdigest()
         with self._lock:
             self._sessions[token] = account
         return token
 
-    def account_of(self, token: str) -> str | None:
-        """The account of a session cookie, None if it is nobody's."""
+    def find_account(self, token: str) -> str | None:
+        """Return the account of a session cookie, None if there is none."""
         with self._lock:
             return self._sessions.get(token)
 
     def cookies_file(self, account: str) -> str:
-        """The account's cookies as a browser extension exports them (Netscape format)."""
-        return f"# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t4102444800\tsession\t{self.session(account)}\n"
+        """Return the account's cookies as a browser extension exports them (Netscape format)."""
+        fields = (
+            "127.0.0.1",
+            "FALSE",
+            "/",
+            "FALSE",
+            "4102444800",
+            "session",
+            self.session(account),
+        )
+        return "# Netscape HTTP Cookie File\n" + "\t".join(fields) + "\n"
 
     def record(self, record: Record) -> None:
-        """Adds a line to the access log."""
+        """Add a line to the access log."""
         with self._lock:
             self.records.append(record)
             if self._log is not None:
@@ -153,112 +168,65 @@ class CourseSite:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One request."""
+    """Handle one connection."""
 
     course_site: CourseSite
     protocol_version = "HTTP/1.1"
     server_version = "ExampleCourses"
 
     def do_GET(self) -> None:
-        """Pages, feeds and lectures."""
-        self._answer(with_body=True)
+        """Answer with a page, a feed or a lecture."""
+        self._answer()
 
     def do_HEAD(self) -> None:
-        """The same without a body."""
-        self._answer(with_body=False)
+        """Answer like GET, without a body."""
+        self._answer()
 
     def do_POST(self) -> None:
-        """Enrolls an account."""
+        """Enroll an account."""
         arrived = time.time()
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
             wanted: dict[str, Any] = json.loads(body)
             account, course = str(wanted["account"]), str(wanted["course"])
         except (ValueError, KeyError, TypeError):
-            self._send(
-                arrived,
-                None,
-                HTTPStatus.BAD_REQUEST,
-                b'send {"account": ..., "course": ...}\n',
-                "text/plain",
-            )
+            text = b'send {"account": ..., "course": ...}\n'
+            self._send(arrived, None, HTTPStatus.BAD_REQUEST, text)
             return
         if self.path != "/enroll" or course not in COURSES:
-            self._send(arrived, None, HTTPStatus.NOT_FOUND, b"no such course\n", "text/plain")
+            self._send(arrived, None, HTTPStatus.NOT_FOUND, b"no such course\n")
             return
         self.course_site.enroll(account, course)
-        self._send(arrived, None, HTTPStatus.OK, b"enrolled\n", "text/plain")
+        self._send(arrived, None, HTTPStatus.OK, b"enrolled\n")
 
     def log_message(self, *_: object) -> None:
-        """The access log is the site's own."""
+        """Log nothing: the site has its own access log."""
 
-    def _account(self) -> str | None:
+    def _answer(self) -> None:
+        arrived, site = time.time(), self.course_site
         cookie = SimpleCookie(self.headers.get("Cookie", "")).get("session")
-        return self.course_site.account_of(cookie.value) if cookie else None
-
-    def _answer(self, *, with_body: bool) -> None:
-        arrived, account = time.time(), self._account()
-        match = re.fullmatch(r"/courses/([a-z]+)(?:/(feed|\d+\.mp4))?", self.path.partition("?")[0])
+        account = site.find_account(cookie.value) if cookie else None
+        path = self.path.partition("?")[0]
+        match = re.fullmatch(r"/courses/([a-z]+)(?:/(?:(feed)|(\d+)\.mp4))?", path)
         if match is None or match[1] not in COURSES:
-            self._send(
-                arrived,
-                account,
-                HTTPStatus.NOT_FOUND,
-                b"no such page\n",
-                "text/plain",
-                with_body=with_body,
-            )
-        elif account is None:
-            self._send(
-                arrived,
-                None,
-                HTTPStatus.UNAUTHORIZED,
-                b"please log in\n",
-                "text/plain",
-                with_body=with_body,
-            )
-        elif not self.course_site.is_enrolled(account, match[1]):
-            text = b"Course not accessible\n"
-            self._send(
-                arrived, account, HTTPStatus.FORBIDDEN, text, "text/plain", with_body=with_body
-            )
+            self._send(arrived, account, HTTPStatus.NOT_FOUND, b"no such page\n")
+            return
+        course, feed, number = match.groups()
+        if account is None:
+            self._send(arrived, None, HTTPStatus.UNAUTHORIZED, b"please log in\n")
+        elif not site.is_enrolled(account, course):
+            self._send(arrived, account, HTTPStatus.FORBIDDEN, b"Course not accessible\n")
+        elif feed:
+            body = _feed(site, course).encode()
+            self._send(arrived, account, HTTPStatus.OK, body, "application/rss+xml")
+        elif number is None:
+            body = _page(site, course).encode()
+            self._send(arrived, account, HTTPStatus.OK, body, "text/html; charset=utf-8")
+        elif not 1 <= int(number) <= len(site.lectures(course)):
+            self._send(arrived, account, HTTPStatus.NOT_FOUND, b"no such lecture\n")
         else:
-            self._serve(arrived, account, match[1], match[2], with_body=with_body)
-
-    def _serve(
-        self, arrived: float, account: str, course: str, what: str | None, *, with_body: bool
-    ) -> None:
-        if what is None:
-            page = _page(self.course_site, course).encode()
-            self._send(
-                arrived,
-                account,
-                HTTPStatus.OK,
-                page,
-                "text/html; charset=utf-8",
-                with_body=with_body,
-            )
-        elif what == "feed":
-            feed = _feed(self.course_site, course).encode()
-            self._send(
-                arrived, account, HTTPStatus.OK, feed, "application/rss+xml", with_body=with_body
-            )
-        else:
-            lectures = self.course_site.lectures(course)
-            number = int(what.removesuffix(".mp4"))
-            if not 1 <= number <= len(lectures):
-                self._send(
-                    arrived, account, HTTPStatus.NOT_FOUND, b"no such lecture\n", "text/plain"
-                )
-                return
-            self._send(
-                arrived,
-                account,
-                HTTPStatus.OK,
-                lectures[number - 1],
-                "video/mp4",
-                with_body=with_body,
-            )
+            lecture = site.lectures(course)[int(number) - 1]
+            self._send(arrived, account, HTTPStatus.OK, lecture, "video/mp4")
 
     def _send(
         self,
@@ -266,9 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
         account: str | None,
         status: HTTPStatus,
         body: bytes,
-        content_type: str,
-        *,
-        with_body: bool = True,
+        content_type: str = "text/plain",
     ) -> None:
         start = 0
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
@@ -284,7 +250,7 @@ class _Handler(BaseHTTPRequestHandler):
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
             self.end_headers()
-            for offset in range(start, total, _CHUNK) if with_body else ():
+            for offset in range(start, total, _CHUNK) if self.command != "HEAD" else ():
                 chunk = body[offset : offset + _CHUNK]
                 if self.course_site.throttle:
                     time.sleep(len(chunk) / self.course_site.throttle)
@@ -303,7 +269,10 @@ def _page(site: CourseSite, course: str) -> str:
         for number, lecture in enumerate(lectures, 1)
     )
     feed = site.course_url(course)
-    return f'<!doctype html><title>{escape(title)}</title><h1>{escape(title)}</h1><ol>{links}</ol><a href="{feed}">Feed</a>'
+    return (
+        f"<!doctype html><title>{escape(title)}</title><h1>{escape(title)}</h1>"
+        f'<ol>{links}</ol><a href="{feed}">Feed</a>'
+    )
 
 
 def _feed(site: CourseSite, course: str) -> str:
@@ -315,12 +284,13 @@ def _feed(site: CourseSite, course: str) -> str:
     )
     return (
         '<?xml version="1.0" encoding="utf-8"?><rss version="2.0"><channel>'
-        f"<title>{escape(title)}</title><link>{site.url}/courses/{course}</link>{items}</channel></rss>"
+        f"<title>{escape(title)}</title><link>{site.url}/courses/{course}</link>{items}"
+        "</channel></rss>"
     )
 
 
 def main(arguments: list[str]) -> None:
-    """Serves until Ctrl-C."""
+    """Serve until Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.demo.site", description="The example course site."
     )

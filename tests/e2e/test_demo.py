@@ -1,4 +1,4 @@
-"""`make demo` for real: it shows the contract kept, and never says so when it was not."""
+"""`make demo`: it succeeds if the four cases keep the contract, and fails if one does not."""
 
 import contextlib
 import os
@@ -38,7 +38,7 @@ def start(folder: Path) -> "subprocess.Popen[str]":
     )
 
 
-def operator_of(demo: "subprocess.Popen[str]") -> psutil.Process | None:
+def find_operator(demo: "subprocess.Popen[str]") -> psutil.Process | None:
     for child in psutil.Process(demo.pid).children():
         with contextlib.suppress(psutil.Error):  # ffmpeg, which makes the lectures, comes and goes
             if child.cmdline()[-2:] == ["enrollgate", "run"]:
@@ -70,21 +70,21 @@ def test_the_demo_shows_the_four_cases_and_ends_with_0(tmp_path: Path) -> None:
     assert "ENROLL CHECK task=1" in (tmp_path / "demo" / "operator.log").read_text()
 
 
-def test_the_demo_says_at_once_that_its_operator_has_died(tmp_path: Path) -> None:
+def test_the_demo_ends_at_once_when_its_operator_dies(tmp_path: Path) -> None:
     demo = start(tmp_path / "demo")
-    while (operator := operator_of(demo)) is None:
+    while (operator := find_operator(demo)) is None:
         time.sleep(0.02)
     operator.kill()
     output, _ = demo.communicate()
     assert demo.returncode == 1
     assert (
-        "The operator ended before its time (signal 9)" in output
+        "The operator ended too early (signal 9)" in output
         and "How the four cases ended" not in output
     )
 
 
 @pytest.mark.parametrize(
-    ("case", "words"),
+    ("case", "message"),
     [
         (
             show.Case(3, "wrong end", "cyd@example.com", ((1, "failed"),), "completed"),
@@ -96,26 +96,23 @@ def test_the_demo_says_at_once_that_its_operator_has_died(tmp_path: Path) -> Non
         ),
     ],
 )
-def test_a_case_that_ends_otherwise_than_the_contract_says_is_an_error(
+def test_a_case_that_breaks_the_contract_fails_the_demo(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     case: show.Case,
-    words: str,
+    message: str,
 ) -> None:
     monkeypatch.setattr(show, "CASES", (case,))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["--folder", str(tmp_path / "demo")]) == 1
-    assert f"no: {words}" in capsys.readouterr().out
+    assert f"no: {message}" in capsys.readouterr().out
 
 
-def test_the_demo_never_empties_a_folder_that_is_not_its_own(tmp_path: Path) -> None:
+def test_the_demo_does_not_empty_a_foreign_folder(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
     demo = start(tmp_path)
     output, _ = demo.communicate()
-    assert (
-        demo.returncode == 1
-        and "is not empty and not a demo's: name another with --folder" in output
-    )
+    assert demo.returncode == 1 and "is not empty and not of a demo: use another --folder" in output
     assert (tmp_path / "mine.txt").read_text() == "precious"

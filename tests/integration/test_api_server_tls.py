@@ -1,4 +1,7 @@
-"""TLS to API servers whose certificates are valid, but not strictly conformant: Python 3.13 refuses them by default."""
+"""TLS to API servers with certificates that are valid, but not strictly conformant.
+
+Python 3.13 refuses them by default.
+"""
 
 import asyncio
 import socket
@@ -22,7 +25,7 @@ from enrollgate.launchers.kubernetes import Api
 
 
 class ApiServer(BaseHTTPRequestHandler):
-    """Answers everything with one object."""
+    """Answer every request with one object."""
 
     def do_GET(self) -> None:
         body = b'{"kind": "Job"}'

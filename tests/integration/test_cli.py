@@ -1,4 +1,4 @@
-"""The command line, as people and scripts see it."""
+"""The command line, as people and scripts use it."""
 
 import json
 import os
@@ -40,14 +40,14 @@ def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPro
     )
 
 
-def test_migrate_says_what_it_did(environment: dict[str, str]) -> None:
+def test_migrate_prints_the_revision(environment: dict[str, str]) -> None:
     first, second = run(environment, "migrate"), run(environment, "migrate")
     file = environment["ENROLLGATE_DATABASE_URL"].removeprefix("sqlite:///")
     assert (first.returncode, first.stdout) == (0, f"{file}: migrated to revision 0001\n")
     assert (second.returncode, second.stdout) == (0, f"{file}: already at revision 0001\n")
 
 
-def test_an_embedded_database_in_a_folder_that_cannot_be_is_named_by_every_command(
+def test_every_command_names_an_impossible_database_folder(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
@@ -63,7 +63,7 @@ def test_an_embedded_database_in_a_folder_that_cannot_be_is_named_by_every_comma
             ), done
 
 
-def test_a_work_folder_that_cannot_be_is_named(environment: dict[str, str], tmp_path: Path) -> None:
+def test_run_names_an_impossible_work_folder(environment: dict[str, str], tmp_path: Path) -> None:
     with closing(World(environment["ENROLLGATE_DATABASE_URL"])):
         (tmp_path / "file").touch()
         done = run(environment | {"ENROLLGATE_WORK_DIR": str(tmp_path / "file" / "work")}, "run")
@@ -74,7 +74,7 @@ def test_a_work_folder_that_cannot_be_is_named(environment: dict[str, str], tmp_
     ), done
 
 
-def test_looking_makes_no_folder_for_a_mistyped_path(
+def test_status_and_doctor_create_no_folder_for_a_wrong_path(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     for command in ("status", "doctor"):
@@ -89,7 +89,7 @@ def test_looking_makes_no_folder_for_a_mistyped_path(
     assert not (tmp_path / "mistyped").exists()
 
 
-def test_a_wrong_setting_ends_every_command_with_2_and_its_name(
+def test_every_command_ends_with_2_and_names_a_wrong_setting(
     environment: dict[str, str],
 ) -> None:
     for command in ("run", "migrate", "status", "doctor"):
@@ -98,7 +98,7 @@ def test_a_wrong_setting_ends_every_command_with_2_and_its_name(
 
 
 @pytest.mark.parametrize("content", [None, "no certificate\n"])
-def test_a_ca_file_that_cannot_be_used_is_named_by_every_command(
+def test_every_command_names_an_unusable_ca_file(
     environment: dict[str, str], tmp_path: Path, content: str | None
 ) -> None:
     ca = tmp_path / "ca.pem"
@@ -109,7 +109,7 @@ def test_a_ca_file_that_cannot_be_used_is_named_by_every_command(
         "ENROLLGATE_DATABASE__TLS_CA": str(ca),
     }
     what = "No such file or directory" if content is None else "it holds no certificate"
-    words = (
+    message = (
         f"ENROLLGATE_DATABASE__TLS_CA={ca}: {what}: name the CA's certificate, a file in PEM format"
     )
     for command in ("run", "migrate", "status", "doctor"):
@@ -117,7 +117,7 @@ def test_a_ca_file_that_cannot_be_used_is_named_by_every_command(
         text = done.stdout + done.stderr
         assert (
             done.returncode in (1, 2)
-            and words in text
+            and message in text
             and "Traceback" not in text
             and "hunter2" not in text
         ), done
@@ -131,7 +131,7 @@ def test_run_refuses_a_database_without_the_task_table(environment: dict[str, st
     )
 
 
-def test_kubernetes_mode_says_what_it_lacks(environment: dict[str, str]) -> None:
+def test_run_in_kubernetes_mode_names_what_is_missing(environment: dict[str, str]) -> None:
     done = run(environment | {"ENROLLGATE_LAUNCHER": "kubernetes"}, "run")
     assert done.returncode == 2 and "needs ENROLLGATE_KUBERNETES__IMAGE" in done.stderr
     complete = environment | {
@@ -144,7 +144,7 @@ def test_kubernetes_mode_says_what_it_lacks(environment: dict[str, str]) -> None
     assert done.returncode == 2 and "set KUBECONFIG to a kubeconfig file" in done.stderr
 
 
-def test_a_value_is_shown_as_it_was_written(environment: dict[str, str]) -> None:
+def test_a_wrong_value_is_shown_as_it_was_written(environment: dict[str, str]) -> None:
     done = run(environment | {"ENROLLGATE_DESTINATION": "drive:x"}, "run")
     assert (
         done.returncode == 2
@@ -152,14 +152,14 @@ def test_a_value_is_shown_as_it_was_written(environment: dict[str, str]) -> None
     )
 
 
-def test_doctor_names_each_problem_with_its_remedy_and_fails(environment: dict[str, str]) -> None:
+def test_doctor_fails_and_prints_each_problem_with_its_remedy(environment: dict[str, str]) -> None:
     done = run(environment, "doctor")
     assert done.returncode == 1
     assert "failed  our tables" in done.stdout and "run `enrollgate migrate`" in done.stdout
     assert "failed  task table" in done.stdout
 
 
-def test_doctor_is_content_with_a_good_installation(
+def test_doctor_succeeds_with_a_good_installation(
     environment: dict[str, str], sqlite_url: str
 ) -> None:
     world = World(sqlite_url)
@@ -180,7 +180,7 @@ def test_doctor_is_content_with_a_good_installation(
     assert "failed" not in checks.values()
 
 
-def test_in_a_cluster_the_doctor_says_which_pod_can_prove_what_this_one_cannot(
+def test_doctor_in_a_cluster_says_which_pod_can_check_the_rest(
     environment: dict[str, str],
 ) -> None:
     cluster = {
@@ -193,12 +193,12 @@ def test_in_a_cluster_the_doctor_says_which_pod_can_prove_what_this_one_cannot(
     done = run(environment | cluster, "doctor", "--json")
     checks = {check["name"]: check for check in json.loads(done.stdout)}
     assert "work folder" not in checks
-    for name, words in {
+    for name, message in {
         "cluster": "kubectl exec deploy/<release> -- enrollgate doctor",
         "destination": "check it with `helm test`",
         "cookies": "check it with `helm test`",
     }.items():
-        assert checks[name]["severity"] == "warning" and words in checks[name]["remedy"], checks[
+        assert checks[name]["severity"] == "warning" and message in checks[name]["remedy"], checks[
             name
         ]
 
@@ -228,33 +228,33 @@ def test_status_shows_tasks_runs_and_failures_with_remedies(
     assert failure["task_id"] == late and "ENROLLGATE_ENROLLMENT_TIMEOUT" in failure["remedy"]
 
 
-def test_work_reports_a_wrong_setting_where_its_launcher_looks(
+def test_work_writes_a_wrong_setting_to_its_report(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     report = tmp_path / "report.json"
-    mine = {
+    variables = {
         "ENROLLGATE_TASK_ID": "1",
         "ENROLLGATE_COURSE_URL": "https://a.example/",
         "ENROLLGATE_SCRATCH_DIR": str(tmp_path / "scratch"),
         "ENROLLGATE_REPORT_PATH": str(report),
     }
-    done = run(environment | mine | {"ENROLLGATE_SCRATCH_LIMIT": "big"}, "work")
+    done = run(environment | variables | {"ENROLLGATE_SCRATCH_LIMIT": "big"}, "work")
     assert done.returncode == 2 and json.loads(report.read_text())["reason"] == "ConfigurationError"
-    done = run(environment | mine | {"ENROLLGATE_COURSE_URL": "http://10.0.0.1/"}, "work")
+    done = run(environment | variables | {"ENROLLGATE_COURSE_URL": "http://10.0.0.1/"}, "work")
     assert done.returncode == 69 and json.loads(report.read_text())["reason"] == "HostNotAllowed"
 
 
-def test_version(environment: dict[str, str]) -> None:
+def test_version_is_printed(environment: dict[str, str]) -> None:
     assert run(environment, "--version").stdout.startswith("enrollgate 0.")
 
 
-def test_a_worker_that_hangs_leaves_when_asked_although_its_report_cannot_be_written(
+def test_a_hanging_worker_exits_when_asked_even_without_a_report(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     silence = threading.Event()
     with FaultySite([Lecture("One", content(400_000))]) as site:
         site.faults["/1.mp4"] = Fault(hold=silence)
-        mine = {
+        variables = {
             "ENROLLGATE_TASK_ID": "1",
             "ENROLLGATE_COURSE_URL": f"{site.url}/feed",
             "ENROLLGATE_ALLOWED_HOSTS": site.host,
@@ -264,7 +264,7 @@ def test_a_worker_that_hangs_leaves_when_asked_although_its_report_cannot_be_wri
         }
         process = subprocess.Popen(
             [sys.executable, "-m", "enrollgate", "work"],
-            env=environment | mine,
+            env=environment | variables,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -277,20 +277,22 @@ def test_a_worker_that_hangs_leaves_when_asked_although_its_report_cannot_be_wri
     assert process.returncode == exit_code(Reason.STOPPED) and "Traceback" not in errors, errors
 
 
-STOPPED_WHILE_HOLDING = """
+STOPPED_WHILE_LOCKED = """
 import os, signal, threading, time
 from enrollgate.common.signals import handle_signals
 stop = threading.Event()
 handle_signals(lambda name: stop.set() if name == "SIGTERM" else None)
-with stop._cond:  # as the main thread does for an instant in each stop.wait()
+with stop._cond:  # the main thread holds it for an instant in each stop.wait()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(0.2)
 assert stop.wait(60)
 """
 
 
-def test_a_signal_is_obeyed_whatever_the_main_thread_holds(environment: dict[str, str]) -> None:
+def test_a_signal_is_handled_while_the_main_thread_holds_a_lock(
+    environment: dict[str, str],
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", STOPPED_WHILE_HOLDING], env=environment, timeout=120, check=False
+        [sys.executable, "-c", STOPPED_WHILE_LOCKED], env=environment, timeout=120, check=False
     )
     assert done.returncode == 0

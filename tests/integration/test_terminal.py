@@ -1,4 +1,4 @@
-"""What people see on a real terminal: titles and statuses as they are, whatever rich would make of their brackets."""
+"""What people see on a terminal: titles and statuses as they are, brackets included."""
 
 import os
 import re
@@ -43,7 +43,7 @@ def work_environment(site: FaultySite, tmp_path: Path) -> dict[str, str]:
     )
 
 
-def test_the_live_bar_shows_titles_as_they_are_and_the_run_ends_with_its_report(
+def test_the_progress_bar_shows_titles_unchanged(
     tmp_path: Path,
 ) -> None:
     titles = ["L [/x] 1", "[final] :cat: 2", "[red]3[/]"]
@@ -61,12 +61,12 @@ def test_the_live_bar_shows_titles_as_they_are_and_the_run_ends_with_its_report(
             shown,
         )
     assert re.search(r"items +[━╸╺ ]+ +3/3 *\r?\n", shown), (
-        "items are counted, not measured in bytes"
+        "items must be counted, not measured in bytes"
     )
     assert "Traceback" not in shown and "🐱" not in shown
 
 
-def test_a_terminal_that_is_closed_in_the_middle_does_not_end_the_run(tmp_path: Path) -> None:
+def test_a_run_continues_when_its_terminal_is_closed(tmp_path: Path) -> None:
     with FaultySite([Lecture(f"Lecture {n}", content(200_000, n)) for n in range(3)]) as site:
         site.rate = 300_000
         master, slave = os.openpty()
@@ -88,46 +88,46 @@ def test_a_terminal_that_is_closed_in_the_middle_does_not_end_the_run(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "strange", ["[/oops]", "[final]", "[red]x[/]", ":cat:", "\x1b[31mred", "two\nlines"]
+    "text", ["[/oops]", "[final]", "[red]x[/]", ":cat:", "\x1b[31mred", "two\nlines"]
 )
-def test_status_shows_what_others_wrote_as_it_is(sqlite_url: str, strange: str) -> None:
+def test_status_shows_markup_and_controls_as_plain_text(sqlite_url: str, text: str) -> None:
     with closing(World(sqlite_url)) as world:
-        world.add(strange)
+        world.add(text)
         failed = world.add("enrolled")
         world.reconcile()
         world.launcher.fail(f"test-{failed}-1")
         world.reconcile()
-        world.sql(
-            "UPDATE enrollgate_runs SET message = :message", message=f"the site said {strange}"
-        )
+        world.sql("UPDATE enrollgate_runs SET message = :message", message=f"the site said {text}")
         world.sql("UPDATE enrollgate_runs SET reason = 'FromAnotherVersion'")
         with Terminal([*ENROLLGATE, "status"], environment(DATABASE_URL=sqlite_url)) as terminal:
             assert terminal.wait() == 0, terminal.text
-        shown = " ".join(strange.replace("\x1b", " ").split())
+        shown = " ".join(text.replace("\x1b", " ").split())
         assert f"│ {shown}" in terminal.text or f"│  {shown}" in terminal.text, terminal.text
         assert f"the site said {shown}" in " ".join(terminal.text.split()), terminal.text
         assert "FromAnotherVersion" in terminal.text and "\x1b[31mred" not in terminal.raw
 
 
-@pytest.mark.parametrize("strange", ["[/oops]", "[final]", ":cat:", "\x1b[31mred"])
-def test_doctor_shows_what_others_wrote_as_it_is(
-    sqlite_url: str, tmp_path: Path, strange: str
+@pytest.mark.parametrize("text", ["[/oops]", "[final]", ":cat:", "\x1b[31mred"])
+def test_doctor_shows_markup_and_controls_as_plain_text(
+    sqlite_url: str, tmp_path: Path, text: str
 ) -> None:
     with closing(World(sqlite_url)) as world:
-        world.add(strange)
+        world.add(text)
     settings = environment(
         DATABASE_URL=sqlite_url, WORK_DIR=str(tmp_path), DESTINATION=f"directory:{tmp_path}/[/x]"
     )
     with Terminal([*ENROLLGATE, "doctor"], settings) as terminal:
         assert terminal.wait() == 0, terminal.text
     assert (
-        f"warning statuses found: {strange.replace(chr(27), ' ')}: 1; without a meaning:"
+        f"warning statuses found: {text.replace(chr(27), ' ')}: 1; without a meaning:"
         in terminal.text
     )
     assert f"{tmp_path}/[/x] is writable" in terminal.text and "\x1b[31mred" not in terminal.raw
 
 
-def test_a_progress_that_may_not_be_read_is_only_unknown(sqlite_url: str, tmp_path: Path) -> None:
+def test_status_without_permission_for_the_progress_omits_it(
+    sqlite_url: str, tmp_path: Path
+) -> None:
     with closing(World(sqlite_url)) as world:
         world.add("enrolled")
         world.reconcile()
@@ -144,7 +144,7 @@ def test_a_progress_that_may_not_be_read_is_only_unknown(sqlite_url: str, tmp_pa
         assert overview.progress == {} and render(overview, world.tables)
 
 
-def test_watch_shows_what_changes_and_waits_for_a_database_that_is_away(
+def test_watch_shows_changes_and_waits_for_a_database_that_is_away(
     own_mariadb: Server,
 ) -> None:
     with fresh_database(own_mariadb.url("")) as url, closing(World(url)) as world:

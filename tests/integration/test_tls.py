@@ -1,4 +1,4 @@
-"""TLS to a real MariaDB with a certificate made on the spot, which names localhost and not 127.0.0.1."""
+"""TLS to MariaDB, with a certificate that names localhost but not 127.0.0.1."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ from enrollgate.database import DatabaseMisconfigured, open_database
 
 @dataclass(frozen=True)
 class Secured:
-    """A database on a server that speaks TLS only."""
+    """A database on a server that accepts only TLS."""
 
     url: URL
     ca: Path
@@ -66,33 +66,33 @@ def cipher(
             return str(connection.execute(text("SHOW STATUS LIKE 'Ssl_cipher'")).one()[1])
 
 
-def test_the_right_ca_opens_the_database_by_tls(secured: Secured) -> None:
+def test_the_right_ca_opens_the_database_over_tls(secured: Secured) -> None:
     assert cipher(secured).startswith(("TLS_", "ECDHE-"))
 
 
 def test_a_server_signed_by_another_ca_is_refused_with_the_remedy(
     secured: Secured, tmp_path: Path
 ) -> None:
-    words = "certificate verify failed.*: name the CA that signed the server's certificate in ENROLLGATE_DATABASE__TLS_CA"
-    with pytest.raises(DatabaseMisconfigured, match=words):
+    message = "certificate verify failed.*: name the CA that signed the server's certificate in ENROLLGATE_DATABASE__TLS_CA"
+    with pytest.raises(DatabaseMisconfigured, match=message):
         cipher(secured, ca=Authority(tmp_path).certificate)
 
 
-def test_a_certificate_that_does_not_name_the_host_is_refused_unless_that_is_not_asked_for(
+def test_a_certificate_of_another_host_is_refused_unless_allowed(
     secured: Secured,
 ) -> None:
-    words = "mismatch, certificate is not valid for '127.0.0.1'.*: name the server .* as its certificate does, or set"
-    with pytest.raises(DatabaseMisconfigured, match=words):
+    message = "mismatch, certificate is not valid for '127.0.0.1'.*: name the server .* as its certificate does, or set"
+    with pytest.raises(DatabaseMisconfigured, match=message):
         cipher(secured, host="127.0.0.1")
     assert cipher(secured, host="127.0.0.1", verify_hostname=False)
 
 
-def test_not_asking_for_the_host_is_not_asking_for_no_ca(secured: Secured, tmp_path: Path) -> None:
+def test_without_host_check_the_ca_is_still_checked(secured: Secured, tmp_path: Path) -> None:
     with pytest.raises(DatabaseMisconfigured, match="name the CA that signed"):
         cipher(secured, host="127.0.0.1", ca=Authority(tmp_path).certificate, verify_hostname=False)
 
 
-def test_a_server_without_tls_is_never_spoken_to_in_the_clear(authority: Authority) -> None:
+def test_a_server_without_tls_is_refused(authority: Authority) -> None:
     def start(folder: Path) -> Server:
         return start_mariadb(folder, "--skip-ssl")
 
@@ -107,7 +107,7 @@ def test_a_server_without_tls_is_never_spoken_to_in_the_clear(authority: Authori
                 database.now()
 
 
-def test_the_commands_take_the_tls_settings(secured: Secured, tmp_path: Path) -> None:
+def test_the_commands_use_the_tls_settings(secured: Secured, tmp_path: Path) -> None:
     others = {
         name: value for name, value in os.environ.items() if not name.startswith("ENROLLGATE_")
     }

@@ -1,4 +1,4 @@
-"""Small private files: whole or not at all, for their owner alone."""
+"""Private files: written completely or not at all, readable by their owner only."""
 
 import os
 import resource
@@ -23,14 +23,14 @@ def _files_of_at_most(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("durable", [False, True])
-def test_a_file_is_for_its_owner_alone_and_leaves_no_draft(tmp_path: Path, durable: bool) -> None:
+def test_a_file_is_private_and_leaves_no_temporary_file(tmp_path: Path, durable: bool) -> None:
     write_private(tmp_path / "spec.json", "new", durable=durable)
     assert (tmp_path / "spec.json").read_text() == "new"
     assert stat.S_IMODE((tmp_path / "spec.json").stat().st_mode) == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["spec.json"]
 
 
-def test_an_old_file_for_all_to_read_becomes_private(tmp_path: Path) -> None:
+def test_a_public_file_becomes_private(tmp_path: Path) -> None:
     path = tmp_path / "cookies.txt"
     path.write_text("old")
     path.chmod(0o644)
@@ -38,7 +38,7 @@ def test_an_old_file_for_all_to_read_becomes_private(tmp_path: Path) -> None:
     assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("new", 0o600)
 
 
-def test_what_cannot_be_written_whole_leaves_the_old_file_whole(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "spec.json"
     write_private(path, "old")
     with _files_of_at_most(2), pytest.raises(OSError, match="File too large"):
@@ -47,7 +47,7 @@ def test_what_cannot_be_written_whole_leaves_the_old_file_whole(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["spec.json"]
 
 
-def test_a_draft_is_not_written_through_a_link_that_lies_there(tmp_path: Path) -> None:
+def test_a_temporary_file_is_not_written_through_a_link(tmp_path: Path) -> None:
     other = tmp_path / "others"
     other.write_text("theirs")
     (tmp_path / f".spec.json.{os.getpid()}").symlink_to(other)

@@ -1,4 +1,4 @@
-"""Which URLs may be contacted: every trick that leads into the private network."""
+"""Which URLs may be contacted, with every known way into the private network."""
 
 import pytest
 from hypothesis import given
@@ -41,7 +41,7 @@ INVALID, FORBIDDEN = Reason.INVALID_COURSE_URL, Reason.HOST_NOT_ALLOWED
         "https://a.example/" + "x" * 2048,
     ],
 )
-def test_what_is_no_course_url(url: str) -> None:
+def test_an_unusable_course_url_is_refused(url: str) -> None:
     assert refusal(url) is INVALID
 
 
@@ -71,14 +71,14 @@ def test_what_is_no_course_url(url: str) -> None:
         "https://[2002:7f00:1::]/",
     ],
 )
-def test_nothing_private_and_nothing_plain_is_reached_by_default(url: str) -> None:
+def test_private_addresses_and_plain_http_are_refused_by_default(url: str) -> None:
     assert refusal(url) is FORBIDDEN
     assert refusal(url, "*.example", "*") is FORBIDDEN, (
-        "a wildcard does not open the private network"
+        "a wildcard must not open the private network"
     )
 
 
-def test_a_public_host_over_https_is_fine_by_default() -> None:
+def test_a_public_host_over_https_is_allowed_by_default() -> None:
     assert refusal("https://courses.example.com/course/1?x=y#z") is None
     assert refusal("https://COURSES.example.com.:443/") is None
     assert refusal("https://93.184.215.14/") is None
@@ -104,11 +104,13 @@ def test_a_public_host_over_https_is_fine_by_default() -> None:
         ("http://localhost/", ("localhost",), None),
     ],
 )
-def test_the_list_of_hosts(url: str, allowed: tuple[str, ...], expected: Reason | None) -> None:
+def test_a_host_is_allowed_as_the_list_says(
+    url: str, allowed: tuple[str, ...], expected: Reason | None
+) -> None:
     assert refusal(url, *allowed) is expected
 
 
-def test_a_name_is_judged_by_what_it_resolves_to() -> None:
+def test_a_name_that_resolves_to_a_private_address_is_refused() -> None:
     check_address("a.example", 443, "93.184.215.14", ())
     check_address("a.example", 443, "127.0.0.1", ("a.example",))
     for address in ("127.0.0.1", "10.1.2.3", "fe80::1%eth0", "::1", "::ffff:10.0.0.1"):
@@ -120,11 +122,11 @@ def test_a_name_is_judged_by_what_it_resolves_to() -> None:
     st.text(max_size=80),
     st.sampled_from(["", "https://", "http://", "https://a.example/", "https://["]),
 )
-def test_no_text_at_all_breaks_the_check(text: str, start: str) -> None:
+def test_any_text_is_either_allowed_or_refused(text: str, start: str) -> None:
     assert refusal(start + text) in (None, INVALID, FORBIDDEN)
 
 
 @given(st.ip_addresses().filter(lambda address: not address.is_global))
-def test_no_spelling_of_a_private_address_gets_through(address: object) -> None:
+def test_every_form_of_a_private_address_is_refused(address: object) -> None:
     text = f"[{address}]" if ":" in str(address) else str(address)
     assert refusal(f"https://{text}/") is FORBIDDEN

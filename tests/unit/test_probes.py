@@ -1,4 +1,4 @@
-"""What Kubernetes and Prometheus ask the operator, over real HTTP."""
+"""The probes and the metrics, over real HTTP."""
 
 import errno
 import os
@@ -48,7 +48,7 @@ def get(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def test_it_is_alive_as_long_as_passes_end_and_ready_once_one_went_well(
+def test_alive_while_passes_end_and_ready_after_a_success(
     port: int, clock: Clock, health: Health
 ) -> None:
     assert get(port, "/livez") == (200, "ok\n") and get(port, "/readyz")[0] == 503
@@ -56,7 +56,7 @@ def test_it_is_alive_as_long_as_passes_end_and_ready_once_one_went_well(
     assert get(port, "/readyz") == (200, "ok\n")
     health.record_pass(is_ready=False)
     assert get(port, "/readyz")[0] == 503 and get(port, "/livez")[0] == 200, (
-        "a database that is away is no reason to restart"
+        "an unavailable database must not cause a restart"
     )
     clock.now = 60
     assert get(port, "/livez") == (503, "no pass has ended or made progress lately\n")
@@ -64,7 +64,7 @@ def test_it_is_alive_as_long_as_passes_end_and_ready_once_one_went_well(
     assert get(port, "/livez")[0] == 200
 
 
-def test_it_answers_at_an_ipv6_address_as_well(port: int) -> None:
+def test_the_server_answers_at_ipv6_and_ipv4_addresses(port: int) -> None:
     try:
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))
@@ -74,10 +74,10 @@ def test_it_answers_at_an_ipv6_address_as_well(port: int) -> None:
 
 
 @pytest.mark.parametrize("refusal", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
-def test_without_ipv6_it_answers_at_an_ipv4_address(
+def test_without_ipv6_the_server_answers_at_ipv4_addresses(
     health: Health, monkeypatch: pytest.MonkeyPatch, refusal: int
 ) -> None:
-    """A kernel booted without IPv6 refuses the socket, one that has it switched off the address."""
+    """Without IPv6, a kernel refuses the socket; with IPv6 switched off, the address."""
     bind = socket.socket.bind
 
     class Kernel(socket.socket):
@@ -97,13 +97,13 @@ def test_without_ipv6_it_answers_at_an_ipv4_address(
         assert get(served, "/livez") == (200, "ok\n")
 
 
-def test_metrics_are_in_prometheus_own_format(port: int) -> None:
+def test_metrics_are_in_the_prometheus_text_format(port: int) -> None:
     status, text = get(port, "/metrics?x=1")
     assert status == 200 and "# TYPE enrollgate_passes_total counter" in text
     assert get(port, "/elsewhere")[0] == 404
 
 
-def test_a_port_that_is_taken_is_named(port: int, health: Health) -> None:
+def test_a_port_in_use_is_named(port: int, health: Health) -> None:
     with pytest.raises(
         PortUnavailable, match=f"ENROLLGATE_HTTP_PORT={port}: .*: choose another port"
     ):

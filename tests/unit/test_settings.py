@@ -1,4 +1,4 @@
-"""Settings: what is taken, what is refused, and with which words."""
+"""Settings: what is accepted, what is refused, and with which message."""
 
 import os
 from pathlib import Path
@@ -38,7 +38,9 @@ def refusal(monkeypatch: pytest.MonkeyPatch, **values: str) -> str:
     return str(caught.value)
 
 
-def test_the_defaults_are_the_contract_s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_defaults_are_those_of_the_contract(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     settings = load(monkeypatch)
     assert (settings.enrollment_timeout, settings.check_interval, settings.max_attempts) == (
         300,
@@ -52,7 +54,7 @@ def test_the_defaults_are_the_contract_s(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "words"),
+    ("name", "value", "expected"),
     [
         (
             "IMAGE",
@@ -85,8 +87,8 @@ def test_the_defaults_are_the_contract_s(monkeypatch: pytest.MonkeyPatch, tmp_pa
         ("IMAGEE", "x", "there is no such setting; did you mean ENROLLGATE_KUBERNETES__IMAGE?"),
     ],
 )
-def test_nonsense_for_the_cluster_is_refused_by_name_value_and_remedy(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+def test_a_wrong_cluster_setting_is_refused_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str
 ) -> None:
     good = {
         "LAUNCHER": "kubernetes",
@@ -95,7 +97,7 @@ def test_nonsense_for_the_cluster_is_refused_by_name_value_and_remedy(
         "DESTINATION": "drive:0123456789abcdef",
     }
     assert load(monkeypatch, **good).kubernetes.image == "enrollgate:1"
-    assert words in refusal(monkeypatch, **good | {f"KUBERNETES__{name}": value})
+    assert expected in refusal(monkeypatch, **good | {f"KUBERNETES__{name}": value})
 
 
 def test_a_cluster_needs_an_image_and_a_database_server(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,14 +112,14 @@ def test_a_cluster_needs_an_image_and_a_database_server(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200), ("1d", 86400)]
 )
-def test_times_are_seconds_or_have_a_unit(
+def test_a_duration_is_seconds_or_has_a_unit(
     monkeypatch: pytest.MonkeyPatch, text: str, seconds: float
 ) -> None:
     assert load(monkeypatch, ENROLLMENT_TIMEOUT=text).enrollment_timeout == seconds
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "words"),
+    ("name", "value", "expected"),
     [
         ("CHECK_INTERVAL", "soon", "ENROLLGATE_CHECK_INTERVAL=soon: it should be a valid number"),
         ("CHECK_INTERVAL", "0", "ENROLLGATE_CHECK_INTERVAL=0: it should be greater than 0"),
@@ -247,15 +249,15 @@ def test_times_are_seconds_or_have_a_unit(
         ("DESTINATION", "directory:~no-such-user", "that user has no home folder here"),
     ],
 )
-def test_nonsense_is_refused_with_the_variable_the_value_and_the_remedy(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+def test_a_wrong_setting_is_refused_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str
 ) -> None:
     message = refusal(monkeypatch, **{name: value})
-    assert words.lower() in message.lower(), message
+    assert expected.lower() in message.lower(), message
 
 
 @pytest.mark.parametrize(
-    ("command", "words"),
+    ("command", "expected"),
     [
         ("get {course_url}", "does not contain {output_dir}"),
         ("get {output_dir}", "does not contain {course_url}"),
@@ -263,10 +265,10 @@ def test_nonsense_is_refused_with_the_variable_the_value_and_the_remedy(
         ('["unclosed', "neither a command line nor a JSON array"),
     ],
 )
-def test_a_download_command_that_could_not_work_is_refused(
-    monkeypatch: pytest.MonkeyPatch, command: str, words: str
+def test_a_useless_download_command_is_refused(
+    monkeypatch: pytest.MonkeyPatch, command: str, expected: str
 ) -> None:
-    assert words in refusal(monkeypatch, DOWNLOADER="command", DOWNLOAD_COMMAND=command)
+    assert expected in refusal(monkeypatch, DOWNLOADER="command", DOWNLOAD_COMMAND=command)
 
 
 @pytest.mark.parametrize(
@@ -290,12 +292,12 @@ def test_a_download_command_is_a_command_line_or_a_json_array(
     )
 
 
-def test_all_problems_are_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_problems_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     message = refusal(monkeypatch, CHECK_INTERVAL="soon", LAUNCHER="x", NONSENSE="1")
     assert len(message.splitlines()) == 3
 
 
-def test_both_ways_to_name_the_database_are_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_url_and_a_host_are_refused_together(monkeypatch: pytest.MonkeyPatch) -> None:
     message = refusal(
         monkeypatch,
         DATABASE_URL="mysql://u:p@h/d",
@@ -306,7 +308,7 @@ def test_both_ways_to_name_the_database_are_one_too_many(monkeypatch: pytest.Mon
     assert "keep one" in message
 
 
-def test_the_parts_of_an_address_make_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_database_url_is_built_from_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load(
         monkeypatch,
         DATABASE__HOST="db",
@@ -323,7 +325,7 @@ def test_the_parts_of_an_address_make_one(monkeypatch: pytest.MonkeyPatch) -> No
     )
 
 
-def test_a_mounted_secret_is_read_and_wins_over_the_environment(
+def test_a_secret_file_wins_over_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     secrets = tmp_path / "secrets"
@@ -347,7 +349,7 @@ def test_an_unreadable_secret_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert "ENROLLGATE_DATABASE_URL" in message and "cannot be read" in message
 
 
-def test_a_file_of_settings_is_read_and_the_environment_wins_over_it(
+def test_the_environment_wins_over_the_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = tmp_path / "settings.env"
@@ -356,7 +358,7 @@ def test_a_file_of_settings_is_read_and_the_environment_wins_over_it(
     assert (settings.check_interval, settings.max_attempts) == (7, 5)
 
 
-def test_a_name_in_the_file_that_nothing_reads_is_refused(
+def test_an_unknown_name_in_the_file_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = tmp_path / "settings.env"
@@ -375,7 +377,7 @@ def test_a_name_in_the_file_that_nothing_reads_is_refused(
     )
 
 
-def test_a_name_in_the_secrets_folder_that_nothing_reads_is_refused(
+def test_an_unknown_name_in_the_secrets_folder_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "ENROLLGATE_DATABASE_PASSWORD").write_text("hunter2")
@@ -386,16 +388,14 @@ def test_a_name_in_the_secrets_folder_that_nothing_reads_is_refused(
     assert "hunter2" not in message and len(message.splitlines()) == 1
 
 
-def test_a_file_of_settings_that_is_no_text_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_file_that_is_not_text_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "settings.env"
     path.write_bytes("ENROLLGATE_INSTALLATION=\xe4\n".encode("latin-1"))
-    words = f"ENROLLGATE_CONFIG_FILE={path}: it is not UTF-8 text: save it as UTF-8"
-    assert refusal(monkeypatch, CONFIG_FILE=str(path)) == words
+    expected = f"ENROLLGATE_CONFIG_FILE={path}: it is not UTF-8 text: save it as UTF-8"
+    assert refusal(monkeypatch, CONFIG_FILE=str(path)) == expected
 
 
-def test_a_name_in_no_group_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_name_of_a_group_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     message = refusal(monkeypatch, DATABASE__HOSTT="db", CHECK_INTERVAL="soon")
     assert message.count("HOSTT") == 1 and len(message.splitlines()) == 2
 
@@ -406,15 +406,16 @@ def test_no_secret_is_ever_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hunter2" not in refusal(monkeypatch, DATABASE_URL="mysql://u:hunter2@/")
 
 
-def test_a_worker_is_told_its_settings_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_s_environment_has_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load(
         monkeypatch, DATABASE_URL="mysql://u:hunter2@h/d", ALLOWED_HOSTS="a.example,*.b.example"
     )
-    told = settings.to_env()
+    environment = settings.to_env()
     assert (
-        "hunter2" not in str(told) and told["ENROLLGATE_ALLOWED_HOSTS"] == "a.example,*.b.example"
+        "hunter2" not in str(environment)
+        and environment["ENROLLGATE_ALLOWED_HOSTS"] == "a.example,*.b.example"
     )
-    assert set(told) <= set(variables())
+    assert set(environment) <= set(variables())
 
 
 def test_every_setting_is_described() -> None:
@@ -423,7 +424,7 @@ def test_every_setting_is_described() -> None:
     )
 
 
-def test_what_a_launcher_tells_a_worker_is_what_the_command_takes() -> None:
+def test_the_command_accepts_what_a_launcher_passes() -> None:
     options = typer.main.get_command(cli.app).commands["work"].params  # type: ignore[attr-defined]  # a group, to mypy any command
     assert {option.envvar for option in options if option.envvar} == RUN_VARIABLES
     assert (

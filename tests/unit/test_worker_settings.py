@@ -44,8 +44,9 @@ FIELDS: dict[str, st.SearchStrategy[object]] = {
     "stop_grace": st.floats(0, 3650 * 86400, exclude_min=True),
 }
 COMMANDS = st.lists(TEXT, max_size=3).map(lambda words: (*words, "{course_url}", "{output_dir}"))
-DOWNLOADERS: st.SearchStrategy[dict[str, object]] = st.just({"downloader": "yt-dlp"}) | (
-    st.fixed_dictionaries({"downloader": st.just("command"), "download_command": COMMANDS})
+DOWNLOADERS: st.SearchStrategy[dict[str, object]] = st.one_of(
+    st.fixed_dictionaries({"downloader": st.just("yt-dlp")}),
+    st.fixed_dictionaries({"downloader": st.just("command"), "download_command": COMMANDS}),
 )
 
 

@@ -1,3 +1,5 @@
+"""Back-off: bounded, growing, and repeatable with the same seed."""
+
 from random import Random
 
 import pytest
@@ -25,7 +27,7 @@ def test_a_wait_is_never_negative_and_never_above_the_cap(
 
 
 @given(failures, policies, seeds)
-def test_jitter_takes_off_no_more_than_its_share(count: int, policy: Backoff, seed: int) -> None:
+def test_jitter_cuts_off_no_more_than_its_share(count: int, policy: Backoff, seed: int) -> None:
     calm = Backoff(policy.base, policy.factor, policy.cap, jitter=0)
     full = delay(count, calm, Random(seed))
     assert full * (1 - policy.jitter) <= delay(count, policy, Random(seed)) <= full
@@ -50,8 +52,8 @@ def test_waits_double_up_to_the_cap() -> None:
 
 
 @pytest.mark.parametrize(
-    "knobs", [{"base": -1}, {"cap": -1}, {"factor": 0.5}, {"jitter": 1.1}, {"jitter": -0.1}]
+    "parameters", [{"base": -1}, {"cap": -1}, {"factor": 0.5}, {"jitter": 1.1}, {"jitter": -0.1}]
 )
-def test_knobs_that_make_no_sense_are_refused(knobs: dict[str, float]) -> None:
+def test_parameters_out_of_range_are_refused(parameters: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="back-off needs"):
-        Backoff(**knobs)
+        Backoff(**parameters)

@@ -1,4 +1,4 @@
-"""Seconds or a point in time: how long another side asks to be left alone."""
+"""Retry-After is a number of seconds or a date."""
 
 import pytest
 
@@ -23,11 +23,11 @@ from enrollgate.common.retry_after import retry_after
         (None, None),
     ],
 )
-def test_a_retry_after_is_seconds_or_a_date_by_the_other_side_s_clock(
+def test_retry_after_is_seconds_or_a_date_by_the_server_s_clock(
     header: str | None, seconds: float | None
 ) -> None:
     assert retry_after(header, "Wed, 21 Oct 2026 07:26:00 GMT") == seconds
 
 
-def test_a_date_in_retry_after_is_nothing_without_the_other_side_s_clock() -> None:
+def test_a_date_is_ignored_without_the_server_s_clock() -> None:
     assert retry_after("Wed, 21 Oct 2026 07:28:00 GMT", None) is None

@@ -203,7 +203,7 @@ def test_schema_and_values_have_the_same_names() -> None:
 
 
 def test_schema_describes_each_value_as_values_yaml_does() -> None:
-    """Helm users read the schema in their editor, and values.yaml or the chart's README elsewhere."""
+    """Editors show the schema; the README and values.yaml must not say something else."""
     for name, _, meaning in read_values():
         schema = SCHEMA
         for part in name.split("."):

@@ -8,6 +8,7 @@ from typing import Any
 import urllib3
 from kubernetes import client
 from tests.cluster.control_plane import Cluster
+from tests.cluster.control_plane.cluster import lenient_client
 
 from enrollgate.launchers.kubernetes.views import RUN, TASK, parse_job
 
@@ -61,7 +62,7 @@ class JobWatch:
 
     def _begin(self) -> Any:
         return client.BatchV1Api(
-            client.ApiClient(self._cluster.api.configuration)
+            lenient_client(self._cluster.api.configuration)
         ).list_namespaced_job(
             self._namespace,
             watch=True,

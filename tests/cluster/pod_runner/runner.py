@@ -12,6 +12,7 @@ from typing import Any
 import urllib3
 from kubernetes import client
 from tests.cluster.control_plane import Cluster
+from tests.cluster.control_plane.cluster import lenient_client
 from tests.cluster.pod_runner import logs, statuses
 from tests.cluster.pod_runner.life import Fault, Life
 from tests.cluster.pod_runner.reporting import NODE, Node
@@ -174,7 +175,7 @@ class PodRunner:
 
 def changes_of_pods(cluster: Cluster, since: str) -> Iterator[tuple[str, Json]]:
     """Yield all changes of pods from a resource version on, until the watch ends."""
-    core = client.CoreV1Api(client.ApiClient(cluster.api.configuration))
+    core = client.CoreV1Api(lenient_client(cluster.api.configuration))
     # With _preload_content=False the client returns the raw response, not the annotated model.
     stream: Any = core.list_pod_for_all_namespaces(
         watch=True,

@@ -188,7 +188,7 @@ def test_bytes_that_an_earlier_attempt_moved_do_not_count_again(
             is Reason.STOPPED
         )
         drive.on_chunk, site.on_bytes = lambda: None, lambda _size: None
-        already = sum(part_sizes(tmp_path)) or next(iter(drive.store.uploads.values())).got
+        already = sum(part_sizes(tmp_path)) or next(iter(drive.store.uploads.values())).received
         assert already >= 2_000_000
         second = NoWaitEvent()  # the site may still set the first
         report = work(

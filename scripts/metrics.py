@@ -1,11 +1,12 @@
-"""Measure the shape of the code: `python -m scripts.metrics [PATH ...]`. docs/architecture.md quotes the figures.
+"""Measure the shape of the code: `python -m scripts.metrics [PATH ...]`.
 
-A private function is one whose name begins with an underscore. It counts as called once if its name is written once in the
-package outside its own definition. A function's length is its lines from `def` to its last line.
+docs/architecture.md quotes the figures.
+
+A private function is one whose name begins with an underscore. A function's length is its lines
+from `def` to its last line.
 """
 
 import ast
-import re
 import statistics
 import sys
 from collections import Counter
@@ -47,33 +48,37 @@ def functions(path: Path) -> Iterator[Function]:
 
 
 def called_once(found: list[Function], sources: list[Path]) -> list[Function]:
-    """Return the private functions whose name is used exactly once."""
-    uses = Counter[str]()
+    """Return the private functions that are used in one place, by a call.
+
+    What is passed by its name (a validator, a callback, the target of a thread) cannot be inlined,
+    and neither can what overrides a method of a library. Both are left out.
+    """
+    uses, calls = Counter[str](), Counter[str]()
     for path in sources:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Name):
-                uses[node.id] += 1
-            elif isinstance(node, ast.Attribute):
-                uses[node.attr] += 1
-    decorated = re.compile(r"^\s*@(?!staticmethod|classmethod|contextmanager|property|cache)")
-    private = [each for each in found if each.is_private]
-    once = [each for each in private if uses[each.name] == 1]
-    return [each for each in once if not _is_registered(each, decorated)]
+            if isinstance(node, ast.Name | ast.Attribute):
+                uses[_name(node)] += 1
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+                calls[_name(node.func)] += not _is_super(node.func)
+    return [each for each in found if each.is_private and uses[each.name] == calls[each.name] == 1]
 
 
-def _is_registered(function: Function, decorator: re.Pattern[str]) -> bool:
-    """Whether a framework calls it: a validator of pydantic, a command, a handler."""
-    lines = function.path.read_text(encoding="utf-8").splitlines()
-    above = function.line - 2
-    while above >= 0 and lines[above].lstrip().startswith("@"):
-        if decorator.match(lines[above]):
-            return True
-        above -= 1
-    return False
+def _name(node: ast.Name | ast.Attribute) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr
+
+
+def _is_super(function: ast.expr) -> bool:
+    """Whether it is `super().method`: then the method overrides another one."""
+    return (
+        isinstance(function, ast.Attribute)
+        and isinstance(function.value, ast.Call)
+        and isinstance(function.value.func, ast.Name)
+        and function.value.func.id == "super"
+    )
 
 
 def main(arguments: list[str]) -> int:
-    """Print the figures, with the worst places of those that are missed. Returns 1 if one is missed."""
+    """Print the figures, with the places that miss a target. Returns 1 if one is missed."""
     roots = [Path(each).resolve() for each in arguments] or [PACKAGE]
     paths = sorted(
         path for root in roots for path in ([root] if root.is_file() else root.rglob("*.py"))

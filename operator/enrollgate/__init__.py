@@ -4,7 +4,7 @@ __all__ = ["version"]
 
 
 def version() -> str:
-    """The installed version. Looked up when asked for, since every supervisor imports this package and none asks."""
+    """Return the installed version. It is looked up late: every supervisor imports this package."""
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as installed
 

@@ -1,4 +1,4 @@
-"""What the chart hands to the operator is what the operator takes: its own settings are loaded from the rendered variables."""
+"""The operator accepts what the chart renders: its settings are loaded from the variables."""
 
 import copy
 import os

@@ -35,16 +35,16 @@ def ended(cluster: Cluster, job: str) -> JobView:
     return parse_job(cluster.api.request("GET", job))
 
 
-def pods_of(cluster: Cluster, namespace: str) -> list[PodView]:
+def list_pods(cluster: Cluster, namespace: str) -> list[PodView]:
     """Return all pods of a namespace, the oldest first."""
     return sorted(map(parse_pod, cluster.pods(namespace)), key=lambda pod: pod.created)
 
 
-def logs_of(cluster: Cluster, namespace: str) -> list[str]:
+def list_logs(cluster: Cluster, namespace: str) -> list[str]:
     """Return the logs of the pods in this order; empty for a pod that has not started."""
     return [
         cluster.log(namespace, pod.name) if pod.has_started else ""
-        for pod in pods_of(cluster, namespace)
+        for pod in list_pods(cluster, namespace)
     ]
 
 

@@ -43,7 +43,7 @@ class KubernetesBackend:
         self._cluster = cluster
         self._kubeconfig = kubeconfig
         self._exit_script = ExitScript(cluster, namespace)
-        self._launcher = self._open(Cluster.api_of(kubeconfig))
+        self._launcher = self._open(Cluster.api_for(kubeconfig))
 
     def _open(self, api: Api) -> KubernetesLauncher:
         return KubernetesLauncher(
@@ -60,7 +60,7 @@ class KubernetesBackend:
 
     def restart(self) -> None:
         self._launcher.close()
-        self._launcher = self._open(Cluster.api_of(self._kubeconfig))
+        self._launcher = self._open(Cluster.api_for(self._kubeconfig))
 
     def finish(self, name: str, report: Report) -> None:
         self._exit_script.set_exit(name, exit_code(report.reason), report.encode())

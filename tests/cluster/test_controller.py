@@ -26,7 +26,7 @@ def test_an_error_in_a_handler_never_stops_the_watch(world: ClusterWorld, cluste
         woken.append(name)
         raise ZeroDivisionError("nobody foresaw this")
 
-    connection = Cluster.api_of(world.kubeconfig).connection_details
+    connection = Cluster.api_for(world.kubeconfig).connection_details
     with running(_watch(connection, world.namespace, "harness", wake)) as thread:
         for _ in range(3):
             before = len(woken)
@@ -45,16 +45,16 @@ def wait_for_calls(calls: list[str], count: int) -> None:
 @contextmanager
 def running(watching: Callable[[asyncio.Event, asyncio.Event], Any]) -> Iterator[threading.Thread]:
     """Run the real watch in a thread and an event loop of its own."""
-    loop, ready, told = asyncio.new_event_loop(), asyncio.Event(), asyncio.Event()
+    loop, ready, stop = asyncio.new_event_loop(), asyncio.Event(), asyncio.Event()
     thread = threading.Thread(
-        target=loop.run_until_complete, args=(watching(ready, told),), daemon=True
+        target=loop.run_until_complete, args=(watching(ready, stop),), daemon=True
     )
     thread.start()
     try:
         Cluster.wait_for(ready.is_set, what="the watch is ready")
         yield thread
     finally:
-        loop.call_soon_threadsafe(told.set)
+        loop.call_soon_threadsafe(stop.set)
         thread.join(60)
         loop.close()
         # kopf does not wait until its TLS connections are closed. An operator's process ends

@@ -24,7 +24,7 @@ UP = "while :; do sleep 0.1; done"
 def launcher(namespace: str, operator_kubeconfig: Path) -> Iterator[KubernetesLauncher]:
     settings = job_settings(namespace, "harness", "enrollgate:test")
     made = KubernetesLauncher(
-        Cluster.api_of(operator_kubeconfig),
+        Cluster.api_for(operator_kubeconfig),
         settings,
         start_timeout=900,
         concurrency=2,

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 import pytest
 from tests.cluster.control_plane import Cluster
-from tests.cluster.jobs import pods_of
+from tests.cluster.jobs import list_pods
 from tests.cluster.pod_runner import Fault, PodRunner
 from tests.cluster.steps import running_job, wait_for_log
 from tests.cluster.world import ClusterWorld, Run
@@ -217,15 +217,15 @@ def test_a_run_whose_node_is_drained_long_after_its_start_goes_on(
         MAX_ATTEMPTS="1",
     )
     name = running_job(world, task)
-    (first,) = pods_of(cluster, world.namespace)
+    (first,) = list_pods(cluster, world.namespace)
     world.wait_for(older_than(17, first.created), "the run is older than a pod may take to start")
     cluster.api.request("DELETE", f"/api/v1/namespaces/{world.namespace}/secrets/cookies")
     pod_runner.drain(world.namespace, name)
     world.wait_for(
-        lambda: [pod.name != first.name for pod in pods_of(cluster, world.namespace)] == [True],
+        lambda: [pod.name != first.name for pod in list_pods(cluster, world.namespace)] == [True],
         "only a new pod",
     )
-    (second,) = pods_of(cluster, world.namespace)
+    (second,) = list_pods(cluster, world.namespace)
     world.wait_for(older_than(3, second.created), "some passes have seen it")
     cluster.secret(world.namespace, "cookies", **{"cookies.txt": ""})
     world.succeed(name)

@@ -70,7 +70,7 @@ def in_process_operator(world: ClusterWorld, moment: str) -> Reconciler:
         world.image,
         template=read_template(world.template),
     )
-    api = Cluster.api_of(world.kubeconfig)
+    api = Cluster.api_for(world.kubeconfig)
     launcher = KilledWhile(api, environment, start_timeout=900, concurrency=4, clock=utc_now)
     launcher.moment = moment
     tables = Tables.named(TaskColumns(), Statuses())
@@ -159,9 +159,7 @@ def test_a_watch_that_gets_410_lists_again_and_misses_nothing(
             "it knows already: the watch is not put to the test"
         )
     world.wait_for_status(task, "completed")
-    assert [each.path for each in fault_proxy.exchanges if each.says_gone], (
-        "no watch was told that its place is gone"
-    )
+    assert [each.path for each in fault_proxy.exchanges if each.says_gone], "no watch got 410 Gone"
     assert process.poll() is None and world.tasks_of_jobs() == [(task, 1)]
 
 
@@ -317,7 +315,7 @@ def test_an_overloaded_api_server_is_retried_without_a_second_job(
 ) -> None:
     waits: list[float] = []
     api = FlakyApi(
-        Cluster.api_of(world.kubeconfig).configuration, random=Random(1), sleep=waits.append
+        Cluster.api_for(world.kubeconfig).configuration, random=Random(1), sleep=waits.append
     )
     api.answer = answer
     settings = job_settings(world.namespace, INSTALLATION, "enrollgate:test")
@@ -359,7 +357,9 @@ def test_a_job_recreated_just_before_a_deletion_is_not_deleted(
     world: ClusterWorld, cluster: Cluster
 ) -> None:
     """Somebody deletes the Job and creates another of its name, which the operator has not seen."""
-    api = Interrupted(Cluster.api_of(world.kubeconfig).configuration, random=Random(1), sleep=float)
+    api = Interrupted(
+        Cluster.api_for(world.kubeconfig).configuration, random=Random(1), sleep=float
+    )
     settings = job_settings(
         world.namespace, INSTALLATION, world.image, template={"spec": {"suspend": True}}
     )
@@ -480,15 +480,13 @@ def _is_refused(cluster: Cluster, job: str) -> bool:
 
 
 def test_reasons_of_reports_reach_the_runs_table(world: ClusterWorld) -> None:
-    told: list[Callable[[], None]] = []
     reasons = [Reason.DRM_PROTECTED, Reason.COOKIES_EXPIRED, Reason.DESTINATION_QUOTA]
     tasks = world.add(count=len(reasons))
     world.start_operator()
     for task, reason in zip(tasks, reasons, strict=True):
         world.finish(running_job(world, task), Report(reason, f"because of {reason}"))
-        told.append(lambda task=task: world.wait_for_status(task, "failed"))  # type: ignore[misc]
-    for wait in told:
-        wait()
+    for task in tasks:
+        world.wait_for_status(task, "failed")
     assert [(run.reason, run.message) for run in world.runs()] == [
         (r.value, f"because of {r}") for r in reasons
     ]

@@ -5,7 +5,7 @@ something.
 import pytest
 from tests.cluster.control_plane import Cluster
 from tests.cluster.job_watch import JobWatch
-from tests.cluster.jobs import UP, delete, ended, logs_of, make_job, pods_of, wait_until_gone
+from tests.cluster.jobs import UP, delete, ended, list_logs, list_pods, make_job, wait_until_gone
 
 from enrollgate.launchers.kubernetes import ApiError
 
@@ -23,14 +23,14 @@ def test_a_job_runs_once_as_its_spec_says(cluster: Cluster, namespace: str, imag
     """
     job = ended(cluster, make_job(cluster, namespace, script, image, cookies_secret="cookies"))
     assert job.result is not None and job.result.succeeded
-    (pod,) = pods_of(cluster, namespace)
+    (pod,) = list_pods(cluster, namespace)
     assert pod.termination is not None
     assert (pod.termination.exit_code, pod.termination.reason, pod.termination.message) == (
         0,
         "Completed",
         "task 1, failed before: 0",
     )
-    (log,) = logs_of(cluster, namespace)
+    (log,) = list_logs(cluster, namespace)
     assert (
         "10001\nsecret-cookie" in log
         and "writable" in log
@@ -43,7 +43,7 @@ def test_a_job_without_a_report_is_read_from_its_log(
     cluster: Cluster, namespace: str, image: str
 ) -> None:
     ended(cluster, make_job(cluster, namespace, "echo no such course; exit 69", image))
-    (pod,) = pods_of(cluster, namespace)
+    (pod,) = list_pods(cluster, namespace)
     assert pod.termination is not None and pod.termination.message == "no such course\n"
 
 
@@ -56,7 +56,7 @@ def test_a_permanent_exit_code_fails_the_job_at_once(
         and not job.result.succeeded
         and job.result.reason == "PodFailurePolicy"
     )
-    assert len(pods_of(cluster, namespace)) == 1
+    assert len(list_pods(cluster, namespace)) == 1
 
 
 def test_a_retried_pod_knows_how_many_failed_before_it(
@@ -65,7 +65,9 @@ def test_a_retried_pod_knows_how_many_failed_before_it(
     script = 'printf %s "$ENROLLGATE_FAILED_ATTEMPTS" > /dev/termination-log; exit 75'
     job = ended(cluster, make_job(cluster, namespace, script, image, max_attempts=2))
     assert job.result is not None and job.result.reason == "BackoffLimitExceeded"
-    assert [pod.termination.message for pod in pods_of(cluster, namespace) if pod.termination] == [
+    assert [
+        pod.termination.message for pod in list_pods(cluster, namespace) if pod.termination
+    ] == [
         "0",
         "1",
     ]
@@ -75,10 +77,10 @@ def test_a_deleted_jobs_process_is_asked_to_end(
     cluster: Cluster, namespace: str, image: str
 ) -> None:
     job = make_job(cluster, namespace, UP.replace("echo asked;", "echo asked; sleep 3;"), image)
-    cluster.wait_for(lambda: logs_of(cluster, namespace) == ["up\n"])
+    cluster.wait_for(lambda: list_logs(cluster, namespace) == ["up\n"])
     delete(cluster, job)
-    cluster.wait_for(lambda: logs_of(cluster, namespace) == ["up\nasked\n"])
-    cluster.wait_for(lambda: not pods_of(cluster, namespace))
+    cluster.wait_for(lambda: list_logs(cluster, namespace) == ["up\nasked\n"])
+    cluster.wait_for(lambda: not list_pods(cluster, namespace))
     assert cluster.find(job) is None
 
 
@@ -119,20 +121,22 @@ def test_a_pod_waits_for_its_secret(
     settings = {"cookies_secret": "gone"} if as_volume else {"template": template}
     job = make_job(cluster, namespace, "true", image, **settings)
     cluster.wait_for(
-        lambda: [pod.waiting_reason for pod in pods_of(cluster, namespace)] == [waiting]
+        lambda: [pod.waiting_reason for pod in list_pods(cluster, namespace)] == [waiting]
     )
     cluster.wait_for(
         lambda: [each for each in cluster.events(namespace) if each["reason"] == event]
     )
-    (told, *_) = [each["message"] for each in cluster.events(namespace) if each["reason"] == event]
-    assert text in told
+    (message, *_) = [
+        each["message"] for each in cluster.events(namespace) if each["reason"] == event
+    ]
+    assert text in message
     cluster.secret(namespace, "gone", word="here")
-    verdict = ended(cluster, job).result
-    assert verdict is not None and verdict.succeeded
+    result = ended(cluster, job).result
+    assert result is not None and result.succeeded
 
 
 def test_an_account_without_a_role_is_refused(cluster: Cluster, namespace: str) -> None:
-    api = cluster.api_of(cluster.kubeconfig_for(namespace, "default"))
+    api = cluster.api_for(cluster.kubeconfig_for(namespace, "default"))
     with pytest.raises(ApiError, match="cannot list resource"):
         api.request("GET", f"/apis/batch/v1/namespaces/{namespace}/jobs")
 

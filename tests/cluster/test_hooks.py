@@ -32,7 +32,7 @@ def release(
     )
 
 
-def secrets_of(cluster: Cluster, namespace: str) -> set[str]:
+def list_secrets(cluster: Cluster, namespace: str) -> set[str]:
     """Return the Secrets of a namespace, without Helm's own record of the release."""
     names = {
         each["metadata"]["name"]
@@ -41,7 +41,7 @@ def secrets_of(cluster: Cluster, namespace: str) -> set[str]:
     return {name for name in names if not name.startswith("sh.helm.release")}
 
 
-def policies_of(cluster: Cluster, namespace: str) -> set[str]:
+def list_policies(cluster: Cluster, namespace: str) -> set[str]:
     path = f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"
     return {each["metadata"]["name"] for each in cluster.items(path)}
 
@@ -72,15 +72,15 @@ def test_a_failed_migration_says_why_and_leaves_nothing_behind(
     with ThreadPoolExecutor() as pool:
         installing = pool.submit(release, cluster, namespace, tmp_path, values, "install")
         cluster.wait_for(lambda: cluster.pods(namespace), what="the migration's pod")
-        assert policies_of(cluster, namespace) == {"school-enrollgate-migration"}, (
-            "lest it is shut in"
+        assert list_policies(cluster, namespace) == {"school-enrollgate-migration"}, (
+            "otherwise the migration has no network"
         )
         done = installing.result()
 
     assert done.returncode != 0 and "127.0.0.1" in done.stdout + done.stderr, (
         "the log of the migration"
     )
-    assert secrets_of(cluster, namespace) == policies_of(cluster, namespace) == set()
+    assert list_secrets(cluster, namespace) == list_policies(cluster, namespace) == set()
     (job,) = cluster.jobs(namespace)
     assert "unlikely-password" not in json.dumps(job)
 
@@ -115,6 +115,6 @@ def test_a_failing_helm_test_says_why_and_is_removed(
     )
     helm("uninstall", "school", "-n", namespace, "--wait", kubeconfig=cluster.kubeconfig)
     cluster.wait_for(
-        lambda: not cluster.pods(namespace) and not secrets_of(cluster, namespace),
+        lambda: not cluster.pods(namespace) and not list_secrets(cluster, namespace),
         what="nothing is left",
     )

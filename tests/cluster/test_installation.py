@@ -128,15 +128,15 @@ def test_an_installation_delivers_the_course_of_an_enrolled_row(
         )
         runs = sql(database, "SELECT outcome, reason, message FROM enrollgate_runs")
         assert [outcome for outcome, *_ in runs] == ["succeeded"], runs
-        told = transcript(cluster, namespace)
+        shown = transcript(cluster, namespace)
         claim = pod_runner.folder / "claims" / namespace / "courses"
         files = sorted(path for path in claim.rglob("*.mp4") if path.is_file())
         assert [path.read_bytes() for path in files] == site.lectures("bread")
         assert {record.account for record in site.records} == {ACCOUNT}
         tested = release.helm("test", RELEASE, "--logs")
         assert "Succeeded" in tested and "destination: /courses is writable" in tested
-    assert "enrollgate-1-1   Complete   1/1" in told and "[ATTEMPT 1/3] task 1: complete" in told
-    assert ACCOUNT not in told
+    assert "enrollgate-1-1   Complete   1/1" in shown and "[ATTEMPT 1/3] task 1: complete" in shown
+    assert ACCOUNT not in shown
 
 
 def transcript(cluster: Cluster, namespace: str) -> str:
@@ -154,17 +154,17 @@ def transcript(cluster: Cluster, namespace: str) -> str:
         }
 
     cluster.wait_for(lambda: stories() == {"Launched", "Completed"}, what="the Job's Events")
-    told = ""
+    shown = ""
     for command in (
         ["get", "jobs"],
         ["describe", "job", f"{RELEASE}-1-1"],
         ["logs", f"job/{RELEASE}-1-1"],
     ):
         answer = kubectl("-n", namespace, *command, kubeconfig=cluster.kubeconfig)
-        told += f"$ kubectl {' '.join(command)}\n{answer}\n"
+        shown += f"$ kubectl {' '.join(command)}\n{answer}\n"
     (REPOSITORY / "build").mkdir(exist_ok=True)
-    (REPOSITORY / "build" / "transcript.txt").write_text(told.rstrip() + "\n")
-    return told
+    (REPOSITORY / "build" / "transcript.txt").write_text(shown.rstrip() + "\n")
+    return shown
 
 
 def test_a_release_from_install_to_uninstall_loses_no_task(

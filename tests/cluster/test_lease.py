@@ -39,7 +39,7 @@ def operator_kubeconfig(cluster: Cluster, namespace: str) -> Path:
 def candidate(
     namespace: str, operator_kubeconfig: Path, clock: DrivenClock
 ) -> Iterator[Callable[[str], LeaderElector]]:
-    with closing(Cluster.api_of(operator_kubeconfig)) as api:
+    with closing(Cluster.api_for(operator_kubeconfig)) as api:
 
         def make(me: str) -> LeaderElector:
             return LeaderElector(
@@ -144,7 +144,7 @@ def test_labels_and_annotations_of_an_existing_lease_are_kept(
 def test_a_lease_that_the_role_does_not_grant_raises_with_the_remedy(
     namespace: str, operator_kubeconfig: Path, clock: DrivenClock
 ) -> None:
-    with closing(Cluster.api_of(operator_kubeconfig)) as api:
+    with closing(Cluster.api_for(operator_kubeconfig)) as api:
         lease = LeaderElector(
             api,
             namespace=namespace,

@@ -5,7 +5,7 @@ from typing import Any
 
 from tests.cluster.chart import kubectl
 from tests.cluster.control_plane import Cluster
-from tests.cluster.jobs import logs_of
+from tests.cluster.jobs import list_logs
 from tests.cluster.pod_runner import PodRunner
 from tests.cluster.steps import running_job, wait_for_log
 from tests.cluster.world import ClusterWorld
@@ -198,7 +198,7 @@ def test_a_failed_attempt_is_retried_and_the_last_failure_fails_the_task(
     world.wait_for_status(task, "failed")
     (run,) = world.runs(task)
     assert (run.reason, run.message) == ("SiteError", "HTTP 503")
-    logs = [log.splitlines()[0] for log in logs_of(world.cluster, world.namespace)]
+    logs = [log.splitlines()[0] for log in list_logs(world.cluster, world.namespace)]
     assert logs == ["attempt 1 of school-1-1", "attempt 2 of school-1-1"]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.cluster.control_plane import Cluster, ControlPlane
-from tests.cluster.jobs import UP, delete, ended, logs_of, make_job, pods_of
+from tests.cluster.jobs import UP, delete, ended, list_logs, list_pods, make_job
 from tests.cluster.pod_runner import FakeKubelet, Fault, PodRunner
 
 from enrollgate.launchers.kubernetes.views import parse_job
@@ -21,7 +21,7 @@ def of(namespace: str) -> Any:
 
 def running_job(cluster: Cluster, pod_runner: PodRunner, namespace: str) -> str:
     job = make_job(cluster, namespace, UP)
-    cluster.wait_for(lambda: logs_of(cluster, namespace) == ["up\n"])
+    cluster.wait_for(lambda: list_logs(cluster, namespace) == ["up\n"])
     return job
 
 
@@ -44,13 +44,13 @@ def test_a_pod_never_starts(
     with pod_runner.fault(fault, of(namespace)):
         job = make_job(cluster, namespace, "true")
         cluster.wait_for(
-            lambda: [text in getattr(pod, field) for pod in pods_of(cluster, namespace)] == [True]
+            lambda: [text in getattr(pod, field) for pod in list_pods(cluster, namespace)] == [True]
         )
         cluster.wait_for(lambda: event in [each["reason"] for each in cluster.events(namespace)])
-    (pod,) = pods_of(cluster, namespace)
+    (pod,) = list_pods(cluster, namespace)
     assert pod.phase == "Pending" and not pod.has_started
     delete(cluster, job)
-    cluster.wait_for(lambda: not pods_of(cluster, namespace))
+    cluster.wait_for(lambda: not list_pods(cluster, namespace))
 
 
 def test_a_container_is_killed_for_memory(
@@ -59,8 +59,8 @@ def test_a_container_is_killed_for_memory(
     running_job(cluster, pod_runner, namespace)
     (life,) = pod_runner.running(namespace)
     life.kill_for_memory()
-    cluster.wait_for(lambda: pods_of(cluster, namespace)[0].is_finished)
-    stop = pods_of(cluster, namespace)[0].termination
+    cluster.wait_for(lambda: list_pods(cluster, namespace)[0].is_finished)
+    stop = list_pods(cluster, namespace)[0].termination
     assert stop is not None and (stop.exit_code, stop.reason) == (137, "OOMKilled")
 
 
@@ -71,8 +71,8 @@ def test_an_evicted_pod_says_why(
     job = running_job(cluster, pod_runner, namespace)
     (life,) = pod_runner.running(namespace)
     (life.evict_for_pressure if is_disruption else life.evict_for_storage)()
-    cluster.wait_for(lambda: pods_of(cluster, namespace)[0].is_finished)
-    pod = pods_of(cluster, namespace)[0]
+    cluster.wait_for(lambda: list_pods(cluster, namespace)[0].is_finished)
+    pod = list_pods(cluster, namespace)[0]
     assert (pod.phase, pod.reason) == ("Failed", "Evicted") and "storage" in pod.message
     assert bool(pod.disruption) == is_disruption
     if not is_disruption:
@@ -85,10 +85,10 @@ def test_a_drained_pod_is_replaced_and_not_counted(
     cluster: Cluster, pod_runner: PodRunner, namespace: str
 ) -> None:
     job = running_job(cluster, pod_runner, namespace)
-    (first,) = pods_of(cluster, namespace)
+    (first,) = list_pods(cluster, namespace)
     pod_runner.drain(namespace)
     cluster.wait_for(
-        lambda: [pod.name for pod in pods_of(cluster, namespace)] not in ([first.name], [])
+        lambda: [pod.name for pod in list_pods(cluster, namespace)] not in ([first.name], [])
     )
     assert "asked" in pod_runner.of(namespace)[0].log.read_text()
     assert cluster.api.request("GET", job)["status"].get("failed", 0) == 0
@@ -100,10 +100,10 @@ def test_a_lost_nodes_pod_stays_until_the_node_is_back(
     job = running_job(cluster, pod_runner, namespace)
     with pod_runner.lost_node():
         delete(cluster, job)
-        cluster.wait_for(lambda: pods_of(cluster, namespace)[0].delete_by)
+        cluster.wait_for(lambda: list_pods(cluster, namespace)[0].delete_by)
         (life,) = pod_runner.running(namespace)
         assert life.deleted.wait(30) and life.running
-    cluster.wait_for(lambda: not pods_of(cluster, namespace))
+    cluster.wait_for(lambda: not list_pods(cluster, namespace))
     assert not pod_runner.running(namespace)
 
 
@@ -114,15 +114,15 @@ def test_pods_outlive_an_api_server(
     job = make_job(
         cluster, namespace, script, destination_claim="courses", destination_path="/courses"
     )
-    cluster.wait_for(lambda: logs_of(cluster, namespace) == ["up\n"])
+    cluster.wait_for(lambda: list_logs(cluster, namespace) == ["up\n"])
     (life,) = pod_runner.running(namespace)
     plane.stop("kube-apiserver")
     (life.claims / namespace / "courses" / "over").touch()
     cluster.wait_for(lambda: not life.running)
     plane.start_api()
-    verdict = ended(cluster, job).result
-    assert verdict is not None and verdict.succeeded
-    assert len(pods_of(cluster, namespace)) == 1
+    result = ended(cluster, job).result
+    assert result is not None and result.succeeded
+    assert len(list_pods(cluster, namespace)) == 1
 
 
 SERVER = """
@@ -221,10 +221,10 @@ def test_pods_of_the_fake_kubelet_run_and_succeed_on_request(
         cluster.wait_for(lambda: len(fake_kubelet.running) == 20)
         assert parse_job(cluster.api.request("GET", job)).result is None
         fake_kubelet.finish()
-        verdict = ended(cluster, job).result
-        assert verdict is not None and verdict.succeeded
+        result = ended(cluster, job).result
+        assert result is not None and result.succeeded
         assert {
-            pod.termination.message for pod in pods_of(cluster, namespace) if pod.termination
+            pod.termination.message for pod in list_pods(cluster, namespace) if pod.termination
         } == {'{"done": true}'}
     finally:
         fake_kubelet.stop()

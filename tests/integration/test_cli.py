@@ -84,7 +84,7 @@ def test_status_and_doctor_create_no_folder_for_a_wrong_path(
         )
         assert (
             done.returncode in (1, 2)
-            and "`enrollgate migrate` makes it" in done.stdout + done.stderr
+            and "`enrollgate migrate` creates it" in done.stdout + done.stderr
         ), done
     assert not (tmp_path / "mistyped").exists()
 

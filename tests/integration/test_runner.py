@@ -18,7 +18,7 @@ TIMEOUT = 60
 
 
 class ScriptedElector(LeaderElector):
-    """Gives the scripted answers (an exception is raised), the last one for ever, at short intervals."""
+    """Gives the scripted answers, the last one for ever. An answer may be an exception."""
 
     interval = 0.01
     holder = "another replica"

@@ -73,7 +73,10 @@ def test_the_right_ca_opens_the_database_over_tls(secured: Secured) -> None:
 def test_a_server_signed_by_another_ca_is_refused_with_the_remedy(
     secured: Secured, tmp_path: Path
 ) -> None:
-    message = "certificate verify failed.*: name the CA that signed the server's certificate in ENROLLGATE_DATABASE__TLS_CA"
+    message = (
+        "certificate verify failed.*: name the CA that signed the server's certificate "
+        "in ENROLLGATE_DATABASE__TLS_CA"
+    )
     with pytest.raises(DatabaseMisconfigured, match=message):
         cipher(secured, ca=Authority(tmp_path).certificate)
 
@@ -81,7 +84,10 @@ def test_a_server_signed_by_another_ca_is_refused_with_the_remedy(
 def test_a_certificate_of_another_host_is_refused_unless_allowed(
     secured: Secured,
 ) -> None:
-    message = "mismatch, certificate is not valid for '127.0.0.1'.*: name the server .* as its certificate does, or set"
+    message = (
+        "mismatch, certificate is not valid for '127.0.0.1'.*: name the server .* as its "
+        "certificate does, or set"
+    )
     with pytest.raises(DatabaseMisconfigured, match=message):
         cipher(secured, host="127.0.0.1")
     assert cipher(secured, host="127.0.0.1", verify_hostname=False)

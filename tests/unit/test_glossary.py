@@ -65,7 +65,7 @@ WORDS = (
 # Each is a regular expression for names that are also plain English, or library API.
 PATTERNS = (
     r"\bclass Story\b|\bStory\(",
-    r"\bdef tell\b|\b_tell\w*\(",
+    r"\bdef tell\(self, |\b_tell\w*\(",  # a stream has `tell()`
     r"\b_moments\b",
     r"\bdef (?:sight|forget)\b|\.(?:sight|forget)\(",
     r"\bclass Turn\b|\bTurn\(",
@@ -77,13 +77,13 @@ PATTERNS = (
     r"\bwithin\s*(?:=|: (?:float|int))",
     r"\bclass Several\b|\bSeveral\(",
     r"\bclass Growing\b|\bGrowing\(",
-    r"^READ\b",
+    r"^READ =",
     r"\b_Sending\b",
     r"\bdef tidy\b|\.tidy\(",
     r"\b_judge\b",
     r"\bclass Pace\b|\bPace\(",
-    r"\bdef (?:place|apart)\(",
-    r"\bdef \w+_of\(",
+    r"\bdef (?:place|apart)\((?!self)",
+    r"\bdef (?!result_of|is_run_of)\w+_of\(",
     r"enrollgate_pass_seconds",
     r"""(?:result=|labels\()"given up""",
     r"""reason=(?:\\?")\\?"[},]""",

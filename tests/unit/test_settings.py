@@ -77,7 +77,8 @@ def test_the_defaults_are_those_of_the_contract(
         (
             "SCRATCH_VOLUME",
             "1GiB",
-            "SCRATCH_VOLUME must be more than ENROLLGATE_SCRATCH_LIMIT: otherwise workers are evicted",
+            "SCRATCH_VOLUME must be more than ENROLLGATE_SCRATCH_LIMIT: "
+            "otherwise workers are evicted",
         ),
         (
             "DESTINATION_CLAIM",
@@ -180,12 +181,14 @@ def test_a_duration_is_seconds_or_has_a_unit(
         (
             "DATABSE_URL",
             "x",
-            "ENROLLGATE_DATABSE_URL: there is no such setting; did you mean ENROLLGATE_DATABASE_URL?",
+            "ENROLLGATE_DATABSE_URL: there is no such setting; did you mean "
+            "ENROLLGATE_DATABASE_URL?",
         ),
         (
             "DATABASE__USER",
             "u",
-            "ENROLLGATE_DATABASE__USER has no effect without ENROLLGATE_DATABASE__HOST: set that, or remove it",
+            "ENROLLGATE_DATABASE__USER has no effect without "
+            "ENROLLGATE_DATABASE__HOST: set that, or remove it",
         ),
         (
             "DATABASE__TLS_CA",
@@ -196,17 +199,20 @@ def test_a_duration_is_seconds_or_has_a_unit(
         (
             "MAX_RETRIES",
             "7",
-            "ENROLLGATE_MAX_RETRIES: there is no such setting; did you mean ENROLLGATE_MAX_ATTEMPTS?",
+            "ENROLLGATE_MAX_RETRIES: there is no such setting; did you mean "
+            "ENROLLGATE_MAX_ATTEMPTS?",
         ),
         (
             "PROXY",
             "x",
-            "ENROLLGATE_PROXY: there is no such setting: remove it; docs/settings.md lists all settings",
+            "ENROLLGATE_PROXY: there is no such setting: remove it; "
+            "docs/settings.md lists all settings",
         ),
         (
             "MAX_ATEMPTS",
             "7",
-            "ENROLLGATE_MAX_ATEMPTS: there is no such setting; did you mean ENROLLGATE_MAX_ATTEMPTS?",
+            "ENROLLGATE_MAX_ATEMPTS: there is no such setting; did you mean "
+            "ENROLLGATE_MAX_ATTEMPTS?",
         ),
         ("SECRETS_DIR", "/nowhere", "ENROLLGATE_SECRETS_DIR=/nowhere: there is no such folder"),
         ("CONFIG_FILE", "/nowhere", "ENROLLGATE_CONFIG_FILE=/nowhere: there is no such file"),
@@ -216,7 +222,8 @@ def test_a_duration_is_seconds_or_has_a_unit(
         (
             "DATABASE",
             "foo",
-            "ENROLLGATE_DATABASE: it is a group and has no value of its own: set its parts, such as ENROLL",
+            "ENROLLGATE_DATABASE: it is a group and has no value of its own: set "
+            "its parts, such as ENROLL",
         ),
         (
             "DATABASE",
@@ -367,8 +374,10 @@ def test_an_unknown_name_in_the_file_is_refused(
     )
     lines = refusal(monkeypatch, CONFIG_FILE=str(path)).splitlines()
     assert lines == [
-        f"ENROLLGATE_CHECK_INTERVALL in {path}: there is no such setting; did you mean ENROLLGATE_CHECK_INTERVAL?",
-        f"ENROLLGATE_MAX_ATEMPTS in {path}: there is no such setting; did you mean ENROLLGATE_MAX_ATTEMPTS?",
+        f"ENROLLGATE_CHECK_INTERVALL in {path}: there is no such setting; did you "
+        f"mean ENROLLGATE_CHECK_INTERVAL?",
+        f"ENROLLGATE_MAX_ATEMPTS in {path}: there is no such setting; did you "
+        f"mean ENROLLGATE_MAX_ATTEMPTS?",
     ]
     path.write_text("ENROLLGATE_SECRETS_DIR=/run/secrets\nENROLLGATE_DATABASE=foo\n")
     message = refusal(monkeypatch, CONFIG_FILE=str(path))

@@ -33,7 +33,7 @@ class Authority:
         self.certificate.write_bytes(_pem(certificate.sign(self._key, hashes.SHA256())))
 
     def server(self, *addresses: str, names: tuple[str, ...] = ()) -> Pair:
-        """Issue a server certificate for localhost, these names and addresses (default 127.0.0.1)."""
+        """Issue a server certificate for localhost, these names and addresses (or 127.0.0.1)."""
         found = [ipaddress.ip_address(address) for address in addresses or ("127.0.0.1",)]
         known = [*map(x509.DNSName, ("localhost", *names)), *map(x509.IPAddress, found)]
         return self._issue(

@@ -36,14 +36,14 @@ class Cluster:
     folder: Path
 
     def __post_init__(self) -> None:
-        self.api = self.api_of(self.kubeconfig)
+        self.api = self.api_for(self.kubeconfig)
 
     @property
     def url(self) -> str:
         return str(self.api.configuration.host)
 
     @staticmethod
-    def api_of(kubeconfig: Path, connections: int = 20) -> Api:
+    def api_for(kubeconfig: Path, connections: int = 20) -> Api:
         """Build the API client of the user of a kubeconfig."""
         configuration = client.Configuration()
         config.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)

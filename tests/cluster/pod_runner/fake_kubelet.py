@@ -42,7 +42,7 @@ class FakeKubelet:
         self._stopped = threading.Event()
         self._work: queue.SimpleQueue[tuple[Json, bool]] = queue.SimpleQueue()
         self._seen: set[str] = set()
-        self._api = self.cluster.api_of(self.cluster.kubeconfig)
+        self._api = self.cluster.api_for(self.cluster.kubeconfig)
 
     def start(self) -> None:
         threading.Thread(target=self._watch, name="fake_kubelet", daemon=True).start()

@@ -222,15 +222,15 @@ class Life:
 
         Returns None, and removes the pod, if it is deleted before.
         """
-        told = ""
+        reported = ""
         while not self.deleted.is_set():
             try:
                 self.container = sandbox.start(
                     self.node.patiently(lambda: self._sandbox(container))
                 )
             except (NotThere, sandbox.NotStarted) as error:
-                if str(error) != told:
-                    told = str(error)
+                if str(error) != reported:
+                    reported = str(error)
                     self._say_what_is_missing(error)
                 self.deleted.wait(0.5)
             else:

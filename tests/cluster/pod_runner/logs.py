@@ -10,7 +10,7 @@ from tests.cluster.control_plane.certificates import Pair
 from tests.cluster.pod_runner.life import Life
 
 
-def serve(life_of: Callable[[str, str], Life | None], pair: Pair) -> ThreadingHTTPServer:
+def serve(find_life: Callable[[str, str], Life | None], pair: Pair) -> ThreadingHTTPServer:
     """Serve `/containerLogs/<namespace>/<pod>/<container>` over TLS on a free port of 127.0.0.1.
 
     Returns a server that runs until it is shut down.
@@ -21,7 +21,7 @@ def serve(life_of: Callable[[str, str], Life | None], pair: Pair) -> ThreadingHT
             url = urlsplit(self.path)
             parts, query = url.path.strip("/").split("/"), parse_qs(url.query)
             life = (
-                life_of(parts[1], parts[2])
+                find_life(parts[1], parts[2])
                 if parts[0] == "containerLogs" and len(parts) == 4
                 else None
             )

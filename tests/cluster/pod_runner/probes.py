@@ -56,7 +56,7 @@ class Probe:
             connection.close()
 
 
-def probe_of(container: Json, kind: str, port: int, *, holds: bool, now: float) -> Probe | None:
+def build_probe(container: Json, kind: str, port: int, *, holds: bool, now: float) -> Probe | None:
     """Return the container's `readiness`, `liveness` or `startup` probe, if it has one."""
     spec = container.get(f"{kind}Probe")
     return (
@@ -68,9 +68,9 @@ class Health:
     """What a container's probes say together."""
 
     def __init__(self, container: Json, port: int, now: float) -> None:
-        self._startup = probe_of(container, "startup", port, holds=False, now=now)
-        self._readiness = probe_of(container, "readiness", port, holds=False, now=now)
-        self._liveness = probe_of(container, "liveness", port, holds=True, now=now)
+        self._startup = build_probe(container, "startup", port, holds=False, now=now)
+        self._readiness = build_probe(container, "readiness", port, holds=False, now=now)
+        self._liveness = build_probe(container, "liveness", port, holds=True, now=now)
 
     @property
     def ready(self) -> bool:

@@ -52,7 +52,7 @@ class PodRunner:
     def start(self) -> None:
         assert self.cluster.plane is not None
         self.folder.chmod(0o755)
-        self._kubelet = logs.serve(self.life_of, self.cluster.plane.server)
+        self._kubelet = logs.serve(self.find_life, self.cluster.plane.server)
         self._make_node(self._kubelet.server_address[1])
         threading.Thread(target=self._watch, name="pod-runner", daemon=True).start()
 
@@ -108,7 +108,7 @@ class PodRunner:
             }
             self.cluster.create(f"/api/v1/namespaces/{namespace}/pods/{name}/eviction", body)
 
-    def life_of(self, namespace: str, name: str) -> Life | None:
+    def find_life(self, namespace: str, name: str) -> Life | None:
         """Return the newest life of the pod of this name."""
         found = [life for life in self.of(namespace, name) if life.pod["metadata"]["name"] == name]
         return found[-1] if found else None

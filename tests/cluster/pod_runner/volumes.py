@@ -49,7 +49,7 @@ class Supplies:
         for mount in container.get("volumeMounts", ()):
             volume = volumes[mount["name"]]
             try:
-                source = self._folder_of(volume)
+                source = self._make_folder(volume)
             except NotThere as error:
                 raise VolumeNotThere(
                     f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}'
@@ -72,7 +72,7 @@ class Supplies:
         """Update the files that show the pod's labels and annotations, as a kubelet does."""
         for volume in self.pod["spec"].get("volumes", ()):
             if "downwardAPI" in volume and (self.folder / "volumes" / volume["name"]).exists():
-                self._folder_of(volume)
+                self._make_folder(volume)
 
     def variables(self, container: Json) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -130,7 +130,7 @@ class Supplies:
         }
         return plain[path]()
 
-    def _folder_of(self, volume: Json) -> Path:
+    def _make_folder(self, volume: Json) -> Path:
         folder: Path
         if claim := volume.get("persistentVolumeClaim"):
             folder = self.claims / self.namespace / claim["claimName"]

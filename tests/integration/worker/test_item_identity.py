@@ -1,4 +1,4 @@
-"""Items are told apart, and found again, by what they are: never by position, never mixed."""
+"""Items are identified by what they are: never by position, and never mixed."""
 
 import sys
 import threading

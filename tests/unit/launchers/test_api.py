@@ -69,7 +69,7 @@ def test_a_retry_after_date_is_measured_by_the_server_s_clock() -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_long_retry_after_ends_the_request_and_is_passed_on(status: int) -> None:
+def test_a_long_retry_after_ends_the_request_and_is_reported(status: int) -> None:
     api = ScriptedApi(refusal(status, Retry_After="75"))
     with pytest.raises(LauncherUnavailable) as raised:
         api.request("GET", "/x")

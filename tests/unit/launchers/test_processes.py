@@ -1,4 +1,4 @@
-"""Processes are found, compared and signalled correctly; psutil is the independent second opinion."""
+"""Processes are found, compared and signalled correctly; psutil is the second opinion."""
 
 import os
 import signal

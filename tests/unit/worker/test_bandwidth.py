@@ -48,7 +48,7 @@ def test_what_an_earlier_try_has_moved_costs_nothing() -> None:
     time = DrivenTime()
     meter = Meter(Bandwidth(1000, monotonic=time.monotonic, sleep=time.sleep), start=1_000_000)
     meter(1_000_500)
-    meter(1_000_100)  # begun anew, from less
+    meter(1_000_100)  # started again from less
     assert time.now == 100.5
 
 

@@ -23,6 +23,19 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _IPV4_IN_IPV6 = tuple(
     ipaddress.IPv6Network(network) for network in ("64:ff9b::/96", "::/96", "::ffff:0:0:0/96")
 )
+# Networks that are not public, besides those that ipaddress knows from IANA's registries.
+_NOT_PUBLIC = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "64:ff9b:1::/48",  # local-use translation, RFC 8215
+        "fec0::/10",  # site-local, deprecated by RFC 3879
+        "5f00::/16",  # segment routing, RFC 9602
+        "3fff::/20",  # documentation, RFC 9637
+        "192.0.0.0/24",  # protocol assignments, RFC 6890
+        "192.88.99.0/24",  # 6to4 relays, deprecated by RFC 7526
+        "168.63.129.16/32",  # Azure's platform services (its documentation: "168.63.129.16")
+    )
+)
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -146,6 +159,8 @@ def is_public(address: Address) -> bool:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None and not is_public(inner):
             return False
+    if any(address in network for network in _NOT_PUBLIC):
+        return False
     return address.is_global and not address.is_multicast
 
 

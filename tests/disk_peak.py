@@ -1,7 +1,7 @@
-"""The most bytes that ever lay in a folder, measured by a hook that cannot miss a peak.
+"""Measure the most bytes that a folder ever holds, by a hook that cannot miss a peak.
 
-The bytes in a folder only become fewer when a file is removed, replaced or cut off. So it is
-measured just before each of these, and at the end. A lock keeps other threads from removing files
+A folder only shrinks when a file is removed, replaced or truncated. So the hook measures just
+before each of these calls, and once at the end. A lock keeps other threads from removing files
 during the measurement.
 """
 
@@ -16,7 +16,7 @@ import pytest
 
 
 class DiskPeak:
-    """Measures a folder from now until the test ends."""
+    """Measures a folder from its creation until the test ends."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._folder = folder

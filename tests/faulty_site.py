@@ -1,9 +1,16 @@
-"""A real HTTP course site that misbehaves on demand: an RSS course whose every path can be scripted, with a log of bytes sent."""
+"""A real HTTP course site that misbehaves on demand.
 
+It serves a course as an RSS feed. A test may script the answer of each path, and reads from
+`FaultySite.sent` which requests came and how many bytes were sent.
+"""
+
+import fcntl
 import re
 import socket
 import struct
+import termios
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,26 +41,30 @@ class Sent:
 
 @dataclass
 class Fault:
-    """What a path does instead of serving: used up after `times`."""
+    """What a path does instead of serving, for the next `times` requests."""
 
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    # Reset the connection before more than so many bytes are sent. All bytes sent before arrive.
     reset_after: int | None = None
-    """Sends so many bytes, then resets the connection."""
+    # Announce so many bytes more than the body has.
     claim_more: int = 0
-    """Announces so many bytes more than it has."""
+    # Wait for this event before sending the second half of the body.
     hold: threading.Event | None = None
-    """Waits for this event before the body's second half."""
     location: str | None = None
     times: int = 1_000_000
 
 
 def content(size: int, seed: int = 1) -> bytes:
+    """Return random bytes that are the same for the same seed."""
     return Random(seed).randbytes(size)
 
 
 def encode(body: bytes, encoding: str) -> bytes:
-    """The body as a server sends it with this Content-Encoding: encodings are applied in the order of the header."""
+    """Return the body as a server sends it with this Content-Encoding.
+
+    Encodings are applied in the order of the header (RFC 9110, section 8.4).
+    """
     for name in encoding.split(", "):
         wbits = {
             "gzip": zlib.MAX_WBITS | 16,
@@ -73,22 +84,20 @@ class FaultySite:
         self.faults: dict[str, Fault] = {}
         self.sent: list[Sent] = []
         self.pages: dict[str, tuple[str, bytes]] = {}
+        # A request whose Cookie header does not contain this is answered with 401.
         self.wants_cookie = ""
-        """What the Cookie header must contain, or 401 is answered."""
+        # The same for lectures only, which are answered with 403.
         self.wants_cookie_for_media = ""
-        """The same for the lectures only, which are refused with 403."""
+        # The Content-Encoding of a path, error pages included: `gzip`, `deflate`, `raw deflate`,
+        # or several with commas.
         self.encodings: dict[str, str] = {}
-        """The Content-Encoding of a path, error pages included:
-
-        `gzip`, `deflate`, `raw deflate`, or several with commas.
-        """
+        # The Set-Cookie header of a path.
         self.sets_cookie: dict[str, str] = {}
-        """The Set-Cookie header of a path."""
+        # Bytes per second of all connections together. 0 means no limit.
         self.rate = 0.0
-        """Bytes per second, all connections together; 0: as fast as can be."""
+        # Called with the size of each chunk of a body before it is sent.
         self.on_bytes: Callable[[int], None] = lambda _size: None
-        """Told of each piece of a body before it is sent."""
-        self._pace = RateLimiter()
+        self._rate_limiter = RateLimiter()
         self.on_request: Callable[[str], None] = lambda _path: None
         site = self
 
@@ -98,8 +107,8 @@ class FaultySite:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        # What is sent and not yet read lies in buffers: small ones, for the bytes that are counted
-        # to be bytes that arrive.
+        # Bytes that are sent but not yet read wait in buffers. These are kept small, so that the
+        # bytes that are counted are nearly the bytes that arrive.
         self._server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
@@ -116,26 +125,30 @@ class FaultySite:
         self._thread.join()
         self._server.server_close()
 
-    def pace(self, size: int) -> None:
+    def before_chunk(self, size: int) -> None:
+        """Report a chunk of a body and wait until the rate allows to send it."""
         self.on_bytes(size)
-        self._pace.wait(size, self.rate)
+        self._rate_limiter.wait(size, self.rate)
 
     @property
     def size(self) -> int:
+        """Return the bytes of all lectures."""
         return sum(len(lecture.content) for lecture in self.lectures)
 
     @property
     def media_bytes(self) -> int:
-        """Bytes of lectures that left the site."""
+        """Return the bytes of lectures that were sent."""
         return sum(sent.bytes for sent in self.sent if sent.path.endswith(".mp4"))
 
     def feed(self) -> bytes:
+        """Return the course as an RSS feed."""
         items = "".join(
             f"<item><title>{escape(lecture.title)}</title><guid>lecture-{number}</guid>"
             f'<enclosure url="{self.url}/{number}.mp4?token=secret" type="video/mp4"/></item>'
             for number, lecture in enumerate(self.lectures, 1)
         )
-        return f'<?xml version="1.0"?><rss version="2.0"><channel><title>A course</title>{items}</channel></rss>'.encode()
+        channel = f"<channel><title>A course</title>{items}</channel>"
+        return f'<?xml version="1.0"?><rss version="2.0">{channel}</rss>'.encode()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -170,9 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(fault.status, b"no", "text/plain", fault.headers, fault, with_body)
         elif path == "/feed":
             self._send(200, site.feed(), "application/rss+xml", {}, fault, with_body)
-        elif page := site.pages.get(self.path) or site.pages.get(
-            path
-        ):  # with its query, or without
+        # A page is registered with its query or without.
+        elif page := site.pages.get(self.path) or site.pages.get(path):
             kind, body = page
             cookie = {"Set-Cookie": site.sets_cookie[path]} if path in site.sets_cookie else {}
             self._send(200, body, kind, cookie, fault, with_body)
@@ -200,9 +212,9 @@ class _Handler(BaseHTTPRequestHandler):
                 encode(body, encoding),
                 {**headers, "Content-Encoding": encoding.replace("raw ", "")},
             )
-        asked = self.headers.get("Range")
+        requested_range = self.headers.get("Range")
         start, whole = 0, len(body)
-        match = re.fullmatch(r"bytes=(\d+)-(\d*)", asked or "")
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", requested_range or "")
         if status == 200 and match and int(match[1]) < len(body):
             start, status = int(match[1]), 206
             body = body[: int(match[2]) + 1] if match[2] else body
@@ -218,18 +230,14 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
             self.end_headers()
             half = (len(body) - start) // 2
-            piece = 16384 if self.faulty_site.rate else 8192
-            for offset in range(start, len(body), piece) if with_body else ():
+            chunk_size = 16384 if self.faulty_site.rate else 8192
+            for offset in range(start, len(body), chunk_size) if with_body else ():
                 if fault.hold is not None and offset - start >= half:
                     fault.hold.wait(60)
-                chunk = body[offset : offset + piece]
-                self.faulty_site.pace(len(chunk))
+                chunk = body[offset : offset + chunk_size]
+                self.faulty_site.before_chunk(len(chunk))
                 if fault.reset_after is not None and sent + len(chunk) > fault.reset_after:
-                    self.wfile.flush()
-                    linger = struct.pack("ii", 1, 0)
-                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                    self.close_connection = True
-                    self.connection.close()
+                    self._reset_connection()
                     return
                 self.wfile.write(chunk)
                 sent += len(chunk)
@@ -243,7 +251,24 @@ class _Handler(BaseHTTPRequestHandler):
                 self.path.partition("?")[0],
                 status,
                 sent,
-                asked,
+                requested_range,
                 self.headers.get("Cookie"),
             )
             self.faulty_site.sent.append(record)
+
+    def _reset_connection(self) -> None:
+        """Wait until the client's kernel has every byte that was sent, then send a TCP reset.
+
+        A reset discards bytes that are not sent yet, so without the wait the client would get a
+        random number of bytes. TIOCOUTQ is the number of bytes not acknowledged yet.
+        """
+        self.wfile.flush()
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if not any(fcntl.ioctl(self.connection, termios.TIOCOUTQ, bytes(4))):
+                break
+            time.sleep(0.001)
+        linger = struct.pack("ii", 1, 0)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.close_connection = True
+        self.connection.close()

@@ -1,4 +1,7 @@
-"""Work orders for tests: the worker as a function, from a course URL to a report and a folder of delivered files."""
+"""Run the worker in tests: from a course URL to a report and a folder of delivered files.
+
+The work orders are those of production; only the folders and the defaults are the tests' own.
+"""
 
 import json
 import os
@@ -17,7 +20,7 @@ from enrollgate.worker.order import WorkOrder
 
 
 def make_order(tmp_path: Path, **changes: Any) -> WorkOrder:
-    """An order of task 7. `changes` name fields of WorkOrder or settings of the worker."""
+    """Return an order of task 7. `changes` name fields of WorkOrder or WorkerSettings."""
     settings: dict[str, Any] = {
         "destination": f"directory:{tmp_path / 'out'}",
         "scratch_limit": 10_000_000,
@@ -39,15 +42,18 @@ def make_order(tmp_path: Path, **changes: Any) -> WorkOrder:
 
 
 def order_for(site: FaultySite, tmp_path: Path, **changes: object) -> WorkOrder:
+    """Return an order for the course of this site."""
     defaults = {"course_url": f"{site.url}/feed", "allowed_hosts": (site.host,)}
     return make_order(tmp_path, **(defaults | changes))
 
 
 def run(order: WorkOrder) -> Report:
+    """Carry out the order in this process, without a way to stop it."""
     return work(order, stop=threading.Event())
 
 
 def delivered(tmp_path: Path) -> dict[str, bytes]:
+    """Return the files at the destination by their paths, without the manifests."""
     root = tmp_path / "out"
     return {
         str(path.relative_to(root)): path.read_bytes()
@@ -57,6 +63,7 @@ def delivered(tmp_path: Path) -> dict[str, bytes]:
 
 
 def manifest(tmp_path: Path) -> list[dict[str, object]]:
+    """Return the items of the only manifest at the destination."""
     (path,) = (tmp_path / "out").rglob("manifest.json")
     items: list[dict[str, object]] = json.loads(path.read_text())["items"]
     return items
@@ -80,7 +87,7 @@ write_report(order.report_path, report)
 def start_worker(
     site: FaultySite, tmp_path: Path, page: str = "/feed", before: str = ""
 ) -> subprocess.Popen[bytes]:
-    """`before`: Python that the worker runs first."""
+    """Start a worker as a process of its own, which first runs the Python code `before`."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "-c", before + WORKER, f"{site.url}{page}", site.host, str(tmp_path)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""Kill a process at a chosen point, counted in bytes or named by the Drive emulator."""
+"""Kill a process at a chosen point: after a number of bytes, or at a hook of the Drive emulator."""
 
 import subprocess
 import threading
@@ -9,7 +9,7 @@ from tests.drive_emulator import DriveEmulator
 class ProcessKiller:
     """Kills one process at a time.
 
-    `count` is called by a server for the bytes that it sends or receives.
+    The server calls `count` with the number of bytes that it sends or receives.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class ProcessKiller:
         return process.wait()
 
     def kill_at(self, drive: DriveEmulator, hook: str, process: subprocess.Popen[bytes]) -> int:
-        """Kill the process the next time that the emulator calls `hook`, and return its exit code."""
+        """Kill the process when the emulator next calls `hook`, and return its exit code."""
         setattr(drive, hook, process.kill)
         code = process.wait()
         setattr(drive, hook, lambda: None)

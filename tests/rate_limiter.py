@@ -1,21 +1,24 @@
-"""A wire of a given speed, for the sites and stores that the tests talk to."""
+"""A limit on bytes per second, for the sites and stores that the tests talk to.
+
+Each server calls `RateLimiter.wait` before it sends or reads bytes.
+"""
 
 import threading
 import time
 
+# A sleep may last too long. The next bytes make up for at most so many seconds of it.
 _CREDIT = 0.05
-"""Seconds that a sleep that was too long may be made up for."""
 
 
 class RateLimiter:
-    """Makes all transfers together wait for their turn."""
+    """Limits the rate of all transfers together."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._free_at = 0.0
 
     def wait(self, size: int, rate: float) -> None:
-        """Until so many bytes have passed at `rate` bytes per second; 0: at once."""
+        """Wait as long as `size` bytes take at `rate` bytes per second. A rate of 0 never waits."""
         if not rate:
             return
         with self._lock:

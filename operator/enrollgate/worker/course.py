@@ -11,11 +11,9 @@ from typing import Protocol
 
 from enrollgate.domain.reasons import Failure
 
+# Called with the bytes of an item that this delivery has moved so far. It may block: that is the
+# bandwidth limit.
 OnBytes = Callable[[int], None]
-"""Called with the bytes of an item that this delivery has moved so far.
-
-It may block: that is the bandwidth limit.
-"""
 
 
 class OnFetched(Protocol):

@@ -33,6 +33,7 @@ from enrollgate.worker.progress import Progress
 from enrollgate.worker.run_stats import RunStats
 from enrollgate.worker.scratch import CHUNK_SIZE, Preempted, Scratch
 
+# Failures of one item that every further item would meet as well: they end the run.
 FATAL_REASONS = frozenset(
     {
         Reason.COOKIES_EXPIRED,
@@ -43,7 +44,7 @@ FATAL_REASONS = frozenset(
         Reason.STOPPED,
     }
 )
-"""Failures of one item that every further item would meet as well: they end the run."""
+# These end the run too, and no file that is already downloaded can be delivered.
 FATAL_DELIVERY_REASONS = frozenset(
     {
         Reason.DESTINATION_AUTH,
@@ -53,15 +54,12 @@ FATAL_DELIVERY_REASONS = frozenset(
         Reason.DISK_FULL,
     }
 )
-"""These end the run too, and no file that is already downloaded can be delivered."""
+# This many downloads that fail in a row, each in a way that a retry can fix, end the run. A
+# permanent failure (a refused or DRM-protected lecture) does not count: it says nothing of the
+# next item.
 FAILURES_IN_A_ROW = 5
-"""This many downloads that fail in a row, each in a way that a retry can fix, end the run.
-
-A permanent failure (a refused or DRM-protected lecture) does not count: it says nothing of the next
-item.
-"""
+# The same for deliveries. Fewer, because the destination has already retried each of them.
 DELIVERIES_IN_A_ROW = 3
-"""The same for deliveries. Fewer, because the destination has already retried each of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,8 @@ from enrollgate.common.redaction import printable, redact
 from enrollgate.domain.reasons import Failure
 from enrollgate.worker.course import Item
 
+# The least seconds between two writes of the progress file.
 WRITE_INTERVAL = 1.0
-"""The least seconds between two writes of the progress file."""
 
 
 class _Display:

@@ -24,8 +24,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+# The most bytes that a downloader writes before it reports them.
 CHUNK_SIZE = 1 << 16
-"""The most bytes that a downloader writes before it reports them."""
 _POLL_INTERVAL = 0.5  # seconds: the stop event cannot notify a condition
 
 

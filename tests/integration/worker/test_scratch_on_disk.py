@@ -1,4 +1,4 @@
-"""The bytes that really lie in scratch while a worker runs, and what ends a run whose deliveries fail."""
+"""The bytes on disk in scratch while a worker runs, and when failed deliveries end a run."""
 
 import threading
 import time
@@ -23,7 +23,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 
 def streams(site: FaultySite, names: str, segment: int, segments: int) -> str:
-    """Serve a page with HLS streams, each of `segments` segments of `segment` bytes, and return its URL."""
+    """Serve a page of HLS streams and return its URL.
+
+    `names` has one letter per stream. A stream has `segments` segments of `segment` bytes.
+    """
     for name in names:
         for number in range(segments):
             site.pages[f"/{name}{number}.ts"] = (
@@ -54,8 +57,8 @@ def test_hls_segments_that_lie_twice_on_disk_never_exceed_the_limit(
         )
     assert report.reason is None and report.items_delivered == 4, report
     assert {len(file) for file in delivered(tmp_path).values()} == {4_000_000}
-    # A stream of 4 MB has its last segment of 1 MB twice just before it is complete.
-    assert 5_000_000 <= peak.most <= limit, f"{peak.most:,} bytes lay in a scratch of {limit:,}"
+    # Just before a stream of 4 MB is complete, its last segment of 1 MB is on disk twice.
+    assert 5_000_000 <= peak.most <= limit, f"{peak.most:,} bytes in a scratch of {limit:,}"
 
 
 def test_a_partial_file_of_another_rendition_is_removed_first(
@@ -87,7 +90,7 @@ def test_a_partial_file_of_another_rendition_is_removed_first(
     assert 1_000_000 <= peak.most <= 1_100_000 <= limit and not partial.exists()
 
 
-class Files:
+class StubDownloader:
     """A downloader of lectures of 600 kB, written in blocks of 10 kB."""
 
     def __init__(self, count: int) -> None:
@@ -109,8 +112,8 @@ class Files:
     def close(self) -> None: ...
 
 
-class Place:
-    """A destination whose every delivery calls `on_delivery`, which may raise."""
+class StubDestination:
+    """A destination that calls `on_delivery`, which may raise, for each delivery."""
 
     location = ("", "")
 
@@ -128,12 +131,16 @@ class Place:
 
 
 def build_pipeline(
-    files: Files, place: Place, folder: Path, limit: int = 1_000_000, transfers: int = 2
+    downloader: StubDownloader,
+    destination: StubDestination,
+    folder: Path,
+    limit: int = 1_000_000,
+    transfers: int = 2,
 ) -> Pipeline:
     free = Bandwidth(None, monotonic=time.monotonic, sleep=time.sleep)
     return Pipeline(
-        files,
-        place,
+        downloader,
+        destination,
         folder=folder,
         scratch_limit=limit,
         limits=TransferLimits(transfers, transfers, free, free),
@@ -160,8 +167,9 @@ def test_no_download_waits_for_room_once_deliveries_have_crashed(
         assert waiting.wait(30)
         raise error
 
-    files = Files(4)
-    pipeline = build_pipeline(files, Place(fail_once_a_download_waits), tmp_path)
+    downloader = StubDownloader(4)
+    destination = StubDestination(fail_once_a_download_waits)
+    pipeline = build_pipeline(downloader, destination, tmp_path)
     wait = pipeline._scratch._changed.wait
 
     def report_and_wait(timeout: float | None = None) -> bool:
@@ -170,35 +178,35 @@ def test_no_download_waits_for_room_once_deliveries_have_crashed(
 
     pipeline._scratch._changed.wait = report_and_wait  # type: ignore[method-assign]  # the hook
     if isinstance(error, Failure):
-        stats = pipeline.run(files.open())
+        stats = pipeline.run(downloader.open())
         assert stats.fatal is error and stats.delivered == 0
     else:
         with pytest.raises(UnicodeEncodeError):
-            pipeline.run(files.open())
+            pipeline.run(downloader.open())
     assert sum(path.stat().st_size for path in tmp_path.rglob("*.mp4")) <= 1_000_000
 
 
 def deliveries(
     tmp_path: Path, failures: list[Failure | None], count: int = 20
-) -> tuple[RunStats, Files, int]:
-    """Run a course whose deliveries end as `failures` say; the last entry repeats.
+) -> tuple[RunStats, StubDownloader, int]:
+    """Run a course whose deliveries fail in turn as `failures` says. The last entry repeats.
 
-    Return also the number of deliveries.
+    Return the statistics, the downloader and the number of deliveries.
     """
-    tried = 0
+    attempts = 0
     lock = threading.Lock()
 
     def fail_in_turn(_item: Item) -> None:
-        nonlocal tried
+        nonlocal attempts
         with lock:
-            failure = failures[min(tried, len(failures) - 1)]
-            tried += 1
+            failure = failures[min(attempts, len(failures) - 1)]
+            attempts += 1
         if failure is not None:
             raise failure
 
-    files = Files(count)
-    pipeline = build_pipeline(files, Place(fail_in_turn), tmp_path, transfers=1)
-    return pipeline.run(files.open()), files, tried
+    downloader = StubDownloader(count)
+    pipeline = build_pipeline(downloader, StubDestination(fail_in_turn), tmp_path, transfers=1)
+    return pipeline.run(downloader.open()), downloader, attempts
 
 
 @pytest.mark.parametrize(
@@ -213,30 +221,30 @@ def deliveries(
 def test_a_failure_of_all_further_deliveries_ends_the_run_at_once(
     tmp_path: Path, reason: Reason
 ) -> None:
-    stats, files, tried = deliveries(tmp_path, [Failure(reason, "so it is")])
-    assert stats.fatal is not None and stats.fatal.reason is reason and tried == 1
-    assert files.started <= 3
+    stats, downloader, count = deliveries(tmp_path, [Failure(reason, "no delivery")])
+    assert stats.fatal is not None and stats.fatal.reason is reason and count == 1
+    assert downloader.started <= 3
 
 
 @pytest.mark.parametrize(
     "reason", [Reason.DESTINATION_UNAVAILABLE, Reason.NETWORK_ERROR, Reason.CORRUPT_UPLOAD]
 )
 def test_deliveries_that_fail_in_a_row_end_the_run(tmp_path: Path, reason: Reason) -> None:
-    stats, _, tried = deliveries(tmp_path, [None, Failure(reason, "so it is")])
+    stats, _, count = deliveries(tmp_path, [None, Failure(reason, "no delivery")])
     assert stats.fatal is not None and stats.fatal.reason is reason
-    assert tried == 1 + DELIVERIES_IN_A_ROW == 1 + len(stats.failures)
+    assert count == 1 + DELIVERIES_IN_A_ROW == 1 + len(stats.failures)
 
 
 def test_a_delivery_that_succeeds_in_between_keeps_the_run_going(tmp_path: Path) -> None:
-    bad = Failure(Reason.DESTINATION_UNAVAILABLE, "so it is")
-    stats, _, tried = deliveries(tmp_path, [bad, bad, None, bad, bad, None])
-    assert stats.fatal is None and tried == 20 and len(stats.failures) == 4
+    bad = Failure(Reason.DESTINATION_UNAVAILABLE, "no delivery")
+    stats, _, count = deliveries(tmp_path, [bad, bad, None, bad, bad, None])
+    assert stats.fatal is None and count == 20 and len(stats.failures) == 4
 
 
-def test_a_destination_that_asks_to_wait_ends_the_run_and_says_how_long(
+def test_a_destination_that_asks_to_wait_ends_the_run_with_its_delay(
     tmp_path: Path,
 ) -> None:
-    stats, _, tried = deliveries(
+    stats, _, count = deliveries(
         tmp_path, [Failure(Reason.DESTINATION_UNAVAILABLE, "later", retry_after=900.0)]
     )
-    assert stats.fatal is not None and stats.fatal.retry_after == 900.0 and tried == 1
+    assert stats.fatal is not None and stats.fatal.retry_after == 900.0 and count == 1

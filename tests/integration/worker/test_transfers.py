@@ -1,4 +1,7 @@
-"""Concurrent downloads and deliveries: overlap, order, failures, limits, and a worker that is killed many times."""
+"""Concurrent downloads and deliveries: overlap, order, failures and limits.
+
+Two tests kill the worker many times and count the bytes that both sides then move again.
+"""
 
 import hashlib
 import json
@@ -37,10 +40,13 @@ def site() -> Iterator[FaultySite]:
         yield running
 
 
-def test_a_slow_lecture_delays_no_other_and_the_order_is_the_courses(
+def test_a_slow_lecture_delays_no_other_and_the_order_stays(
     site: FaultySite, tmp_path: Path
 ) -> None:
-    """The site holds lecture 1 until all others are delivered: with one download at a time this would never end."""
+    """The site holds lecture 1 until all others are delivered.
+
+    With one download at a time this would never end.
+    """
     gate = threading.Event()
     site.faults["/1.mp4"] = Fault(hold=gate)
     order = order_for(site, tmp_path, downloads=2)
@@ -61,7 +67,7 @@ def test_a_slow_lecture_delays_no_other_and_the_order_is_the_courses(
     assert [entry["index"] for entry in manifest(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_as_many_transfers_as_allowed_run_at_once_and_no_more(
+def test_transfers_run_at_once_up_to_their_limits_and_no_more(
     site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     downloads, uploads = Concurrency(YtDlp.fetch, 3), Concurrency(Directory.deliver, 2)
@@ -75,8 +81,8 @@ def test_as_many_transfers_as_allowed_run_at_once_and_no_more(
 class Concurrency:
     """Counts how many calls of a method run at once.
 
-    The first calls are held until `expected` of them run, and then for a moment more, in which one
-    too many would come in.
+    The first calls wait until `expected` of them run. Then they wait a moment longer, so that one
+    call too many would be counted.
     """
 
     def __init__(self, function: Callable[..., Any], expected: int) -> None:
@@ -107,7 +113,7 @@ class Concurrency:
         return counted
 
 
-def test_the_report_names_failed_items_and_the_next_attempt_retries_only_them(
+def test_the_next_attempt_retries_only_the_items_named_as_failed(
     site: FaultySite, tmp_path: Path
 ) -> None:
     site.faults |= {f"/{n}.mp4": Fault(status=503) for n in (2, 5)}
@@ -123,10 +129,9 @@ def test_the_report_names_failed_items_and_the_next_attempt_retries_only_them(
 
 
 class NoWaitEvent(threading.Event):
-    """Never waits.
+    """Never waits, but keeps the longest wait in seconds.
 
-    The waits of a bandwidth add up, so the longest one is the time that all transfers together
-    should take.
+    A bandwidth adds its waits up. So the longest one is how long all transfers should take.
     """
 
     def __init__(self) -> None:
@@ -138,10 +143,12 @@ class NoWaitEvent(threading.Event):
         return self.is_set()
 
 
-SLOW = 1024  # bytes per second: the real duration of the transfers is negligible
+# Bytes per second, so few that the real duration of the transfers does not matter.
+SLOW = 1024
 
 
 def drive_settings(drive: DriveEmulator, tmp_path: Path) -> dict[str, object]:
+    """Return the settings of an order that delivers to this Drive."""
     (tmp_path / "login.json").write_text(json.dumps(drive.user_login()))
     return {
         "destination": f"drive:{drive.store.root}",
@@ -162,9 +169,10 @@ def test_a_rate_limit_applies_to_all_items_together(
     ]
     stop = NoWaitEvent()
     with DriveEmulator() as drive:
-        place = drive_settings(drive, tmp_path) if destination == "drive" else {}
+        settings = drive_settings(drive, tmp_path) if destination == "drive" else {}
         report = work(
-            order_for(site, tmp_path, scratch_limit=10**9, **{direction: SLOW}, **place), stop=stop
+            order_for(site, tmp_path, scratch_limit=10**9, **{direction: SLOW}, **settings),
+            stop=stop,
         )
     assert report.reason is None, report
     assert 0.995 * site.size / SLOW <= stop.longest <= site.size / SLOW
@@ -175,44 +183,49 @@ def test_bytes_that_an_earlier_attempt_moved_do_not_count_again(
     tmp_path: Path, direction: str
 ) -> None:
     with FaultySite([Lecture("L", content(12_000_000))]) as site, DriveEmulator() as drive:
-        place = drive_settings(drive, tmp_path)
+        settings = drive_settings(drive, tmp_path)
         first, site.rate = NoWaitEvent(), LINK_RATE
         if direction == "upload_rate":
             drive.on_chunk = first.set
         else:
             site.on_bytes = lambda _size: (
-                first.set() if sum(part_sizes(tmp_path)) > 2_000_000 else None
+                first.set() if sum(partial_sizes(tmp_path)) > 2_000_000 else None
             )
         assert (
-            work(order_for(site, tmp_path, scratch_limit=10**9, **place), stop=first).reason
+            work(order_for(site, tmp_path, scratch_limit=10**9, **settings), stop=first).reason
             is Reason.STOPPED
         )
         drive.on_chunk, site.on_bytes = lambda: None, lambda _size: None
-        already = sum(part_sizes(tmp_path)) or next(iter(drive.store.uploads.values())).received
+        already = sum(partial_sizes(tmp_path)) or next(iter(drive.store.uploads.values())).received
         assert already >= 2_000_000
         second = NoWaitEvent()  # the site may still set the first
         report = work(
-            order_for(site, tmp_path, scratch_limit=10**9, **{direction: SLOW}, **place),
+            order_for(site, tmp_path, scratch_limit=10**9, **{direction: SLOW}, **settings),
             stop=second,
         )
         assert report.reason is None
         assert 0.98 * (site.size - already) / SLOW <= second.longest <= (site.size - already) / SLOW
 
 
-def part_sizes(tmp_path: Path) -> list[int]:
+def partial_sizes(tmp_path: Path) -> list[int]:
+    """Return the size in bytes of each partial file."""
     return [path.stat().st_size for path in (tmp_path / "scratch").rglob("*.part")]
 
 
 def test_partial_files_of_an_earlier_attempt_count_in_scratch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A lecture has 600 kB. Two partial files leave too little room for a third lecture.
+
+    A reset loses no byte that was sent before it, so each of three requests adds at least 128 KiB.
+    """
     limit = 1_000_000
     with FaultySite([Lecture(f"L{n}", content(600_000, n)) for n in range(1, 5)]) as site:
         site.faults |= {f"/{n}.mp4": Fault(reset_after=150_000) for n in (1, 2)}
         site.faults |= {f"/{n}.mp4": Fault(status=503) for n in (3, 4)}
         run(order_for(site, tmp_path, scratch_limit=limit, downloads=2))
-        left = sum(part_sizes(tmp_path))
-        assert left > 0, "there are partial files"
+        left = sum(partial_sizes(tmp_path))
+        assert left > 600_000, "the partial files leave room for another lecture"
         site.faults.clear()
         peak = DiskPeak(tmp_path / "scratch" / "items", monkeypatch)
         report = run(order_for(site, tmp_path, scratch_limit=limit, downloads=2, attempt=2))
@@ -232,7 +245,7 @@ def start(environment: dict[str, str]) -> subprocess.Popen[bytes]:
 
 
 def build_environment(site: FaultySite, tmp_path: Path, destination: str) -> dict[str, str]:
-    """Return a worker's environment, with default settings."""
+    """Return the environment of a worker with default settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ENROLLGATE_")}
     return kept | {
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
@@ -245,15 +258,12 @@ def build_environment(site: FaultySite, tmp_path: Path, destination: str) -> dic
     }
 
 
-LINK_RATE = (
-    8_000_000  # bytes per second: the link limits, as in production, so little lies in buffers
-)
+# Bytes per second. As in production the link is the slowest part, so buffers hold few bytes.
+LINK_RATE = 8_000_000
 
 
-def test_a_worker_killed_twenty_times_downloads_little_more_than_the_course(
-    tmp_path: Path,
-) -> None:
-    """Each worker is killed once a random number of bytes has left the site."""
+def test_a_worker_killed_twenty_times_downloads_little_twice(tmp_path: Path) -> None:
+    """Each worker is killed after the site has sent a random number of bytes."""
     with FaultySite(COURSE) as site:
         killer = ProcessKiller()
         site.on_bytes, site.rate = killer.count, LINK_RATE
@@ -266,7 +276,7 @@ def test_a_worker_killed_twenty_times_downloads_little_more_than_the_course(
         assert codes == [-9] * KILLS
         assert start(environment).wait(120) == 0
         assert site.media_bytes <= MAX_MOVED, (
-            f"{site.media_bytes / SIZE:.3f} of the course left the site"
+            f"{site.media_bytes / SIZE:.3f} of the course was downloaded"
         )
         wanted = sorted(hashlib.md5(lecture.content).hexdigest() for lecture in COURSE)
         assert (
@@ -274,11 +284,11 @@ def test_a_worker_killed_twenty_times_downloads_little_more_than_the_course(
         )
 
 
-def test_a_worker_killed_twenty_times_uploads_little_more_than_the_course(tmp_path: Path) -> None:
+def test_a_worker_killed_twenty_times_uploads_little_twice(tmp_path: Path) -> None:
     """The bytes are counted on both sides.
 
-    Three workers are killed before the last answer for a file, three just after it: then Drive has
-    the file, but the worker has not recorded it.
+    Three workers are killed before the last response for a file, and three just after it. Then
+    Drive has the file, but the worker has not recorded it.
     """
     with FaultySite(COURSE) as site, DriveEmulator(rate=LINK_RATE) as drive:
         (tmp_path / "login.json").write_text(json.dumps(drive.user_login()))
@@ -301,10 +311,10 @@ def test_a_worker_killed_twenty_times_uploads_little_more_than_the_course(tmp_pa
         assert codes == [-9] * KILLS
         assert start(environment).wait(120) == 0
         assert site.media_bytes <= MAX_MOVED, (
-            f"{site.media_bytes / SIZE:.3f} of the course left the site"
+            f"{site.media_bytes / SIZE:.3f} of the course was downloaded"
         )
         assert drive.received <= MAX_MOVED, (
-            f"{drive.received / SIZE:.3f} of the course reached Drive"
+            f"{drive.received / SIZE:.3f} of the course was uploaded"
         )
         files = drive.store.media()
         assert {str(file["name"]): file["md5Checksum"] for file in files} == {
@@ -313,5 +323,5 @@ def test_a_worker_killed_twenty_times_uploads_little_more_than_the_course(tmp_pa
         }
         assert len(files) == len(COURSE), "each file is there once"
         assert sum(file["mimeType"] == FOLDER for file in drive.store.files.values()) == 2, (
-            "the given one and the course's"
+            "the destination folder and the course folder"
         )

@@ -1,4 +1,4 @@
-"""One attempt against a site that misbehaves, with a real directory and child processes."""
+"""One attempt against a site that misbehaves, with a real folder and real child processes."""
 
 import contextlib
 import hashlib
@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -26,12 +27,14 @@ from enrollgate.domain.account import cookies_name
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.domain.report import Report
 from enrollgate.worker import work, write_report
+from enrollgate.worker.downloaders.guarded import open_youtube_dl
+from enrollgate.worker.downloaders.network_guard import RequestRefused
+from enrollgate.worker.downloaders.yt_dlp import YtDlp
 
 # yt-dlp leaves the sockets of answers that it did not read to the end to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-
-DISTANT = "Wed, 21 Oct 2065 07:28:00 GMT"
+DISTANT_FUTURE = "Wed, 21 Oct 2065 07:28:00 GMT"
 
 
 def test_a_course_is_delivered_whole_with_its_manifest(
@@ -61,7 +64,9 @@ def test_a_course_is_delivered_whole_with_its_manifest(
     assert (progress["items_done"], progress["items_total"], progress["bytes"]) == (4, 4, site.size)
 
 
-def test_a_second_try_downloads_nothing_that_is_there(site: FaultySite, tmp_path: Path) -> None:
+def test_a_second_attempt_downloads_no_delivered_file_again(
+    site: FaultySite, tmp_path: Path
+) -> None:
     run(order_for(site, tmp_path))
     before = site.media_bytes
     report = run(order_for(site, tmp_path, attempt=2))
@@ -69,21 +74,24 @@ def test_a_second_try_downloads_nothing_that_is_there(site: FaultySite, tmp_path
     assert site.media_bytes == before
 
 
-def test_a_file_that_was_changed_at_the_destination_is_delivered_again(
+def test_a_file_that_changed_at_the_destination_is_delivered_again(
     site: FaultySite, tmp_path: Path
 ) -> None:
     run(order_for(site, tmp_path))
-    victim = next((tmp_path / "out").rglob("02*.mp4"))
-    victim.write_bytes(b"x" * victim.stat().st_size)
+    changed = next((tmp_path / "out").rglob("02*.mp4"))
+    changed.write_bytes(b"x" * changed.stat().st_size)
     report = run(order_for(site, tmp_path))
     assert (report.items_delivered, report.items_skipped) == (1, 3)
-    assert victim.read_bytes() == site.lectures[1].content
+    assert changed.read_bytes() == site.lectures[1].content
 
 
-def test_a_corrected_course_url_is_another_course_whatever_its_files_are_called(
+def test_a_corrected_course_url_is_another_course_despite_equal_names(
     tmp_path: Path,
 ) -> None:
-    """Both courses are a file `1.mp4`; the wrong one was delivered, and the task is enrolled again with the right one."""
+    """Each course is a file `1.mp4`.
+
+    The wrong one was delivered. Then the task is enrolled again with the right one.
+    """
     wrong, right = content(5_000, 1), content(6_000, 2)
     with FaultySite([]) as site:
         site.pages |= {"/a/1.mp4": ("video/mp4", wrong), "/b/1.mp4": ("video/mp4", right)}
@@ -93,12 +101,12 @@ def test_a_corrected_course_url_is_another_course_whatever_its_files_are_called(
         (course,) = (tmp_path / "out").glob(f"{report.destination_id.replace('[', '[[]')}")
         assert [path.read_bytes() for path in course.glob("*.mp4")] == [right]
         assert sorted(delivered(tmp_path).values()) == sorted([wrong, right]), (
-            "what was delivered is never destroyed"
+            "a delivered file was overwritten"
         )
         for url, run_number in ((f"{site.url}/a/1.mp4", 3), (f"{site.url}/b/1.mp4", 4)):
             again = run(order_for(site, tmp_path, course_url=url, run_number=run_number))
             assert (again.items_delivered, again.items_skipped) == (0, 1), (
-                "each course is found again"
+                "a delivered course was not found"
             )
 
 
@@ -116,7 +124,7 @@ def test_a_new_signature_in_the_course_url_is_the_same_course(
     assert (other.items_delivered, other.items_skipped) == (4, 0)
 
 
-def test_a_damaged_manifest_is_as_good_as_none(site: FaultySite, tmp_path: Path) -> None:
+def test_a_damaged_manifest_is_ignored_and_written_again(site: FaultySite, tmp_path: Path) -> None:
     run(order_for(site, tmp_path))
     next((tmp_path / "out").rglob("manifest.json")).write_text('{"items": 7')
     assert run(order_for(site, tmp_path)).items_delivered == 4
@@ -141,14 +149,14 @@ def test_a_damaged_manifest_is_as_good_as_none(site: FaultySite, tmp_path: Path)
         (503, {"Retry-After": "3"}, Reason.SITE_ERROR, "the site failed (HTTP 503)", 3.0),
         (
             429,
-            {"Retry-After": DISTANT},
+            {"Retry-After": DISTANT_FUTURE},
             Reason.RATE_LIMITED,
             "the site asks to slow down (HTTP 429)",
             30 * 86400.0,
         ),
     ],
 )
-def test_what_the_site_answers_for_the_course_is_the_reason(
+def test_the_site_s_answer_for_the_course_is_the_reason(
     site: FaultySite,
     tmp_path: Path,
     status: int,
@@ -163,7 +171,7 @@ def test_what_the_site_answers_for_the_course_is_the_reason(
     assert site.media_bytes == 0
 
 
-def test_one_refused_lecture_does_not_waste_the_others(site: FaultySite, tmp_path: Path) -> None:
+def test_one_refused_lecture_does_not_stop_the_others(site: FaultySite, tmp_path: Path) -> None:
     site.faults["/2.mp4"] = Fault(status=403)
     report = run(order_for(site, tmp_path))
     assert report.reason is Reason.ACCESS_DENIED
@@ -185,7 +193,7 @@ def test_a_run_with_a_retryable_failure_is_retryable(site: FaultySite, tmp_path:
     assert report.reason is Reason.SITE_ERROR and report.items_failed == 3
 
 
-def test_an_expired_cookie_in_the_middle_ends_the_run(site: FaultySite, tmp_path: Path) -> None:
+def test_a_cookie_that_expires_during_a_run_ends_it(site: FaultySite, tmp_path: Path) -> None:
     site.faults["/2.mp4"] = Fault(status=401)
     report = run(order_for(site, tmp_path, downloads=1))
     assert (report.reason, report.message) == (
@@ -195,20 +203,19 @@ def test_an_expired_cookie_in_the_middle_ends_the_run(site: FaultySite, tmp_path
     assert not [sent for sent in site.sent if sent.path in ("/3.mp4", "/4.mp4")]
 
 
-def test_a_connection_reset_in_the_middle_of_a_file_is_resumed_and_the_file_is_whole(
+def test_a_download_whose_connection_is_reset_is_resumed_to_its_end(
     site: FaultySite, tmp_path: Path
 ) -> None:
     site.faults["/1.mp4"] = Fault(reset_after=50_000, times=3)
     report = run(order_for(site, tmp_path))
-    if (
-        report.reason is not None
-    ):  # the first try may end here; the next goes on from the partial file
+    # The first attempt may fail here. The next one resumes the partial file.
+    if report.reason is not None:
         report = run(order_for(site, tmp_path, attempt=2))
     assert report.reason is None
     assert delivered(tmp_path)["A course [task-7]/01 - Lecture 1.mp4"] == site.lectures[0].content
 
 
-def test_a_connection_that_is_always_reset_says_so(site: FaultySite, tmp_path: Path) -> None:
+def test_a_connection_that_is_always_reset_is_the_reason(site: FaultySite, tmp_path: Path) -> None:
     site.faults["/1.mp4"] = Fault(reset_after=0)
     report = run(order_for(site, tmp_path))
     assert report.reason is Reason.NETWORK_ERROR and report.items_delivered == 3
@@ -235,7 +242,7 @@ def test_a_body_shorter_than_announced_is_never_delivered(site: FaultySite, tmp_
         ("file:///etc/passwd", Reason.UNSUPPORTED_COURSE, "the site answered HTTP 302"),
     ],
 )
-def test_a_redirect_to_a_forbidden_place_is_not_followed(
+def test_a_redirect_to_a_forbidden_url_is_not_followed(
     site: FaultySite, tmp_path: Path, target: str, reason: Reason, message: str
 ) -> None:
     site.faults["/feed"] = Fault(location=target)
@@ -244,7 +251,7 @@ def test_a_redirect_to_a_forbidden_place_is_not_followed(
     assert {sent.path for sent in site.sent} <= {"/feed"}
 
 
-def test_a_redirect_to_a_host_that_is_not_listed_sends_nothing_there(
+def test_a_redirect_to_a_host_that_is_not_allowed_sends_nothing_there(
     site: FaultySite, tmp_path: Path
 ) -> None:
     with FaultySite([]) as other:
@@ -256,11 +263,9 @@ def test_a_redirect_to_a_host_that_is_not_listed_sends_nothing_there(
         assert other.sent == []
 
 
-def test_a_name_that_resolves_to_a_private_address_is_refused_before_it_is_contacted(
+def test_a_host_with_a_private_address_is_refused_without_a_request(
     site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import socket
-
     resolve = socket.getaddrinfo
     port = int(site.host.partition(":")[2])
     monkeypatch.setattr(
@@ -290,7 +295,7 @@ def test_a_name_that_resolves_to_a_private_address_is_refused_before_it_is_conta
         ("https://ada:secret@a.example/", "the URL carries a user name or a password"),
     ],
 )
-def test_a_url_that_may_not_be_contacted_is_refused_at_once(
+def test_a_url_that_is_not_allowed_is_refused_without_a_request(
     site: FaultySite, tmp_path: Path, url: str, message: str
 ) -> None:
     report = run(order_for(site, tmp_path, course_url=url))
@@ -299,7 +304,7 @@ def test_a_url_that_may_not_be_contacted_is_refused_at_once(
     assert site.sent == []
 
 
-def test_titles_never_lead_out_of_the_course_folder(tmp_path: Path) -> None:
+def test_files_stay_in_the_course_folder_whatever_their_titles(tmp_path: Path) -> None:
     titles = [
         "../../x",
         "..",
@@ -325,7 +330,7 @@ def test_titles_never_lead_out_of_the_course_folder(tmp_path: Path) -> None:
     assert len(outside) == len(titles)
 
 
-def test_two_lectures_with_one_title_are_both_there(tmp_path: Path) -> None:
+def test_two_lectures_with_the_same_title_are_both_delivered(tmp_path: Path) -> None:
     with FaultySite([Lecture("Same", content(1000, 1)), Lecture("Same", content(1000, 2))]) as site:
         assert run(order_for(site, tmp_path)).items_delivered == 2
         assert sorted(delivered(tmp_path).values()) == sorted(
@@ -333,7 +338,7 @@ def test_two_lectures_with_one_title_are_both_there(tmp_path: Path) -> None:
         )
 
 
-def test_the_account_s_cookies_are_sent_and_the_secret_file_is_left_alone(
+def test_the_account_s_cookies_are_sent_and_their_file_is_unchanged(
     site: FaultySite, tmp_path: Path
 ) -> None:
     cookies = tmp_path / "cookies"
@@ -359,7 +364,10 @@ def test_a_cookies_file_in_another_format_is_refused(site: FaultySite, tmp_path:
 
 
 def test_download_and_delivery_overlap(site: FaultySite, tmp_path: Path) -> None:
-    """Lecture 2 cannot end before lecture 1 has been delivered: with one after the other this would never end well."""
+    """The site holds lecture 2 until lecture 1 is delivered.
+
+    Without overlap, lecture 1 would not be delivered before the end of the hold.
+    """
     gate = threading.Event()
     site.faults["/2.mp4"] = Fault(hold=gate)
     first = tmp_path / "out" / "A course [task-7]" / "01 - Lecture 1.mp4"
@@ -380,7 +388,7 @@ def test_download_and_delivery_overlap(site: FaultySite, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("place", "reason", "words"),
+    ("folder_of", "reason", "words"),
     [
         (
             "scratch",
@@ -394,19 +402,23 @@ def test_download_and_delivery_overlap(site: FaultySite, tmp_path: Path) -> None
         ),
     ],
 )
-def test_a_folder_that_cannot_be_is_told_from_another(
-    site: FaultySite, tmp_path: Path, place: str, reason: Reason, words: str
+def test_the_reason_says_which_folder_cannot_be_created(
+    site: FaultySite, tmp_path: Path, folder_of: str, reason: Reason, words: str
 ) -> None:
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "folder"
     changes = (
-        {"scratch_dir": folder} if place == "scratch" else {"destination": f"directory:{folder}"}
+        {"scratch_dir": folder}
+        if folder_of == "scratch"
+        else {"destination": f"directory:{folder}"}
     )
     report = run(order_for(site, tmp_path, **changes))
     assert report.reason is reason and words in report.message and site.media_bytes == 0
 
 
-def test_a_full_disk_says_so_and_the_next_try_goes_on(site: FaultySite, tmp_path: Path) -> None:
+def test_a_full_disk_is_the_reason_and_the_next_attempt_resumes(
+    site: FaultySite, tmp_path: Path
+) -> None:
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(
@@ -431,7 +443,10 @@ def test_a_full_disk_says_so_and_the_next_try_goes_on(site: FaultySite, tmp_path
 
 
 def partial_size(tmp_path: Path, lecture: Lecture) -> int:
-    """Bytes of the lecture in scratch; others may be there, too, and be completed meanwhile."""
+    """Return the bytes of this lecture in scratch.
+
+    Other lectures may be there too. Their partial files may disappear during the search.
+    """
     for path in (tmp_path / "scratch").rglob("media-*.mp4.part"):
         with contextlib.suppress(FileNotFoundError):
             found = path.read_bytes()
@@ -441,12 +456,12 @@ def partial_size(tmp_path: Path, lecture: Lecture) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_after_a_worker_s_death_in_the_middle_of_a_file_only_what_is_missing_moves(
+def test_after_a_worker_is_killed_only_the_missing_bytes_move(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    """The site holds lecture 2 back at its half; there the worker dies.
+    """The site holds lecture 2 at its half, and the worker ends there.
 
-    All bytes that ever left the site are counted.
+    The test counts all bytes that the site sent.
     """
     with FaultySite([Lecture(f"Lecture {n}", content(2_000_000, n)) for n in range(1, 4)]) as site:
         gate = threading.Event()
@@ -480,15 +495,15 @@ def test_after_a_worker_s_death_in_the_middle_of_a_file_only_what_is_missing_mov
         assert resumed, f"the partial file was not resumed: {site.sent}, {report}"
         start = int(str(resumed[0].range).removeprefix("bytes=").rstrip("-"))
         assert start >= 100_000 and resumed[0].bytes == len(site.lectures[1].content) - start, (
-            "only what was missing"
+            "more than the missing bytes moved"
         )
-        assert report.bytes_delivered < site.size, "the first lecture was not moved again"
+        assert report.bytes_delivered < site.size, "the first lecture moved again"
 
 
 STUBBORN = "trap '' TERM; echo $$ > {output_dir}/pid; while :; do sleep 0.1; done"
 
 
-def test_a_command_that_does_not_end_is_killed_within_the_grace_and_before_its_worker_leaves(
+def test_a_command_that_ignores_sigterm_is_killed_before_its_worker_ends(
     site: FaultySite, tmp_path: Path
 ) -> None:
     stop = threading.Event()
@@ -510,7 +525,7 @@ def test_a_command_that_does_not_end_is_killed_within_the_grace_and_before_its_w
         os.kill(int(pid.read_text()), 0)
 
 
-def test_a_report_is_written_in_one_piece_or_in_place(tmp_path: Path) -> None:
+def test_a_report_in_a_file_can_be_read_back(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     report = Report(Reason.SITE_ERROR, "HTTP 503")
     write_report(path, report)
@@ -548,15 +563,13 @@ def test_a_bug_in_the_worker_ends_in_a_report(
 @pytest.mark.parametrize(
     "error", [Failure(Reason.NETWORK_ERROR, "gone"), OSError(5, "I/O"), ZeroDivisionError("x")]
 )
-def test_an_error_while_closing_does_not_replace_the_run_s_result(
+def test_an_error_while_closing_does_not_replace_the_result(
     site: FaultySite,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     error: Exception,
 ) -> None:
-    from enrollgate.worker.downloaders.yt_dlp import YtDlp
-
     close = YtDlp.close
 
     def broken(self: YtDlp) -> None:
@@ -581,7 +594,7 @@ def test_an_html_page_with_several_videos_is_a_course(site: FaultySite, tmp_path
     )
 
 
-def test_a_page_without_anything_is_unsupported(site: FaultySite, tmp_path: Path) -> None:
+def test_a_page_without_a_video_is_an_unsupported_course(site: FaultySite, tmp_path: Path) -> None:
     site.pages["/page"] = ("text/html", b"<html><title>Nothing</title></html>")
     assert (
         run(order_for(site, tmp_path, course_url=f"{site.url}/page")).reason
@@ -589,7 +602,9 @@ def test_a_page_without_anything_is_unsupported(site: FaultySite, tmp_path: Path
     )
 
 
-def test_a_missing_hls_segment_is_never_a_shorter_success(site: FaultySite, tmp_path: Path) -> None:
+def test_a_missing_hls_segment_never_yields_a_shorter_video(
+    site: FaultySite, tmp_path: Path
+) -> None:
     playlist = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:4\n" + "".join(
         f"#EXTINF:4,\n{site.url}/{n}.mp4\n" for n in (1, 2, 3)
     )
@@ -612,7 +627,7 @@ def test_a_missing_hls_segment_is_never_a_shorter_success(site: FaultySite, tmp_
 def test_udemy_extractor_never_opens_the_page_that_enrolls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str
 ) -> None:
-    """The course is free and the account is not enrolled: by default yt-dlp would enroll it."""
+    """The course is free and the account is not enrolled. By default yt-dlp would enroll it."""
     requested: list[str] = []
     subscribe = "https://www.udemy.com/course/subscribe/?courseId=42"
 
@@ -636,10 +651,9 @@ def test_udemy_extractor_never_opens_the_page_that_enrolls(
     )
 
 
-def test_what_only_another_program_could_fetch_is_refused(site: FaultySite, tmp_path: Path) -> None:
-    from enrollgate.worker.downloaders.guarded import open_youtube_dl
-    from enrollgate.worker.downloaders.network_guard import RequestRefused
-
+def test_a_url_that_only_another_program_could_fetch_is_refused(
+    site: FaultySite, tmp_path: Path
+) -> None:
     with open_youtube_dl({"quiet": True, "cachedir": False}, (site.host,)) as ydl:
         info = {
             "url": "rtmp://x.example/a",

@@ -1,4 +1,4 @@
-"""Scratch: several downloads share it, never exceed its limit, and all of them end."""
+"""Several downloads share scratch, never exceed its limit, and all of them end."""
 
 import queue
 import threading
@@ -16,7 +16,7 @@ LIMIT = 100
 
 
 class Harness:
-    """A scratch whose waits can be awaited, and the list of what it discarded."""
+    """A scratch that reports when a call waits, and the list of the files that it discarded."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
@@ -42,6 +42,7 @@ class Harness:
 
 
 def ends(thread: threading.Thread) -> bool:
+    """Wait up to 60 seconds for the thread and return whether it has ended."""
     thread.join(60)
     return not thread.is_alive()
 
@@ -79,7 +80,7 @@ def test_a_download_of_unknown_size_starts_only_when_no_other_runs(harness: Harn
     scratch.grow("known", 1, 2)
     waits = harness.blocked(scratch.grow, "unknown", 1, None)
     scratch.complete("known", 2)
-    assert ends(waits), "a complete file does not keep it from starting"
+    assert ends(waits), "a complete file does not delay its start"
 
 
 def test_no_download_starts_beside_one_of_unknown_size(harness: Harness) -> None:
@@ -118,7 +119,7 @@ def test_a_younger_download_never_overtakes_one_that_waits(harness: Harness) -> 
     assert ends(third) and ends(fourth)
 
 
-def test_a_file_larger_than_the_limit_passes_alone(harness: Harness) -> None:
+def test_a_file_larger_than_the_limit_is_downloaded_alone(harness: Harness) -> None:
     scratch = harness.scratch
     scratch.start("large")
     scratch.grow("large", 300, 300)
@@ -130,7 +131,7 @@ def test_a_file_larger_than_the_limit_passes_alone(harness: Harness) -> None:
     assert ends(waits)
 
 
-def test_kept_files_are_removed_the_oldest_first_when_room_is_needed(harness: Harness) -> None:
+def test_kept_files_are_removed_oldest_first_when_room_is_needed(harness: Harness) -> None:
     scratch = harness.scratch
     for key in ("old", "middle", "new"):
         scratch.keep(key, 30)
@@ -160,13 +161,13 @@ def test_a_download_larger_than_expected_waits_for_the_younger_one(harness: Harn
         scratch.start(key)
         scratch.grow(key, 50, 50)
     waits = harness.blocked(scratch.grow, "old", 60, 60)
-    scratch.grow("young", 50, 50)  # within its reservation: never thrown away
+    scratch.grow("young", 50, 50)  # within its reservation, so it is never preempted
     scratch.complete("young", 50)
     scratch.release("young")
     assert ends(waits)
 
 
-def test_the_youngest_is_preempted_when_all_downloads_are_larger_than_expected(
+def test_the_youngest_is_preempted_when_all_are_larger_than_expected(
     harness: Harness,
 ) -> None:
     scratch = harness.scratch
@@ -176,7 +177,7 @@ def test_the_youngest_is_preempted_when_all_downloads_are_larger_than_expected(
     old = harness.blocked(scratch.grow, "old", 80, 80)
     with pytest.raises(Preempted):
         scratch.grow("young", 60, 60)
-    assert old.is_alive(), "its room comes when the files of the younger one are removed"
+    assert old.is_alive(), "it has room only once the files of the younger one are removed"
     scratch.release("young")
     assert ends(old)
     scratch.start("young")
@@ -207,7 +208,7 @@ def test_a_stop_ends_every_wait(harness: Harness) -> None:
     assert all(map(ends, waits))
 
 
-def test_no_download_waits_for_deliveries_that_were_given_up(harness: Harness) -> None:
+def test_no_download_waits_once_deliveries_were_given_up(harness: Harness) -> None:
     scratch = harness.scratch
     for key in ("a", "b", "c"):
         scratch.start(key)
@@ -238,7 +239,7 @@ files = st.lists(
 class DiskUsage:
     """The bytes of each file.
 
-    Every change is checked against the limit, so that no peak is missed.
+    Each change is checked against the limit, so no peak is missed.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The canary for upgrades of yt-dlp: each internal name that we use is still there and unchanged.
+"""The canary for upgrades of yt-dlp: each internal name that we use still exists, unchanged.
 
 A failure names what changed. Read its new code, adapt the downloaders, then record the new
 signature in yt_dlp_compat.py.
@@ -22,7 +22,8 @@ from enrollgate.worker.downloaders import (
 )
 
 FOLDER = Path(downloaders.__path__[0])
-# What yt-dlp documents for programs that embed it: https://github.com/yt-dlp/yt-dlp#embedding-yt-dlp
+# What yt-dlp documents for programs that embed it:
+# https://github.com/yt-dlp/yt-dlp#embedding-yt-dlp
 PUBLIC_MODULES = {"yt_dlp", "yt_dlp.utils", "yt_dlp.postprocessor.common"}
 OUR_CLASSES = [
     cookie_jar.SharedCookieJar,

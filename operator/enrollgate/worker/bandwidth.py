@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 
 class Bandwidth:
-    """A token bucket that may go into debt: bytes are paid for afterwards, by waiting.
+    """A token bucket that may go into debt: the wait comes after the bytes have moved.
 
     Safe for several threads.
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from enrollgate.domain.reasons import Failure
 
-# Called with the bytes of an item that this delivery has moved so far. It may block: that is the
+# Called with the bytes of an item that this delivery has moved so far. It may block, to keep the
 # bandwidth limit.
 OnBytes = Callable[[int], None]
 
@@ -19,8 +19,8 @@ OnBytes = Callable[[int], None]
 class OnFetched(Protocol):
     """Called with the progress of a download.
 
-    It may block: that is the bound on scratch, and the bandwidth limit. A downloader must let pass
-    what it raises.
+    It may block, to keep the limits of scratch and of bandwidth. A downloader must not catch what
+    it raises.
     """
 
     def __call__(self, current: int, expected: int | None, arrived: int | None = None) -> None:

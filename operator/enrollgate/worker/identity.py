@@ -31,7 +31,7 @@ def unsigned(url: str) -> str:
 
 
 def is_signed(url: str) -> bool:
-    """Tell whether the URL carries a signature, which may expire."""
+    """Return whether the URL carries a signature, which may expire."""
     _, _, query = url.partition("#")[0].partition("?")
     return any(_SIGNATURE.fullmatch(name) for name, _ in parse_qsl(query))
 

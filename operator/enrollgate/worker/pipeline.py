@@ -55,8 +55,7 @@ FATAL_DELIVERY_REASONS = frozenset(
     }
 )
 # This many downloads that fail in a row, each in a way that a retry can fix, end the run. A
-# permanent failure (a refused or DRM-protected lecture) does not count: it says nothing of the
-# next item.
+# permanent failure (a refused or DRM-protected lecture) does not count: the next item may succeed.
 FAILURES_IN_A_ROW = 5
 # The same for deliveries. Fewer, because the destination has already retried each of them.
 DELIVERIES_IN_A_ROW = 3

@@ -1,4 +1,4 @@
-"""What became of a run's items, and what that means for the run.
+"""Count how a run's items ended, and choose the failure of the run.
 
 The pipeline counts here; `work` makes the report of it. Separate from the pipeline because it needs
 no threads: it is plain data and two functions of it.

@@ -1,7 +1,7 @@
-"""Bound the bytes that lie in scratch between download and delivery.
+"""Limit the bytes in scratch between download and delivery.
 
 Several downloads write to scratch at once. Together they must never exceed the limit, and none may
-wait for ever. A downloader reports bytes after it has written them, at most `CHUNK_SIZE` at a time,
+wait forever. A downloader reports bytes after it has written them, at most `CHUNK_SIZE` at a time,
 so the pipeline takes that much per download off the limit. The files themselves belong to the
 pipeline: this module only counts.
 
@@ -16,8 +16,8 @@ The rules:
 2. A download of unknown size starts only if no other has started, and no other starts beside it.
 3. A download that turns out larger than expected waits for the difference.
 4. A file larger than the limit passes once nothing else is in scratch.
-5. If all downloads wait and no delivery will make room, the youngest that has started is thrown
-   away and fetched again.
+5. If all downloads wait and no delivery will make room, the youngest that has started is
+   preempted: its files are removed and it is fetched again.
 """
 
 import threading
@@ -30,7 +30,7 @@ _POLL_INTERVAL = 0.5  # seconds: the stop event cannot notify a condition
 
 
 class Preempted(Exception):
-    """This download must be thrown away and fetched again, so that an older one can go on."""
+    """The files of this download must be removed, so that an older one has room. Fetch it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class ActiveDownload:
 
     @property
     def runs_alone(self) -> bool:
-        """Tell whether no other download may start beside this one."""
+        """Return whether no other download may start beside this one."""
         return self.started and self.expected is None
 
 
@@ -136,7 +136,7 @@ class Scratch:
         return self._wait_no_more or self._stop.is_set()
 
     def _fits(self, key: str, wanted: ActiveDownload) -> bool:
-        """Tell whether a download may become what it wants to be.
+        """Return whether a download may grow to the size that it asks for.
 
         Kept files do not count: they can be removed.
         """
@@ -152,7 +152,7 @@ class Scratch:
         return taken == 0 or taken + wanted.reserved <= self._limit
 
     def _must_yield(self, key: str) -> bool:
-        """Tell whether this waiting download is the one to throw away (rule 5)."""
+        """Return whether this waiting download is the one to preempt (rule 5)."""
         if self._complete or len(self._waiting) < len(self._active):
             return False
         younger = list(self._active)[1:]

@@ -226,6 +226,6 @@ class Drive:
 
 
 def _is_complete(file: File) -> bool:
-    """Say whether Drive's own MD5 of the file is the one that was written when it was uploaded."""
+    """Return whether the file has the MD5 that was recorded when its upload started."""
     md5 = file.get("md5Checksum")
     return md5 is not None and "size" in file and md5 == file.get("appProperties", {}).get(MD5)

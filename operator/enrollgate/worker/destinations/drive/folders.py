@@ -30,7 +30,7 @@ _ID_BATCH = 100
 
 
 def has_properties(file: File, properties: dict[str, str]) -> bool:
-    """Say whether a file or folder has all of these `appProperties`."""
+    """Return whether a file or folder has all of these `appProperties`."""
     own = file.get("appProperties", {})
     return all(own.get(name) == value for name, value in properties.items())
 

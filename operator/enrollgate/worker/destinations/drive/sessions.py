@@ -29,7 +29,7 @@ class Session:
     done: bool = False
 
     def is_for(self, size: int, md5: str, parent: str) -> bool:
-        """Say whether the session uploads this content to this folder."""
+        """Return whether the session uploads this content to this folder."""
         return (self.size, self.md5, self.parent) == (size, md5, parent)
 
     def __repr__(self) -> str:

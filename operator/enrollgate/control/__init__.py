@@ -1,4 +1,4 @@
-"""The operator, top to bottom: the loop, the reconciler, leader election, and the wiring of both modes.
+"""The operator, top to bottom: wiring, loop, reconciler and leader election.
 
     wiring            builds every part from the settings; runs the operator in local mode
     kopf_controller   runs it in Kubernetes mode: kopf watches Jobs beside the loop

@@ -1,13 +1,16 @@
-"""Kubernetes mode: kopf watches our Jobs and wakes the loop; both run in this process and end together.
+"""Kubernetes mode: kopf watches our Jobs and wakes the loop.
+
+Both run in this process and end together.
 
     kopf (event loop)                        runner (a thread of its own)
       watch our batch/v1 Jobs                  lease -> passes: observe -> plan -> apply
         finished or gone? ── wake(name) ──▶      a focused pass
       SIGTERM ── stop ──────────────────▶      ends after the current pass, releases the lease
 
-The watch decides nothing: a pass asks the API server itself, and a full pass at every interval finds what the watch missed.
-So a handler only passes on a name: that costs the same however many Jobs there are, and nothing in it can fail. If either
-side ends without having been stopped, the other is stopped and the process ends with an error; the Deployment restarts it.
+The watch decides nothing: a pass asks the API server itself, and a full pass at every interval
+finds what the watch missed. So a handler only passes on a name: that costs the same however many
+Jobs there are, and nothing in it can fail. If either side ends without having been stopped, the
+other is stopped and the process ends with an error; the Deployment restarts it.
 """
 
 import asyncio
@@ -63,11 +66,12 @@ class Crashed(Exception):
 def run_in_cluster(settings: Settings) -> None:
     """Run the operator in Kubernetes mode until SIGTERM.
 
-    Raises Misconfigured, DatabaseMisconfigured, PortUnavailable, and Crashed if a part of it ended by itself.
+    Raises Misconfigured, DatabaseMisconfigured, PortUnavailable, and Crashed if a part of it ended
+    by itself.
     """
-    # Every event of a Job creates hundreds of short-lived objects. With Python's defaults, collecting them walks through
-    # all objects again and again: a third of the processor time in a burst.
-    # https://docs.python.org/3/library/gc.html#gc.freeze
+    # Every event of a Job creates hundreds of short-lived objects. With Python's defaults,
+    # collecting them walks through all objects again and again: a third of the processor time in a
+    # burst. https://docs.python.org/3/library/gc.html#gc.freeze
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
     logging.getLogger("kopf").setLevel(
@@ -127,9 +131,18 @@ async def _run_both(
 ) -> None:
     """Run both sides until SIGTERM or SIGINT, or until one of them ends; then end the other."""
     ready, stopping = asyncio.Event(), asyncio.Event()
+
+    async def wait_for_signals() -> None:
+        await ready.wait()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        await stopping.wait()
+        _LOG.info("stopping after this pass")
+
     watcher = asyncio.create_task(watching(ready, stopping))
     worker = asyncio.create_task(asyncio.to_thread(work))
-    signals = asyncio.create_task(_wait_for_signals(ready, stopping))
+    signals = asyncio.create_task(wait_for_signals())
     await asyncio.wait({watcher, worker, signals}, return_when=asyncio.FIRST_COMPLETED)
     first = "the watch" if watcher.done() else "the loop" if worker.done() else ""
     # Until it is ready, kopf handles the signals itself, and then ends without an error.
@@ -161,15 +174,6 @@ async def _run_both(
         raise Crashed(f"{first} ended without having been stopped")
 
 
-async def _wait_for_signals(ready: asyncio.Event, stopping: asyncio.Event) -> None:
-    await ready.wait()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    await stopping.wait()
-    _LOG.info("stopping after this pass")
-
-
 def _watch(
     connection: Callable[[], ConnectionDetails],
     namespace: str,
@@ -178,6 +182,20 @@ def _watch(
 ) -> Callable[[asyncio.Event, asyncio.Event], Any]:
     """Return the coroutine by which kopf watches our Jobs and nothing else."""
     registry = kopf.OperatorRegistry()
+    settings = kopf.OperatorSettings()
+    settings.persistence.diffbase_storage = _NoDifferences()
+    settings.persistence.progress_storage = _NoProgress()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.watching.label_selectors[JOBS] = job_selector(installation)
+    settings.watching.server_timeout = _WATCH_SECONDS
+    settings.watching.client_timeout = _WATCH_SECONDS + 30
+    settings.watching.connect_timeout = 10.0
+    settings.watching.chunk_size = 500
+    settings.networking.request_timeout = 60.0
+    settings.queueing.idle_timeout = 1.0
+    # The current pass may take its time; Kubernetes ends the process if it takes too long.
+    settings.process.ultimate_exiting_timeout = None
 
     @kopf.on.login(registry=registry, id="login")
     def login(**_: Any) -> ConnectionInfo:
@@ -201,12 +219,12 @@ def _watch(
     async def watching(ready: asyncio.Event, stopping: asyncio.Event) -> None:
         await kopf.operator(
             registry=registry,
-            settings=_kopf_settings(installation),
+            settings=settings,
             namespaces=[namespace],
             standalone=True,
-            # By default kopf asks for the process's user name, which a numeric user does not have. It serves peering,
-            # which is not used here.
-            identity=installation,  # type: ignore[arg-type]  # a NewType of kopf's own, not exported
+            # By default kopf asks for the process's user name, which a numeric user does not have.
+            # It serves peering, which is not used here.
+            identity=installation,  # type: ignore[arg-type]  # kopf does not export its type
             ready_flag=ready,
             stop_flag=stopping,
         )
@@ -215,7 +233,10 @@ def _watch(
 
 
 class _NoDifferences(kopf.DiffBaseStorage):
-    """Keep no last-handled state: kopf would deep-copy every Job at every event, and nothing needs the difference."""
+    """Keep no last-handled state: nothing needs the difference.
+
+    kopf would deep-copy every Job at every event to compute it.
+    """
 
     def build(self, **_: Any) -> kopf.BodyEssence:
         return _NOTHING
@@ -244,21 +265,3 @@ class _NoProgress(kopf.ProgressStorage):
 
     def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
         return essence
-
-
-def _kopf_settings(installation: str) -> kopf.OperatorSettings:
-    settings = kopf.OperatorSettings()
-    settings.persistence.diffbase_storage = _NoDifferences()
-    settings.persistence.progress_storage = _NoProgress()
-    settings.posting.enabled = False
-    settings.scanning.disabled = True
-    settings.watching.label_selectors[JOBS] = job_selector(installation)
-    settings.watching.server_timeout = _WATCH_SECONDS
-    settings.watching.client_timeout = _WATCH_SECONDS + 30
-    settings.watching.connect_timeout = 10.0
-    settings.watching.chunk_size = 500
-    settings.networking.request_timeout = 60.0
-    settings.queueing.idle_timeout = 1.0
-    # The current pass may take its time; Kubernetes ends the process if it takes too long.
-    settings.process.ultimate_exiting_timeout = None
-    return settings

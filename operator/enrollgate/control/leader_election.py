@@ -1,12 +1,15 @@
-"""Leader election by a Lease, so that one of several replicas works. Correctness does not depend on it.
+"""Leader election by a Lease, so that one of several replicas works.
 
-The rules are client-go's (k8s.io/client-go/tools/leaderelection). A holder renews. The others measure by their *own* clock
-how long the record has not changed, and take it over once that exceeds its duration. Every write carries the
-resourceVersion that was read, so that only one of two writes succeeds. It is written here because the official client's
-election never retries a failed first create, and neither awaits nor reports a leader's work that has died.
+Correctness does not depend on it.
 
-A Lease that existed and is gone is created again only after its duration: an uninstalled release deletes its Lease, and a
-replica that has not been stopped yet must not leave one behind.
+The rules are client-go's (k8s.io/client-go/tools/leaderelection). A holder renews. The others
+measure by their *own* clock how long the record has not changed, and take it over once that exceeds
+its duration. Every write carries the resourceVersion that was read, so that only one of two writes
+succeeds. It is written here because the official client's election never retries a failed first
+create, and neither awaits nor reports a leader's work that has died.
+
+A Lease that existed and is gone is created again only after its duration: an uninstalled release
+deletes its Lease, and a replica that has not been stopped yet must not leave one behind.
 """
 
 from collections.abc import Callable
@@ -18,21 +21,26 @@ from typing import Literal
 from enrollgate.launchers.base import LauncherUnavailable
 from enrollgate.launchers.kubernetes.api import Api, ApiError, Json
 
-# Seconds between two attempts, at most, however long the Lease lasts; also the longest that one attempt may take.
+# Seconds between two attempts, at most, however long the Lease lasts; also the longest that one
+# attempt may take.
 LONGEST_INTERVAL = 30.0
 _GONE = "nobody (the Lease was deleted)"
 
 
 class LeaderElectionForbidden(Exception):
-    """The API server refuses this replica's access to the Lease, and would again; the message has the remedy."""
+    """The API server refuses access to the Lease, and would refuse again.
+
+    The message has the remedy.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class _LeaseRecord:
     """A Lease as it was last read.
 
-    `metadata` is kept as it was read, labels of others included, because a write must not remove them; it is empty once
-    the Lease is gone. `duration` is in seconds. The record has not changed since `since` (own clock, seconds).
+    `metadata` is kept as it was read, labels of others included, because a write must not remove
+    them; it is empty once the Lease is gone. `duration` is in seconds. The record has not changed
+    since `since` (own clock, seconds).
     """
 
     holder: str
@@ -45,8 +53,8 @@ class _LeaseRecord:
 class LeaderElector:
     """One candidate for one Lease.
 
-    `identity` is this replica's name in the Lease, `duration` the seconds after which others may take it over.
-    `monotonic` measures time; `clock` is the time that others read.
+    `identity` is this replica's name in the Lease, `duration` the seconds after which others may
+    take it over. `monotonic` measures time; `clock` is the time that others read.
     """
 
     def __init__(
@@ -84,7 +92,7 @@ class LeaderElector:
         return self._record.holder if self._record else ""
 
     def is_held(self) -> bool:
-        """Return whether this replica holds it for certain: nobody else can have taken it over yet."""
+        """Return whether this replica holds it for certain: no other can have it yet."""
         return self._seconds_left() > 0
 
     def _seconds_left(self) -> float:
@@ -96,8 +104,9 @@ class LeaderElector:
     def try_acquire_or_renew(self) -> bool:
         """Acquire or renew the Lease if that is allowed now. Return whether this replica holds it.
 
-        While the API server is away, nothing changes: the Lease is held until its time is over. A request that hangs is
-        abandoned by then (as with client-go's RenewDeadline), so that no two replicas work at the same time.
+        While the API server is away, nothing changes: the Lease is held until its time is over. A
+        request that hangs is abandoned by then (as with client-go's RenewDeadline), so that no two
+        replicas work at the same time.
 
         Raises LeaderElectionForbidden.
         """
@@ -126,7 +135,10 @@ class LeaderElector:
         return self.is_held()
 
     def release(self) -> None:
-        """Release the Lease, so that another replica need not wait. Never raises: its time runs out anyway."""
+        """Release the Lease, so that another replica need not wait.
+
+        Never raises: its time runs out anyway.
+        """
         if self._renewed_at is None or self._record is None:
             return
         self._renewed_at = None

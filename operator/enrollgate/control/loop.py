@@ -1,8 +1,11 @@
-"""The loop: a pass, then sleep until the interval is over or something wakes it. Only `stop` ends it.
+"""The loop: a pass, then sleep until the interval is over or something wakes it.
 
-A full pass is made at every interval, and at once when asked for without a name. Named runs that have changed get a
-focused pass at once; for many at a time, one full pass is cheaper. A pass that fails is aborted, logged once for each new
-cause, and tried again, in full, after a growing pause; nothing is decided from what could not be read.
+Only `stop` ends it.
+
+A full pass is made at every interval, and at once when asked for without a name. Named runs that
+have changed get a focused pass at once; for many at a time, one full pass is cheaper. A pass that
+fails is aborted, logged once for each new cause, and tried again, in full, after a growing pause;
+nothing is decided from what could not be read.
 """
 
 import threading
@@ -30,8 +33,8 @@ FOCUS_LIMIT = 200
 class Loop:
     """Repeats a pass every `interval` seconds, and at once when woken, until stopped.
 
-    Its methods may be called from any thread. `after_pass` is called after every pass with its summary, or with None if
-    the pass was aborted.
+    Its methods may be called from any thread. `after_pass` is called after every pass with its
+    summary, or with None if the pass was aborted.
     """
 
     def __init__(
@@ -72,16 +75,29 @@ class Loop:
         self._woken.set()
 
     def run(self, reconcile: Callable[[Collection[str] | None], PassSummary]) -> None:
-        """Repeat `reconcile` until stopped: with the names of the changed runs, or with None for a full pass."""
+        """Repeat `reconcile` until stopped.
+
+        Its argument is the names of the changed runs, or None for a full pass.
+        """
         while not self._stopped.is_set():
             self._woken.clear()
-            pause = self._run_pass(reconcile, self._take_changed())
-            if self._stopped.is_set():
-                break
+            changed = self._take_changed()
+            try:
+                summary = reconcile(changed)
+            except _TROUBLES as error:
+                self._stopped.wait(self._record_failure(error))
+                continue
             if self._failures:
-                self._stopped.wait(pause)
-            else:
-                self._woken.wait(pause)
+                _LOG.info("passes succeed again", failed_passes=self._failures)
+            self._failures, self._last_trouble = 0, ""
+            self._after_pass(summary)
+            with self._lock:
+                if summary.more:
+                    self._full_pass_due = self._monotonic()
+                self._ending = summary.ending
+                pause = max(0.0, self._full_pass_due - self._monotonic())
+            if not self._stopped.is_set():
+                self._woken.wait(min(pause, ENDING_INTERVAL) if summary.ending else pause)
 
     def _take_changed(self) -> frozenset[str] | None:
         """Return the runs that the next pass is about; None for a full pass."""
@@ -94,27 +110,6 @@ class Loop:
                 return changed
             self._full_pass_due = now + self._interval
             return None
-
-    def _run_pass(
-        self,
-        reconcile: Callable[[Collection[str] | None], PassSummary],
-        changed: frozenset[str] | None,
-    ) -> float:
-        """Run one pass. Return the seconds to pause after it."""
-        try:
-            summary = reconcile(changed)
-        except _TROUBLES as error:
-            return self._record_failure(error)
-        if self._failures:
-            _LOG.info("passes succeed again", failed_passes=self._failures)
-        self._failures, self._last_trouble = 0, ""
-        self._after_pass(summary)
-        with self._lock:
-            if summary.more:
-                self._full_pass_due = self._monotonic()
-            self._ending = summary.ending
-            pause = max(0.0, self._full_pass_due - self._monotonic())
-            return min(pause, ENDING_INTERVAL) if summary.ending else pause
 
     def _record_failure(self, error: Exception) -> float:
         """Log an aborted pass, once for each new cause. Return the seconds to pause after it."""

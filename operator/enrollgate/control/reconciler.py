@@ -1,15 +1,19 @@
 """One pass: observe, plan, apply. Every pass starts from the rows and the runs as they are.
 
-    gate      backlog -> track the new, record the changed, fail the timed-out, untrack the finished   (the tasks)
-    runs      unfinished rows -> the launcher's observations -> plan -> apply                          (what was claimed)
-    launches  claim up to the free slots -> plan -> check that each is still enrolled -> launch        (what is enrolled)
+    gate      backlog -> track new tasks, record status changes, fail timed-out tasks,
+              untrack finished tasks
+    runs      unfinished rows -> the launcher's observations -> plan -> apply
+    launches  claim runs for the free slots -> plan -> check that each task is still enrolled
+              -> launch
 
-That is a *full* pass. When the launcher names the runs that have changed, a *focused* pass looks at those alone and then
-fills the slots they leave: its cost follows the change, however many runs there are.
+That is a *full* pass. When the launcher names the runs that have changed, a *focused* pass looks at
+those alone and then fills the slots they leave: its cost follows the change, however many runs
+there are.
 
-A pass may be interrupted anywhere, at any time, by anything: the next one continues from what it finds. A run exists in
-the database before it exists at the launcher, and its name follows from its task and run number, so creating it again
-creates nothing new. Between passes only hints are kept: which unknown statuses were warned about, and whose rows were held.
+A pass may be interrupted anywhere, at any time, by anything: the next one continues from what it
+finds. A run exists in the database before it exists at the launcher, and its name follows from its
+task and run number, so creating it again creates nothing new. Between passes only hints are kept:
+which unknown statuses were warned about, and whose rows were held.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -45,7 +49,8 @@ from enrollgate.telemetry import metrics
 
 _T = TypeVar("_T")
 _LOG = structlog.get_logger(__name__)
-# Rows held by other transactions that each part of a pass waits for, before it continues without the rest.
+# Rows held by other transactions that each part of a pass waits for, before it continues without
+# the rest.
 HELD_LIMIT = 3
 # Runs launched before that is recorded in the database.
 LAUNCH_BATCH = 500
@@ -57,9 +62,10 @@ CHECK_BATCH = 50
 class PassSummary:
     """What one pass saw and did, for logs and metrics.
 
-    `unfinished` is the number of unfinished runs at the end, `statements` the number of SQL statements sent. `refused`
-    runs were claimed in this pass and finished without being launched: their slots are free again. `ending` names the
-    runs to observe again soon, because no event announces their end.
+    `unfinished` is the number of unfinished runs at the end, `statements` the number of SQL
+    statements sent. `refused` runs were claimed in this pass and finished without being launched:
+    their slots are free again. `ending` names the runs to observe again soon, because no event
+    announces their end.
     """
 
     waiting: int
@@ -74,13 +80,16 @@ class PassSummary:
 
     @property
     def more(self) -> bool:
-        """Return whether the pass left timed-out tasks or free slots, so that the next one should follow at once."""
+        """Return whether the next pass should follow at once: tasks or free slots are left."""
         return self.expired >= tasks.EXPIRY_LIMIT or self.refused > 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Applied:
-    """How many runs were finished (in all, and of those that were to be launched) and how many were launched."""
+    """How many runs an `_apply` finished and launched.
+
+    `refused` counts the finished ones that were to be launched.
+    """
 
     finished: int
     refused: int
@@ -120,8 +129,8 @@ class Reconciler:
     def reconcile(self, changed: Collection[str] | None = None) -> PassSummary:
         """Run one pass: a full one, or one focused on the runs that are named as changed.
 
-        Raises DatabaseUnavailable, DatabaseMisconfigured or LauncherUnavailable: then the pass is aborted, and the next
-        one does what it did not get to.
+        Raises DatabaseUnavailable, DatabaseMisconfigured or LauncherUnavailable: then the pass is
+        aborted, and the next one does what it did not get to.
         """
         with metrics.timed_pass():
             return self._full_pass() if changed is None else self._focused_pass(changed)
@@ -169,7 +178,10 @@ class Reconciler:
     def _launch_claimed(
         self, now: datetime, remaining: int, *, is_work_left: bool
     ) -> tuple[int, _Applied]:
-        """Claim runs for the free slots and launch them. Return how many were claimed, and what came of them."""
+        """Claim runs for the free slots and launch them.
+
+        Return how many were claimed, and what came of them.
+        """
         limit = self._policy.max_concurrent_runs
         if not is_work_left or remaining >= limit:
             return 0, _Applied(0, 0, 0)
@@ -181,8 +193,8 @@ class Reconciler:
             limit=limit,
             unfinished=remaining,
         )
-        # A run that was just claimed is created, or adopted if another operator has created it meanwhile: the plan needs
-        # no observation of it.
+        # A run that was just claimed is created, or adopted if another operator has created it
+        # meanwhile: the plan needs no observation of it.
         return len(claimed), self._apply(plan(claimed, {}, self._policy), now)
 
     def _summarize(
@@ -256,7 +268,7 @@ class Reconciler:
         return expired
 
     def _untrack(self, left: list[tasks.LeftTask], now: datetime) -> None:
-        """Stop tracking tasks that are finished or deleted; fail those whose status became unknown."""
+        """Stop tracking finished and deleted tasks; fail those whose status became unknown."""
         known = [task for task in left if task.state is not TaskState.UNKNOWN]
         unknown = [task for task in left if task.state is TaskState.UNKNOWN and not task.has_run]
         tasks.untrack(self._database, [task.task_id for task in known])
@@ -279,7 +291,8 @@ class Reconciler:
                 continue
             self._warned.add(status)
             _LOG.warning(
-                "rows with an unknown status are left alone; if it has a meaning, name it in ENROLLGATE_STATUS_*",
+                "rows with an unknown status are left alone; if it has a meaning, "
+                "name it in ENROLLGATE_STATUS_*",
                 status="NULL" if status is None else redact(status),
                 tasks=count,
             )
@@ -302,7 +315,7 @@ class Reconciler:
 
     @contextmanager
     def _unless_held(self, task_id: int) -> Iterator[None]:
-        """Leave a task whose row another transaction holds to the next pass, and continue with the others."""
+        """Leave a task whose row another transaction holds to the next pass."""
         try:
             yield
             self._held.discard(task_id)
@@ -313,7 +326,10 @@ class Reconciler:
         self._progress()
 
     def _reachable(self, each: Iterable[_T], task_of: Callable[[_T], int]) -> Iterator[_T]:
-        """Yield these in their order, those whose rows were held last; stop after HELD_LIMIT rows that are held."""
+        """Yield the items whose rows were free last time, then the others.
+
+        Stop after HELD_LIMIT rows that are held.
+        """
         self._waits = 0
         for one in sorted(each, key=lambda one: task_of(one) in self._held):
             if self._waits >= HELD_LIMIT:
@@ -348,7 +364,10 @@ class Reconciler:
         return _Applied(len(recorded) + refused, refused, launched)
 
     def _launch(self, launches: list[Launch], now: datetime) -> tuple[int, int]:
-        """Launch the runs whose tasks are enrolled now. Return how many were launched, and how many can never be."""
+        """Launch the runs whose tasks are enrolled now.
+
+        Return how many were launched, and how many can never be.
+        """
         results = list(self._launcher.launch(self._still_enrolled(launches)))
         taken = [
             launch.run for launch, result in results if result.outcome is LaunchOutcome.NAME_TAKEN
@@ -376,7 +395,10 @@ class Reconciler:
     def _mark_launched(
         self, existing: list[tuple[UnfinishedRun, str | None]], now: datetime
     ) -> int:
-        """Record that these runs (with their Jobs' UIDs) exist. Announce and count those not recorded before."""
+        """Record that these runs (with their Jobs' UIDs) exist.
+
+        Announce and count those not recorded before.
+        """
         if not existing:
             return 0
         new = runs.mark_launched(self._database, [run.name for run, _ in existing], now)
@@ -422,27 +444,30 @@ class Reconciler:
             )
 
     def _record(self, action: Record, now: datetime) -> bool:
-        """Finish a run and announce it. Return False if another operator has changed the run: it is that one's to record."""
+        """Finish a run and announce it.
+
+        Return False if another operator has changed the run: it is that one's to record.
+        """
         run, reason = action.run, action.reason
         recorded = runs.record(self._database, self._tables, action, now)
         if recorded is Recorded.OVERTAKEN:
             _LOG.debug("a run is left to the operator that has changed it", run=run.name)
             return False
         metrics.RUNS_FINISHED.labels(action.outcome.value, reason.value if reason else "none").inc()
-        told = action.message if reason is None else f"{reason}: {action.message}"
+        message = action.message if reason is None else f"{reason}: {action.message}"
         details: dict[str, object] = {
             "run": run.name,
             "task": run.task_id,
             "outcome": action.outcome.value,
         }
         if action.task_to is not None:
-            told += f"; the task becomes {action.task_to.value}"
+            message += f"; the task becomes {action.task_to.value}"
             details["task_status"] = (
                 action.task_to.value
                 if recorded is Recorded.MOVED
                 else "changed by Node.js, left as it is"
             )
-        event = RunEvent(RunEventType.of(action.outcome), told)
+        event = RunEvent(RunEventType.of(action.outcome), message)
         self._launcher.record_event(
             run.name, action.observation.uid if action.observation else None, event
         )
@@ -460,7 +485,8 @@ class Reconciler:
     def _clear_orphans(self, orphans: list[StopOrphan | DiscardOrphan]) -> None:
         """Stop or discard runs without an unfinished row.
 
-        The database is asked once more: a run may have been claimed after the rows were read and before the observation.
+        The database is asked once more: a run may have been claimed after the rows were read and
+        before the observation.
         """
         if not orphans:
             return

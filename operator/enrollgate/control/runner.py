@@ -1,4 +1,4 @@
-"""An operator at work: prepare the database, wait for the lease, run the loop, release the lease; until stopped.
+"""One working operator: prepare the database, wait for the lease, run the loop.
 
     prepare ─▶ [ wait for the lease ] ─▶ loop of passes ─▶ lease lost? wait again
                                               ▲
@@ -31,9 +31,12 @@ TROUBLE_BACKOFF = Backoff(base=1.0, factor=2.0, cap=30.0)
 
 
 class OperatorRunner:
-    """The work of one operator process. `run` blocks; `wake` and `stop` may be called from any thread, also before it.
+    """The work of one operator process.
 
-    `build_reconciler` returns a fresh one each time this replica starts to work: nothing is remembered from before.
+    `run` blocks; `wake` and `stop` may be called from any thread, also before it.
+
+    `build_reconciler` returns a fresh one each time this replica starts to work: nothing is
+    remembered from before.
     """
 
     def __init__(
@@ -59,7 +62,10 @@ class OperatorRunner:
         self._loop: Loop | None = None
 
     def wake(self, name: str | None = None) -> None:
-        """Report that a run has changed. While another replica works this does nothing: our first pass sees it."""
+        """Report that a run has changed.
+
+        While another replica works this does nothing: our first pass sees it.
+        """
         with self._lock:
             if self._loop is not None:
                 self._loop.wake(name)
@@ -74,7 +80,8 @@ class OperatorRunner:
     def run(self) -> None:
         """Work until stopped.
 
-        Raises DatabaseMisconfigured, LeaderElectionForbidden, and any unexpected error: then the process must end.
+        Raises DatabaseMisconfigured, LeaderElectionForbidden, and any unexpected error: then the
+        process must end.
         """
         if not self._prepare():
             return
@@ -86,7 +93,10 @@ class OperatorRunner:
                     self._work()
 
     def _prepare(self) -> bool:
-        """Wait for the database, migrate the embedded one, and check it. Return False if stopped meanwhile."""
+        """Wait for the database, migrate the embedded one, and check it.
+
+        Return False if stopped meanwhile.
+        """
         failures = 0
         while not self._stopped.is_set():
             self._health.record_pass(is_ready=False)
@@ -148,7 +158,10 @@ class OperatorRunner:
 
     @contextmanager
     def _keep_lease(self, elector: LeaderElector) -> Iterator[None]:
-        """Renew the lease during the work, and end the work if it is lost. Raises an unexpected error of the renewal."""
+        """Renew the lease during the work, and end the work if it is lost.
+
+        Raises an unexpected error of the renewal.
+        """
         is_over = threading.Event()
         with ThreadPoolExecutor(1, thread_name_prefix="lease") as pool:
             renewal = pool.submit(self._renew, elector, is_over)

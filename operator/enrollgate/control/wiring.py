@@ -50,10 +50,13 @@ class NoCluster(Misconfigured):
 
 
 def run_operator(settings: Settings) -> None:
-    """Run the operator in local mode until SIGTERM or SIGINT. The runs continue and are adopted by the next operator.
+    """Run the operator in local mode until SIGTERM or SIGINT.
 
-    A database that is away is waited for. Raises DatabaseMisconfigured if the operator cannot work with it, Misconfigured
-    if the work directory cannot be used, and PortUnavailable if the HTTP port is taken.
+    The runs continue and are adopted by the next operator.
+
+    A database that is away is waited for. Raises DatabaseMisconfigured if the operator cannot work
+    with it, Misconfigured if the work directory cannot be used, and PortUnavailable if the HTTP
+    port is taken.
     """
     health = build_health(settings)
     database = build_database(settings)
@@ -136,7 +139,10 @@ def build_policy(settings: Settings) -> Policy:
 
 
 def build_health(settings: Settings) -> Health:
-    """Build the health record. Without a sign of life for six intervals, and two minutes at least, it counts as dead."""
+    """Build the health record.
+
+    Without a sign of life for six intervals, and two minutes at least, it counts as dead.
+    """
     return Health(
         liveness_timeout=max(120.0, 6 * settings.check_interval), monotonic=time.monotonic
     )
@@ -175,7 +181,8 @@ def build_kubernetes_launcher(
 ) -> KubernetesLauncher:
     """Build the launcher that creates Jobs in the cluster of this process.
 
-    `stopped` ends the pauses between retries; `progress` is called after each request. Raises Misconfigured.
+    `stopped` ends the pauses between retries; `progress` is called after each request. Raises
+    Misconfigured.
     """
     kubernetes = settings.kubernetes
     try:

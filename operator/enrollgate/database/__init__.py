@@ -1,4 +1,6 @@
-"""Every SQL statement of the project: Node.js's task table and our two tables, by SQLAlchemy Core on PyMySQL or SQLite.
+"""Every SQL statement of the project, about Node.js's task table and our two tables.
+
+They are written with SQLAlchemy Core, for PyMySQL and SQLite.
 
     engine      opens a database, runs transactions, sorts its errors
     tables      describes the tables

@@ -1,6 +1,7 @@
-"""Is there anything to do at the gate? One exact statement over the open tasks and the tracked tasks answers.
+"""The backlog: what there is to do at the gate.
 
-At 100,000 waiting tasks it takes about 150 ms of the database's time. A cheaper comparison of checksums was tried and
+One exact statement over the open tasks and the tracked tasks answers. At 100,000 waiting tasks it
+takes about 150 ms of the database's time. A cheaper comparison of checksums was tried and
 removed: it was slower at 1,000 rows, and equal checksums could hide a change.
 """
 
@@ -13,7 +14,8 @@ from sqlalchemy import ColumnElement, String, cast, func, literal, null, select,
 from enrollgate.database.engine import Database
 from enrollgate.database.tables import STATUS_LENGTH, Tables, tracked_tasks
 
-# How many unknown statuses one backlog names, at most: an application may write a new one for each row.
+# How many unknown statuses one backlog names, at most: an application may write a new one for each
+# row.
 UNKNOWN_STATUS_LIMIT = 20
 
 
@@ -21,8 +23,8 @@ UNKNOWN_STATUS_LIMIT = 20
 class Group:
     """The number of tasks with one pair of current and last seen status.
 
-    Both are configured statuses. `status` is None if the task's status is unknown, `last_seen` is None if the task is
-    not tracked.
+    Both are configured statuses. `status` is None if the task's status is unknown, `last_seen` is
+    None if the task is not tracked.
     """
 
     status: str | None
@@ -34,8 +36,9 @@ class Group:
 class Backlog:
     """The whole backlog in a few numbers, all read at one moment by one statement.
 
-    `tracked` is the number of tracked tasks, `due` the number of those whose enrollment timeout is over.
-    `unknown_statuses` maps unknown statuses of untracked tasks to their numbers, for UNKNOWN_STATUS_LIMIT of them.
+    `tracked` is the number of tracked tasks, `due` the number of those whose enrollment timeout is
+    over. `unknown_statuses` maps unknown statuses of untracked tasks to their numbers, for
+    UNKNOWN_STATUS_LIMIT of them.
     """
 
     groups: tuple[Group, ...]
@@ -57,7 +60,7 @@ class Backlog:
 
     @property
     def left(self) -> int:
-        """Return how many tracked tasks have left the gate: finished, unknown by now, or deleted."""
+        """Return how many tracked tasks are finished, unknown by now, or deleted."""
         return self.tracked - sum(
             g.tasks for g in self.groups if g.status is not None and g.last_seen is not None
         )
@@ -73,7 +76,10 @@ class Backlog:
 
 
 def load_backlog(database: Database, tables: Tables, now: datetime, timeout: float) -> Backlog:
-    """Read the backlog by one statement over the open tasks and the tracked tasks. `timeout` in seconds."""
+    """Read the backlog by one statement over the open tasks and the tracked tasks.
+
+    `timeout` in seconds.
+    """
     with_tracking = tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id)
     finished = (tables.statuses.completed, tables.statuses.failed)
     by_status = (
@@ -126,7 +132,7 @@ def load_backlog(database: Database, tables: Tables, now: datetime, timeout: flo
 
 
 def is_due(tables: Tables, now: datetime, timeout: float) -> ColumnElement[bool]:
-    """Build the condition: a tracked task is waiting, and its enrollment timeout (seconds) is over."""
+    """Build the condition: a tracked task is waiting and its timeout (seconds) is over."""
     return tracked_tasks.c.last_seen_status.in_(tables.statuses.waiting) & (
         tracked_tasks.c.first_seen_at <= now - timedelta(seconds=timeout)
     )

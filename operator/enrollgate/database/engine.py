@@ -1,13 +1,14 @@
-"""Opens a database, runs transactions, and sorts its errors: *try again* or *fix what the message names*.
+"""Opens a database, runs transactions, and sorts errors: try again, or fix a setting.
 
-READ COMMITTED on MySQL and MariaDB, so that no statement locks rows it does not change. On SQLite every transaction that
-writes begins IMMEDIATE, so that two operators wait for each other instead of failing.
+READ COMMITTED on MySQL and MariaDB, so that no statement locks rows it does not change. On SQLite
+every transaction that writes begins IMMEDIATE, so that two operators wait for each other instead of
+failing.
 """
 
 import sqlite3
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +39,8 @@ T = TypeVar("T")
 
 # Seconds to open a connection.
 CONNECT_TIMEOUT = 10
-# Seconds that one statement may take; the slowest, tracking new tasks without an index, takes a few.
+# Seconds that one statement may take; the slowest, tracking new tasks without an index, takes a
+# few.
 STATEMENT_TIMEOUT = 120
 # Seconds to wait for a row, or a whole table (LOCK TABLES, ALTER), that another transaction holds.
 LOCK_TIMEOUT = 3
@@ -50,8 +52,8 @@ _SESSION = (
     "SET SESSION sql_mode='STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION', "
     f"SESSION innodb_lock_wait_timeout={LOCK_TIMEOUT}, SESSION lock_wait_timeout={LOCK_TIMEOUT}"
 )
-# Named locks belong to the server, which may have other databases with an installation of the same name.
-# A lock's name has 64 characters at most.
+# Named locks belong to the server, which may have other databases with an installation of the same
+# name. A lock's name has 64 characters at most.
 _LOCK_NAME = "CONCAT(:name, '-', LEFT(SHA2(DATABASE(), 256), 12))"
 
 # Error numbers that `pymysql.constants` does not list,
@@ -77,8 +79,8 @@ _REMEDIES = {
     "the tables enrollgate_*",
     ER.COLUMNACCESS_DENIED_ERROR: "grant the user SELECT on the task table's columns and UPDATE on "
     "its status column",
-    ER.NO_SUCH_TABLE: "let Node.js create the task table (or name it in ENROLLGATE_TASK_TABLE), and "
-    "run `enrollgate migrate`",
+    ER.NO_SUCH_TABLE: "let Node.js create the task table (or name it in ENROLLGATE_TASK_TABLE), "
+    "and run `enrollgate migrate`",
     ER.SPECIFIC_ACCESS_DENIED_ERROR: _PRIVILEGE,
     ER.WARN_DATA_TRUNCATED: "the status column cannot hold a status; if it is an ENUM, add the "
     "status to it",
@@ -105,19 +107,22 @@ _SQLITE_REMEDIES = {
     "no such table": _REMEDIES[ER.NO_SUCH_TABLE],
     "no such column": _REMEDIES[ER.BAD_FIELD_ERROR],
     "readonly database": "make the file and its folder writable",
-    "unable to open": "check that the file's folder exists (`enrollgate migrate` creates it) and is "
-    "writable",
+    "unable to open": "check that the file's folder exists (`enrollgate migrate` creates it) "
+    "and is writable",
     "not a database": "point ENROLLGATE_DATABASE_URL at a SQLite file",
     "full": "free some disk space",
 }
 
 
 class DatabaseUnavailable(Exception):
-    """The database cannot be reached, or the connection broke, or another transaction was in the way: try again."""
+    """The database is away, the connection broke, or a transaction was in the way: try again."""
 
 
 class RowHeld(DatabaseUnavailable):
-    """Another transaction held a row, or its table, for longer than LOCK_TIMEOUT. Other rows may be free."""
+    """Another transaction held a row, or its table, for longer than LOCK_TIMEOUT.
+
+    Other rows may be free.
+    """
 
 
 class DatabaseMisconfigured(Exception):
@@ -128,12 +133,31 @@ class DatabaseMisconfigured(Exception):
 class NamedLock:
     """A lock of the MySQL server that makes transactions run one after the other.
 
-    `timeout` is the seconds to wait for it, less than STATEMENT_TIMEOUT; `refusal` is the error message after that.
+    `timeout` is the seconds to wait for it, less than STATEMENT_TIMEOUT; `refusal` is the error
+    message after that.
     """
 
     name: str
     timeout: int
     refusal: str
+
+    @contextmanager
+    def hold(self, connection: Connection) -> Iterator[None]:
+        """Hold the lock, also while a transaction inside commits. Raises DatabaseUnavailable."""
+        values = {"name": self.name, "seconds": self.timeout}
+        lock = text(f"SELECT GET_LOCK({_LOCK_NAME}, :seconds)")
+        taken = connection.execute(lock, values).scalar()
+        connection.commit()
+        if taken != 1:
+            raise DatabaseUnavailable(self.refusal)
+        try:
+            yield
+        finally:
+            try:
+                connection.execute(text(f"SELECT RELEASE_LOCK({_LOCK_NAME})"), {"name": self.name})
+                connection.commit()
+            except DBAPIError:
+                connection.invalidate()  # the lock goes with its connection
 
 
 class Clock(Protocol):
@@ -145,7 +169,10 @@ class Clock(Protocol):
 
 
 def database_clock(connection: Connection) -> datetime:
-    """Return the UTC time of the database server: one clock for all operators, whatever their machines' clocks say."""
+    """Return the UTC time of the database server.
+
+    So all operators share one clock, whatever the clocks of their machines say.
+    """
     if connection.dialect.name == "sqlite":
         return datetime.now(UTC).replace(tzinfo=None)
     now: datetime = connection.execute(text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
@@ -155,7 +182,8 @@ def database_clock(connection: Connection) -> datetime:
 class Database:
     """One database: short transactions, counted statements, translated errors.
 
-    `statements` is how many statements were sent since the start; a pass over an idle backlog sends a constant number.
+    `statements` is how many statements were sent since the start; a pass over an idle backlog sends
+    a constant number.
     """
 
     def __init__(self, engine: Engine, clock: Clock = database_clock) -> None:
@@ -180,24 +208,36 @@ class Database:
 
     @contextmanager
     def read_transaction(self) -> Iterator[Connection]:
-        """Run a transaction that only reads. Raises DatabaseUnavailable or DatabaseMisconfigured."""
+        """Run a transaction that only reads.
+
+        Raises DatabaseUnavailable or DatabaseMisconfigured.
+        """
         with translated(), self.engine.begin() as connection:
             yield connection
 
     def run_in_transaction(
         self, change: Callable[[Connection], T], *, lock: NamedLock | None = None
     ) -> T:
-        """Run `change` in a transaction that writes; up to five times, if other transactions are in its way.
+        """Run `change` in a transaction that writes.
 
-        With `lock`, the transactions of that lock run one after the other, each seeing what the one before committed.
+        It is tried up to five times, if other transactions are in its way.
 
-        Raises DatabaseUnavailable (RowHeld, if a row was held for too long) or DatabaseMisconfigured. If the connection
-        breaks during the commit, nobody knows whether it took place: every change must be harmless to repeat.
+        With `lock`, the transactions of that lock run one after the other, each seeing what the one
+        before committed.
+
+        Raises DatabaseUnavailable (RowHeld, if a row was held for too long) or
+        DatabaseMisconfigured. If the connection breaks during the commit, nobody knows whether it
+        took place: every change must be harmless to repeat.
         """
         engine = self.engine.execution_options(enrollgate_writes=True)
 
         def attempt() -> T:
-            with engine.connect() as connection, self._locked(connection, lock), connection.begin():
+            with ExitStack() as stack:
+                connection = stack.enter_context(engine.connect())
+                # SQLite has one writer at a time anyway.
+                if lock is not None and not self.is_sqlite:
+                    stack.enter_context(lock.hold(connection))
+                stack.enter_context(connection.begin())
                 return change(connection)
 
         with translated():
@@ -207,28 +247,6 @@ class Database:
                 wait=_RETRY_WAIT,
                 reraise=True,
             )(attempt)
-
-    @contextmanager
-    def _locked(self, connection: Connection, lock: NamedLock | None) -> Iterator[None]:
-        """Hold the lock until after the commit. SQLite has one writer at a time anyway."""
-        if lock is None or self.is_sqlite:
-            yield
-            return
-        values = {"name": lock.name, "seconds": lock.timeout}
-        taken = connection.execute(
-            text(f"SELECT GET_LOCK({_LOCK_NAME}, :seconds)"), values
-        ).scalar()
-        connection.commit()
-        if taken != 1:
-            raise DatabaseUnavailable(lock.refusal)
-        try:
-            yield
-        finally:
-            try:
-                connection.execute(text(f"SELECT RELEASE_LOCK({_LOCK_NAME})"), {"name": lock.name})
-                connection.commit()
-            except DBAPIError:
-                connection.invalidate()  # the lock goes with its connection
 
     def now(self) -> datetime:
         """Return the time of the database's clock, UTC."""
@@ -247,7 +265,10 @@ def open_database(
     tls_verify_hostname: bool = True,
     clock: Clock = database_clock,
 ) -> Database:
-    """Open `sqlite:///path` or `mysql+pymysql://...`. Does not connect yet, so it does not fail yet."""
+    """Open `sqlite:///path` or `mysql+pymysql://...`.
+
+    Does not connect yet, so it does not fail yet.
+    """
     if url.get_backend_name() == "sqlite":
         return Database(_open_sqlite(url), clock)
     arguments: dict[str, object] = {
@@ -274,20 +295,21 @@ def open_database(
         connect_args=arguments,
     )
     if tls_ca is not None:
-        event.listen(engine, "do_connect", lambda *_: _check_certificates(tls_ca))
+
+        @event.listens_for(engine, "do_connect")
+        def check_certificates(*_: object) -> None:
+            # Before each connection, since a mounted file may change.
+            try:
+                ssl.create_default_context(cafile=str(tls_ca))
+            except OSError as error:
+                is_readable = isinstance(error, ssl.SSLError)
+                problem = "it holds no certificate" if is_readable else error.strerror
+                remedy = "name the CA's certificate, a file in PEM format that can be read"
+                raise DatabaseMisconfigured(
+                    f"ENROLLGATE_DATABASE__TLS_CA={tls_ca}: {problem}: {remedy}"
+                ) from error
+
     return Database(engine, clock)
-
-
-def _check_certificates(path: Path) -> None:
-    """Check the CA file before each connection, since a mounted file may change. Raises DatabaseMisconfigured."""
-    try:
-        ssl.create_default_context(cafile=str(path))
-    except OSError as error:
-        what = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
-        remedy = "name the CA's certificate, a file in PEM format that can be read"
-        raise DatabaseMisconfigured(
-            f"ENROLLGATE_DATABASE__TLS_CA={path}: {what}: {remedy}"
-        ) from error
 
 
 def _open_sqlite(url: URL) -> Engine:
@@ -324,9 +346,10 @@ def error_code(error: DBAPIError) -> int | None:
 
 
 def _is_conflict(error: BaseException) -> bool:
-    """Return whether another transaction was in the way, so that the same one may succeed if it is tried again."""
+    """Return whether another transaction was in the way, so that a retry may succeed."""
     if isinstance(error, IntegrityError):
-        return True  # for example, another operator inserted a run with the same number at the same moment
+        # For example, another operator inserted a run with the same number at the same moment.
+        return True
     return isinstance(error, OperationalError) and (
         error_code(error) == ER.LOCK_DEADLOCK or "database is locked" in str(error.orig)
     )
@@ -334,42 +357,41 @@ def _is_conflict(error: BaseException) -> bool:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn SQLAlchemy's errors into DatabaseUnavailable and DatabaseMisconfigured, without secrets or row contents."""
+    """Turn SQLAlchemy's errors into ours, without secrets or row contents.
+
+    Raises DatabaseUnavailable or DatabaseMisconfigured.
+    """
     try:
         yield
     except DBAPIError as error:
-        raise _translate(error) from error
+        code = error_code(error)
+        detail = error.orig.args[-1] if error.orig is not None and error.orig.args else error
+        detail = redact(str(detail), 300)
+        if code is None:  # SQLite
+            for part, remedy in _SQLITE_REMEDIES.items():
+                if part in detail:
+                    raise DatabaseMisconfigured(f"{detail}: {remedy}") from error
+            raise DatabaseUnavailable(detail) from error
+        numbered = f"{detail} (MySQL error {code})"
+        known = _REMEDIES.get(code)
+        if "CERTIFICATE_VERIFY_FAILED" in detail:
+            known = next(each for part, each in _CERTIFICATE_REMEDIES.items() if part in detail)
+        if known is not None:
+            raise DatabaseMisconfigured(f"{numbered}: {known}") from error
+        if code == ER.LOCK_WAIT_TIMEOUT:
+            message = "another transaction holds a row, or the table"
+            raise RowHeld(f"{message} (MySQL error {code}): end it soon") from error
+        if isinstance(error, ProgrammingError):
+            message = f"{numbered}: see the server's error reference"
+            raise DatabaseMisconfigured(message) from error
+        raise DatabaseUnavailable(numbered) from error
     except SQLAlchemyError as error:
         raise DatabaseUnavailable(
             f"the database did not answer: {redact(str(error), 300)}"
         ) from error
     except RuntimeError as error:
-        # PyMySQL raises a bare RuntimeError when a server's password plug-in needs the `cryptography` package.
+        # PyMySQL raises a bare RuntimeError when a server's password plug-in needs the
+        # `cryptography` package.
         if "cryptography" not in str(error):
             raise
         raise DatabaseMisconfigured(f"{error}; install PyMySQL[rsa]") from error
-
-
-def _translate(error: DBAPIError) -> Exception:
-    """Return our exception for the driver's: by SQLite's text, or by MySQL's error number."""
-    code = error_code(error)
-    detail = error.orig.args[-1] if error.orig is not None and error.orig.args else error
-    detail = redact(str(detail), 300)
-    if code is None:
-        for sign, remedy in _SQLITE_REMEDIES.items():
-            if sign in detail:
-                return DatabaseMisconfigured(f"{detail}: {remedy}")
-        return DatabaseUnavailable(detail)
-    numbered = f"{detail} (MySQL error {code})"
-    known = _REMEDIES.get(code)
-    if "CERTIFICATE_VERIFY_FAILED" in detail:
-        known = next(each for sign, each in _CERTIFICATE_REMEDIES.items() if sign in detail)
-    if known is not None:
-        return DatabaseMisconfigured(f"{numbered}: {known}")
-    if code == ER.LOCK_WAIT_TIMEOUT:
-        return RowHeld(
-            f"another transaction holds a row, or the table (MySQL error {code}): end it soon"
-        )
-    if isinstance(error, ProgrammingError):
-        return DatabaseMisconfigured(f"{numbered}: see the server's error reference")
-    return DatabaseUnavailable(numbered)

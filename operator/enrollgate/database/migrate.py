@@ -1,4 +1,7 @@
-"""Creates and upgrades our two tables, by Alembic: it only adds, is harmless to repeat and safe to run twice at once."""
+"""Creates and upgrades our two tables, by Alembic.
+
+A migration only adds. It is harmless to repeat and safe to run twice at once.
+"""
 
 from pathlib import Path
 
@@ -32,8 +35,8 @@ def migrate(database: Database) -> tuple[str | None, str]:
     """Upgrade our tables. Return the revision before (None on a first run) and after.
 
     The tables of a newer version are left as they are: it has only added to what this one knows.
-    MySQL commits every DDL statement by itself, so a named lock keeps two migrations from running at the same time. On
-    SQLite the IMMEDIATE transaction does.
+    MySQL commits every DDL statement by itself, so a named lock keeps two migrations from running
+    at the same time. On SQLite the IMMEDIATE transaction does.
 
     Raises DatabaseUnavailable or DatabaseMisconfigured.
     """
@@ -51,8 +54,9 @@ def migrate(database: Database) -> tuple[str | None, str]:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DatabaseMisconfigured(
-                f"the folder {folder} of the SQLite file cannot be created ({error.strerror}): create it, or name "
-                "another file in ENROLLGATE_DATABASE_URL (without it, the file is in ENROLLGATE_WORK_DIR)"
+                f"the folder {folder} of the SQLite file cannot be created ({error.strerror}): "
+                "create it, or name another file in ENROLLGATE_DATABASE_URL "
+                "(without it, the file is in ENROLLGATE_WORK_DIR)"
             ) from error
     return database.run_in_transaction(upgrade, lock=_ONE_AT_A_TIME)
 
@@ -72,7 +76,10 @@ def head() -> str:
 
 
 def is_newer(revision: str) -> bool:
-    """Return whether this revision is of a later version of this program (before a `helm rollback`, for example)."""
+    """Return whether this revision is of a later version of this program.
+
+    That is so after a `helm rollback`, for example.
+    """
     known = ScriptDirectory.from_config(_configuration()).walk_revisions()
     return revision not in {script.revision for script in known}
 

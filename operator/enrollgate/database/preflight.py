@@ -1,11 +1,16 @@
-"""What `doctor` checks in the database, and what must be right before the operator starts. Nothing here changes a row."""
+"""What `doctor` checks in the database, and what must be right before the operator starts.
+
+Nothing here changes a row.
+"""
 
 import re
 from collections.abc import Iterator
+from functools import partial
 
 from sqlalchemy import (
     BINARY,
     VARBINARY,
+    Connection,
     Enum,
     Integer,
     LargeBinary,
@@ -20,7 +25,6 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.engine.reflection import Inspector
 from sqlalchemy.exc import NoSuchTableError
 
 from enrollgate.database.engine import Database, DatabaseMisconfigured, DatabaseUnavailable
@@ -33,7 +37,7 @@ _OLDEST = {"mysql": (8, 4), "mariadb": (10, 11)}
 
 
 def check_database(database: Database, tables: Tables) -> Iterator[Check]:
-    """Yield every check of the database, in an order in which the first failure explains the ones after it."""
+    """Yield every check of the database; the first failure explains the later ones."""
     try:
         yield _check_server(database)
         yield _check_migration(database)
@@ -43,7 +47,14 @@ def check_database(database: Database, tables: Tables) -> Iterator[Check]:
             yield _check_privileges(database, tables)
             yield _check_statuses(database, tables)
         if not database.is_sqlite:
-            yield _check_binary_log(database)
+            with database.read_transaction() as connection:
+                settings = text("SELECT @@log_bin, @@binlog_format")
+                enabled, log_format = connection.execute(settings).one()
+            if enabled and str(log_format).upper() == "STATEMENT":
+                remedy = "set binlog_format to ROW or MIXED: READ COMMITTED needs one of them"
+                yield failed("binary log", "its format is STATEMENT", remedy)
+            else:
+                yield ok("binary log", f"format {log_format}" if enabled else "off")
     except (DatabaseUnavailable, DatabaseMisconfigured) as error:
         yield failed(
             "database",
@@ -53,7 +64,10 @@ def check_database(database: Database, tables: Tables) -> Iterator[Check]:
 
 
 def require_usable(database: Database, tables: Tables) -> None:
-    """Raise DatabaseMisconfigured if the operator cannot work with this database, DatabaseUnavailable if it is away."""
+    """Check that the operator can work with this database.
+
+    Raises DatabaseMisconfigured if it cannot, DatabaseUnavailable if the database is away.
+    """
     database.now()
     problems = [
         check
@@ -146,11 +160,20 @@ def _check_structure(database: Database, tables: Tables) -> Iterator[Check]:
         yield ok("columns", ", ".join(wanted.values()))
         yield _check_key_type(columns.id, found[columns.id]["type"])
         yield _check_status_type(tables, found[columns.status]["type"])
-        yield _check_index(inspector, tables)
+        indexes = inspector.get_indexes(tables.tasks.name, tables.tasks.schema)
+        if any(index["column_names"][:1] == [columns.status] for index in indexes):
+            yield ok("index on status", "there is one")
+        else:
+            remedy = f"with many rows, add one: CREATE INDEX ix_status ON {name} ({columns.status})"
+            problem = "there is none: every pass reads the whole table"
+            yield warning("index on status", problem, remedy)
 
 
 def _check_key_type(column: str, kind: object) -> Check:
-    """Check the key's type. Our tables hold it as an integer: MySQL would convert any other type, and mix up tasks."""
+    """Check the key's type.
+
+    Our tables hold it as an integer: MySQL would convert any other type, and mix up tasks.
+    """
     if isinstance(kind, Integer):
         return ok("id column", str(kind))
     remedy = "name the table's integer key in ENROLLGATE_ID_COLUMN"
@@ -159,7 +182,21 @@ def _check_key_type(column: str, kind: object) -> Check:
 
 def _check_status_type(tables: Tables, kind: object) -> Check:
     if isinstance(kind, Enum):
-        return _check_enum(tables, kind)
+        values = {value.lower() for value in kind.enums}
+        absent = [each for each in tables.statuses.known if each.lower() not in values]
+        written = (tables.statuses.completed, tables.statuses.failed)
+        needed = [each for each in written if each in absent]
+        if needed:
+            return failed(
+                "status column",
+                f"it is an ENUM without {', '.join(map(repr, needed))}: Enrollgate must write it",
+                "add the status to the ENUM, or name yours in ENROLLGATE_STATUS_COMPLETED and "
+                "ENROLLGATE_STATUS_FAILED",
+            )
+        if absent:
+            problem = f"it is an ENUM without {', '.join(map(repr, absent))}"
+            return warning("status column", problem, "nothing, if meant")
+        return ok("status column", "an ENUM with every status")
     if isinstance(kind, LargeBinary | BINARY | VARBINARY):
         return failed(
             "status column", f"it is {kind}, which is not text", "make it a VARCHAR or an ENUM"
@@ -171,42 +208,10 @@ def _check_status_type(tables: Tables, kind: object) -> Check:
             f"it holds {kind.length} characters only",
             f"widen it to {longest} or more",
         )
+    detail = str(kind)
     if isinstance(kind, String) and (collation := kind.collation) and collation.endswith("_ci"):
-        return ok(
-            "status column",
-            f"{kind} (collation {collation}: upper and lower case are the same to it)",
-        )
-    return ok("status column", str(kind))
-
-
-def _check_enum(tables: Tables, kind: Enum) -> Check:
-    values = {value.lower() for value in kind.enums}
-    absent = [each for each in tables.statuses.known if each.lower() not in values]
-    needed = [
-        each for each in (tables.statuses.completed, tables.statuses.failed) if each in absent
-    ]
-    if needed:
-        return failed(
-            "status column",
-            f"it is an ENUM without {', '.join(map(repr, needed))}, which Enrollgate must write",
-            "add the status to the ENUM, or name yours in ENROLLGATE_STATUS_COMPLETED and ENROLLGATE_STATUS_FAILED",
-        )
-    if absent:
-        return warning(
-            "status column",
-            f"it is an ENUM without {', '.join(map(repr, absent))}",
-            "nothing, if meant",
-        )
-    return ok("status column", "an ENUM with every status")
-
-
-def _check_index(inspector: Inspector, tables: Tables) -> Check:
-    status = tables.columns.status
-    indexes = inspector.get_indexes(tables.tasks.name, tables.tasks.schema)
-    if any(index["column_names"][:1] == [status] for index in indexes):
-        return ok("index on status", "there is one")
-    remedy = f"with many rows, add one: CREATE INDEX ix_status ON {tables.columns.table} ({status})"
-    return warning("index on status", "there is none: every pass reads the whole table", remedy)
+        detail += f" (collation {collation}: upper and lower case are the same to it)"
+    return ok("status column", detail)
 
 
 def _check_privileges(database: Database, tables: Tables) -> Check:
@@ -227,7 +232,7 @@ def _check_privileges(database: Database, tables: Tables) -> Check:
     )
     try:
         for statement in statements:
-            database.run_in_transaction(lambda connection, s=statement: connection.execute(s))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            database.run_in_transaction(partial(Connection.execute, statement=statement))
     except (DatabaseMisconfigured, DatabaseUnavailable) as error:
         remedy = (
             f"grant SELECT and UPDATE on {tables.columns.table}, and all privileges on enrollgate_*"
@@ -251,17 +256,11 @@ def _check_statuses(database: Database, tables: Tables) -> Check:
         if each.configured_status is None
     ]
     if unknown:
-        remedy = "rows with these are left alone; if they have a meaning, name them in ENROLLGATE_STATUS_WAITING"
+        remedy = (
+            "rows with these are left alone; if they have a meaning, "
+            "name them in ENROLLGATE_STATUS_WAITING"
+        )
         return warning(
             "statuses found", f"{all_found}; without a meaning: {', '.join(unknown)}", remedy
         )
     return ok("statuses found", all_found)
-
-
-def _check_binary_log(database: Database) -> Check:
-    with database.read_transaction() as connection:
-        enabled, log_format = connection.execute(text("SELECT @@log_bin, @@binlog_format")).one()
-    if enabled and str(log_format).upper() == "STATEMENT":
-        remedy = "set binlog_format to ROW or MIXED: READ COMMITTED cannot be logged as statements"
-        return failed("binary log", "its format is STATEMENT", remedy)
-    return ok("binary log", f"format {log_format}" if enabled else "off")

@@ -17,7 +17,10 @@ from enrollgate.database.tables import Tables, runs
 
 @dataclass(frozen=True, slots=True)
 class StatusCount:
-    """The number of tasks with one status. `configured_status` is the one it equals, None if it is unknown."""
+    """The number of tasks with one status.
+
+    `configured_status` is the one it equals, None if it is unknown.
+    """
 
     status: str | None
     configured_status: str | None
@@ -28,8 +31,9 @@ class StatusCount:
 class StatusCounts:
     """All tasks, by status.
 
-    `listed` has every configured status and the most frequent unknown ones, UNKNOWN_STATUS_LIMIT of them at most.
-    `others` is how many statuses are not listed, `tasks_of_others` how many tasks have one of those.
+    `listed` has every configured status and the most frequent unknown ones, UNKNOWN_STATUS_LIMIT of
+    them at most. `others` is how many statuses are not listed, `tasks_of_others` how many tasks
+    have one of those.
     """
 
     listed: list[StatusCount]

@@ -1,8 +1,9 @@
-"""Runs in the database: claimed before they exist, recorded in the transaction that moves their task.
+"""Runs in the database: claimed before they exist, recorded when their task moves.
 
-`claim` returns the runs that the planner decides about; `unfinished` returns those of earlier passes in the same form.
-`mark_launched`, `mark_stopping` and `record` write what the reconciler did. Every statement about `enrollgate_runs` is
-here, except the read-only queries for people (`queries`).
+`claim` returns the runs that the planner decides about; `unfinished` returns those of earlier
+passes in the same form. `mark_launched`, `mark_stopping` and `record` write what the reconciler
+did. Every statement about `enrollgate_runs` is here, except the read-only queries for people
+(`queries`).
 """
 
 from collections.abc import Collection, Mapping
@@ -36,6 +37,26 @@ from enrollgate.domain.task import TaskState
 # Characters of a recorded message or remedy, at most.
 MESSAGE_LIMIT = 1000
 
+_REASONS = {reason.value: reason for reason in Reason}
+_lost, _other = runs.alias("lost"), runs.alias("other")
+_LAST_NOT_LOST = (
+    select(func.coalesce(func.max(_other.c.run_number), 0))
+    .where(_other.c.task_id == runs.c.task_id, _other.c.outcome != Outcome.LOST.value)
+    .correlate(runs)
+    .scalar_subquery()
+)
+# How many of the task's last runs were lost, one after the other.
+_LOST_IN_A_ROW = (
+    select(func.count())
+    .where(
+        _lost.c.task_id == runs.c.task_id,
+        _lost.c.outcome == Outcome.LOST.value,
+        _lost.c.run_number > _LAST_NOT_LOST,
+    )
+    .correlate(runs)
+    .scalar_subquery()
+)
+
 
 def ignoring_duplicates(database: Database) -> str:
     """Return the prefix that makes an INSERT skip the rows whose key is taken."""
@@ -51,12 +72,16 @@ def claim(
     limit: int,
     unfinished: int,
 ) -> list[UnfinishedRun]:
-    """Claim runs for enrolled tasks that have no unfinished run, lowest id first, and return exactly these runs.
+    """Claim runs for enrolled tasks that have no unfinished run, lowest id first.
 
-    `limit` is how many unfinished runs the installation may have, `unfinished` how many the caller has counted.
+    Return exactly the runs that this call has claimed.
 
-    Two operators that claim at the same time claim one after the other (a named lock), so that together they keep to
-    the limit. Even without the lock no task would be claimed twice: unique keys make the second row be skipped.
+    `limit` is how many unfinished runs the installation may have, `unfinished` how many the caller
+    has counted.
+
+    Two operators that claim at the same time claim one after the other (a named lock), so that
+    together they keep to the limit. Even without the lock no task would be claimed twice: unique
+    keys make the second row be skipped.
     """
 
     def change(connection: Connection) -> list[UnfinishedRun]:
@@ -68,8 +93,8 @@ def claim(
                 )
             )
             if inserted.rowcount:
-                # The ids of one statement are consecutive but for those of other installations. MySQL reports the
-                # first one, SQLite the last one.
+                # The ids of one statement are consecutive but for those of other installations.
+                # MySQL reports the first one, SQLite the last one.
                 first = inserted.lastrowid
                 if database.is_sqlite:
                     first -= inserted.rowcount - 1
@@ -100,7 +125,10 @@ def _build_claim(
     slots: int,
     unfinished: int,
 ) -> Insert:
-    """Build the one statement that claims `slots` runs, or none if more than `unfinished` runs are unfinished."""
+    """Build the statement that claims up to `slots` runs.
+
+    It claims none if more than `unfinished` runs are unfinished.
+    """
     previous = (
         select(func.max(runs.c.run_number)).where(runs.c.task_id == tables.id).scalar_subquery()
     )
@@ -134,7 +162,10 @@ def unfinished(
     installation: str,
     names: Collection[str] | None = None,
 ) -> list[UnfinishedRun]:
-    """Return the unfinished runs of this installation with their tasks, by one statement; with `names`, only these."""
+    """Return the unfinished runs of this installation with their tasks.
+
+    With `names`, return only the runs that have these names. One statement reads them.
+    """
     conditions = [runs.c.active == 1, runs.c.installation == installation]
     if names is not None:
         conditions.append(runs.c.name.in_(names))
@@ -146,23 +177,6 @@ def _read_unfinished(
     connection: Connection, tables: Tables, *conditions: ColumnElement[bool]
 ) -> list[UnfinishedRun]:
     """Return these runs with their tasks as the same statement sees them."""
-    lost, other = runs.alias("lost"), runs.alias("other")
-    last_other = (
-        select(func.coalesce(func.max(other.c.run_number), 0))
-        .where(other.c.task_id == runs.c.task_id, other.c.outcome != Outcome.LOST.value)
-        .correlate(runs)
-        .scalar_subquery()
-    )
-    lost_in_a_row = (
-        select(func.count())
-        .where(
-            lost.c.task_id == runs.c.task_id,
-            lost.c.outcome == Outcome.LOST.value,
-            lost.c.run_number > last_other,
-        )
-        .correlate(runs)
-        .scalar_subquery()
-    )
     statement = (
         select(
             runs.c.id,
@@ -175,7 +189,7 @@ def _read_unfinished(
             tables.status.label("status"),
             tables.email.label("email"),
             tables.course_url.label("course_url"),
-            lost_in_a_row.label("lost_before"),
+            _LOST_IN_A_ROW.label("lost_before"),
             runs.c.reason,
             runs.c.message,
             tracked_tasks.c.first_seen_at,
@@ -188,7 +202,6 @@ def _read_unfinished(
         .where(*conditions)
         .order_by(runs.c.id)
     )
-    known_reasons = {reason.value: reason for reason in Reason}
     return [
         UnfinishedRun(
             run_id=row.id,
@@ -206,7 +219,7 @@ def _read_unfinished(
             course_url=_as_text(row.course_url),
             lost_before=row.lost_before,
             # A reason that only a newer version knows is treated as `Stopped`.
-            stop_reason=known_reasons.get(row.reason, Reason.STOPPED) if row.reason else None,
+            stop_reason=_REASONS.get(row.reason, Reason.STOPPED) if row.reason else None,
             stop_message=row.message or "",
             since=row.first_seen_at,
         )
@@ -215,7 +228,10 @@ def _read_unfinished(
 
 
 def _as_text(value: object) -> str | None:
-    """Return text, also of a VARBINARY in MySQL, or of a BLOB or a number in any column of SQLite."""
+    """Return the value as text.
+
+    MySQL gives bytes for a VARBINARY; SQLite gives a BLOB or a number in any column.
+    """
     if value is None:
         return None
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
@@ -234,7 +250,10 @@ def _count_unfinished(installation: str) -> Select[int]:
 
 
 def still_enrolled(database: Database, tables: Tables, names: Collection[str]) -> set[str]:
-    """Return those of these claimed runs whose task is enrolled now: the last check before they are launched."""
+    """Return the names of the claimed runs whose tasks are enrolled now.
+
+    This is the last check before they are launched.
+    """
     statement = (
         select(runs.c.name)
         .join_from(runs, tables.tasks, tables.id == runs.c.task_id)
@@ -245,14 +264,20 @@ def still_enrolled(database: Database, tables: Tables, names: Collection[str]) -
 
 
 def unfinished_names(database: Database, names: Collection[str]) -> set[str]:
-    """Return those of these names that are names of unfinished runs: the last check before an orphan is stopped."""
+    """Return those of these names that belong to unfinished runs.
+
+    This is the last check before an orphan is stopped.
+    """
     statement = select(runs.c.name).where(runs.c.name.in_(names), runs.c.active == 1)
     with database.read_transaction() as connection:
         return set(connection.execute(statement).scalars())
 
 
 def mark_launched(database: Database, names: Collection[str], now: datetime) -> set[str]:
-    """Record that claimed runs exist at their launcher. Return those that no operator had recorded before."""
+    """Record that claimed runs exist at their launcher.
+
+    Return those that no operator had recorded before.
+    """
     claimed = _claimed(names)
     mark = update(runs).where(*claimed)
     mark = mark.values(state=RunState.LAUNCHED.value, launched_at=now)
@@ -280,7 +305,7 @@ def _claimed(names: Collection[str]) -> tuple[ColumnElement[bool], ...]:
 
 
 class _Overtaken(Exception):
-    """Another operator has changed the run meanwhile: the transaction about it and its task is undone."""
+    """Another operator has changed the run: the transaction is rolled back."""
 
 
 class Recorded(StrEnum):
@@ -295,7 +320,9 @@ class Recorded(StrEnum):
 
 
 def mark_stopping(database: Database, tables: Tables, stop: Stop) -> bool:
-    """Record why a run is stopped, before it is; fail its task in the same transaction if the action says so.
+    """Record why a run is stopped, before it is stopped.
+
+    If the action says so, the same transaction fails the task.
 
     Return False, with nothing written, if another operator has finished the run meanwhile.
     """
@@ -319,14 +346,17 @@ def mark_stopping(database: Database, tables: Tables, stop: Stop) -> bool:
 
 
 def record(database: Database, tables: Tables, action: Record, now: datetime) -> Recorded:
-    """Finish a run and move its task in one transaction, if the run's state is still the one that was read.
+    """Finish a run and move its task in one transaction.
 
-    For example, another operator may have launched a run that was claimed and absent when we looked.
-    A task whose status has changed since it was read is left as it is.
+    Nothing is written if the run's state is not the one that was read any more.
+
+    For example, another operator may have launched a run that was claimed and absent when we
+    looked. A task whose status has changed since it was read is left as it is.
     """
 
     def change(connection: Connection) -> Recorded:
-        # The task first, then its tracking, then the run: every transaction takes its locks in this order.
+        # The task first, then its tracking, then the run: every transaction takes its locks in this
+        # order.
         moved = action.task_to is not None and _move_task(
             connection, tables, action.run, action.task_to
         )
@@ -339,7 +369,8 @@ def record(database: Database, tables: Tables, action: Record, now: datetime) ->
             "result": action.report.bounded().to_dict() if action.report else None,
         }
         if action.outcome is Outcome.FAILED and action.reason is not None:
-            # A remedy that was recorded when the run was stopped is more specific than the reason's own.
+            # A remedy that was recorded when the run was stopped is more specific than the reason's
+            # own.
             remedy = redact(action.remedy, MESSAGE_LIMIT)
             values["remedy"] = remedy or func.coalesce(runs.c.remedy, explain(action.reason).remedy)
         _update_run(connection, action.run, values, runs.c.state == action.run.state.value)
@@ -377,7 +408,11 @@ def _move_task(connection: Connection, tables: Tables, run: UnfinishedRun, to: T
 def compare_and_set(
     connection: Connection, tables: Tables, task_id: int, status: str | None, to: str
 ) -> bool:
-    """Run `UPDATE ... SET status = to WHERE id = ? AND status = ?`: the only statement that writes Node.js's table."""
+    """Write the task's status if it is still `status`. Return whether it was.
+
+    This is the only statement that writes Node.js's table:
+    `UPDATE ... SET status = to WHERE id = ? AND status = ?`.
+    """
     unchanged = tables.status.is_(None) if status is None else tables.status == status
     statement = (
         update(tables.tasks).where(tables.id == task_id, unchanged).values({tables.status: to})

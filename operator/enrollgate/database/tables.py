@@ -1,6 +1,7 @@
 """The tables as SQLAlchemy sees them: Node.js's, under the names of this deployment, and our two.
 
-Kept apart from the statements, so that the migration, the checks and the statements share one definition.
+Kept apart from the statements, so that the migration, the checks and the statements share one
+definition.
 """
 
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ STATUS_LENGTH = 64
 
 ours = MetaData()
 
-# One row for each task that is waiting or enrolled: since when it is known. Deleted when the task is finished.
+# One row for each task that is waiting or enrolled: since when it is known. Deleted when the task
+# is finished.
 tracked_tasks = Table(
     "enrollgate_tasks",
     ours,
@@ -47,8 +49,8 @@ tracked_tasks = Table(
     Index("ix_enrollgate_tasks_status_seen", "last_seen_status", "first_seen_at"),
 )
 
-# Every run ever claimed. `active` is 1 while the run is unfinished and NULL after that, so the unique key on it allows
-# one unfinished run per task.
+# Every run ever claimed. `active` is 1 while the run is unfinished and NULL after that, so the
+# unique key on it allows one unfinished run per task.
 runs = Table(
     "enrollgate_runs",
     ours,
@@ -136,7 +138,8 @@ class Tables:
     def configured_status(self, status: ColumnElement[str]) -> Case[str | None]:
         """Return the configured status that the database holds equal to this one, else NULL.
 
-        The database compares, never Python: under a case-insensitive collation `ENROLLED` *is* `enrolled`.
+        The database compares, never Python: under a case-insensitive collation `ENROLLED` *is*
+        `enrolled`.
         """
         return case(
             *((status == known, literal(known)) for known in self.statuses.known), else_=None

@@ -1,14 +1,15 @@
 """The gate, set by set: which tasks are new, which changed, which timed out, which left.
 
-These statements run only when the backlog says that there is something to do. Everything that writes `status` is a
-compare-and-set of one row in a short transaction of its own.
+These statements run only when the backlog says that there is something to do. Everything that
+writes `status` is a compare-and-set of one row in a short transaction of its own.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
-from sqlalchemy import Connection, delete, insert, literal, select, update
+from sqlalchemy import Connection, Update, delete, insert, literal, select, update
 
 from enrollgate.database.backlog import is_due
 from enrollgate.database.engine import Database
@@ -47,7 +48,8 @@ class Change:
 class LeftTask:
     """A task that was at the gate and is not any more.
 
-    With `has_run`, an unfinished run exists: what happens to the task is decided together with that run.
+    With `has_run`, an unfinished run exists: what happens to the task is decided together with that
+    run.
     """
 
     task_id: int
@@ -91,6 +93,11 @@ def record_changes(database: Database, tables: Tables, now: datetime) -> Iterato
 
     A task that went back from enrolled to waiting gets a fresh enrollment timeout.
     """
+
+    def execute_all(connection: Connection, *, statements: Iterable[Update]) -> None:
+        for statement in statements:
+            connection.execute(statement)
+
     status = tables.configured_status(tables.status)
     statement = (
         select(tables.id, tracked_tasks.c.last_seen_status, status, tracked_tasks.c.first_seen_at)
@@ -118,15 +125,16 @@ def record_changes(database: Database, tables: Tables, now: datetime) -> Iterato
             )
             for (was, status), ids in moves.items()
         ]
-        database.run_in_transaction(
-            lambda connection, updates=updates: [connection.execute(each) for each in updates]  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-        )
+        database.run_in_transaction(partial(execute_all, statements=updates))
         yield from changes
         batch = statement.where(tables.id > changes[-1].task_id)
 
 
 def due(database: Database, tables: Tables, now: datetime, timeout: float) -> list[TrackedTask]:
-    """Return the waiting tasks whose `timeout` (seconds) is over, longest known first, at most EXPIRY_LIMIT of them."""
+    """Return the waiting tasks whose `timeout` (seconds) is over, longest known first.
+
+    At most EXPIRY_LIMIT tasks are returned.
+    """
     statement = (
         select(
             tracked_tasks.c.task_id, tracked_tasks.c.last_seen_status, tracked_tasks.c.first_seen_at
@@ -140,7 +148,7 @@ def due(database: Database, tables: Tables, now: datetime, timeout: float) -> li
 
 
 class _ClockMoved(Exception):
-    """Another operator gave the task a fresh enrollment timeout meanwhile: the transaction is undone."""
+    """Another operator restarted the task's enrollment timeout: roll back."""
 
 
 def expire(
@@ -163,7 +171,9 @@ def expire(
 def reject(
     database: Database, tables: Tables, task: LeftTask, now: datetime, *, installation: str
 ) -> bool:
-    """Fail a task whose status became an unknown one, unless it has changed since. Return whether it was failed.
+    """Fail a task whose status became an unknown one, unless it has changed since.
+
+    Return whether it was failed.
 
     Raises RowHeld.
     """
@@ -181,11 +191,14 @@ def _refuse(
     now: datetime,
     installation: str,
 ) -> bool:
-    """Fail one task, record why and stop tracking it, in one transaction that begins with the compare-and-set.
+    """Fail one task, record why and stop tracking it, in one transaction.
 
-    Why one task per transaction, and the compare-and-set first and in the shape that an application would use: so
-    Node.js never loses a deadlock to us. The same shape takes its locks in the same order. Of two transactions that do
-    collide, InnoDB rolls back the one with fewer changes, which is ours, and ours is then tried again.
+    It begins with the compare-and-set.
+
+    Why one task per transaction, and the compare-and-set first and in the shape that an application
+    would use: so Node.js never loses a deadlock to us. The same shape takes its locks in the same
+    order. Of two transactions that do collide, InnoDB rolls back the one with fewer changes, which
+    is ours, and ours is then tried again.
     """
 
     def change(connection: Connection) -> bool:
@@ -255,7 +268,7 @@ def left_gate(database: Database, tables: Tables) -> Iterator[list[LeftTask]]:
 
 
 def untrack(database: Database, task_ids: Iterable[int]) -> None:
-    """Stop tracking tasks that are finished: a task that comes back gets a fresh enrollment timeout."""
+    """Stop tracking these tasks; one that comes back gets a fresh enrollment timeout."""
     ids = list(task_ids)
     if ids:
         statement = delete(tracked_tasks).where(tracked_tasks.c.task_id.in_(ids))

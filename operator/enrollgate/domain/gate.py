@@ -1,4 +1,7 @@
-"""The log lines and messages of the gate: one line for each decision, tagged `ENROLL CHECK`, which people grep for."""
+"""The log lines and messages of the gate.
+
+Each decision is one line with the tag `ENROLL CHECK`, which people search for.
+"""
 
 
 def waiting_line(task_id: int, status: str, elapsed: float, limit: float) -> str:

@@ -21,10 +21,10 @@ class Phase(StrEnum):
 class Observation:
     """One run as its launcher sees it.
 
-    `uid` is the UID of its Job; None for a local run, and for a run whose Job is gone while its pod still ends.
-    A finished run that was expected has a `report`: the worker's own, or the launcher's explanation.
-    `is_ending` is true for a run that is live only until its last process ends. No event announces that end:
-    observe it again soon.
+    `uid` is the UID of its Job; None for a local run, and for a run whose Job is gone while its pod
+    still ends. A finished run that was expected has a `report`: the worker's own, or the launcher's
+    explanation. `is_ending` is true for a run that is live only until its last process ends. No
+    event announces that end: observe it again soon.
     """
 
     name: str

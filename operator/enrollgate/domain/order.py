@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RunOrder:
-    """One run to launch. It has no e-mail address: the name of the cookies file stands for the account."""
+    """One run to launch.
+
+    It has no e-mail address: the name of the cookies file stands for the account.
+    """
 
     name: str
     task_id: int

@@ -1,18 +1,23 @@
-"""The decision: what to do about each unfinished run, given its row, its task and what the launcher sees.
+"""The planner: decides what to do about each unfinished run.
+
+It decides by the run's row, its task and what the launcher observed.
 
 `plan` is a pure function: no I/O, no clock. This is the matrix it implements, task by launcher:
 
 | task is | absent, claimed | absent, launched | live | succeeded | failed |
 | --- | --- | --- | --- | --- | --- |
-| enrolled | Launch, or reject a bad row | Record lost or failed | Adopt if claimed | Record, complete | Record, fail |
-| waiting, over, missing | Record revoked | Record revoked | Stop | Record as it ended | Record as it ended |
+| enrolled | Launch or reject | Record lost or failed | Adopt if claimed | Complete | Fail |
+| other | Record revoked | Record revoked | Stop | Record the result | Record the result |
 | unknown | Record failed, fail task | the same | Stop, fail task | as if absent | as if absent |
 
-A live run that is *stuck* (it did not start in time) is stopped, and its task fails, if the task is enrolled.
+"Other" is waiting, completed, failed or missing.
 
-A run in state `stopping` is stopped again while it is live. Once it has ended it is recorded as revoked (as failed if
-it never started), whatever its task says by then. A run at the launcher without an unfinished row is an orphan: it is
-stopped while live, then discarded.
+A live run that is *stuck* (it did not start in time) is stopped, and its task fails, if the task is
+enrolled.
+
+A run in state `stopping` is stopped again while it is live. Once it has ended it is recorded as
+revoked (as failed if it never started), whatever its task says by then. A run at the launcher
+without an unfinished row is an orphan: it is stopped while live, then discarded.
 """
 
 from collections.abc import Iterable, Mapping
@@ -48,7 +53,10 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Record why, then stop the run. `fail_task` moves its task to failed in the same transaction."""
+    """Record why, then stop the run.
+
+    `fail_task` moves its task to failed in the same transaction.
+    """
 
     run: UnfinishedRun
     observation: Observation
@@ -60,10 +68,10 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Finish the run in the database and, with `move_task`, move its task accordingly, in one transaction.
+    """Finish the run in the database; `move_task` moves its task in the same transaction.
 
-    The task moves only if its status is still the one that the plan saw. `observation` is what is left of the run at the
-    launcher, if anything is. Without a `remedy`, the reason's own applies.
+    The task moves only if its status is still the one that the plan saw. `observation` is what is
+    left of the run at the launcher, if anything is. Without a `remedy`, the reason's own applies.
     """
 
     run: UnfinishedRun
@@ -111,7 +119,9 @@ _WITHDRAWN: dict[TaskState, tuple[Reason, str]] = {
 def plan(
     runs: Iterable[UnfinishedRun], observed: Mapping[str, Observation], policy: Policy
 ) -> tuple[Action, ...]:
-    """Return all actions of one pass, in the order of the runs, orphans last. A run may need no action.
+    """Return all actions of one pass, in the order of the runs, orphans last.
+
+    A run may need no action.
 
     `observed` must have been read *after* `runs`: only then is an absent run a lost one.
     """
@@ -128,13 +138,23 @@ def plan(
     )
 
 
-def _decide(run: UnfinishedRun, seen: Observation | None, policy: Policy) -> Action | None:
+def _decide(  # noqa: PLR0911 -- one return for each cell of the matrix
+    run: UnfinishedRun, seen: Observation | None, policy: Policy
+) -> Action | None:
     if run.state is RunState.STOPPING:
-        return _decide_stopping(run, seen)
+        reason = run.stop_reason or Reason.STOPPED
+        if seen is not None and seen.is_live:
+            return Stop(run, seen, reason, run.stop_message)
+        outcome = Outcome.FAILED if reason in START_FAILURES else Outcome.REVOKED
+        report = seen.report if seen else None
+        return Record(run, seen, outcome, reason, run.stop_message, report=report)
     if run.task is TaskState.ENROLLED:
         return _decide_enrolled(run, seen, policy)
     if run.task is TaskState.UNKNOWN:
-        return _decide_unknown(run, seen)
+        reason, message = Reason.UNEXPECTED_STATUS, unexpected_status_message(run.task_status)
+        if seen is not None and seen.is_live:
+            return Stop(run, seen, reason, message, fail_task=True)
+        return Record(run, seen, Outcome.FAILED, reason, message, move_task=True)
     reason, message = _WITHDRAWN[run.task]
     if seen is None:
         return Record(run, None, Outcome.REVOKED, reason, message)
@@ -143,27 +163,15 @@ def _decide(run: UnfinishedRun, seen: Observation | None, policy: Policy) -> Act
     return _record_result(run, seen, move_task=False)
 
 
-def _decide_stopping(run: UnfinishedRun, seen: Observation | None) -> Action:
-    reason = run.stop_reason or Reason.STOPPED
-    if seen is not None and seen.is_live:
-        return Stop(run, seen, reason, run.stop_message)
-    outcome = Outcome.FAILED if reason in START_FAILURES else Outcome.REVOKED
-    report = seen.report if seen else None
-    return Record(run, seen, outcome, reason, run.stop_message, report=report)
-
-
-def _decide_unknown(run: UnfinishedRun, seen: Observation | None) -> Action:
-    reason = Reason.UNEXPECTED_STATUS
-    message = unexpected_status_message(run.task_status)
-    if seen is not None and seen.is_live:
-        return Stop(run, seen, reason, message, fail_task=True)
-    return Record(run, seen, Outcome.FAILED, reason, message, move_task=True)
-
-
 def _decide_enrolled(run: UnfinishedRun, seen: Observation | None, policy: Policy) -> Action | None:
     if seen is None:
-        is_claimed = run.state is RunState.CLAIMED
-        return _launch_or_reject(run, policy) if is_claimed else _record_lost(run, policy)
+        if run.state is RunState.CLAIMED:
+            return _launch_or_reject(run, policy)
+        reason, message = Reason.LOST, "the run disappeared without a result"
+        if run.lost_before >= policy.max_lost_runs:
+            message += f", {run.lost_before + 1} times in a row"
+            return Record(run, None, Outcome.FAILED, reason, message, move_task=True)
+        return Record(run, None, Outcome.LOST, reason, f"{message}; a new run follows")
     if seen.phase is Phase.LIVE:
         return Adopt(run, seen) if run.state is RunState.CLAIMED else None
     if seen.phase is Phase.STUCK:
@@ -188,17 +196,11 @@ def _record_result(run: UnfinishedRun, seen: Observation, *, move_task: bool) ->
     return Record(run, seen, outcome, reason, message, remedy, report, move_task)
 
 
-def _record_lost(run: UnfinishedRun, policy: Policy) -> Record:
-    reason = Reason.LOST
-    if run.lost_before >= policy.max_lost_runs:
-        message = f"the run disappeared without a result, {run.lost_before + 1} times in a row"
-        return Record(run, None, Outcome.FAILED, reason, message, move_task=True)
-    message = "the run disappeared without a result; a new run follows"
-    return Record(run, None, Outcome.LOST, reason, message)
-
-
 def _launch_or_reject(run: UnfinishedRun, policy: Policy) -> Launch | Record:
-    """Launch the run, or fail its task if the row cannot be run: no e-mail, no URL, or a URL that is not allowed."""
+    """Launch the run, or fail its task if the row cannot be run.
+
+    A row needs an e-mail address and a course URL that is allowed.
+    """
     try:
         if run.email is None or not run.email.strip():
             message = "the row has no e-mail: write the enrolled account into the e-mail column"

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 class Policy:
     """The limits of waiting, of runs at once and of repeated runs.
 
-    `enrollment_timeout` is in seconds. `max_lost_runs` is how many times a task whose run disappeared is launched again
-    before it fails as `Lost`. Without `allowed_hosts`, every host is allowed.
+    `enrollment_timeout` is in seconds. `max_lost_runs` is how many times a task whose run
+    disappeared is launched again before it fails as `Lost`. Without `allowed_hosts`, every host is
+    allowed.
     """
 
     enrollment_timeout: float = 300.0

@@ -1,10 +1,11 @@
 """What a worker reports at its end: one JSON object of at most 4 KiB.
 
 The size is the limit of a Kubernetes termination message
-(https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/); local runs use the same file.
+(https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/); local runs
+use the same file.
 
-A report comes from outside (a container wrote it), so `from_dict` checks every field. `to_dict` is what the database and
-the run directory keep.
+A report comes from outside (a container wrote it), so `from_dict` checks every field. `to_dict` is
+what the database and the run directory keep.
 """
 
 import json
@@ -38,10 +39,10 @@ class FailedItem:
 class Report:
     """How one attempt of a run ended.
 
-    `reason` is None exactly when the course is complete at its destination. `bytes_delivered` and `items_delivered`
-    count what this attempt moved, `items_skipped` what was there already. `remedy` says what to do about this very
-    failure; if it is empty, the reason's own remedy applies. `retry_after` is how many seconds the site asked us to
-    wait before the next attempt.
+    `reason` is None exactly when the course is complete at its destination. `bytes_delivered` and
+    `items_delivered` count what this attempt moved, `items_skipped` what was there already.
+    `remedy` says what to do about this very failure; if it is empty, the reason's own remedy
+    applies. `retry_after` is how many seconds the site asked us to wait before the next attempt.
     """
 
     reason: Reason | None
@@ -63,7 +64,10 @@ class Report:
 
     @classmethod
     def from_dict(cls, raw: object) -> "Report":
-        """Build a report from plain data. Raises MalformedReport if a field is missing, unknown or of another type."""
+        """Build a report from plain data.
+
+        Raises MalformedReport if a field is missing, unknown or of another type.
+        """
         try:
             if not isinstance(raw, dict) or not raw.keys() <= _FIELDS:
                 raise TypeError("not an object with a report's fields")
@@ -95,7 +99,8 @@ class Report:
     def bounded(self) -> "Report":
         """Return the report without secrets, and short enough to encode.
 
-        Failed items are dropped first, then the message is cut. The message says how many failed items are not named.
+        Failed items are dropped first, then the message is cut. The message says how many failed
+        items are not named.
         """
         report = replace(
             self,
@@ -106,14 +111,19 @@ class Report:
                 for each in self.failed_items
             )[:_MAX_FAILED_ITEMS],
         )
-        while len(_to_json(result := _with_note(report))) > REPORT_LIMIT:
+        while True:
+            result = report
+            unnamed = report.items_failed - len(report.failed_items)
+            if unnamed > 0 and _NOTE not in report.message:
+                result = replace(report, message=f"{report.message}; {unnamed}{_NOTE}")
+            if len(_to_json(result)) <= REPORT_LIMIT:
+                return result
             if report.failed_items:
                 report = replace(report, failed_items=report.failed_items[:-1])
             elif len(report.message) > 40:
                 report = replace(report, message=report.message[: len(report.message) // 2])
             else:
                 report = replace(report, destination_url="", destination_id="")
-        return result
 
     def encode(self) -> str:
         """Return the bounded report as JSON of at most REPORT_LIMIT bytes."""
@@ -130,14 +140,6 @@ class Report:
 
 
 _FIELDS = frozenset(field.name for field in fields(Report))
-
-
-def _with_note(report: Report) -> Report:
-    """Let the message say how many failed items are not named, unless it does so already."""
-    unnamed = report.items_failed - len(report.failed_items)
-    if unnamed <= 0 or _NOTE in report.message:
-        return report
-    return replace(report, message=f"{report.message}; {unnamed}{_NOTE}")
 
 
 def _to_json(report: Report) -> str:

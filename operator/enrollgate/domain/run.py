@@ -10,7 +10,10 @@ from enrollgate.domain.task import TaskState
 
 
 class RunState(StrEnum):
-    """The state of a run. In every state but the last it is *unfinished*; a task has at most one unfinished run."""
+    """The state of a run.
+
+    In every state but the last it is *unfinished*; a task has at most one unfinished run.
+    """
 
     # Recorded in the database, and perhaps already launched.
     CLAIMED = "claimed"
@@ -36,8 +39,9 @@ class Outcome(StrEnum):
 class UnfinishedRun:
     """A run that is not finished, with its task as the same statement saw it.
 
-    `lost_before` is how many runs of this task were lost in a row before this one. `stop_reason` and `stop_message` say
-    why it is being stopped. `since` is when its task was first seen at the gate (UTC), None once the task has left it.
+    `lost_before` is how many runs of this task were lost in a row before this one. `stop_reason`
+    and `stop_message` say why it is being stopped. `since` is when its task was first seen at the
+    gate (UTC), None once the task has left it.
     """
 
     run_id: int
@@ -56,7 +60,10 @@ class UnfinishedRun:
 
 
 def run_name(installation: str, task_id: int, run_number: int) -> str:
-    """Return the name of a run at its launcher (the Job's name): it follows from the task and the run number alone."""
+    """Return the name of a run at its launcher; for a Job, the Job's name.
+
+    It follows from the installation, the task and the run number alone.
+    """
     return f"{installation}-{task_id}-{run_number}"
 
 

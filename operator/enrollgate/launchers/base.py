@@ -1,7 +1,10 @@
-"""The interface between the reconciler and the runs: local processes, Kubernetes Jobs, or a test's memory.
+"""The interface between the reconciler and the runs.
 
-The reconciler passes the planner's `Launch` actions in and gets each back with its `LaunchResult`. It passes the observations
-of finished runs back to `discard`. So a launcher never has to remember what it has seen.
+It is implemented with local processes, with Kubernetes Jobs, and in a test's memory.
+
+The reconciler passes the planner's `Launch` actions in and gets each back with its `LaunchResult`.
+It passes the observations of finished runs back to `discard`. So a launcher never has to remember
+what it has seen.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -26,7 +29,9 @@ __all__ = [
 
 
 class LauncherUnavailable(Exception):
-    """The runs cannot be observed or changed now. The reconcile pass ends; nothing may be concluded from it.
+    """The runs cannot be observed or changed now.
+
+    The reconcile pass ends; nothing may be concluded from it.
 
     `retry_after` is how many seconds the server asked us to wait; 0 if it did not ask.
     """
@@ -41,17 +46,21 @@ class LauncherRefused(LauncherUnavailable):
 
 
 class Launcher(Protocol):
-    """Starts, observes and stops runs. Every method may be called again after a crash at any point."""
+    """Starts, observes and stops runs.
+
+    Every method may be called again after a crash at any point.
+    """
 
     def observe(
         self, expected: Collection[str], *, only: bool = False
     ) -> Mapping[str, Observation]:
         """Return every run of this installation that exists, by name.
 
-        Finished runs are included until they are discarded. A run that died without a result is not included.
+        Finished runs are included until they are discarded. A run that died without a result is not
+        included.
 
         Parameters:
-            expected: the names of the unfinished runs. If one of them is not found, it is looked for twice.
+            expected: the names of the unfinished runs. One that is not found is looked for twice.
             only: look at the expected runs and at no others.
 
         Raises LauncherUnavailable; never returns a part of the runs.
@@ -59,16 +68,21 @@ class Launcher(Protocol):
         ...
 
     def launch(self, launches: Iterable[Launch]) -> Iterator[tuple[Launch, LaunchResult]]:
-        """Start each run under its name and yield it with the result. A run that exists already is adopted.
+        """Start each run under its name and yield it with the result.
 
-        A launch is taken from `launches` only shortly before it is carried out, so that it can be checked as late as
-        possible. A launch that is not yielded could not be started now (full machine, quota): try it again later.
-        Nothing is started before the first result is asked for.
+        A run that exists already is adopted.
+
+        A launch is taken from `launches` only shortly before it is carried out, so that it can be
+        checked as late as possible. A launch that is not yielded could not be started now (full
+        machine, quota): try it again later. Nothing is started before the first result is asked
+        for.
         """
         ...
 
     def stop(self, name: str, uid: str | None) -> None:
-        """Ask a run to end, and return at once. It has ended when `observe` no longer shows it as live. Idempotent.
+        """Ask a run to end, and return at once.
+
+        It has ended when `observe` no longer shows it as live. Idempotent.
 
         `uid` is the Job's UID as it was observed: another Job of the same name is not touched.
         Raises LauncherRefused if this run cannot be stopped now, LauncherUnavailable if no run can.

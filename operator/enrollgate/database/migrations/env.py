@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that `enrollgate.database.migrate` holds."""
+"""Alembic's entry: runs the migrations on the connection that `migrate` opened."""
 
 from alembic import context
 

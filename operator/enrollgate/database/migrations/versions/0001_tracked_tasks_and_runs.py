@@ -25,7 +25,8 @@ _MARIADB = {
 def upgrade() -> None:
     """Create the tables and their indexes.
 
-    MySQL and MariaDB commit each DDL statement by itself, so what an interrupted migration created is kept as it is.
+    MySQL and MariaDB commit each DDL statement by itself, so what an interrupted migration created
+    is kept as it is.
     """
     _create(
         "enrollgate_tasks",

@@ -1,6 +1,7 @@
-"""Something happens in the midst of a pass: before or after any of its looks and effects.
+"""Interrupt a pass at any of its points.
 
-Each transaction and each call to the launcher is such a point, on both sides; so is the moment between two launches.
+A point is before and after each transaction and each call to the launcher, and between two
+launches.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -11,6 +12,7 @@ from tests.world import World
 
 from enrollgate.control.reconciler import Reconciler
 from enrollgate.database import Database
+from enrollgate.database.engine import NamedLock, T
 from enrollgate.domain.observation import LaunchResult, Observation
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.planner import Launch
@@ -18,11 +20,11 @@ from enrollgate.domain.run_event import RunEvent
 
 
 class Interruption:
-    """Counts the points that a pass goes through, and lets something happen at one of them, once."""
+    """Counts the points of a pass and calls `callback` once, at one of them."""
 
     def __init__(self) -> None:
         self.countdown: int | None = None
-        self.happening: Callable[[], object] = lambda: None
+        self.callback: Callable[[], object] = lambda: None
 
     def point(self) -> None:
         if self.countdown is None:
@@ -31,12 +33,12 @@ class Interruption:
             self.countdown -= 1
             return
         self.countdown = None
-        self.happening()
+        self.callback()
 
     @contextmanager
-    def after(self, points: int, happening: Callable[[], object]) -> Iterator[None]:
-        """What happens in the pass that is made in this context."""
-        self.countdown, self.happening = points, happening
+    def after(self, points: int, callback: Callable[[], object]) -> Iterator[None]:
+        """Call `callback` after so many points of the pass that runs in this context."""
+        self.countdown, self.callback = points, callback
         try:
             yield
         finally:
@@ -44,7 +46,7 @@ class Interruption:
 
 
 class InterruptedDatabase(Database):
-    """The real database."""
+    """The real database, with a point before and after each transaction."""
 
     def __init__(self, real: Database, interruption: Interruption) -> None:
         super().__init__(real.engine, real.clock)
@@ -57,7 +59,9 @@ class InterruptedDatabase(Database):
             yield connection
         self._interruption.point()
 
-    def run_in_transaction(self, change, *, lock=None):  # type: ignore[no-untyped-def]  # the signature is Database.writing's
+    def run_in_transaction(
+        self, change: Callable[[Connection], T], *, lock: NamedLock | None = None
+    ) -> T:
         self._interruption.point()
         result = super().run_in_transaction(change, lock=lock)
         self._interruption.point()
@@ -65,7 +69,7 @@ class InterruptedDatabase(Database):
 
 
 class InterruptedLauncher:
-    """The launcher in memory. `before_launch` is told of each run just before it is launched."""
+    """The launcher in memory; `before_launch` is called just before each launch."""
 
     def __init__(
         self,
@@ -112,7 +116,7 @@ def interrupted_operator(
     interruption: Interruption,
     before_launch: Callable[[RunOrder], None] = lambda order: None,
 ) -> Reconciler:
-    """An operator that has just started, whose passes can be interrupted."""
+    """Return an operator that has just started and whose passes can be interrupted."""
     return world.new_operator(
         InterruptedDatabase(world.database, interruption),
         InterruptedLauncher(world, interruption, before_launch),

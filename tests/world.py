@@ -1,7 +1,7 @@
-"""A small world to test the reconciler in: Node.js's hand on the table, a clock that tests drive, a launcher in memory.
+"""A small world to test the reconciler in: Node.js's rows, a clock and a launcher in memory.
 
-The database and the reconciler are the real ones. `MemoryLauncher` keeps the `Launcher` protocol's promises and lets a test
-say how each run goes.
+The database and the reconciler are the real ones. The test moves the clock. `MemoryLauncher`
+implements the `Launcher` protocol, and the test decides how each run ends.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -23,12 +23,12 @@ from enrollgate.domain.run_event import RunEvent
 from enrollgate.domain.task import Statuses, TaskColumns
 from enrollgate.launchers import Launcher, LauncherUnavailable
 
-EPOCH = datetime(2026, 1, 1, 12, 0, 0)  # noqa: DTZ001 -- the database's instants carry no time zone: they are UTC
+EPOCH = datetime(2026, 1, 1, 12, 0, 0)  # noqa: DTZ001 -- times in the database have no zone
 COURSE = "https://courses.example.com/course/1"
 
 
 class DrivenClock:
-    """Stands still until a test moves it."""
+    """A clock that only the test moves."""
 
     def __init__(self) -> None:
         self.now = EPOCH
@@ -46,7 +46,10 @@ class DrivenClock:
 
 @dataclass
 class MemoryLauncher:
-    """Runs that are only data. A stopped run goes at the next observation, as a real one goes after its grace."""
+    """Runs that are only data.
+
+    A stopped run disappears at the next observation, as a real one does after its grace period.
+    """
 
     runs: dict[str, Observation] = field(default_factory=dict)
     orders: list[RunOrder] = field(default_factory=list)
@@ -55,8 +58,8 @@ class MemoryLauncher:
     taken: set[str] = field(default_factory=set)
     full: bool = False
     events: list[tuple[str, RunEvent]] = field(default_factory=list)
+    # Stopped runs stay live until this is switched off.
     lingering: bool = False
-    """Stopped runs stay live until this is switched off."""
 
     def observe(
         self, expected: Collection[str], *, only: bool = False
@@ -166,7 +169,7 @@ class World:
     def new_operator(
         self, database: Database | None = None, launcher: Launcher | None = None
     ) -> Reconciler:
-        """An operator that has just started and remembers nothing."""
+        """Return an operator that has just started and remembers nothing."""
         return Reconciler(
             database or self.database,
             self.tables,
@@ -184,7 +187,7 @@ class World:
     def close(self) -> None:
         self.database.close()
 
-    # Node.js's hand
+    # what Node.js does
 
     def sql(self, statement: str, **values: object) -> None:
         self.database.run_in_transaction(
@@ -200,7 +203,8 @@ class World:
         def insert(connection: Connection) -> int:
             result = connection.execute(
                 text(
-                    "INSERT INTO download_tasks (status, email, course_url) VALUES (:status, :email, :url)"
+                    "INSERT INTO download_tasks (status, email, course_url) "
+                    "VALUES (:status, :email, :url)"
                 ),
                 {"status": status, "email": email, "url": url},
             )

@@ -1,4 +1,4 @@
-"""Databases that are wrong: each says what is wrong, with the remedy, and loses nothing."""
+"""Unusable databases: each error names the problem and the remedy, and no task is lost."""
 
 import logging
 import threading
@@ -45,7 +45,7 @@ def create_tasks(database: Database, columns: str) -> None:
     )
 
 
-def verdicts(database: Database) -> dict[str, tuple[Severity, str]]:
+def check_results(database: Database) -> dict[str, tuple[Severity, str]]:
     return {
         check.name: (check.severity, f"{check.detail}: {check.remedy}")
         for check in check_database(database, TABLES)
@@ -55,14 +55,14 @@ def verdicts(database: Database) -> dict[str, tuple[Severity, str]]:
 GOOD = "id INTEGER PRIMARY KEY, status VARCHAR(32), email VARCHAR(255), course_url VARCHAR(2048)"
 
 
-def test_a_migration_runs_once_and_is_harmless_to_repeat(database: Database) -> None:
+def test_migration_when_repeated_changes_nothing(database: Database) -> None:
     assert current(database) is None
     assert migrate(database) == (None, head())
     assert migrate(database) == (head(), head())
     assert current(database) == head()
 
 
-def test_two_migrations_at_once_both_end_well(database_url: str) -> None:
+def test_two_migrations_at_once_both_succeed(database_url: str) -> None:
     results: list[object] = []
 
     def run() -> None:
@@ -80,7 +80,7 @@ def test_two_migrations_at_once_both_end_well(database_url: str) -> None:
     assert results == [head(), head()]
 
 
-def test_the_next_migration_begins_when_this_one_is_committed(database: Database) -> None:
+def test_migration_lock_is_released_after_the_commit(database: Database) -> None:
     done: list[str] = []
     event.listen(
         database.engine,
@@ -115,7 +115,7 @@ def test_the_next_migration_begins_when_this_one_is_committed(database: Database
         "before the revision",
     ],
 )
-def test_an_interrupted_migration_is_finished_by_the_next_one(
+def test_interrupted_migration_is_finished_by_the_next_one(
     database: Database, undone: tuple[str, ...]
 ) -> None:
     migrate(database)
@@ -140,13 +140,13 @@ def structure(database: Database) -> dict[str, object]:
         }
 
 
-def test_without_a_migration_the_operator_says_so(database: Database) -> None:
+def test_database_without_migration_is_refused_with_the_remedy(database: Database) -> None:
     create_tasks(database, GOOD)
     with pytest.raises(DatabaseMisconfigured, match="run `enrollgate migrate`"):
         require_usable(database, TABLES)
 
 
-def test_a_missing_table_is_named_with_the_remedy(database: Database) -> None:
+def test_missing_table_is_named_with_the_remedy(database: Database) -> None:
     migrate(database)
     with pytest.raises(
         DatabaseMisconfigured, match="there is no table download_tasks: let Node.js create it"
@@ -154,7 +154,7 @@ def test_a_missing_table_is_named_with_the_remedy(database: Database) -> None:
         require_usable(database, TABLES)
 
 
-def test_a_table_dropped_while_running_is_an_error_with_a_remedy_and_not_the_end(
+def test_table_dropped_during_work_is_an_error_with_a_remedy(
     database_url: str,
 ) -> None:
     with closing(World(database_url)) as world:
@@ -163,24 +163,24 @@ def test_a_table_dropped_while_running_is_an_error_with_a_remedy_and_not_the_end
             world.reconcile()
 
 
-def test_a_missing_column_is_named_with_the_remedy(database: Database) -> None:
+def test_missing_column_is_named_with_the_remedy(database: Database) -> None:
     create_tasks(
         database, "id INTEGER PRIMARY KEY, status VARCHAR(32), mail VARCHAR(255), course_url TEXT"
     )
     migrate(database)
-    words = (
+    message = (
         "has no column email: name it in ENROLLGATE_EMAIL_COLUMN; the table has: id, status, mail"
     )
-    with pytest.raises(DatabaseMisconfigured, match=words):
+    with pytest.raises(DatabaseMisconfigured, match=message):
         require_usable(database, TABLES)
 
 
-def test_a_good_database_passes_every_check(database: Database) -> None:
+def test_good_database_passes_every_check(database: Database) -> None:
     create_tasks(database, GOOD)
     migrate(database)
     require_usable(database, TABLES)
-    found = verdicts(database)
-    assert {verdict for verdict, _ in found.values()} <= {Severity.OK, Severity.WARNING}
+    found = check_results(database)
+    assert {severity for severity, _ in found.values()} <= {Severity.OK, Severity.WARNING}
     assert "CREATE INDEX" in found["index on status"][1]
     database.run_in_transaction(
         lambda connection: connection.exec_driver_sql("CREATE INDEX ix ON download_tasks (status)")
@@ -190,66 +190,66 @@ def test_a_good_database_passes_every_check(database: Database) -> None:
             "INSERT INTO download_tasks (id, status) VALUES (1, 'odd')"
         )
     )
-    found = verdicts(database)
+    found = check_results(database)
     assert found["index on status"][0] is Severity.OK
     assert found["statuses found"][0] is Severity.WARNING and "'odd'" in found["statuses found"][1]
 
 
-def test_after_a_roll_back_the_tables_of_a_newer_version_are_good_enough(
+def test_tables_of_a_newer_version_are_accepted_after_a_rollback(
     database: Database,
 ) -> None:
-    """It has only added to them; the older program has never heard of its revision."""
+    """The newer version only added to the tables; the older one does not know its revision."""
     create_tasks(database, GOOD)
     migrate(database)
     sql = "UPDATE enrollgate_schema_version SET version_num = '9999'"
     database.run_in_transaction(lambda connection: connection.exec_driver_sql(sql))
     assert migrate(database) == ("9999", "9999")
     require_usable(database, TABLES)
-    mark, words = verdicts(database)["our tables"]
+    severity, detail = check_results(database)["our tables"]
     assert (
-        mark is Severity.OK
-        and f"revision 9999, of a newer version, which has only added to {head()}" in words
+        severity is Severity.OK
+        and f"revision 9999, of a newer version, which has only added to {head()}" in detail
     )
 
 
-def test_a_status_of_its_own_for_each_row_does_not_flood_the_doctor(database: Database) -> None:
+def test_many_different_statuses_are_summarized_by_the_doctor(database: Database) -> None:
     create_tasks(database, GOOD)
     migrate(database)
     rows = ", ".join(f"({number}, 'odd{number}')" for number in range(1, 101))
     for values in (rows, "(101, ''), (102, ''), (103, NULL), (104, NULL)", "(105, 'enrolled')"):
         sql = f"INSERT INTO download_tasks (id, status) VALUES {values}"
         database.run_in_transaction(methodcaller("exec_driver_sql", sql))
-    words = verdicts(database)["statuses found"][1]
-    assert "enrolled: 1" in words and "NULL: 2" in words and "'': 2" in words
-    assert "82 with 82 other statuses" in words and words.count("'odd") == 18
+    detail = check_results(database)["statuses found"][1]
+    assert "enrolled: 1" in detail and "NULL: 2" in detail and "'': 2" in detail
+    assert "82 with 82 other statuses" in detail and detail.count("'odd") == 18
 
 
 @pytest.mark.parametrize(
     "kind", ["VARCHAR(36)", "CHAR(36)", "DECIMAL(20,2)", "DOUBLE", "VARBINARY(16)"]
 )
-def test_a_key_that_is_no_integer_is_refused(server_database_url: str, kind: str) -> None:
+def test_key_that_is_not_an_integer_is_refused(server_database_url: str, kind: str) -> None:
     with closing(open_database(make_url(server_database_url))) as database:
         create_tasks(database, GOOD.replace("id INTEGER", f"id {kind}"))
         migrate(database)
-        words = (
+        message = (
             r"id is [A-Z].*, not an integer: name the table's integer key in ENROLLGATE_ID_COLUMN"
         )
-        with pytest.raises(DatabaseMisconfigured, match=words):
+        with pytest.raises(DatabaseMisconfigured, match=message):
             require_usable(database, TABLES)
-        assert verdicts(database)["id column"][0] is Severity.FAILED
+        assert check_results(database)["id column"][0] is Severity.FAILED
 
 
 @pytest.mark.parametrize(
     "kind", ["TINYINT", "SMALLINT", "MEDIUMINT", "INT UNSIGNED", "BIGINT", "BIGINT UNSIGNED"]
 )
-def test_every_kind_of_integer_is_a_key(server_database_url: str, kind: str) -> None:
+def test_every_integer_type_is_accepted_as_key(server_database_url: str, kind: str) -> None:
     with closing(open_database(make_url(server_database_url))) as database:
         create_tasks(database, GOOD.replace("id INTEGER", f"id {kind}"))
         migrate(database)
         require_usable(database, TABLES)
 
 
-def test_a_text_key_in_sqlite_is_refused_too(sqlite_url: str) -> None:
+def test_text_key_in_sqlite_is_refused(sqlite_url: str) -> None:
     with closing(open_database(make_url(sqlite_url))) as database:
         create_tasks(database, GOOD.replace("id INTEGER", "id TEXT"))
         migrate(database)
@@ -258,7 +258,7 @@ def test_a_text_key_in_sqlite_is_refused_too(sqlite_url: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["VARBINARY(32)", "BLOB"])
-def test_a_status_column_that_is_no_text_is_refused(server_database_url: str, kind: str) -> None:
+def test_status_column_that_is_not_text_is_refused(server_database_url: str, kind: str) -> None:
     with closing(open_database(make_url(server_database_url))) as database:
         create_tasks(database, GOOD.replace("status VARCHAR(32)", f"status {kind}"))
         migrate(database)
@@ -268,7 +268,7 @@ def test_a_status_column_that_is_no_text_is_refused(server_database_url: str, ki
             require_usable(database, TABLES)
 
 
-def test_an_enum_status_column_must_hold_our_words(server_database_url: str) -> None:
+def test_enum_status_column_without_our_statuses_is_refused(server_database_url: str) -> None:
     with closing(open_database(make_url(server_database_url))) as database:
         create_tasks(
             database,
@@ -281,10 +281,10 @@ def test_an_enum_status_column_must_hold_our_words(server_database_url: str) -> 
             require_usable(database, TABLES)
 
 
-def test_an_enum_status_column_with_every_word_works(server_database_url: str) -> None:
+def test_enum_status_column_with_every_status_is_accepted(server_database_url: str) -> None:
     with closing(World(server_database_url)) as world:
-        words = ",".join(f"'{word}'" for word in world.statuses.known)
-        world.sql(f"ALTER TABLE download_tasks MODIFY status ENUM({words}) NOT NULL")
+        values = ",".join(f"'{status}'" for status in world.statuses.known)
+        world.sql(f"ALTER TABLE download_tasks MODIFY status ENUM({values}) NOT NULL")
         require_usable(world.database, world.tables)
         late, good = world.add("processing"), world.add("enrolled")
         world.reconcile()
@@ -294,7 +294,7 @@ def test_an_enum_status_column_with_every_word_works(server_database_url: str) -
         assert (world.status(late), world.status(good)) == ("failed", "completed")
 
 
-def test_a_status_column_too_short_for_our_words_is_refused(server_database_url: str) -> None:
+def test_status_column_too_short_for_our_statuses_is_refused(server_database_url: str) -> None:
     with closing(open_database(make_url(server_database_url))) as database:
         create_tasks(database, GOOD.replace("VARCHAR(32)", "VARCHAR(8)"))
         migrate(database)
@@ -304,7 +304,7 @@ def test_a_status_column_too_short_for_our_words_is_refused(server_database_url:
             require_usable(database, TABLES)
 
 
-def test_a_wrong_password_is_said_without_the_password(server_database_url: str) -> None:
+def test_wrong_password_is_reported_without_the_password(server_database_url: str) -> None:
     url = make_url(server_database_url).set(password="hunter2")
     with closing(open_database(url)) as database:
         with pytest.raises(
@@ -318,7 +318,7 @@ def test_a_wrong_password_is_said_without_the_password(server_database_url: str)
 def user_of(
     server_url: str, name: str, password: str, *granted: str, host: str = "%"
 ) -> Iterator[URL]:
-    """A user of the test's own, with what it is granted (`SELECT ON x.*`). Gives the URL that it logs in by."""
+    """Create a user with these privileges (`SELECT ON x.*`) and yield the URL to log in with."""
     url = make_url(server_url)
     user = f"{name}_{url.database}"[:30]
     who = f"{user}@'{host}'"
@@ -333,7 +333,7 @@ def user_of(
 @pytest.mark.parametrize(
     "password", ["p\u00e4ss", "p\u20acss", "\u043f\u0430\u0440\u043e\u043b\u044c"]
 )
-def test_a_password_of_any_alphabet_lets_in(server_database_url: str, password: str) -> None:
+def test_password_in_any_alphabet_is_accepted(server_database_url: str, password: str) -> None:
     all_of_it = f"ALL ON {make_url(server_database_url).database}.*"
     with (
         user_of(server_database_url, "any", password, all_of_it) as url,
@@ -342,7 +342,7 @@ def test_a_password_of_any_alphabet_lets_in(server_database_url: str, password: 
         assert migrate(database) == (None, head())
 
 
-def test_a_user_that_may_not_log_in_from_here_is_told_and_not_waited_for(
+def test_user_that_may_not_log_in_from_this_host_is_misconfigured(
     server_database_url: str,
 ) -> None:
     with (
@@ -354,24 +354,24 @@ def test_a_user_that_may_not_log_in_from_here_is_told_and_not_waited_for(
 
 
 @pytest.mark.parametrize("code", [1130, 1698, 1820, 1862, 2059, 3118])
-def test_a_login_that_the_server_refuses_in_another_way_is_told_too(code: int) -> None:
+def test_refused_login_is_misconfigured(code: int) -> None:
     with pytest.raises(DatabaseMisconfigured, match=f"MySQL error {code}"), translated():
         raise SqlOperationalError("CONNECT", None, PyMySQLOperationalError(code, "no"))
 
 
-def test_an_unknown_database_is_named(server_database_url: str) -> None:
+def test_unknown_database_is_reported_with_the_remedy(server_database_url: str) -> None:
     with closing(open_database(make_url(server_database_url).set(database="nowhere"))) as database:
         with pytest.raises(DatabaseMisconfigured, match="create the database, or correct its name"):
             database.now()
 
 
-def test_a_server_that_is_away_is_waited_for_not_given_up() -> None:
+def test_server_that_is_away_is_unavailable_not_misconfigured() -> None:
     with closing(open_database(make_url("mysql+pymysql://u:p@127.0.0.1:1/d"))) as database:
         with pytest.raises(DatabaseUnavailable, match="127.0.0.1"):
             database.now()
 
 
-def test_a_read_only_user_is_found_out_before_the_first_pass(server_database_url: str) -> None:
+def test_read_only_user_is_refused_before_the_first_pass(server_database_url: str) -> None:
     granted = f"SELECT ON {make_url(server_database_url).database}.*"
     with (
         closing(World(server_database_url)),
@@ -395,7 +395,7 @@ def test_a_read_only_user_is_found_out_before_the_first_pass(server_database_url
         ("download_tasks", "SELECT", "UPDATE"),
     ],
 )
-def test_each_privilege_that_a_pass_needs_is_tried_before_the_first_one(
+def test_missing_privilege_is_found_before_the_first_pass(
     server_database_url: str, table: str, privileges: str, missing: str
 ) -> None:
     everything = {
@@ -419,10 +419,10 @@ def test_each_privilege_that_a_pass_needs_is_tried_before_the_first_one(
                 require_usable(limited, TABLES)
 
 
-def test_a_user_with_just_the_documented_privileges_can_do_everything(
+def test_user_with_the_documented_privileges_can_do_everything(
     server_database_url: str,
 ) -> None:
-    """docs/operations: SELECT and UPDATE(status) on the task table, everything on ours. MySQL: caching_sha2_password."""
+    """The privileges in docs/operations.md. The MySQL user logs in by caching_sha2_password."""
     name = make_url(server_database_url).database
     granted = (
         f"SELECT, UPDATE (status) ON {name}.download_tasks",
@@ -447,7 +447,7 @@ def test_a_user_with_just_the_documented_privileges_can_do_everything(
 
 @pytest.fixture
 def real_log(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
-    """The log as `enrollgate run` configures it, at its most talkative, on the captured standard error."""
+    """Write the log to standard error as `enrollgate run` does, at level debug."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     configure_logging("json", "debug")
@@ -456,10 +456,10 @@ def real_log(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixtu
     root.setLevel(level)
 
 
-def test_an_email_never_reaches_a_message_or_the_log(
+def test_email_never_reaches_a_message_or_the_log(
     database_url: str, real_log: pytest.CaptureFixture[str]
 ) -> None:
-    """Each way that a task can go."""
+    """Each way that a task can end."""
     with closing(World(database_url)) as world:
         bad = world.add("enrolled", EMAIL, f"https://{EMAIL}:secret@host.example/?token=secret")
         nobody = world.add("enrolled", None)
@@ -489,7 +489,7 @@ def test_an_email_never_reaches_a_message_or_the_log(
         )
         for task in (bad, nobody, good, failing, gone, late, odd):
             assert f"ENROLL CHECK task={task} " in log, f"task {task} is not in the log at all"
-        assert "has no meaning here" in log and left_alone
+        assert "rows with an unknown status are left alone" in log and left_alone
         for text in (log, *(str(run) for run in world.runs())):
             assert "ada" not in text and "example.com" not in text.replace(
                 "courses.example.com", ""
@@ -497,7 +497,7 @@ def test_an_email_never_reaches_a_message_or_the_log(
             assert "secret" not in text
 
 
-def test_an_error_about_a_statement_shows_none_of_its_values(sqlite_url: str) -> None:
+def test_statement_error_shows_none_of_its_values(sqlite_url: str) -> None:
     with closing(World(sqlite_url)) as world:
         broken = insert(runs).values(
             task_id=1, run_number=1, name="ada@example", claimed_at="hunter2"

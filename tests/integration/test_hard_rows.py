@@ -1,4 +1,4 @@
-"""What a row, a site or another program may put in the operator's way, one task's trouble being no other's."""
+"""Rows, sites and other programs that cause trouble for one task, and for no other."""
 
 from contextlib import closing
 
@@ -14,10 +14,10 @@ from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import FailedItem, Report
 
 
-def test_half_an_emoji_in_a_lectures_title_is_recorded_and_keeps_no_other_task_waiting(
+def test_half_an_emoji_in_a_title_is_recorded_and_delays_no_other_task(
     database_url: str,
 ) -> None:
-    """A title that a site has cut in the midst of a character: no database takes it as it is."""
+    """A site cut the title in the middle of a character: no database accepts the text."""
     item = FailedItem("Intro \ud83d", Reason.ACCESS_DENIED, "\udcff")
     report = Report(
         Reason.ACCESS_DENIED,
@@ -39,14 +39,15 @@ def test_half_an_emoji_in_a_lectures_title_is_recorded_and_keeps_no_other_task_w
         assert world.launcher.live == [f"test-{second}-1"]
 
 
-def test_an_email_and_an_address_in_a_binary_column_are_read_as_the_text_they_are(
+def test_email_and_url_in_binary_columns_are_read_as_text(
     database_url: str,
 ) -> None:
     with closing(World(database_url)) as world:
         if world.database.is_sqlite:
             world.add("enrolled")
             world.sql(
-                "UPDATE download_tasks SET email = CAST(email AS BLOB), course_url = CAST(course_url AS BLOB)"
+                "UPDATE download_tasks SET email = CAST(email AS BLOB), "
+                "course_url = CAST(course_url AS BLOB)"
             )
         else:
             world.sql(
@@ -58,10 +59,10 @@ def test_an_email_and_an_address_in_a_binary_column_are_read_as_the_text_they_ar
         assert (order.course_url, order.cookies_name) == (COURSE, cookies_name("ada@example.com"))
 
 
-def test_many_held_rows_keep_no_run_from_its_launch_and_no_other_row_from_its_end(
+def test_many_held_rows_delay_no_launch_and_no_other_row(
     server_database_url: str,
 ) -> None:
-    """One forgotten commit of an UPDATE of many rows."""
+    """A transaction updated many rows and was not committed."""
     with (
         closing(World(server_database_url)) as world,
         closing(World(server_database_url, create=False)) as node,
@@ -87,11 +88,11 @@ def test_many_held_rows_keep_no_run_from_its_launch_and_no_other_row_from_its_en
         assert {world.status(task) for task in held} == {"failed"}
 
 
-@pytest.mark.parametrize("lock", ["CHUNK_SIZE", "WRITE"])
-def test_a_locked_table_is_waited_for_for_seconds_and_what_needs_no_row_goes_on(
+@pytest.mark.parametrize("lock", ["READ", "WRITE"])
+def test_locked_table_is_waited_for_for_seconds_and_launches_continue(
     server_database_url: str, lock: str
 ) -> None:
-    """As mysqldump locks it without --single-transaction."""
+    """mysqldump locks the table like this without --single-transaction."""
     with (
         closing(World(server_database_url)) as world,
         closing(World(server_database_url, create=False)) as node,
@@ -102,7 +103,7 @@ def test_a_locked_table_is_waited_for_for_seconds_and_what_needs_no_row_goes_on(
         enrolled = world.add("enrolled")
         with node.database.engine.connect() as connection:
             connection.execute(text(f"LOCK TABLES download_tasks {lock}"))
-            if lock == "CHUNK_SIZE":
+            if lock == "READ":
                 world.reconcile()
                 assert world.launcher.live == [f"test-{enrolled}-1"]
             else:
@@ -116,10 +117,10 @@ def test_a_locked_table_is_waited_for_for_seconds_and_what_needs_no_row_goes_on(
 
 
 @pytest.mark.parametrize("server", ["mariadb", "mysql"])
-def test_an_operator_of_the_same_name_on_another_database_of_the_server_is_in_nobodys_way(
+def test_same_installation_in_another_database_of_the_server_is_separate(
     request: pytest.FixtureRequest, server: str
 ) -> None:
-    """Staging and production on one server: named locks are the server's."""
+    """Staging and production share one server, and named locks belong to the server."""
     url = request.getfixturevalue(f"{server}_server_url")
     with (
         fresh_database(url) as one,

@@ -1,4 +1,4 @@
-"""Races that decide whether the promise holds: the moment of the timeout, and two operators on one database."""
+"""Races: enrollment at the moment of the timeout, and two operators on one database."""
 
 import threading
 from collections import Counter
@@ -14,6 +14,7 @@ from tests.launching import launch
 from tests.world import COURSE, EPOCH, World
 
 from enrollgate.database import runs
+from enrollgate.domain.observation import LaunchOutcome
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.policy import Policy
 from enrollgate.launchers import RunEventType
@@ -21,12 +22,13 @@ from enrollgate.launchers import RunEventType
 FLIPS = 10_000
 
 
-def test_no_row_that_enrolled_before_the_deadline_fell_is_failed_10000_times(
+def test_row_enrolled_before_the_deadline_is_never_failed_in_10000_tries(
     mariadb_url: str,
 ) -> None:
-    """A writer flips rows from `processing` to `enrolled` by compare-and-set, as Node.js does, exactly while they expire.
+    """Node.js changes rows to `enrolled` by compare-and-set while they time out.
 
-    Either the writer's update hit (then the task must never be failed by us), or ours did (then the writer's hit nothing).
+    If Node.js's update succeeded, we must never fail the task. If ours succeeded, Node.js's
+    update must change nothing.
     """
     world = World(mariadb_url, Policy(enrollment_timeout=300, max_concurrent_runs=FLIPS))
     with closing(world):
@@ -52,7 +54,8 @@ def test_no_row_that_enrolled_before_the_deadline_fell_is_failed_10000_times(
                     for task_id in ids:
                         moved = connection.execute(
                             text(
-                                "UPDATE download_tasks SET status='enrolled' WHERE id=:id AND status='processing'"
+                                "UPDATE download_tasks SET status='enrolled' "
+                                "WHERE id=:id AND status='processing'"
                             ),
                             {"id": task_id},
                         ).rowcount
@@ -79,11 +82,11 @@ def test_no_row_that_enrolled_before_the_deadline_fell_is_failed_10000_times(
         assert hit and timed_out, "the race was a race: both sides won some"
 
 
-@pytest.mark.parametrize("held", ["late", "strange", "running", "done"])
-def test_a_row_that_an_open_transaction_holds_keeps_no_other_task_waiting(
+@pytest.mark.parametrize("held", ["late", "unknown", "running", "done"])
+def test_row_held_by_an_open_transaction_delays_no_other_task(
     server_database_url: str, held: str
 ) -> None:
-    """Node.js forgot to commit: that task is left to a later pass, and every other one goes its way meanwhile."""
+    """Node.js forgot to commit: only that task waits for a later pass."""
     with (
         closing(World(server_database_url)) as world,
         closing(World(server_database_url, create=False)) as node,
@@ -92,13 +95,13 @@ def test_a_row_that_an_open_transaction_holds_keeps_no_other_task_waiting(
             kind: [world.add("enrolled"), world.add("enrolled")] for kind in ("running", "done")
         }
         tasks |= {
-            kind: [world.add("processing"), world.add("processing")] for kind in ("late", "strange")
+            kind: [world.add("processing"), world.add("processing")] for kind in ("late", "unknown")
         }
         world.reconcile()
         world.clock.advance(300)
         for done in tasks["done"]:
             world.launcher.succeed(f"test-{done}-1")
-        for odd in (*tasks["strange"], *tasks["running"]):
+        for odd in (*tasks["unknown"], *tasks["running"]):
             world.set(odd, "odd")
         first, *_ = tasks[held]
         with node.database.engine.begin() as connection:
@@ -131,8 +134,8 @@ def two_operators(database_url: str) -> Iterator[tuple[World, World]]:
     second.close()
 
 
-def test_two_operators_that_claim_at_once_keep_to_the_limit_together(database_url: str) -> None:
-    """Both have seen that there is room before either claims, again and again."""
+def test_two_operators_that_claim_at_once_keep_to_the_limit(database_url: str) -> None:
+    """Both operators have counted free slots before either claims, again and again."""
     policy = Policy(max_concurrent_runs=5)
     with (
         closing(World(database_url, policy)) as first,
@@ -166,10 +169,13 @@ def test_two_operators_that_claim_at_once_keep_to_the_limit_together(database_ur
             )
 
 
-def test_a_focused_pass_decides_nothing_about_runs_that_another_operator_has_just_claimed(
+def test_focused_pass_leaves_runs_that_another_operator_claimed(
     database_url: str,
 ) -> None:
-    """The other one has made the run and not yet said so; its task fails, and comes back: never two runs at once."""
+    """The other operator has created the run but not recorded that it was launched.
+
+    The task fails and is enrolled again: two runs must never be live at once.
+    """
     with closing(World(database_url)) as world:
         done, task, other = world.add("enrolled"), world.add("processing"), world.add("processing")
         world.reconcile()
@@ -186,7 +192,7 @@ def test_a_focused_pass_decides_nothing_about_runs_that_another_operator_has_jus
         world.reconcile([f"test-{done}-1"])
         world.set(task, "enrolled")
         assert [run.outcome for run in world.runs(task)] == [None], (
-            "it lives, and nobody has looked at it"
+            "it is live, and nobody has observed it"
         )
         for _ in range(5):
             world.reconcile()
@@ -194,10 +200,11 @@ def test_a_focused_pass_decides_nothing_about_runs_that_another_operator_has_jus
         assert world.status(other) == "enrolled" and f"test-{other}-1" in world.launcher.live
 
 
-def test_two_operators_on_one_database_launch_1000_tasks_exactly_once(
+def test_two_operators_launch_1000_tasks_exactly_once(
     two_operators: tuple[World, World],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two operators of one installation, each with its own connection, share the launcher as two replicas share a cluster."""
+    """Two operators with their own connections share one launcher, as replicas share a cluster."""
     first, second = two_operators
     second.launcher = first.launcher
     second.restart()
@@ -207,15 +214,13 @@ def test_two_operators_on_one_database_launch_1000_tasks_exactly_once(
     first.sql(f"INSERT INTO download_tasks (status, email, course_url) VALUES {values}")
     launched: list[int] = []
     lock = threading.Lock()
-    original = (
-        first.launcher._launch
-    )  # the launcher in memory is not made for threads: one at a time
+    original = first.launcher._launch
 
-    def launch_alone(order):  # type: ignore[no-untyped-def]
-        with lock:
+    def launch_alone(order: RunOrder) -> LaunchOutcome:
+        with lock:  # the launcher in memory is not thread-safe
             return original(order)
 
-    first.launcher._launch = launch_alone  # type: ignore[method-assign]
+    monkeypatch.setattr(first.launcher, "_launch", launch_alone)
     errors: list[BaseException] = []
 
     def operate(world: World) -> None:
@@ -238,17 +243,19 @@ def test_two_operators_on_one_database_launch_1000_tasks_exactly_once(
     assert len(runs) == 1000 and {run.run_number for run in runs} == {1}
 
 
-def test_a_second_operators_pass_anywhere_in_a_pass_of_the_first_runs_nothing_twice(
+def test_second_operators_pass_at_any_point_launches_nothing_twice(
     tmp_path: Path,
 ) -> None:
-    """Wherever it comes, and for each task: enrolled, with a run that ended, with one to be stopped, put back after a failure."""
+    """The tasks: enrolled, with a finished run, with a run to stop, enrolled again after a
+    failure.
+    """
     points = 0
     while _a_pass_within_a_pass(f"sqlite:///{tmp_path / str(points)}.db", points):
         points += 1
-    assert points > 20, "the second pass came before and after each look and effect"
+    assert points > 20, "the second pass ran at every point of the first"
 
 
-def test_a_run_whose_operator_died_just_after_creating_it_is_told_of_once_by_the_next(
+def test_run_created_before_a_crash_gets_one_launched_event(
     tmp_path: Path,
 ) -> None:
     with closing(World(f"sqlite:///{tmp_path}/dead.db")) as world:
@@ -265,7 +272,7 @@ def test_a_run_whose_operator_died_just_after_creating_it_is_told_of_once_by_the
 
 
 def _a_pass_within_a_pass(url: str, points: int) -> bool:
-    """False if the first operator's pass has not so many points."""
+    """Run a pass of the second operator after `points` points. Return False if there are fewer."""
     interruption = Interruption()
     with closing(World(url)) as world:
         ended, stopped, again, fresh = (world.add("enrolled") for _ in range(4))
@@ -280,7 +287,7 @@ def _a_pass_within_a_pass(url: str, points: int) -> bool:
         first, second = interrupted_operator(world, interruption), world.new_operator()
         with interruption.after(points, lambda: second.reconcile() and None):
             first.reconcile()
-            came = interruption.countdown is None
+            is_reached = interruption.countdown is None
         for _ in range(3):
             for operator in (first, second):
                 operator.reconcile()
@@ -301,11 +308,11 @@ def _a_pass_within_a_pass(url: str, points: int) -> bool:
             (fresh, 1, "launched", None),
         ], f"after {points} points"
         assert sorted(world.launcher.live) == [f"test-{again}-2", f"test-{fresh}-1"]
-        told = Counter((name, event.kind) for name, event in world.launcher.events)
+        events = Counter((name, event.kind) for name, event in world.launcher.events)
         once = [
             count
-            for (_, kind), count in told.items()
+            for (_, kind), count in events.items()
             if kind in (RunEventType.LAUNCHED, RunEventType.COMPLETED)
         ]
-        assert once == [1] * (len(rows) + 1), f"after {points} points: {told}"
-    return came
+        assert once == [1] * (len(rows) + 1), f"after {points} points: {events}"
+    return is_reached

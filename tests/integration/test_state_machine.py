@@ -1,6 +1,8 @@
-"""Everything at once: Node.js writes what it likes, time goes by, runs end or vanish; and before and after every look and effect
-of a pass the operator may crash, Node.js write, a second operator make a whole pass, the database or the launcher go away. The
-reconciler and SQLite are real. After each step the promises must hold; once the faults stop, every task must end.
+"""Faults and events in any order, with the real reconciler on SQLite.
+
+Node.js writes rows, time passes, runs end or disappear. At any point of a pass the operator may
+crash, Node.js may write, a second operator may run a pass, or the database or the launcher may be
+away. After each step the promises must hold. Once the faults stop, every task must end.
 """
 
 import os
@@ -30,14 +32,14 @@ from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
 from enrollgate.launchers import LauncherUnavailable
 
+# After how many points of a pass it is interrupted.
 POINTS = st.integers(0, 40)
-"""After how many looks and effects of a pass something happens in it."""
 WAITING = ("pending", "paid", "processing")
 ALIVE = (Phase.LIVE, Phase.STUCK)
 
 
 class OperatorCrashed(BaseException):
-    """The process is gone: nothing may catch this."""
+    """The process has ended: nothing may catch this."""
 
 
 class Promises(RuleBasedStateMachine):
@@ -53,13 +55,13 @@ class Promises(RuleBasedStateMachine):
             Policy(enrollment_timeout=300, max_concurrent_runs=2, max_lost_runs=2),
         )
         self.interruption = Interruption()
+        # Tasks that Node.js has moved during this pass, perhaps after it read them.
         self.moved = set[int]()
-        """Tasks that Node.js has moved during this pass, perhaps after the last look at them."""
         self.succeeded = set[str]()
+        # What Node.js wrote last to each task.
         self.written: dict[int, str | None] = {}
-        """What Node.js wrote last to each task."""
+        # Finished tasks and their statuses, until Node.js writes to them again.
         self.over: dict[int, str] = {}
-        """Tasks that were seen to be over, and how; until Node.js writes to them again."""
         self.restart()
 
     def teardown(self) -> None:
@@ -95,7 +97,7 @@ class Promises(RuleBasedStateMachine):
     )
     def node_writes_a_status(self, task: int, status: str | None) -> None:
         if task not in self.written or self.world.status(task) == "completed":
-            return  # the row is deleted, or completed: an application does not go on writing to it
+            return  # The row is deleted or completed: an application does not write to it again.
         self.world.set(task, status)
         self.written[task] = status
         self.moved.add(task)
@@ -111,7 +113,7 @@ class Promises(RuleBasedStateMachine):
     # time and the runs
 
     @rule(seconds=st.sampled_from([1, 10, 70, 299, 300, 301]))
-    def time_goes_by(self, seconds: int) -> None:
+    def time_passes(self, seconds: int) -> None:
         self.world.clock.advance(seconds)
 
     @precondition(lambda self: self.world.launcher.live)
@@ -129,25 +131,25 @@ class Promises(RuleBasedStateMachine):
             self.world.launcher.lose(name)
 
     @rule(lingering=st.booleans())
-    def stopped_runs_linger(self, lingering: bool) -> None:
+    def stopped_runs_stay_live(self, lingering: bool) -> None:
         self.world.launcher.lingering = lingering
 
     # the operator
 
     def some_runs(self, data: st.DataObject) -> frozenset[str] | None:
-        """What a pass is focused on; None: a full one."""
+        """Return the runs of a focused pass, or None for a full pass."""
         names = sorted(
             {run.name for run in self.world.runs()} | set(self.world.launcher.runs) | {"test-99-1"}
         )
         return data.draw(st.none() | st.frozensets(st.sampled_from(names)))
 
     def interrupted(
-        self, focus: frozenset[str] | None, points: int, happening: Callable[[], object]
+        self, focus: frozenset[str] | None, points: int, callback: Callable[[], object]
     ) -> None:
-        """A pass in which something happens after so many looks and effects."""
+        """Run a pass that calls `callback` after so many points."""
         self.moved.clear()
         try:
-            with self.interruption.after(points, happening):
+            with self.interruption.after(points, callback):
                 self.operator.reconcile(focus)
         finally:
             self.moved.clear()
@@ -163,7 +165,7 @@ class Promises(RuleBasedStateMachine):
         self.second.reconcile()
 
     @rule(data=st.data())
-    def a_pass_focused_on_what_is_said_to_have_changed(self, data: st.DataObject) -> None:
+    def a_focused_pass(self, data: st.DataObject) -> None:
         self.moved.clear()
         self.operator.reconcile(self.some_runs(data))
 
@@ -181,7 +183,7 @@ class Promises(RuleBasedStateMachine):
         points=POINTS,
         who=st.sampled_from([DatabaseUnavailable, LauncherUnavailable]),
     )
-    def a_pass_that_is_given_up(
+    def a_pass_that_is_aborted(
         self, data: st.DataObject, points: int, who: type[Exception]
     ) -> None:
         def go_away() -> None:
@@ -287,7 +289,8 @@ class Promises(RuleBasedStateMachine):
                     self.world.launcher.succeed(name)
                     self.succeeded.add(name)
             open_tasks = self.world.scalar(
-                "SELECT COUNT(*) FROM download_tasks WHERE status IN ('pending','paid','processing','enrolled')"
+                "SELECT COUNT(*) FROM download_tasks "
+                "WHERE status IN ('pending', 'paid', 'processing', 'enrolled')"
             )
             unfinished = self.world.scalar(
                 "SELECT COUNT(*) FROM enrollgate_runs WHERE finished_at IS NULL"

@@ -1,4 +1,7 @@
-"""Many runs to stop, and a launcher that cannot stop them: what holds up what, and whether the operator looks dead meanwhile."""
+"""Many runs to stop, and a launcher that cannot stop them.
+
+Other runs must not wait for long, and the operator must count as alive.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -11,7 +14,7 @@ from enrollgate.telemetry.health import Health
 
 
 class Troubled(MemoryLauncher):
-    """Its runs are seen, and each request to stop one does what the test says."""
+    """A launcher in memory that calls `on_stop` at each request to stop a run."""
 
     on_stop: Callable[[str], None]
 
@@ -47,7 +50,7 @@ def deleted_while_running(world: World, count: int) -> list[str]:
     return [f"test-{task}-1" for task in tasks]
 
 
-def test_a_launcher_that_is_away_gives_up_the_pass_at_the_first_run_that_it_should_stop(
+def test_stop_when_the_launcher_is_away_ends_the_pass_at_the_first_run(
     world: World, launcher: Troubled
 ) -> None:
     names = deleted_while_running(world, 5)
@@ -66,7 +69,7 @@ def test_a_launcher_that_is_away_gives_up_the_pass_at_the_first_run_that_it_shou
     assert {run.reason for run in world.runs()} == {"TaskNotFound"}
 
 
-def test_one_run_that_cannot_be_stopped_holds_up_no_other(world: World, launcher: Troubled) -> None:
+def test_run_that_cannot_be_stopped_delays_no_other(world: World, launcher: Troubled) -> None:
     new = world.add("processing")
     names = deleted_while_running(world, 5)
 
@@ -82,9 +85,7 @@ def test_one_run_that_cannot_be_stopped_holds_up_no_other(world: World, launcher
     assert [run.outcome for run in world.runs() if run.name in names] == [None] + ["revoked"] * 4
 
 
-def test_a_pass_that_takes_long_is_not_taken_for_dead_as_long_as_it_gets_on(
-    world: World, launcher: Troubled
-) -> None:
+def test_long_pass_that_makes_progress_counts_as_alive(world: World, launcher: Troubled) -> None:
     deleted_while_running(world, 10)
     now, alive = [0.0], list[bool]()
     health = Health(liveness_timeout=120, monotonic=lambda: now[0])

@@ -1,5 +1,7 @@
-"""The decision over its whole matrix: task state by run state by what the launcher shows. A reader can check it against the
-contract line by line."""
+"""The whole decision matrix: task state by run state by what the launcher observed.
+
+A reader can compare it with the contract line by line.
+"""
 
 from itertools import product
 
@@ -96,7 +98,7 @@ def short(action: Action | None) -> str:
 
 C, L, S = RunState.CLAIMED, RunState.LAUNCHED, RunState.STOPPING
 MATRIX = [
-    # the task is            the run is  absent, live, succeeded, failed
+    # task, state of the run, action if the run is absent, action if it is live
     (TaskState.ENROLLED, C, "launch", "adopt"),
     (TaskState.ENROLLED, L, "record lost Lost", "nothing"),
     (TaskState.WAITING, C, "record revoked EnrollmentWithdrawn", "stop EnrollmentWithdrawn"),
@@ -123,7 +125,7 @@ MATRIX = [
 
 
 @pytest.mark.parametrize(("task", "state", "absent", "live"), MATRIX)
-def test_a_run_that_is_absent_or_live(
+def test_absent_or_live_run_gets_the_action_of_the_matrix(
     task: TaskState, state: RunState, absent: str, live: str
 ) -> None:
     assert short(decide(task, state, "absent")) == absent
@@ -131,7 +133,7 @@ def test_a_run_that_is_absent_or_live(
 
 
 @pytest.mark.parametrize(("task", "state"), list(product(TaskState, (C, L))))
-def test_a_verdict_moves_only_an_enrolled_task(task: TaskState, state: RunState) -> None:
+def test_result_moves_only_an_enrolled_task(task: TaskState, state: RunState) -> None:
     succeeded, failed = (
         short(decide(task, state, "succeeded")),
         short(decide(task, state, "failed")),
@@ -147,7 +149,7 @@ def test_a_verdict_moves_only_an_enrolled_task(task: TaskState, state: RunState)
 
 
 @pytest.mark.parametrize("task", TaskState)
-def test_a_run_being_stopped_is_revoked_once_it_is_gone_whatever_its_task_says_by_then(
+def test_stopping_run_is_revoked_once_it_has_ended_for_any_task(
     task: TaskState,
 ) -> None:
     assert short(decide(task, S, "live")) == "stop TaskFailed"
@@ -155,7 +157,7 @@ def test_a_run_being_stopped_is_revoked_once_it_is_gone_whatever_its_task_says_b
         assert short(decide(task, S, seen)) == "record revoked TaskFailed"
 
 
-def test_a_vanished_run_is_tried_again_up_to_the_limit() -> None:
+def test_lost_run_is_replaced_up_to_the_limit() -> None:
     assert short(decide(TaskState.ENROLLED, L, "absent", lost_before=1)) == "record lost Lost"
     assert (
         short(decide(TaskState.ENROLLED, L, "absent", lost_before=2))
@@ -163,13 +165,13 @@ def test_a_vanished_run_is_tried_again_up_to_the_limit() -> None:
     )
 
 
-def test_strays_are_stopped_while_live_and_discarded_after() -> None:
+def test_orphans_are_stopped_while_live_and_then_discarded() -> None:
     live, failed = Observation(NAME, Phase.LIVE), Observation(NAME, Phase.FAILED, DENIED)
     assert plan([], {NAME: live}, POLICY) == (StopOrphan(live),)
     assert plan([], {NAME: failed}, POLICY) == (DiscardOrphan(failed),)
 
 
-def test_a_launch_order_names_the_cookies_file_and_never_the_account() -> None:
+def test_run_order_names_the_cookies_file_and_never_the_account() -> None:
     action = decide(TaskState.ENROLLED, C, "absent")
     assert isinstance(action, Launch)
     assert action.order.cookies_name.startswith("cookies-") and "ada" not in repr(action.order)
@@ -181,7 +183,7 @@ def test_a_launch_order_names_the_cookies_file_and_never_the_account() -> None:
     seen=st.sampled_from(sorted(SEEN)),
     lost=st.integers(0, 5),
 )
-def test_no_launch_without_enrolled_and_no_completion_without_success(
+def test_launch_needs_enrolled_and_completion_needs_success(
     task: TaskState, state: RunState, seen: str, lost: int
 ) -> None:
     action = decide(task, state, seen, lost)

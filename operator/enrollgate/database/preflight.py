@@ -189,7 +189,8 @@ def _check_status_type(tables: Tables, kind: object) -> Check:
         if needed:
             return failed(
                 "status column",
-                f"it is an ENUM without {', '.join(map(repr, needed))}: Enrollgate must write it",
+                f"it is an ENUM without {', '.join(map(repr, needed))}, "
+                "which Enrollgate must write",
                 "add the status to the ENUM, or name yours in ENROLLGATE_STATUS_COMPLETED and "
                 "ENROLLGATE_STATUS_FAILED",
             )

@@ -21,7 +21,7 @@ from enrollgate.database import DatabaseMisconfigured, DatabaseUnavailable
 from enrollgate.launchers import LauncherUnavailable
 
 _LOG = structlog.get_logger(__name__)
-_TROUBLES = (DatabaseMisconfigured, DatabaseUnavailable, LauncherUnavailable)
+_EXPECTED = (DatabaseMisconfigured, DatabaseUnavailable, LauncherUnavailable)
 # Seconds until runs that are about to end are observed again.
 ENDING_INTERVAL = 2.0
 # Seconds of a launcher's `retry_after` that are respected, at most: less than the liveness timeout.
@@ -58,7 +58,7 @@ class Loop:
         self._ending = frozenset[str]()
         self._full_pass_due = monotonic()
         self._failures = 0
-        self._last_trouble = ""
+        self._last_error = ""
 
     def wake(self, name: str | None = None) -> None:
         """Ask for a pass at once: this run has changed, or (None) anything may have."""
@@ -84,12 +84,12 @@ class Loop:
             changed = self._take_changed()
             try:
                 summary = reconcile(changed)
-            except _TROUBLES as error:
+            except _EXPECTED as error:
                 self._stopped.wait(self._record_failure(error))
                 continue
             if self._failures:
                 _LOG.info("passes succeed again", failed_passes=self._failures)
-            self._failures, self._last_trouble = 0, ""
+            self._failures, self._last_error = 0, ""
             self._after_pass(summary)
             with self._lock:
                 if summary.more:
@@ -122,14 +122,14 @@ class Loop:
             pause = min(error.retry_after, LONGEST_PAUSE) * (
                 1 + self._backoff.jitter * self._random.random()
             )
-        trouble = f"{type(error).__name__}: {error}"
-        log = _LOG.error if trouble != self._last_trouble else _LOG.debug
+        cause = f"{type(error).__name__}: {error}"
+        log = _LOG.error if cause != self._last_error else _LOG.debug
         log(
             "the pass was aborted and will be tried again",
-            error=trouble,
+            error=cause,
             pause_seconds=round(pause, 1),
         )
-        self._last_trouble = trouble
+        self._last_error = cause
         self._after_pass(None)
         with self._lock:
             self._full_pass_due = self._monotonic()

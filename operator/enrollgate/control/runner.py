@@ -27,7 +27,7 @@ from enrollgate.telemetry.health import Health
 
 _LOG = structlog.get_logger(__name__)
 # The pauses while the database or the launcher is away.
-TROUBLE_BACKOFF = Backoff(base=1.0, factor=2.0, cap=30.0)
+RETRY_BACKOFF = Backoff(base=1.0, factor=2.0, cap=30.0)
 
 
 class OperatorRunner:
@@ -108,14 +108,14 @@ class OperatorRunner:
             except DatabaseUnavailable as error:
                 failures += 1
                 _LOG.warning("waiting for the database", error=str(error))
-                self._stopped.wait(delay(failures, TROUBLE_BACKOFF, self._random))
+                self._stopped.wait(delay(failures, RETRY_BACKOFF, self._random))
         return False
 
     def _work(self) -> None:
         """Run the loop until it is stopped."""
         loop = Loop(
             interval=self._check_interval,
-            backoff=TROUBLE_BACKOFF,
+            backoff=RETRY_BACKOFF,
             random=self._random,
             after_pass=self._record_pass,
         )

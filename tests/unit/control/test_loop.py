@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from enrollgate.common.backoff import Backoff
 from enrollgate.control.loop import FOCUS_LIMIT, LONGEST_PAUSE, Loop
 from enrollgate.control.reconciler import PassSummary
-from enrollgate.control.runner import TROUBLE_BACKOFF
+from enrollgate.control.runner import RETRY_BACKOFF
 from enrollgate.control.wiring import build_health
 from enrollgate.database import DatabaseUnavailable
 from enrollgate.launchers import LauncherUnavailable
@@ -95,7 +95,7 @@ def test_retry_after_of_a_launcher_is_respected(asked: float, least: float, most
 
 
 def test_longest_pause_is_shorter_than_the_liveness_timeout() -> None:
-    assert LONGEST_PAUSE * (1 + TROUBLE_BACKOFF.jitter) < build_health(Settings()).liveness_timeout
+    assert LONGEST_PAUSE * (1 + RETRY_BACKOFF.jitter) < build_health(Settings()).liveness_timeout
 
 
 def test_pass_that_left_work_is_followed_at_once() -> None:

@@ -1,24 +1,21 @@
-"""A limit on bytes per second, for the sites and stores that the tests talk to.
-
-Each server calls `RateLimiter.wait` before it sends or reads bytes.
-"""
+"""The time of transfers: a bandwidth for sites and stores, and a stop event that hardly waits."""
 
 import threading
 import time
 
-# A sleep may last too long. The next bytes make up for at most so many seconds of it.
+# Seconds. A sleep that was too long shortens the next ones by at most this much.
 _CREDIT = 0.05
 
 
 class RateLimiter:
-    """Limits the rate of all transfers together."""
+    """Limits the bandwidth of all transfers together."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._free_at = 0.0
 
     def wait(self, size: int, rate: float) -> None:
-        """Wait as long as `size` bytes take at `rate` bytes per second. A rate of 0 never waits."""
+        """Wait until `size` bytes have passed at `rate` bytes per second (0: no limit)."""
         if not rate:
             return
         with self._lock:
@@ -27,3 +24,19 @@ class RateLimiter:
             pause = self._free_at - now
         if pause > 0:
             time.sleep(pause)
+
+
+class NoWaitEvent(threading.Event):
+    """A stop event whose waits return after a millisecond at most.
+
+    `longest` is the longest timeout (seconds) that was asked for. The waits of a bandwidth limit
+    add up, so it is the time that all transfers together should take.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.longest = 0.0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.longest = max(self.longest, timeout or 0)
+        return super().wait(0 if timeout is None else min(timeout, 0.001))

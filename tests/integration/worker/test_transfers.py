@@ -22,6 +22,7 @@ from tests.drive_emulator.store import FOLDER
 from tests.faulty_site import Fault, FaultySite, Lecture, content
 from tests.orders import delivered, manifest, order_for, run
 from tests.process_killer import ProcessKiller
+from tests.rate_limiter import NoWaitEvent
 
 from enrollgate.domain.reasons import Reason
 from enrollgate.worker import work
@@ -126,21 +127,6 @@ def test_the_next_attempt_retries_only_the_items_named_as_failed(
     second = run(order_for(site, tmp_path, downloads=3, uploads=3, attempt=2))
     assert (second.reason, second.items_delivered, second.items_skipped) == (None, 2, 4)
     assert {sent.path for sent in site.sent} == {"/feed", "/2.mp4", "/5.mp4"}
-
-
-class NoWaitEvent(threading.Event):
-    """Never waits, but keeps the longest wait in seconds.
-
-    A bandwidth adds its waits up. So the longest one is how long all transfers should take.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.longest = 0.0
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.longest = max(self.longest, timeout or 0)
-        return self.is_set()
 
 
 # Bytes per second, so few that the real duration of the transfers does not matter.

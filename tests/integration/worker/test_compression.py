@@ -58,3 +58,27 @@ def test_a_compressed_error_page_keeps_its_meaning(
     site.faults["/feed"] = Fault(status=status)
     site.encodings["/feed"] = encoding
     assert run(order_for(site, tmp_path)).reason is reason
+
+
+def test_a_page_that_decompresses_beyond_a_bound_is_refused(
+    site: FaultySite, tmp_path: Path
+) -> None:
+    site.pages["/bomb"] = ("text/html", b"<p>" * (25 << 20))
+    site.encodings["/bomb"] = "gzip, gzip"
+    report = run(order_for(site, tmp_path, course_url=f"{site.url}/bomb"))
+    assert report.reason is Reason.SITE_ERROR, report
+    assert "more than 64 MiB" in report.message
+
+
+def test_an_endless_page_is_refused(site: FaultySite, tmp_path: Path) -> None:
+    site.pages["/endless"] = ("text/html", b"<p>" * (25 << 20))
+    report = run(order_for(site, tmp_path, course_url=f"{site.url}/endless"))
+    assert report.reason is Reason.SITE_ERROR, report
+    assert "more than 64 MiB" in report.message
+
+
+def test_a_compressed_lecture_is_delivered_decompressed(site: FaultySite, tmp_path: Path) -> None:
+    site.encodings["/1.mp4"] = "gzip"
+    report = run(order_for(site, tmp_path))
+    assert (report.reason, report.items_delivered) == (None, 2), report
+    assert sorted(delivered(tmp_path).values()) == sorted(each.content for each in site.lectures)

@@ -11,10 +11,13 @@ import http.client
 import io
 import socket
 import urllib.request
+import urllib.response
 import weakref
+from collections.abc import Callable
 
 from enrollgate.domain.hosts import check_address, check_url
-from enrollgate.domain.reasons import Failure
+from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.worker.downloaders.decompression import decompress
 from enrollgate.worker.downloaders.yt_dlp_compat import (
     HTTPError,
     HTTPHandler,
@@ -32,6 +35,9 @@ from enrollgate.worker.downloaders.yt_dlp_compat import (
 
 # Characters. The site chooses media URLs, and signed ones are long.
 _MAX_MEDIA_URL_LENGTH = 16384
+# Bytes of a page, a playlist or an answer of an API, decompressed.
+_MAX_PAGE = 64 << 20
+_BLOCK = 1 << 16
 # Bytes of an error page that are kept.
 _MAX_ERROR_PAGE = 1 << 20
 
@@ -100,6 +106,22 @@ class _GuardedHTTPHandler(HTTPHandler):  # type: ignore[misc]  # yt-dlp has no t
 
         return GuardedConnection
 
+    def http_response(
+        self, _req: urllib.request.Request, resp: urllib.response.addinfourl
+    ) -> urllib.response.addinfourl:
+        """Decompress the body while it is read.
+
+        yt-dlp would decompress all of it at once, in memory, however much that is.
+        """
+        body = decompress(resp.headers.get("Content-Encoding", ""), resp)
+        if body is None:
+            return resp
+        answer = urllib.response.addinfourl(body, resp.headers, resp.url, resp.code)
+        answer.msg = resp.msg  # type: ignore[attr-defined]  # urllib's error handlers read it
+        return answer
+
+    https_response = http_response
+
 
 class GuardedRequestHandler(UrllibRH):  # type: ignore[misc]  # yt-dlp has no types
     """The only request handler: http and https, each request and each connection checked."""
@@ -140,6 +162,7 @@ class GuardedRequestHandler(UrllibRH):  # type: ignore[misc]  # yt-dlp has no ty
             )
             raise HTTPError(copy, error.redirect_loop) from error
         self._open_responses.add(response)
+        response.read = _bounded(response)
         return response
 
     def _create_instance(
@@ -168,3 +191,29 @@ class GuardedRequestHandler(UrllibRH):  # type: ignore[misc]  # yt-dlp has no ty
             opener.add_handler(handler)
         opener.addheaders = []
         return opener
+
+
+def _bounded(response: Response) -> Callable[..., bytes]:
+    """Return a `read` for this response that refuses to read more than a page as a whole.
+
+    Media are read block by block: they may have any size.
+    """
+    read: Callable[[Response, int], bytes] = type(response).read
+    # A strong reference would be a cycle: the socket of a dropped response would stay open.
+    weak = weakref.ref(response)
+
+    def bounded_read(amt: int | None = None) -> bytes:
+        owner = weak()
+        if amt is not None and amt >= 0:
+            return read(owner, amt)
+        page = bytearray()
+        while block := read(owner, _BLOCK):
+            page += block
+            if len(page) > _MAX_PAGE:
+                message = f"a page of the site has more than {_MAX_PAGE >> 20} MiB"
+                if owner is not None:
+                    owner.close()
+                raise RequestRefused(Failure(Reason.SITE_ERROR, message))
+        return bytes(page)
+
+    return bounded_read

@@ -110,6 +110,7 @@ SIGNATURES: dict[str, str] = {
     ),
     "yt_dlp.networking._urllib:HTTPHandler": "(context=, source_address=, *args, **kwargs)",
     "yt_dlp.networking._urllib:HTTPHandler._make_conn_class": "(base, req)",
+    "yt_dlp.networking._urllib:HTTPHandler.http_response": "(self, req, resp)",
     "yt_dlp.networking._urllib:ProxyHandler": "(proxies=)",
     "yt_dlp.networking._urllib:RedirectHandler": "()",
     "yt_dlp.networking._urllib:UrllibRH": "(*, enable_file_urls=, **kwargs)",

@@ -45,9 +45,10 @@ tools: setup ## Install helm and kubectl for the tests
 bench: setup databases tools control-plane ## Run all benchmarks (about an hour)
 	@$(BIN)/python -m benchmarks
 
-lint: setup ## Check code and Dockerfile with ruff and hadolint
+lint: setup ## Check code and Dockerfile with ruff, hadolint and our own measures
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
 	@$(BIN)/hadolint Dockerfile
+	@$(BIN)/python -m scripts.metrics >/dev/null || $(BIN)/python -m scripts.metrics
 
 format: setup ## Format the code and fix what ruff can fix
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .

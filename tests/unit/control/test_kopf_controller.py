@@ -1,4 +1,4 @@
-"""kopf's watch and the loop run side by side: neither outlives the other, and no end goes unnoticed."""
+"""kopf's watch and the loop run side by side: if one of them ends, so does the other."""
 
 import asyncio
 import os

@@ -12,7 +12,7 @@ DURATION = 15.0
 
 
 class Server:
-    """An API server with one Lease. While it hangs, each request takes its whole timeout, or 35 s without one."""
+    """An API server with one Lease. While it hangs, a request takes its timeout (default 35 s)."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -27,13 +27,13 @@ from benchmarks.drive_faults import measure_drive_faults
 from benchmarks.idle import measure_idle
 from benchmarks.latency import measure_latency
 from benchmarks.overlap import MEGABYTE, measure_memory, measure_overlap
-from benchmarks.page import RESULTS
-from benchmarks.promises import verdicts
+from benchmarks.page import RESULTS, build_heading
+from benchmarks.promises import evaluate
 
-# Tables by title.
-Rows = Sequence[Mapping[str, object]]
-Results = dict[str, Rows]
+# Tables by name.
+Results = dict[str, Sequence[Mapping[str, object]]]
 QUICK_RESULTS = Path("build/benchmarks.json")
+# Numbers of waiting rows, and the number of all rows.
 FULL = ((1_000, 10_000, 100_000), 1_000_000)
 QUICK = ((100, 1_000), 10_000)
 
@@ -62,6 +62,7 @@ def databases() -> Iterator[dict[str, str]]:
 
 
 def measure_databases(quick: bool) -> Results:
+    """Measure idle passes, a burst and the latency, on each kind of database."""
     waiting, rows = QUICK if quick else FULL
     results: dict[str, list[dict[str, object]]] = {"idle": [], "latency": [], "burst": []}
     for name in ("mariadb", "sqlite"):
@@ -78,17 +79,18 @@ def measure_databases(quick: bool) -> Results:
 
 
 def measure_drive(quick: bool) -> Results:
+    """Measure the worker between a site and a Drive."""
     sizes = (1, 10) if quick else (10, 100, 1000)
+    lectures, rate = (4, 50 * MEGABYTE) if quick else (40, 20 * MEGABYTE)
     return {
-        "drive_overlap": measure_overlap(4, 50 * MEGABYTE)
-        if quick
-        else measure_overlap(40, 20 * MEGABYTE),
+        "drive_overlap": measure_overlap(lectures, rate),
         "drive_memory": measure_memory(tuple(size * MEGABYTE for size in sizes)),
         "drive_faults": measure_drive_faults(100 if quick else 10_000),
     }
 
 
 def measure_cluster(quick: bool) -> Results:
+    """Measure the operator on a real control plane, if there is one."""
     jobs, tasks, levels = (100, 10, (200, 400)) if quick else (5_000, 100, (1_000, 3_500, 10_000))
     try:
         with databases() as urls, control_plane() as cluster:
@@ -111,41 +113,44 @@ SUITES: dict[str, Callable[[bool], Results]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument(
-        "--quick", action="store_true", help="sizes a hundred times smaller: does it run at all?"
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Run the benchmarks and check their promises."
     )
     parser.add_argument(
-        "suites",
-        nargs="*",
-        metavar="SUITE",
-        help=f"what to measure; all, if none is named: {', '.join(SUITES)}",
+        "--quick",
+        action="store_true",
+        help="check that the benchmarks work: use small sizes, write to build/ only, "
+        "and do not fail if a promise is not kept",
+    )
+    parser.add_argument(
+        "suites", nargs="*", metavar="SUITE", help=f"one of {', '.join(SUITES)} (default: all)"
     )
     options = parser.parse_args()
     unknown = set(options.suites) - set(SUITES)
     if unknown:
-        parser.error(f"no such suite: {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}")
+        parser.error(
+            f"unknown suite: {', '.join(sorted(unknown))}; choose from {', '.join(SUITES)}"
+        )
     broken = 0
     for suite in options.suites or SUITES:
         results = SUITES[suite](options.quick)
         if results:
-            keep(suite, results, QUICK_RESULTS if options.quick else RESULTS)
-            show(results)
-            broken += 0 if options.quick else show_promises(results)
-    sys.exit(1 if broken else 0)
+            save(suite, results, QUICK_RESULTS if options.quick else RESULTS)
+            print_tables(results)
+            broken += print_promises(results)
+    sys.exit(1 if broken and not options.quick else 0)
 
 
-def keep(suite: str, results: Results, path: Path) -> None:
-    """Write the results beside those of the other suites."""
+def save(suite: str, results: Results, path: Path) -> None:
+    """Write the results into the file, and keep those of the other suites."""
     path.parent.mkdir(exist_ok=True)
     before = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(
-        json.dumps(before | {suite: {"where": where(), "tables": results}}, indent=1) + "\n"
-    )
+    suite_results = {"environment": describe_environment(), "tables": results}
+    path.write_text(json.dumps(before | {suite: suite_results}, indent=1) + "\n")
 
 
-def where() -> dict[str, object]:
-    """Describe the machine."""
+def describe_environment() -> dict[str, object]:
+    """Return the date, the machine and the version of Python."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "measured": f"{datetime.now(UTC):%Y-%m-%d}",
@@ -155,24 +160,24 @@ def where() -> dict[str, object]:
     }
 
 
-def show_promises(results: Results) -> int:
-    """Print the promises. Returns how many were not kept."""
+def print_promises(results: Results) -> int:
+    """Print the promises about these tables. Returns how many are not kept."""
     broken = 0
-    for promise, value, kept in verdicts(results):
+    for promise, value, kept in evaluate(results):
         broken += not kept
         print(
-            f"{'kept  ' if kept else 'BROKEN'}  {value:10,.2f} {promise.bound():>8}  "
-            f"{promise.words}"
+            f"{'kept  ' if kept else 'BROKEN'}  {value:10,.2f} {promise.bound:>8}  "
+            f"{promise.description}"
         )
     return broken
 
 
-def show(results: Results) -> None:
+def print_tables(results: Results) -> None:
     console = Console(width=150)
     for title, rows in results.items():
         table = Table(title=title, title_justify="left")
-        for heading in rows[0] if rows else ():
-            table.add_column(heading.replace("_", " "), justify="right")
+        for column in rows[0] if rows else ():
+            table.add_column(build_heading(column), justify="right")
         for row in rows:
             table.add_row(
                 *(

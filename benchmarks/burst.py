@@ -1,30 +1,30 @@
-"""A burst of enrolled rows: claimed in one statement, launched in batches."""
+"""A burst of enrolled rows: one statement claims them, then they are launched in batches."""
 
-import structlog
 from sqlalchemy import event
 from tests.world import MemoryLauncher
 
-from benchmarks.backlog import fill, opened, operator, timed
+from benchmarks.backlog import build_reconciler, connect, create_backlog, discard_logs, measure_ms
 
 
 def measure_burst(name: str, url: str, tasks: int) -> list[dict[str, object]]:
-    structlog.configure(processors=[_drop])
-    with opened(url) as database:
-        fill(database, tasks * 10, tasks, index=True, status="enrolled")
+    """Measure one full pass over `tasks` enrolled rows, and count its statements."""
+    discard_logs()
+    with connect(url) as database:
+        create_backlog(database, tasks * 10, tasks, index=True, status="enrolled")
         claims: list[str] = []
 
-        def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        def note_claim(_connection: object, _cursor: object, statement: str, *_: object) -> None:
             if (
                 statement.startswith("INSERT")
                 and "enrollgate_runs" in statement.split("(", maxsplit=1)[0]
             ):
                 claims.append(statement)
 
-        event.listen(database.engine, "before_cursor_execute", note)
+        event.listen(database.engine, "before_cursor_execute", note_claim)
         launcher = MemoryLauncher()
-        reconciler = operator(database, runs=tasks, launcher=launcher)
+        reconciler = build_reconciler(database, runs=tasks, launcher=launcher)
         before = database.statements
-        milliseconds = timed(reconciler.reconcile)
+        milliseconds = measure_ms(reconciler.reconcile)
         return [
             {
                 "database": name,
@@ -35,7 +35,3 @@ def measure_burst(name: str, url: str, tasks: int) -> list[dict[str, object]]:
                 "pass_ms": milliseconds,
             }
         ]
-
-
-def _drop(*_: object) -> dict[str, object]:
-    raise structlog.DropEvent

@@ -11,13 +11,13 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from random import Random
 
 from pydantic import ByteSize
 from tests.drive_emulator import DriveEmulator, Faults
+from tests.rate_limiter import NoWaitEvent
 
 from benchmarks.memory import peak
 from enrollgate.domain.destination import DriveDestination
@@ -76,7 +76,7 @@ def measure_drive_faults(uploads: int, share: float = 0.2) -> list[dict[str, obj
                 "attempts": answer["attempts"],
                 "outcome": answer["reason"] or "complete",
                 "missing": uploads - len(set(items)),
-                "twice": len(items) - len(set(items)),
+                "duplicated": len(items) - len(set(items)),
                 "corrupt": corrupt,
                 "worker_peak_mb": answer["peak"],
                 "seconds": time.perf_counter() - begin,
@@ -87,13 +87,6 @@ def measure_drive_faults(uploads: int, share: float = 0.2) -> list[dict[str, obj
 def _number(name: str) -> int:
     """Return the item's number from the name of its file at Drive, such as `07 - 000007.bin`."""
     return int(name.rpartition(" - ")[2].partition(".")[0])
-
-
-class NoWaitEvent(threading.Event):
-    """A stop event that is never set, and whose waits return after a millisecond."""
-
-    def wait(self, timeout: float | None = None) -> bool:
-        return super().wait(0 if timeout is None else min(timeout, 0.001))
 
 
 def build_order(endpoint: str, root: str, folder: Path, count: int, attempt: int) -> WorkOrder:

@@ -1,7 +1,8 @@
-"""One idle pass compared with the old way: one SELECT for each waiting task, every ten seconds.
+"""One idle full pass, compared with the old worker: one SELECT for each waiting task.
 
-The old way is measured in its fastest honest form: the bare driver, one connection, one prepared statement text. Of the
-new way the whole pass is measured, Python included: one exact statement over the backlog, and one for the runs.
+A full pass reads the whole backlog by one exact statement (docs/decisions/0002), and the runs by
+another one. Its time includes Python's. The old worker is measured in its fastest form: the bare
+driver, on one connection, without any other work.
 """
 
 import json
@@ -12,22 +13,24 @@ import sys
 from contextlib import closing
 
 import pymysql
-import structlog
 from sqlalchemy import make_url, text
 
-from benchmarks.backlog import fill, opened, operator, timed
+from benchmarks.backlog import build_reconciler, connect, create_backlog, discard_logs, measure_ms
 from enrollgate.database import Database
 
 PASSES = 7
+# Each takes up to ten seconds.
+OLD_ROUNDS = 3
 
 
 def measure_idle(name: str, url: str, sizes: tuple[int, ...], rows: int) -> list[dict[str, object]]:
-    structlog.configure(processors=[_drop])
+    """Measure idle passes over a table of `rows` rows, for each number of waiting rows."""
+    discard_logs()
     results = []
     for index in (True, False):
         for waiting in sizes:
-            with opened(url) as database:
-                fill(database, rows, waiting, index=index)
+            with connect(url) as database:
+                create_backlog(database, rows, waiting, index=index)
                 results.append(
                     {"database": name, "index": index, "rows": rows}
                     | _measure(database, url, waiting)
@@ -35,54 +38,51 @@ def measure_idle(name: str, url: str, sizes: tuple[int, ...], rows: int) -> list
     return results
 
 
-def _drop(*_: object) -> dict[str, object]:
-    raise structlog.DropEvent
-
-
 def _measure(database: Database, url: str, waiting: int) -> dict[str, object]:
-    reconciler = operator(database)
-    first_pass = timed(reconciler.reconcile)
+    reconciler = build_reconciler(database)
+    first_pass = measure_ms(reconciler.reconcile)
     passes, old = list[float](), list[float]()
     statements = set[int]()
     for _ in range(PASSES):  # in turns, so that a noisy moment affects both
-        passes.append(timed(lambda: statements.add(reconciler.reconcile().statements)))
-        if len(old) < 3:
-            old.append(_old_way(database, url))
-    exact, old_way = statistics.median(passes), statistics.median(old)
+        passes.append(measure_ms(lambda: statements.add(reconciler.reconcile().statements)))
+        if len(old) < OLD_ROUNDS:
+            old.append(_select_per_task(database, url))
+    full_pass, select_per_task = statistics.median(passes), statistics.median(old)
     return {
         "waiting": waiting,
         "first_pass_ms": first_pass,
-        "exact_ms": exact,
-        "old_way_ms": old_way,
-        "times_less": old_way / exact,
+        "idle_pass_ms": full_pass,
+        "select_per_task_ms": select_per_task,
+        "times_faster": select_per_task / full_pass,
         "statements": "/".join(map(str, sorted(statements))),
-        "peak_MB": _memory(url),
+        "peak_mb": _measure_memory(url),
     }
 
 
-def _old_way(database: Database, url: str) -> float:
+def _select_per_task(database: Database, url: str) -> float:
+    """Do what the old worker did, for all waiting tasks. Returns milliseconds."""
     with database.read_transaction() as connection:
         ids = list(
             connection.execute(
                 text("SELECT id FROM download_tasks WHERE status='processing'")
             ).scalars()
         )
-    return _old_sqlite(url, ids) if database.is_sqlite else _old_mysql(url, ids)
+    return _select_in_sqlite(url, ids) if database.is_sqlite else _select_in_mysql(url, ids)
 
 
-def _old_sqlite(url: str, ids: list[int]) -> float:
+def _select_in_sqlite(url: str, ids: list[int]) -> float:
     with closing(sqlite3.connect(str(make_url(url).database))) as connection:
 
-        def ask() -> None:
+        def select_all() -> None:
             for task_id in ids:
                 connection.execute(
                     "SELECT status FROM download_tasks WHERE id = ?", (task_id,)
                 ).fetchone()
 
-        return timed(ask)
+        return measure_ms(select_all)
 
 
-def _old_mysql(url: str, ids: list[int]) -> float:
+def _select_in_mysql(url: str, ids: list[int]) -> float:
     parts = make_url(url)
     connection = pymysql.connect(
         host=parts.host or "",
@@ -94,34 +94,31 @@ def _old_mysql(url: str, ids: list[int]) -> float:
     )
     with closing(connection), connection.cursor() as cursor:
 
-        def ask() -> None:
+        def select_all() -> None:
             for task_id in ids:
                 cursor.execute("SELECT status FROM download_tasks WHERE id = %s", (task_id,))
                 cursor.fetchone()
 
-        return timed(ask)
+        return measure_ms(select_all)
 
 
 _CHILD = """
 import json, sys
-import structlog
-from benchmarks.backlog import opened, operator
-from benchmarks.idle import _drop
+from benchmarks.backlog import build_reconciler, connect, discard_logs, execute
 from benchmarks.memory import peak
-structlog.configure(processors=[_drop])
 from enrollgate.control import wiring  # what a real operator has loaded
-with opened(sys.argv[1]) as database:
-    from sqlalchemy import text
-    database.run_in_transaction(lambda c: c.execute(text("DELETE FROM enrollgate_tasks")))
-    passes = operator(database)
+discard_logs()
+with connect(sys.argv[1]) as database:
+    execute(database, "DELETE FROM enrollgate_tasks")
+    reconciler = build_reconciler(database)
     for _ in range(5):
-        passes.reconcile()
+        reconciler.reconcile()
 print(json.dumps(peak()))
 """
 
 
-def _memory(url: str) -> float:
-    """The peak of an operator's process that sees this backlog for the first time and then passes over it, in MB."""
+def _measure_memory(url: str) -> float:
+    """Return the peak memory, in MB, of an operator that tracks this backlog and then idles."""
     done = subprocess.run(
         [sys.executable, "-c", _CHILD, url], check=True, capture_output=True, text=True
     )

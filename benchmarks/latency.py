@@ -1,4 +1,7 @@
-"""From the commit of `enrolled` to the worker's process, against the check interval. The rows come at random phases."""
+"""The time from the commit of `enrolled` to the worker's process, against the check interval.
+
+The rows are enrolled at random points of the interval.
+"""
 
 import os
 import statistics
@@ -9,10 +12,7 @@ import time
 from pathlib import Path
 from random import Random
 
-import structlog
-from sqlalchemy import text
-
-from benchmarks.backlog import TABLES, fill, opened
+from benchmarks.backlog import TABLES, connect, create_backlog, discard_logs, execute
 from enrollgate.common.backoff import Backoff
 from enrollgate.control.loop import Loop
 from enrollgate.control.reconciler import Reconciler
@@ -28,26 +28,27 @@ open(os.environ["ENROLLGATE_REPORT_PATH"], "w").write(json.dumps({"reason": None
 
 
 def measure_latency(name: str, url: str, tasks: int) -> list[dict[str, object]]:
-    structlog.configure(processors=[_drop])
+    """Measure the latency of `tasks` rows at two check intervals."""
+    discard_logs()
     return [_measure(name, url, tasks, interval) for interval in (0.5, 2.0)]
 
 
-def _drop(*_: object) -> dict[str, object]:
-    raise structlog.DropEvent
-
-
 def _measure(name: str, url: str, tasks: int, interval: float) -> dict[str, object]:
-    with tempfile.TemporaryDirectory(prefix="enrollgate-bench-") as folder, opened(url) as database:
-        marks = Path(folder) / "marks"
-        marks.mkdir()
-        fill(database, tasks * 10, tasks, index=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="enrollgate-bench-") as folder,
+        connect(url) as database,
+    ):
+        # Each worker writes its start time to a file here, named by its task.
+        starts = Path(folder) / "starts"
+        starts.mkdir()
+        create_backlog(database, tasks * 10, tasks, index=True)
         loop = Loop(interval=interval, backoff=Backoff(base=1, factor=2, cap=10), random=Random(1))
-        os.environ["BENCH_DIR"] = str(marks)
+        os.environ["BENCH_DIR"] = str(starts)
         launcher = LocalLauncher(
             Path(folder),
             installation="bench",
             worker_argv=(sys.executable, "-c", _WORKER),
-            worker_env={"BENCH_DIR": str(marks)},
+            worker_env={"BENCH_DIR": str(starts)},
             max_attempts=1,
             run_timeout=60,
             stop_grace=1,
@@ -60,26 +61,15 @@ def _measure(name: str, url: str, tasks: int, interval: float) -> dict[str, obje
         reconciler = Reconciler(database, TABLES, launcher, policy, installation="bench")
         thread = threading.Thread(target=loop.run, args=(reconciler.reconcile,))
         thread.start()
-        random = Random(7)
-        committed = {}
-        with opened(url) as node:
-            for number in range(1, tasks + 1):
-                time.sleep(random.uniform(0, interval))
-                task = number * 10
-                node.run_in_transaction(
-                    lambda c, task=task: c.execute(
-                        text("UPDATE download_tasks SET status='enrolled' WHERE id=:i"), {"i": task}
-                    )
-                )
-                committed[task] = time.time()
+        committed = _enroll_one_by_one(url, tasks, interval)
         deadline = time.monotonic() + 60
-        while len(list(marks.iterdir())) < tasks and time.monotonic() < deadline:
+        while len(list(starts.iterdir())) < tasks and time.monotonic() < deadline:
             time.sleep(0.1)
         loop.stop()
         thread.join()
         launcher.close()
         waits = sorted(
-            float((marks / str(task)).read_text()) - at for task, at in committed.items()
+            float((starts / str(task)).read_text()) - at for task, at in committed.items()
         )
     p99 = statistics.quantiles(waits, n=100, method="inclusive")[98]
     return {
@@ -89,6 +79,18 @@ def _measure(name: str, url: str, tasks: int, interval: float) -> dict[str, obje
         "p50_s": statistics.median(waits),
         "p99_s": p99,
         "max_s": waits[-1],
-        "p50_of_interval": statistics.median(waits) / interval,
-        "p99_of_interval": p99 / interval,
+        "p50_relative_to_interval": statistics.median(waits) / interval,
+        "p99_relative_to_interval": p99 / interval,
     }
+
+
+def _enroll_one_by_one(url: str, tasks: int, interval: float) -> dict[int, float]:
+    """Enroll each waiting row as Node.js does. Returns the time of each commit, by task."""
+    random = Random(7)
+    committed = {}
+    with connect(url) as node:
+        for task in range(10, tasks * 10 + 1, 10):
+            time.sleep(random.uniform(0, interval))
+            execute(node, f"UPDATE download_tasks SET status='enrolled' WHERE id={task}")
+            committed[task] = time.time()
+    return committed

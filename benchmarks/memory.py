@@ -1,6 +1,6 @@
 """The memory of processes.
 
-`getrusage` will not do: its peak counts what the parent had when it forked.
+`getrusage` does not help: its peak includes the parent's memory at the time of the fork.
 """
 
 import re
@@ -8,7 +8,10 @@ from pathlib import Path
 
 
 def peak(pid: int | str = "self") -> float:
-    """Megabytes that a process had resident at most, since it began its program (VmHWM in proc(5)); 0 once it is gone."""
+    """Return the most memory that a process had resident, in MB, or 0 if it has ended.
+
+    It is counted from the start of the program (VmHWM in proc(5)).
+    """
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):

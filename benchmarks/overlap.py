@@ -1,7 +1,9 @@
-"""A course from a site to a Drive that are equally slow: the worker, against all downloads and then all uploads, and against nothing but the bytes of either side.
+"""Measure how well the worker overlaps the download and the upload of a course.
 
-Each way runs in a process of its own (`python -m benchmarks.overlap <way> ...`, the worker as
-`enrollgate work`); the site and the Drive emulator are here.
+The site and the Drive have the same bandwidth. The worker is compared with sequential download,
+then upload, and with the bare transfer of the same bytes in one direction. Each mode runs in a
+process of its own (`python -m benchmarks.overlap MODE ...`, the worker as `enrollgate work`). The
+site and the Drive emulator run in this process.
 """
 
 import hashlib
@@ -30,40 +32,44 @@ from enrollgate.worker.downloaders import build_downloader
 from enrollgate.worker.order import WorkOrder
 
 MEGABYTE = 1_000_000
-PIECE = 1 << 16
+CHUNK_SIZE = 1 << 16
+MODES = ("bare download", "bare upload", "sequential", "worker")
 
 
 def measure_overlap(lectures: int, rate: int) -> list[dict[str, object]]:
-    """`lectures` of 1 to 50 MB, `rate` bytes per second in both directions."""
+    """Measure all modes with `lectures` of 1 to 50 MB.
+
+    `rate` is the bandwidth in both directions, in bytes per second.
+    """
     course = _course([Random(n).randint(1, 50) * MEGABYTE for n in range(lectures)])
     size = sum(len(lecture.content) for lecture in course)
     seconds = {}
-    for way in ("bare download", "bare upload", "one after the other", "worker"):
-        seconds[way], most = _measure(way, course, rate)
+    for mode in MODES:
+        seconds[mode], memory = _measure(mode, course, rate)
     slower = max(seconds["bare download"], seconds["bare upload"])
     return [
         {
             "lectures": lectures,
             "megabytes": size / MEGABYTE,
             "megabytes_per_second": rate / MEGABYTE,
-            **{f"{way.replace(' ', '_')}_s": value for way, value in seconds.items()},
-            "of_one_after_the_other": seconds["worker"] / seconds["one after the other"],
-            "of_the_slower_side": seconds["worker"] / slower,
-            "worker_peak_mb": most,
+            **{f"{mode.replace(' ', '_')}_s": value for mode, value in seconds.items()},
+            "relative_to_sequential": seconds["worker"] / seconds["sequential"],
+            "relative_to_slower_side": seconds["worker"] / slower,
+            "worker_peak_mb": memory,
         }
     ]
 
 
 def measure_memory(sizes: tuple[int, ...]) -> list[dict[str, object]]:
-    """The worker's peak memory, by the size of the files (bytes), as fast as the wire allows."""
+    """Measure the worker's peak memory for each file size (bytes), without a bandwidth limit."""
     rows: list[dict[str, object]] = []
     for size in sizes:
-        seconds, most = _measure("worker", _course([size] * 3), 0)
+        seconds, memory = _measure("worker", _course([size] * 3), 0)
         rows.append(
             {
                 "megabytes_per_file": size / MEGABYTE,
                 "files": 3,
-                "worker_peak_mb": most,
+                "worker_peak_mb": memory,
                 "seconds": seconds,
             }
         )
@@ -78,10 +84,10 @@ def _course(sizes: list[int]) -> list[Lecture]:
     ]
 
 
-def _measure(way: str, course: list[Lecture], rate: int) -> tuple[float, float]:
-    """Seconds, and the process's peak memory in MB.
+def _measure(mode: str, course: list[Lecture], rate: int) -> tuple[float, float]:
+    """Run one mode. Returns its seconds, and the peak memory of its process in MB.
 
-    Raises AssertionError if anything did not arrive as it was sent.
+    Raises AssertionError if the process fails, or if a file differs from what the site sent.
     """
     with (
         tempfile.TemporaryDirectory(prefix="enrollgate-bench-") as folder,
@@ -90,11 +96,11 @@ def _measure(way: str, course: list[Lecture], rate: int) -> tuple[float, float]:
     ):
         site.rate = rate
         (Path(folder) / "login.json").write_text(json.dumps(drive.user_login()))
-        if way == "worker":
+        if mode == "worker":
             command, environment = ["enrollgate", "work"], _environment(site, drive, Path(folder))
         else:
             command, environment = (
-                ["benchmarks.overlap", way, site.url, site.host, drive.url, drive.store.root],
+                ["benchmarks.overlap", mode, site.url, site.host, drive.url, drive.store.root],
                 {},
             )
             command += [folder, *(str(len(lecture.content)) for lecture in course)]
@@ -106,16 +112,16 @@ def _measure(way: str, course: list[Lecture], rate: int) -> tuple[float, float]:
                 stdout=log,
                 stderr=log,
             )
-            most = 0.0
+            memory = 0.0
             while process.poll() is None:
-                most = max(most, peak(process.pid))
+                memory = max(memory, peak(process.pid))
                 time.sleep(0.02)
             seconds = time.perf_counter() - begin
         assert process.returncode == 0, (Path(folder) / "log").read_text()
-        if way in ("one after the other", "worker"):
+        if mode in ("sequential", "worker"):
             wanted = sorted(hashlib.md5(lecture.content).hexdigest() for lecture in course)
             assert sorted(str(file["md5Checksum"]) for file in drive.store.media()) == wanted
-        return seconds, most
+        return seconds, memory
 
 
 def _environment(site: FaultySite, drive: DriveEmulator, folder: Path) -> dict[str, str]:
@@ -132,38 +138,38 @@ def _environment(site: FaultySite, drive: DriveEmulator, folder: Path) -> dict[s
 
 
 def download(url: str, count: int) -> None:
-    """The bytes of every lecture, one after the other."""
+    """Download the bytes of every lecture, one by one, and drop them."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc)
     for number in range(1, count + 1):
         connection.request("GET", f"/{number}.mp4")
-        answer = connection.getresponse()
-        while answer.read(PIECE):
+        response = connection.getresponse()
+        while response.read(CHUNK_SIZE):
             pass
 
 
 def upload(url: str, root: str, sizes: list[int]) -> None:
-    """As many bytes, each file in one request of a resumable session."""
+    """Upload zeros, one file of each size (bytes), in one request of a resumable session each."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc)
     headers = {"Authorization": "Bearer good", "Content-Type": "application/json"}
     for number, size in enumerate(sizes, 1):
         body = json.dumps({"name": str(number), "parents": [root]})
-        place = "/upload/drive/v3/files?uploadType=resumable&supportsAllDrives=true"
-        connection.request("POST", place, body, headers | {"X-Upload-Content-Length": str(size)})
-        answer = connection.getresponse()
-        answer.read()
-        session = urlsplit(answer.headers["Location"])
-        span = {"Content-Length": str(size), "Content-Range": f"bytes 0-{size - 1}/{size}"}
-        connection.request("PUT", f"{session.path}?{session.query}", _zeros(size), headers | span)
+        path = "/upload/drive/v3/files?uploadType=resumable&supportsAllDrives=true"
+        connection.request("POST", path, body, headers | {"X-Upload-Content-Length": str(size)})
+        response = connection.getresponse()
+        response.read()
+        session = urlsplit(response.headers["Location"])
+        length = {"Content-Length": str(size), "Content-Range": f"bytes 0-{size - 1}/{size}"}
+        connection.request("PUT", f"{session.path}?{session.query}", _zeros(size), headers | length)
         connection.getresponse().read()
 
 
 def _zeros(size: int) -> Iterator[bytes]:
-    for start in range(0, size, PIECE):
-        yield bytes(min(PIECE, size - start))
+    for start in range(0, size, CHUNK_SIZE):
+        yield bytes(min(CHUNK_SIZE, size - start))
 
 
-def one_after_the_other(order: WorkOrder) -> None:
-    """The same downloader and destination as the worker's: all downloads, then all uploads."""
+def run_sequentially(order: WorkOrder) -> None:
+    """Download all items, then upload all, by the worker's own downloader and destination."""
     stop = threading.Event()
     downloader, destination = build_downloader(order, stop), build_destination(order, stop)
     course = downloader.open()
@@ -184,13 +190,13 @@ def one_after_the_other(order: WorkOrder) -> None:
 
 
 def main() -> None:
-    way, site, host, drive, root, folder, *sizes = sys.argv[1:]
-    if way == "bare download":
+    mode, site, host, drive, root, folder, *sizes = sys.argv[1:]
+    if mode == "bare download":
         download(site, len(sizes))
-    elif way == "bare upload":
+    elif mode == "bare upload":
         upload(drive, root, [int(size) for size in sizes])
     else:
-        one_after_the_other(
+        run_sequentially(
             WorkOrder(
                 task_id=7,
                 run_number=1,

@@ -21,7 +21,7 @@ def measure_cluster_burst(cluster: Cluster, url: str, jobs: int) -> list[dict[st
     claiming, creating, recording.
     """
     with pinned_cpus(cluster):
-        rows = [_measure(cluster, url, jobs, "of its own")]
+        rows = [_measure(cluster, url, jobs, "dedicated")]
     return [*rows, _measure(cluster, url, jobs, "shared with the operator")]
 
 
@@ -30,11 +30,11 @@ def _measure(cluster: Cluster, url: str, jobs: int, core: str) -> dict[str, obje
     operator, completed = _operator(cluster, url, jobs)
     after = _bare(cluster, url, jobs)
     return {
-        "control_plane_s_core": core,
+        "control_plane_core": core,
         "rows": jobs,
         "bare_jobs_per_second": (before + after) / 2,
         "operator_jobs_per_second": operator,
-        "of_the_bare_loop": operator / ((before + after) / 2),
+        "relative_to_bare_loop": operator / ((before + after) / 2),
         "rows_completed_per_second": completed,
     }
 

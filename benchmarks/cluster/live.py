@@ -45,7 +45,7 @@ def measure_live(cluster: Cluster, url: str, levels: tuple[int, ...]) -> list[di
         watch.close()
     least = rows[0]["cpu_s_per_1000_events"]
     return [
-        row | {"event_cost_against_the_first": row["cpu_s_per_1000_events"] / least} for row in rows
+        row | {"event_cost_relative_to_first": row["cpu_s_per_1000_events"] / least} for row in rows
     ]
 
 
@@ -79,12 +79,12 @@ def _measure(world: ClusterWorld, level: int, let_end: range) -> dict[str, float
     world.stop_operator(process)
     return {
         "live_jobs": level,
-        "start_up_to_ready_s": start_up,
-        "start_up_cpu_s": start_up_cpu + idle,
+        "startup_to_ready_s": start_up,
+        "startup_cpu_s": start_up_cpu + idle,
         "peak_mb": memory,
         "cpu_s_per_1000_events": events * 1000 / EVENTS,
         "cpu_ms_per_finished_job": finished * 1000 / len(let_end),
-        "steady_percent_of_a_core": _steady(world),
+        "idle_percent_of_a_core": _steady(world),
     }
 
 

@@ -306,7 +306,7 @@ def test_a_forbidden_watch_ends_the_operator_with_the_remedy(
     cluster.api.request("PATCH", role, body={"rules": without})
     process = world.start_operator()
     assert process.wait(120) == 1
-    assert "see that its service account may list and watch batch/v1 Jobs" in world.log
+    assert "check that its service account may list and watch batch/v1 Jobs" in world.log
 
 
 @pytest.mark.parametrize("answer", [429, 500, 503])

@@ -112,7 +112,7 @@ def test_pods_outlive_an_api_server(
 ) -> None:
     script = "echo up; while [ ! -e /courses/over ]; do sleep 0.1; done; echo done"
     job = make_job(
-        cluster, namespace, script, destination_claim="courses", destination_path="/courses"
+        cluster, namespace, script, destination_claim="courses", destination="directory:/courses"
     )
     cluster.wait_for(lambda: list_logs(cluster, namespace) == ["up\n"])
     (life,) = pod_runner.running(namespace)

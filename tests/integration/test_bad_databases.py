@@ -317,7 +317,7 @@ def test_wrong_password_is_reported_without_the_password(server_database_url: st
 
 
 @contextmanager
-def user_of(
+def with_user(
     server_url: str, name: str, password: str, *granted: str, host: str = "%"
 ) -> Iterator[URL]:
     """Create a user with these privileges (`SELECT ON x.*`) and yield the URL to log in with."""
@@ -338,7 +338,7 @@ def user_of(
 def test_password_in_any_alphabet_is_accepted(server_database_url: str, password: str) -> None:
     all_of_it = f"ALL ON {make_url(server_database_url).database}.*"
     with (
-        user_of(server_database_url, "any", password, all_of_it) as url,
+        with_user(server_database_url, "any", password, all_of_it) as url,
         closing(open_database(url)) as database,
     ):
         assert migrate(database) == (None, head())
@@ -348,7 +348,7 @@ def test_user_that_may_not_log_in_from_this_host_is_misconfigured(
     server_database_url: str,
 ) -> None:
     with (
-        user_of(server_database_url, "far", "x", host="10.9.9.9") as url,
+        with_user(server_database_url, "far", "x", host="10.9.9.9") as url,
         closing(open_database(url)) as database,
     ):
         with pytest.raises(DatabaseMisconfigured):
@@ -377,7 +377,7 @@ def test_read_only_user_is_refused_before_the_first_pass(server_database_url: st
     granted = f"SELECT ON {make_url(server_database_url).database}.*"
     with (
         closing(World(server_database_url)),
-        user_of(server_database_url, "ro", "reads-only", granted) as url,
+        with_user(server_database_url, "ro", "reads-only", granted) as url,
     ):
         with closing(open_database(url)) as limited:
             with pytest.raises(
@@ -412,7 +412,7 @@ def test_missing_privilege_is_found_before_the_first_pass(
     ]
     with (
         closing(World(server_database_url)),
-        user_of(server_database_url, "lk", "lacks-one", *granted) as url,
+        with_user(server_database_url, "lk", "lacks-one", *granted) as url,
     ):
         with closing(open_database(url)) as limited:
             with pytest.raises(
@@ -434,7 +434,7 @@ def test_user_with_the_documented_privileges_can_do_everything(
     )
     with (
         closing(World(server_database_url)) as world,
-        user_of(server_database_url, "eg", "just-enough", *granted) as url,
+        with_user(server_database_url, "eg", "just-enough", *granted) as url,
         closing(open_database(url, clock=world.clock)) as limited,
     ):
         require_usable(limited, world.tables)

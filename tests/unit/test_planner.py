@@ -46,7 +46,7 @@ SEEN = {
 }
 
 
-def run_of(task: TaskState, state: RunState, lost_before: int = 0) -> UnfinishedRun:
+def make_run(task: TaskState, state: RunState, lost_before: int = 0) -> UnfinishedRun:
     stopping = state is RunState.STOPPING
     return UnfinishedRun(
         run_id=1,
@@ -67,7 +67,7 @@ def run_of(task: TaskState, state: RunState, lost_before: int = 0) -> Unfinished
 def decide(task: TaskState, state: RunState, seen: str, lost_before: int = 0) -> Action | None:
     observation = SEEN[seen]
     actions = plan(
-        [run_of(task, state, lost_before)],
+        [make_run(task, state, lost_before)],
         {} if observation is None else {NAME: observation},
         POLICY,
     )

@@ -15,8 +15,8 @@ from enrollgate.commands.console import OUT
 
 app = typer.Typer(
     name="enrollgate",
-    help="Turns enrolled task rows into downloaded courses: one run per task, and only after the "
-    "database shows `enrolled`.",
+    help="Downloads the course of each enrolled task row: one run per task, and only after the "
+    "database shows `enrolled`. docs/contract.md lists all promises.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

@@ -17,6 +17,7 @@ import urllib3
 from kubernetes import client
 from tests.cluster.chart import grant
 from tests.cluster.control_plane import Cluster, start_control_plane
+from tests.cluster.control_plane.cluster import lenient_client
 from tests.cluster.world import ClusterWorld
 
 from enrollgate.launchers import LauncherUnavailable
@@ -143,7 +144,7 @@ class JobWatch:
             "resourceVersion"
         ]
         return client.BatchV1Api(
-            client.ApiClient(self._cluster.api.configuration)
+            lenient_client(self._cluster.api.configuration)
         ).list_namespaced_job(
             self._namespace,
             watch=True,

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from enrollgate.common.files import file_md5
+from enrollgate.common.files import file_md5, write_atomically
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.course import Delivered, Item, OnBytes
 from enrollgate.worker.disk import destination_failure
@@ -178,12 +178,8 @@ class Directory:
             ],
         }
         path = self._folder() / MANIFEST
-        part = path.with_name(MANIFEST + _PART)
-        with part.open("w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=1, ensure_ascii=False)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        write_atomically(path, text, path.with_name(MANIFEST + _PART))
 
 
 def _read_manifest(path: Path) -> _Manifest:

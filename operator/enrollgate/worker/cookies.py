@@ -7,6 +7,7 @@ with their values.
 """
 
 import re
+import sys
 from pathlib import Path
 
 from enrollgate.common.files import write_private
@@ -16,7 +17,7 @@ from enrollgate.worker.order import WorkOrder
 
 _HTTP_ONLY = "#HttpOnly_"
 # Seven fields between tabs; the fifth, the expiry, is empty or a number.
-_COOKIE = re.compile(r"(?:[^\t]*\t){4}(?:[0-9]+(?:\.[0-9]+)?)?\t[^\t]*\t[^\t]*")
+_COOKIE = re.compile(r"((?:[^\t]*\t){4})((?:-?[0-9]+(?:\.[0-9]+)?)?)(\t[^\t]*\t[^\t]*)")
 
 
 def copy_cookies(order: WorkOrder) -> Path | None:
@@ -31,7 +32,7 @@ def copy_cookies(order: WorkOrder) -> Path | None:
     for name in (order.cookies_name, DEFAULT_COOKIES_NAME):
         source = order.settings.cookies_dir / Path(name).name
         try:
-            content = _cookie_lines(source.name, source.read_text(encoding="utf-8"))
+            content = _cookie_lines(source.name, source.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -45,17 +46,26 @@ def copy_cookies(order: WorkOrder) -> Path | None:
 
 
 def _cookie_lines(name: str, text: str) -> str:
-    """Return a cookies file with only the lines that are cookies."""
-    lines = [
-        line
-        for line in text.splitlines()
-        if line.startswith(_HTTP_ONLY) or not line.startswith("#")
-    ]
-    written = [line for line in lines if line.strip()]
-    good = [line for line in written if _COOKIE.fullmatch(line)]
-    if written and not good:
+    """Return a cookies file with only the lines that are cookies.
+
+    Other lines are skipped, and named in the log by their number, never by their content. Browser
+    extensions write -1 as the expiry of a session cookie, which yt-dlp would refuse.
+    """
+    cookies, skipped = list[str](), list[int]()
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or (line.startswith("#") and not line.startswith(_HTTP_ONLY)):
+            continue
+        if cookie := _COOKIE.fullmatch(line):
+            expiry = "0" if cookie[2].startswith("-") else cookie[2]
+            cookies.append(cookie[1] + expiry + cookie[3])
+        else:
+            skipped.append(number)
+    if skipped and not cookies:
         raise Failure(
             Reason.COOKIES_UNREADABLE,
             f"{name} holds no line in the Netscape format (seven fields between tabs)",
         )
-    return "\n".join(["# Netscape HTTP Cookie File", *good, ""])
+    if skipped:
+        first = ", ".join(map(str, skipped[:10]))
+        sys.stderr.write(f"{name}: {len(skipped)} lines are no cookies and are skipped: {first}\n")
+    return "\n".join(["# Netscape HTTP Cookie File", *cookies, ""])

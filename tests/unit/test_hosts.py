@@ -94,6 +94,9 @@ def test_a_public_host_over_https_is_allowed_by_default() -> None:
     ("url", "allowed", "expected"),
     [
         ("https://a.example/", ("a.example",), None),
+        ("https://bücher.example/", ("xn--bcher-kva.example",), None),
+        ("https://xn--bcher-kva.example/", ("bücher.example",), None),
+        ("https://a.bücher.example/", ("*.xn--bcher-kva.example",), None),
         ("https://A.Example./", ("a.example",), None),
         ("https://b.example/", ("a.example",), FORBIDDEN),
         ("https://x.a.example/", ("*.a.example",), None),

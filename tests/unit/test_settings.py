@@ -409,6 +409,13 @@ def test_an_unknown_name_of_a_group_is_reported_once(monkeypatch: pytest.MonkeyP
     assert message.count("HOSTT") == 1 and len(message.splitlines()) == 2
 
 
+def test_an_internationalized_host_is_kept_in_its_ascii_form(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = load(monkeypatch, ALLOWED_HOSTS="Bücher.example:8443,*.bücher.example")
+    assert settings.allowed_hosts == ("xn--bcher-kva.example:8443", "*.xn--bcher-kva.example")
+
+
 def test_no_secret_is_ever_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load(monkeypatch, DATABASE_URL="mysql://u:hunter2@h/d")
     assert "hunter2" not in repr(settings) + str(settings)

@@ -7,6 +7,7 @@ long. Its host is allowed if the list of hosts is empty, or names the host or a 
 list: neither a wildcard nor an empty list opens the private network.
 """
 
+import contextlib
 import ipaddress
 import re
 import socket
@@ -118,9 +119,13 @@ def _parse(url: str, max_length: int) -> SplitResult:
 def normal_host(host: str) -> str:
     """Return the host in lower case, without brackets and the final dot.
 
-    An IP address is returned in its usual form.
+    An IP address is returned in its usual form, an internationalized name in its ASCII form
+    (`xn--...`, RFC 3490), so that both spellings of a host are equal.
     """
     host = host.lower().strip("[]").rstrip(".")
+    if not host.isascii():
+        with contextlib.suppress(UnicodeError):
+            host = host.encode("idna").decode()
     address = parse_address(host)
     return str(address) if address is not None else host
 

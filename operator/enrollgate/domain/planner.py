@@ -208,7 +208,8 @@ def _launch_or_reject(run: UnfinishedRun, policy: Policy) -> Launch | Record:
         if run.course_url is None or not run.course_url.strip():
             message = "the row has no course URL: write it into the course URL column"
             raise Failure(Reason.INVALID_TASK, message)
-        check_url(run.course_url, policy.allowed_hosts)
+        course_url = run.course_url.strip()
+        check_url(course_url, policy.allowed_hosts)
     except Failure as failure:
         return Record(
             run,
@@ -220,4 +221,4 @@ def _launch_or_reject(run: UnfinishedRun, policy: Policy) -> Launch | Record:
             move_task=True,
         )
     cookies = cookies_name(run.email)
-    return Launch(run, RunOrder(run.name, run.task_id, run.run_number, run.course_url, cookies))
+    return Launch(run, RunOrder(run.name, run.task_id, run.run_number, course_url, cookies))

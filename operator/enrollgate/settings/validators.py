@@ -38,7 +38,12 @@ def check_chunk(value: int) -> None:
 
 
 def check_host(text: str) -> str:
-    """Check that the text is a host, or a host and a port; return it."""
+    """Check that the text is a host, or a host and a port.
+
+    Return it, an internationalized name in its ASCII form (RFC 3490).
+    """
+    labels = text.split(".")
+    text = ".".join(label if label.isascii() else label.encode("idna").decode() for label in labels)
     host, _, port = (
         text.rpartition(":")
         if re.search(r"(?<![:\[]):\d+$", text) and text.count(":") == 1

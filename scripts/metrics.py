@@ -47,20 +47,23 @@ def functions(path: Path) -> Iterator[Function]:
             yield Function(path, node.name, node.lineno, length)
 
 
-def called_once(found: list[Function], sources: list[Path]) -> list[Function]:
-    """Return the private functions that are used in one place, by a call.
+def called_once(path: Path) -> list[Function]:
+    """Return the private functions of a file that are used in one place of it, by a call.
 
     What is passed by its name (a validator, a callback, the target of a thread) cannot be inlined,
     and neither can what overrides a method of a library. Both are left out.
     """
     uses, calls = Counter[str](), Counter[str]()
-    for path in sources:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Name | ast.Attribute):
-                uses[_name(node)] += 1
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
-                calls[_name(node.func)] += not _is_super(node.func)
-    return [each for each in found if each.is_private and uses[each.name] == calls[each.name] == 1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Name | ast.Attribute):
+            uses[_name(node)] += 1
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+            calls[_name(node.func)] += not _is_super(node.func)
+    return [
+        each
+        for each in functions(path)
+        if each.is_private and uses[each.name] == calls[each.name] == 1
+    ]
 
 
 def _name(node: ast.Name | ast.Attribute) -> str:
@@ -84,7 +87,7 @@ def main(arguments: list[str]) -> int:
         path for root in roots for path in ([root] if root.is_file() else root.rglob("*.py"))
     )
     found = [function for path in paths for function in functions(path)]
-    once = called_once(found, sorted(PACKAGE.rglob("*.py")))
+    once = [function for path in paths for function in called_once(path)]
     long_lines = [
         f"{path.relative_to(REPOSITORY)}:{number}"
         for path in paths

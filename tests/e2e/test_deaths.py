@@ -235,4 +235,4 @@ def test_operator_asked_to_stop_exits_with_0_and_its_runs_continue(
     operator.start()
     operator.wait_for_status(1, "completed")
     assert len(operator.runs()) == 1
-    assert os.listdir(operator.folder / "work" / "runs") == []  # noqa: PTH208
+    assert os.listdir(operator.folder / "work" / "runs") == []  # noqa: PTH208 -- names only

@@ -434,7 +434,7 @@ def test_upper_case_status_is_compared_by_the_columns_collation(world: World) ->
 # the cost
 
 
-def test_new_row_is_launched_with_at_most_eight_statements(world: World) -> None:
+def test_new_row_is_launched_with_at_most_eight_statements_and_a_lock(world: World) -> None:
     task = world.add("enrolled")
     summary = world.reconcile()
     assert summary.launched == 1 and world.launcher.live == [f"test-{task}-1"]

@@ -73,7 +73,7 @@ def status(
 
 @app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Check the database, the task table, the destination and the tools. Say how to fix each."""
+    """Check the database, the task table, the destination and the tools; say how to fix them."""
     from enrollgate.commands.doctor import print_checks
 
     if not print_checks(as_json=as_json):

@@ -161,7 +161,7 @@ class ControlPlane:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                preexec_fn=die_with_parent,  # noqa: PLW1509
+                preexec_fn=die_with_parent,  # noqa: PLW1509 -- it takes no lock
             )
 
     def _wait_for_api(self) -> None:

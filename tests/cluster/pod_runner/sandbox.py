@@ -124,7 +124,7 @@ def start(container: Container) -> Sandbox:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509
+            preexec_fn=die_with_parent,  # noqa: PLW1509 -- it takes no lock
         )
     return Sandbox(process, _first_process(container, process, ready))
 

@@ -4,7 +4,6 @@ What goes in: a Content-Encoding header and the compressed body. What comes out:
 Encodings are undone in the reverse order of the header (RFC 9110, 8.4).
 """
 
-import gzip
 import io
 import zlib
 from typing import Protocol
@@ -16,7 +15,6 @@ from enrollgate.worker.downloaders.yt_dlp_compat import TransportError
 _BLOCK = 1 << 16
 _GZIP = zlib.MAX_WBITS | 16
 _RAW_DEFLATE = -zlib.MAX_WBITS
-_EMPTY = gzip.compress(b"")
 
 
 class Body(Protocol):
@@ -48,6 +46,7 @@ class _DecompressedBody(io.RawIOBase):
         self._source = source
         self._is_gzip = is_gzip
         self._decompressor: zlib._Decompress | None = None
+        self._is_complete = False
 
     def readable(self) -> bool:
         return True
@@ -64,37 +63,38 @@ class _DecompressedBody(io.RawIOBase):
         """
         view = memoryview(buffer).cast("B")
         data = b""
-        while not data and not self._is_at_end():
+        while not data and not self._is_complete:
             data = self._next(len(view))
         view[: len(data)] = data
         return len(data)
 
-    def _is_at_end(self) -> bool:
-        """Whether the data is complete. Some servers append garbage, which is not read."""
-        is_at_end = self._decompressor is not None and self._decompressor.eof
-        if is_at_end:
-            self._source.close()
-        return is_at_end
-
     def _next(self, limit: int) -> bytes:
-        """Return up to `limit` bytes; nothing if more compressed data is needed first."""
+        """Return up to `limit` bytes; nothing at the end, or if more data is needed first."""
         block = self._decompressor.unconsumed_tail if self._decompressor is not None else b""
         block = block or self._source.read(_BLOCK)
-        if not block and self._decompressor is None:
-            self._decompressor = zlib.decompressobj(_GZIP)
-            return self._decompressor.decompress(_EMPTY)  # an empty body is not compressed
-        if not block:
+        if not block and self._decompressor is not None:
             raise TransportError("the compressed answer was cut off")
+        if not block:
+            self._finish()  # an empty body is not compressed
+            return b""
         try:
             if self._decompressor is None:
                 self._decompressor = self._start(block)
-            return self._decompressor.decompress(block, limit)
+            data = self._decompressor.decompress(block, limit)
         except zlib.error as error:
             raise TransportError(f"the compressed answer is damaged: {error}") from error
+        if self._decompressor.eof:
+            self._finish()  # some servers append garbage, which is not read
+        return data
+
+    def _finish(self) -> None:
+        self._is_complete = True
+        self._source.close()
 
     def _start(self, block: bytes) -> "zlib._Decompress":
         """Choose the format. Servers send `deflate` with or without the header of RFC 1950."""
         if self._is_gzip:
             return zlib.decompressobj(_GZIP)
+        # A raw stream with these bits would be a stored block whose padding is not zero.
         has_header = block[0] & 0x0F == zlib.DEFLATED and int.from_bytes(block[:2], "big") % 31 == 0
         return zlib.decompressobj(zlib.MAX_WBITS if has_header else _RAW_DEFLATE)

@@ -49,7 +49,7 @@ bench: setup databases tools control-plane ## Run all benchmarks (about an hour)
 lint: setup ## Check code and Dockerfile with ruff, hadolint and our own measures
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
 	@$(BIN)/hadolint Dockerfile
-	@$(BIN)/python -m scripts.metrics >/dev/null || $(BIN)/python -m scripts.metrics
+	@$(BIN)/python -m scripts.metrics
 
 format: setup ## Format the code and fix what ruff can fix
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .

@@ -39,7 +39,8 @@ http {{
     }}
     default_type application/octet-stream;
     log_format requests escape=json '{{"path":"$request_uri","status":$status,'
-        '"method":"$request_method","sent":$body_bytes_sent,"range":"$http_range","encoding":"$sent_http_content_encoding"}}';
+        '"method":"$request_method","sent":$body_bytes_sent,'
+        '"range":"$http_range","encoding":"$sent_http_content_encoding"}}';
     access_log {folder}/access.log requests;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;

@@ -161,9 +161,6 @@ def test_observe_when_listing_fails_raises_not_empty(
         launcher.observe()
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/mem").exists(), reason="needs a file whose reading is an I/O error"
-)
 def test_observe_when_one_run_is_unreadable_raises(harness: LocalLauncherHarness) -> None:
     launcher = harness.launcher(SUCCEED)
     name = start(launcher)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -31,6 +32,8 @@ from enrollgate.domain.order import RunOrder
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
 from enrollgate.launchers import LauncherUnavailable
+
+pytestmark = pytest.mark.slow
 
 # After how many points of a pass it is interrupted.
 POINTS = st.integers(0, 40)

@@ -20,6 +20,8 @@ from enrollgate.commands.status import load_overview, render
 from enrollgate.database import open_database
 from enrollgate.domain.report import Report
 
+pytestmark = pytest.mark.slow
+
 ENROLLGATE = [sys.executable, "-m", "enrollgate"]
 
 

@@ -17,6 +17,8 @@ from tests.databases.server import fresh_database
 
 from enrollgate.database import DatabaseMisconfigured, open_database
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Secured:

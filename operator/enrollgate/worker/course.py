@@ -74,6 +74,23 @@ class Course:
     total: int | None  # the number of items, if it is known before they are listed
 
 
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """What a site says of one version of a file (RFC 9110, 8.6 and 8.8)."""
+
+    length: int | None = None  # bytes; None: unknown
+    etag: str = ""  # empty if unknown
+    last_modified: str = ""  # an HTTP date; empty if unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """An item in scratch."""
+
+    file: Path  # complete
+    validators: Validators = Validators()  # of the version that `file` has
+
+
 class LoginRequired(Failure):
     """A page that asks for a login, without HTTP 401.
 
@@ -97,6 +114,7 @@ class Delivered:
     item_id: str
     size: int  # bytes
     md5: str  # hexadecimal
+    validators: Validators = Validators()  # of the version that was delivered
 
 
 class Downloader(Protocol):
@@ -110,7 +128,7 @@ class Downloader(Protocol):
         """List the course."""
         ...
 
-    def fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Path:
+    def fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Fetched:
         """Bring one item into its folder, and return the complete file.
 
         Resume what an earlier attempt left there.
@@ -140,7 +158,7 @@ class Destination(Protocol):
         """Return the item if it is there, complete. Called from several threads at once."""
         ...
 
-    def deliver(self, item: Item, file: Path, on_bytes: OnBytes) -> Delivered:
+    def deliver(self, item: Item, fetched: Fetched, on_bytes: OnBytes) -> Delivered:
         """Put the file there, complete or not at all. Called from several threads at once.
 
         `on_bytes` gets the bytes that this call has moved. They count from 0, even if an earlier

@@ -24,6 +24,7 @@ from enrollgate.worker.course import (
     Course,
     Destination,
     Downloader,
+    Fetched,
     Item,
     OnFetched,
     PlaylistFound,
@@ -105,7 +106,7 @@ class Pipeline:
         self._listing_lock = threading.Lock()
         self._playlist_items = deque[Item]()
         self._listing_error: Failure | OSError | None = None
-        self._downloaded: queue.Queue[tuple[Item, Path] | None] = queue.Queue()
+        self._downloaded: queue.Queue[tuple[Item, Fetched] | None] = queue.Queue()
         # Guards `stats` and what follows.
         self._lock = threading.Lock()
         self._failed_downloads_in_a_row = 0
@@ -199,7 +200,7 @@ class Pipeline:
         """Download one item and queue it for delivery, or record why it failed."""
         self._progress.item_started(item)
         try:
-            file = self._fetch(item)
+            fetched = self._fetch(item)
         except PlaylistFound as playlist:
             self._remove(item)
             with self._listing_lock:
@@ -215,23 +216,24 @@ class Pipeline:
             raise
         else:
             self._count_download(None)
-            self._downloaded.put((item, file))
+            self._downloaded.put((item, fetched))
         finally:
             self._progress.item_fetched(item)
 
-    def _fetch(self, item: Item) -> Path:
+    def _fetch(self, item: Item) -> Fetched:
         """Bring an item to scratch. Start again if it had to make room for an older one."""
         folder = self._folder / item.key
         while True:
             self._scratch.start(item.key)
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                file = self._downloader.fetch(item, folder, self._build_on_fetched(item, folder))
+                on_fetched = self._build_on_fetched(item, folder)
+                fetched = self._downloader.fetch(item, folder, on_fetched)
             except Preempted:
                 self._remove(item)
             else:
                 self._scratch.complete(item.key, _size(folder))
-                return file
+                return fetched
 
     def _build_on_fetched(self, item: Item, folder: Path) -> OnFetched:
         meter = Meter(self._limits.download_bandwidth, _size(folder))
@@ -257,12 +259,12 @@ class Pipeline:
 
     def _deliver_all(self) -> None:
         while (entry := self._downloaded.get()) is not None:
-            item, file = entry
+            item, fetched = entry
             try:
                 if self._cannot_deliver():
                     self._keep_partial(item)  # else the others would wait for its room
                 else:
-                    self._deliver(item, file)
+                    self._deliver(item, fetched)
             except (Failure, OSError) as error:
                 failure = error if isinstance(error, Failure) else scratch_failure(error)
                 self._handle_failed_delivery(item, failure)
@@ -271,9 +273,9 @@ class Pipeline:
                 self._record_bug(error)
                 self._stop_deliveries()
 
-    def _deliver(self, item: Item, file: Path) -> None:
+    def _deliver(self, item: Item, fetched: Fetched) -> None:
         meter = Meter(self._limits.upload_bandwidth)
-        delivered = self._destination.deliver(item, file, meter)
+        delivered = self._destination.deliver(item, fetched, meter)
         self._remove(item)
         with self._lock:
             self._failed_deliveries_in_a_row = 0

@@ -11,7 +11,7 @@ from tests.drive_emulator import DriveEmulator
 from tests.faulty_site import FaultySite, content
 from tests.orders import order_for
 
-from enrollgate.worker.course import Item
+from enrollgate.worker.course import Fetched, Item
 from enrollgate.worker.destinations.drive import Drive, open_drive
 from enrollgate.worker.destinations.drive.client import SOCKET_TIMEOUT
 from enrollgate.worker.destinations.drive.retry import RetryPolicy
@@ -83,13 +83,13 @@ class Bench:
 
     def deliver(self, drive: Drive, number: int, section: str = "", size: int = 10) -> None:
         """Deliver an item of `size` bytes."""
-        drive.deliver(build_item(number, section), self.file(size, number), ignore_bytes)
+        drive.deliver(build_item(number, section), Fetched(self.file(size, number)), ignore_bytes)
 
     def send(self, drive: Drive, size: int = 600 * KIB, number: int = 1) -> list[int]:
         """Deliver an item, check the result, and return the reported numbers of bytes."""
         reported: list[int] = []
         file = self.file(size, number)
-        done = drive.deliver(build_item(number), file, reported.append)
+        done = drive.deliver(build_item(number), Fetched(file), reported.append)
         assert (done.size, done.md5) == (size, hashlib.md5(file.read_bytes()).hexdigest())
         assert reported == sorted(reported)
         return reported

@@ -18,7 +18,7 @@ from tests.integration.drive.bench import CHUNK, COURSE_URL, MIB, Bench, build_i
 
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker import work
-from enrollgate.worker.course import Item
+from enrollgate.worker.course import Fetched, Item
 from enrollgate.worker.identity import course_key
 
 PROPERTIES = {"enrollgateTask": "7", "enrollgateCourse": course_key(COURSE_URL)}
@@ -79,7 +79,9 @@ def test_items_of_one_name_are_all_delivered(bench: Bench) -> None:
         items = [Item(f"x{n}", 1, "Same", "Start", 1, "u") for n in range(20)]
         list(
             pool.map(
-                lambda i: drive.deliver(i, bench.file(9, int(i.item_id[1:])), ignore_bytes),
+                lambda i: drive.deliver(
+                    i, Fetched(bench.file(9, int(i.item_id[1:]))), ignore_bytes
+                ),
                 items,
             )
         )
@@ -183,7 +185,7 @@ def test_stopped_upload_continues_in_the_next_attempt(bench: Bench) -> None:
             bench.stop.set()
 
     with pytest.raises(Failure, match="Stopped"):
-        drive.deliver(build_item(1), file, stop_halfway)
+        drive.deliver(build_item(1), Fetched(file), stop_halfway)
     (kept,) = (bench.folder / "scratch" / "drive").glob("*.json")
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600 and "upload_id" in kept.read_text()
     bench.stop.clear()
@@ -198,7 +200,7 @@ def test_expired_saved_session_is_replaced_by_a_new_one(bench: Bench) -> None:
     drive = bench.open_drive()
     bench.emulator.on_chunk = bench.stop.set
     with pytest.raises(Failure, match="Stopped"):
-        drive.deliver(build_item(1), bench.file(5 * CHUNK), ignore_bytes)
+        drive.deliver(build_item(1), Fetched(bench.file(5 * CHUNK)), ignore_bytes)
     for upload in bench.emulator.store.uploads.values():
         upload.expired = True
     bench.emulator.on_chunk = lambda: None
@@ -318,7 +320,9 @@ def test_300_uploads_with_a_fifth_of_faulty_answers_arrive_once(
         with ThreadPoolExecutor(4) as pool:
             list(
                 pool.map(
-                    lambda n: drive.deliver(build_item(n), bench.folder / "1.mp4", ignore_bytes),
+                    lambda n: drive.deliver(
+                        build_item(n), Fetched(bench.folder / "1.mp4"), ignore_bytes
+                    ),
                     range(1, 301),
                 )
             )

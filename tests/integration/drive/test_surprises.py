@@ -16,6 +16,7 @@ from enrollgate.domain.check import Check
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.settings.worker import WorkerSettings
 from enrollgate.worker import work
+from enrollgate.worker.course import Fetched
 from enrollgate.worker.destinations.drive.client import ChunkReader
 from enrollgate.worker.destinations.drive.probe import check_drive
 
@@ -110,7 +111,7 @@ def test_upload_whose_file_was_deleted_starts_again(bench: Bench) -> None:
     bench.emulator.faults.script("chunk", Fault("lost"))
     bench.emulator.on_chunk = bench.stop.set
     with pytest.raises(Failure, match="Stopped"):
-        drive.deliver(build_item(1), bench.file(1000), ignore_bytes)
+        drive.deliver(build_item(1), Fetched(bench.file(1000)), ignore_bytes)
     bench.emulator.on_chunk = lambda: None
     bench.stop.clear()
     gone = bench.only_file()["id"]
@@ -357,7 +358,7 @@ def test_stop_ends_a_chunk_in_the_middle_and_keeps_what_arrived(
             bench.stop.set()
 
     with pytest.raises(Failure, match="Stopped"):
-        drive.deliver(build_item(1), file, stop)
+        drive.deliver(build_item(1), Fetched(file), stop)
     bench.stop.clear()
     reported = bench.send(bench.open_drive(), size=8 * MIB)
     assert reported[-1] <= 4 * MIB
@@ -376,10 +377,10 @@ def test_stop_ends_the_computation_of_the_md5(
     drive = bench.open_drive()
     monkeypatch.setattr("enrollgate.common.files.hashlib.md5", lambda **_options: Md5())
     with pytest.raises(Failure, match="Stopped"):
-        drive.deliver(build_item(1), bench.file(5 * MIB), ignore_bytes)
+        drive.deliver(build_item(1), Fetched(bench.file(5 * MIB)), ignore_bytes)
     assert len(blocks) == 1
     with pytest.raises(Failure, match="Stopped"):
-        drive.deliver(build_item(1), bench.file(5 * MIB), ignore_bytes)
+        drive.deliver(build_item(1), Fetched(bench.file(5 * MIB)), ignore_bytes)
     assert len(blocks) == 1, "after the stop nothing is read"
 
 

@@ -80,7 +80,7 @@ def test_a_file_is_linked_or_else_copied_into_the_items_folder(
     for _ in range(2):  # the second time a file is there already
         downloader = Command(order, stop)
         (item,) = downloader.open().items
-        file = downloader.fetch(item, folder, ignore_bytes)
+        file = downloader.fetch(item, folder, ignore_bytes).file
         assert file.read_text() == "clay"
         assert file.samefile(order.scratch_dir / "output" / "Clay.mp4") is linked
 

@@ -12,7 +12,7 @@ from tests.small_disk import small_disk
 
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.bandwidth import Bandwidth
-from enrollgate.worker.course import Course, Delivered, Item, OnBytes, OnFetched
+from enrollgate.worker.course import Course, Delivered, Fetched, Item, OnBytes, OnFetched
 from enrollgate.worker.destinations.directory import Directory
 from enrollgate.worker.pipeline import Pipeline, TransferLimits
 from enrollgate.worker.progress import Progress
@@ -25,10 +25,10 @@ class ThreeFiles:
         items = [Item(f"i{n}", n, f"L{n}", "", 0, "u") for n in (1, 2, 3)]
         return Course("c", iter(items), len(items))
 
-    def fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Path:
+    def fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Fetched:
         path = folder / "f.mp4"
         path.write_bytes(b"x" * 100)
-        return path
+        return Fetched(path)
 
     def close(self) -> None: ...
 
@@ -42,7 +42,7 @@ class BuggyDestination:
     def find(self, item: Item) -> Delivered | None:
         return None
 
-    def deliver(self, item: Item, file: Path, on_bytes: OnBytes) -> Delivered:
+    def deliver(self, item: Item, fetched: Fetched, on_bytes: OnBytes) -> Delivered:
         if item.item_id == "i2":
             raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
         return Delivered(item.item_id, 100, "")
@@ -98,9 +98,9 @@ def test_downloaded_items_are_delivered_although_the_cookies_then_expire(
     deliver, item_failed = Directory.deliver, Progress.item_failed
     failed = threading.Event()
 
-    def deliver_late(self: Directory, item: Item, file: Path, on_bytes: OnBytes) -> Delivered:
+    def deliver_late(self: Directory, item: Item, fetched: Fetched, on_bytes: OnBytes) -> Delivered:
         assert failed.wait(20)
-        return deliver(self, item, file, on_bytes)
+        return deliver(self, item, fetched, on_bytes)
 
     def record(self: Progress, item: Item, failure: Failure) -> None:
         item_failed(self, item, failure)

@@ -13,7 +13,7 @@ from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
 
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.bandwidth import Bandwidth
-from enrollgate.worker.course import Course, Delivered, Item, OnBytes, OnFetched
+from enrollgate.worker.course import Course, Delivered, Fetched, Item, OnBytes, OnFetched
 from enrollgate.worker.pipeline import DELIVERIES_IN_A_ROW, Pipeline, TransferLimits
 from enrollgate.worker.progress import Progress
 from enrollgate.worker.run_stats import RunStats
@@ -97,14 +97,14 @@ class StubDownloader:
         self.items = [Item(f"i{n}", n, f"L{n}", "", 0, "u") for n in range(1, count + 1)]
         self.started = 0
 
-    def fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Path:
+    def fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Fetched:
         self.started += 1
         path = folder / "f.mp4"
         with path.open("wb") as stream:
             for number in range(1, 61):
                 stream.write(b"x" * 10_000)
                 on_bytes(number * 10_000, 600_000)
-        return path
+        return Fetched(path)
 
     def open(self) -> Course:
         return Course("c", iter(self.items), len(self.items))
@@ -125,7 +125,7 @@ class StubDestination:
     def find(self, item: Item) -> Delivered | None:
         return None
 
-    def deliver(self, item: Item, file: Path, on_bytes: OnBytes) -> Delivered:
+    def deliver(self, item: Item, fetched: Fetched, on_bytes: OnBytes) -> Delivered:
         self.on_delivery(item)
         return Delivered(item.item_id, 1, "")
 

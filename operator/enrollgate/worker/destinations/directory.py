@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 from enrollgate.common.files import file_md5, write_atomically
 from enrollgate.domain.reasons import Failure, Reason
-from enrollgate.worker.course import Delivered, Item, OnBytes
+from enrollgate.worker.course import Delivered, Fetched, Item, OnBytes
 from enrollgate.worker.disk import destination_failure
 from enrollgate.worker.names import course_name, course_suffix, item_name, section_name
 
@@ -109,8 +109,9 @@ class Directory:
             raise destination_failure(error) from error
         return Delivered(item.item_id, int(entry["bytes"]), str(entry["md5"]))
 
-    def deliver(self, item: Item, file: Path, on_bytes: OnBytes) -> Delivered:
+    def deliver(self, item: Item, fetched: Fetched, on_bytes: OnBytes) -> Delivered:
         """Copy the file next to its place, rename it into place, then add it to the manifest."""
+        file = fetched.file
         with self._lock:
             target = self._require_inside(self._choose_path(item, file))
             self._owners[str(target.relative_to(self._folder()))] = item.item_id

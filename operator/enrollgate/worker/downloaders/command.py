@@ -24,7 +24,7 @@ from enrollgate.common.environment import inherited_environment
 from enrollgate.common.redaction import redact
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.cookies import copy_cookies
-from enrollgate.worker.course import Course, Item, OnFetched
+from enrollgate.worker.course import Course, Fetched, Item, OnFetched
 from enrollgate.worker.order import WorkOrder
 
 # The program's share of the time until the worker would be killed. After it, the program is
@@ -75,7 +75,7 @@ class Command:
         items = self._list_items()
         return Course(f"task {self._order.task_id}", iter(items), len(items))
 
-    def fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Path:
+    def fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Fetched:
         """Put the item's file into its folder and return it.
 
         The program's own file stays: the program may continue with it in the next attempt.
@@ -90,7 +90,7 @@ class Command:
             os.link(source, target)
         except OSError:  # It is on another file system, or on one without links.
             shutil.copyfile(source, target)
-        return target
+        return Fetched(target)
 
     def close(self) -> None:
         """Do nothing: the program has ended."""

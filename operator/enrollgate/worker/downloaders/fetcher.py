@@ -15,7 +15,7 @@ from yt_dlp.postprocessor.common import PostProcessor
 from yt_dlp.utils import DownloadCancelled
 
 from enrollgate.domain.reasons import Failure, Reason
-from enrollgate.worker.course import OnFetched
+from enrollgate.worker.course import Fetched, OnFetched
 from enrollgate.worker.downloaders.cookie_jar import SharedCookieJar
 from enrollgate.worker.downloaders.guarded import close_connections, open_youtube_dl
 from enrollgate.worker.downloaders.pages import is_page
@@ -106,7 +106,9 @@ class Fetcher:
             self._ydl = open_youtube_dl(options, allowed_hosts, cookies)
         self._ydl.add_post_processor(self._naming, when="video")
 
-    def fetch(self, entry: dict[str, Any], index: int, folder: Path, on_bytes: OnFetched) -> Path:
+    def fetch(
+        self, entry: dict[str, Any], index: int, folder: Path, on_bytes: OnFetched
+    ) -> Fetched:
         """Download the entry into the folder and return the complete file.
 
         Raises Failure, and NestedPlaylist if the entry turns out to be a playlist.
@@ -140,7 +142,7 @@ class Fetcher:
             raise Failure(Reason.UNSUPPORTED_COURSE, message)
         size = files[0].stat().st_size
         on_bytes(size, size)
-        return files[0]
+        return Fetched(files[0])
 
     def close(self) -> None:
         """Close yt-dlp's connections."""

@@ -20,7 +20,7 @@ from yt_dlp.utils import int_or_none, unsmuggle_url
 
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.cookies import copy_cookies
-from enrollgate.worker.course import Course, Item, LoginRequired, OnFetched, PlaylistFound
+from enrollgate.worker.course import Course, Fetched, Item, LoginRequired, OnFetched, PlaylistFound
 from enrollgate.worker.downloaders.fetcher import Fetcher, build_options
 from enrollgate.worker.downloaders.guarded import (
     NestedPlaylist,
@@ -99,7 +99,7 @@ class YtDlp:
         total = len(entries) if isinstance(entries, list | tuple) else None
         return Course(title, self._items(entries, (url,)), total)
 
-    def fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Path:
+    def fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Fetched:
         """Download one entry into its folder and continue an earlier attempt's partial file.
 
         Raises Failure, and PlaylistFound if the entry is a playlist.

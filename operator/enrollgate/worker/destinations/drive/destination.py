@@ -11,10 +11,9 @@ its file equals enrollgateMd5, which was written when the upload started.
 import hashlib
 import threading
 from functools import partial
-from pathlib import Path
 
 from enrollgate.common.files import file_md5
-from enrollgate.worker.course import Delivered, Item, OnBytes
+from enrollgate.worker.course import Delivered, Fetched, Item, OnBytes
 from enrollgate.worker.destinations.drive.client import FOLDER, SOCKET_TIMEOUT, Client, File
 from enrollgate.worker.destinations.drive.credentials import load_credentials
 from enrollgate.worker.destinations.drive.folders import (
@@ -143,13 +142,13 @@ class Drive:
                 self._files[item.key] = [moved]
         return Delivered(item.item_id, int(file["size"]), str(file["md5Checksum"]))
 
-    def deliver(self, item: Item, file: Path, on_bytes: OnBytes) -> Delivered:
+    def deliver(self, item: Item, fetched: Fetched, on_bytes: OnBytes) -> Delivered:
         """Upload and verify the file, then move incomplete files of the same item to the trash.
 
         `on_bytes` gets the number of bytes sent so far. If another item has the name, the name gets
         a suffix. Raises Failure.
         """
-        folder = self._section_folder(item)
+        folder, file = self._section_folder(item), fetched.file
         md5 = file_md5(file, before_block=self._retry_policy.raise_if_stopped)
         with self._lock:
             name = item_name(item, file.suffix)

@@ -8,11 +8,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, make_url, text
+from sqlalchemy import ColumnElement, Connection, cast, literal, make_url, text
 from tests.databases.schema import create_tasks_table
 
 from enrollgate.control.reconciler import PassSummary, Reconciler
 from enrollgate.database import Database, Tables, migrate, open_database
+from enrollgate.database.engine import Clock
+from enrollgate.database.tables import INSTANT
 from enrollgate.domain.observation import LaunchOutcome, LaunchResult, Observation, Phase
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.planner import Launch
@@ -33,8 +35,9 @@ class DrivenClock:
     def __init__(self) -> None:
         self.now = EPOCH
 
-    def __call__(self, _connection: Connection) -> datetime:
-        return self.now
+    def __call__(self, *, is_sqlite: bool) -> ColumnElement[datetime]:
+        now = literal(self.now, INSTANT)
+        return now if is_sqlite else cast(now, INSTANT)  # a server would return it as text
 
     def advance(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
@@ -149,10 +152,18 @@ class RunRow:
 class World:
     """One database, one clock, one launcher, and as many operators as a test wants."""
 
-    def __init__(self, url: str, policy: Policy | None = None, *, create: bool = True) -> None:
+    def __init__(
+        self,
+        url: str,
+        policy: Policy | None = None,
+        *,
+        create: bool = True,
+        database_clock: Clock | None = None,
+    ) -> None:
         self.url = url
         self.policy = policy or Policy(enrollment_timeout=300, max_concurrent_runs=10)
         self.clock = DrivenClock()
+        self.database_clock = database_clock or self.clock
         self.launcher = MemoryLauncher()
         self.statuses = Statuses()
         self.tables = Tables.named(TaskColumns(), self.statuses)
@@ -164,7 +175,7 @@ class World:
         self.operator = self.new_operator()
 
     def open(self) -> Database:
-        return open_database(make_url(self.url), clock=self.clock)
+        return open_database(make_url(self.url), clock=self.database_clock)
 
     def new_operator(
         self, database: Database | None = None, launcher: Launcher | None = None

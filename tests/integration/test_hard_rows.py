@@ -7,7 +7,7 @@ from sqlalchemy import text
 from tests.databases.server import fresh_database
 from tests.world import COURSE, World
 
-from enrollgate.database import DatabaseUnavailable
+from enrollgate.database import DatabaseUnavailable, RowHeld
 from enrollgate.domain.account import cookies_name
 from enrollgate.domain.observation import Observation, Phase
 from enrollgate.domain.reasons import Reason
@@ -120,7 +120,7 @@ def test_locked_table_is_waited_for_for_seconds_and_launches_continue(
 def test_same_installation_in_another_database_of_the_server_is_separate(
     request: pytest.FixtureRequest, server: str
 ) -> None:
-    """Staging and production share one server, and named locks belong to the server."""
+    """Staging and production share one server. One stops in the middle of a claim."""
     url = request.getfixturevalue(f"{server}_server_url")
     with (
         fresh_database(url) as one,
@@ -131,11 +131,14 @@ def test_same_installation_in_another_database_of_the_server_is_separate(
         task = world.add("enrolled")
         with other.database.engine.connect() as connection:
             other.add("enrolled")
-            name = "CONCAT('enrollgate-claim-test-', LEFT(SHA2(DATABASE(), 256), 12))"
-            assert connection.execute(text(f"SELECT GET_LOCK({name}, 0)")).scalar() == 1
-            with pytest.raises(
-                DatabaseUnavailable, match="another operator holds the lock 'enrollgate-claim-test'"
-            ):
+            connection.execute(
+                text(
+                    "INSERT INTO enrollgate_runs "
+                    "(id, task_id, run_number, name, installation, state, claimed_at) "
+                    "VALUES (1, 99, 1, 'test-99-1', 'test', 'claimed', '2026-01-01')"
+                )
+            )
+            with pytest.raises(RowHeld):
                 other.reconcile()
             world.reconcile()
             assert world.launcher.live == [f"test-{task}-1"]

@@ -2,21 +2,24 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing
 from pathlib import Path
 from random import Random
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from tests.interruptions import Interruption, interrupted_operator
 from tests.launching import launch
 from tests.world import COURSE, EPOCH, World
 
-from enrollgate.database import runs
+from enrollgate.database import Database, runs, tasks
+from enrollgate.database.engine import NamedLock, T
 from enrollgate.domain.observation import LaunchOutcome
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.policy import Policy
+from enrollgate.domain.run import UnfinishedRun
 from enrollgate.launchers import RunEventType
 
 FLIPS = 10_000
@@ -167,6 +170,135 @@ def test_two_operators_that_claim_at_once_keep_to_the_limit(database_url: str) -
                 == len(set(claimed))
                 == 5
             )
+
+
+class HeldBeforeCommit(Database):
+    """The real database, whose writing transactions wait for the test before they commit."""
+
+    def __init__(self, real: Database) -> None:
+        super().__init__(real.engine, real.clock)
+        self.has_written, self.may_commit = threading.Event(), threading.Event()
+
+    def run_in_transaction(
+        self, change: Callable[[Connection], T], *, lock: NamedLock | None = None
+    ) -> T:
+        def change_and_wait(connection: Connection) -> T:
+            result = change(connection)
+            self.has_written.set()
+            assert self.may_commit.wait(60)
+            return result
+
+        return super().run_in_transaction(change_and_wait, lock=lock)
+
+
+@pytest.mark.parametrize("is_refused", [False, True], ids=["claims only", "and a refusal"])
+def test_claim_counts_the_runs_of_a_claim_that_is_not_committed(
+    database_url: str, is_refused: bool
+) -> None:
+    """Two operators choose different tasks at the same time: no key of the tasks keeps them apart.
+
+    A refusal by a third operator takes an id, too, while the first claim is not committed.
+    """
+    policy = Policy(max_concurrent_runs=2)
+    with (
+        closing(World(database_url, policy)) as first,
+        closing(World(database_url, policy, create=False)) as second,
+        closing(World(database_url, policy, create=False)) as third,
+        ThreadPoolExecutor() as pool,
+    ):
+        early = [first.add("processing") for _ in range(2)]
+        late = first.add("pending")
+        first.reconcile()
+        for _ in range(2):
+            first.add("enrolled")
+        held = HeldBeforeCommit(first.database)
+
+        def claim(database: Database) -> list[UnfinishedRun]:
+            return runs.claim(
+                database, first.tables, EPOCH, installation="test", limit=2, unfinished=0
+            )
+
+        def refuse() -> None:
+            task = tasks.TrackedTask(late, "pending", EPOCH)
+            assert tasks.expire(
+                third.database, third.tables, task, EPOCH, installation="test", message="late"
+            )
+
+        claims = [pool.submit(claim, held)]
+        assert held.has_written.wait(60)
+        if not first.database.is_sqlite:  # it has one writer at a time
+            for task in early:
+                second.set(task, "enrolled")
+        refusal = pool.submit(refuse if is_refused else lambda: None)
+        wait([refusal], 0.5)
+        claims.append(pool.submit(claim, second.database))
+        wait(claims, 0.5)
+        held.may_commit.set()
+        refusal.result()
+        assert [len(each.result()) for each in claims] == [2, 0]
+        assert first.scalar("SELECT COUNT(*) FROM enrollgate_runs WHERE active = 1") == 2
+        assert first.status(late) == ("failed" if is_refused else "pending")
+
+
+def test_operators_that_claim_and_refuse_all_the_time_keep_to_the_limit(
+    server_database_url: str,
+) -> None:
+    """Three operators pass without a pause while Node.js enrolls tasks and others time out."""
+    policy = Policy(enrollment_timeout=300, max_concurrent_runs=4)
+    rows = 90
+    with closing(World(server_database_url, policy)) as first, ExitStack() as stack:
+        operators = [first] + [
+            stack.enter_context(closing(World(server_database_url, policy, create=False)))
+            for _ in range(2)
+        ]
+        values = ",".join(f"('processing', 'a@example.com', '{COURSE}')" for _ in range(rows))
+        first.sql(f"INSERT INTO download_tasks (status, email, course_url) VALUES {values}")
+        first.reconcile()
+        for each in operators:
+            each.clock.advance(300)
+        is_over, most, claimed = threading.Event(), [0], list[str]()
+
+        def watch() -> None:
+            with first.database.engine.connect().execution_options(
+                isolation_level="AUTOCOMMIT"
+            ) as connection:
+                while not is_over.is_set():
+                    count = text("SELECT COUNT(*) FROM enrollgate_runs WHERE active = 1")
+                    most.append(connection.execute(count).scalar_one())
+
+        def operate(world: World, seed: int) -> None:
+            random = Random(seed)
+            for _ in range(40):
+                task = random.randint(1, rows)
+                world.sql(
+                    "UPDATE download_tasks SET status = 'enrolled' "
+                    "WHERE id = :id AND status = 'processing'",
+                    id=task,
+                )
+                mine = runs.claim(
+                    world.database, world.tables, EPOCH, installation="test", limit=4, unfinished=0
+                )
+                claimed.extend(run.name for run in mine)
+                for late in tasks.due(world.database, world.tables, world.clock.now, 300)[:2]:
+                    tasks.expire(
+                        world.database, world.tables, late, EPOCH, installation="test", message=""
+                    )
+                if mine:
+                    world.sql(
+                        "UPDATE enrollgate_runs SET finished_at = claimed_at WHERE name = :name",
+                        name=mine[0].name,
+                    )
+
+        with ThreadPoolExecutor() as pool:
+            watcher = pool.submit(watch)
+            working = [pool.submit(operate, each, seed) for seed, each in enumerate(operators)]
+            wait(working)
+            is_over.set()
+            watcher.result()
+            for work in working:
+                work.result()
+        assert len(claimed) == len(set(claimed)) > 4
+        assert max(most) == 4
 
 
 def test_focused_pass_leaves_runs_that_another_operator_claimed(

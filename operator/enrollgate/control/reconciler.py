@@ -124,7 +124,7 @@ class Reconciler:
         # Rows that this part of the pass has waited for without getting them.
         self._waits = 0
         # Of the last full pass: for the numbers in summaries only.
-        self._backlog = Backlog((), tracked=0, due=0)
+        self._waiting = self._enrolled = 0
 
     def reconcile(self, changed: Collection[str] | None = None) -> PassSummary:
         """Run one pass: a full one, or one focused on the runs that are named as changed.
@@ -137,14 +137,14 @@ class Reconciler:
 
     def _full_pass(self) -> PassSummary:
         sent_before = self._database.statements
-        now = self._database.now()
-        expired = self._tend_gate(now)
+        seen = backlog.load_backlog(self._database, self._tables)
+        now = seen.now
+        expired = self._tend_gate(seen)
         unfinished = runs.unfinished(self._database, self._tables, installation=self._installation)
         observed = self._launcher.observe([run.name for run in unfinished])
         applied = self._apply(plan(unfinished, observed, self._policy), now)
-        enrolled = self._backlog.count(self._tables.statuses.enrolled)
         with_run = sum(run.task is TaskState.ENROLLED for run in unfinished)
-        is_work_left = enrolled > with_run or applied.finished > 0
+        is_work_left = self._enrolled > with_run or applied.finished > 0
         remaining = len(unfinished) - applied.finished
         claimed = self._launch_claimed(now, remaining, is_work_left=is_work_left)
         return self._summarize(
@@ -208,10 +208,9 @@ class Reconciler:
         sent_before: int,
     ) -> PassSummary:
         count, launched = claimed
-        statuses = self._tables.statuses
         return PassSummary(
-            waiting=self._backlog.count(*statuses.waiting),
-            enrolled=self._backlog.count(statuses.enrolled),
+            waiting=self._waiting,
+            enrolled=self._enrolled,
             unfinished=remaining + count - launched.finished,
             launched=applied.launched + launched.launched,
             finished=applied.finished + launched.finished,
@@ -223,11 +222,11 @@ class Reconciler:
 
     # the gate
 
-    def _tend_gate(self, now: datetime) -> int:
+    def _tend_gate(self, seen: Backlog) -> int:
         """Track what is at the gate; fail what has timed out. Return the number of the latter."""
-        timeout = self._policy.enrollment_timeout
-        seen = backlog.load_backlog(self._database, self._tables, now, timeout)
-        self._backlog = seen
+        now, statuses = seen.now, self._tables.statuses
+        self._waiting = seen.count(*statuses.waiting)
+        self._enrolled = seen.count(statuses.enrolled)
         self._warn_of_unknown_statuses(seen.unknown_statuses.items())
         metrics.TASKS.labels("unknown").set(seen.unknown)
         if seen.new:
@@ -235,10 +234,11 @@ class Reconciler:
                 self._log_decision(task.task_id, task.status, 0.0)
         if seen.changed:
             for change in tasks.record_changes(self._database, self._tables, now):
-                is_fresh = change.was not in self._tables.statuses.waiting
+                is_fresh = change.was not in statuses.waiting
                 elapsed = 0.0 if is_fresh else (now - change.since).total_seconds()
                 self._log_decision(change.task_id, change.status, elapsed)
-        expired = self._expire(now) if seen.due else 0
+        is_due = seen.is_timeout_over(self._policy.enrollment_timeout)
+        expired = self._expire(now) if is_due else 0
         if seen.left:
             for left in tasks.left_gate(self._database, self._tables):
                 self._untrack(left, now)

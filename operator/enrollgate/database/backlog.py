@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, String, cast, func, literal, null, select, union_all
+from sqlalchemy import String, cast, func, literal, null, select, union_all
 
 from enrollgate.database.engine import Database
 from enrollgate.database.tables import STATUS_LENGTH, Tables, tracked_tasks
@@ -36,14 +36,15 @@ class Group:
 class Backlog:
     """The whole backlog in a few numbers, all read at one moment by one statement.
 
-    `tracked` is the number of tracked tasks, `due` the number of those whose enrollment timeout is
-    over. `unknown_statuses` maps unknown statuses of untracked tasks to their numbers, for
-    UNKNOWN_STATUS_LIMIT of them.
+    `now` is that moment by the database's clock. `tracked` is the number of tracked tasks,
+    `waiting_since` since when the longest known waiting one is known. `unknown_statuses` maps
+    unknown statuses of untracked tasks to their numbers, for UNKNOWN_STATUS_LIMIT of them.
     """
 
+    now: datetime
     groups: tuple[Group, ...]
     tracked: int
-    due: int
+    waiting_since: datetime | None
     unknown_statuses: Mapping[str | None, int] = field(default_factory=dict)
 
     @property
@@ -70,16 +71,18 @@ class Backlog:
         """Return how many untracked tasks have an unknown status."""
         return sum(g.tasks for g in self.groups if g.status is None and g.last_seen is None)
 
+    def is_timeout_over(self, timeout: float) -> bool:
+        """Return whether a waiting task has been known for `timeout` seconds."""
+        limit = self.now - timedelta(seconds=timeout)
+        return self.waiting_since is not None and self.waiting_since <= limit
+
     def count(self, *statuses: str) -> int:
         """Return how many tasks have one of these configured statuses (waiting or enrolled)."""
         return sum(g.tasks for g in self.groups if g.status in statuses)
 
 
-def load_backlog(database: Database, tables: Tables, now: datetime, timeout: float) -> Backlog:
-    """Read the backlog by one statement over the open tasks and the tracked tasks.
-
-    `timeout` in seconds.
-    """
+def load_backlog(database: Database, tables: Tables) -> Backlog:
+    """Read the backlog, and the clock, by one statement over the open and the tracked tasks."""
     with_tracking = tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id)
     finished = (tables.statuses.completed, tables.statuses.failed)
     by_status = (
@@ -99,40 +102,55 @@ def load_backlog(database: Database, tables: Tables, now: datetime, timeout: flo
         by_status.c.tasks,
     ).subquery("configured")
     unknown = (
-        select(literal("unknown"), cast(tables.status, String(STATUS_LENGTH)), null(), func.count())
+        select(
+            literal("unknown"),
+            cast(tables.status, String(STATUS_LENGTH)),
+            null(),
+            func.count(),
+            null(),
+        )
         .select_from(with_tracking)
         .where(tables.is_unknown(), tracked_tasks.c.task_id.is_(None))
         .group_by(tables.status)
         .limit(UNKNOWN_STATUS_LIMIT)
         .subquery("unknown")
     )
+    first_seen = func.min(tracked_tasks.c.first_seen_at)
     statement = union_all(
+        # The first part gives the columns their types.
+        select(
+            literal("clock"),
+            null(),
+            null(),
+            literal(0),
+            database.clock_expression(),
+        ),
         select(
             literal("tasks"),
             configured.c.status,
             configured.c.last_seen,
             func.sum(configured.c.tasks),
+            null(),
         ).group_by(configured.c.status, configured.c.last_seen),
         select(*unknown.c),
-        select(literal("tracked"), null(), null(), func.count()).select_from(tracked_tasks),
-        select(literal("due"), null(), null(), func.count()).where(is_due(tables, now, timeout)),
+        select(literal("tracked"), null(), null(), func.count(), null()).select_from(tracked_tasks),
+        # One part for each status: so each is a single look into the index.
+        *(
+            select(literal("waiting"), null(), null(), literal(0), first_seen).where(
+                tracked_tasks.c.last_seen_status == status
+            )
+            for status in tables.statuses.waiting
+        ),
     )
     with database.read_transaction() as connection:
         rows = [
-            (kind, status, last_seen, int(tasks))
-            for kind, status, last_seen, tasks in connection.execute(statement)
+            (kind, status, last_seen, int(tasks), instant)
+            for kind, status, last_seen, tasks, instant in connection.execute(statement)
         ]
-    totals = {kind: tasks for kind, _, _, tasks in rows}
     return Backlog(
-        tuple(Group(*row) for kind, *row in rows if kind == "tasks"),
-        tracked=totals["tracked"],
-        due=totals["due"],
-        unknown_statuses={status: tasks for kind, status, _, tasks in rows if kind == "unknown"},
-    )
-
-
-def is_due(tables: Tables, now: datetime, timeout: float) -> ColumnElement[bool]:
-    """Build the condition: a tracked task is waiting and its timeout (seconds) is over."""
-    return tracked_tasks.c.last_seen_status.in_(tables.statuses.waiting) & (
-        tracked_tasks.c.first_seen_at <= now - timedelta(seconds=timeout)
+        now=next(instant for kind, _, _, _, instant in rows if kind == "clock"),
+        groups=tuple(Group(*row) for kind, *row, _ in rows if kind == "tasks"),
+        tracked=next(tasks for kind, _, _, tasks, _ in rows if kind == "tracked"),
+        waiting_since=min((row[4] for row in rows if row[0] == "waiting" and row[4]), default=None),
+        unknown_statuses={status: tasks for kind, status, _, tasks, _ in rows if kind == "unknown"},
     )

@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from pymysql.constants import CR, ER
-from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Engine,
+    create_engine,
+    event,
+    func,
+    literal,
+    select,
+    text,
+)
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import (
     DBAPIError,
@@ -34,6 +45,7 @@ from tenacity import (
 )
 
 from enrollgate.common.redaction import redact
+from enrollgate.database.tables import INSTANT
 
 T = TypeVar("T")
 
@@ -163,20 +175,20 @@ class NamedLock:
 class Clock(Protocol):
     """A source of the time in UTC, without a time zone; in production the database's own clock."""
 
-    def __call__(self, connection: Connection, /) -> datetime:
-        """Return the time now."""
+    def __call__(self, *, is_sqlite: bool) -> ColumnElement[datetime]:
+        """Build the expression of the time now, for any statement that needs it."""
         ...
 
 
-def database_clock(connection: Connection) -> datetime:
-    """Return the UTC time of the database server.
+def database_clock(*, is_sqlite: bool) -> ColumnElement[datetime]:
+    """Build the expression of the database server's UTC time.
 
-    So all operators share one clock, whatever the clocks of their machines say.
+    So all operators share one clock, whatever the clocks of their machines say. SQLite has no
+    server: there it is the clock of this machine, to the microsecond.
     """
-    if connection.dialect.name == "sqlite":
-        return datetime.now(UTC).replace(tzinfo=None)
-    now: datetime = connection.execute(text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
-    return now
+    if is_sqlite:
+        return literal(datetime.now(UTC).replace(tzinfo=None), INSTANT)
+    return func.utc_timestamp(text("6"), type_=INSTANT)
 
 
 class Database:
@@ -248,10 +260,14 @@ class Database:
                 reraise=True,
             )(attempt)
 
+    def clock_expression(self) -> ColumnElement[datetime]:
+        """Build the expression of the time now, UTC, by the database's clock."""
+        return self.clock(is_sqlite=self.is_sqlite)
+
     def now(self) -> datetime:
         """Return the time of the database's clock, UTC."""
         with self.read_transaction() as connection:
-            return self.clock(connection)
+            return connection.execute(select(self.clock_expression())).scalar_one()
 
     def close(self) -> None:
         """Close every connection."""

@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 
 from enrollgate.common.redaction import redact
-from enrollgate.database.engine import LOCK_TIMEOUT, Database, NamedLock
+from enrollgate.database.engine import Database
 from enrollgate.database.tables import INSTANT, Tables, runs, tracked_tasks
 from enrollgate.domain.planner import Record, Stop
 from enrollgate.domain.reasons import Reason, explain
@@ -58,11 +58,6 @@ _LOST_IN_A_ROW = (
 )
 
 
-def ignoring_duplicates(database: Database) -> str:
-    """Return the prefix that makes an INSERT skip the rows whose key is taken."""
-    return "OR IGNORE" if database.is_sqlite else "IGNORE"
-
-
 def claim(
     database: Database,
     tables: Tables,
@@ -79,45 +74,45 @@ def claim(
     `limit` is how many unfinished runs the installation may have, `unfinished` how many the caller
     has counted.
 
-    Two operators that claim at the same time claim one after the other (a named lock), so that
-    together they keep to the limit. Even without the lock no task would be claimed twice: unique
-    keys make the second row be skipped.
+    Two operators that claim at the same time keep to the limit together: see `_next_id`. Also,
+    unique keys allow no task to be claimed twice.
     """
 
     def change(connection: Connection) -> list[UnfinishedRun]:
         counted = unfinished
         for _ in range(2):
             inserted = connection.execute(
-                _build_claim(
-                    database, tables, now, installation, slots=limit - counted, unfinished=counted
-                )
+                _build_claim(tables, now, installation, slots=limit - counted, unfinished=counted)
             )
             if inserted.rowcount:
-                # The ids of one statement are consecutive but for those of other installations.
-                # MySQL reports the first one, SQLite the last one.
-                first = inserted.lastrowid
-                if database.is_sqlite:
-                    first -= inserted.rowcount - 1
-                # Nobody can have taken these runs further yet: they are not committed.
-                mine = (
-                    runs.c.id >= first,
-                    runs.c.installation == installation,
-                    runs.c.state == RunState.CLAIMED.value,
-                )
-                return _read_unfinished(connection, tables, *mine)
+                # `_build_claim` inserts them in the order of their ids, without gaps. Of explicit
+                # ids, both databases report the last one:
+                # https://dev.mysql.com/doc/c-api/8.4/en/mysql-insert-id.html
+                last: int = inserted.lastrowid
+                mine = runs.c.id.between(last - inserted.rowcount + 1, last)
+                return _read_unfinished(connection, tables, mine)
             recounted = connection.execute(_count_unfinished(installation)).scalar_one()
             if not counted < recounted < limit:
                 break
             counted = recounted  # another operator has claimed meanwhile, and left slots free
         return []
 
-    name = f"enrollgate-claim-{installation}"
-    lock = NamedLock(name, LOCK_TIMEOUT, f"another operator holds the lock {name!r}")
-    return database.run_in_transaction(change, lock=lock)
+    return database.run_in_transaction(change)
+
+
+def _next_id() -> ColumnElement[int]:
+    """Build the expression of the id that follows the last run's. Every new run takes its id so.
+
+    This is how inserting transactions run as if one after the other, without a lock of their own.
+    Of two that do not see each other's runs, both begin with the same id. The second one waits for
+    the first, is refused (a duplicate key), and `run_in_transaction` tries it again: then it counts
+    the first one's runs. An id by AUTO_INCREMENT would let both commit, above the limit.
+    """
+    last = runs.alias("last")
+    return select(func.coalesce(func.max(last.c.id), 0) + 1).scalar_subquery()
 
 
 def _build_claim(
-    database: Database,
     tables: Tables,
     now: datetime,
     installation: str,
@@ -142,7 +137,9 @@ def _build_claim(
         .subquery("chosen")
     )
     task_id, run_number = cast(chosen.c.task_id, String(20)), cast(chosen.c.run_number, String(20))
+    position = func.row_number().over(order_by=chosen.c.task_id)
     values: dict[str, ColumnElement[Any]] = {
+        "id": _next_id() + position - 1,
         "task_id": chosen.c.task_id,
         "run_number": chosen.c.run_number,
         # As `run_name` builds it.
@@ -151,8 +148,8 @@ def _build_claim(
         "state": literal(RunState.CLAIMED.value),
         "claimed_at": literal(now, INSTANT),
     }
-    statement = insert(runs).from_select(list(values), select(*values.values()))
-    return statement.prefix_with(ignoring_duplicates(database))
+    rows = select(*values.values()).order_by(chosen.c.task_id)
+    return insert(runs).from_select(list(values), rows)
 
 
 def unfinished(
@@ -436,6 +433,7 @@ def insert_refusal(
     run_number = (last or 0) + 1
     connection.execute(
         insert(runs).values(
+            id=_next_id(),
             task_id=task_id,
             run_number=run_number,
             name=run_name(installation, task_id, run_number),

@@ -6,14 +6,13 @@ writes `status` is a compare-and-set of one row in a short transaction of its ow
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from sqlalchemy import Connection, Update, delete, insert, literal, select, update
 
-from enrollgate.database.backlog import is_due
 from enrollgate.database.engine import Database
-from enrollgate.database.runs import compare_and_set, ignoring_duplicates, insert_refusal
+from enrollgate.database.runs import compare_and_set, insert_refusal
 from enrollgate.database.tables import INSTANT, Tables, runs, tracked_tasks
 from enrollgate.domain.gate import unexpected_status_message
 from enrollgate.domain.reasons import Reason
@@ -76,7 +75,8 @@ def track_new(database: Database, tables: Tables, now: datetime) -> Iterator[Tra
         tracked_tasks.c.last_seen_status,
     )
     statement = insert(tracked_tasks).from_select(columns, new)
-    statement = statement.prefix_with(ignoring_duplicates(database))
+    # Skip the rows whose key is taken.
+    statement = statement.prefix_with("OR IGNORE" if database.is_sqlite else "IGNORE")
     database.run_in_transaction(lambda connection: connection.execute(statement))
     added = select(*columns).where(
         tracked_tasks.c.last_seen_status.in_(tables.statuses.open),
@@ -139,7 +139,10 @@ def due(database: Database, tables: Tables, now: datetime, timeout: float) -> li
         select(
             tracked_tasks.c.task_id, tracked_tasks.c.last_seen_status, tracked_tasks.c.first_seen_at
         )
-        .where(is_due(tables, now, timeout))
+        .where(
+            tracked_tasks.c.last_seen_status.in_(tables.statuses.waiting),
+            tracked_tasks.c.first_seen_at <= now - timedelta(seconds=timeout),
+        )
         .order_by(tracked_tasks.c.first_seen_at)
         .limit(EXPIRY_LIMIT)
     )

@@ -46,6 +46,9 @@ class Item:
     # Its place in the lecture that it is a part of, from 1, and so on inwards. Empty for a whole
     # lecture.
     part: tuple[int, ...] = ()
+    # The digits of its index and of its places, so that names sort as the course does.
+    widths: tuple[int, ...] = ()
+    section_width: int = 2
 
     @property
     def key(self) -> str:
@@ -60,9 +63,12 @@ class Item:
     def number(self) -> str:
         """Return the start of its file name:
 
-        `03`, or `03.2` for the second part of the third lecture.
+        `03`, or `03.2` for the second part of the third lecture. `003` in a course of 100.
         """
-        return ".".join((f"{self.index:02d}", *map(str, self.part)))
+        places = (self.index, *self.part)
+        defaults = (2, *[1] * len(self.part))
+        widths = self.widths + defaults[len(self.widths) :]
+        return ".".join(f"{place:0{width}d}" for place, width in zip(places, widths, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def section_name(item: Item) -> str:
     """Return the name of the folder of the item's section; empty if it has none."""
     if not item.section:
         return ""
-    number = f"{item.section_index:02d} - " if item.section_index else ""
+    number = f"{item.section_index:0{item.section_width}d} - " if item.section_index else ""
     return number + safe_name(item.section, _MAX_TITLE)
 
 

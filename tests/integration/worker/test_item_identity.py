@@ -49,9 +49,12 @@ def test_a_partial_file_of_another_rendition_is_not_continued(
     hd, sd = content(300_000, 11), content(200_000, 12)
     site.lectures[:2] = [Lecture("hd", hd), Lecture("sd", sd)]
 
-    def page(n: int) -> tuple[str, bytes]:
-        source = f'<source src="{site.url}/{n}.mp4" label="{n}">'
-        return "text/html", f"<html><title>P</title><video>{source}</video></html>".encode()
+    def page(best: int) -> tuple[str, bytes]:
+        sources = "".join(
+            f'<source src="{site.url}/{n}.mp4" label="{720 if n == best else 360}p">'
+            for n in (1, 2)
+        )
+        return "text/html", f"<html><title>P</title><video>{sources}</video></html>".encode()
 
     site.pages["/page"] = page(1)
     site.faults["/1.mp4"] = Fault(reset_after=100_000)

@@ -22,12 +22,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from enrollgate.common.files import file_md5, write_atomically
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.course import Delivered, Fetched, Item, OnBytes
 from enrollgate.worker.disk import destination_failure
+from enrollgate.worker.identity import public_url
 from enrollgate.worker.names import course_name, course_suffix, item_name, section_name
 
 MANIFEST = "manifest.json"
@@ -132,7 +132,7 @@ class Directory:
                     "file": str(target.relative_to(self._folder())),
                     "bytes": size,
                     "md5": digest,
-                    "source_url": _without_query(item.source_url),
+                    "source_url": public_url(item.source_url),
                 }
                 self._write_manifest()
         return Delivered(item.item_id, size, digest)
@@ -221,13 +221,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _without_query(url: str) -> str:
-    """Return the URL without query, user name and password, which may be secrets."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}" if parts.netloc else parts.path
 
 
 @contextmanager

@@ -9,18 +9,17 @@ and one complete file for each. A simpler program would get these wrong, and eac
 - Udemy's extractor enrolls the account in a free course. A worker must never enroll.
 """
 
-import hashlib
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from yt_dlp.utils import int_or_none, unsmuggle_url
+from yt_dlp.utils import int_or_none
 
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.cookies import copy_cookies
 from enrollgate.worker.course import Course, Fetched, Item, LoginRequired, OnFetched, PlaylistFound
+from enrollgate.worker.downloaders.entries import Entry, candidates, unsmuggle
 from enrollgate.worker.downloaders.fetcher import Fetcher, build_options
 from enrollgate.worker.downloaders.guarded import (
     NestedPlaylist,
@@ -29,7 +28,7 @@ from enrollgate.worker.downloaders.guarded import (
 )
 from enrollgate.worker.downloaders.yt_dlp_compat import PLAYLIST_TYPES, UdemyIE, replace_method
 from enrollgate.worker.downloaders.yt_dlp_errors import errors_as_failures
-from enrollgate.worker.identity import unsigned
+from enrollgate.worker.identity import choose_names
 from enrollgate.worker.order import WorkOrder
 
 # Links that Udemy shows only to accounts that are not enrolled.
@@ -40,10 +39,10 @@ _MAX_REDIRECTS = 5
 _MAX_DEPTH = 3
 # Items of a playlist within the course. They are all in memory.
 _MAX_NESTED_ITEMS = 10_000
-# Characters of an item's id.
-_MAX_ID_LENGTH = 200
-
-_Entry = dict[str, Any]
+# Digits of the numbers of items and sections, in a list whose length is known only at its end. They
+# must be the same in every attempt.
+_LAZY_WIDTH = 4
+_LAZY_SECTION_WIDTH = 3
 
 
 def _never_enroll(_self: object, _base_url: str, webpage: str, course_id: str) -> None:
@@ -62,7 +61,7 @@ replace_method(UdemyIE, "_enroll_course", _never_enroll)
 class _Listed:
     """An entry, and the playlists that contain it: their URLs, the course's first."""
 
-    entry: _Entry
+    entry: Entry
     playlists: tuple[str, ...]
 
 
@@ -74,6 +73,7 @@ class YtDlp:
         self._stop = stop
         # By the items' ids.
         self._listed: dict[str, _Listed] = {}
+        self._names = set[str]()
         self._local = threading.local()
         self._fetchers: list[Fetcher] = []
         options = build_options(copy_cookies(order))
@@ -83,7 +83,7 @@ class YtDlp:
 
     def open(self) -> Course:
         """Request the course's page. Its entries are requested as they are iterated."""
-        info: _Entry | None = {"_type": "url", "url": self._order.course_url}
+        info: Entry | None = {"_type": "url", "url": self._order.course_url}
         for _ in range(1 + _MAX_REDIRECTS):
             if info and info.get("_type") in ("url", "url_transparent"):
                 with errors_as_failures():
@@ -92,12 +92,15 @@ class YtDlp:
             message = "yt-dlp finds nothing to download on this page"
             raise Failure(Reason.UNSUPPORTED_COURSE, message)
         title = _fix_surrogates(info.get("title") or info.get("id") or "course")
+        extractor = str(info.get("extractor_key") or "Generic")
         if info.get("_type") not in PLAYLIST_TYPES:
-            return Course(title, self._items([info], ()), 1)
+            return Course(title, self._items([info], (), extractor), 1)
         entries = info.get("entries") or ()
         url = str(info.get("webpage_url") or self._order.course_url)
         total = len(entries) if isinstance(entries, list | tuple) else None
-        return Course(title, self._items(entries, (url,)), total)
+        count = total or int_or_none(info.get("playlist_count"))
+        width = _LAZY_WIDTH if count is None else _digits(count)
+        return Course(title, self._items(entries, (url,), extractor, width), total)
 
     def fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Fetched:
         """Download one entry into its folder and continue an earlier attempt's partial file.
@@ -128,21 +131,54 @@ class YtDlp:
             fetcher.close()
 
     def _items(
-        self, entries: Iterable[_Entry | None], playlists: tuple[str, ...]
+        self,
+        entries: Iterable[Entry | None],
+        playlists: tuple[str, ...],
+        extractor: str = "Generic",
+        width: int = 2,
     ) -> Iterator[Item]:
-        """Yield the course's items as yt-dlp lists them."""
+        """Yield the course's items as yt-dlp lists them. `width`: the digits of their numbers."""
         sections = dict[str, int]()
-        for index, entry in _iter_entries(entries):
-            item_id = self._identify(entry)
+        section_width = _LAZY_SECTION_WIDTH
+        if isinstance(entries, list | tuple):
+            section_width = _section_width([each for each in entries if each])
+        for index, entry, item_id in self._name_entries(entries, extractor):
             self._listed[item_id] = _Listed(entry, playlists)
             section = _fix_surrogates(entry.get("chapter") or "")
             number = sections.setdefault(section, len(sections) + 1) if section else 0
             number = int_or_none(entry.get("chapter_number")) or number
             title = _fix_surrogates(entry.get("title") or entry.get("id") or f"item {index}")
             url = _source_url(entry, self._order.course_url)
-            yield Item(item_id, index, title, section, number, url)
+            yield Item(
+                item_id,
+                index,
+                title,
+                section,
+                number,
+                url,
+                widths=(width,),
+                section_width=section_width,
+            )
 
-    def _unfold(self, parent: Item, playlist: _Entry) -> list[Item]:
+    def _name_entries(
+        self, entries: Iterable[Entry | None], extractor: str, prefix: str = ""
+    ) -> Iterator[tuple[int, Entry, str]]:
+        """Yield the entries with their positions and names, in their order."""
+        listed = _iter_entries(entries)
+        if isinstance(entries, list | tuple):
+            # All names are known before the first is chosen.
+            pairs = list(listed)
+            names = choose_names(
+                [candidates(entry, extractor, prefix) for _, entry in pairs], self._names
+            )
+            for (index, entry), name in zip(pairs, names, strict=True):
+                yield index, entry, name
+            return
+        for index, entry in listed:
+            names = choose_names(iter([candidates(entry, extractor, prefix)]), self._names)
+            yield index, entry, next(names)
+
+    def _unfold(self, parent: Item, playlist: Entry) -> list[Item]:
         """Return the items of a playlist that was listed as one item.
 
         They are listed at once, because this thread's YoutubeDL must download, too. Raises Failure
@@ -153,7 +189,7 @@ class YtDlp:
         if url in outer or len(outer) > _MAX_DEPTH:
             message = f"this is a playlist within itself, or within more than {_MAX_DEPTH} others"
             raise Failure(Reason.UNSUPPORTED_COURSE, message)
-        items = list[Item]()
+        entries = list[Entry | None]()
         for number, entry in _iter_entries(playlist.get("entries") or ()):
             if self._stop.is_set():
                 raise Failure(Reason.STOPPED, "asked to stop; the next attempt lists it again")
@@ -163,47 +199,40 @@ class YtDlp:
                     f"this is a playlist of more than {_MAX_NESTED_ITEMS:,} items",
                     remedy="Write its URL to a row of its own, as a course.",
                 )
+            entries += [None] * (number - 1 - len(entries)) + [entry]
+        extractor = str(playlist.get("extractor_key") or "Generic")
+        widths = (*parent.widths, _digits(len(entries), least=1))
+        items = list[Item]()
+        for number, entry, item_id in self._name_entries(entries, extractor, f"{parent.item_id}/"):
             item = replace(
                 parent,
-                item_id=self._identify(entry, f"{parent.item_id}/"),
+                item_id=item_id,
                 title=_fix_surrogates(entry.get("title") or parent.title),
                 part=(*parent.part, number),
                 source_url=_source_url(entry, parent.source_url),
+                widths=widths,
             )
             self._listed[item.item_id] = _Listed(entry, (*outer, url))
             items.append(item)
         if not items:
             message = "yt-dlp finds nothing to download for this item"
             raise Failure(Reason.UNSUPPORTED_COURSE, message)
-        return items if len(items) > 1 else [replace(items[0], part=parent.part)]
-
-    def _identify(self, entry: _Entry, prefix: str = "") -> str:
-        """Return a unique id for the entry that is the same in each attempt.
-
-        It is made of the site's own id, or else of a digest of the URL without its signature.
-        """
-        url, smuggled = _unsmuggle(str(entry.get("url") or ""))
-        extractor = entry.get("ie_key") or entry.get("extractor_key") or "Generic"
-        own_id = smuggled.get("force_videoid") or entry.get("id")
-        if extractor == "Generic" and own_id is not None and own_id is entry.get("id"):
-            # The generic extractor takes it from the URL's last part, query included.
-            own_id = str(own_id).partition("?")[0]
-        own_id = own_id or _digest(unsigned(url or str(entry.get("title"))))
-        name = f"{prefix}{extractor}:{own_id}".encode(errors="replace").decode()
-        if len(name) > _MAX_ID_LENGTH:
-            name = f"{name[:100]}#{_digest(name)}"
-        number, item_id = 1, name
-        while item_id in self._listed:
-            number += 1
-            item_id = f"{name}#{number}"
-        return item_id
+        single = replace(items[0], part=parent.part, widths=parent.widths)
+        return items if len(items) > 1 else [single]
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
+def _digits(count: int, least: int = 2) -> int:
+    """Return how many digits the numbers of a list of this length have."""
+    return max(least, len(str(count)))
 
 
-def _iter_entries(entries: Iterable[_Entry | None]) -> Iterator[tuple[int, _Entry]]:
+def _section_width(entries: list[Entry]) -> int:
+    numbers = [int_or_none(entry.get("chapter_number")) or 0 for entry in entries]
+    titles = {entry.get("chapter") for entry in entries}
+    return _digits(max([len(titles), *numbers]))
+
+
+def _iter_entries(entries: Iterable[Entry | None]) -> Iterator[tuple[int, Entry]]:
     """Yield the entries with their positions, counted from 1, without those that are gone (None).
 
     Raises Failure if yt-dlp fails to list the next one.
@@ -220,19 +249,10 @@ def _iter_entries(entries: Iterable[_Entry | None]) -> Iterator[tuple[int, _Entr
             yield position, entry
 
 
-def _source_url(entry: _Entry, default: str) -> str:
+def _source_url(entry: Entry, default: str) -> str:
     return _fix_surrogates(
-        _unsmuggle(str(entry.get("webpage_url") or entry.get("url") or default))[0]
+        unsmuggle(str(entry.get("webpage_url") or entry.get("url") or default))[0]
     )
-
-
-def _unsmuggle(url: str) -> tuple[str, _Entry]:
-    """Return the URL without the data that yt-dlp hides in it for itself, and that data."""
-    try:
-        plain, hidden = unsmuggle_url(url, {})
-    except (LookupError, ValueError):  # The site's own text only looks like yt-dlp's data.
-        return url, {}
-    return plain, hidden if isinstance(hidden, dict) else {}
 
 
 def _fix_surrogates(text: object) -> str:

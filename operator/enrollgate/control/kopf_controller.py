@@ -4,7 +4,7 @@ Both run in this process and end together.
 
     kopf (event loop)                        runner (a thread of its own)
       watch our batch/v1 Jobs                  lease -> passes: observe -> plan -> apply
-        finished or gone? ── wake(name) ──▶      a focused pass
+        finished or gone? ── loop.wake(name) ─▶  a focused pass
       SIGTERM ── stop ──────────────────▶      ends after the current pass, releases the lease
 
 The watch decides nothing: a pass asks the API server itself, and a full pass at every interval
@@ -113,7 +113,7 @@ async def _run(settings: Settings) -> None:
                 launcher.connection_details,
                 launcher.namespace,
                 settings.installation,
-                runner.wake,
+                runner.loop.wake,
             )
             await _run_both(watching, runner.run, stop)
         _LOG.info("operator stopped; live Jobs continue and are adopted at the next start")

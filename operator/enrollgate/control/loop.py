@@ -1,6 +1,6 @@
 """The loop: a pass, then sleep until the interval is over or something wakes it.
 
-Only `stop` ends it.
+Only `stop` ends it, and `reset` lets it work again.
 
 A full pass is made at every interval, and at once when asked for without a name. Named runs that
 have changed get a focused pass at once; for many at a time, one full pass is cheaper. A pass that
@@ -65,7 +65,7 @@ class Loop:
         with self._lock:
             if name is None:
                 self._full_pass_due = self._monotonic()
-            else:
+            elif len(self._changed) <= FOCUS_LIMIT:  # else the next pass is a full one anyway
                 self._changed.add(name)
         self._woken.set()
 
@@ -73,6 +73,12 @@ class Loop:
         """End the loop after the current pass."""
         self._stopped.set()
         self._woken.set()
+
+    def reset(self) -> None:
+        """Undo `stop`, so that `run` can work again. Its first pass is a full one."""
+        with self._lock:
+            self._full_pass_due = self._monotonic()
+        self._stopped.clear()
 
     def run(self, reconcile: Callable[[Collection[str] | None], PassSummary]) -> None:
         """Repeat `reconcile` until stopped.

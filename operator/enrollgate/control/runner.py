@@ -2,7 +2,7 @@
 
     prepare ─▶ [ wait for the lease ] ─▶ loop of passes ─▶ lease lost? wait again
                                               ▲
-                     wake(name) ──────────────┘
+                loop.wake(name) ──────────────┘
 
 It runs in one thread and is called from others. Without leader election it works all the time.
 """
@@ -33,7 +33,8 @@ RETRY_BACKOFF = Backoff(base=1.0, factor=2.0, cap=30.0)
 class OperatorRunner:
     """The work of one operator process.
 
-    `run` blocks; `wake` and `stop` may be called from any thread, also before it.
+    `run` blocks; `stop` and the methods of `loop` may be called from any thread, also before it.
+    While another replica works, waking the loop does nothing: our first pass is a full one.
 
     `build_reconciler` returns a fresh one each time this replica starts to work: nothing is
     remembered from before.
@@ -53,29 +54,21 @@ class OperatorRunner:
         self._database = database
         self._tables = tables
         self._build_reconciler = build_reconciler
-        self._check_interval = check_interval
         self._health = health
         self._random = random
         self._elector = elector
         self._stopped = threading.Event()
-        self._lock = threading.Lock()
-        self._loop: Loop | None = None
-
-    def wake(self, name: str | None = None) -> None:
-        """Report that a run has changed.
-
-        While another replica works this does nothing: our first pass sees it.
-        """
-        with self._lock:
-            if self._loop is not None:
-                self._loop.wake(name)
+        self.loop = Loop(
+            interval=check_interval,
+            backoff=RETRY_BACKOFF,
+            random=random,
+            after_pass=self._record_pass,
+        )
 
     def stop(self) -> None:
         """End the work after the current pass."""
         self._stopped.set()
-        with self._lock:
-            if self._loop is not None:
-                self._loop.stop()
+        self.loop.stop()
 
     def run(self) -> None:
         """Work until stopped.
@@ -85,7 +78,11 @@ class OperatorRunner:
         """
         if not self._prepare():
             return
-        while not self._stopped.is_set():
+        while True:
+            # Before the lease is held: from then on, losing it may stop the loop at any moment.
+            self.loop.reset()
+            if self._stopped.is_set():
+                return
             if self._elector is None:
                 self._work()
             elif self._wait_for_lease(self._elector):
@@ -113,24 +110,13 @@ class OperatorRunner:
 
     def _work(self) -> None:
         """Run the loop until it is stopped."""
-        loop = Loop(
-            interval=self._check_interval,
-            backoff=RETRY_BACKOFF,
-            random=self._random,
-            after_pass=self._record_pass,
-        )
-        with self._lock:
-            self._loop = loop
         metrics.LEADING.set(1)
         try:
-            if not self._stopped.is_set():
-                loop.run(self._build_reconciler().reconcile)
+            self.loop.run(self._build_reconciler().reconcile)
         finally:
             metrics.LEADING.set(0)
             metrics.TASKS.clear()  # the next leader reports them, and they must not count twice
             metrics.RUNS_UNFINISHED.set(0)
-            with self._lock:
-                self._loop = None
 
     def _record_pass(self, summary: PassSummary | None) -> None:
         """Update health and metrics after a pass; `summary` is None if it was aborted."""
@@ -186,6 +172,4 @@ class OperatorRunner:
             _LOG.error("the lease is lost", error=str(error))
         finally:
             # However the renewal ended: nobody works without the lease.
-            with self._lock:
-                if self._loop is not None and not is_over.is_set():
-                    self._loop.stop()
+            self.loop.stop()

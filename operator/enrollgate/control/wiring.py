@@ -60,12 +60,12 @@ def run_operator(settings: Settings) -> None:
     """
     health = build_health(settings)
     database = build_database(settings)
-    # The launcher wakes the runner, and the runner's reconciler uses the launcher.
+    # The launcher wakes the runner's loop, and the runner's reconciler uses the launcher.
     runner = build_runner(
         settings, database=database, launcher=lambda: launcher, health=health, random=build_random()
     )
     try:
-        launcher = build_local_launcher(settings, on_change=runner.wake)
+        launcher = build_local_launcher(settings, on_change=runner.loop.wake)
     except LauncherRefused as error:
         raise Misconfigured(str(error)) from error
 

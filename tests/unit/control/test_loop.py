@@ -184,3 +184,23 @@ def test_ending_run_is_observed_again_soon() -> None:
 
     loop.run(reconcile)  # or it would sleep for an hour
     assert passes_made == [None, {"run-1"}]
+
+
+def test_stopped_loop_works_again_after_a_reset() -> None:
+    """As when a lease is lost and held again; meanwhile the other replica's runs change."""
+    loop = make_loop(interval=3600)
+    passes_made: list[Collection[str] | None] = []
+
+    def reconcile(changed: Collection[str] | None) -> PassSummary:
+        passes_made.append(changed)
+        loop.stop()
+        return SUMMARY
+
+    loop.run(reconcile)
+    for number in range(100 * FOCUS_LIMIT):
+        loop.wake(f"run-{number}")
+    loop.run(reconcile)
+    assert passes_made == [None], "it is still stopped"
+    loop.reset()
+    loop.run(reconcile)
+    assert passes_made == [None, None]

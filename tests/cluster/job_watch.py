@@ -10,7 +10,8 @@ from kubernetes import client
 from tests.cluster.control_plane import Cluster
 from tests.cluster.control_plane.cluster import lenient_client
 
-from enrollgate.launchers.kubernetes.views import RUN, TASK, parse_job
+from enrollgate.launchers.kubernetes.job_client import parse_job
+from enrollgate.launchers.kubernetes.views import RUN, TASK
 
 
 class JobWatch:

@@ -6,8 +6,9 @@ from tests.cluster.control_plane import Cluster
 from tests.job_settings import job_settings
 
 from enrollgate.domain.order import RunOrder
+from enrollgate.launchers.kubernetes.job_client import parse_job, parse_pod
 from enrollgate.launchers.kubernetes.manifest import build_job
-from enrollgate.launchers.kubernetes.views import JobView, PodView, parse_job, parse_pod
+from enrollgate.launchers.kubernetes.views import JobView, PodView
 
 ORDER = RunOrder("harness-1-1", 1, 1, "https://courses.example.com/1", "cookies.txt")
 # Runs until SIGTERM.

@@ -12,7 +12,7 @@ from tests.cluster.control_plane import Cluster, ControlPlane
 from tests.cluster.jobs import UP, delete, ended, list_logs, list_pods, make_job
 from tests.cluster.pod_runner import FakeKubelet, Fault, PodRunner
 
-from enrollgate.launchers.kubernetes.views import parse_job
+from enrollgate.launchers.kubernetes.job_client import parse_job
 
 
 def of(namespace: str) -> Any:

@@ -20,7 +20,8 @@ from tests.databases.server import free_port
 from enrollgate.database import migrate, open_database
 from enrollgate.domain.reasons import exit_code
 from enrollgate.domain.report import Report
-from enrollgate.launchers.kubernetes.views import RUN, TASK, parse_job
+from enrollgate.launchers.kubernetes.job_client import parse_job
+from enrollgate.launchers.kubernetes.views import RUN, TASK
 
 INSTALLATION = "school"
 REPOSITORY = Path(__file__).parents[2]

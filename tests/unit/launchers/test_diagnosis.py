@@ -12,7 +12,7 @@ from enrollgate.launchers.kubernetes.diagnosis import (
     explain_not_started,
     explain_pod_failure,
 )
-from enrollgate.launchers.kubernetes.views import parse_event, parse_job, parse_pod
+from enrollgate.launchers.kubernetes.job_client import parse_event, parse_job, parse_pod
 
 BEGIN = datetime(2026, 1, 1, 12, tzinfo=UTC)
 FAILED = {

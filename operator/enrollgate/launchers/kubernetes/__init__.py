@@ -1,11 +1,11 @@
 """Runs as Kubernetes Jobs: one Job per run, in one namespace, through the official client.
 
     launcher      the `Launcher` protocol, on top of the modules below
-    job_client    reads and writes Jobs, pods and Events
+    job_client    reads and writes Jobs, pods and Events; turns raw objects into typed data
     request_pool  several requests at the same time
     api           HTTP to the API server: authentication, timeouts, retries, errors
     tls           certificates that Python 3.13 would refuse
-    views         raw objects become typed data (pure)
+    views         the typed data: what is known of a Job, a pod, an Event
     manifest      an order becomes a Job (pure)
     diagnosis     a Job, its pods and Events become a report (pure)
     events        the Events that `kubectl describe job` shows
@@ -22,9 +22,10 @@ from enrollgate.launchers.kubernetes.api import (
     ConnectionDetails,
     connect,
 )
+from enrollgate.launchers.kubernetes.job_client import changed_run
 from enrollgate.launchers.kubernetes.launcher import KubernetesLauncher
 from enrollgate.launchers.kubernetes.manifest import JobSettings, read_template
-from enrollgate.launchers.kubernetes.views import changed_run, job_selector
+from enrollgate.launchers.kubernetes.views import job_selector
 
 __all__ = [
     "Api",

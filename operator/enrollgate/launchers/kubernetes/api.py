@@ -2,7 +2,7 @@
 
 In: method, path, JSON. Out: JSON, or one of three errors. The client's generated methods build
 models from every answer, which costs more than the request itself; here the JSON is returned and
-`views` reads what is needed.
+`job_client` reads what is needed.
 
 The client does not retry (no retries by default, and never a POST or PATCH). So retries happen
 here, in one place: for 429, 5xx and broken connections, with back-off and jitter, honouring
@@ -49,7 +49,7 @@ _TRANSIENT = frozenset(
 )
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
-# A Kubernetes object as it is sent; only `views` reads it.
+# A Kubernetes object as it is sent; only `job_client` reads it.
 Json = dict[str, Any]
 # Seconds for connecting and answering together, or for each of the two.
 _Timeout = float | tuple[float, float]

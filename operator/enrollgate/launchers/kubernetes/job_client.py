@@ -1,11 +1,13 @@
 """What the launcher reads and writes in its namespace: Jobs, their pods, their Events.
 
 In: names, UIDs, manifests. Out: typed views. A refusal becomes LauncherRefused with the remedy.
-Nothing is decided here.
+Nothing is decided here. This is the one place that reads raw objects, also those of a watch. Fields
+as of `batch/v1` Job and `v1` Pod, https://kubernetes.io/docs/reference/kubernetes-api/.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from http import HTTPStatus
 from itertools import chain
 
@@ -13,14 +15,15 @@ from enrollgate.launchers.base import LauncherRefused
 from enrollgate.launchers.kubernetes.api import Api, ApiError, Json
 from enrollgate.launchers.kubernetes.request_pool import RequestPool
 from enrollgate.launchers.kubernetes.views import (
+    INSTALLATION,
     RECORDED,
+    WORKER,
     EventView,
+    JobResult,
     JobView,
     PodView,
+    Termination,
     job_selector,
-    parse_event,
-    parse_job,
-    parse_pod,
 )
 
 # Jobs per listing of pods. The API server scans all pods for each listing by label, so one listing
@@ -169,3 +172,130 @@ class JobClient:
         else:
             remedy = "see what it says; the tasks wait meanwhile"
         return LauncherRefused(f"the Kubernetes API server refused a request: {error}; {remedy}")
+
+
+def parse_job(raw: Json) -> JobView:
+    """Read a Job."""
+    metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
+    labels = metadata.get("labels") or {}
+    uncounted = status.get("uncountedTerminatedPods") or {}
+    # Which field was written when:
+    # https://kubernetes.io/docs/reference/using-api/server-side-apply/
+    status_writes = [
+        _time(entry, "time")
+        for entry in metadata.get("managedFields") or ()
+        if entry.get("subresource") == "status"
+    ]
+    return JobView(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        installation=labels.get(INSTALLATION),
+        is_recorded=RECORDED in labels,
+        created=datetime.fromisoformat(metadata["creationTimestamp"]),
+        started=_time(status, "startTime"),
+        is_suspended=bool(spec.get("suspend")),
+        is_deleting=bool(metadata.get("deletionTimestamp")),
+        ready_pods=int(status.get("ready") or 0),
+        current_pods=int(status.get("active") or 0)
+        + int(status.get("terminating") or 0)
+        + sum(len(uncounted.get(kind) or ()) for kind in ("succeeded", "failed")),
+        failed_pods=int(status.get("failed") or 0),
+        status_changed=max(filter(None, status_writes), default=None),
+        result=parse_job_result(status.get("conditions") or ()),
+    )
+
+
+def parse_job_result(conditions: Iterable[Json]) -> JobResult | None:
+    """Read how a Job ended, from `Complete` or `Failed`; None while it is unfinished."""
+    for condition in conditions:
+        kind = condition.get("type")
+        if kind in ("Complete", "Failed") and condition.get("status") == "True":
+            return JobResult(
+                kind == "Complete", _text(condition, "reason"), _text(condition, "message")
+            )
+    return None
+
+
+def parse_pod(raw: Json) -> PodView:
+    """Read a pod."""
+    metadata, status = raw["metadata"], raw.get("status") or {}
+    conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
+    scheduled = conditions.get("PodScheduled") or {}
+    unscheduled = disruption = ""
+    if scheduled.get("status") == "False":
+        unscheduled = _text(scheduled, "message") or "no node yet"
+    target = conditions.get("DisruptionTarget") or {}
+    if target.get("status") == "True":
+        disruption = _text(target, "message") or _text(target, "reason")
+    containers = status.get("containerStatuses") or ()
+    worker: Json = next((each for each in containers if each.get("name") == WORKER), {})
+    state = worker.get("state") or {}
+    waiting, terminated = state.get("waiting") or {}, state.get("terminated")
+    termination = None
+    if terminated:
+        termination = Termination(
+            exit_code=int(terminated.get("exitCode", -1)),
+            reason=_text(terminated, "reason"),
+            message=_text(terminated, "message"),
+        )
+    return PodView(
+        name=metadata["name"],
+        phase=_text(status, "phase") or "Pending",
+        reason=_text(status, "reason"),
+        message=_text(status, "message") or _failed_init_container(status),
+        created=datetime.fromisoformat(metadata["creationTimestamp"]),
+        delete_by=_time(metadata, "deletionTimestamp"),
+        has_started=bool(state.get("running") or terminated),
+        waiting_reason=_text(waiting, "reason"),
+        waiting_message=_text(waiting, "message"),
+        unscheduled=unscheduled,
+        disruption=disruption,
+        termination=termination,
+    )
+
+
+def _failed_init_container(pod_status: Json) -> str:
+    """Say which init container (of a job template) failed, so that the worker never started."""
+    for container in pod_status.get("initContainerStatuses") or ():
+        terminated = (container.get("state") or {}).get("terminated") or {}
+        if terminated.get("exitCode"):
+            return (
+                f"init container {container['name']} ended with exit code "
+                f"{terminated['exitCode']}: {_text(terminated, 'message')}"
+            )
+    return ""
+
+
+def parse_event(raw: Json) -> EventView:
+    """Read an Event."""
+    series = raw.get("series") or {}
+    return EventView(
+        reason=_text(raw, "reason"),
+        message=_text(raw, "message"),
+        is_warning=raw.get("type") == "Warning",
+        last_seen=_text(series, "lastObservedTime")
+        or _text(raw, "lastTimestamp")
+        or _text(raw, "eventTime"),
+    )
+
+
+def changed_run(event: Json) -> str | None:
+    """Return the run whose Job has finished, is gone or is no longer selected; else None.
+
+    `event` is a watch event of Jobs.
+    """
+    job = event.get("object") or {}
+    conditions = (job.get("status") or {}).get("conditions") or ()
+    if event.get("type") != "DELETED" and parse_job_result(conditions) is None:
+        return None
+    name: str | None = (job.get("metadata") or {}).get("name")
+    return name
+
+
+def _text(raw: Json, field: str) -> str:
+    return str(raw.get(field) or "")
+
+
+def _time(raw: Json, field: str) -> datetime | None:
+    value = raw.get(field)
+    return datetime.fromisoformat(value) if value else None

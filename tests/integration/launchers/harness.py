@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import pytest
 from tests.launching import launch
 
+from enrollgate.common import processes
 from enrollgate.common.backoff import Backoff
 from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
 from enrollgate.domain.order import RunOrder
-from enrollgate.launchers.local import processes
 from enrollgate.launchers.local.launcher import LocalLauncher
 from enrollgate.launchers.local.run_directory import RunDirectory
 

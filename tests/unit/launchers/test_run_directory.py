@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from enrollgate.common.backoff import Backoff
+from enrollgate.common.processes import Process
 from enrollgate.domain.order import RunOrder
-from enrollgate.launchers.local.processes import Process
 from enrollgate.launchers.local.run_directory import (
     RunDirectory,
     RunSpec,

@@ -36,6 +36,7 @@ import structlog
 
 from enrollgate.common.backoff import Backoff
 from enrollgate.common.files import write_private
+from enrollgate.common.processes import find, is_supported, kill_orphans, send_signal
 from enrollgate.domain.observation import LaunchOutcome, LaunchResult, Observation, Phase
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.planner import Launch
@@ -43,7 +44,6 @@ from enrollgate.domain.run import is_run_of
 from enrollgate.domain.run_event import RunEvent
 from enrollgate.launchers.base import LauncherRefused
 from enrollgate.launchers.local.environment import child_environment
-from enrollgate.launchers.local.processes import find, is_supported, kill_orphans, send_signal
 from enrollgate.launchers.local.run_directory import (
     RunDirectory,
     RunSpec,

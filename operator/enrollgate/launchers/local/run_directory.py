@@ -36,9 +36,9 @@ from typing import Any
 
 from enrollgate.common.backoff import Backoff
 from enrollgate.common.files import write_private
+from enrollgate.common.processes import Process
 from enrollgate.domain.order import RunOrder
 from enrollgate.launchers.local.exit_result import RunResult
-from enrollgate.launchers.local.processes import Process
 
 _NAME = re.compile(r"[a-z0-9-]{1,63}")
 _READ_LIMIT = 1 << 20

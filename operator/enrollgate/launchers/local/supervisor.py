@@ -31,6 +31,7 @@ from types import FrameType
 
 from enrollgate.common.backoff import delay
 from enrollgate.common.files import write_private
+from enrollgate.common.processes import find, kill_descendants
 from enrollgate.common.redaction import redact
 from enrollgate.domain.reasons import EXIT_SUCCEEDED, PERMANENT_EXIT_CODES, Reason
 from enrollgate.domain.report import Report
@@ -41,7 +42,6 @@ from enrollgate.launchers.local.exit_result import (
     parse_report,
     result_of,
 )
-from enrollgate.launchers.local.processes import find, kill_descendants
 from enrollgate.launchers.local.run_directory import RunDirectory, RunSpec, read_text
 
 # Seconds between two looks for a stop request. Its signal may not reach us, for example from

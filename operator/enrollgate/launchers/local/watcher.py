@@ -11,7 +11,7 @@ import selectors
 import threading
 from collections.abc import Callable
 
-from enrollgate.launchers.local.processes import Process, find, is_alive, open_pidfd
+from enrollgate.common.processes import Process, find, is_alive, open_pidfd
 
 # Seconds between two looks at processes without a pidfd.
 _POLL_INTERVAL = 1.0

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from enrollgate.launchers.local import processes
+from enrollgate.common import processes
 
 SLEEP = "import time; time.sleep(120)"
 

@@ -93,6 +93,14 @@ def descendants(leader: int) -> list[Process]:
         found |= children
 
 
+def command_name(process: Process) -> str:
+    """Return the name of the process's program, at most 15 bytes (proc(5)); empty if it is gone."""
+    try:
+        return (_PROC / str(process.pid) / "comm").read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
 def mentions_path(process: Process, path: Path) -> bool:
     """Return whether the path is in the process's environment, arguments or working directory."""
     wanted = os.fsencode(path)

@@ -34,7 +34,7 @@ databases: ## Install the database servers for the tests
 	@scripts/mariadb >/dev/null || true
 	@scripts/mysql >/dev/null || true
 
-webservers: ## Install the web servers for the tests
+webservers: ## Install the web servers and download programs for the tests
 	@scripts/webservers >/dev/null || true
 
 node: ## Install Node.js and npm for the tests

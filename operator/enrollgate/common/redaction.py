@@ -3,13 +3,29 @@
 import re
 import traceback
 
-# Each pattern begins where a word begins, and gives nothing back: its time is linear in the text.
-_LOCAL_PART = r"(?<![^\s@<>\"'(),;:/=&?])[^\s@<>\"'(),;:/=&?]++@"
-_ENCODED_LOCAL_PART = r"(?<![^\s@%<>\"'(),;:/=&?])[^\s@%<>\"'(),;:/=&?]++%40"
-_DOMAIN = r"[^\s@<>\"'(),;:/=&?]{1,255}\.[A-Za-z]{2,}"
-_EMAIL = re.compile(f"(?:{_LOCAL_PART}|{_ENCODED_LOCAL_PART}){_DOMAIN}")
-_USERINFO = re.compile(r"(?<![a-z0-9+.-])([a-z0-9+.-]++://)[^/\s?#]*@", re.IGNORECASE)
-_WORD = re.compile(r"[^\s\"'<>]++")
+# What ends a part of an e-mail address.
+_END = r"\s<>\"'(),;:/=&?"
+_DOMAIN = rf"(?:[^@%.{_END}]++\.)+[A-Za-z]{{2,}}"
+# Each pattern begins where a word or a host begins and looks at no character twice: its time is
+# linear in the text.
+_EMAIL = re.compile(
+    rf"(?<![^@{_END}])[^@{_END}]++@{_DOMAIN}|(?<![^@%{_END}])[^@%{_END}]++%40{_DOMAIN}"
+)
+# A URL's host with a user name, its path, and its query to the end of the word.
+_URL = re.compile(r"://([^/\s?#\"'<>]*+)([^\s?\"'<>]*+)(\?[^\s\"'<>]*+)?")
+_SPACE = re.compile(r"(\s+)")
+# What a terminal or a log viewer would obey: control characters, other line ends, and marks that
+# change the direction of text. Joiners stay, since Persian, Indic scripts and emoji need them.
+_CONTROLS = (
+    *range(0x20),
+    *range(0x7F, 0xA0),
+    *(0x61C, 0x200E, 0x200F, 0x2028, 0x2029, 0xFEFF),
+    *range(0x202A, 0x202F),
+    *range(0x2066, 0x206A),
+)
+# Common characters are in it as well: `str.translate` is slow for those that are not.
+_ESCAPES: dict[int, int | str] = {character: character for character in range(0x250)}
+_ESCAPES |= {control: chr(control).encode("unicode_escape").decode() for control in _CONTROLS}
 # How many characters are looked at for each one that may be returned.
 _LOOKED_AT = 16
 
@@ -18,8 +34,9 @@ def redact(text: str, limit: int = 1000) -> str:
     """Return the text without secrets, cut to `limit` characters.
 
     E-mail addresses, user names in URLs and URL queries are removed: a signed URL is a credential.
-    Single surrogates are replaced, since no database stores them. The time is linear in `limit`,
-    however long the text is.
+    Control characters are escaped (`\\n`, `\\x1b`), so the result is one line. Single surrogates
+    are replaced, since no database stores them. The time is linear in `limit`, however long the
+    text is.
     """
     if len(text) > _LOOKED_AT * limit:
         text = text[: _LOOKED_AT * limit]
@@ -27,21 +44,30 @@ def redact(text: str, limit: int = 1000) -> str:
         kept = max(text.rfind(space) for space in " \t\n")
         text = f"{text[: kept + 1]}..."
     text = text.encode("utf-8", "replace").decode()
-    text = _WORD.sub(_without_query, text)
-    text = _USERINFO.sub(r"\1", text)
-    text = _EMAIL.sub("<e-mail>", text)
+    if "://" in text or "@" in text or "%40" in text:
+        text = "".join(_redact_word(word) for word in _SPACE.split(text))
+    if not text.isprintable():
+        text = text.translate(_ESCAPES)
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def _without_query(word: re.Match[str]) -> str:
-    scheme = word[0].find("://")
-    query = word[0].find("?", scheme) if scheme >= 0 else -1
-    return word[0] if query < 0 else f"{word[0][:query]}?..."
+def _redact_word(word: str) -> str:
+    if "://" in word:
+        word = _URL.sub(_shorten_url, word)
+    if "@" in word or "%40" in word:
+        word = _EMAIL.sub("<e-mail>", word)
+    return word
+
+
+def _shorten_url(url: re.Match[str]) -> str:
+    """Return a URL from its `://` on, without user name and query."""
+    _, _, host = url[1].rpartition("@")
+    return f"://{host}{url[2]}{'?...' if url[3] else ''}"
 
 
 def redacted_traceback() -> str:
     """Return the traceback of the current exception, each of its lines redacted."""
-    return "".join(redact(line) for line in traceback.format_exc().splitlines(keepends=True))
+    return "".join(f"{redact(line)}\n" for line in traceback.format_exc().splitlines())
 
 
 def printable(text: str) -> str:

@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 from tests.integration.launchers.harness import is_gone, wait_for
 from tests.orders import make_order
 
-from enrollgate.domain.reasons import Reason
+from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.domain.report import Report
 from enrollgate.worker import work
 from enrollgate.worker.downloaders.command import Command
@@ -163,3 +164,143 @@ def test_stopping_ends_the_command_and_its_children(tmp_path: Path) -> None:
     assert reports[0].reason is Reason.STOPPED
     # A killed process ends when the kernel next lets it run.
     assert wait_for(lambda: is_gone(grandchild)), f"{signal.SIGKILL!r} did not reach the grandchild"
+
+
+def test_broken_files_are_reported_and_the_others_delivered(tmp_path: Path) -> None:
+    program = (
+        "for n in range(1, 8): (out / (str(n) + '.mp4')).touch()\n"
+        "(out / '8.mp4.part').write_text('x')\n"
+        "for n in range(9, 12): (out / (str(n) + '.mp4')).write_text(str(n))\n"
+        "(out / '11.en.srt').write_text('subtitle')\n"
+        "(out / '.DS_Store').write_text('x')\n"
+    )
+    report = run(tmp_path, program)
+    assert (report.reason, report.items_delivered) == (Reason.INCOMPLETE_DOWNLOAD, 4), report
+    assert [name.rpartition("/")[2] for name in names(tmp_path)] == [
+        "09 - 9.mp4",
+        "10 - 10.mp4",
+        "11 - 11.en.srt",
+        "11 - 11.mp4",
+        "manifest.json",
+    ]
+    assert {each.message for each in report.failed_items} & {
+        "'1.mp4': the command left an empty file"
+    }
+
+
+@pytest.mark.parametrize("name", ["output", "output/lectures"])
+def test_a_folder_replaced_by_a_link_is_unsafe(tmp_path: Path, name: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "secret.mp4").write_text("secret")
+    program = (
+        f"folder = out.parent / {name!r}\n"
+        "if folder.is_dir() and not folder.is_symlink(): folder.rmdir()\n"
+        f"if not folder.is_symlink(): folder.symlink_to({str(tmp_path / 'elsewhere')!r})\n"
+    )
+    for _ in range(2):  # the second attempt finds the link when it starts
+        assert run(tmp_path, program).reason is Reason.UNSAFE_OUTPUT
+    assert names(tmp_path) == []
+
+
+def test_a_link_to_the_cookies_is_not_delivered(tmp_path: Path) -> None:
+    (tmp_path / "cookies").mkdir()
+    line = "\t".join((".example.com", "TRUE", "/", "TRUE", "0", "session", "secret"))
+    (tmp_path / "cookies" / "cookies.txt").write_text(f"# Netscape HTTP Cookie File\n{line}\n")
+    program = "os.link(os.environ['ENROLLGATE_COOKIES_FILE'], out / 'Clay.mp4')\n"
+    order = order_for(tmp_path, HEAD + program)
+    settings = order.settings.model_copy(update={"cookies_dir": tmp_path / "cookies"})
+    report = work(replace(order, settings=settings), stop=threading.Event())
+    assert report.reason is Reason.UNSAFE_OUTPUT and names(tmp_path) == []
+
+
+def test_a_second_attempt_delivers_what_the_first_could_not(tmp_path: Path) -> None:
+    """What the first attempt fetched are hard links to the command's files."""
+    program = "(out / 'Clay.mp4').write_text('clay')\n"
+    (tmp_path / "out").write_text("no folder")
+    assert run(tmp_path, program).reason is not None
+    (tmp_path / "out").unlink()
+    assert run(tmp_path, program).reason is None and len(names(tmp_path)) == 2
+
+
+# A process that leaves its parent, its group and its session, then writes and ends.
+DAEMON = """
+if os.fork() == 0:
+    os.setsid()
+    if os.fork(): os._exit(0)
+    for stream in (0, 1, 2): os.close(stream)
+    import time
+"""
+
+
+def test_a_daemon_of_the_command_is_waited_for(tmp_path: Path) -> None:
+    """It writes for longer than a silent process may live."""
+    program = DAEMON + (
+        "    for number in range(12):\n"
+        "        time.sleep(0.25)\n"
+        "        with (out / 'Clay.mp4').open('a') as file: file.write(str(number % 10))\n"
+        "    os._exit(0)\n"
+    )
+    order = order_for(tmp_path, HEAD + program)
+    (item,) = Command(order, threading.Event(), leftover_timeout=1.5).open().items
+    file = order.scratch_dir / "output" / "Clay.mp4"
+    assert item.title == "Clay" and file.read_text() == "012345678901"
+
+
+def test_a_process_that_never_ends_is_named_and_killed(tmp_path: Path) -> None:
+    program = DAEMON + "    (out / 'pid').write_text(str(os.getpid())); time.sleep(600)\n"
+    order = order_for(tmp_path, HEAD + program)
+    with pytest.raises(Failure) as raised:
+        Command(order, threading.Event(), leftover_timeout=1).open()
+    assert raised.value.reason is Reason.COMMAND_FAILED
+    assert raised.value.message.partition("for 1 s: ")[2].startswith("python")
+    assert is_gone(int((order.scratch_dir / "output" / "pid").read_text()))
+
+
+@pytest.mark.parametrize("ends", ["sys.exit(3)", "os.kill(os.getpid(), 9)"])
+def test_what_a_failed_command_leaves_is_killed(tmp_path: Path, ends: str) -> None:
+    program = DAEMON + (
+        "    (out / 'pid').write_text(str(os.getpid())); time.sleep(600)\n"
+        "while not (out / 'pid').exists(): pass\n"
+        f"{ends}\n"
+    )
+    order = order_for(tmp_path, HEAD + program)
+    with pytest.raises(Failure, match=r"exit code 3|signal 9"):
+        Command(order, threading.Event()).open()
+    assert is_gone(int((order.scratch_dir / "output" / "pid").read_text()))
+
+
+def test_stopping_ends_a_daemon_that_ignores_sigterm(tmp_path: Path) -> None:
+    program = DAEMON + (
+        "    import signal; signal.signal(15, signal.SIG_IGN)\n"
+        "    (out / 'pid').write_text(str(os.getpid())); time.sleep(600)\n"
+    )
+    order = order_for(tmp_path, HEAD + program)
+    order = replace(order, settings=order.settings.model_copy(update={"stop_grace": 1}))
+    stop = threading.Event()
+    pid_file = order.scratch_dir / "output" / "pid"
+    threading.Thread(target=lambda: (wait_for(pid_file.exists), stop.set())).start()
+    with pytest.raises(Failure) as raised:
+        Command(order, stop).open()
+    assert raised.value.reason is Reason.STOPPED and is_gone(int(pid_file.read_text()))
+
+
+def test_a_killed_worker_takes_its_command_along(tmp_path: Path) -> None:
+    """The kernel does it, so it also holds where no supervisor is."""
+    script = (
+        "import sys, threading\n"
+        "from pathlib import Path\n"
+        "from tests.integration.worker.test_command import HEAD, order_for\n"
+        "from enrollgate.worker.downloaders.command import Command\n"
+        "program = HEAD + \"import time; (out / 'pid').write_text(str(os.getpid()))\\n\"\n"
+        "Command(order_for(Path(sys.argv[1]), program + 'time.sleep(600)'), "
+        "threading.Event()).open()\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    worker = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], env=environment)
+    pid_file = tmp_path / "scratch" / "output" / "pid"
+    try:
+        pid = int(str(wait_for(lambda: pid_file.exists() and pid_file.read_text())))
+    finally:
+        worker.kill()
+        worker.wait()
+    assert wait_for(lambda: is_gone(pid))

@@ -45,18 +45,15 @@ def redact(text: str, limit: int = 1000) -> str:
         text = f"{text[: kept + 1]}..."
     text = text.encode("utf-8", "replace").decode()
     if "://" in text or "@" in text or "%40" in text:
-        text = "".join(_redact_word(word) for word in _SPACE.split(text))
+        text = "".join(
+            _EMAIL.sub("<e-mail>", _URL.sub(_shorten_url, word))
+            if "://" in word or "@" in word or "%40" in word
+            else word
+            for word in _SPACE.split(text)
+        )
     if not text.isprintable():
         text = text.translate(_ESCAPES)
     return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def _redact_word(word: str) -> str:
-    if "://" in word:
-        word = _URL.sub(_shorten_url, word)
-    if "@" in word or "%40" in word:
-        word = _EMAIL.sub("<e-mail>", word)
-    return word
 
 
 def _shorten_url(url: re.Match[str]) -> str:

@@ -278,7 +278,12 @@ def test_stopping_ends_a_daemon_that_ignores_sigterm(tmp_path: Path) -> None:
     order = replace(order, settings=order.settings.model_copy(update={"stop_grace": 1}))
     stop = threading.Event()
     pid_file = order.scratch_dir / "output" / "pid"
-    threading.Thread(target=lambda: (wait_for(pid_file.exists), stop.set())).start()
+
+    def stop_when_it_runs() -> None:
+        wait_for(pid_file.exists)
+        stop.set()
+
+    threading.Thread(target=stop_when_it_runs).start()
     with pytest.raises(Failure) as raised:
         Command(order, stop).open()
     assert raised.value.reason is Reason.STOPPED and is_gone(int(pid_file.read_text()))

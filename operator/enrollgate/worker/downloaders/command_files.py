@@ -9,7 +9,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Annotated
@@ -91,9 +91,8 @@ def list_output(output: Path) -> tuple[str | None, list[OutputFile]]:
     Raises Failure: UnsafeOutput for anything that is no regular file of the folder's own,
     CommandFailed if the course file cannot be understood.
     """
-    found = dict(_walk(output))
-    _refuse_links_to_outside(found)
-    course = _read_course_file(output)
+    found = _list_regular_files(output)
+    course = read_course_file(output)
     given = {PurePath(name): title for name, title in course.titles.items()}
     files = {
         path: status
@@ -111,8 +110,21 @@ def list_output(output: Path) -> tuple[str | None, list[OutputFile]]:
     titles = {
         (path.parent, path.stem): given[path] for path in stems if given.get(path) is not None
     }
+
+    def order(path: PurePath) -> tuple[object, ...]:
+        """Sort as people count: 1, 2, 10. A lecture comes before its subtitles."""
+        natural = [
+            [
+                (1, "", int(part)) if part.isdecimal() else (2, part.casefold(), 0)
+                for part in re.split(r"(\d+)", name)
+                if part
+            ]
+            for name in (*path.parts[:-1], stems[path])
+        ]
+        return natural, path.suffix.lower() in _SIDECARS, str(path)
+
     listed, numbers = list[OutputFile](), dict[tuple[PurePath, str], int]()
-    for path in sorted(stems, key=lambda path: _order(path, stems[path])):
+    for path in sorted(stems, key=order):
         lecture = (path.parent, stems[path])
         number = numbers.setdefault(lecture, len(numbers) + 1)
         of_lecture = titles.get(lecture, lecture[1]) + path.stem[len(lecture[1]) :]
@@ -121,51 +133,46 @@ def list_output(output: Path) -> tuple[str | None, list[OutputFile]]:
     return course.title, listed
 
 
-def _walk(output: Path) -> Iterator[tuple[PurePath, os.stat_result]]:
-    """Yield the regular files below the folder, relative to it.
+def _list_regular_files(output: Path) -> dict[PurePath, os.stat_result]:
+    """Return the regular files below the folder, by their paths in it.
 
-    Raises Failure for anything else, or if there are too many or some cannot be listed.
+    Raises Failure (UnsafeOutput) for anything else, for a file that has another name outside the
+    folder (it may be one that must not be given away), and if there are too many files, or some
+    cannot be listed.
     """
     if not stat.S_ISDIR(output.lstat().st_mode):
         raise Failure(Reason.UNSAFE_OUTPUT, "the output folder was replaced by something else")
-    folders, count = [output], 0
+    files, folders = dict[PurePath, os.stat_result](), [output]
     while folders:
         folder = folders.pop()
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     status, path = entry.stat(follow_symlinks=False), Path(entry.path)
-                    count += 1
                     if stat.S_ISDIR(status.st_mode):
                         folders.append(path)
-                    elif not stat.S_ISREG(status.st_mode):
-                        name = str(path.relative_to(output))
-                        message = f"{name!r} is a symbolic link or a special file"
+                        continue
+                    name = path.relative_to(output)
+                    if not stat.S_ISREG(status.st_mode):
+                        message = f"{str(name)!r} is a symbolic link or a special file"
                         raise Failure(Reason.UNSAFE_OUTPUT, message)
-                    elif count > _MAX_FILES:
-                        message = f"the command left more than {_MAX_FILES:,} files"
+                    files[PurePath(name)] = status
+                    if len(files) + len(folders) > _MAX_FILES:
+                        message = f"the command left more than {_MAX_FILES:,} files and folders"
                         raise Failure(Reason.UNSAFE_OUTPUT, message)
-                    else:
-                        yield PurePath(path.relative_to(output)), status
         except OSError as error:
-            name = str(folder.relative_to(output))[-200:]
-            message = f"the folder {name!r} in the output cannot be read: {error.strerror}"
+            shown = str(folder.relative_to(output))[-200:]
+            message = f"the folder {shown!r} in the output cannot be read: {error.strerror}"
             raise Failure(Reason.UNSAFE_OUTPUT, message) from error
-
-
-def _refuse_links_to_outside(files: dict[PurePath, os.stat_result]) -> None:
-    """Raise Failure (UnsafeOutput) for a file that has another name outside the folder.
-
-    It may be a file that the command must not give away, and others may change it meanwhile.
-    """
     links = Counter((status.st_dev, status.st_ino) for status in files.values())
-    for path, status in files.items():
+    for name, status in files.items():
         if status.st_nlink > links[status.st_dev, status.st_ino]:
             raise Failure(
                 Reason.UNSAFE_OUTPUT,
-                f"{str(path)!r} is a hard link to a file outside the output folder",
+                f"{str(name)!r} is a hard link to a file outside the output folder",
                 remedy="Let the command copy files, or move them, instead of linking them.",
             )
+    return files
 
 
 def _find_problems(
@@ -192,7 +199,7 @@ def _find_problems(
     return problems, markers
 
 
-def _read_course_file(output: Path) -> CourseFile:
+def read_course_file(output: Path) -> CourseFile:
     """Return what the command says about the course. Raises Failure (CommandFailed)."""
     path = output / COURSE_FILE
     try:
@@ -223,16 +230,3 @@ def _lecture_stem(path: PurePath, lectures: Collection[tuple[PurePath, str]]) ->
         if not stem or " " in label or label.isdecimal():  # `1.2 Opening` is no part of `1`
             return path.stem
     return stem
-
-
-def _order(path: PurePath, stem: str) -> tuple[object, ...]:
-    """Return a key that sorts as people count: 1, 2, 10. A lecture comes before its subtitles."""
-    natural = [
-        [
-            (1, "", int(part)) if part.isdecimal() else (2, part.casefold(), 0)
-            for part in re.split(r"(\d+)", name)
-            if part
-        ]
-        for name in (*path.parts[:-1], stem)
-    ]
-    return natural, path.suffix.lower() in _SIDECARS, str(path)

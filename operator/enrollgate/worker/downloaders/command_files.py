@@ -165,11 +165,11 @@ def _list_regular_files(output: Path) -> dict[PurePath, os.stat_result]:
             message = f"the folder {shown!r} in the output cannot be read: {error.strerror}"
             raise Failure(Reason.UNSAFE_OUTPUT, message) from error
     links = Counter((status.st_dev, status.st_ino) for status in files.values())
-    for name, status in files.items():
+    for file, status in files.items():
         if status.st_nlink > links[status.st_dev, status.st_ino]:
             raise Failure(
                 Reason.UNSAFE_OUTPUT,
-                f"{str(name)!r} is a hard link to a file outside the output folder",
+                f"{str(file)!r} is a hard link to a file outside the output folder",
                 remedy="Let the command copy files, or move them, instead of linking them.",
             )
     return files

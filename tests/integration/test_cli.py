@@ -89,6 +89,32 @@ def test_status_and_doctor_create_no_folder_for_a_wrong_path(
     assert not (tmp_path / "mistyped").exists()
 
 
+def test_doctor_creates_nothing_that_it_checks(environment: dict[str, str], tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    settings = environment | {
+        "ENROLLGATE_WORK_DIR": str(home / "enrollgate" / "work"),
+        "ENROLLGATE_DESTINATION": f"directory:{home / 'courses'}",
+        "ENROLLGATE_DATABASE_URL": f"sqlite:///{home}/tasks.db",
+    }
+    done = run(settings, "doctor")
+    assert list(home.iterdir()) == []
+    assert done.stdout.count("does not exist yet and can be created") == 2
+    assert f"there is no SQLite file {home}/tasks.db" in done.stdout
+    assert "`enrollgate migrate` creates it" in done.stdout
+
+
+def test_doctor_names_a_folder_that_cannot_be_created(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    courses = tmp_path / "file" / "courses"
+    done = run(environment | {"ENROLLGATE_DESTINATION": f"directory:{courses}"}, "doctor")
+    assert done.returncode == 1
+    assert f"{tmp_path / 'file'} is not writable: Not a directory" in done.stdout
+    assert f"create {courses}, or set ENROLLGATE_DESTINATION to another folder" in done.stdout
+
+
 def test_every_command_ends_with_2_and_names_a_wrong_setting(
     environment: dict[str, str],
 ) -> None:
@@ -153,6 +179,7 @@ def test_a_wrong_value_is_shown_as_it_was_written(environment: dict[str, str]) -
 
 
 def test_doctor_fails_and_prints_each_problem_with_its_remedy(environment: dict[str, str]) -> None:
+    Path(environment["ENROLLGATE_DATABASE_URL"].removeprefix("sqlite:///")).touch()
     done = run(environment, "doctor")
     assert done.returncode == 1
     assert "failed  our tables" in done.stdout and "run `enrollgate migrate`" in done.stdout

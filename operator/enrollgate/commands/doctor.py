@@ -9,11 +9,11 @@ import json
 import os
 import shutil
 import threading
-import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 from rich.markup import escape
 
@@ -110,17 +110,23 @@ def check_destination(settings: Settings) -> Check:
 
 
 def check_folder(name: str, folder: Path, variable: str) -> Check:
-    """Check that the folder is writable, by writing a file. `variable` is the setting's name."""
-    probe = folder / f".enrollgate-probe-{uuid.uuid4().hex}"
+    """Check that the folder is writable, or can be created, by writing a file.
+
+    A folder that does not exist is not created: the file is written where the folder would be.
+    `variable` is the setting's name.
+    """
+    existing = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"probe")
-        probe.unlink()
+        with TemporaryDirectory(prefix=".enrollgate-probe-", dir=existing) as probe:
+            (Path(probe) / "probe").write_bytes(b"probe")
     except OSError as error:
         remedy = f"make it writable for user {os.getuid()}, or set {variable} to another folder"
-        return failed(name, f"{folder} is not writable: {error.strerror}", remedy)
-    free = shutil.disk_usage(folder).free / 2**30
-    return ok(name, f"{folder} is writable, {free:.1f} GiB free")
+        if existing != folder:
+            remedy = f"create {folder}, or set {variable} to another folder"
+        return failed(name, f"{existing} is not writable: {error.strerror}", remedy)
+    free = shutil.disk_usage(existing).free / 2**30
+    state = "is writable" if existing == folder else "does not exist yet and can be created"
+    return ok(name, f"{folder} {state}, {free:.1f} GiB free")
 
 
 def check_cookies(settings: Settings) -> Check:

@@ -6,6 +6,7 @@ Nothing here changes a row.
 import re
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 from sqlalchemy import (
     BINARY,
@@ -39,6 +40,11 @@ _OLDEST = {"mysql": (8, 4), "mariadb": (10, 11)}
 def check_database(database: Database, tables: Tables) -> Iterator[Check]:
     """Yield every check of the database; the first failure explains the later ones."""
     try:
+        if database.is_sqlite and not Path(database.place).exists():
+            # To connect would create it.
+            remedy = "`enrollgate migrate` creates it; else correct ENROLLGATE_DATABASE_URL"
+            yield failed("database", f"there is no SQLite file {database.place}", remedy)
+            return
         yield _check_server(database)
         yield _check_migration(database)
         structure = list(_check_structure(database, tables))

@@ -124,7 +124,8 @@ def test_doctor_shows_markup_and_controls_as_plain_text(
         f"warning statuses found: {text.replace(chr(27), ' ')}: 1; without a meaning:"
         in terminal.text
     )
-    assert f"{tmp_path}/[/x] is writable" in terminal.text and "\x1b[31mred" not in terminal.raw
+    assert f"{tmp_path}/[/x] does not exist yet" in terminal.text
+    assert "\x1b[31mred" not in terminal.raw
 
 
 def test_status_without_permission_for_the_progress_omits_it(

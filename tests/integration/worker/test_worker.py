@@ -28,7 +28,7 @@ from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.domain.report import Report
 from enrollgate.worker import work, write_report
 from enrollgate.worker.downloaders.guarded import open_youtube_dl
-from enrollgate.worker.downloaders.network_guard import RequestRefused
+from enrollgate.worker.downloaders.refused import RequestRefused
 from enrollgate.worker.downloaders.yt_dlp import YtDlp
 
 # yt-dlp leaves the sockets of answers that it did not read to the end to the garbage collector.
@@ -628,11 +628,13 @@ def test_udemy_extractor_never_opens_the_page_that_enrolls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str
 ) -> None:
     """The course is free and the account is not enrolled. By default yt-dlp would enroll it."""
-    requested: list[str] = []
     subscribe = "https://www.udemy.com/course/subscribe/?courseId=42"
+    request_page = udemy.UdemyIE._download_webpage
+    connected = list[object]()
 
-    def download_webpage(_self: object, url: str, *_: object, **_options: object) -> str:
-        requested.append(url)
+    def download_webpage(self: object, url: str, *rest: object, **options: object) -> object:
+        if url == subscribe:
+            return request_page(self, url, *rest, **options)
         return f'<div data-course-id="42"></div><a href="{subscribe}">Enroll now</a>'
 
     def refuse(_self: object, url: str, *_: object, **_options: object) -> None:
@@ -641,20 +643,19 @@ def test_udemy_extractor_never_opens_the_page_that_enrolls(
 
     monkeypatch.setattr(udemy.UdemyIE, "_download_webpage", download_webpage)
     monkeypatch.setattr(udemy.UdemyIE, "_download_json", refuse)
-    url = f"https://www.udemy.com/{page}"
-    monkeypatch.setattr("socket.getaddrinfo", lambda *_: [])
-    report = run(make_order(tmp_path, course_url=url))
-    assert requested == [url]
-    assert (report.reason, report.message) == (
-        Reason.ACCESS_DENIED,
-        "the account is not enrolled in course 42",
-    )
+    monkeypatch.setattr("socket.getaddrinfo", lambda *address: connected.append(address))
+    report = run(make_order(tmp_path, course_url=f"https://www.udemy.com/{page}"))
+    assert report.reason is Reason.ACCESS_DENIED
+    assert "a GET request for 'subscribe' at www.udemy.com would enroll" in report.message
+    assert connected == []
 
 
 def test_a_url_that_only_another_program_could_fetch_is_refused(
     site: FaultySite, tmp_path: Path
 ) -> None:
-    with open_youtube_dl({"quiet": True, "cachedir": False}, (site.host,)) as ydl:
+    with open_youtube_dl(
+        {"quiet": True, "cachedir": False}, (site.host,), threading.Event()
+    ) as ydl:
         info = {
             "url": "rtmp://x.example/a",
             "protocol": "rtmp",

@@ -14,9 +14,11 @@ import pytest
 
 from enrollgate.worker import downloaders
 from enrollgate.worker.downloaders import (
+    answers,
     cookie_jar,
     guarded,
     network_guard,
+    refused,
     streams,
     yt_dlp_compat,
 )
@@ -28,8 +30,10 @@ PUBLIC_MODULES = {"yt_dlp", "yt_dlp.utils", "yt_dlp.postprocessor.common"}
 OUR_CLASSES = [
     cookie_jar.SharedCookieJar,
     guarded._GuardedYoutubeDL,
-    network_guard.RequestRefused,
+    refused.RequestRefused,
+    answers.BoundedResponse,
     network_guard._GuardedHTTPHandler,
+    network_guard._GuardedRedirectHandler,
     network_guard.GuardedRequestHandler,
     streams.DurableFragmentFD,
     streams.DurableHlsFD,

@@ -103,7 +103,7 @@ class Fetcher:
             "postprocessor_hooks": [self._report_postprocessing],
         }
         with errors_as_failures():
-            self._ydl = open_youtube_dl(options, allowed_hosts, cookies)
+            self._ydl = open_youtube_dl(options, allowed_hosts, stop, cookies)
         self._ydl.add_post_processor(self._naming, when="video")
 
     def fetch(

@@ -4,15 +4,20 @@ yt-dlp can also start other programs (ffmpeg, rtmpdump, mplayer) that open conne
 own. Formats that need one are refused. ffmpeg may join and repair files, but not fetch them.
 """
 
+import contextlib
 import functools
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.worker.downloaders.answers import AnswerLimits
 from enrollgate.worker.downloaders.cookie_jar import SharedCookieJar
-from enrollgate.worker.downloaders.network_guard import GuardedRequestHandler, RequestRefused
+from enrollgate.worker.downloaders.network_guard import GuardedRequestHandler
 from enrollgate.worker.downloaders.pages import refuse_page
+from enrollgate.worker.downloaders.refused import RequestRefused
 from enrollgate.worker.downloaders.streams import DurableDashFD, DurableHlsFD
 from enrollgate.worker.downloaders.yt_dlp_compat import (
     PLAYLIST_TYPES,
@@ -44,6 +49,14 @@ def _refuse_ffmpeg_download(*_: object, **__: object) -> bool:
 replace_method(FFmpegFD, "real_download", _refuse_ffmpeg_download)
 
 
+# yt-dlp loads plugins of the machine when the first YoutubeDL is built, from PYTHONPATH and HOME
+# (https://github.com/yt-dlp/yt-dlp#plugins). It reads configuration files as a command only.
+os.environ["YTDLP_NO_PLUGINS"] = "1"
+
+# Pages that lead on to the next page for one item.
+_MAX_PAGES_IN_A_ROW = 10
+
+
 class NestedPlaylist(Exception):
     """The entry to download is itself a playlist.
 
@@ -67,16 +80,29 @@ class _SilentLogger:
 class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
     """Download one entry at a time, through our request handler only."""
 
+    _pages_in_a_row = 0
+
     def process_ie_result(
         self,
         ie_result: dict[str, Any],
         download: bool = True,
         extra_info: dict[str, Any] | None = None,
     ) -> object:
-        """Raise NestedPlaylist before anything of a playlist is downloaded."""
+        """Process what an extractor found.
+
+        Raises NestedPlaylist before anything of a playlist is downloaded, and RequestRefused if one
+        page leads to the next without an end.
+        """
         if download and ie_result.get("_type") in PLAYLIST_TYPES:
             raise NestedPlaylist(ie_result)
-        return super().process_ie_result(ie_result, download, extra_info)
+        if self._pages_in_a_row > _MAX_PAGES_IN_A_ROW:
+            message = f"more than {_MAX_PAGES_IN_A_ROW} pages lead from one to the next"
+            raise RequestRefused(Failure(Reason.UNSUPPORTED_COURSE, message))
+        self._pages_in_a_row += 1
+        try:
+            return super().process_ie_result(ie_result, download, extra_info)
+        finally:
+            self._pages_in_a_row -= 1
 
     def dl(
         self, name: str, info: dict[str, Any], subtitle: bool = False, test: bool = False
@@ -97,9 +123,22 @@ class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
             raise RequestRefused(Failure(Reason.UNSUPPORTED_COURSE, message))
         if test:
             return super().dl(name, info, subtitle, test)
-        result = download_with(self, downloader_class(self, self.params), name, info, subtitle)
+        with _headers_meant_for(self, str(info["url"])):
+            result = download_with(self, downloader_class(self, self.params), name, info, subtitle)
         refuse_page(Path(name))
         return result
+
+
+@contextlib.contextmanager
+def _headers_meant_for(ydl: YoutubeDL, url: str) -> Iterator[None]:
+    """Send the headers of a format to its own site only, whatever hosts its playlist names."""
+    for handler in request_handlers(ydl):
+        handler.media_url = url
+    try:
+        yield
+    finally:
+        for handler in request_handlers(ydl):
+            handler.media_url = None
 
 
 def close_connections(ydl: YoutubeDL) -> None:
@@ -111,9 +150,10 @@ def close_connections(ydl: YoutubeDL) -> None:
 def open_youtube_dl(
     options: dict[str, Any],
     allowed_hosts: tuple[str, ...],
+    stop: threading.Event,
     cookies: SharedCookieJar | None = None,
 ) -> YoutubeDL:
-    """Return a YoutubeDL with a guarded network.
+    """Return a YoutubeDL with a guarded network, which sends and reads nothing more after `stop`.
 
     `cookies` is the jar of another YoutubeDL that is to be shared. Without it the object has its
     own, read from the option `cookiefile`.
@@ -123,6 +163,8 @@ def open_youtube_dl(
         options = {**options, "compat_opts": {"no-certifi"}}
     ydl = _GuardedYoutubeDL({**options, "logger": _SilentLogger()})
     ydl.cookiejar = SharedCookieJar(ydl.cookiejar) if cookies is None else cookies
-    handler = functools.partial(GuardedRequestHandler, allowed_hosts=allowed_hosts)
+    handler = functools.partial(
+        GuardedRequestHandler, allowed_hosts=allowed_hosts, limits=AnswerLimits(stop)
+    )
     replace_request_handlers(ydl, [handler])
     return ydl

@@ -6,27 +6,35 @@ the IP address that it connects to, so a host name that suddenly resolves to a p
 refused, too. What goes in: the allowed hosts. What comes out: a response, or `RequestRefused`.
 """
 
-import contextlib
+import functools
 import http.client
-import io
 import socket
+import threading
 import urllib.request
 import urllib.response
 import weakref
-from collections.abc import Callable
+from typing import IO
 
+from typing_extensions import override
+
+from enrollgate.domain.enrollment import check_never_enrolls
 from enrollgate.domain.hosts import check_address, check_url
 from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.worker.downloaders.answers import (
+    AnswerLimits,
+    BoundedResponse,
+    WatchedAnswer,
+)
 from enrollgate.worker.downloaders.decompression import decompress
+from enrollgate.worker.downloaders.headers import headers_for_url
+from enrollgate.worker.downloaders.refused import RequestRefused
 from enrollgate.worker.downloaders.yt_dlp_compat import (
     HTTPError,
     HTTPHandler,
     ProxyHandler,
     RedirectHandler,
     Request,
-    RequestError,
     Response,
-    TransportError,
     UrllibRH,
     YoutubeDLCookieJar,
     build_connection_class,
@@ -35,19 +43,9 @@ from enrollgate.worker.downloaders.yt_dlp_compat import (
 
 # Characters. The site chooses media URLs, and signed ones are long.
 _MAX_MEDIA_URL_LENGTH = 16384
-# Bytes of a page, a playlist or an answer of an API, decompressed.
-_MAX_PAGE = 64 << 20
-_BLOCK = 1 << 16
-# Bytes of an error page that are kept.
-_MAX_ERROR_PAGE = 1 << 20
-
-
-class RequestRefused(RequestError):  # type: ignore[misc]  # yt-dlp has no types
-    """A request that must not be sent. It carries the Failure through yt-dlp's own errors."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message, cause=failure)
-        self.failure = failure
+# The encodings that we decompress. yt-dlp would also offer those of libraries on the machine.
+_ENCODINGS = ("gzip", "deflate", "identity")
+_REDIRECTS = (301, 302, 303, 307, 308)
 
 
 class _UrlCheck(urllib.request.BaseHandler):
@@ -59,9 +57,11 @@ class _UrlCheck(urllib.request.BaseHandler):
         self._allowed_hosts = allowed_hosts
 
     def http_request(self, request: urllib.request.Request) -> urllib.request.Request:
-        """Return the request. Raises RequestRefused unless its URL may be contacted."""
+        """Return the request. Raises RequestRefused unless it may be sent."""
+        body = request.data if isinstance(request.data, bytes) else None
         try:
             check_url(request.full_url, self._allowed_hosts, max_length=_MAX_MEDIA_URL_LENGTH)
+            check_never_enrolls(request.get_method(), request.full_url, body)
         except Failure as failure:
             raise RequestRefused(failure) from failure
         return request
@@ -69,20 +69,50 @@ class _UrlCheck(urllib.request.BaseHandler):
     https_request = ftp_request = data_request = file_request = http_request
 
 
+class _GuardedRedirectHandler(RedirectHandler):  # type: ignore[misc]  # yt-dlp has no types
+    """yt-dlp's redirect handler, which takes no token to another site."""
+
+    @override
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request:
+        """Return the request for the new address, without what is not meant for it."""
+        request: urllib.request.Request = super().redirect_request(
+            req, fp, code, msg, headers, newurl
+        )
+        request.headers = headers_for_url(newurl, request.headers, req.full_url)
+        # The new address may need no proxy, or another one.
+        request.remove_header("Proxy-authorization")
+        return request
+
+
 class _GuardedHTTPHandler(HTTPHandler):  # type: ignore[misc]  # yt-dlp has no types
     """yt-dlp's HTTP handler, whose connections check the address that they connect to."""
 
-    def __init__(self, allowed_hosts: tuple[str, ...], **options: object) -> None:
+    def __init__(
+        self, allowed_hosts: tuple[str, ...], limits: AnswerLimits, **options: object
+    ) -> None:
         super().__init__(**options)
         self._allowed_hosts = allowed_hosts
+        self._limits = limits
 
     def _make_conn_class(
         self, base: type[http.client.HTTPConnection], req: urllib.request.Request
     ) -> type[http.client.HTTPConnection]:
-        chosen = build_connection_class(base, req)
+        allowed_hosts, limits = self._allowed_hosts, self._limits
+
+        # yt-dlp chooses the base class at run time.
+        class WatchedConnection(build_connection_class(base, req)):  # type: ignore[misc]
+            response_class = staticmethod(functools.partial(WatchedAnswer, limits=limits))
+
         if req.has_proxy() or getattr(req, "_tunnel_host", None):
-            return chosen  # The administrator's proxy connects. The URL was checked.
-        allowed_hosts = self._allowed_hosts
+            return WatchedConnection  # The administrator's proxy connects. The URL was checked.
 
         def connect(
             address: tuple[str, int],
@@ -97,8 +127,7 @@ class _GuardedHTTPHandler(HTTPHandler):  # type: ignore[misc]  # yt-dlp has no t
 
             return connect_checked(address, timeout, source_address, check=check)
 
-        # yt-dlp chooses the base class at run time.
-        class GuardedConnection(chosen):  # type: ignore[valid-type, misc]
+        class GuardedConnection(WatchedConnection):
             def connect(self) -> None:
                 # Set here, because yt-dlp sets its own after the constructor.
                 self._create_connection = connect
@@ -107,18 +136,22 @@ class _GuardedHTTPHandler(HTTPHandler):  # type: ignore[misc]  # yt-dlp has no t
         return GuardedConnection
 
     def http_response(
-        self, _req: urllib.request.Request, resp: urllib.response.addinfourl
-    ) -> urllib.response.addinfourl:
+        self, _req: urllib.request.Request, resp: WatchedAnswer
+    ) -> WatchedAnswer | urllib.response.addinfourl:
         """Decompress the body while it is read.
 
         yt-dlp would decompress all of it at once, in memory, however much that is.
         """
-        body = decompress(resp.headers.get("Content-Encoding", ""), resp)
+        if resp.status in _REDIRECTS:
+            resp.close()  # urllib would read its body as a whole
+            return resp
+        body = decompress(",".join(resp.headers.get_all("Content-Encoding", [])), resp)
         if body is None:
             return resp
-        answer = urllib.response.addinfourl(body, resp.headers, resp.url, resp.code)
-        answer.msg = resp.msg  # type: ignore[attr-defined]  # urllib's error handlers read it
-        return answer
+        decoded = urllib.response.addinfourl(body, resp.headers, resp.url, resp.status)
+        decoded.msg = resp.msg  # type: ignore[attr-defined]  # urllib's error handlers read it
+        decoded.answer = resp  # type: ignore[attr-defined]  # for BoundedResponse
+        return decoded
 
     https_response = http_response
 
@@ -130,10 +163,19 @@ class GuardedRequestHandler(UrllibRH):  # type: ignore[misc]  # yt-dlp has no ty
     RH_NAME = "urllib"
     RH_KEY = "Urllib"
 
-    def __init__(self, *, allowed_hosts: tuple[str, ...], **options: object) -> None:
+    def __init__(
+        self,
+        *,
+        allowed_hosts: tuple[str, ...],
+        limits: AnswerLimits | None = None,
+        **options: object,
+    ) -> None:
         super().__init__(**options)
         self._allowed_hosts = allowed_hosts
+        self._limits = limits or AnswerLimits(threading.Event())
         self._open_responses: weakref.WeakSet[Response] = weakref.WeakSet()
+        # While media are downloaded: the address that their headers are meant for.
+        self.media_url: str | None = None
 
     def close_connections(self) -> None:
         """Close the responses that yt-dlp left open.
@@ -144,25 +186,30 @@ class GuardedRequestHandler(UrllibRH):  # type: ignore[misc]  # yt-dlp has no ty
             response.close()
         self._open_responses.clear()
 
+    def _prepare_headers(self, request: Request, headers: dict[str, str]) -> None:
+        """Leave out what is not meant for the request's host, and encodings that we cannot undo."""
+        offered = headers.get("Accept-Encoding", "gzip, deflate").split(",")
+        names = [each.strip() for each in offered if each.strip().partition(";")[0] in _ENCODINGS]
+        headers["Accept-Encoding"] = ", ".join(names) or "identity"
+        kept = headers_for_url(request.url, headers, self.media_url or request.url)
+        for name, value in list(headers.items()):
+            if name not in kept:
+                del headers[name]
+            elif kept[name] != value:
+                headers[name] = kept[name]
+
     def _send(self, request: Request) -> Response:
-        try:
-            response = super()._send(request)
-        except HTTPError as error:
-            # yt-dlp drops error responses without closing them. Keep the page in memory instead.
-            page = b""
-            with contextlib.suppress(TransportError):
-                page = error.response.read(_MAX_ERROR_PAGE)
-            error.response.close()
-            copy = Response(
-                io.BytesIO(page),
-                error.response.url,
-                error.response.headers,
-                error.response.status,
-                error.response.reason,
+        if self._limits.stop.is_set():
+            raise RequestRefused(
+                Failure(Reason.STOPPED, "asked to stop; nothing more is requested")
             )
-            raise HTTPError(copy, error.redirect_loop) from error
+        try:
+            response = BoundedResponse(super()._send(request))
+        except HTTPError as error:
+            # yt-dlp drops error responses without closing them.
+            page = BoundedResponse(error.response).keep_error_page()
+            raise HTTPError(page, error.redirect_loop) from error
         self._open_responses.add(response)
-        response.read = _bounded(response)
         return response
 
     def _create_instance(
@@ -179,6 +226,7 @@ class GuardedRequestHandler(UrllibRH):  # type: ignore[misc]  # yt-dlp has no ty
             ProxyHandler(proxies),
             _GuardedHTTPHandler(
                 self._allowed_hosts,
+                self._limits,
                 context=self._make_sslcontext(legacy_ssl_support=legacy_ssl_support),
                 source_address=self.source_address,
             ),
@@ -186,34 +234,8 @@ class GuardedRequestHandler(UrllibRH):  # type: ignore[misc]  # yt-dlp has no ty
             urllib.request.UnknownHandler(),
             urllib.request.HTTPDefaultErrorHandler(),
             urllib.request.HTTPErrorProcessor(),
-            RedirectHandler(),
+            _GuardedRedirectHandler(),
         ):
             opener.add_handler(handler)
         opener.addheaders = []
         return opener
-
-
-def _bounded(response: Response) -> Callable[..., bytes]:
-    """Return a `read` for this response that refuses to read more than a page as a whole.
-
-    Media are read block by block: they may have any size.
-    """
-    read: Callable[[Response, int], bytes] = type(response).read
-    # A strong reference would be a cycle: the socket of a dropped response would stay open.
-    weak = weakref.ref(response)
-
-    def bounded_read(amt: int | None = None) -> bytes:
-        owner = weak()
-        if amt is not None and amt >= 0:
-            return read(owner, amt)
-        page = bytearray()
-        while block := read(owner, _BLOCK):
-            page += block
-            if len(page) > _MAX_PAGE:
-                message = f"a page of the site has more than {_MAX_PAGE >> 20} MiB"
-                if owner is not None:
-                    owner.close()
-                raise RequestRefused(Failure(Reason.SITE_ERROR, message))
-        return bytes(page)
-
-    return bounded_read

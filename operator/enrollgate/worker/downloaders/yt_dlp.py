@@ -6,7 +6,8 @@ and one complete file for each. A simpler program would get these wrong, and eac
 - yt-dlp skips a failed HLS fragment silently by default.
 - A title in an output template can lead out of the folder.
 - yt-dlp writes the cookies file back.
-- Udemy's extractor enrolls the account in a free course. A worker must never enroll.
+- Udemy's extractor enrolls the account in a free course. A worker must never enroll: the request
+  itself is refused (`enrollgate.domain.enrollment`).
 """
 
 import threading
@@ -26,13 +27,11 @@ from enrollgate.worker.downloaders.guarded import (
     close_connections,
     open_youtube_dl,
 )
-from enrollgate.worker.downloaders.yt_dlp_compat import PLAYLIST_TYPES, UdemyIE, replace_method
+from enrollgate.worker.downloaders.yt_dlp_compat import PLAYLIST_TYPES
 from enrollgate.worker.downloaders.yt_dlp_errors import errors_as_failures
 from enrollgate.worker.identity import choose_names
 from enrollgate.worker.order import WorkOrder
 
-# Links that Udemy shows only to accounts that are not enrolled.
-_NOT_ENROLLED = ("/course/subscribe/", "/payment/checkout/", "/cart/checkout/")
 # Redirects from one extractor to another that are followed for the course's own page.
 _MAX_REDIRECTS = 5
 # Levels of playlists below the course. Each may cost one request per item of the level above.
@@ -43,18 +42,6 @@ _MAX_NESTED_ITEMS = 10_000
 # must be the same in every attempt.
 _LAZY_WIDTH = 4
 _LAZY_SECTION_WIDTH = 3
-
-
-def _never_enroll(_self: object, _base_url: str, webpage: str, course_id: str) -> None:
-    """Replace `UdemyIE._enroll_course`, which opens the subscribe page.
-
-    Raises Failure (AccessDenied) if the account is not enrolled: enrollment is Node.js's.
-    """
-    if any(link in webpage for link in _NOT_ENROLLED):
-        raise Failure(Reason.ACCESS_DENIED, f"the account is not enrolled in course {course_id}")
-
-
-replace_method(UdemyIE, "_enroll_course", _never_enroll)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +66,7 @@ class YtDlp:
         options = build_options(copy_cookies(order))
         with errors_as_failures():
             # Lists the course. Each download thread has a Fetcher of its own.
-            self._ydl = open_youtube_dl(options, order.settings.allowed_hosts)
+            self._ydl = open_youtube_dl(options, order.settings.allowed_hosts, stop)
 
     def open(self) -> Course:
         """Request the course's page. Its entries are requested as they are iterated."""

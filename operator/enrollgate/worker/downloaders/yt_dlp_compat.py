@@ -22,9 +22,14 @@ from yt_dlp.downloader.external import FFmpegFD
 from yt_dlp.downloader.fragment import FragmentFD
 from yt_dlp.downloader.hls import HlsFD
 from yt_dlp.downloader.http import HttpFD
-from yt_dlp.extractor.udemy import UdemyIE
 from yt_dlp.networking._helper import _socket_connect, create_connection
-from yt_dlp.networking._urllib import HTTPHandler, ProxyHandler, RedirectHandler, UrllibRH
+from yt_dlp.networking._urllib import (
+    HTTPHandler,
+    ProxyHandler,
+    RedirectHandler,
+    UrllibResponseAdapter,
+    UrllibRH,
+)
 from yt_dlp.networking.common import Request, RequestHandler, Response
 from yt_dlp.networking.exceptions import HTTPError, IncompleteRead, RequestError, TransportError
 
@@ -49,8 +54,8 @@ __all__ = [
     "RequestHandler",
     "Response",
     "TransportError",
-    "UdemyIE",
     "UrllibRH",
+    "UrllibResponseAdapter",
     "YoutubeDL",
     "YoutubeDLCookieJar",
     "build_connection_class",
@@ -103,7 +108,6 @@ SIGNATURES: dict[str, str] = {
     "yt_dlp.downloader.hls:HlsFD": "(ydl, params)",
     "yt_dlp.downloader.hls:HlsFD.can_download": "(manifest, info_dict, allow_unplayable_formats=)",
     "yt_dlp.downloader.http:HttpFD": "(ydl, params)",
-    "yt_dlp.extractor.udemy:UdemyIE._enroll_course": "(self, base_url, webpage, course_id)",
     "yt_dlp.networking._helper:_socket_connect": "(ip_addr, timeout, source_address)",
     "yt_dlp.networking._helper:create_connection": (
         "(address, timeout=, source_address=, *, _create_socket_func=)"
@@ -113,11 +117,16 @@ SIGNATURES: dict[str, str] = {
     "yt_dlp.networking._urllib:HTTPHandler.http_response": "(self, req, resp)",
     "yt_dlp.networking._urllib:ProxyHandler": "(proxies=)",
     "yt_dlp.networking._urllib:RedirectHandler": "()",
+    "yt_dlp.networking._urllib:RedirectHandler.redirect_request": (
+        "(self, req, fp, code, msg, headers, newurl)"
+    ),
+    "yt_dlp.networking._urllib:UrllibResponseAdapter": "(res)",
     "yt_dlp.networking._urllib:UrllibRH": "(*, enable_file_urls=, **kwargs)",
     "yt_dlp.networking._urllib:UrllibRH._create_instance": (
         "(self, proxies, cookiejar, legacy_ssl_support=)"
     ),
     "yt_dlp.networking._urllib:UrllibRH._make_sslcontext": "(self, legacy_ssl_support=)",
+    "yt_dlp.networking._urllib:UrllibRH._prepare_headers": "(self, _, headers)",
     "yt_dlp.networking._urllib:UrllibRH._send": "(self, request)",
     "yt_dlp.networking.common:Request": (
         "(url, data=, headers=, proxies=, query=, method=, extensions=)"

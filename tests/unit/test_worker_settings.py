@@ -41,6 +41,12 @@ FIELDS: dict[str, st.SearchStrategy[object]] = {
     "allowed_hosts": st.lists(HOSTS, max_size=4).map(tuple),
     "cookies_dir": st.none() | PATHS,
     "scratch_limit": st.integers(1, 2**60),
+    "quality": st.sampled_from(["best", "1080", "720", "480", "360", "audio"]),
+    "subtitles": st.sampled_from([("all",), ("none",), ("en",), ("vi", "pt-br", "zh-hans-cn")]),
+    "automatic_subtitles": st.booleans(),
+    "attachments": st.booleans(),
+    "thumbnails": st.booleans(),
+    "course_index": st.booleans(),
     "stop_grace": st.floats(0, 3650 * 86400, exclude_min=True),
 }
 COMMANDS = st.lists(TEXT, max_size=3).map(lambda words: (*words, "{course_url}", "{output_dir}"))

@@ -114,6 +114,12 @@ app.kubernetes.io/part-of: enrollgate
   "UPLOADS" $v.worker.uploads
   "DOWNLOAD_RATE" $v.worker.downloadRate
   "UPLOAD_RATE" $v.worker.uploadRate
+  "QUALITY" $v.worker.quality
+  "SUBTITLES" (join "," $v.worker.subtitles)
+  "AUTOMATIC_SUBTITLES" $v.worker.automaticSubtitles
+  "ATTACHMENTS" $v.worker.attachments
+  "THUMBNAILS" $v.worker.thumbnails
+  "COURSE_INDEX" $v.worker.courseIndex
   "LOG_FORMAT" $v.logFormat
   "LOG_LEVEL" $v.logLevel
   "LAUNCHER" "kubernetes"

@@ -62,6 +62,21 @@ def check_host(text: str) -> str:
     return text
 
 
+def check_languages(languages: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the languages of subtitles as tags in lower case, or `all` or `none` alone.
+
+    A tag begins with the language, and a region or script may follow (RFC 5646): `en`, `pt-BR`.
+    """
+    tags = tuple(dict.fromkeys(each.lower().replace("_", "-") for each in languages))
+    words = {"all", "none"} & set(tags)
+    if not tags or (words and len(tags) > 1):
+        raise ValueError("write `all`, `none` or languages such as `en,vi`")
+    for tag in tags:
+        if tag not in words and not re.fullmatch(r"[a-z]{2,8}(-[a-z0-9]{1,8})*", tag):
+            raise ValueError(f"{tag!r} is no language; write `all`, `none` or such as `en,pt-BR`")
+    return tags
+
+
 def check_statuses(statuses: Statuses) -> None:
     """Check that each configured status can be stored and has one meaning."""
     for status in statuses.known:

@@ -19,7 +19,13 @@ from pydantic_settings import (
 from enrollgate.domain.destination import Destination, DirectoryDestination, parse_destination
 from enrollgate.settings.sources import PREFIX, SecretsFolder
 from enrollgate.settings.types import Argv, Seconds, SomePath, TextList
-from enrollgate.settings.validators import check_chunk, check_command, check_endpoint, check_host
+from enrollgate.settings.validators import (
+    check_chunk,
+    check_command,
+    check_endpoint,
+    check_host,
+    check_languages,
+)
 
 ParsedDestination = Annotated[
     Destination, NoDecode, PlainValidator(lambda value: parse_destination(str(value)))
@@ -109,6 +115,37 @@ class WorkerSettings(BaseSettings):
         description="Maximum bytes of files that are downloaded and not yet delivered (`5GiB`). "
         "The files of a download command do not count: all are kept until the command ends.",
     )
+    quality: Literal["best", "1080", "720", "480", "360", "audio"] = Field(
+        "best",
+        description="The rendition that is downloaded: the `best`; at most so many lines (the "
+        "smallest one, if all have more); or the sound alone, which is never encoded again. It "
+        "applies to lectures that are not delivered yet.",
+        examples=["720"],
+    )
+    subtitles: TextList = Field(
+        ("all",),
+        description="The site's subtitles to deliver: `all`, `none`, or languages, "
+        "comma-separated; `en` includes `en-US`. Each is a file beside its lecture.",
+        examples=["en,vi"],
+    )
+    automatic_subtitles: bool = Field(
+        False,
+        description="Whether machine-made subtitles are delivered too, in the wanted languages "
+        "that the site's authors gave none for.",
+    )
+    attachments: bool = Field(
+        True,
+        description="Whether the files, links and articles of a course are delivered, where the "
+        "site lists them (Udemy).",
+    )
+    thumbnails: bool = Field(
+        False, description="Whether each lecture's preview picture is delivered beside it."
+    )
+    course_index: bool = Field(
+        True,
+        description="Whether `index.html` and `course.json` are written to the course's folder: "
+        "what the course contains, in its order, with links to the files.",
+    )
     stop_grace: Seconds = Field(
         30, description="Seconds that a run has to end after it is asked to; then it is killed."
     )
@@ -130,6 +167,11 @@ class WorkerSettings(BaseSettings):
     @classmethod
     def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(check_host(host.lower()) for host in value)
+
+    @field_validator("subtitles")
+    @classmethod
+    def _languages(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return check_languages(value)
 
     @field_validator("drive_endpoint")
     @classmethod

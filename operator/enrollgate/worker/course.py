@@ -6,6 +6,7 @@ Separate from all three, so that each of them can be replaced and tested alone.
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -33,6 +34,18 @@ class OnFetched(Protocol):
         ...
 
 
+class ItemKind(StrEnum):
+    """What an item is. The words are those of `course.json`."""
+
+    LECTURE = "lecture"
+    SUBTITLE = "subtitle"
+    ATTACHMENT = "attachment"  # a file that belongs to a lecture
+    LINK = "link"  # an address that belongs to a lecture
+    ARTICLE = "article"  # a lecture that is a text
+    THUMBNAIL = "thumbnail"
+    INDEX = "index"  # of the course: written by us
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One file of a course: a lecture, a subtitle, an attachment."""
@@ -49,6 +62,11 @@ class Item:
     # The digits of its index and of its places, so that names sort as the course does.
     widths: tuple[int, ...] = ()
     section_width: int = 2
+    kind: ItemKind = ItemKind.LECTURE
+    # What tells files of one lecture apart, such as a subtitle's language. It is in the file name.
+    label: str = ""
+    description: str = ""  # plain text
+    duration: float | None = None  # seconds; None: unknown
 
     @property
     def key(self) -> str:

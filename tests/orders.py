@@ -53,20 +53,20 @@ def run(order: WorkOrder) -> Report:
 
 
 def delivered(tmp_path: Path) -> dict[str, bytes]:
-    """Return the files at the destination by their paths, without the manifests."""
+    """Return the files at the destination by their paths, without those about the course."""
     root = tmp_path / "out"
     return {
         str(path.relative_to(root)): path.read_bytes()
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name != "manifest.json"
+        if path.is_file() and path.name not in ("manifest.json", "course.json", "index.html")
     }
 
 
 def manifest(tmp_path: Path) -> list[dict[str, object]]:
-    """Return the items of the only manifest at the destination."""
+    """Return the items of the only manifest at the destination, without the course's index."""
     (path,) = (tmp_path / "out").rglob("manifest.json")
     items: list[dict[str, object]] = json.loads(path.read_text())["items"]
-    return items
+    return [item for item in items if item["kind"] != "index"]
 
 
 WORKER = """

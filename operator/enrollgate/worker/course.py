@@ -67,6 +67,7 @@ class Item:
     label: str = ""
     description: str = ""  # plain text
     duration: float | None = None  # seconds; None: unknown
+    left_out: str = ""  # why it is not downloaded, if it is left out on purpose
 
     @property
     def key(self) -> str:
@@ -96,6 +97,7 @@ class Course:
     title: str
     items: Iterator[Item]  # read once, and lazily; it may raise Failure
     total: int | None  # the number of items, if it is known before they are listed
+    description: str = ""  # plain text
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,8 @@ class Delivered:
     size: int  # bytes
     md5: str  # hexadecimal
     validators: Validators = Validators()  # of the version that was delivered
+    path: str = ""  # below the course's folder, with slashes
+    url: str = ""  # its address for a browser, if it has one
 
 
 class Downloader(Protocol):

@@ -8,7 +8,7 @@ All destinations use the same names.
 import re
 import unicodedata
 
-from enrollgate.worker.course import Item
+from enrollgate.worker.course import Item, ItemKind
 
 # Bytes of a name in UTF-8. Most file systems allow 255, and a number, a key and an extension are
 # added.
@@ -64,6 +64,10 @@ def item_name(item: Item, suffix: str, *, taken: bool = False) -> str:
     `suffix` is the extension of the downloaded file. `taken`: another item of the section has the
     plain name.
     """
-    unique = f" ({item.key[:8]})" if taken else ""
     extension = f".{safe_name(suffix, 16)}" if len(suffix) > 1 else ""
-    return f"{item.number} - {safe_name(item.title, _MAX_TITLE)}{unique}{extension}"
+    title = safe_name(item.title, _MAX_TITLE)
+    if item.kind is ItemKind.INDEX:
+        return f"{title}{extension}"
+    unique = f" ({item.key[:8]})" if taken else ""
+    label = f".{safe_name(item.label, 24)}" if item.label else ""
+    return f"{item.number} - {title}{unique}{label}{extension}"

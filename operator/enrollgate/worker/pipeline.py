@@ -166,12 +166,18 @@ class Pipeline:
 
     def _download_all(self, course: Course) -> None:
         while (item := self._next_item(course)) is not None:
+            if item.left_out:
+                with self._lock:
+                    self.stats.left_out.append(item)
+                self._progress.item_left_out(item)
+                continue
             found = self._destination.find(item)
             if found is None:
                 self._download(item)
                 continue
             with self._lock:
                 self.stats.skipped += 1
+                self.stats.present.append((item, found))
             self._progress.item_done(item, size=found.size, skipped=True)
 
     def _next_item(self, course: Course) -> Item | None:
@@ -281,6 +287,7 @@ class Pipeline:
             self._failed_deliveries_in_a_row = 0
             self.stats.delivered += 1
             self.stats.bytes_delivered += delivered.size
+            self.stats.present.append((item, delivered))
         self._progress.item_done(item, size=delivered.size, skipped=False)
 
     def _handle_failed_delivery(self, item: Item, failure: Failure) -> None:

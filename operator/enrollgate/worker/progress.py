@@ -147,12 +147,20 @@ class Progress:
             if self._display:
                 self._display.update_items(self._done, self._total)
         result = "already there" if skipped else "delivered"
-        self._print(f"{result}: {item.number} {redact(item.title, 200)!r}")
+        label = f" ({item.label})" if item.label else ""
+        self._print(f"{result}: {item.number} {redact(item.title, 200)!r}{label}")
         tenth = self._done * 10 // self._total if self._total else 0
         if tenth > self._last_tenth and not self._display:
             self._last_tenth = tenth
             self._print(f"{tenth * 10} % ({self._done} of {self._total} items)")
         self._write_file()
+
+    def item_left_out(self, item: Item) -> None:
+        """Show that an item is left out on purpose."""
+        with self._lock:
+            if self._total is not None:
+                self._total -= 1
+        self._print(f"left out: {redact(item.title, 200)!r}: {redact(item.left_out)}")
 
     def item_failed(self, item: Item, failure: Failure) -> None:
         """Show that an item failed."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from enrollgate.domain.reasons import Failure, Reason, explain
 from enrollgate.domain.report import FailedItem
-from enrollgate.worker.course import Item, LoginRequired
+from enrollgate.worker.course import Delivered, Item, LoginRequired
 
 
 @dataclass
@@ -19,6 +19,9 @@ class RunStats:
     skipped: int = 0
     bytes_delivered: int = 0
     failures: list[tuple[Item, Failure]] = field(default_factory=list)
+    # What is at the destination, and what is left out on purpose.
+    present: list[tuple[Item, Delivered]] = field(default_factory=list)
+    left_out: list[Item] = field(default_factory=list)
     fatal: Failure | None = None  # the first failure that ended the run
 
     @property

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from enrollgate.common.files import write_private
+from enrollgate.common.files import file_md5, write_private
 from enrollgate.common.redaction import redact, redacted_traceback
 from enrollgate.domain.hosts import check_url
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.domain.report import Report
 from enrollgate.worker.bandwidth import Bandwidth
+from enrollgate.worker.course import Course, Destination, Fetched
+from enrollgate.worker.course_index import write_index
 from enrollgate.worker.destinations import build_destination
 from enrollgate.worker.disk import scratch_failure
 from enrollgate.worker.downloaders import build_downloader
@@ -82,6 +84,8 @@ def _attempt(order: WorkOrder, progress: Progress, stop: threading.Event) -> Rep
             stop=stop,
         )
         stats = pipeline.run(course)
+        if settings.course_index and stats.fatal is None and stats.present:
+            _deliver_index(order, course, destination, stats)
     finally:
         try:
             downloader.close()
@@ -91,9 +95,25 @@ def _attempt(order: WorkOrder, progress: Progress, stop: threading.Event) -> Rep
     return _build_report(stats, *destination.location)
 
 
+def _deliver_index(
+    order: WorkOrder, course: Course, destination: Destination, stats: RunStats
+) -> None:
+    """Write the course's index and deliver what has changed of it. A failure is one of an item."""
+    folder = order.scratch_dir / "index"
+    for item, file in write_index(course, order.course_url, stats, folder).items():
+        try:
+            found = destination.find(item)
+            if found is None or found.md5 != file_md5(file):
+                destination.deliver(item, Fetched(file), lambda _count: None)
+        except Failure as failure:
+            stats.failures.append((item, failure))
+
+
 def _build_report(stats: RunStats, destination_id: str = "", destination_url: str = "") -> Report:
     failure = overall_failure(stats)
     done = f"{stats.delivered} items delivered, {stats.skipped} were there already"
+    if stats.left_out:
+        done += f", {len(stats.left_out)} left out on purpose"
     return Report(
         reason=failure.reason if failure else None,
         message=failure.message if failure else done,

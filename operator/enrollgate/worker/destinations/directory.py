@@ -107,7 +107,8 @@ class Directory:
             return None
         except OSError as error:
             raise destination_failure(error) from error
-        return Delivered(item.item_id, int(entry["bytes"]), str(entry["md5"]))
+        place = str(entry["file"])
+        return Delivered(item.item_id, int(entry["bytes"]), str(entry["md5"]), path=place)
 
     def deliver(self, item: Item, fetched: Fetched, on_bytes: OnBytes) -> Delivered:
         """Copy the file next to its place, rename it into place, then add it to the manifest."""
@@ -128,6 +129,7 @@ class Directory:
             with self._lock:
                 self._items[item.item_id] = {
                     "index": item.index,
+                    "kind": item.kind,
                     "title": item.title,
                     "file": str(target.relative_to(self._folder())),
                     "bytes": size,
@@ -135,7 +137,8 @@ class Directory:
                     "source_url": public_url(item.source_url),
                 }
                 self._write_manifest()
-        return Delivered(item.item_id, size, digest)
+        place = str(target.relative_to(self._folder()))
+        return Delivered(item.item_id, size, digest, path=place)
 
     @property
     def location(self) -> tuple[str, str]:

@@ -23,15 +23,26 @@ from enrollgate.worker.downloaders.yt_dlp_errors import errors_as_failures
 from enrollgate.worker.identity import is_signed
 from enrollgate.worker.scratch import CHUNK_SIZE
 
+# Redirects from one extractor to another that are followed.
+MAX_REDIRECTS = 6
 # The names of all files in an item's folder start with it.
 _PREFIX = "media-"
 # In the names of a stream's fragments that are not yet part of its file.
 _FRAGMENT = ".part-Frag"
 
 
-def build_options(cookies: Path | None) -> dict[str, Any]:
-    """Return the options of a YoutubeDL. `cookies` is the file that it reads and writes."""
-    return {
+def build_options(cookies: Path | None, quality: str = "best") -> dict[str, Any]:
+    """Return the options of a YoutubeDL. `cookies` is the file that it reads and writes.
+
+    `quality` is the setting. yt-dlp sorts by it, so that a lecture in another quality is not lost
+    (https://github.com/yt-dlp/yt-dlp#sorting-formats).
+    """
+    selection: dict[str, Any] = {}
+    if quality == "audio":
+        selection = {"format": "bestaudio/best/bestvideo*"}
+    elif quality != "best":
+        selection = {"format_sort": [f"res:{quality}"]}
+    return selection | {
         "outtmpl": {"default": "media.%(ext)s"},
         "quiet": True,
         "no_warnings": True,
@@ -89,7 +100,11 @@ class Fetcher:
     """Download entries, one after the other. A YoutubeDL must stay in one thread."""
 
     def __init__(
-        self, cookies: SharedCookieJar, allowed_hosts: tuple[str, ...], stop: threading.Event
+        self,
+        cookies: SharedCookieJar,
+        allowed_hosts: tuple[str, ...],
+        stop: threading.Event,
+        quality: str = "best",
     ) -> None:
         """`cookies` are those of the listing: the course's page may set what its media need."""
         self._stop = stop
@@ -98,13 +113,43 @@ class Fetcher:
         self._on_bytes: OnFetched | None = None
         # Bytes of each file of the entry: picture and sound may be separate files.
         self._received = dict[str, int]()
-        options = build_options(None) | {
+        options = build_options(None, quality) | {
             "progress_hooks": [self._report_download],
             "postprocessor_hooks": [self._report_postprocessing],
         }
         with errors_as_failures():
             self._ydl = open_youtube_dl(options, allowed_hosts, stop, cookies)
         self._ydl.add_post_processor(self._naming, when="video")
+
+    def extract(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Return what the extractors say of an entry, as they say it. Nothing is downloaded.
+
+        Redirects between extractors are followed. What a list says of an entry wins, as in yt-dlp.
+        Raises Failure.
+        """
+        info: dict[str, Any] | None = entry
+        try:
+            for _ in range(MAX_REDIRECTS):
+                if not info or info.get("_type", "video") not in ("url", "url_transparent"):
+                    break
+                outer, address = info, info["url"]
+                with errors_as_failures():
+                    info = self._ydl.extract_info(
+                        address, ie_key=outer.get("ie_key"), download=False, process=False
+                    )
+                if info and outer["_type"] == "url_transparent":
+                    own = ("_type", "url", "ie_key", "id", "extractor", "extractor_key")
+                    info |= {
+                        key: value
+                        for key, value in outer.items()
+                        if value is not None and key not in own
+                    }
+        finally:
+            close_connections(self._ydl)
+        if not info:
+            message = "yt-dlp finds nothing to download for this item"
+            raise Failure(Reason.UNSUPPORTED_COURSE, message)
+        return info
 
     def fetch(
         self, entry: dict[str, Any], index: int, folder: Path, on_bytes: OnFetched

@@ -15,6 +15,7 @@ from typing import Any
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.downloaders.answers import AnswerLimits
 from enrollgate.worker.downloaders.cookie_jar import SharedCookieJar
+from enrollgate.worker.downloaders.extractors import add_extractors
 from enrollgate.worker.downloaders.network_guard import GuardedRequestHandler
 from enrollgate.worker.downloaders.pages import refuse_page
 from enrollgate.worker.downloaders.refused import RequestRefused
@@ -167,4 +168,5 @@ def open_youtube_dl(
         GuardedRequestHandler, allowed_hosts=allowed_hosts, limits=AnswerLimits(stop)
     )
     replace_request_handlers(ydl, [handler])
+    add_extractors(ydl)
     return ydl

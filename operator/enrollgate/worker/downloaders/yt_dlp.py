@@ -8,32 +8,49 @@ and one complete file for each. A simpler program would get these wrong, and eac
 - yt-dlp writes the cookies file back.
 - Udemy's extractor enrolls the account in a free course. A worker must never enroll: the request
   itself is refused (`enrollgate.domain.enrollment`).
+- A lecture that is delivered must not hide a subtitle of it that is missing.
+
+What belongs together is found when it is fetched, and takes the place of the listed item:
+
+    listed ──▶ lecture ──▶ subtitles, preview picture, video
+          └──▶ attachments
 """
 
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from yt_dlp.utils import int_or_none
+from yt_dlp.utils import KNOWN_EXTENSIONS, clean_html, determine_ext, float_or_none, int_or_none
 
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.cookies import copy_cookies
-from enrollgate.worker.course import Course, Fetched, Item, LoginRequired, OnFetched, PlaylistFound
+from enrollgate.worker.course import (
+    Course,
+    Fetched,
+    Item,
+    ItemKind,
+    LoginRequired,
+    OnFetched,
+    PlaylistFound,
+)
+from enrollgate.worker.course_index import render_article
+from enrollgate.worker.downloaders.companions import TEXT, find_companions, has_companions
 from enrollgate.worker.downloaders.entries import Entry, candidates, unsmuggle
-from enrollgate.worker.downloaders.fetcher import Fetcher, build_options
+from enrollgate.worker.downloaders.fetcher import MAX_REDIRECTS, Fetcher, build_options
 from enrollgate.worker.downloaders.guarded import (
     NestedPlaylist,
     close_connections,
     open_youtube_dl,
 )
+from enrollgate.worker.downloaders.sound import keep_sound
 from enrollgate.worker.downloaders.yt_dlp_compat import PLAYLIST_TYPES
 from enrollgate.worker.downloaders.yt_dlp_errors import errors_as_failures
 from enrollgate.worker.identity import choose_names
+from enrollgate.worker.names import safe_name
 from enrollgate.worker.order import WorkOrder
 
-# Redirects from one extractor to another that are followed for the course's own page.
-_MAX_REDIRECTS = 5
 # Levels of playlists below the course. Each may cost one request per item of the level above.
 _MAX_DEPTH = 3
 # Items of a playlist within the course. They are all in memory.
@@ -42,6 +59,12 @@ _MAX_NESTED_ITEMS = 10_000
 # must be the same in every attempt.
 _LAZY_WIDTH = 4
 _LAZY_SECTION_WIDTH = 3
+# Characters of a description.
+_MAX_DESCRIPTION = 10_000
+# Seconds. A longer duration is a mistake.
+_MAX_DURATION = 1e7
+# The end of the id of an item that is no file, but becomes several. It is never delivered.
+_GROUP = "#group"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +94,7 @@ class YtDlp:
     def open(self) -> Course:
         """Request the course's page. Its entries are requested as they are iterated."""
         info: Entry | None = {"_type": "url", "url": self._order.course_url}
-        for _ in range(1 + _MAX_REDIRECTS):
+        for _ in range(MAX_REDIRECTS):
             if info and info.get("_type") in ("url", "url_transparent"):
                 with errors_as_failures():
                     info = self._ydl.extract_info(info["url"], download=False, process=False)
@@ -80,34 +103,51 @@ class YtDlp:
             raise Failure(Reason.UNSUPPORTED_COURSE, message)
         title = _fix_surrogates(info.get("title") or info.get("id") or "course")
         extractor = str(info.get("extractor_key") or "Generic")
+        description = _description(info)
         if info.get("_type") not in PLAYLIST_TYPES:
-            return Course(title, self._items([info], (), extractor), 1)
+            return Course(title, self._items([info], (), extractor), 1, description)
         entries = info.get("entries") or ()
         url = str(info.get("webpage_url") or self._order.course_url)
         total = len(entries) if isinstance(entries, list | tuple) else None
         count = total or int_or_none(info.get("playlist_count"))
         width = _LAZY_WIDTH if count is None else _digits(count)
-        return Course(title, self._items(entries, (url,), extractor, width), total)
+        items = self._items(entries, (url,), extractor, width)
+        return Course(title, items, total, description)
 
     def fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Fetched:
         """Download one entry into its folder and continue an earlier attempt's partial file.
 
-        Raises Failure, and PlaylistFound if the entry is a playlist.
+        Raises Failure, and PlaylistFound if the entry is a playlist or has companions.
         """
-        fetcher: Fetcher | None = getattr(self._local, "fetcher", None)
+        listed = self._listed[item.item_id]
         try:
-            if fetcher is None:
-                hosts = self._order.settings.allowed_hosts
-                fetcher = self._local.fetcher = Fetcher(self._ydl.cookiejar, hosts, self._stop)
-                self._fetchers.append(fetcher)
-            entry = self._listed[item.item_id].entry
-            try:
-                return fetcher.fetch(entry, item.index, folder, on_bytes)
-            except NestedPlaylist as nested:
-                raise PlaylistFound(self._unfold(item, nested.playlist)) from nested
+            fetched = self._fetch(item, listed.entry, folder, on_bytes)
         except LoginRequired as required:
             # One lecture that is locked says nothing about the cookies.
             raise LoginRequired(Reason.ACCESS_DENIED, required.message) from required
+        # It is not fetched again. What extractors say of a lecture takes much memory.
+        self._listed[item.item_id] = replace(listed, entry={})
+        return fetched
+
+    def _fetch(self, item: Item, entry: Entry, folder: Path, on_bytes: OnFetched) -> Fetched:
+        settings = self._order.settings
+        fetcher: Fetcher | None = getattr(self._local, "fetcher", None)
+        if fetcher is None:
+            fetcher = self._local.fetcher = Fetcher(
+                self._ydl.cookiejar, settings.allowed_hosts, self._stop, settings.quality
+            )
+            self._fetchers.append(fetcher)
+        if item.item_id.endswith(_GROUP):
+            raise PlaylistFound(self._split(item, fetcher))
+        if item.kind in (ItemKind.ARTICLE, ItemKind.LINK) or entry.get("_type") == TEXT:
+            return _write_text(item, fetcher.extract(entry), folder)
+        try:
+            fetched = fetcher.fetch(entry, item.index, folder, on_bytes)
+        except NestedPlaylist as nested:
+            raise PlaylistFound(self._unfold(item, nested.playlist)) from nested
+        if settings.quality == "audio" and item.kind is ItemKind.LECTURE:
+            return replace(fetched, file=keep_sound(fetched.file, on_bytes))
+        return fetched
 
     def close(self) -> None:
         """Close yt-dlp's connections."""
@@ -129,23 +169,103 @@ class YtDlp:
         section_width = _LAZY_SECTION_WIDTH
         if isinstance(entries, list | tuple):
             section_width = _section_width([each for each in entries if each])
-        for index, entry, item_id in self._name_entries(entries, extractor):
-            self._listed[item_id] = _Listed(entry, playlists)
+        left_out = 0
+        for position, entry, item_id in self._name_entries(entries, extractor):
+            # What is left out follows the item before it, and has no number of its own.
+            left_out += bool(entry.get("left_out"))
+            index = position - left_out
             section = _fix_surrogates(entry.get("chapter") or "")
             number = sections.setdefault(section, len(sections) + 1) if section else 0
             number = int_or_none(entry.get("chapter_number")) or number
             title = _fix_surrogates(entry.get("title") or entry.get("id") or f"item {index}")
-            url = _source_url(entry, self._order.course_url)
-            yield Item(
+            item = Item(
                 item_id,
                 index,
                 title,
                 section,
                 number,
-                url,
+                _source_url(entry, self._order.course_url),
                 widths=(width,),
                 section_width=section_width,
+                kind=entry.get("item_kind") or ItemKind.LECTURE,
+                left_out=self._why_left_out(entry),
+                **_facts(entry),
             )
+            yield self._add(item, entry, playlists)
+
+    def _why_left_out(self, entry: Entry) -> str:
+        """Return why an entry is not downloaded; empty if it is."""
+        beside = entry.get("item_kind", ItemKind.LECTURE) is not ItemKind.LECTURE
+        unwanted = beside and not self._order.settings.attachments
+        return "ENROLLGATE_ATTACHMENTS is off" if unwanted else str(entry.get("left_out") or "")
+
+    def _add(self, item: Item, entry: Entry, playlists: tuple[str, ...]) -> Item:
+        """Note the item's entry, and return the item, or the group that it is a part of.
+
+        A lecture is a group if its attachments are listed, or if its own page may list companions.
+        The address of a media file itself has none.
+        """
+        settings = self._order.settings
+        known = entry.get("_type", "video") == "video" or entry.get("subtitles")
+        extension = determine_ext(unsmuggle(str(entry.get("url") or ""))[0], "")
+        may_list = (
+            find_companions(entry, settings)
+            if known
+            else has_companions(settings) and extension not in KNOWN_EXTENSIONS
+        )
+        is_lecture = item.kind is ItemKind.LECTURE and not item.left_out
+        is_group = bool(entry.get("attachments")) or (is_lecture and bool(may_list))
+        self._listed[item.item_id] = _Listed(entry, playlists)
+        if not is_group:
+            return item
+        group = replace(item, item_id=f"{item.item_id}{_GROUP}")
+        self._listed[group.item_id] = self._listed[item.item_id]
+        return group
+
+    def _split(self, group: Item, fetcher: Fetcher) -> list[Item]:
+        """Return the items of a group: first the attachments, next the companions and the video.
+
+        Small files come first: their signed addresses expire while a video is downloaded.
+        """
+        item = replace(group, item_id=group.item_id.removesuffix(_GROUP))
+        listed = self._listed[group.item_id]
+        entry = dict(listed.entry)
+        if attachments := entry.pop("attachments", None):
+            # The lecture comes last: its page may be refused, the attachments are there anyway.
+            return [
+                *self._attach(item, attachments, listed.playlists),
+                self._add(item, entry, listed.playlists),
+            ]
+        info = fetcher.extract(entry)
+        if info.get("_type") in PLAYLIST_TYPES:
+            return self._unfold(item, info)
+        self._listed[item.item_id] = _Listed(info, listed.playlists)
+        found = list[Item]()
+        for companion in find_companions(info, self._order.settings):
+            item_id = f"{item.item_id}/{companion.name}"
+            self._listed[item_id] = _Listed(companion.entry, listed.playlists)
+            found.append(replace(item, item_id=item_id, kind=companion.kind, label=companion.label))
+        return [*found, replace(item, **_facts(info | entry))]
+
+    def _attach(
+        self, lecture: Item, attachments: list[Entry | None], playlists: tuple[str, ...]
+    ) -> Iterator[Item]:
+        """Yield the items of a lecture's attachments."""
+        widths = (*lecture.widths, _digits(len(attachments), least=1))
+        named = self._name_entries(attachments, "UdemyAsset", f"{lecture.item_id}/")
+        for number, entry, item_id in named:
+            item = replace(
+                lecture,
+                item_id=item_id,
+                title=_fix_surrogates(entry.get("title") or lecture.title),
+                part=(*lecture.part, number),
+                widths=widths,
+                kind=entry.get("item_kind") or ItemKind.ATTACHMENT,
+                left_out=self._why_left_out(entry),
+                description="",
+                duration=None,
+            )
+            yield self._add(item, entry, playlists)
 
     def _name_entries(
         self, entries: Iterable[Entry | None], extractor: str, prefix: str = ""
@@ -198,9 +318,9 @@ class YtDlp:
                 part=(*parent.part, number),
                 source_url=_source_url(entry, parent.source_url),
                 widths=widths,
+                **_facts(entry),
             )
-            self._listed[item.item_id] = _Listed(entry, (*outer, url))
-            items.append(item)
+            items.append(self._add(item, entry, (*outer, url)))
         if not items:
             message = "yt-dlp finds nothing to download for this item"
             raise Failure(Reason.UNSUPPORTED_COURSE, message)
@@ -234,6 +354,32 @@ def _iter_entries(entries: Iterable[Entry | None]) -> Iterator[tuple[int, Entry]
         position += 1
         if entry is not None:
             yield position, entry
+
+
+def _facts(entry: Entry) -> dict[str, Any]:
+    """Return what an entry says of its content, as fields of an item."""
+    duration = float_or_none(entry.get("duration"))
+    is_finite = duration is not None and 0 < duration < _MAX_DURATION
+    return {"description": _description(entry), "duration": duration if is_finite else None}
+
+
+def _description(info: Entry) -> str:
+    """Return the description as plain text. Many sites write HTML."""
+    text = info.get("description")
+    return _fix_surrogates(clean_html(text))[:_MAX_DESCRIPTION] if isinstance(text, str) else ""
+
+
+def _write_text(item: Item, info: Entry, folder: Path) -> Fetched:
+    """Write a text that an extractor returned. Raises Failure if it returned none."""
+    text, extension = info.get("text"), safe_name(str(info.get("ext") or "txt"))
+    if not isinstance(text, str):
+        message = "the site says nothing of this item that can be stored"
+        raise Failure(Reason.UNSUPPORTED_COURSE, message)
+    if item.kind is ItemKind.ARTICLE:
+        text = render_article(item.title, text)
+    file = folder / f"text.{extension}"
+    file.write_text(_fix_surrogates(text), encoding="utf-8", newline="")
+    return Fetched(file)
 
 
 def _source_url(entry: Entry, default: str) -> str:

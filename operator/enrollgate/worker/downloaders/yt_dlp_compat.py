@@ -22,6 +22,10 @@ from yt_dlp.downloader.external import FFmpegFD
 from yt_dlp.downloader.fragment import FragmentFD
 from yt_dlp.downloader.hls import HlsFD
 from yt_dlp.downloader.http import HttpFD
+from yt_dlp.extractor.common import InfoExtractor
+from yt_dlp.extractor.generic import GenericIE as YtDlpGenericIE
+from yt_dlp.extractor.udemy import UdemyCourseIE as YtDlpUdemyCourseIE
+from yt_dlp.extractor.udemy import UdemyIE as YtDlpUdemyIE
 from yt_dlp.networking._helper import _socket_connect, create_connection
 from yt_dlp.networking._urllib import (
     HTTPHandler,
@@ -47,6 +51,7 @@ __all__ = [
     "HlsFD",
     "HttpFD",
     "IncompleteRead",
+    "InfoExtractor",
     "ProxyHandler",
     "RedirectHandler",
     "Request",
@@ -58,6 +63,9 @@ __all__ = [
     "UrllibResponseAdapter",
     "YoutubeDL",
     "YoutubeDLCookieJar",
+    "YtDlpGenericIE",
+    "YtDlpUdemyCourseIE",
+    "YtDlpUdemyIE",
     "build_connection_class",
     "connect_checked",
     "download_with",
@@ -108,6 +116,18 @@ SIGNATURES: dict[str, str] = {
     "yt_dlp.downloader.hls:HlsFD": "(ydl, params)",
     "yt_dlp.downloader.hls:HlsFD.can_download": "(manifest, info_dict, allow_unplayable_formats=)",
     "yt_dlp.downloader.http:HttpFD": "(ydl, params)",
+    "yt_dlp:YoutubeDL.add_info_extractor": "(self, ie)",
+    "yt_dlp.extractor.common:InfoExtractor": "(downloader=)",
+    "yt_dlp.extractor.common:InfoExtractor._match_id": "(url)",
+    "yt_dlp.extractor.common:InfoExtractor.playlist_result": (
+        "(entries, playlist_id=, playlist_title=, playlist_description=, *, multi_video=, **kwargs)"
+    ),
+    "yt_dlp.extractor.generic:GenericIE._extract_rss": "(self, url, video_id, doc)",
+    "yt_dlp.extractor.udemy:UdemyCourseIE._real_extract": "(self, url)",
+    "yt_dlp.extractor.udemy:UdemyIE._download_json": "(self, url_or_request, *args, **kwargs)",
+    "yt_dlp.extractor.udemy:UdemyIE._download_lecture": "(self, course_id, lecture_id)",
+    "yt_dlp.extractor.udemy:UdemyIE._enroll_course": "(self, base_url, webpage, course_id)",
+    "yt_dlp.extractor.udemy:UdemyIE._extract_course_info": "(self, webpage, video_id)",
     "yt_dlp.networking._helper:_socket_connect": "(ip_addr, timeout, source_address)",
     "yt_dlp.networking._helper:create_connection": (
         "(address, timeout=, source_address=, *, _create_socket_func=)"

@@ -140,7 +140,7 @@ class Drive:
             moved = self._retry_policy.call(partial(self._client.move, file["id"], folder, target))
             with self._lock:
                 self._files[item.key] = [moved]
-        return Delivered(item.item_id, int(file["size"]), str(file["md5Checksum"]))
+        return _delivered(item, file, str(file["md5Checksum"]))
 
     def deliver(self, item: Item, fetched: Fetched, on_bytes: OnBytes) -> Delivered:
         """Upload and verify the file, then move incomplete files of the same item to the trash.
@@ -163,7 +163,7 @@ class Drive:
             others = self._files.get(item.key, [])
             self._files[item.key] = [uploaded]
         self._trash_duplicates([uploaded, *others])
-        return Delivered(item.item_id, int(uploaded["size"]), md5)
+        return _delivered(item, {**uploaded, "name": uploaded.get("name", name)}, md5)
 
     @property
     def location(self) -> tuple[str, str]:
@@ -222,6 +222,13 @@ class Drive:
                 with self._lock:
                     self._sections[key] = found
             return found
+
+
+def _delivered(item: Item, file: File, md5: str) -> Delivered:
+    """Return the item as it is on Drive. Drive's files have an address, links between them none."""
+    path = "/".join(filter(None, (section_name(item), str(file.get("name", "")))))
+    url = f"https://drive.google.com/file/d/{file['id']}/view"
+    return Delivered(item.item_id, int(file["size"]), md5, path=path, url=url)
 
 
 def _is_complete(file: File) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tests.cluster.control_plane import Cluster
 from tests.cluster.pod_runner.expansion import expand
 
 Json = dict[str, Any]
@@ -31,6 +32,14 @@ def helm(
     *arguments: str, kubeconfig: Path | None = None, stdin: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     return _run("helm", arguments, kubeconfig, stdin)
+
+
+def deploy(
+    verb: str, values: Json, *, cluster: Cluster, namespace: str, release: str = RELEASE
+) -> subprocess.CompletedProcess[str]:
+    """Install or upgrade a release of the chart with these values, which Helm reads from stdin."""
+    arguments = (verb, release, str(CHART), "-f", "-", "-n", namespace)
+    return helm(*arguments, kubeconfig=cluster.kubeconfig, stdin=json.dumps(values))
 
 
 def kubectl(*arguments: str, kubeconfig: Path, stdin: str | None = None) -> str:

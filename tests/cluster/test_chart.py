@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests.chart.rendering import EVERYTHING, REQUIRED, merged, pods, render
-from tests.cluster.chart import CHART, helm, kubectl
+from tests.cluster.chart import deploy, helm, kubectl
 from tests.cluster.control_plane import Cluster
 from tests.cluster.pod_runner import PodRunner
 from tests.job_settings import job_settings
@@ -88,22 +88,18 @@ def _wait_until_only(cluster: Cluster, namespace: str, part_of_name: str) -> Non
 
 
 def test_a_release_leaves_nothing_behind_and_running_jobs_alone(
-    cluster: Cluster, namespace: str, tmp_path: Path
+    cluster: Cluster, namespace: str
 ) -> None:
     def release(*arguments: str) -> None:
         done = helm(*arguments, "-n", namespace, kubeconfig=cluster.kubeconfig)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def values(content: dict[str, Any]) -> str:
-        path = tmp_path / "release.yaml"
-        path.write_text(json.dumps(content), encoding="utf-8")
-        return str(path)
-
     def operators() -> int:
         path = f"/apis/apps/v1/namespaces/{namespace}/deployments"
         return int(cluster.items(path)[0]["spec"]["replicas"])
 
-    release("install", "school", str(CHART), "-f", values(WITHOUT_HOOKS))
+    done = deploy("install", WITHOUT_HOOKS, cluster=cluster, namespace=namespace)
+    assert done.returncode == 0, done.stdout + done.stderr
     job = build_job(
         RunOrder("school-enrollgate-1-1", 1, 1, "https://courses.example.com/1", "cookies.txt"),
         job_settings(namespace, "school-enrollgate", "enrollgate:1"),
@@ -111,7 +107,8 @@ def test_a_release_leaves_nothing_behind_and_running_jobs_alone(
     kubectl(
         "create", "-n", namespace, "-f", "-", kubeconfig=cluster.kubeconfig, stdin=json.dumps(job)
     )
-    release("upgrade", "school", str(CHART), "-f", values(VOLUME))
+    done = deploy("upgrade", VOLUME, cluster=cluster, namespace=namespace)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert operators() == 2
     release("rollback", "school", "1")
     assert operators() == 1
@@ -121,20 +118,9 @@ def test_a_release_leaves_nothing_behind_and_running_jobs_alone(
     assert "job.batch/school-enrollgate-1-1" in _present(cluster, namespace)
 
 
-def test_two_releases_share_a_namespace(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
-    path = tmp_path / "release.yaml"
-    path.write_text(json.dumps(VOLUME), encoding="utf-8")
+def test_two_releases_share_a_namespace(cluster: Cluster, namespace: str) -> None:
     for name in ("day", "night"):
-        done = helm(
-            "install",
-            name,
-            str(CHART),
-            "-f",
-            str(path),
-            "-n",
-            namespace,
-            kubeconfig=cluster.kubeconfig,
-        )
+        done = deploy("install", VOLUME, cluster=cluster, namespace=namespace, release=name)
         assert done.returncode == 0, done.stdout + done.stderr
     for name in ("day", "night"):
         helm("uninstall", name, "-n", namespace, "--wait", kubeconfig=cluster.kubeconfig)
@@ -142,31 +128,18 @@ def test_two_releases_share_a_namespace(cluster: Cluster, namespace: str, tmp_pa
 
 
 def test_a_node_is_drained_while_no_operator_is_ready(
-    cluster: Cluster, pod_runner: PodRunner, namespace: str, tmp_path: Path
+    cluster: Cluster, pod_runner: PodRunner, namespace: str
 ) -> None:
     """While the database is away, no pod is ready, so the disruption budget protects none."""
-    path = tmp_path / "release.yaml"
     database = {"url": "mysql://enrollgate:p@127.0.0.1:1/courses"}
     values = {
         "database": database,
         "destination": "drive:0AbCdEf",
         "migration": {"enabled": False},
         "replicas": 2,
+        "image": {"repository": "enrollgate", "tag": "test"},
     }
-    path.write_text(
-        json.dumps(values | {"image": {"repository": "enrollgate", "tag": "test"}}),
-        encoding="utf-8",
-    )
-    done = helm(
-        "install",
-        "school",
-        str(CHART),
-        "-f",
-        str(path),
-        "-n",
-        namespace,
-        kubeconfig=cluster.kubeconfig,
-    )
+    done = deploy("install", values, cluster=cluster, namespace=namespace)
     assert done.returncode == 0, done.stdout + done.stderr
 
     def unready() -> list[str]:

@@ -3,11 +3,10 @@
 import json
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from tests.chart.rendering import REQUIRED, merged
-from tests.cluster.chart import CHART, helm
+from tests.cluster.chart import deploy, helm
 from tests.cluster.control_plane import Cluster
 from tests.cluster.pod_runner import PodRunner
 
@@ -15,21 +14,10 @@ OUT_OF_REACH = "mysql://enrollgate:unlikely-password@127.0.0.1:1/courses"
 IMAGE = {"image": {"repository": "enrollgate", "tag": "test"}}
 
 
-def release(
-    cluster: Cluster, namespace: str, folder: Path, values: dict[str, Any], *arguments: str
+def install(
+    cluster: Cluster, namespace: str, values: dict[str, Any]
 ) -> subprocess.CompletedProcess[str]:
-    path = folder / "values.yaml"
-    path.write_text(json.dumps(merged(values, IMAGE)), encoding="utf-8")
-    return helm(
-        *arguments,
-        "school",
-        str(CHART),
-        "-f",
-        str(path),
-        "-n",
-        namespace,
-        kubeconfig=cluster.kubeconfig,
-    )
+    return deploy("install", merged(values, IMAGE), cluster=cluster, namespace=namespace)
 
 
 def list_secrets(cluster: Cluster, namespace: str) -> set[str]:
@@ -47,12 +35,10 @@ def list_policies(cluster: Cluster, namespace: str) -> set[str]:
 
 
 def test_a_release_without_its_secret_is_not_installed(
-    cluster: Cluster, pod_runner: PodRunner, namespace: str, tmp_path: Path
+    cluster: Cluster, pod_runner: PodRunner, namespace: str
 ) -> None:
     """The migration finds no database address, and must not create a database of its own."""
-    done = release(
-        cluster, namespace, tmp_path, merged(REQUIRED, {"migration": {"timeout": 5}}), "install"
-    )
+    done = install(cluster, namespace, merged(REQUIRED, {"migration": {"timeout": 5}}))
 
     assert done.returncode != 0 and "school-enrollgate-migrate" in done.stderr
     (job,) = cluster.jobs(namespace)
@@ -61,7 +47,7 @@ def test_a_release_without_its_secret_is_not_installed(
 
 
 def test_a_failed_migration_says_why_and_leaves_nothing_behind(
-    cluster: Cluster, pod_runner: PodRunner, namespace: str, tmp_path: Path
+    cluster: Cluster, pod_runner: PodRunner, namespace: str
 ) -> None:
     values = {
         "database": {"url": OUT_OF_REACH},
@@ -70,7 +56,7 @@ def test_a_failed_migration_says_why_and_leaves_nothing_behind(
         "networkPolicy": {"enabled": True},
     }
     with ThreadPoolExecutor() as pool:
-        installing = pool.submit(release, cluster, namespace, tmp_path, values, "install")
+        installing = pool.submit(install, cluster, namespace, values)
         cluster.wait_for(lambda: cluster.pods(namespace), what="the migration's pod")
         assert list_policies(cluster, namespace) == {"school-enrollgate-migration"}, (
             "otherwise the migration has no network"
@@ -97,7 +83,7 @@ def test_a_failed_migration_says_why_and_leaves_nothing_behind(
 
 
 def test_a_failing_helm_test_says_why_and_is_removed(
-    cluster: Cluster, pod_runner: PodRunner, namespace: str, tmp_path: Path
+    cluster: Cluster, pod_runner: PodRunner, namespace: str
 ) -> None:
     values = {
         "database": {"url": OUT_OF_REACH},
@@ -105,7 +91,7 @@ def test_a_failing_helm_test_says_why_and_is_removed(
         "migration": {"enabled": False},
         "replicas": 0,
     }
-    assert release(cluster, namespace, tmp_path, values, "install").returncode == 0
+    assert install(cluster, namespace, values).returncode == 0
 
     done = helm("test", "school", "--logs", "-n", namespace, kubeconfig=cluster.kubeconfig)
 

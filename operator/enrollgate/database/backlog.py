@@ -5,9 +5,10 @@ takes about 150 ms of the database's time. A cheaper comparison of checksums was
 removed: it was slower at 1,000 rows, and equal checksums could hide a change.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any, Self
 
 from sqlalchemy import String, cast, func, literal, null, select, union_all
 
@@ -46,6 +47,25 @@ class Backlog:
     tracked: int
     waiting_since: datetime | None
     unknown_statuses: Mapping[str | None, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Sequence[Any]]) -> Self:
+        """Read the rows of the statement: kind, status, last seen status, number, instant."""
+        parts: dict[str, list[Sequence[Any]]] = {}
+        for row in rows:
+            parts.setdefault(row[0], []).append(row)
+        return cls(
+            now=parts["clock"][0][4],
+            groups=tuple(
+                Group(status, last_seen, int(tasks))
+                for _, status, last_seen, tasks, _ in parts.get("tasks", ())
+            ),
+            tracked=int(parts["tracked"][0][3]),
+            waiting_since=min(
+                filter(None, (row[4] for row in parts.get("waiting", ()))), default=None
+            ),
+            unknown_statuses={row[1]: int(row[3]) for row in parts.get("unknown", ())},
+        )
 
     @property
     def new(self) -> int:
@@ -118,13 +138,7 @@ def load_backlog(database: Database, tables: Tables) -> Backlog:
     first_seen = func.min(tracked_tasks.c.first_seen_at)
     statement = union_all(
         # The first part gives the columns their types.
-        select(
-            literal("clock"),
-            null(),
-            null(),
-            literal(0),
-            database.clock_expression(),
-        ),
+        select(literal("clock"), null(), null(), literal(0), database.clock_expression()),
         select(
             literal("tasks"),
             configured.c.status,
@@ -143,14 +157,4 @@ def load_backlog(database: Database, tables: Tables) -> Backlog:
         ),
     )
     with database.read_transaction() as connection:
-        rows = [
-            (kind, status, last_seen, int(tasks), instant)
-            for kind, status, last_seen, tasks, instant in connection.execute(statement)
-        ]
-    return Backlog(
-        now=next(instant for kind, _, _, _, instant in rows if kind == "clock"),
-        groups=tuple(Group(*row) for kind, *row, _ in rows if kind == "tasks"),
-        tracked=next(tasks for kind, _, _, tasks, _ in rows if kind == "tracked"),
-        waiting_since=min((row[4] for row in rows if row[0] == "waiting" and row[4]), default=None),
-        unknown_statuses={status: tasks for kind, status, _, tasks, _ in rows if kind == "unknown"},
-    )
+        return Backlog.from_rows(connection.execute(statement))

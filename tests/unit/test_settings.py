@@ -246,6 +246,7 @@ def test_a_duration_is_seconds_or_has_a_unit(
         ),
         ("WORK_DIR", "", "ENROLLGATE_WORK_DIR=: it is empty"),
         ("DRIVE_CREDENTIALS", "", "ENROLLGATE_DRIVE_CREDENTIALS=: it is empty"),
+        ("LOCAL_MEMORY_LIMIT", "100MiB", "write 256MiB at least, or 0 for no limit"),
         ("DATABASE__TLS_CA", "", "ENROLLGATE_DATABASE__TLS_CA=: it is empty"),
         ("KUBERNETES__JOB_TEMPLATE", "", "ENROLLGATE_KUBERNETES__JOB_TEMPLATE=: it is empty"),
         (

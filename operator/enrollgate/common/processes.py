@@ -13,7 +13,9 @@ another process. psutil also reads /proc/stat for each start time, and it makes 
 larger. Start times here are clock ticks since boot, with the id of that boot.
 """
 
+import contextlib
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +24,10 @@ from functools import cache
 from pathlib import Path
 
 _PROC = Path("/proc")
+# The fields of /proc/PID/status and smaps_rollup that are memory, not mapped files, in kB. The
+# second ones divide what processes share among them.
+_HELD = re.compile(rb"^(?:RssAnon|RssShmem|VmSwap):\s*(\d+)", re.MULTILINE)
+_HELD_ALONE = re.compile(rb"^(?:Pss_Anon|Pss_Shmem|SwapPss):\s*(\d+)", re.MULTILINE)
 # Up to 80 rounds with pauses of 0.025 s: about two seconds.
 _KILL_ROUNDS = 80
 _KILL_PAUSE = 0.025
@@ -91,6 +97,33 @@ def descendants(leader: int) -> list[Process]:
         if not children:
             return [others[pid] for pid in found]
         found |= children
+
+
+def descendant_memory(leader: int, limit: int) -> int:
+    """Return the bytes of memory, swap included, that the leader's descendants take together.
+
+    Files that are mapped do not count. Above `limit`, memory that they share is counted once; that
+    takes longer to find out.
+    """
+    parents, pids = [leader], set[int]()
+    while parents:
+        for task in (_PROC / str(parents.pop())).glob("task/*/children"):
+            with contextlib.suppress(OSError):
+                children = {int(pid) for pid in task.read_bytes().split()} - pids
+                parents += children
+                pids |= children
+    held = sum(_kilobytes(pid, "status", _HELD) for pid in pids) * 1024
+    if held <= limit:
+        return held
+    return min(held, sum(_kilobytes(pid, "smaps_rollup", _HELD_ALONE) for pid in pids) * 1024)
+
+
+def _kilobytes(pid: int, name: str, fields: re.Pattern[bytes]) -> int:
+    """Return the sum of these fields of a file of the process (proc(5)); 0 if it is gone."""
+    try:
+        return sum(map(int, fields.findall((_PROC / str(pid) / name).read_bytes())))
+    except OSError:
+        return 0
 
 
 def command_name(process: Process) -> str:

@@ -166,6 +166,7 @@ def build_local_launcher(settings: Settings, on_change: Callable[[], None]) -> L
         backoff=Backoff(
             base=settings.retry_backoff, factor=2.0, cap=max(settings.retry_backoff, 600.0)
         ),
+        memory_limit=settings.local_memory_limit,
         run_ttl=settings.run_ttl,
         on_change=on_change,
         clock=time.time,

@@ -192,7 +192,8 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         True,
     ),
     Reason.INCOMPLETE_DOWNLOAD: Explanation(
-        "A file ended before its announced length.",
+        "A file ended before its announced length, or the download command left it partial or "
+        "empty.",
         "Try again. If it fails again, the file is broken at the site.",
         True,
     ),
@@ -202,8 +203,7 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         True,
     ),
     Reason.UNSAFE_OUTPUT: Explanation(
-        "The download command wrote a symbolic link or a special file. Such files are never "
-        "delivered.",
+        "The download command left a link or a special file. Such files are never delivered.",
         "Make the command write only regular files, and only into its output folder.",
         False,
     ),
@@ -303,7 +303,8 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.OOM_KILLED: Explanation(
         "The worker used more memory than its limit.",
-        "Raise the memory limit in the job template.",
+        "Raise the memory limit: ENROLLGATE_LOCAL_MEMORY_LIMIT in local mode, that of the job "
+        "template in Kubernetes.",
         True,
     ),
     Reason.EVICTED: Explanation(

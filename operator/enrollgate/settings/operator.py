@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
 from sqlalchemy import URL
 
 from enrollgate.domain.destination import DirectoryDestination
@@ -19,6 +19,8 @@ from enrollgate.settings.types import Seconds, SomePath, TextList
 from enrollgate.settings.validators import check_statuses
 from enrollgate.settings.worker import WorkerSettings
 
+# Bytes that a worker takes at most with a small course, and a reserve.
+_LEAST_MEMORY = 256 * 2**20
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_$]{1,64}")
 
 
@@ -109,6 +111,11 @@ class Settings(WorkerSettings):
     work_dir: SomePath = Field(
         Path("var"), description="The folder of local runs: their logs, reports and scratch files."
     )
+    local_memory_limit: ByteSize = Field(
+        ByteSize(2 * 2**30),
+        description="Maximum memory of a local run: its worker and all processes that it starts, "
+        "together. At least 256MiB; 0: no limit. In Kubernetes, the job template has the limit.",
+    )
     kubernetes: KubernetesSettings = Field(
         KubernetesSettings(), description="For ENROLLGATE_LAUNCHER=kubernetes."
     )
@@ -153,6 +160,13 @@ class Settings(WorkerSettings):
                 "write a DNS label of at most 32 characters: "
                 "lower-case letters, digits and -; begin with a letter"
             )
+        return value
+
+    @field_validator("local_memory_limit")
+    @classmethod
+    def _enough_memory(cls, value: ByteSize) -> ByteSize:
+        if 0 < value < _LEAST_MEMORY:
+            raise ValueError("a worker needs more: write 256MiB at least, or 0 for no limit")
         return value
 
     @field_validator("database_url")

@@ -50,6 +50,8 @@ def work(
         report = _build_report(RunStats(fatal=failure))
     except OSError as error:
         report = _build_report(RunStats(fatal=scratch_failure(error)))
+    except MemoryError:
+        report = Report(Reason.OOM_KILLED, "the worker needed more memory than it may take")
     except Exception as error:  # noqa: BLE001 -- a bug, too, must end in a report
         sys.stderr.write(redacted_traceback())
         report = Report(Reason.WORKER_CRASHED, f"{type(error).__name__}: {redact(str(error), 300)}")

@@ -82,6 +82,7 @@ class LocalLauncher:
         worker_env: the worker's settings. The supervisor adds what differs from run to run.
         max_attempts, run_timeout, stop_grace, backoff: apply to runs launched from now on.
             `run_timeout` covers all attempts together.
+        memory_limit: bytes that a worker and its processes may take together; 0: no limit.
         run_ttl: how long the log and the report of a discarded run are kept.
         on_change: called from another thread soon after a launched or observed run has ended.
         clock: the time of day, as files have it.
@@ -101,6 +102,7 @@ class LocalLauncher:
         stop_grace: float,
         backoff: Backoff,
         run_ttl: float,
+        memory_limit: int = 0,
         on_change: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -119,6 +121,7 @@ class LocalLauncher:
         self._run_timeout = run_timeout
         self._stop_grace = stop_grace
         self._backoff = backoff
+        self._memory_limit = memory_limit
         self._run_ttl = run_ttl
         self._clock = clock
         self._swept_at = float("-inf")
@@ -288,6 +291,7 @@ class LocalLauncher:
             self._run_timeout,
             self._stop_grace,
             self._backoff,
+            self._memory_limit,
         )
         write_private(run.ballast, _BALLAST)
         write_private(run.spec, spec.encode())

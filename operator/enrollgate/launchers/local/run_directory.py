@@ -56,7 +56,8 @@ class RunSpec:
     """What a supervisor needs to know.
 
     `run_timeout` is in seconds, for all attempts and the waits between them together. `stop_grace`
-    is the number of seconds between asking a worker to end and killing it.
+    is the number of seconds between asking a worker to end and killing it. `memory_limit` is the
+    bytes that the worker and its processes may take together; 0: no limit.
     """
 
     order: RunOrder
@@ -65,6 +66,7 @@ class RunSpec:
     run_timeout: float
     stop_grace: float
     backoff: Backoff
+    memory_limit: int = 0
 
     def encode(self) -> str:
         """Return the spec as JSON."""

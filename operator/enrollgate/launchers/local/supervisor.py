@@ -7,8 +7,9 @@ The local launcher starts it, with the run's lock (taken) as standard input and 
 output. In comes the run's `spec.json`. Out goes `result.json`, written last.
 
 It runs the worker until it succeeds, fails for good, has used up its attempts or its time, or is
-asked to end. It leaves no process of the run alive. It outlives the operator: exit codes and
-deadlines are kept while no operator runs.
+asked to end. It leaves no process of the run alive. It kills the worker with all its processes if
+they take more memory than their limit. It outlives the operator: exit codes and deadlines are kept
+while no operator runs.
 
 It leads a session of its own; the worker and all that the worker starts belong to it. It is also
 their subreaper, so orphans among them become its children. If the supervisor dies, the kernel
@@ -19,6 +20,7 @@ import contextlib
 import ctypes
 import math
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -31,7 +33,7 @@ from types import FrameType
 
 from enrollgate.common.backoff import delay
 from enrollgate.common.files import write_private
-from enrollgate.common.processes import find, kill_descendants
+from enrollgate.common.processes import descendant_memory, find, kill_descendants
 from enrollgate.common.redaction import redact
 from enrollgate.domain.reasons import EXIT_SUCCEEDED, PERMANENT_EXIT_CODES, Reason
 from enrollgate.domain.report import Report
@@ -47,6 +49,10 @@ from enrollgate.launchers.local.run_directory import RunDirectory, RunSpec, read
 # Seconds between two looks for a stop request. Its signal may not reach us, for example from
 # another container.
 _STOP_POLL_INTERVAL = 2.0
+# Seconds between two looks at the memory that a run takes.
+_MEMORY_POLL_INTERVAL = 0.25
+# What a worker may map beyond its limit: stacks and reserves that it never touches.
+_MAPPED_RESERVE = 512 * 2**20
 # Bytes at the end of the log in which the last line is looked for.
 _LOG_TAIL = 4096
 _LOG_PREFIX = "supervisor: "
@@ -103,6 +109,7 @@ class Supervisor:
         self._signals = signals
         self._clock = clock
         self._deadline = clock() + spec.run_timeout
+        self._poll_interval = _MEMORY_POLL_INTERVAL if spec.memory_limit else _STOP_POLL_INTERVAL
         self._random = Random(spec.order.name)  # noqa: S311 -- spreads retries, protects nothing
         _PRCTL(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -144,7 +151,15 @@ class Supervisor:
             worker = self._start_worker(attempt)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             return ExitResult(None, None, str(error)), None
-        interruption = self._wait(lambda: worker.poll() is not None)
+        limit, used = self._spec.memory_limit, 0
+
+        def ended_or_too_large() -> bool:
+            nonlocal used
+            if worker.poll() is None and limit:
+                used = descendant_memory(os.getpid(), limit)
+            return worker.returncode is not None or used > limit
+
+        interruption = self._wait(ended_or_too_large)
         if interruption is not None:
             grace = self._spec.stop_grace
             _log(f"{interruption.value}: asking the worker to end within {grace:g} s")
@@ -152,6 +167,7 @@ class Supervisor:
             grace_over = self._clock() + grace
             while worker.poll() is None and self._clock() < grace_over:
                 self._signals.wait(grace_over - self._clock())
+        is_too_large = worker.poll() is None and interruption is None
         if not kill_descendants(os.getpid()):
             _log("some processes of the run cannot be killed now; continuing without them")
         exit_code = worker.wait()
@@ -159,6 +175,12 @@ class Supervisor:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         report = parse_report(read_text(self._run.report))
+        if is_too_large:
+            message = (
+                f"the worker and its processes took {used // 2**20} MiB of memory, and their limit "
+                f"is {limit // 2**20} MiB; they were killed"
+            )
+            report = Report(Reason.OOM_KILLED, message)
         return ExitResult(exit_code, report, _last_line(self._run.log)), interruption
 
     def _start_worker(self, attempt: int) -> "subprocess.Popen[bytes]":
@@ -172,12 +194,18 @@ class Supervisor:
             "ENROLLGATE_REPORT_PATH": str(self._run.report),
             "ENROLLGATE_PROGRESS_PATH": str(self._run.progress),
         }
-        supervisor = os.getpid()
+        supervisor, limit = os.getpid(), self._spec.memory_limit
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        mapped = 2 * limit + _MAPPED_RESERVE
+        if most != resource.RLIM_INFINITY:
+            mapped = min(mapped, most)
 
         def die_with_supervisor() -> None:
             _PRCTL(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             if os.getppid() != supervisor:  # it died before prctl took effect
                 os.kill(os.getpid(), signal.SIGKILL)
+            if limit:  # the kernel refuses at once what would grow faster than we look
+                resource.setrlimit(resource.RLIMIT_DATA, (mapped, most))
 
         return subprocess.Popen(
             self._spec.worker_argv,
@@ -207,7 +235,7 @@ class Supervisor:
             now = self._clock()
             if now >= until:
                 return None
-            self._signals.wait(min(until - now, self._deadline - now, _STOP_POLL_INTERVAL))
+            self._signals.wait(min(until - now, self._deadline - now, self._poll_interval))
         return None
 
     def _interruption(self) -> Interruption | None:

@@ -15,6 +15,7 @@ Imports the standard library only, and nothing of ours: it starts in a few milli
 
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -34,6 +35,10 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGTERM, lambda _number, _frame: None)
     _PRCTL(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     _die_with(parent)
+    # The supervisor limits what the worker may map. It limits the program, with all its processes,
+    # by what they really use.
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     this_process = os.getpid()
     try:
         program = subprocess.Popen(

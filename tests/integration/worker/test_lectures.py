@@ -342,6 +342,35 @@ def test_an_endless_or_empty_nested_playlist_is_one_failed_lecture(
     assert words in report.message
 
 
+def test_lists_of_lists_without_end_have_a_cap_per_run(
+    site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each list has ten lists, whose addresses are all new."""
+    monkeypatch.setattr("enrollgate.worker.downloaders.yt_dlp._MAX_ITEMS_OF_PLAYLISTS", 50)
+    level = [""]
+    for _ in range(4):
+        for name in level:
+            rss(site, f"/l{name}", *(link(f"L{n}", f"{site.url}/l{name}{n}") for n in range(10)))
+        level = [f"{name}{n}" for name in level for n in range(10)]
+    for name in level:
+        rss(site, f"/l{name}", media("V", f"{site.url}/1.mp4?{name}"))
+    report = run(order_for(site, tmp_path, course_url=f"{site.url}/l"))
+    assert report.reason is Reason.UNSUPPORTED_COURSE
+    assert "the course's playlists list more than 50 items" in report.message
+    assert report.items_failed < 80
+    assert len(site.sent) < 500
+
+
+def test_a_course_list_without_end_is_refused(
+    site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enrollgate.worker.downloaders.yt_dlp._MAX_ITEMS_OF_COURSE", 3)
+    course = rss(site, "/course", *(media(f"V{n}", f"{site.url}/1.mp4?{n}") for n in range(5)))
+    report = run(order_for(site, tmp_path, course_url=course))
+    assert (report.reason, report.items_delivered) == (Reason.UNSUPPORTED_COURSE, 3)
+    assert "more than 3 items" in report.message
+
+
 def test_playlists_between_failures_do_not_reset_the_failure_count(
     site: FaultySite, tmp_path: Path
 ) -> None:

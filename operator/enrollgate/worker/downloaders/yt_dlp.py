@@ -55,6 +55,9 @@ from enrollgate.worker.order import WorkOrder
 _MAX_DEPTH = 3
 # Items of a playlist within the course. They are all in memory.
 _MAX_NESTED_ITEMS = 10_000
+# Items of all playlists within the course together, and of the course's own list.
+_MAX_ITEMS_OF_PLAYLISTS = 50_000
+_MAX_ITEMS_OF_COURSE = 100_000
 # Digits of the numbers of items and sections, in a list whose length is known only at its end. They
 # must be the same in every attempt.
 _LAZY_WIDTH = 4
@@ -84,6 +87,7 @@ class YtDlp:
         # By the items' ids.
         self._listed: dict[str, _Listed] = {}
         self._names = set[str]()
+        self._items_of_playlists = 0
         self._local = threading.local()
         self._fetchers: list[Fetcher] = []
         options = build_options(copy_cookies(order))
@@ -171,6 +175,9 @@ class YtDlp:
             section_width = _section_width([each for each in entries if each])
         left_out = 0
         for position, entry, item_id in self._name_entries(entries, extractor):
+            if position > _MAX_ITEMS_OF_COURSE:
+                message = f"the course lists more than {_MAX_ITEMS_OF_COURSE:,} items"
+                raise Failure(Reason.UNSUPPORTED_COURSE, message)
             # What is left out follows the item before it, and has no number of its own.
             left_out += bool(entry.get("left_out"))
             index = position - left_out
@@ -296,6 +303,10 @@ class YtDlp:
         if url in outer or len(outer) > _MAX_DEPTH:
             message = f"this is a playlist within itself, or within more than {_MAX_DEPTH} others"
             raise Failure(Reason.UNSUPPORTED_COURSE, message)
+        remedy = "Write its URL to a row of its own, as a course."
+        if self._items_of_playlists > _MAX_ITEMS_OF_PLAYLISTS:
+            message = f"the course's playlists list more than {_MAX_ITEMS_OF_PLAYLISTS:,} items"
+            raise Failure(Reason.UNSUPPORTED_COURSE, message, remedy=remedy)
         entries = list[Entry | None]()
         for number, entry in _iter_entries(playlist.get("entries") or ()):
             if self._stop.is_set():
@@ -304,9 +315,10 @@ class YtDlp:
                 raise Failure(
                     Reason.UNSUPPORTED_COURSE,
                     f"this is a playlist of more than {_MAX_NESTED_ITEMS:,} items",
-                    remedy="Write its URL to a row of its own, as a course.",
+                    remedy=remedy,
                 )
             entries += [None] * (number - 1 - len(entries)) + [entry]
+        self._items_of_playlists += len(entries)
         extractor = str(playlist.get("extractor_key") or "Generic")
         widths = (*parent.widths, _digits(len(entries), least=1))
         items = list[Item]()

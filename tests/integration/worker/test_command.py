@@ -43,8 +43,13 @@ def run(tmp_path: Path, program: str) -> Report:
 
 
 def names(tmp_path: Path) -> list[str]:
+    """Return what is at the destination, without the course's index."""
     root = tmp_path / "out"
-    return [str(path.relative_to(root)) for path in sorted(root.rglob("*")) if path.is_file()]
+    return [
+        str(path.relative_to(root))
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.name not in ("course.json", "index.html")
+    ]
 
 
 def test_files_of_the_command_are_delivered_with_folders_as_sections(tmp_path: Path) -> None:
@@ -309,3 +314,16 @@ def test_a_killed_worker_takes_its_command_along(tmp_path: Path) -> None:
         worker.kill()
         worker.wait()
     assert wait_for(lambda: is_gone(pid))
+
+
+def test_names_of_more_than_99_files_sort_as_the_course_does(tmp_path: Path) -> None:
+    program = (
+        "for n in range(1, 121):\n"
+        "    folder = out / ('week ' + str(n))\n"
+        "    folder.mkdir(exist_ok=True)\n"
+        "    (folder / (str(n) + '.txt')).write_text('text ' + str(n))\n"
+    )
+    assert run(tmp_path, program).items_delivered == 120
+    found = [name for name in names(tmp_path) if name.endswith(".txt")]
+    numbers = [int(name.rpartition(" - ")[2].removesuffix(".txt")) for name in found]
+    assert numbers == list(range(1, 121))

@@ -183,11 +183,11 @@ def test_the_command_may_name_the_course_and_its_items(tmp_path: Path) -> None:
     (tmp_path / COURSE_FILE).write_text(json.dumps(course))
     title, files = list_output(tmp_path)
     assert title == "Ceramics"
-    assert [(str(file.relative), file.title) for file in files] == [
-        ("01/Clay.mp4", "Choosing the clay"),
-        ("01/Clay.en.srt", "Choosing the clay.en"),
-        ("01/Kiln.mp4", "Firing"),
-        ("01/Kiln.en.srt", "Firing, in English"),
+    assert [(str(file.relative), file.title, file.label, file.kind) for file in files] == [
+        ("01/Clay.mp4", "Choosing the clay", "", "lecture"),
+        ("01/Clay.en.srt", "Choosing the clay", "en", "subtitle"),
+        ("01/Kiln.mp4", "Firing", "", "lecture"),
+        ("01/Kiln.en.srt", "Firing, in English", "", "subtitle"),
     ]
 
 

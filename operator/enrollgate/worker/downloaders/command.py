@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -199,6 +200,8 @@ class Command:
         """Return the course that the files in the output folder are."""
         title, files = list_output(self._output)
         items = list[Item]()
+        folders = {file.relative.parts[:-1] for file in files} - {()}
+        width = max(2, len(str(max((file.number for file in files), default=0))))
         sections = dict[str, int]()
         for file in files:
             name = _escape(str(file.relative))
@@ -206,7 +209,16 @@ class Command:
             section = _escape(" - ".join(file.relative.parts[:-1]))
             number = sections.setdefault(section, len(sections) + 1) if section else 0
             url = self._order.course_url
-            items.append(Item(name, file.number, _escape(file.title), section, number, url))
+            item = Item(name, file.number, _escape(file.title), section, number, url)
+            items.append(
+                replace(
+                    item,
+                    widths=(width,),
+                    section_width=max(2, len(str(len(folders)))),
+                    kind=file.kind,
+                    label=_escape(file.label),
+                )
+            )
         # Broken files come last: so many failures in a row would end the run.
         items.sort(key=lambda item: bool(self._files[item.item_id].problem))
         return Course(title or f"task {self._order.task_id}", iter(items), len(items))

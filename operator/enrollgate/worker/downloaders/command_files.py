@@ -17,6 +17,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.worker.course import ItemKind
 
 # In it, the command may name the course and its items. It is never delivered.
 COURSE_FILE = ".enrollgate-course.json"
@@ -54,11 +55,12 @@ _IGNORED_NAME = re.compile(
     re.IGNORECASE,
 )
 # A file of these kinds belongs to the lecture whose name it begins with: Clay.en.srt to Clay.mp4.
-_SIDECARS = frozenset(
+_SUBTITLES = frozenset(
     {".srt", ".vtt", ".ass", ".ssa", ".sub", ".idx", ".ttml", ".dfxp", ".sbv", ".lrc", ".smi"}
-    | {".srv1", ".srv2", ".srv3", ".json3", ".json", ".description", ".nfo"}
-    | {".jpg", ".jpeg", ".png", ".webp"}
+    | {".srv1", ".srv2", ".srv3", ".json3"}
 )
+_PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+_SIDECARS = _SUBTITLES | _PICTURES | {".json", ".description", ".nfo"}
 
 _Title = Annotated[str, Field(min_length=1, max_length=500, pattern=r"\S")]
 
@@ -82,6 +84,8 @@ class OutputFile:
     relative: PurePath
     number: int  # a lecture and its subtitles share it
     title: str
+    label: str  # what tells it from other files of its lecture: a subtitle's language
+    kind: ItemKind
     problem: str  # why it cannot be delivered; empty if it can
 
 
@@ -127,9 +131,15 @@ def list_output(output: Path) -> tuple[str | None, list[OutputFile]]:
     for path in sorted(stems, key=order):
         lecture = (path.parent, stems[path])
         number = numbers.setdefault(lecture, len(numbers) + 1)
-        of_lecture = titles.get(lecture, lecture[1]) + path.stem[len(lecture[1]) :]
-        title, problem = given.get(path, of_lecture), problems.get(path, "")
-        listed.append(OutputFile(output / path, path, number, title, problem))
+        title, label = titles.get(lecture, lecture[1]), path.stem[len(lecture[1]) + 1 :]
+        if path in given:
+            title, label = given[path], ""
+        kind, problem = ItemKind.LECTURE, problems.get(path, "")
+        if lecture in lectures and path.suffix.lower() in _SUBTITLES:
+            kind = ItemKind.SUBTITLE
+        elif lecture in lectures and path.suffix.lower() in _PICTURES:
+            kind = ItemKind.THUMBNAIL
+        listed.append(OutputFile(output / path, path, number, title, label, kind, problem))
     return course.title, listed
 
 

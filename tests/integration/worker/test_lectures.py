@@ -348,7 +348,7 @@ def test_lists_of_lists_without_end_have_a_cap_per_run(
     """Each list has ten lists, whose addresses are all new."""
     monkeypatch.setattr("enrollgate.worker.downloaders.yt_dlp._MAX_ITEMS_OF_PLAYLISTS", 50)
     level = [""]
-    for _ in range(4):
+    for _ in range(2):
         for name in level:
             rss(site, f"/l{name}", *(link(f"L{n}", f"{site.url}/l{name}{n}") for n in range(10)))
         level = [f"{name}{n}" for name in level for n in range(10)]
@@ -357,7 +357,7 @@ def test_lists_of_lists_without_end_have_a_cap_per_run(
     report = run(order_for(site, tmp_path, course_url=f"{site.url}/l"))
     assert report.reason is Reason.UNSUPPORTED_COURSE
     assert "the course's playlists list more than 50 items" in report.message
-    assert report.items_failed < 80
+    assert 0 < report.items_delivered < 70
     assert len(site.sent) < 500
 
 

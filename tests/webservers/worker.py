@@ -16,14 +16,22 @@ _SCRIPT = 'mount --bind "$0" /etc/hosts && exec "$@"'
 
 
 def run_worker(
-    tmp_path: Path, course_url: str, host: str, authority: Path, **settings: str
+    tmp_path: Path,
+    course_url: str,
+    host: str,
+    authority: Path,
+    *,
+    hosts_line: str = "",
+    **settings: str,
 ) -> Report:
     """Run `enrollgate work` for this course. `settings` by their names without the prefix.
+
+    `hosts_line` is added to its hosts file.
 
     The same `tmp_path` means the same run: scratch and destination are kept.
     """
     hosts = tmp_path / "hosts"
-    hosts.write_text(f"127.0.0.1 localhost {NAME}\n")
+    hosts.write_text(f"127.0.0.1 localhost {NAME}\n{hosts_line}")
     report = tmp_path / "report.json"
     report.unlink(missing_ok=True)
     values = {

@@ -1,0 +1,148 @@
+"""nginx in front of the site: TLS, gzip and names for the pages, signed URLs for the files.
+
+It listens on port 443 of a loopback address of its own, because the extractor's URLs have no port.
+"""
+
+import json
+import random
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cluster.control_plane.certificates import Authority
+from tests.databases.server import die_with_parent
+from tests.udemy_site.course import write_files
+from tests.udemy_site.server import SECRET, UdemyServer
+
+_FILE_HOSTS = ("mp4-c", "hls-c", "vtt-c", "att-c", "img-c")
+NAMES = ("www.udemy.com", *(f"{host}.udemycdn.com" for host in _FILE_HOSTS))
+_START_TIMEOUT = 30.0
+_CONFIG = """
+daemon off;
+worker_processes 1;
+user root;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{ worker_connections 128; }}
+http {{
+    types {{ video/mp4 mp4; text/vtt vtt; application/pdf pdf; image/jpeg jpg;
+             application/vnd.apple.mpegurl m3u8; video/mp2t ts; application/zip zip; }}
+    default_type application/octet-stream;
+    log_format requests escape=json '{{"host":"$host","path":"$request_uri","status":$status,'
+        '"method":"$request_method","encoding":"$sent_http_content_encoding"}}';
+    access_log {folder}/access.log requests;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    ssl_certificate {certificate};
+    ssl_certificate_key {key};
+    server {{
+        listen {address}:443 ssl;
+        server_name www.udemy.com;
+        gzip on;
+        gzip_min_length 1;
+        gzip_proxied any;
+        gzip_types application/json;
+        location / {{ proxy_pass http://127.0.0.1:{port}; proxy_http_version 1.1; }}
+    }}
+    server {{
+        listen {address}:443 ssl;
+        server_name {file_hosts};
+        root {root};
+        location / {{
+            secure_link $arg_md5,$arg_expires;
+            secure_link_md5 "$secure_link_expires$uri {secret}";
+            if ($secure_link = "") {{ return 403; }}
+            if ($secure_link = "0") {{ return 403; }}
+        }}
+        location ~ ^/hls/(?<sig>[^/]+)/(?<exp>[0-9]+)/(?<rest>.+)$ {{
+            secure_link $sig,$exp;
+            secure_link_md5 "$secure_link_expires/hls/ {secret}";
+            if ($secure_link = "") {{ return 403; }}
+            if ($secure_link = "0") {{ return 403; }}
+            alias {root}/hls/$rest;
+        }}
+    }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One line of the access log."""
+
+    host: str
+    path: str
+    status: int
+    method: str
+    encoding: str
+
+
+@dataclass(frozen=True)
+class UdemySite:
+    """The running site."""
+
+    folder: Path
+    address: str
+    authority: Path
+    server: UdemyServer
+    files: dict[str, bytes]
+
+    @property
+    def hosts_line(self) -> str:
+        """The line of a hosts file that leads all of Udemy's names to this site."""
+        return f"{self.address} {' '.join(NAMES)}\n"
+
+    @property
+    def requests(self) -> list[Request]:
+        """All requests so far, in order."""
+        lines = (self.folder / "access.log").read_text().splitlines()
+        return [Request(**json.loads(line)) for line in lines]
+
+
+@contextmanager
+def start_udemy(folder: Path) -> Iterator[UdemySite]:
+    """Run the site for this block. Its files and logs are below `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    authority = Authority(folder)
+    pair = authority.server(names=NAMES)
+    root = folder / "root"
+    files = write_files(root)
+    address = f"127.{random.randrange(16, 250)}.{random.randrange(250)}.{random.randrange(1, 250)}"
+    with UdemyServer() as server:
+        config = folder / "nginx.conf"
+        config.write_text(
+            _CONFIG.format(
+                folder=folder,
+                root=root,
+                address=address,
+                port=server.port,
+                secret=SECRET,
+                file_hosts=" ".join(NAMES[1:]),
+                certificate=pair.certificate,
+                key=pair.key,
+            )
+        )
+        command = ["nginx", "-p", str(folder), "-c", str(config), "-e", str(folder / "error.log")]
+        with (folder / "nginx.out").open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=output,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 -- no thread here holds a lock
+            )
+        try:
+            deadline = time.monotonic() + _START_TIMEOUT
+            while not (folder / "nginx.pid").exists():
+                assert process.poll() is None, (folder / "nginx.out").read_text()
+                assert time.monotonic() < deadline, "nginx does not start"
+                time.sleep(0.02)
+            yield UdemySite(folder, address, authority.certificate, server, files)
+        finally:
+            process.terminate()
+            process.wait()

@@ -100,9 +100,7 @@ class UdemyServer:
         for number, title in chapters.items():
             elements.append({"_class": "chapter", "id": number, "title": title})
             elements[-1]["object_index"] = number
-            for each in self.lectures:
-                if each // 10 == number:
-                    elements.append(_listed(LECTURES[each]))
+            elements += [_listed(LECTURES[each]) for each in self.lectures if each // 10 == number]
             quiz = {"_class": "quiz", "id": 900 + number, "title": f"Quiz {number}"}
             elements.append(quiz | {"type": "simple-quiz"})
         draft = {"_class": "lecture", "id": 99, "title": "Draft", "is_published": False}

@@ -10,6 +10,7 @@ The site's own pages use the same objects for students. Each field may be missin
 
 import re
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from xml.etree import ElementTree
 
 from yt_dlp.utils import ExtractorError, clean_html, float_or_none, int_or_none, smuggle_url
@@ -206,7 +207,9 @@ class UdemyAssetIE(_NeverEnrolls, YtDlpUdemyIE):  # type: ignore[misc]  # yt-dlp
                 for source in sources if isinstance(sources, list) else ():
                     address = source.get("file") or source.get("src")
                     if address:
-                        return {"id": asset_id, "title": name, "url": address, "file_name": name}
+                        # yt-dlp refuses most extensions of files that are no media.
+                        file = {"url": address, "ext": "unknown_video", "file_name": name}
+                        return {"id": asset_id, "title": name} | file
         raise ExtractorError(f"Asset {asset_id} has no file", expected=True)
 
 
@@ -274,6 +277,9 @@ def _attachment(asset: Entry, course_id: str, lecture_id: object, page: str) -> 
     """Return the entry of a file or link that belongs to a lecture."""
     asset_id = str(asset["id"])
     title = str(asset.get("title") or asset.get("filename") or "attachment")
+    # Most titles are the file's name, whose extension is added again.
+    suffix = PurePosixPath(str(asset.get("filename") or "")).suffix
+    title = title.removesuffix(suffix) or title
     base = {"title": title, "webpage_url": page, "item_kind": ItemKind.ATTACHMENT}
     address = asset.get("external_url")
     if address or str(asset.get("asset_type")).lower() == "externallink":

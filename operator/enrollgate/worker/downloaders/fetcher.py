@@ -7,7 +7,7 @@ rendition. File names never contain anything that the site chose.
 
 import hashlib
 import threading
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +21,7 @@ from enrollgate.worker.downloaders.guarded import close_connections, open_youtub
 from enrollgate.worker.downloaders.pages import is_page
 from enrollgate.worker.downloaders.yt_dlp_errors import errors_as_failures
 from enrollgate.worker.identity import is_signed
+from enrollgate.worker.names import safe_name
 from enrollgate.worker.scratch import CHUNK_SIZE
 
 # Redirects from one extractor to another that are followed.
@@ -185,9 +186,14 @@ class Fetcher:
         if len(files) != 1:
             message = f"yt-dlp gave {len(files)} files for this item, not one"
             raise Failure(Reason.UNSUPPORTED_COURSE, message)
-        size = files[0].stat().st_size
+        file = files[0]
+        extension = PurePosixPath(str((result or {}).get("file_name") or "")).suffix
+        if extension.isascii() and len(extension) > 1:
+            # yt-dlp names only media. What the site's name says is checked like any other.
+            file = file.rename(file.with_name(f"{file.stem}.{safe_name(extension[1:], 16)}"))
+        size = file.stat().st_size
         on_bytes(size, size)
-        return Fetched(files[0])
+        return Fetched(file)
 
     def close(self) -> None:
         """Close yt-dlp's connections."""

@@ -1,8 +1,10 @@
 """Decide which request fails, and how: scripted faults, or a random share of all requests."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,9 @@ class Fault:
     - dropped: delete all that was kept of the upload and answer 308 without Range
     - corrupt: store a wrong MD5
     - page: answer 200 with a proxy's HTML page
+    - raw: answer with `status`, `headers` and the text `body`, and do nothing
+    - edit: do what is asked, and change the answer by `edit`
+    - headers: do what is asked, and add or replace `headers`
 
     `detail` is the reason of the newer error format (google.rpc.ErrorInfo).
     """
@@ -29,6 +34,8 @@ class Fault:
     detail: str = ""
     message: str = "scripted"
     headers: dict[str, str] = field(default_factory=dict)
+    body: str | bytes = ""
+    edit: Callable[[Any], Any] = lambda answer: answer
 
     def applies_to(self, operation: str) -> bool:
         """Say whether the fault changes the answer of this operation."""

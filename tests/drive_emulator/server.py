@@ -9,13 +9,23 @@ import json
 import re
 import select
 import socket
+import ssl
 import struct
+import sys
 import threading
+import traceback
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
+from tests.drive_emulator.discovery import (
+    check_answer,
+    check_body,
+    check_query,
+    find_call,
+    select_fields,
+)
 from tests.drive_emulator.faults import Fault, Faults
 from tests.drive_emulator.store import FOLDER, Refused, Store
 from tests.rate_limiter import RateLimiter
@@ -27,7 +37,8 @@ _PAGE = 100
 class DriveEmulator:
     """Serve Drive's API between enter and exit.
 
-    `rate` is in bytes per second, for all uploads together; 0 is unlimited. Tests set the hooks
+    `rate` is in bytes per second, for all uploads together; 0 is unlimited. `tls` is the server's
+    TLS context; the address is then https://localhost. Tests set the hooks
     `on_chunk`, `on_bytes`, `before_final_response` and `after_final_response`.
     """
 
@@ -37,6 +48,7 @@ class DriveEmulator:
         faults: Faults | None = None,
         port: int = 0,
         rate: float = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.store = store or Store()
         self.faults = faults or Faults()
@@ -65,7 +77,10 @@ class DriveEmulator:
             daemon_threads = True
             request_queue_size = 64
 
-            def handle_error(self, request: Any, client_address: Any) -> None: ...
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                error = sys.exception()
+                if not isinstance(error, OSError):
+                    emulator.violations.append("".join(traceback.format_exception(error)))
 
         self._server = Server(("127.0.0.1", port), Handler)
         # Small buffers and packets, as on a real network: little is sent before it is read.
@@ -74,16 +89,24 @@ class DriveEmulator:
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
         )
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        address = "http://127.0.0.1" if tls is None else "https://localhost"
+        self.url = f"{address}:{self._server.server_address[1]}/"
+        # What the emulator did that Drive would not do.
+        self.violations: list[str] = []
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+        assert kind is not None or not self.violations, self.violations
 
     def user_login(self) -> dict[str, str]:
         """Return the content of an authorized_user file whose tokens come from the emulator."""
@@ -130,7 +153,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         """Read the request, let its fault happen, and answer."""
         parts = urlsplit(self.path)
-        self.query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        self.parameters = parse_qs(parts.query, keep_blank_values=True)
+        self.query = {name: values[-1] for name, values in self.parameters.items()}
+        self.call = find_call(self.command, parts.path)
         operation, respond = self._route(parts.path)
         fault = self.drive.faults.next(operation)
         self.drive.store.requests += 1
@@ -150,6 +175,10 @@ class _Handler(BaseHTTPRequestHandler):
             if fault and fault.kind == "status":
                 body = _error_body(fault.status, fault.reason, fault.message, fault.detail)
                 return self._send(fault.status, body, fault.headers, operation)
+            if fault and fault.kind == "raw":
+                return self._send(fault.status, fault.body, fault.headers, operation)
+            if self.call is not None:
+                check_query(self.call, self.parameters)
             status, answer, headers = respond(fault)
         except Refused as refused:
             status, answer, headers = (
@@ -161,6 +190,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._reset()
         if fault and fault.kind == "page":
             status, answer, headers = 200, "<html>log in to the proxy first</html>", {}
+        if fault and fault.kind == "edit":
+            answer = fault.edit(answer)
+        if fault and fault.kind == "headers":
+            headers = headers | fault.headers
         is_last = operation == "chunk" and status == 200
         if is_last:
             self.drive.before_final_response()
@@ -201,32 +234,30 @@ class _Handler(BaseHTTPRequestHandler):
         """Return the operation and the function that answers it."""
         if path == "/token":
             return "token", self._token
-        if path == "/drive/v3/files/generateIds":
-            return "generateIds", lambda _: (
-                200,
-                {"ids": self.drive.store.new_ids(int(self.query["count"]))},
-                {},
-            )
-        if path == "/drive/v3/files":
-            return ("list", self._list) if self.command == "GET" else ("create", self._create)
-        if match := re.fullmatch(r"/drive/v3/files/([\w-]+)", path):
-            file_id = match[1]
-            return {
-                "GET": ("get", lambda _: self._get(file_id)),
-                "PATCH": ("update", lambda _: self._update(file_id)),
-            }.get(self.command, ("delete", lambda _: self._delete(file_id)))
-        if path == "/upload/drive/v3/files" and self.command == "POST":
-            return "session", self._begin
-        if path == "/upload/drive/v3/files":
+        if path == "/upload/drive/v3/files" and self.command == "PUT":
             is_query = self.headers.get("Content-Range", "").startswith("bytes */")
             return "probe" if is_query else "chunk", self._chunk
-        return "unknown", lambda _: (404, _error_body(404, "notFound", path), {})
+        operations: dict[tuple[str, bool], tuple[str, Callable[[Fault | None], Any]]] = {
+            ("generateIds", False): ("generateIds", self._generate_ids),
+            ("list", False): ("list", self._list),
+            ("create", False): ("create", self._create),
+            ("create", True): ("session", self._begin),
+            ("get", False): ("get", self._get),
+            ("update", False): ("update", self._update),
+            ("delete", False): ("delete", self._delete),
+        }
+        page = "<!DOCTYPE html><html><title>Error 404 (Not Found)!!1</title></html>"
+        unknown = ("unknown", lambda _: (404, page, {"Content-Type": "text/html"}))
+        if self.call is None:
+            return unknown
+        return operations.get((self.call.name, self.call.is_upload), unknown)
 
     def _token(self, _fault: Fault | None) -> Any:
         form = {name: values[-1] for name, values in parse_qs(self.body.decode()).items()}
         self.drive.token_requests.append(form)
         if self.drive.token_refusal:
-            return 400, {"error": self.drive.token_refusal, "error_description": "refused"}, {}
+            word, _, text = self.drive.token_refusal.partition(": ")
+            return 400, {"error": word, "error_description": text or "refused"}, {}
         again = (
             {"refresh_token": "TOPSECRET-refresh"}
             if form.get("grant_type") == "authorization_code"
@@ -251,53 +282,90 @@ class _Handler(BaseHTTPRequestHandler):
         if self.drive.store.drive_id and self.query.get("supportsAllDrives") != "true":
             raise Refused(404, "notFound", "File not found")
 
+    def _answer(self, schema: str, answer: dict[str, Any]) -> Any:
+        """Return the part of an answer that the request asks for, checked against the document."""
+        check_answer(schema, answer)
+        return 200, select_fields(schema, self.query.get("fields"), answer), {}
+
+    def _json_body(self) -> dict[str, Any]:
+        """Return the metadata in the request's body. Refuses what the API does not take."""
+        if not self.body and self.command == "PATCH":
+            return {}
+        if self.headers.get_content_type() != "application/json":
+            raise Refused(415, "badContent", "Unsupported content type.")
+        try:
+            body: dict[str, Any] = json.loads(self.body)
+        except ValueError:
+            raise Refused(400, "parseError", "Parse Error") from None
+        check_body("File", body)
+        return body
+
+    def _file_id(self) -> str:
+        return self.call.arguments["fileId"] if self.call else ""
+
+    def _generate_ids(self, _fault: Fault | None) -> Any:
+        ids = self.drive.store.new_ids(int(self.query.get("count", "10")))
+        answer = {"kind": "drive#generatedIds", "space": self.query.get("space", "drive")}
+        return self._answer("GeneratedIds", {**answer, "ids": ids})
+
     def _list(self, _fault: Fault | None) -> Any:
-        if self.drive.store.drive_id and self.query.get("includeItemsFromAllDrives") != "true":
-            return 200, {"files": []}, {}
-        found = self.drive.store.find(self.query["q"])
-        start = int(self.query.get("pageToken", 0))
-        more = {"nextPageToken": str(start + _PAGE)} if len(found) > start + _PAGE else {}
-        return 200, {"files": found[start : start + _PAGE], **more}, {}
+        store = self.drive.store
+        if store.drive_id and self.query.get("includeItemsFromAllDrives") != "true":
+            return self._answer("FileList", {"files": []})
+        if self.query.get("driveId", store.drive_id) != store.drive_id:
+            raise Refused(404, "notFound", f"Shared drive not found: {self.query['driveId']}")
+        found = store.find(self.query.get("q", ""))
+        token = self.query.get("pageToken", "~!!~0")
+        if not re.fullmatch(r"~!!~\d{1,9}", token):
+            raise Refused(400, "invalid", "Invalid Value: pageToken")
+        start, count = int(token[4:]), min(_PAGE, int(self.query.get("pageSize", "100")))
+        answer: dict[str, Any] = {"kind": "drive#fileList", "incompleteSearch": False}
+        if len(found) > start + count:
+            answer["nextPageToken"] = f"~!!~{start + count}"
+        return self._answer("FileList", {**answer, "files": found[start : start + count]})
 
-    def _get(self, file_id: str) -> Any:
+    def _get(self, _fault: Fault | None) -> Any:
         self._require_all_drives()
-        return 200, self.drive.store.get(file_id), {}
+        return self._answer("File", self.drive.store.get(self._file_id()))
 
-    def _delete(self, file_id: str) -> Any:
+    def _delete(self, _fault: Fault | None) -> Any:
         self._require_all_drives()
-        self.drive.store.delete(file_id)
+        self.drive.store.delete(self._file_id())
         return 204, None, {}
 
-    def _update(self, file_id: str) -> Any:
+    def _update(self, _fault: Fault | None) -> Any:
         self._require_all_drives()
-        body, query = json.loads(self.body or b"{}"), self.query
-        return (
-            200,
-            self.drive.store.update(
-                file_id, body, query.get("addParents"), query.get("removeParents")
-            ),
-            {},
+        body, query = self._json_body(), self.query
+        file = self.drive.store.update(
+            self._file_id(), body, query.get("addParents"), query.get("removeParents")
         )
+        return self._answer("File", file)
 
     def _create(self, _fault: Fault | None) -> Any:
         self._require_all_drives()
-        body = json.loads(self.body)
+        body = self._json_body()
         if body.get("mimeType") != FOLDER:
             raise Refused(400, "invalid", "only folders can be created without media")
-        return 200, self.drive.store.insert(body), {}
+        return self._answer("File", self.drive.store.insert(body))
 
     def _begin(self, _fault: Fault | None) -> Any:
         self._require_all_drives()
         if self.query.get("uploadType") != "resumable":
             raise Refused(400, "invalid", "only resumable uploads")
-        name = self.drive.store.begin(
-            json.loads(self.body), int(self.headers["X-Upload-Content-Length"])
-        )
-        return 200, None, {"Location": f"{self.drive.url}upload/drive/v3/files?upload_id={name}"}
+        body, fields = self._json_body(), self.query.get("fields")
+        select_fields("File", fields, {})
+        size = self.headers.get("X-Upload-Content-Length", "")
+        if not size.isdigit() or not self.headers.get("X-Upload-Content-Type"):
+            raise Refused(400, "badRequest", "X-Upload-Content-Length and -Type are needed here")
+        name = self.drive.store.begin(body, int(size), fields)
+        query = f"uploadType=resumable&upload_id={name}"
+        return 200, None, {"Location": f"{self.drive.url}upload/drive/v3/files?{query}"}
 
     def _chunk(self, fault: Fault | None) -> Any:
         """Take a chunk, or answer how much is kept (`Content-Range: bytes */size`)."""
-        store, name = self.drive.store, self.query["upload_id"]
+        store, name = self.drive.store, self.query.get("upload_id", "")
+        if set(self.query) != {"uploadType", "upload_id"}:
+            raise Refused(400, "badRequest", "not the session's URI")
         span = self.headers.get("Content-Range", "")
         match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", span)
         is_query = span.startswith("bytes */")
@@ -306,6 +374,9 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refused(400, "invalid", "the body's length differs from Content-Range")
         if match and int(match[2]) + 1 != int(match[3]) and len(data) % CHUNK_UNIT:
             raise Refused(400, "invalid", "a chunk must be a multiple of 256 KiB")
+        total = span.rpartition("/")[2]
+        if name in store.uploads and total not in ("", "*", str(store.uploads[name].size)):
+            raise Refused(400, "badRequest", "Failed to parse Content-Range header.")
         if fault and fault.kind == "dropped":
             store.drop(name)
             return 308, None, {}
@@ -322,7 +393,10 @@ class _Handler(BaseHTTPRequestHandler):
             )
             self.drive.on_chunk()
         if upload.file is not None and not (fault and fault.kind == "nothing_kept"):
-            return 200, upload.file, {}
+            self.query["fields"] = upload.fields or ""
+            if upload.fields is None:
+                del self.query["fields"]
+            return self._answer("File", store.get(upload.file["id"]))
         return 308, None, {"Range": f"bytes=0-{upload.received - 1}"} if upload.received else {}
 
     def _is_complete(self, name: str) -> bool:
@@ -341,6 +415,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = (
             b""
             if answer is None
+            else answer
+            if isinstance(answer, bytes)
             else answer.encode()
             if isinstance(answer, str)
             else json.dumps(answer).encode()
@@ -350,12 +426,16 @@ class _Handler(BaseHTTPRequestHandler):
             return self._reset()
         if operation in ("chunk", "probe") and status == 308:
             self.drive.ranges.append(headers.get("Range"))
-        self.send_response(status)
+        if "Date" in headers:
+            self.send_response_only(status)
+        else:
+            self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         if status != 204:
             self.send_header("Content-Length", str(len(body)))
-        self.send_header("Content-Type", "application/json")
+        if "Content-Type" not in headers:
+            self.send_header("Content-Type", "application/json; charset=UTF-8")
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if truncated else body)
         self.close_connection = self.close_connection or truncated
@@ -383,7 +463,7 @@ def _error_body(status: int, reason: str, message: str, detail: str = "") -> dic
     return {
         "error": {
             "code": status,
-            "errors": [{"reason": reason, "message": message}],
+            "errors": [{"domain": "global", "reason": reason, "message": message}],
             "message": message,
             **details,
         }

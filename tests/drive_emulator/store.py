@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = "application/vnd.google-apps.folder"
+# How deep folders may be nested, with the topmost one.
+DEPTH = 100
 
 
 class Refused(Exception):
@@ -27,6 +29,7 @@ class Upload:
 
     body: dict[str, Any]
     size: int
+    fields: str | None = None
     received: int = 0
     digest: Any = field(default_factory=lambda: hashlib.md5(usedforsecurity=False))
     file: dict[str, Any] | None = None
@@ -38,6 +41,7 @@ class Store:
 
     `role` is the account's role on the shared drive: `organizer` (manager), `fileOrganizer`
     (content manager) or `writer`. `lag`: searches do not show what is newer than so many requests.
+    `accepts_trashed_parents`: a folder in the trash still takes files, which are in the trash then.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Store:
         shared_drive: bool = False,
         role: str = "fileOrganizer",
         lag: int = 0,
+        accepts_trashed_parents: bool = False,
     ) -> None:
         self.lock = threading.RLock()
         self.folder = folder
@@ -58,6 +63,7 @@ class Store:
         self.bytes = 0
         self.role = role if shared_drive else "owner"
         self.lag = lag
+        self.accepts_trashed_parents = accepts_trashed_parents
         self.requests = 0
         self._created_at_request: dict[str, int] = {}
         self._clock = 0
@@ -81,6 +87,7 @@ class Store:
                 self.check_new(body)
             self._clock += 1
             file = {"trashed": False, "mimeType": "application/octet-stream", **body, "id": file_id}
+            file["kind"] = "drive#file"
             file["createdTime"] = f"2026-01-01T00:00:00.{self._clock:08d}Z"
             file["webViewLink"] = f"https://drive.google.com/drive/folders/{file_id}"
             if self.drive_id:
@@ -96,11 +103,23 @@ class Store:
                 raise Refused(400, "invalid", "The provided file ID is not usable.")
             if body.get("id") in self.files.keys() | self.deleted_ids:
                 raise Refused(409, "fileIdInUse", "A file already exists with the provided ID.")
-            if any(
-                parent not in self.files or self.files[parent]["trashed"]
-                for parent in body.get("parents", ())
-            ):
-                raise Refused(404, "notFound", "File not found")
+            parents = body.get("parents", ())
+            for parent in parents:
+                if parent not in self.files or (
+                    self._is_trashed(parent) and not self.accepts_trashed_parents
+                ):
+                    raise Refused(404, "notFound", f"File not found: {parent}.")
+                if self.files[parent]["mimeType"] != FOLDER:
+                    message = "The specified parent is not a folder."
+                    raise Refused(403, "parentNotAFolder", message)
+            if len(parents) > 1:
+                message = "A shared drive item must have exactly one parent."
+                raise Refused(403, "teamDrivesParentLimit", message)
+            if body.get("mimeType") == FOLDER and self._depth(next(iter(parents), "")) >= DEPTH:
+                self._refuse_depth()
+            for key, value in body.get("appProperties", {}).items():
+                if len(key.encode()) + len(value.encode()) > 124:
+                    raise Refused(400, "invalid", "a property has at most 124 bytes")
             if self.refuse and body.get("mimeType") != FOLDER:
                 raise self.refuse
 
@@ -109,7 +128,29 @@ class Store:
         with self.lock:
             if file_id not in self.files:
                 raise Refused(404, "notFound", f"File not found: {file_id}.")
-            return self.files[file_id]
+            return {**self.files[file_id], "trashed": self._is_trashed(file_id)}
+
+    def _lineage(self, file_id: str) -> list[dict[str, Any]]:
+        """Return the file and the folders above it."""
+        found: list[dict[str, Any]] = []
+        while file_id in self.files:
+            found.append(self.files[file_id])
+            file_id = next(iter(found[-1].get("parents", ())), "")
+        return found
+
+    def _is_trashed(self, file_id: str) -> bool:
+        """Say whether the file, or a folder above it, is in the trash."""
+        return any(file["trashed"] for file in self._lineage(file_id))
+
+    def _depth(self, folder_id: str) -> int:
+        return len(self._lineage(folder_id))
+
+    def _refuse_depth(self) -> None:
+        if self.drive_id:
+            message = "The shared drive hierarchy depth will exceed the limit."
+            raise Refused(403, "teamDriveHierarchyTooDeep", message)
+        message = "Your My Drive can't contain more than 100 levels of folders."
+        raise Refused(403, "myDriveHierarchyDepthLimitExceeded", message)
 
     def delete(self, file_id: str) -> None:
         """Delete a file for good. On a shared drive only managers may do that."""
@@ -124,7 +165,8 @@ class Store:
     ) -> dict[str, Any]:
         """Trash or move a file. Writers may not do that on a shared drive."""
         with self.lock:
-            file = self.get(file_id)
+            self.get(file_id)
+            file = self.files[file_id]
             self._allow("owner", "organizer", "fileOrganizer")
             if set(body) - {"trashed"}:
                 raise Refused(400, "invalid", "only `trashed` can be changed here")
@@ -134,7 +176,7 @@ class Store:
                     raise Refused(400, "invalid", "the file is not in that folder")
                 file["parents"] = [add]
             file |= body
-            return file
+            return self.get(file_id)
 
     def _allow(self, *roles: str) -> None:
         if self.role not in roles:
@@ -144,7 +186,7 @@ class Store:
     def find(self, query: str) -> list[dict[str, Any]]:
         """Answer `files.list`. Only the forms of query that the client uses are accepted."""
         found = [
-            file
+            self.get(file["id"])
             for file in self._in_order()
             if self.requests - self._created_at_request[file["id"]] >= self.lag
         ]
@@ -153,7 +195,7 @@ class Store:
                 self.get(match[1])
                 found = [file for file in found if match[1] in file.get("parents", ())]
             elif part == "trashed = false":
-                found = [file for file in found if not file["trashed"]]
+                found = [file for file in found if not self._is_trashed(file["id"])]
             elif match := re.fullmatch(r"mimeType = '([^']+)'", part):
                 found = [file for file in found if file["mimeType"] == match[1]]
             else:
@@ -168,12 +210,12 @@ class Store:
         with self.lock:
             return sorted(self.files.values(), key=lambda file: file["createdTime"])
 
-    def begin(self, body: dict[str, Any], size: int) -> str:
-        """Open a resumable session and return its name."""
+    def begin(self, body: dict[str, Any], size: int, fields: str | None = None) -> str:
+        """Open a resumable session and return its name. `fields` selects those of the answer."""
         with self.lock:
             self.check_new(body)
             name = f"session{len(self.uploads):06d}"
-            self.uploads[name] = Upload(body, size)
+            self.uploads[name] = Upload(body, size, fields)
             return name
 
     def drop(self, name: str) -> None:
@@ -210,5 +252,7 @@ class Store:
     def media(self) -> list[dict[str, Any]]:
         """Return all files that are not folders and not in the trash."""
         return [
-            file for file in self._in_order() if file["mimeType"] != FOLDER and not file["trashed"]
+            file
+            for file in self._in_order()
+            if file["mimeType"] != FOLDER and not self._is_trashed(file["id"])
         ]

@@ -32,8 +32,13 @@ each section a folder in that. Enrollgate finds a course's folder again by its `
 - **Uploads resume.** They are sent in chunks of `ENROLLGATE_DRIVE_CHUNK_SIZE`. The upload session
   is saved to disk before the first byte is sent, so a killed worker continues where it stopped.
   Drive keeps the part of a broken chunk that it has received, in units of 256 KiB.
-- **Uploads are verified**: the size and the MD5 of each file.
-- **No duplicates.** Ids are created before the files, so a repeated request never creates two.
+- **Uploads are verified**: the size and the MD5 of each file. If Drive has not computed the MD5
+  yet, Enrollgate asks again before it judges.
+- **Files have their type**: Drive gets a `mimeType` by the extension, so that it can show them.
+- **No duplicates.** Ids are created before the files, so a repeated request never creates two. If
+  two workers deliver the same task at once, each lists what is there after it has created a folder
+  or a file. All use the oldest folder and keep the newest copy; the others move to the trash.
+- **Checked at the end.** A run is complete only if all its files are still at Drive.
 - **Nothing is deleted for good.** A corrupt upload, or an old file beside its complete copy, moves
   to the trash: a content manager of a shared drive may not delete files. Drive empties the trash
   after 30 days.
@@ -43,8 +48,12 @@ each section a folder in that. Enrollgate finds a course's folder again by its `
 Drive's search may not show new files at once. So the run keeps the ids of its folders and files in
 its scratch folder, and asks for them directly. In a Job, the scratch folder belongs to the pod. If
 a pod is replaced before the search shows the course's folder, the new pod may create a second
-folder and deliver the course there. Nothing is missing then. The next run that sees both folders
-keeps the older one, moves into it what only the other has, and moves duplicates to the trash.
+folder. At the end of the run, and at the start of the next one, the younger folder is merged into
+the older one: its files move, and the empty folder moves to the trash. What you put there yourself
+stays.
+
+The folder must lie at most 98 levels deep: Drive allows 100, and a course needs two. Name the
+folder itself, not a shortcut to it.
 
 First, enable the *Google Drive API* in a Google Cloud project. Then choose the credentials:
 
@@ -63,6 +72,40 @@ seven days: publish the app. |
 | workload identity | Do not set `ENROLLGATE_DRIVE_CREDENTIALS`: the application default \
 credentials are used. Bind the worker's Kubernetes service account to a Google service account \
 that is a member of the shared drive. |
+
+### Proxy and certificates
+
+Requests to Google go through the proxy that the worker's environment names, as those to course
+sites do: `HTTPS_PROXY`, else `ALL_PROXY`, in lower or upper case. Its value is `http://host:port`
+(CONNECT), or `socks5h://host:port`; a user name and password may precede the host. `NO_PROXY` lists
+hosts and domains to reach directly, separated by commas, or `*`. Google Cloud's metadata server is
+always reached directly. A proxy that cannot be used is an error, and never leads to a direct
+connection.
+
+With a proxy, the proxy looks up names and connects, so Enrollgate's own check of the addresses
+that a course site leads to does not apply: allow only public addresses in the proxy. The upload's
+session must be on the endpoint's host or on `googleapis.com`, with or without a proxy. Redirects
+are not followed.
+
+The proxy must let the worker connect to port 443 of `www.googleapis.com` and
+`oauth2.googleapis.com`. If it inspects TLS, name the file of its authority in `SSL_CERT_FILE`.
+In local mode, runs have the operator's variables. For Jobs, set them in the chart:
+
+```yaml
+worker:
+  jobTemplate:
+    spec:
+      template:
+        spec:
+          containers:
+            - name: worker
+              env:
+                - {{name: HTTPS_PROXY, value: "http://proxy.example:3128"}}
+networkPolicy:
+  extraWorkerEgress:
+    - to: [{{ipBlock: {{cidr: 10.0.0.5/32}}}}]
+      ports: [{{port: 3128}}]
+```
 
 The scope is `drive`, not `drive.file`: with `drive.file`, an application sees only the files that
 it created itself. It could not see your folder.

@@ -194,6 +194,14 @@ class Destination(Protocol):
         """
         ...
 
+    def finish(self) -> None:
+        """Check that all items that were found or delivered are still there, each once.
+
+        Called once at the end of the run. A destination that two workers may write to at once
+        merges what the other one delivered.
+        """
+        ...
+
     @property
     def location(self) -> tuple[str, str]:
         """Return the id and the URL of the course's folder."""

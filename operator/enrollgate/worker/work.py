@@ -88,6 +88,11 @@ def _attempt(order: WorkOrder, progress: Progress, stop: threading.Event) -> Rep
         stats = pipeline.run(course)
         if settings.course_index and stats.fatal is None and stats.present:
             _deliver_index(order, course, destination, stats)
+        if stats.fatal is None:
+            try:
+                destination.finish()
+            except Failure as failure:
+                stats.set_fatal(failure)
     finally:
         try:
             downloader.close()

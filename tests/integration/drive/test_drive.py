@@ -53,13 +53,13 @@ def test_next_attempt_finds_all_items_and_makes_no_second_folder(bench: Bench) -
 
 
 def test_corrected_course_url_is_a_new_course_but_new_signature_is_not(bench: Bench) -> None:
-    bench.course_url = "https://a.example/1.mp4?token=old&id=3"
+    bench.course_url = "https://a.example/1.mp4?md5=old&expires=1&id=3"
     first = bench.open_drive()
     bench.send(first)
-    bench.course_url = "https://a.example/1.mp4?token=new&id=3"
+    bench.course_url = "https://a.example/1.mp4?md5=new&expires=2&id=3"
     again = bench.open_drive()
     assert again.location == first.location and again.find(build_item(1)) is not None
-    bench.course_url = "https://b.example/1.mp4?token=new&id=3"
+    bench.course_url = "https://b.example/1.mp4?md5=new&expires=2&id=3"
     corrected = bench.open_drive()
     assert corrected.location != first.location and corrected.find(build_item(1)) is None
 

@@ -39,6 +39,7 @@ class BuggyDestination:
     location = ("", "")
 
     def open(self, title: str) -> None: ...
+    def finish(self) -> None: ...
     def find(self, item: Item) -> Delivered | None:
         return None
 

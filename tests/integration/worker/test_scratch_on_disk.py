@@ -122,6 +122,8 @@ class StubDestination:
 
     def open(self, title: str) -> None: ...
 
+    def finish(self) -> None: ...
+
     def find(self, item: Item) -> Delivered | None:
         return None
 

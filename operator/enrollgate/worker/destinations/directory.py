@@ -55,6 +55,8 @@ class Directory:
         # The item of each path, also while it is copied: two items with one name never share a
         # file.
         self._owners: dict[str, str] = {}
+        # The ids of the items that `find` and `deliver` have returned.
+        self._counted: set[str] = set()
         self._lock = threading.Lock()
 
     def open(self, title: str) -> None:
@@ -107,6 +109,8 @@ class Directory:
             return None
         except OSError as error:
             raise destination_failure(error) from error
+        with self._lock:
+            self._counted.add(item.item_id)
         place = str(entry["file"])
         return Delivered(item.item_id, int(entry["bytes"]), str(entry["md5"]), path=place)
 
@@ -136,9 +140,22 @@ class Directory:
                     "md5": digest,
                     "source_url": public_url(item.source_url),
                 }
+                self._counted.add(item.item_id)
                 self._write_manifest()
         place = str(target.relative_to(self._folder()))
         return Delivered(item.item_id, size, digest, path=place)
+
+    def finish(self) -> None:
+        """Check that the files of all items are still there, with their sizes. Raises Failure."""
+        for item_id in sorted(self._counted):
+            entry = self._items[item_id]
+            path = self._folder() / str(entry["file"])
+            if not path.is_file() or path.stat().st_size != entry["bytes"]:
+                raise Failure(
+                    Reason.DESTINATION_UNAVAILABLE,
+                    f"{path.name} was delivered, and was changed or removed during the run",
+                    remedy="Nothing: the next attempt delivers it again.",
+                )
 
     @property
     def location(self) -> tuple[str, str]:

@@ -1,8 +1,8 @@
 """A client of the Drive v3 API: typed methods in, parsed metadata or an exception out.
 
 Each thread has an HTTP object of its own, since httplib2 is not thread-safe. The discovery document
-is the one in the library, and the endpoint is a setting. No answer is trusted: errors are raised as
-the library raises them, and what cannot be read is an `UnreadableResponse`.
+is the one in the library, which builds the requests. The endpoint is a setting. No answer is
+trusted: errors are raised as `HttpError`, and what cannot be read is an `UnreadableResponse`.
 
 Resumable uploads do not use the library's `next_chunk`, for two reasons. It opens the session and
 sends the first chunk in one call, so a worker killed in between would not know its session. And it
@@ -19,23 +19,30 @@ from collections.abc import Callable
 from functools import cache
 from importlib import resources
 from typing import Any, BinaryIO
+from urllib.parse import urljoin, urlsplit
 
 import google_auth_httplib2
 from googleapiclient.discovery import build_from_document
 from googleapiclient.errors import HttpError
-from googleapiclient.http import MediaIoBaseUpload, build_http
+from googleapiclient.http import MediaIoBaseUpload
 
-from enrollgate.worker.destinations.drive.errors import UnreadableResponse
+from enrollgate.worker.destinations.drive.errors import ForeignSession, UnreadableResponse
+from enrollgate.worker.destinations.drive.files import (
+    FIELDS,
+    File,
+    parse_file,
+    parse_id,
+    parse_json,
+)
+from enrollgate.worker.destinations.drive.transport import Transport
 
 # Seconds without progress in either direction after which a connection counts as lost. Bodies are
 # sent in blocks of a few KiB, each with this timeout of its own: a slow chunk does not time out.
 SOCKET_TIMEOUT = 60.0
-FOLDER = "application/vnd.google-apps.folder"
-FIELDS = "id,name,mimeType,size,md5Checksum,createdTime,appProperties,parents,trashed,webViewLink"
-_MEDIA_TYPE = "application/octet-stream"
+_ORIGIN_PORTS = {"http": 80, "https": 443}
 
-# Drive's metadata of a file or a folder: the `File` resource of the API.
-File = dict[str, Any]
+# Metadata to send: a part of the `File` resource of the API.
+Metadata = dict[str, object]
 
 
 class ChunkReader:
@@ -102,11 +109,10 @@ class Client:
         if files is not None:
             files._http.http.close()
 
-    def get(self, file_id: str, fields: str = FIELDS) -> File:
+    def get(self, file_id: str) -> File:
         """Return the metadata of a file or folder. Raises HttpError 404 if there is none."""
-        return _parse_file(
-            _execute(self._files().get(fileId=file_id, fields=fields, supportsAllDrives=True))
-        )
+        request = self._files().get(fileId=file_id, fields=FIELDS, supportsAllDrives=True)
+        return parse_file(self._execute(request))
 
     def get_if_exists(self, file_id: str) -> File | None:
         """Return the metadata of a file or folder, or None if it is missing or in the trash."""
@@ -116,7 +122,7 @@ class Client:
             if error.resp.status != 404:
                 raise
             return None
-        return None if found.get("trashed") else found
+        return None if found.trashed else found
 
     def trash(self, file_id: str) -> None:
         """Move a file to the trash; a missing one is fine.
@@ -124,7 +130,7 @@ class Client:
         It is not deleted for good: on a shared drive, content managers may not do that.
         """
         try:
-            _execute(
+            self._execute(
                 self._files().update(
                     fileId=file_id, body={"trashed": True}, fields="id", supportsAllDrives=True
                 ),
@@ -142,12 +148,12 @@ class Client:
             fields=FIELDS,
             supportsAllDrives=True,
         )
-        return _parse_file(_execute(request))
+        return parse_file(self._execute(request))
 
-    def create_folder(self, body: File) -> File:
+    def create_folder(self, body: Metadata) -> File:
         """Create a folder with this metadata. Raises HttpError 409 if its id is already used."""
-        return _parse_file(
-            _execute(self._files().create(body=body, fields=FIELDS, supportsAllDrives=True))
+        return parse_file(
+            self._execute(self._files().create(body=body, fields=FIELDS, supportsAllDrives=True))
         )
 
     def list_page(
@@ -158,10 +164,10 @@ class Client:
         `drive_id` names the shared drive to search, None the user's own files.
         """
         corpus = {"corpora": "drive", "driveId": drive_id} if drive_id else {"corpora": "user"}
-        answer = _execute(
+        answer = self._execute(
             self._files().list(
                 q=query,
-                fields=f"nextPageToken,files({FIELDS})",
+                fields=f"nextPageToken,incompleteSearch,files({FIELDS})",
                 pageSize=1000,
                 pageToken=page_token,
                 orderBy="createdTime",
@@ -170,39 +176,48 @@ class Client:
                 **corpus,
             )
         )
-        files = answer.get("files", [])
-        if not isinstance(files, list):
+        files, following = answer.get("files", []), answer.get("nextPageToken")
+        if not isinstance(files, list) or not isinstance(following, str | None):
             raise UnreadableResponse("no list of files")
-        return [_parse_file(file) for file in files], answer.get("nextPageToken") or None
+        if answer.get("incompleteSearch"):
+            raise UnreadableResponse("a part of a list")
+        if following is not None and following == page_token:
+            raise UnreadableResponse("a list without an end")
+        return [parse_file(file) for file in files], following or None
 
     def generate_ids(self, count: int) -> list[str]:
         """Return at least one and at most `count` ids for files that do not exist yet."""
-        ids = _execute(self._files().generateIds(count=count, space="drive")).get("ids")
+        request = self._files().generateIds(count=count, space="drive")
+        ids = self._execute(request).get("ids")
         if not isinstance(ids, list) or not ids:
             raise UnreadableResponse("no ids")
-        return [str(each) for each in ids]
+        return [parse_id(each) for each in ids]
 
-    def begin_upload(self, metadata: File, size: int) -> str:
-        """Open a resumable session for a file of `size` bytes.
+    def begin_upload(self, metadata: Metadata, size: int, media_type: str) -> str:
+        """Open a resumable session for a file of `size` bytes and a MIME type.
 
-        Returns the session's URI, a bearer credential. Raises HttpError 409 if the id is used.
+        Returns the session's URI, a bearer credential. Raises HttpError 409 if the id is used, and
+        ForeignSession if the URI is on a host that must not get the access token.
         """
-        media = MediaIoBaseUpload(io.BytesIO(), _MEDIA_TYPE, resumable=True)
+        media = MediaIoBaseUpload(io.BytesIO(), media_type, resumable=True)
         request = self._files().create(
             body=metadata, media_body=media, fields=FIELDS, supportsAllDrives=True
         )
         headers = request.headers | {
-            "X-Upload-Content-Type": _MEDIA_TYPE,
+            "X-Upload-Content-Type": media_type,
             "X-Upload-Content-Length": str(size),
         }
-        response, content = request.http.request(
-            request.uri, method=request.method, body=request.body, headers=headers
-        )
+        response, content = self._send(request.uri, request.method, request.body, headers)
         if response.status != 200:
             raise _build_error(response, content)
         if not response.get("location"):
             raise UnreadableResponse("no session")
-        return str(response["location"])
+        try:
+            uri: str = urljoin(request.uri, str(response["location"]))
+        except ValueError:
+            raise ForeignSession from None
+        self._require_trusted(uri)
+        return uri
 
     def query_upload(self, uri: str, size: int) -> int | File:
         """Ask how many bytes of an upload Drive has. Returns the file once it is complete."""
@@ -219,39 +234,84 @@ class Client:
         headers = {"Content-Length": str(length)}
         if length:
             headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{size}"
-        return self._put(uri, chunk if length else b"", headers, size)
+        return self._put(uri, chunk if length else b"", headers, start + length)
 
-    def _put(self, uri: str, body: object, headers: dict[str, str], size: int) -> int | File:
+    def _put(self, uri: str, body: object, headers: dict[str, str], most: int) -> int | File:
         """Send a request of the resumable upload protocol and parse its answer.
 
         See https://developers.google.com/workspace/drive/api/guides/manage-uploads#resumable: 308
-        has a `Range` header with what is kept, and none if that is nothing.
+        has a `Range` header with what is kept, and none if that is nothing. `most` is how many
+        bytes Drive can have.
+        """
+        self._require_trusted(uri)
+        response, content = self._send(uri, "PUT", body, headers)
+        if response.status in (200, 201):
+            return parse_file(parse_json(content))
+        if response.status != 308:
+            raise _build_error(response, content)
+        kept = re.fullmatch(r"(?:bytes=)?0-(\d{1,18})", response.get("range", "0--1").strip())
+        position = int(kept[1]) + 1 if kept else 0
+        if (kept is None and "range" in response) or position > most:
+            raise UnreadableResponse("no position")
+        return position
+
+    def _require_trusted(self, uri: str) -> None:
+        """Raise ForeignSession unless the URI's host may get the access token.
+
+        It is the endpoint's, or Google's over TLS.
+        """
+        origins: list[tuple[str, str, int | None]] = []
+        try:
+            for each in (uri, self._endpoint):
+                parts = urlsplit(each)
+                port = parts.port or _ORIGIN_PORTS.get(parts.scheme)
+                origins.append((parts.scheme, parts.hostname or "", port))
+            is_plain = re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+/[!-\[\]-~]*", uri)
+        except ValueError:
+            is_plain = None
+        if is_plain and origins[0] != origins[1]:
+            scheme, host, port = origins[0]
+            is_google = host == "googleapis.com" or host.endswith(".googleapis.com")
+            is_plain = is_plain if (scheme, port) == ("https", 443) and is_google else None
+        if not is_plain:
+            raise ForeignSession
+
+    def _send(
+        self, uri: str, method: str, body: object, headers: dict[str, str]
+    ) -> tuple[Any, bytes]:
+        """Send one request with the access token. Returns the response and its body.
+
+        After an error the connection may hold unread bytes, and is closed.
         """
         try:
             response, content = self._files()._http.request(
-                uri, method="PUT", body=body, headers=headers
+                uri, method=method, body=body, headers=headers
             )
-            if response.status in (200, 201):
-                return _parse_file(_parse_json(content))
-            if response.status != 308:
-                raise _build_error(response, content)
-            kept = re.fullmatch(r"bytes=0-(\d{1,18})", response.get("range", "bytes=0--1").strip())
-            position = int(kept[1]) + 1 if kept else 0
-            if (kept is None and "range" in response) or position > size:
-                raise UnreadableResponse("no position")
         except BaseException:
             self.close_connections()
             raise
-        return position
+        if response.status not in (200, 201, 308):
+            self.close_connections()
+        return response, content
+
+    def _execute(self, request: Any) -> dict[str, object]:
+        """Send a request that the library built, and return its JSON object.
+
+        The library's own `execute` returns what is no JSON unchanged, and fails in odd ways on
+        JSON that it does not expect. Raises HttpError and UnreadableResponse.
+        """
+        response, content = self._send(request.uri, request.method, request.body, request.headers)
+        if response.status != 200:
+            raise _build_error(response, content)
+        return parse_json(content)
 
     def _files(self) -> Any:
         """Return the thread's `files` resource, built on first use."""
         files = getattr(self._local, "files", None)
         if files is None:
-            plain = build_http()
-            plain.timeout = self._socket_timeout
-            self._opened.callback(plain.close)
-            http = google_auth_httplib2.AuthorizedHttp(self._credentials, http=plain)
+            transport = Transport(self._socket_timeout)
+            self._opened.callback(transport.close)
+            http = google_auth_httplib2.AuthorizedHttp(self._credentials, http=transport)
             http._request = _check_token_answers(http._request)
             service = build_from_document(
                 {**load_discovery_document(), "rootUrl": self._endpoint},
@@ -262,51 +322,32 @@ class Client:
         return files
 
 
-def _execute(request: Any) -> dict[str, Any]:
-    """Send a request of the library and return its JSON object. Raises UnreadableResponse."""
-    try:
-        answer = request.execute()
-    except UnicodeDecodeError:
-        raise UnreadableResponse("bytes that are no text") from None
-    if not isinstance(answer, dict):  # the library returns what is no JSON unchanged
-        raise UnreadableResponse("no JSON object")
-    return answer
-
-
-def _parse_json(content: bytes) -> object:
-    try:
-        return json.loads(content)
-    except ValueError:
-        raise UnreadableResponse("no JSON") from None
-
-
-def _parse_file(answer: object) -> File:
-    """Return the answer if it is the metadata of a file. Raises UnreadableResponse."""
-    if not isinstance(answer, dict) or "id" not in answer:
-        raise UnreadableResponse("no metadata of a file")
-    return answer
-
-
 def _build_error(response: Any, content: bytes) -> Exception:
     """Build the exception for an answer that is not a success."""
     try:
         error: Exception = HttpError(response, content)
-    except UnicodeDecodeError:
-        error = UnreadableResponse("an error that is no text")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        error = UnreadableResponse("an error that is no text, or odd JSON")
     return error
 
 
 def _check_token_answers(request: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap google-auth's transport, so that a proxy's page is not taken for a token.
 
-    google-auth would fail with a TypeError. Tokens come by POST; metadata servers answer GET.
+    google-auth would fail with a TypeError, or call the credentials revoked. Tokens come by POST;
+    metadata servers answer GET.
     """
 
     def checked(url: str, method: str = "GET", **options: Any) -> Any:
         response = request(url, method, **options)
-        is_token = method == "POST" and response.status == 200
-        if is_token and not isinstance(_parse_json(response.data), dict):
-            raise UnreadableResponse("no token")
+        if method == "POST":
+            answer = parse_json(response.data)
+            token = answer.get("access_token", answer.get("accessToken", answer.get("id_token")))
+            seconds = answer.get("expires_in", 0)
+            if response.status == 200 and not (
+                isinstance(token, str) and token.isprintable() and str(seconds).isdigit()
+            ):
+                raise UnreadableResponse("no token")
         return response
 
     return checked

@@ -4,18 +4,23 @@
         01 - <section>/                   and enrollgateSection
             01 - <lecture>.mp4            and enrollgateItem, enrollgateMd5
 
-`Drive.open` lists what is there once, and keeps it in memory. An item is there if Drive's MD5 of
-its file equals enrollgateMd5, which was written when the upload started.
+`Drive.open` lists what is there, and keeps it in memory. An item is there if Drive's MD5 of its
+file equals enrollgateMd5, which was written when the upload started. If an item has several such
+files, the newest counts and the others move to the trash: all workers of a task decide alike.
 """
 
+import contextlib
 import hashlib
 import threading
-from functools import partial
+from pathlib import Path
 
 from enrollgate.common.files import file_md5
+from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.course import Delivered, Fetched, Item, OnBytes
-from enrollgate.worker.destinations.drive.client import FOLDER, SOCKET_TIMEOUT, Client, File
+from enrollgate.worker.destinations.drive.client import SOCKET_TIMEOUT, Client, Metadata
 from enrollgate.worker.destinations.drive.credentials import load_credentials
+from enrollgate.worker.destinations.drive.errors import NOT_FOUND, VANISHED
+from enrollgate.worker.destinations.drive.files import File, media_type
 from enrollgate.worker.destinations.drive.folders import (
     COURSE,
     COURSE_KEY,
@@ -26,8 +31,9 @@ from enrollgate.worker.destinations.drive.folders import (
     Folders,
     IdPool,
     has_properties,
+    trash_quietly,
 )
-from enrollgate.worker.destinations.drive.retry import RetryPolicy
+from enrollgate.worker.destinations.drive.retry import FEW_ATTEMPTS, RetryPolicy
 from enrollgate.worker.destinations.drive.sessions import SessionStore
 from enrollgate.worker.destinations.drive.uploads import UploadRequest, Uploads
 from enrollgate.worker.identity import course_key
@@ -85,127 +91,184 @@ class Drive:
         self._uploads = Uploads(client, retry_policy, ids, sessions, chunk_size)
         self._task_id = task_id
         self._root = root
+        self._drive_id: str | None = None
         # The `appProperties` of everything that belongs to this course of this task.
         self._properties = {TASK: str(task_id), COURSE_KEY: course}
-        self._course: File = {}
+        self._course: File | None = None
         # The ids of the sections' folders, by section key.
         self._sections: dict[str, str] = {}
         # A lock for each section, so that its folder is created once.
         self._section_locks: dict[str, threading.Lock] = {}
-        # The files that are there, by item key; those in the course's own folder come first.
+        # The files that are there, by item key.
         self._files: dict[str, list[File]] = {}
+        # The ids of the files that `find` and `deliver` have returned, by item key.
+        self._counted: dict[str, str] = {}
         # The key of the item that uses a name, by folder id and name.
         self._names: dict[tuple[str, str], str] = {}
         self._lock = threading.Lock()
+        self._reopening = threading.Lock()
 
     def open(self, title: str) -> None:
         """Find or create the folder of the course, and list what is in it.
 
         An existing folder keeps its name, even if `title` has changed.
         """
-        drive_id = self._folders.find_shared_drive(self._root)
-        courses = self._folders.find_course_folders(self._root, drive_id, self._properties)
-        if courses:
-            self._course = courses[0]
-            self._sessions.save_folder_id(COURSE, courses[0]["id"])
-        else:
+        self._drive_id = self._folders.find_shared_drive(self._root)
+        courses = self._find_courses()
+        if not courses:
             name = course_name(title, self._task_id)
-            self._course = self._folders.create(COURSE, name, self._root, self._properties)
-        for course in courses:
-            self._scan(course, drive_id)
-        for (
-            key,
-            file_id,
-        ) in self._sessions.done_file_ids().items():  # searches may not show them yet
-            if all(file["id"] != file_id for file in self._files.get(key, ())):
-                file = self._folders.get_if_exists(file_id)
-                if file is not None:
-                    self._register(file, str(next(iter(file.get("parents", ())), "")))
-        for files in self._files.values():
-            self._trash_duplicates(files)
+            courses = [
+                self._folders.create(COURSE, name, self._root, self._drive_id, self._properties)
+            ]
+        self._use(courses)
 
     def find(self, item: Item) -> Delivered | None:
-        """Return the item if Drive has a complete file of it.
-
-        A file that is in another folder of the task is moved to this course's folder.
-        """
+        """Return the item if Drive has a complete file of it."""
         with self._lock:
-            file = next(filter(_is_complete, self._files.get(item.key, ())), None)
-            if file is None:
-                return None
-            folder = next((str(parent) for parent in file.get("parents", ())), None)
-            known_folders = {None, self._course["id"], *self._sections.values()}
-        if folder is not None and folder not in known_folders:
-            target = self._section_folder(item)
-            moved = self._retry_policy.call(partial(self._client.move, file["id"], folder, target))
-            with self._lock:
-                self._files[item.key] = [moved]
-        return _delivered(item, file, str(file["md5Checksum"]))
+            files = self._files.get(item.key, [])
+        if files and not any(map(_is_complete, files)):
+            # A file without MD5 may be complete: Drive computes it after the upload. If it stays
+            # away, the item is delivered again.
+            with contextlib.suppress(Failure):
+                files = [self._uploads.complete(file) for file in files]
+            self._retry_policy.raise_if_stopped()
+        newest = max(filter(_is_complete, files), key=_age, default=None)
+        if newest is None:
+            return None
+        with self._lock:
+            self._counted[item.key] = newest.file_id
+        return _delivered(item, newest)
 
     def deliver(self, item: Item, fetched: Fetched, on_bytes: OnBytes) -> Delivered:
-        """Upload and verify the file, then move incomplete files of the same item to the trash.
+        """Upload and verify the file, then move other files of the same item to the trash.
 
         `on_bytes` gets the number of bytes sent so far. If another item has the name, the name gets
         a suffix. Raises Failure.
         """
-        folder, file = self._section_folder(item), fetched.file
-        md5 = file_md5(file, before_block=self._retry_policy.raise_if_stopped)
+        md5 = file_md5(fetched.file, before_block=self._retry_policy.raise_if_stopped)
+        course, folder = self._course, ""
+        try:
+            folder = self._section_folder(item)
+            uploaded = self._upload(item, fetched.file, md5, folder, on_bytes)
+        except Failure as failure:
+            if failure.reason is not Reason.DESTINATION_NOT_FOUND or not self._reopen(course):
+                raise
+            merged = self._section_folder(item)
+            if merged == folder:
+                raise
+            uploaded = self._upload(item, fetched.file, md5, merged, on_bytes)
+        with self._lock:
+            known = self._files.get(item.key, [])
+        condition = f" and appProperties has {{ key='{ITEM}' and value='{item.key}' }}"
+        seen = self._folders.list_children(uploaded.parents[0], self._drive_id, condition)
+        ours = [each for each in seen if has_properties(each, self._properties)]
+        copies = {each.file_id: each for each in (*known, *ours, uploaded)}
+        newest = self._trash_older(list(copies.values())) or uploaded
+        with self._lock:
+            self._files[item.key] = [newest]
+            self._counted[item.key] = newest.file_id
+        return _delivered(item, newest)
+
+    def finish(self) -> None:
+        """Merge what another worker of the task delivered, and check that all items are there.
+
+        Raises Failure if a file that was found or delivered is gone.
+        """
+        courses = self._find_courses()
+        own = self._course
+        for attempt in range(1, FEW_ATTEMPTS):
+            if own is None or any(course.file_id == own.file_id for course in courses):
+                break
+            self._retry_policy.pause(attempt)  # the search lags: another folder may be hidden
+            courses = self._find_courses()
+        if not courses:
+            raise NOT_FOUND.failure()
+        self._use(courses)
+        for key, file_id in self._counted.items():
+            if not any(map(_is_complete, self._files.get(key, ()))):
+                file = self._folders.get_if_exists(file_id)
+                if file is None or not _is_complete(self._uploads.complete(file)):
+                    raise VANISHED.failure()
+
+    def _find_courses(self) -> list[File]:
+        return self._folders.find(COURSE, self._root, self._drive_id, self._properties)
+
+    def _reopen(self, course: File | None) -> bool:
+        """Use the folder that another worker has merged `course` into, if there is one.
+
+        Called when the folder of an upload is gone. Returns False if no folder is left.
+        """
+        with self._reopening:
+            if self._course is course:
+                courses = self._find_courses()
+                if courses:
+                    self._use(courses)
+                return bool(courses)
+        return True
+
+    def _use(self, courses: list[File]) -> None:
+        """Use the oldest of the course's folders, and note what is in it."""
+        contents = self._folders.gather(courses, self._drive_id, self._properties)
+        self._sessions.save_folder_id(COURSE, courses[0].file_id)
+        files = {file.file_id: file for file in contents.files}
+        for file_id in self._sessions.done_file_ids().values():
+            if file_id not in files:  # searches may not show it yet
+                file = self._folders.get_if_exists(file_id)
+                if file is not None and has_properties(file, self._properties):
+                    files[file_id] = file
+        found: dict[str, list[File]] = {}
+        for file in files.values():
+            found.setdefault(file.properties.get(ITEM, ""), []).append(file)
+        with self._lock:
+            self._course, self._sections, self._files = courses[0], contents.sections, found
+            for file in files.values():
+                parent = next(iter(file.parents), courses[0].file_id)
+                self._names.setdefault((parent, file.name), file.properties.get(ITEM, ""))
+        for copies in found.values():
+            self._trash_older(copies)
+
+    def _upload(self, item: Item, file: Path, md5: str, folder: str, on_bytes: OnBytes) -> File:
         with self._lock:
             name = item_name(item, file.suffix)
             if self._names.setdefault((folder, name), item.key) != item.key:
                 name = item_name(item, file.suffix, taken=True)
                 self._names[folder, name] = item.key
         properties = {**self._properties, ITEM: item.key, MD5: md5}
-        metadata = {"name": name, "appProperties": properties}
-        request = UploadRequest(item.key, file, md5, folder, metadata)
-        uploaded = self._uploads.upload(request, on_bytes)
-        with self._lock:
-            others = self._files.get(item.key, [])
-            self._files[item.key] = [uploaded]
-        self._trash_duplicates([uploaded, *others])
-        return _delivered(item, {**uploaded, "name": uploaded.get("name", name)}, md5)
+        metadata: Metadata = {"name": name, "appProperties": properties}
+        request = UploadRequest(item.key, file, md5, folder, metadata, media_type(file))
+        return self._uploads.upload(request, on_bytes)
+
+    def _trash_older(self, copies: list[File]) -> File | None:
+        """Keep the newest complete file of an item, and return it.
+
+        All others move to the trash, but for a younger one whose MD5 is not known yet.
+        """
+        newest = max(filter(_is_complete, copies), key=_age, default=None)
+        for other in copies:
+            if newest is None or other.file_id == newest.file_id:
+                continue
+            if other.md5 is not None or other.age < newest.age:
+                trash_quietly(self._client, self._retry_policy, other.file_id)
+        return newest
 
     @property
     def location(self) -> tuple[str, str]:
         """Return the id of the course's folder and its address for a browser."""
-        folder = str(self._course.get("id", self._root))
-        address = self._course.get("webViewLink")
-        return folder, str(address or f"https://drive.google.com/drive/folders/{folder}")
-
-    def _scan(self, course: File, drive_id: str | None) -> None:
-        """Register all files in a course folder. Only sections of the folder in use are reused."""
-        for file in self._folders.list_children(course["id"], drive_id):
-            section = file.get("appProperties", {}).get(SECTION)
-            if file.get("mimeType") != FOLDER:
-                self._register(file, course["id"])
-            elif section is not None:
-                if course is self._course:
-                    self._sections.setdefault(section, file["id"])
-                for inner in self._folders.list_children(file["id"], drive_id):
-                    self._register(inner, file["id"])
-
-    def _register(self, file: File, folder: str) -> None:
-        """Note a file and its name, if it belongs to this course of this task."""
-        key = file.get("appProperties", {}).get(ITEM)
-        if key is not None and has_properties(file, self._properties):
-            self._files.setdefault(key, []).append(file)
-            self._names.setdefault((folder, str(file["name"])), key)
-
-    def _trash_duplicates(self, files: list[File]) -> None:
-        """If one file of an item is complete, move the item's other files to the trash."""
-        complete = next((file["id"] for file in files if _is_complete(file)), None)
-        for other in files:
-            if complete not in (None, other["id"]):
-                self._uploads.trash_quietly(other["id"])
+        course = self._course
+        folder = self._root if course is None else course.file_id
+        address = course.url if course is not None else None
+        return folder, address or f"https://drive.google.com/drive/folders/{folder}"
 
     def _section_folder(self, item: Item) -> str:
         """Return the id of the folder for the item, and create the folder if needed.
 
         Each section has a lock of its own: an existing section never waits for one being created.
         """
-        name = section_name(item)
+        if self._course is None:
+            raise AssertionError("open() must be called first")
+        name, course = section_name(item), self._course.file_id
         if not name:
-            return str(self._course["id"])
+            return course
         key = hashlib.sha256(name.encode()).hexdigest()[:32]
         with self._lock:
             found = self._sections.get(key)
@@ -217,21 +280,24 @@ class Drive:
                 found = self._sections.get(key)
             if found is None:
                 properties = {**self._properties, SECTION: key}
-                folder = self._folders.create(key, name, self._course["id"], properties)
-                found = str(folder["id"])
+                folder = self._folders.create(key, name, course, self._drive_id, properties)
+                found = folder.file_id
                 with self._lock:
                     self._sections[key] = found
             return found
 
 
-def _delivered(item: Item, file: File, md5: str) -> Delivered:
+def _delivered(item: Item, file: File) -> Delivered:
     """Return the item as it is on Drive. Drive's files have an address, links between them none."""
-    path = "/".join(filter(None, (section_name(item), str(file.get("name", "")))))
-    url = f"https://drive.google.com/file/d/{file['id']}/view"
-    return Delivered(item.item_id, int(file["size"]), md5, path=path, url=url)
+    path = "/".join(filter(None, (section_name(item), file.name)))
+    url = f"https://drive.google.com/file/d/{file.file_id}/view"
+    return Delivered(item.item_id, file.size or 0, file.md5 or "", path=path, url=url)
 
 
 def _is_complete(file: File) -> bool:
     """Return whether the file has the MD5 that was recorded when its upload started."""
-    md5 = file.get("md5Checksum")
-    return md5 is not None and "size" in file and md5 == file.get("appProperties", {}).get(MD5)
+    return file.md5 is not None and file.size is not None and file.md5 == file.properties.get(MD5)
+
+
+def _age(file: File) -> tuple[str, str]:
+    return file.age

@@ -12,7 +12,10 @@ may carry credentials.
 import http.client
 import json
 import re
+import ssl
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 
 import google.auth.exceptions
 import httplib2
@@ -30,6 +33,22 @@ class UploadStalled(Exception):
     """Report that Drive has no more bytes of an upload than before."""
 
 
+class ChecksumMissing(Exception):
+    """Report that Drive has a complete file, but not yet its size and MD5."""
+
+
+class ForeignSession(Exception):
+    """Report an upload session on a host that must not get the access token."""
+
+
+class ProxyRefused(Exception):
+    """Report that a proxy does not connect to Google. `status` is its HTTP status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
 REQUEST_ERRORS = (
     HttpError,
     OSError,
@@ -38,6 +57,9 @@ REQUEST_ERRORS = (
     google.auth.exceptions.GoogleAuthError,
     UnreadableResponse,
     UploadStalled,
+    ChecksumMissing,
+    ForeignSession,
+    ProxyRefused,
 )
 # What a request to Drive may raise. Everything else is a bug and passes through.
 
@@ -95,6 +117,23 @@ LOGIN_REVOKED = Rule(
     "domain-wide delegation of the scope.",
     False,
 )
+SESSION_CONTROL = Rule(
+    "the token endpoint refuses with `invalid_rapt`",
+    Reason.DESTINATION_AUTH,
+    "the Google Workspace domain ends logins after a time (Google session control)",
+    "Use a service account, or let the domain's administrator mark the OAuth client as trusted and "
+    "exempt it from reauthentication. Then log in again with `enrollgate drive login`.",
+    False,
+)
+CLOCK_WRONG = Rule(
+    "the token endpoint refuses the time of the request (`iat`, `exp`), or 401 from a server whose "
+    "`Date` differs from the worker's clock by more than 5 minutes",
+    Reason.DESTINATION_AUTH,
+    "Google refuses the credentials because the clock of the worker's machine is wrong",
+    "Set the machine's clock (NTP: `timedatectl set-ntp true`), then start the run again. The key "
+    "or login itself is fine.",
+    False,
+)
 NO_STORAGE = Rule(
     "403 `storageQuotaExceeded` for a service account",
     Reason.DESTINATION_QUOTA,
@@ -112,17 +151,25 @@ STORAGE_FULL = Rule(
 )
 TOO_MANY_FILES = Rule(
     "403 `teamDriveFileLimitExceeded`, `numChildrenInNonRootLimitExceeded`, "
-    "`activeItemCreationLimitExceeded`, `teamDriveHierarchyTooDeep`",
+    "`activeItemCreationLimitExceeded`",
     Reason.DESTINATION_QUOTA,
     "the shared drive, the folder or the account holds as many items as Drive allows",
-    "Remove items, or name another folder in ENROLLGATE_DESTINATION.",
+    "Remove items and empty the trash, or name another folder in ENROLLGATE_DESTINATION.",
+    False,
+)
+TOO_DEEP = Rule(
+    "403 `teamDriveHierarchyTooDeep`, `myDriveHierarchyDepthLimitExceeded`",
+    Reason.DESTINATION_QUOTA,
+    "the folder lies too deep: Drive allows 100 levels of folders, and a course needs two more",
+    "Name a folder nearer to the top in ENROLLGATE_DESTINATION.",
     False,
 )
 DAILY_LIMIT = Rule(
     "403 `dailyLimitExceeded`",
     Reason.DESTINATION_RATE_LIMITED,
-    "the daily limit of Google Drive is used up",
-    "Try again tomorrow.",
+    "the daily limit of the Google Cloud project for Drive is used up",
+    "Try again tomorrow, or raise the project's limit of queries per day in the Google Cloud "
+    "console.",
     False,
 )
 RATE_LIMITED = Rule(
@@ -131,6 +178,15 @@ RATE_LIMITED = Rule(
     "Google Drive still limits the rate after many retries; it also answers so once a user has "
     "uploaded 750 GB in a day",
     "Try again tomorrow, or lower ENROLLGATE_MAX_CONCURRENT_RUNS.",
+    True,
+)
+AUTOMATED_QUERIES = Rule(
+    '403 with a page instead of JSON ("your computer or network may be sending automated queries")',
+    Reason.DESTINATION_RATE_LIMITED,
+    "Google, or a proxy, answers with a page that refuses the worker's network, still after many "
+    "retries",
+    "Try again later, or lower ENROLLGATE_MAX_CONCURRENT_RUNS. If a proxy stands between the "
+    "worker and Google, let it pass www.googleapis.com.",
     True,
 )
 WAIT_TOO_LONG = Rule(
@@ -149,15 +205,29 @@ API_DISABLED = Rule(
     False,
 )
 SCOPE_TOO_SMALL = Rule(
-    "403 `insufficientPermissions`, `ACCESS_TOKEN_SCOPE_INSUFFICIENT`",
+    "403 `insufficientPermissions`, `appNotAuthorizedToFile`, `ACCESS_TOKEN_SCOPE_INSUFFICIENT`",
     Reason.DESTINATION_AUTH,
     "the login does not include access to Google Drive",
     "Log in again with `enrollgate drive login`, or give the workload the scope "
     "https://www.googleapis.com/auth/drive.",
     False,
 )
+DOMAIN_POLICY = Rule(
+    "403 `domainPolicy`",
+    Reason.DESTINATION_AUTH,
+    "the Google Workspace domain does not let this application use Drive",
+    "Ask the domain's administrator to allow the OAuth client or service account for Google Drive.",
+    False,
+)
+NOT_A_MEMBER = Rule(
+    "403 `teamDriveMembershipRequired`",
+    Reason.DESTINATION_AUTH,
+    "the account is not a member of the shared drive; a share of the folder alone is not enough",
+    "Add the account to the shared drive as content manager.",
+    False,
+)
 NO_PERMISSION = Rule(
-    "403 `insufficientFilePermissions`, `domainPolicy`, or any other 403",
+    "403 `insufficientFilePermissions`, or any other 403",
     Reason.DESTINATION_AUTH,
     "the account may not write to the folder",
     "Share the folder with the account as editor (on a shared drive: as content manager).",
@@ -178,7 +248,8 @@ SERVER_ERROR = Rule(
     True,
 )
 UNREADABLE = Rule(
-    "a truncated or unreadable response, or 200 with something else than JSON",
+    "a truncated or unreadable response; JSON with missing or odd fields; a page, a redirect or "
+    "more than 16 MiB instead of JSON",
     Reason.DESTINATION_UNAVAILABLE,
     "Google Drive's answers end early or cannot be read",
     "Check which proxy stands between the worker and Google, then try again later.",
@@ -205,12 +276,50 @@ REFUSED = Rule(
     "Run `enrollgate doctor`. If it finds nothing, report this.",
     False,
 )
+PROXY_REFUSES = Rule(
+    "a proxy answers CONNECT with a 4xx status",
+    Reason.NETWORK_ERROR,
+    "the proxy does not connect to Google Drive",
+    "Check the address, user name and password in HTTPS_PROXY, and that the proxy lets the worker "
+    "connect to www.googleapis.com and oauth2.googleapis.com. NO_PROXY lists hosts to reach "
+    "directly.",
+    False,
+)
+UNTRUSTED = Rule(
+    "a TLS certificate that is not trusted",
+    Reason.NETWORK_ERROR,
+    "the certificate shown for Google Drive is not trusted",
+    "If a proxy inspects TLS, name the file of its authority in SSL_CERT_FILE. Else check the "
+    "machine's clock.",
+    False,
+)
 SESSION_EXPIRED = Rule(
-    "404 or 410 on an upload's session, repeatedly",
+    "400, 404, 410 or 416 on an upload's session, repeatedly",
     Reason.DESTINATION_UNAVAILABLE,
     "Google Drive drops upload sessions before the file is complete",
     "Try again later. One attempt starts an upload up to three times.",
     True,
+)
+FOREIGN_SESSION = Rule(
+    "an upload session (`Location`) on another host than Google's or ENROLLGATE_DRIVE_ENDPOINT's",
+    Reason.DESTINATION_UNAVAILABLE,
+    "the upload session is on a host that is not Google's; no token was sent there",
+    "Check ENROLLGATE_DRIVE_ENDPOINT, and which proxy stands between the worker and Google.",
+    False,
+)
+CHECKSUM_LATE = Rule(
+    "200, but no `size` or `md5Checksum`, repeatedly",
+    Reason.DESTINATION_UNAVAILABLE,
+    "Google Drive does not give the checksum of a complete file",
+    "Try again later: the file stays at Drive, and the next attempt only verifies it.",
+    True,
+)
+VANISHED = Rule(
+    "a file that was delivered, and is missing at the end of the run",
+    Reason.DESTINATION_UNAVAILABLE,
+    "files that this run delivered are no longer at Google Drive",
+    "Nothing: the next attempt delivers them again. Do not remove files while a run is working.",
+    False,
 )
 CORRUPT = Rule(
     "200, but another size or `md5Checksum` than the file's",
@@ -224,22 +333,33 @@ CORRUPT = Rule(
 RULES = (
     LOGIN_EXPIRED,
     LOGIN_REVOKED,
+    SESSION_CONTROL,
+    CLOCK_WRONG,
     NO_STORAGE,
     STORAGE_FULL,
     TOO_MANY_FILES,
+    TOO_DEEP,
     DAILY_LIMIT,
     RATE_LIMITED,
+    AUTOMATED_QUERIES,
     WAIT_TOO_LONG,
     API_DISABLED,
     SCOPE_TOO_SMALL,
+    DOMAIN_POLICY,
+    NOT_A_MEMBER,
     NO_PERMISSION,
     NOT_FOUND,
     SERVER_ERROR,
     UNREADABLE,
     STALLED,
     CONNECTION_LOST,
+    PROXY_REFUSES,
+    UNTRUSTED,
     SESSION_EXPIRED,
+    FOREIGN_SESSION,
+    CHECKSUM_LATE,
     CORRUPT,
+    VANISHED,
     REFUSED,
 )
 
@@ -250,7 +370,8 @@ RULES_BY_WORD: dict[str, Rule] = {
     "teamDriveFileLimitExceeded": TOO_MANY_FILES,
     "numChildrenInNonRootLimitExceeded": TOO_MANY_FILES,
     "activeItemCreationLimitExceeded": TOO_MANY_FILES,
-    "teamDriveHierarchyTooDeep": TOO_MANY_FILES,
+    "teamDriveHierarchyTooDeep": TOO_DEEP,
+    "myDriveHierarchyDepthLimitExceeded": TOO_DEEP,
     "dailyLimitExceeded": DAILY_LIMIT,
     "userRateLimitExceeded": RATE_LIMITED,
     "rateLimitExceeded": RATE_LIMITED,
@@ -258,31 +379,63 @@ RULES_BY_WORD: dict[str, Rule] = {
     "accessNotConfigured": API_DISABLED,
     "SERVICE_DISABLED": API_DISABLED,
     "insufficientPermissions": SCOPE_TOO_SMALL,
+    "appNotAuthorizedToFile": SCOPE_TOO_SMALL,
+    "domainPolicy": DOMAIN_POLICY,
+    "teamDriveMembershipRequired": NOT_A_MEMBER,
     "ACCESS_TOKEN_SCOPE_INSUFFICIENT": SCOPE_TOO_SMALL,
 }
 _RULES_BY_STATUS = {401: LOGIN_EXPIRED, 404: NOT_FOUND, 408: SERVER_ERROR, 429: RATE_LIMITED}
+_CLOCK_TOLERANCE = timedelta(minutes=5)
 
 
-def classify(error: Exception) -> FailedRequest:
-    """Say what an exception of REQUEST_ERRORS means."""
+def classify(error: Exception, now: datetime | None = None) -> FailedRequest:
+    """Say what an exception of REQUEST_ERRORS means.
+
+    `now` is the worker's clock, in UTC, to compare with Drive's.
+    """
+    code = ""
     match error:  # the narrow classes come before the wide ones
         case HttpError():
-            return _classify_http(error)
+            return _classify_http(error, now)
         case UploadStalled():
             rule = STALLED
+        case ChecksumMissing():
+            rule = CHECKSUM_LATE
+        case ForeignSession():
+            rule = FOREIGN_SESSION
+        case ProxyRefused():
+            rule = PROXY_REFUSES if error.status < 500 else CONNECTION_LOST
+            code = f"the proxy answers HTTP {error.status}"
+        case ssl.SSLCertVerificationError():
+            rule = UNTRUSTED
         case google.auth.exceptions.TransportError():
             rule = CONNECTION_LOST
         case google.auth.exceptions.GoogleAuthError():
-            retryable = isinstance(error, google.auth.exceptions.RefreshError) and error.retryable
-            rule = CONNECTION_LOST if retryable else LOGIN_REVOKED
+            rule = _classify_token_refusal(error)
         case OSError() | httplib2.ServerNotFoundError():
             rule = CONNECTION_LOST
         case _:
             rule = UNREADABLE
-    return FailedRequest(rule)
+    return FailedRequest(rule, code)
 
 
-def _classify_http(error: HttpError) -> FailedRequest:
+def _classify_token_refusal(error: google.auth.exceptions.GoogleAuthError) -> Rule:
+    """Pick the rule by the token endpoint's words, which are only looked at.
+
+    Google says of a wrong clock "Invalid JWT: Token must be a short-lived token (60 minutes) and in
+    a reasonable timeframe. Check your iat and exp values [...]".
+    """
+    if isinstance(error, google.auth.exceptions.RefreshError) and error.retryable:
+        return CONNECTION_LOST
+    text = str(error).lower()
+    if "invalid_rapt" in text:
+        return SESSION_CONTROL
+    if "reasonable timeframe" in text or re.search(r"\b(iat|exp|nbf)\b", text):
+        return CLOCK_WRONG
+    return LOGIN_REVOKED
+
+
+def _classify_http(error: HttpError, now: datetime | None) -> FailedRequest:
     """Pick the rule by the HTTP status and, for 403, by the reason words in the JSON body.
 
     Drive's sentence is only looked at, never passed on.
@@ -290,8 +443,11 @@ def _classify_http(error: HttpError) -> FailedRequest:
     status = int(error.resp.status)
     words: list[str] = []
     sentence = ""
+    is_page = bool(error.content)
     try:
-        problem = json.loads(error.content)["error"]
+        answer = json.loads(error.content)
+        is_page = not isinstance(answer, dict)
+        problem = answer["error"]
         sentence = str(problem.get("message", ""))
         words += [
             str(part["reason"])
@@ -299,16 +455,31 @@ def _classify_http(error: HttpError) -> FailedRequest:
             for part in problem.get(key, ())
             if "reason" in part
         ]
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass  # a proxy's page or a truncated body: the status alone says enough
     if status == 403:
-        rule = next((RULES_BY_WORD[word] for word in words if word in RULES_BY_WORD), NO_PERMISSION)
+        found = (RULES_BY_WORD[word] for word in words if word in RULES_BY_WORD)
+        rule = next(found, AUTOMATED_QUERIES if is_page else NO_PERMISSION)
         if rule is STORAGE_FULL and "service account" in sentence.lower():
             rule = NO_STORAGE
+    elif status == 401 and _clocks_differ(error.resp.get("date", ""), now):
+        rule = CLOCK_WRONG
     elif status >= 500:
         rule = SERVER_ERROR
+    elif 300 <= status < 400 or (b"<html" in error.content[:1000].lower() and status != 429):
+        rule = UNREADABLE  # not Drive's words, whatever the status is
     else:
         rule = _RULES_BY_STATUS.get(status, REFUSED)
     word = next((word for word in words if re.fullmatch(r"\w{1,60}", word)), "")
     seconds = retry_after(error.resp.get("retry-after"), error.resp.get("date"))
     return FailedRequest(rule, f"HTTP {status} {word}".rstrip(), seconds)
+
+
+def _clocks_differ(date: str, now: datetime | None) -> bool:
+    """Return whether a response's Date header is far from the worker's clock."""
+    try:
+        theirs = parsedate_to_datetime(date)
+    except (ValueError, OverflowError):
+        return False
+    theirs = theirs.replace(tzinfo=theirs.tzinfo or UTC)
+    return now is not None and abs(theirs - now) > _CLOCK_TOLERANCE

@@ -15,6 +15,7 @@ from enrollgate.domain.reasons import Failure, explain
 from enrollgate.settings.worker import WorkerSettings
 from enrollgate.worker.destinations.drive.client import Client
 from enrollgate.worker.destinations.drive.credentials import load_credentials
+from enrollgate.worker.destinations.drive.files import media_type
 from enrollgate.worker.destinations.drive.folders import Folders, IdPool
 from enrollgate.worker.destinations.drive.retry import RetryPolicy
 from enrollgate.worker.destinations.drive.sessions import SessionStore
@@ -39,9 +40,11 @@ def check_drive(
             file = Path(scratch) / name
             file.write_bytes(b"probe")
             uploads = Uploads(client, retry_policy, ids, sessions, settings.drive_chunk_size)
-            request = UploadRequest("probe", file, file_md5(file), folder_id, {"name": name})
+            request = UploadRequest(
+                "probe", file, file_md5(file), folder_id, {"name": name}, media_type(file)
+            )
             uploaded = uploads.upload(request, lambda _sent: None)
-            retry_policy.call(partial(client.trash, uploaded["id"]))
+            retry_policy.call(partial(client.trash, uploaded.file_id))
     except Failure as failure:
         remedy = failure.remedy or explain(failure.reason).remedy
         return failed("destination", failure.message, remedy)

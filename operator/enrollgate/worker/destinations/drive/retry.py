@@ -6,6 +6,7 @@ event ends pauses at once, and no request starts after it is set.
 
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from random import Random
 from typing import TypeVar
 
@@ -43,6 +44,7 @@ class RetryPolicy:
 
     `stop` ends everything. `random` gives the jitter. `sleep` waits so many seconds; the default
     also returns once `stop` is set. `max_attempts` counts sends of one request without progress.
+    `clock` gives the time in UTC, to notice a wrong clock.
     """
 
     def __init__(
@@ -52,17 +54,23 @@ class RetryPolicy:
         random: Random | None = None,
         sleep: Callable[[float], None] | None = None,
         max_attempts: int = MAX_ATTEMPTS,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.stop = stop
         self.max_attempts = max_attempts
         self._random = random or Random()  # noqa: S311 -- jitter, not a secret
         self._sleep = sleep or tenacity.sleep_using_event(stop)
+        self._clock = clock
         self._lock = threading.Lock()
 
     def with_few_attempts(self) -> "RetryPolicy":
         """Return a policy that gives up soon, with the same stop event and pauses."""
         return RetryPolicy(
-            self.stop, random=self._random, sleep=self._sleep, max_attempts=FEW_ATTEMPTS
+            self.stop,
+            random=self._random,
+            sleep=self._sleep,
+            max_attempts=FEW_ATTEMPTS,
+            clock=self._clock,
         )
 
     def raise_if_stopped(self) -> None:
@@ -71,6 +79,12 @@ class RetryPolicy:
             raise Failure(
                 Reason.STOPPED, "stopped on request; the next attempt continues the upload"
             )
+
+    def pause(self, attempt: int) -> None:
+        """Wait as long as after the failed attempt of this number, from 1."""
+        with self._lock:
+            seconds = delay(attempt, PAUSES, self._random)
+        self._sleep(seconds)
 
     def call(self, request: Callable[[], T]) -> T:
         """Send the request, again and again if needed, and return its result.
@@ -101,7 +115,7 @@ class RetryPolicy:
         try:
             return request()
         except REQUEST_ERRORS as error:
-            failed = classify(error)
+            failed = classify(error, self._clock())
         # Not in the handler, so not chained: the exception's text may carry a session's URI.
         if not failed.rule.retried:
             raise failed.failure()

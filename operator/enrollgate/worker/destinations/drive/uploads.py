@@ -4,8 +4,10 @@
          ▲   │           │  │
          │   ▼           │  ▼
          │  FileExists   │  Complete ──▶ size and MD5 are right ──▶ done
-         │               ▼                     └─▶ wrong: to the trash, a new file id
+         │               ▼          └──▶ wrong, or in the trash: a new file id
          └────────── SessionExpired
+
+Drive computes the MD5 by itself. If it is missing, it is asked for again, and never guessed.
 
 The file's id comes from generateIds and is saved in scratch first, so that a repeated request never
 creates a second file. The session's URI is saved before the first byte is sent: the next attempt
@@ -22,16 +24,18 @@ from typing import BinaryIO
 
 from googleapiclient.errors import HttpError
 
-from enrollgate.domain.reasons import Failure
 from enrollgate.worker.course import OnBytes
-from enrollgate.worker.destinations.drive.client import ChunkReader, Client, File
+from enrollgate.worker.destinations.drive.client import ChunkReader, Client, Metadata
 from enrollgate.worker.destinations.drive.errors import (
     CORRUPT,
+    NOT_FOUND,
     SESSION_EXPIRED,
     STALLED,
+    ChecksumMissing,
     UploadStalled,
 )
-from enrollgate.worker.destinations.drive.folders import IdPool
+from enrollgate.worker.destinations.drive.files import File
+from enrollgate.worker.destinations.drive.folders import IdPool, trash_quietly
 from enrollgate.worker.destinations.drive.retry import RetryPolicy
 from enrollgate.worker.destinations.drive.sessions import Session, SessionStore
 
@@ -40,6 +44,9 @@ from enrollgate.worker.destinations.drive.sessions import Session, SessionStore
 MAX_STARTS = 3
 # How often Drive may have less of an upload than it had before.
 MAX_SETBACKS = 5
+# The answers of an upload's session that say it cannot go on. Drive answers 400 to a session that
+# is damaged or used up (see https://github.com/googleapis/google-api-php-client/issues/1227).
+_DEAD_SESSION = (400, 404, 410, 416)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,7 @@ class SendChunk:
 
 @dataclass(frozen=True, slots=True)
 class SessionExpired:
-    """The session's URI answers 404 or 410: open another one for the same file id."""
+    """The session cannot go on: open another one for the same file id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +91,16 @@ class UploadRequest:
     """Describe what to upload, and where to.
 
     `key` names the upload in the session store. `md5` is the file's, in hexadecimal digits.
-    `parent` is the folder's id. `metadata` is sent with the file; its id and parent are added.
+    `parent` is the folder's id. `metadata` is sent with the file; its id, parent and type are
+    added. `media_type` is the file's MIME type.
     """
 
     key: str
     file: Path
     md5: str
     parent: str
-    metadata: File
+    metadata: Metadata
+    media_type: str
 
 
 class FileSource:
@@ -143,27 +152,37 @@ class Uploads:
                     session = Session(file_id, source.size, request.md5, request.parent)
                     self.sessions.save(request.key, session)
                 file = _Transfer(self, request, session, source).run()
-                if (
-                    file is not None
-                    and int(file.get("size", -1)) == source.size
-                    and file.get("md5Checksum") == request.md5
-                ):
-                    self.sessions.mark_done(request.key, session)
-                    return file
-                if file is not None:
-                    self.trash_quietly(session.file_id)
+                if file is not None and not file.trashed:
+                    file = self.complete(file)
+                    if (file.size, file.md5) == (source.size, request.md5):
+                        self.sessions.mark_done(request.key, session)
+                        return file
+                    trash_quietly(self.client, self.retry_policy, session.file_id)
+                elif file is not None:
+                    self._require_folder(request.parent)
                 self.sessions.delete(request.key)
         raise CORRUPT.failure()
 
-    def trash_quietly(self, file_id: str) -> None:
-        """Move a file that is in the way to the trash, and ignore a failure.
+    def complete(self, file: File) -> File:
+        """Return the file with its size and MD5. Ask Drive for them again if they are missing.
 
-        Nothing that was delivered depends on it: the next attempt tries again in `Drive.open`.
+        Raises Failure if Drive does not give them.
         """
-        try:
-            self.retry_policy.with_few_attempts().call(partial(self.client.trash, file_id))
-        except Failure:
-            return
+
+        def ask() -> File:
+            found = self.client.get(file.file_id)
+            if found.size is None or found.md5 is None:
+                raise ChecksumMissing
+            return found
+
+        if file.size is None or file.md5 is None:
+            return self.retry_policy.call(ask)
+        return file
+
+    def _require_folder(self, folder_id: str) -> None:
+        """Raise Failure if the folder is gone: what is uploaded there lands in the trash."""
+        if self.retry_policy.call(partial(self.client.get_if_exists, folder_id)) is None:
+            raise NOT_FOUND.failure()
 
 
 class _Transfer:
@@ -213,9 +232,10 @@ class _Transfer:
             **self._request.metadata,
             "id": self._session.file_id,
             "parents": [self._request.parent],
+            "mimeType": self._request.media_type,
         }
         try:
-            uri = self._client.begin_upload(metadata, self._source.size)
+            uri = self._client.begin_upload(metadata, self._source.size, self._request.media_type)
         except HttpError as error:
             if error.resp.status != 409:
                 raise
@@ -261,7 +281,7 @@ def _read_answer(request: Callable[[], int | File]) -> State:
     except HttpError as error:
         if error.resp.status == 409:
             return FileExists()
-        if error.resp.status in (404, 410):
+        if error.resp.status in _DEAD_SESSION:
             return SessionExpired()
         raise
     return SendChunk(answer) if isinstance(answer, int) else Complete(answer)

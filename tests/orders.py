@@ -20,10 +20,19 @@ from enrollgate.worker.order import WorkOrder
 
 
 def make_order(tmp_path: Path, **changes: Any) -> WorkOrder:
-    """Return an order of task 7. `changes` name fields of WorkOrder or WorkerSettings."""
+    """Return an order of task 7. `changes` name fields of WorkOrder or WorkerSettings.
+
+    The account has a cookies file, with a cookie that no site of the tests looks at.
+    """
+    cookies = tmp_path / "cookies-of-all"
+    if "cookies_dir" not in changes:
+        cookies.mkdir(exist_ok=True)
+        line = "courses.example.com\tFALSE\t/\tTRUE\t0\tvisited\tyes\n"
+        (cookies / "cookies.txt").write_text(f"# Netscape HTTP Cookie File\n{line}")
     settings: dict[str, Any] = {
         "destination": f"directory:{tmp_path / 'out'}",
         "scratch_limit": 10_000_000,
+        "cookies_dir": cookies,
     }
     values: dict[str, Any] = {
         "task_id": 7,

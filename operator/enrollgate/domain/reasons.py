@@ -39,7 +39,9 @@ class Reason(StrEnum):
     # the course site
     ACCESS_DENIED = "AccessDenied"
     COOKIES_EXPIRED = "CookiesExpired"
+    COOKIES_MISSING = "CookiesMissing"
     COOKIES_UNREADABLE = "CookiesUnreadable"
+    BOT_CHECK = "BotCheck"
     COURSE_NOT_FOUND = "CourseNotFound"
     DRM_PROTECTED = "DrmProtected"
     UNSUPPORTED_COURSE = "UnsupportedCourse"
@@ -149,10 +151,23 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Export the account's cookies again and replace its cookies file.",
         False,
     ),
+    Reason.COOKIES_MISSING: Explanation(
+        "The site asked for a login, and the account has no cookies file.",
+        "Export the account's cookies in the Netscape (cookies.txt) format. Put them into "
+        "ENROLLGATE_COOKIES_DIR under the name in the message.",
+        False,
+    ),
     Reason.COOKIES_UNREADABLE: Explanation(
         "The account's cookies file exists, but it is not readable or not in the Netscape format.",
         "Export the cookies again in the Netscape (cookies.txt) format. Make sure that the "
         "worker can read the file.",
+        False,
+    ),
+    Reason.BOT_CHECK: Explanation(
+        "The site checks for bots (a CAPTCHA or a bot wall). Enrollgate does not work around it, "
+        "because it is an access control.",
+        "Ask the site for access without the check. If you may use another tool there, set it as "
+        "ENROLLGATE_DOWNLOAD_COMMAND, with ENROLLGATE_DOWNLOADER=command.",
         False,
     ),
     Reason.COURSE_NOT_FOUND: Explanation(

@@ -102,6 +102,11 @@ class WorkerSettings(BaseSettings):
         "list the host itself.",
         examples=["courses.example.com,*.cdn.example.com"],
     )
+    max_retry_after: Seconds = Field(
+        60,
+        description="Seconds that a worker waits at most when a site answers 429 or 503 with "
+        "`Retry-After`. If the site asks for more, the attempt ends.",
+    )
     cookies_dir: SomePath | None = Field(
         None,
         description="The folder of the accounts' cookies files, in Netscape format: `cookies-"

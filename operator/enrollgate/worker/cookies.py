@@ -45,6 +45,14 @@ def copy_cookies(order: WorkOrder) -> Path | None:
     return None
 
 
+def describe_missing_cookies(order: WorkOrder) -> str:
+    """Return which files an account without cookies would have had. No name shows the account."""
+    names = f"{Path(order.cookies_name).name} and {DEFAULT_COOKIES_NAME}"
+    if order.settings.cookies_dir is None:
+        return f"ENROLLGATE_COOKIES_DIR is not set, so {names} were not looked for"
+    return f"ENROLLGATE_COOKIES_DIR has neither of {names}"
+
+
 def _cookie_lines(name: str, text: str) -> str:
     """Return a cookies file with only the lines that are cookies.
 

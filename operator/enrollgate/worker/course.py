@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from enrollgate.domain.reasons import Failure
+from enrollgate.domain.reasons import Failure, Reason
 
 # Called with the bytes of an item that this delivery has moved so far. It may block, to keep the
 # bandwidth limit.
@@ -98,6 +98,9 @@ class Course:
     items: Iterator[Item]  # read once, and lazily; it may raise Failure
     total: int | None  # the number of items, if it is known before they are listed
     description: str = ""  # plain text
+    # Asks the site whether it still grants the course. Raises Failure if it does not. None: there
+    # is no site to ask.
+    check: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +121,27 @@ class Fetched:
 
 
 class LoginRequired(Failure):
-    """A page that asks for a login, without HTTP 401.
+    """An answer that asks for a login.
 
-    For the course it means that the cookies have expired. For one lecture it means that this
+    Of the course it means that the account has no valid cookies. Of one lecture it means that this
     lecture is locked (some open on a later day), unless the site says it of all lectures.
     """
+
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        course_reason: Reason = Reason.COOKIES_EXPIRED,
+    ) -> None:
+        """`course_reason` is the reason if the course as a whole asks for a login."""
+        super().__init__(reason, message, retry_after=retry_after)
+        self.course_reason = course_reason
+
+    def of_course(self) -> Failure:
+        """Return what it means if the site says it of the course itself."""
+        return Failure(self.course_reason, self.message, retry_after=self.retry_after)
 
 
 class PlaylistFound(Exception):

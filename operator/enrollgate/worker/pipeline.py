@@ -33,12 +33,13 @@ from enrollgate.worker.disk import scratch_failure
 from enrollgate.worker.progress import Progress
 from enrollgate.worker.run_stats import RunStats
 from enrollgate.worker.scratch import CHUNK_SIZE, Preempted, Scratch
+from enrollgate.worker.stopping import Action, FailureStreak, explain_check, explain_stop
 
 # Failures of one item that every further item would meet as well: they end the run.
 FATAL_REASONS = frozenset(
     {
-        Reason.COOKIES_EXPIRED,
         Reason.COOKIES_UNREADABLE,
+        Reason.BOT_CHECK,
         Reason.RATE_LIMITED,
         Reason.CONFIGURATION_ERROR,
         Reason.COMMAND_FAILED,
@@ -55,10 +56,8 @@ FATAL_DELIVERY_REASONS = frozenset(
         Reason.DISK_FULL,
     }
 )
-# This many downloads that fail in a row, each in a way that a retry can fix, end the run. A
-# permanent failure (a refused or DRM-protected lecture) does not count: the next item may succeed.
-FAILURES_IN_A_ROW = 5
-# The same for deliveries. Fewer, because the destination has already retried each of them.
+# So many deliveries in a row that fail, each in a way that a retry can fix, end the run. The
+# destination has already retried each of them.
 DELIVERIES_IN_A_ROW = 3
 
 
@@ -109,7 +108,7 @@ class Pipeline:
         self._downloaded: queue.Queue[tuple[Item, Fetched] | None] = queue.Queue()
         # Guards `stats` and what follows.
         self._lock = threading.Lock()
-        self._failed_downloads_in_a_row = 0
+        self._streak = FailureStreak()
         self._failed_deliveries_in_a_row = 0
         self._deliveries_stopped = False
         self._bug: Exception | None = None
@@ -173,7 +172,7 @@ class Pipeline:
                 continue
             found = self._destination.find(item)
             if found is None:
-                self._download(item)
+                self._download(item, course)
                 continue
             with self._lock:
                 self.stats.skipped += 1
@@ -187,12 +186,7 @@ class Pipeline:
                 if self._stop.is_set():
                     message = "asked to stop; the next attempt resumes what was started"
                     self.stats.set_fatal(Failure(Reason.STOPPED, message))
-                ended = (
-                    self.stats.fatal is not None
-                    or self._bug is not None
-                    or self._failed_downloads_in_a_row >= FAILURES_IN_A_ROW
-                )
-            if ended or self._listing_error is not None:
+            if self._has_ended() or self._listing_error is not None:
                 return None
             if self._playlist_items:
                 return self._playlist_items.popleft()
@@ -202,7 +196,11 @@ class Pipeline:
                 self._listing_error = error
                 return None
 
-    def _download(self, item: Item) -> None:
+    def _has_ended(self) -> bool:
+        with self._lock:
+            return self.stats.fatal is not None or self._bug is not None
+
+    def _download(self, item: Item, course: Course) -> None:
         """Download one item and queue it for delivery, or record why it failed."""
         self._progress.item_started(item)
         try:
@@ -214,14 +212,15 @@ class Pipeline:
             self._progress.item_expanded(len(playlist.items))
         except (Failure, OSError) as error:
             failure = error if isinstance(error, Failure) else scratch_failure(error)
-            self._count_download(failure)
             self._record_failure(item, failure)
             self._keep_partial(item)
+            self._stop_if_site_fails(failure, course)
         except Exception:
             self._keep_partial(item)  # else the others would wait for its room
             raise
         else:
-            self._count_download(None)
+            with self._lock:
+                self._streak.record(None)
             self._downloaded.put((item, fetched))
         finally:
             self._progress.item_fetched(item)
@@ -254,12 +253,22 @@ class Pipeline:
 
         return on_fetched
 
-    def _count_download(self, failure: Failure | None) -> None:
+    def _stop_if_site_fails(self, failure: Failure, course: Course) -> None:
+        """Count a failed download. End the run if the site as a whole seems to fail."""
         with self._lock:
-            if failure is not None and explain(failure.reason).retry_can_help:
-                self._failed_downloads_in_a_row += 1
-            else:
-                self._failed_downloads_in_a_row = 0
+            action = self._streak.record(failure)
+            if action is Action.STOP:
+                self.stats.set_fatal(explain_stop(failure, self._streak.about_site))
+        if action is not Action.CHECK or course.check is None:
+            return
+        with self._listing_lock:  # until the answer is there, no other item is begun
+            if self._has_ended():
+                return
+            try:
+                course.check()
+            except Failure as error:
+                with self._lock:
+                    self.stats.set_fatal(explain_check(error))
 
     # deliveries
 

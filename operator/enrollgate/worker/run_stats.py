@@ -58,10 +58,10 @@ def overall_failure(stats: RunStats) -> Failure | None:
     count = len(stats.failures)
     others = f" (and {count - 1} more)" if count > 1 else ""
     message = f"{count} of {stats.seen} items failed: {item.title!r}: {failure.message}{others}"
-    # One locked lecture says nothing of the others. If the site wants a login for each, the cookies
-    # have expired.
-    all_need_login = count == stats.seen and all(
-        isinstance(each, LoginRequired) for _, each in stats.failures
-    )
-    reason = Reason.COOKIES_EXPIRED if all_need_login else failure.reason
+    reason = failure.reason
+    # One locked lecture says nothing of the others. If the site wants a login for each, the account
+    # has no valid cookies.
+    logins = [each for _, each in stats.failures if isinstance(each, LoginRequired)]
+    if len(logins) == stats.seen:
+        reason = logins[0].course_reason
     return Failure(reason, message, remedy=failure.remedy, retry_after=failure.retry_after)

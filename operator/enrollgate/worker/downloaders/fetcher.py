@@ -19,6 +19,7 @@ from enrollgate.worker.course import Fetched, OnFetched
 from enrollgate.worker.downloaders.cookie_jar import SharedCookieJar
 from enrollgate.worker.downloaders.guarded import close_connections, open_youtube_dl
 from enrollgate.worker.downloaders.pages import is_page
+from enrollgate.worker.downloaders.site_access import InspectedResponse, SiteAccess
 from enrollgate.worker.downloaders.yt_dlp_errors import errors_as_failures
 from enrollgate.worker.identity import is_signed
 from enrollgate.worker.names import safe_name
@@ -104,6 +105,7 @@ class Fetcher:
         self,
         cookies: SharedCookieJar,
         allowed_hosts: tuple[str, ...],
+        site: SiteAccess,
         stop: threading.Event,
         quality: str = "best",
     ) -> None:
@@ -119,7 +121,7 @@ class Fetcher:
             "postprocessor_hooks": [self._report_postprocessing],
         }
         with errors_as_failures():
-            self._ydl = open_youtube_dl(options, allowed_hosts, stop, cookies)
+            self._ydl = open_youtube_dl(options, allowed_hosts, stop, cookies, site)
         self._ydl.add_post_processor(self._naming, when="video")
 
     def extract(self, entry: dict[str, Any]) -> dict[str, Any]:
@@ -194,6 +196,12 @@ class Fetcher:
         size = file.stat().st_size
         on_bytes(size, size)
         return Fetched(file)
+
+    def check(self, url: str) -> None:
+        """Request a page. Raises Failure unless the site still gives it to the account."""
+        with errors_as_failures(), self._ydl.urlopen(url) as response:
+            if isinstance(response, InspectedResponse):
+                response.read()
 
     def close(self) -> None:
         """Close yt-dlp's connections."""

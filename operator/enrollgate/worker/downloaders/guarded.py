@@ -8,6 +8,7 @@ import contextlib
 import functools
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from enrollgate.worker.downloaders.extractors import add_extractors
 from enrollgate.worker.downloaders.network_guard import GuardedRequestHandler
 from enrollgate.worker.downloaders.pages import refuse_page
 from enrollgate.worker.downloaders.refused import RequestRefused
+from enrollgate.worker.downloaders.site_access import InspectedResponse, SiteAccess
+from enrollgate.worker.downloaders.site_answers import explain_page
 from enrollgate.worker.downloaders.streams import DurableDashFD, DurableHlsFD
 from enrollgate.worker.downloaders.yt_dlp_compat import (
     PLAYLIST_TYPES,
@@ -26,6 +29,8 @@ from enrollgate.worker.downloaders.yt_dlp_compat import (
     FFmpegFD,
     HlsFD,
     HttpFD,
+    Request,
+    Response,
     YoutubeDL,
     download_with,
     get_suitable_downloader,
@@ -80,6 +85,18 @@ class _SilentLogger:
 
 class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
     """Download one entry at a time, through our request handler only."""
+
+    site: SiteAccess
+    # The page that was read last: it explains why nothing was found on it.
+    last_page: InspectedResponse | None = None
+
+    def urlopen(self, req: Request | str) -> Response:
+        """Send a request, when its host allows it. Raises RequestRefused if it does not."""
+        request = Request(req) if isinstance(req, str) else req
+        response = self.site.send(request, lambda: super(_GuardedYoutubeDL, self).urlopen(request))
+        if isinstance(response, InspectedResponse):
+            self.last_page = response
+        return response
 
     _pages_in_a_row = 0
 
@@ -148,21 +165,29 @@ def close_connections(ydl: YoutubeDL) -> None:
         handler.close_connections()
 
 
+def explain_last_page(ydl: YoutubeDL) -> Failure | None:
+    """Return why yt-dlp found nothing on the page that it read last. None: it does not say."""
+    page = ydl.last_page.answer if ydl.last_page is not None else None
+    return explain_page(page) if page is not None else None
+
+
 def open_youtube_dl(
     options: dict[str, Any],
     allowed_hosts: tuple[str, ...],
     stop: threading.Event,
     cookies: SharedCookieJar | None = None,
+    site: SiteAccess | None = None,
 ) -> YoutubeDL:
     """Return a YoutubeDL with a guarded network, which sends and reads nothing more after `stop`.
 
     `cookies` is the jar of another YoutubeDL that is to be shared. Without it the object has its
-    own, read from the option `cookiefile`.
+    own, read from the option `cookiefile`. `site` is shared by all objects of a run.
     """
     if "SSL_CERT_FILE" in os.environ or "SSL_CERT_DIR" in os.environ:
         # By default yt-dlp uses certifi's authorities and ignores those of the administrator.
         options = {**options, "compat_opts": {"no-certifi"}}
     ydl = _GuardedYoutubeDL({**options, "logger": _SilentLogger()})
+    ydl.site = site or SiteAccess(max_wait=0, stop=stop, monotonic=time.monotonic)
     ydl.cookiejar = SharedCookieJar(ydl.cookiejar) if cookies is None else cookies
     handler = functools.partial(
         GuardedRequestHandler, allowed_hosts=allowed_hosts, limits=AnswerLimits(stop)

@@ -36,16 +36,19 @@ class _Rule(NamedTuple):
     failure: type[Failure] = Failure
 
 
-_LOGIN = (Reason.COOKIES_EXPIRED, "the site asks for a login: {text}", LoginRequired)
+# In words a site says it of single lectures, too, which are only locked.
+_LOGIN = (Reason.ACCESS_DENIED, "the site asks for a login: {text}", LoginRequired)
 
 # The first rule that matches applies. Rules of words come last: they are used only if no error in
 # the chain matches one of the others.
 _RULES = (
-    _Rule(401, Reason.COOKIES_EXPIRED, "the site asks for a login (HTTP {status})"),
+    _Rule(401, Reason.COOKIES_EXPIRED, "the site asks for a login (HTTP {status})", LoginRequired),
     _Rule(403, Reason.ACCESS_DENIED, "the site refuses this account (HTTP {status})"),
     _Rule(404, Reason.COURSE_NOT_FOUND, "the site has no such page (HTTP {status})"),
     _Rule(410, Reason.COURSE_NOT_FOUND, "the page is gone from the site (HTTP {status})"),
     _Rule(429, Reason.RATE_LIMITED, "the site asks to slow down (HTTP {status})"),
+    _Rule(408, Reason.SITE_ERROR, "the site gave up waiting (HTTP {status})"),
+    _Rule(425, Reason.SITE_ERROR, "the site is not ready (HTTP {status})"),
     _Rule(range(500, 1000), Reason.SITE_ERROR, "the site failed (HTTP {status})"),
     _Rule(range(1000), Reason.UNSUPPORTED_COURSE, "the site answered HTTP {status}"),
     _Rule(
@@ -79,7 +82,7 @@ _RULES = (
     _Rule("account credentials", *_LOGIN),
     _Rule("registered users", *_LOGIN),
     _Rule("for the authentication", *_LOGIN),
-    _Rule("http error 401", Reason.COOKIES_EXPIRED),
+    _Rule("http error 401", Reason.COOKIES_EXPIRED, "{text}", LoginRequired),
     _Rule("http error 429", Reason.RATE_LIMITED),
     _Rule("http error 5", Reason.SITE_ERROR),
     _Rule("no space left", Reason.DISK_FULL),
@@ -105,6 +108,9 @@ def classify(error: BaseException) -> Failure:
         if isinstance(each, Failure):
             return each
     for each in chain:
+        if isinstance(each, HTTPError) and each.redirect_loop:
+            message = "the site redirects in a circle, as it does without a valid login"
+            return LoginRequired(Reason.COOKIES_EXPIRED, message)
         for rule in _RULES:
             if _matches(each, rule):
                 return _build_failure(each, rule)

@@ -17,7 +17,9 @@ What belongs together is found when it is fetched, and takes the place of the li
 """
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from typing import Any
 from yt_dlp.utils import KNOWN_EXTENSIONS, clean_html, determine_ext, float_or_none, int_or_none
 
 from enrollgate.domain.reasons import Failure, Reason
-from enrollgate.worker.cookies import copy_cookies
+from enrollgate.worker.cookies import copy_cookies, describe_missing_cookies
 from enrollgate.worker.course import (
     Course,
     Fetched,
@@ -42,8 +44,10 @@ from enrollgate.worker.downloaders.fetcher import MAX_REDIRECTS, Fetcher, build_
 from enrollgate.worker.downloaders.guarded import (
     NestedPlaylist,
     close_connections,
+    explain_last_page,
     open_youtube_dl,
 )
+from enrollgate.worker.downloaders.site_access import SiteAccess
 from enrollgate.worker.downloaders.sound import keep_sound
 from enrollgate.worker.downloaders.yt_dlp_compat import PLAYLIST_TYPES
 from enrollgate.worker.downloaders.yt_dlp_errors import errors_as_failures
@@ -90,33 +94,41 @@ class YtDlp:
         self._items_of_playlists = 0
         self._local = threading.local()
         self._fetchers: list[Fetcher] = []
-        options = build_options(copy_cookies(order))
+        cookies = copy_cookies(order)
+        self._has_cookies = cookies is not None
+        self._site = SiteAccess(
+            max_wait=order.settings.max_retry_after, stop=stop, monotonic=time.monotonic
+        )
+        options = build_options(cookies)
         with errors_as_failures():
             # Lists the course. Each download thread has a Fetcher of its own.
-            self._ydl = open_youtube_dl(options, order.settings.allowed_hosts, stop)
+            hosts = order.settings.allowed_hosts
+            self._ydl = open_youtube_dl(options, hosts, stop, site=self._site)
 
     def open(self) -> Course:
         """Request the course's page. Its entries are requested as they are iterated."""
         info: Entry | None = {"_type": "url", "url": self._order.course_url}
-        for _ in range(MAX_REDIRECTS):
-            if info and info.get("_type") in ("url", "url_transparent"):
-                with errors_as_failures():
-                    info = self._ydl.extract_info(info["url"], download=False, process=False)
-        if not info:
-            message = "yt-dlp finds nothing to download on this page"
-            raise Failure(Reason.UNSUPPORTED_COURSE, message)
+        with self._errors_of_course():
+            for _ in range(MAX_REDIRECTS):
+                if info and info.get("_type") in ("url", "url_transparent"):
+                    with errors_as_failures():
+                        info = self._ydl.extract_info(info["url"], download=False, process=False)
+            if not info:
+                message = "yt-dlp finds nothing to download on this page"
+                raise Failure(Reason.UNSUPPORTED_COURSE, message)
         title = _fix_surrogates(info.get("title") or info.get("id") or "course")
         extractor = str(info.get("extractor_key") or "Generic")
         description = _description(info)
         if info.get("_type") not in PLAYLIST_TYPES:
-            return Course(title, self._items([info], (), extractor), 1, description)
+            items = self._items([info], (), extractor)
+            return Course(title, self._explained(items), 1, description, self._check)
         entries = info.get("entries") or ()
         url = str(info.get("webpage_url") or self._order.course_url)
         total = len(entries) if isinstance(entries, list | tuple) else None
         count = total or int_or_none(info.get("playlist_count"))
         width = _LAZY_WIDTH if count is None else _digits(count)
         items = self._items(entries, (url,), extractor, width)
-        return Course(title, items, total, description)
+        return Course(title, self._explained(items), total, description, self._check)
 
     def fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Fetched:
         """Download one entry into its folder and continue an earlier attempt's partial file.
@@ -127,20 +139,13 @@ class YtDlp:
         try:
             fetched = self._fetch(item, listed.entry, folder, on_bytes)
         except LoginRequired as required:
-            # One lecture that is locked says nothing about the cookies.
-            raise LoginRequired(Reason.ACCESS_DENIED, required.message) from required
+            raise self._explain_login(required) from required
         # It is not fetched again. What extractors say of a lecture takes much memory.
         self._listed[item.item_id] = replace(listed, entry={})
         return fetched
 
     def _fetch(self, item: Item, entry: Entry, folder: Path, on_bytes: OnFetched) -> Fetched:
-        settings = self._order.settings
-        fetcher: Fetcher | None = getattr(self._local, "fetcher", None)
-        if fetcher is None:
-            fetcher = self._local.fetcher = Fetcher(
-                self._ydl.cookiejar, settings.allowed_hosts, self._stop, settings.quality
-            )
-            self._fetchers.append(fetcher)
+        settings, fetcher = self._order.settings, self._fetcher()
         if item.item_id.endswith(_GROUP):
             raise PlaylistFound(self._split(item, fetcher))
         if item.kind in (ItemKind.ARTICLE, ItemKind.LINK) or entry.get("_type") == TEXT:
@@ -160,6 +165,65 @@ class YtDlp:
             self._ydl.close()
         for fetcher in self._fetchers:
             fetcher.close()
+
+    def _fetcher(self) -> Fetcher:
+        """Return this thread's Fetcher."""
+        fetcher: Fetcher | None = getattr(self._local, "fetcher", None)
+        if fetcher is None:
+            settings = self._order.settings
+            fetcher = self._local.fetcher = Fetcher(
+                self._ydl.cookiejar,
+                settings.allowed_hosts,
+                self._site,
+                self._stop,
+                settings.quality,
+            )
+            self._fetchers.append(fetcher)
+        return fetcher
+
+    def _check(self) -> None:
+        """Request the course's page again. Raises Failure if the site does not grant it."""
+        with self._errors_of_course():
+            self._fetcher().check(self._order.course_url)
+
+    def _explain_login(self, required: LoginRequired) -> LoginRequired:
+        """Return the failure with the truth about the cookies: there may be none."""
+        if self._has_cookies:
+            return required
+        reason = required.reason
+        if reason is Reason.COOKIES_EXPIRED:
+            reason = Reason.COOKIES_MISSING
+        message = f"{required.message}; {describe_missing_cookies(self._order)}"
+        return LoginRequired(reason, message, course_reason=Reason.COOKIES_MISSING)
+
+    @contextmanager
+    def _errors_of_course(self) -> Iterator[None]:
+        """Let a login that is asked for be one of the course, and look why nothing was found."""
+        try:
+            yield
+        except LoginRequired as required:
+            raise self._explain_login(required).of_course() from required
+        except Failure as failure:
+            if failure.reason is Reason.UNSUPPORTED_COURSE:
+                self._raise_if_page_explains()
+            raise
+
+    def _raise_if_page_explains(self) -> None:
+        found = explain_last_page(self._ydl)
+        if isinstance(found, LoginRequired):
+            raise self._explain_login(found).of_course()
+        if found is not None:
+            raise found
+
+    def _explained(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Yield the course's items. Raises Failure if it has none because of a login or a wall."""
+        is_empty = True
+        with self._errors_of_course():
+            for item in items:
+                is_empty = False
+                yield item
+        if is_empty:
+            self._raise_if_page_explains()
 
     def _items(
         self,

@@ -1,0 +1,163 @@
+"""Respect what a site answers: wait when it asks for it, and stop when it says stop.
+
+All requests of a run share one `SiteAccess`, whichever thread sends them and whatever they are for:
+pages, media, fragments of streams, keys. After a rate limit or a bot check nothing more is sent to
+that host. After a short `Retry-After` all requests to the host wait, and the refused one is
+repeated.
+"""
+
+import threading
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from enrollgate.common.retry_after import retry_after
+from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.worker.downloaders.refused import RequestRefused
+from enrollgate.worker.downloaders.site_answers import LOOKED_AT, Answer, explain_answer
+from enrollgate.worker.downloaders.yt_dlp_compat import HTTPError, Request, Response
+
+# Answers that say when to come back (RFC 9110, 10.2.3; RFC 6585, 4).
+_BUSY = frozenset({429, 503})
+# How often one request is repeated.
+_MAX_REPEATS = 3
+# Seconds to wait at least, also if the site says 0.
+_MIN_WAIT = 1.0
+_CLOSING = frozenset({Reason.RATE_LIMITED, Reason.BOT_CHECK})
+# The beginnings of the Content-Types whose body may be a page or an answer in words.
+_TEXT = ("text/", "application/json", "application/xml", "application/xhtml", "application/problem")
+
+
+class SiteAccess:
+    """What the hosts of one run allow at the moment. Safe for several threads.
+
+    `max_wait` is how many seconds a request waits at most, in all, because a site asks for it.
+    `monotonic` gives seconds. `stop` ends each wait.
+    """
+
+    def __init__(
+        self, *, max_wait: float, stop: threading.Event, monotonic: Callable[[], float]
+    ) -> None:
+        self._max_wait = max_wait
+        self._stop = stop
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        # By host: what closed it, and until when it asked us to wait.
+        self._closed = dict[str, Failure]()
+        self._paused = dict[str, float]()
+
+    def send(self, request: Request, send: Callable[[], Response]) -> Response:
+        """Send a request, when the host allows it.
+
+        Raises RequestRefused if it does not, or if the answer is a bot check or a login page. An
+        error of yt-dlp's passes; the Failure that its answer means is then its cause.
+        """
+        host = urlsplit(request.url).hostname or ""
+        waited = 0.0
+        for repeats in range(_MAX_REPEATS + 1):
+            self._wait_for(host)
+            try:
+                response = send()
+            except HTTPError as error:
+                answer = _build_answer(request, error.response, _peek(error.response))
+                failure = explain_answer(answer)
+                wait = _requested_wait(answer) if self._can_repeat(failure) else None
+                if wait is not None and waited + wait <= self._max_wait and repeats < _MAX_REPEATS:
+                    waited += wait
+                    self._pause(host, wait)
+                    continue
+                self._close_if_final(host, failure)
+                raise error from failure or error.__cause__
+            return self._inspect(host, request, response)
+        raise AssertionError("the last repetition returns or raises")
+
+    def _inspect(self, host: str, request: Request, response: Response) -> Response:
+        """Return the response; of a page, one that is inspected as it is read."""
+        failure = explain_answer(_build_answer(request, response, b""))
+        if failure is not None:
+            response.close()
+            self._close_if_final(host, failure)
+            raise RequestRefused(failure)
+        kind = (response.headers.get("Content-Type") or _TEXT[0]).strip().lower()
+        if not kind.startswith(_TEXT):
+            return response
+        return InspectedResponse(request, response, lambda found: self._close_if_final(host, found))
+
+    def _wait_for(self, host: str) -> None:
+        """Return when the host may be asked. Raises RequestRefused if it may not be any more."""
+        with self._lock:
+            failure = self._closed.get(host)
+            left = self._paused.get(host, 0.0) - self._monotonic()
+        if failure is not None:
+            raise RequestRefused(failure)
+        if left > 0 and self._stop.wait(left):
+            message = "asked to stop while waiting for the site; the next attempt goes on"
+            raise RequestRefused(Failure(Reason.STOPPED, message))
+
+    def _can_repeat(self, failure: Failure | None) -> bool:
+        return failure is None or failure.reason is Reason.RATE_LIMITED
+
+    def _pause(self, host: str, seconds: float) -> None:
+        with self._lock:
+            until = self._monotonic() + seconds
+            self._paused[host] = max(self._paused.get(host, 0.0), until)
+
+    def _close_if_final(self, host: str, failure: Failure | None) -> None:
+        if failure is not None and failure.reason in _CLOSING:
+            with self._lock:
+                self._closed.setdefault(host, failure)
+
+
+class InspectedResponse(Response):  # type: ignore[misc]  # yt-dlp has no types
+    """The response of a page. Once it is read as a whole, it is looked at.
+
+    yt-dlp may read the beginning of a page before the rest.
+    """
+
+    def __init__(
+        self, request: Request, source: Response, on_failure: Callable[[Failure], None]
+    ) -> None:
+        super().__init__(source, source.url, source.headers, source.status, source.reason)
+        self._request = request
+        self._on_failure = on_failure
+        self._head = b""
+        # The page, once it is read.
+        self.answer: Answer | None = None
+
+    def read(self, amt: int | None = None) -> bytes:
+        """Return at most `amt` bytes, or the rest if it is None.
+
+        Raises RequestRefused if the page as a whole is a login page or a bot check.
+        """
+        data: bytes = self.fp.read(amt)
+        if len(self._head) < LOOKED_AT:
+            self._head += data[:LOOKED_AT]
+        if amt is None or amt < 0:
+            self.answer = _build_answer(self._request, self, self._head)
+            if (failure := explain_answer(self.answer)) is not None:
+                self.close()
+                self._on_failure(failure)
+                raise RequestRefused(failure)
+        if self.fp.closed:
+            self.close()
+        return data
+
+
+def _build_answer(request: Request, response: Response, head: bytes) -> Answer:
+    headers = {name.lower(): str(value) for name, value in response.headers.items()}
+    return Answer(response.status, request.url, response.url, headers, head)
+
+
+def _peek(response: Response) -> bytes:
+    """Return the beginning of an error page, which is in memory, and leave it to be read again."""
+    head: bytes = response.fp.read(LOOKED_AT)
+    response.fp.seek(0)
+    return head
+
+
+def _requested_wait(answer: Answer) -> float | None:
+    """Return the seconds that a busy site asks us to wait; None if it does not ask."""
+    headers = answer.headers
+    wait = retry_after(headers.get("retry-after"), headers.get("date"))
+    if answer.status not in _BUSY or wait is None:
+        return None
+    return max(wait, _MIN_WAIT)

@@ -22,7 +22,7 @@ LEAST = {
 def _everything_but_drive() -> dict[str, Any]:
     values = copy.deepcopy(EVERYTHING) | {"destination": "directory:/courses", "drive": {}}
     values["destinationVolume"] = {"existingClaim": "courses"}
-    for name in ("downloads", "uploads", "downloadRate", "uploadRate"):
+    for name in ("downloads", "uploads", "downloadRate", "uploadRate", "maxRetryAfter"):
         del values["worker"][name]
     return values
 

@@ -39,6 +39,7 @@ FIELDS: dict[str, st.SearchStrategy[object]] = {
     "download_rate": RATES,
     "upload_rate": RATES,
     "allowed_hosts": st.lists(HOSTS, max_size=4).map(tuple),
+    "max_retry_after": st.floats(0, 3650 * 86400, exclude_min=True),
     "cookies_dir": st.none() | PATHS,
     "scratch_limit": st.integers(1, 2**60),
     "quality": st.sampled_from(["best", "1080", "720", "480", "360", "audio"]),

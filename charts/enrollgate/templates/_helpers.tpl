@@ -120,6 +120,7 @@ app.kubernetes.io/part-of: enrollgate
   "ATTACHMENTS" $v.worker.attachments
   "THUMBNAILS" $v.worker.thumbnails
   "COURSE_INDEX" $v.worker.courseIndex
+  "MAX_RETRY_AFTER" $v.worker.maxRetryAfter
   "LOG_FORMAT" $v.logFormat
   "LOG_LEVEL" $v.logLevel
   "LAUNCHER" "kubernetes"

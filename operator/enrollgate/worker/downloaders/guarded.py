@@ -89,6 +89,7 @@ class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
     site: SiteAccess
     # The page that was read last: it explains why nothing was found on it.
     last_page: InspectedResponse | None = None
+    _pages_in_a_row = 0
 
     def urlopen(self, req: Request | str) -> Response:
         """Send a request, when its host allows it. Raises RequestRefused if it does not."""
@@ -97,8 +98,6 @@ class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
         if isinstance(response, InspectedResponse):
             self.last_page = response
         return response
-
-    _pages_in_a_row = 0
 
     def process_ie_result(
         self,

@@ -85,6 +85,7 @@ SIGNATURES: dict[str, str] = {
     "yt_dlp:YoutubeDL.build_request_director": "(self, handlers, preferences=)",
     "yt_dlp:YoutubeDL.dl": "(self, name, info, subtitle=, test=)",
     "yt_dlp:YoutubeDL.process_ie_result": "(self, ie_result, download=, extra_info=)",
+    "yt_dlp:YoutubeDL.urlopen": "(self, req)",
     "yt_dlp.cookies:CookieLoadError": "(msg=)",
     "yt_dlp.cookies:YoutubeDLCookieJar": "(filename=, *args, **kwargs)",
     "yt_dlp.cookies:YoutubeDLCookieJar.get_cookies_for_url": "(self, url)",

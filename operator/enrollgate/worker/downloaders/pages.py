@@ -1,13 +1,20 @@
 """Detect a web page where media was requested.
 
 A site that requires a login often answers with its login page and HTTP 200. Such a page must never
-be delivered as a lecture, and its beginning must never be continued with media bytes.
+be delivered as a lecture, and its beginning must never be continued with media bytes. A page that
+is no login may be there for maintenance: a retry can help.
 """
 
 import re
 from pathlib import Path
 
 from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.worker.downloaders.site_answers import (
+    LOOKED_AT,
+    Answer,
+    explain_answer,
+    explain_page,
+)
 
 # Bytes that are enough to recognise a page.
 HEAD_SIZE = 1024
@@ -21,20 +28,26 @@ def is_page(file: Path) -> bool:
 
 
 def refuse_page(file: Path) -> None:
-    """Remove the file and raise Failure (CookiesExpired) if it is a web page.
+    """Remove the file and raise Failure if it is a web page.
 
     If it stayed, the next attempt would continue it as a partial download.
     """
     if is_page(file):
+        with file.open("rb") as stream:
+            head = stream.read(LOOKED_AT)
         file.unlink()
-        raise Failure(
-            Reason.COOKIES_EXPIRED, "the site sent a web page (a login?) instead of the media"
-        )
+        raise _explain(head, "the media")
 
 
 def refuse_page_as_key(key: bytes) -> None:
-    """Raise Failure (CookiesExpired) if a stream's key is a web page."""
+    """Raise Failure if a stream's key is a web page."""
     if _PAGE_START.match(key):
-        raise Failure(
-            Reason.COOKIES_EXPIRED, "the site sent a web page (a login?) instead of a stream's key"
-        )
+        raise _explain(key, "a stream's key")
+
+
+def _explain(head: bytes, what: str) -> Failure:
+    """Return the failure of a page in place of `what`: a login, a bot check, or maintenance."""
+    answer = Answer(200, "", "", {"content-type": "text/html"}, head)
+    failure = explain_answer(answer) or explain_page(answer)
+    message = f"the site sent a web page instead of {what}"
+    return failure or Failure(Reason.SITE_ERROR, message)

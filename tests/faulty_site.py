@@ -215,6 +215,11 @@ class _Handler(BaseHTTPRequestHandler):
         requested_range = self.headers.get("Range")
         start, whole = 0, len(body)
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", requested_range or "")
+        etag = f'"{zlib.crc32(body):08x}"'
+        if self.headers.get("If-Range") not in (None, etag):
+            match = None
+        if status == 200:
+            headers = {"ETag": etag, **headers}
         if status == 200 and match and int(match[1]) < len(body):
             start, status = int(match[1]), 206
             body = body[: int(match[2]) + 1] if match[2] else body

@@ -17,6 +17,11 @@ from enrollgate.domain.reasons import Failure, Reason
 OnBytes = Callable[[int], None]
 
 
+def digits(count: int, least: int = 2) -> int:
+    """Return how many digits the numbers of a list of this length have."""
+    return max(least, len(str(count)))
+
+
 class OnFetched(Protocol):
     """Called with the progress of a download.
 
@@ -185,6 +190,13 @@ class Downloader(Protocol):
         """
         ...
 
+    def is_current(self, item: Item, delivered: Delivered) -> bool:
+        """Return whether what was delivered of an item is what would be downloaded now.
+
+        In doubt, False: the item is then downloaded again. Called from several threads at once.
+        """
+        ...
+
     def close(self) -> None:
         """Release all connections and files."""
         ...
@@ -207,6 +219,9 @@ class Destination(Protocol):
 
     def deliver(self, item: Item, fetched: Fetched, on_bytes: OnBytes) -> Delivered:
         """Put the file there, complete or not at all. Called from several threads at once.
+
+        If the same bytes are there, as an item that this attempt has not looked for, then that file
+        becomes this item's: the site gives some items another id in each attempt.
 
         `on_bytes` gets the bytes that this call has moved. They count from 0, even if an earlier
         upload is resumed; bytes that are sent again count again.

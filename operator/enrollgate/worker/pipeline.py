@@ -22,6 +22,7 @@ from enrollgate.domain.reasons import Failure, Reason, explain
 from enrollgate.worker.bandwidth import Bandwidth, Meter
 from enrollgate.worker.course import (
     Course,
+    Delivered,
     Destination,
     Downloader,
     Fetched,
@@ -171,13 +172,21 @@ class Pipeline:
                 self._progress.item_left_out(item)
                 continue
             found = self._destination.find(item)
-            if found is None:
+            if found is None or not self._is_current(item, found):
                 self._download(item, course)
                 continue
             with self._lock:
                 self.stats.skipped += 1
                 self.stats.present.append((item, found))
             self._progress.item_done(item, size=found.size, skipped=True)
+
+    def _is_current(self, item: Item, found: Delivered) -> bool:
+        """Return whether the item may be skipped. In doubt it is downloaded again."""
+        try:
+            return self._downloader.is_current(item, found)
+        except Failure as failure:
+            # Once stopped, nothing more is downloaded.
+            return failure.reason is Reason.STOPPED
 
     def _next_item(self, course: Course) -> Item | None:
         """Return the next item to download; None if there is none, or the run is to end."""

@@ -16,6 +16,7 @@ from enrollgate.worker import downloaders
 from enrollgate.worker.downloaders import (
     answers,
     cookie_jar,
+    direct,
     guarded,
     network_guard,
     refused,
@@ -29,6 +30,7 @@ FOLDER = Path(downloaders.__path__[0])
 PUBLIC_MODULES = {"yt_dlp", "yt_dlp.utils", "yt_dlp.postprocessor.common"}
 OUR_CLASSES = [
     cookie_jar.SharedCookieJar,
+    direct.DurableHttpFD,
     guarded._GuardedYoutubeDL,
     refused.RequestRefused,
     answers.BoundedResponse,

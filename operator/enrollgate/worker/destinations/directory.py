@@ -19,13 +19,13 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from enrollgate.common.files import file_md5, write_atomically
 from enrollgate.domain.reasons import Failure, Reason
-from enrollgate.worker.course import Delivered, Fetched, Item, OnBytes
+from enrollgate.worker.course import Delivered, Fetched, Item, OnBytes, Validators
 from enrollgate.worker.disk import destination_failure
 from enrollgate.worker.identity import public_url
 from enrollgate.worker.names import course_name, course_suffix, item_name, section_name
@@ -57,6 +57,8 @@ class Directory:
         self._owners: dict[str, str] = {}
         # The ids of the items that `find` and `deliver` have returned.
         self._counted: set[str] = set()
+        # The ids that this attempt has looked for. The files of all others may be adopted.
+        self._listed: set[str] = set()
         self._lock = threading.Lock()
 
     def open(self, title: str) -> None:
@@ -94,9 +96,18 @@ class Directory:
     def find(self, item: Item) -> Delivered | None:
         """Return the item if the manifest lists it and its file is unchanged."""
         with self._lock:
+            self._listed.add(item.item_id)
             entry = self._items.get(item.item_id)
         if entry is None:
             return None
+        found = self._verify(item.item_id, entry)
+        if found is not None:
+            with self._lock:
+                self._counted.add(item.item_id)
+        return found
+
+    def _verify(self, item_id: str, entry: dict[str, Any]) -> Delivered | None:
+        """Return what the manifest says of an item if its file is unchanged."""
         try:
             path = self._require_inside(self._folder() / str(entry["file"]))
             if (
@@ -109,46 +120,94 @@ class Directory:
             return None
         except OSError as error:
             raise destination_failure(error) from error
-        with self._lock:
-            self._counted.add(item.item_id)
-        place = str(entry["file"])
-        return Delivered(item.item_id, int(entry["bytes"]), str(entry["md5"]), path=place)
+        validators, place = _read_validators(entry.get("validators")), str(entry["file"])
+        return Delivered(item_id, int(entry["bytes"]), str(entry["md5"]), validators, place)
 
     def deliver(self, item: Item, fetched: Fetched, on_bytes: OnBytes) -> Delivered:
         """Copy the file next to its place, rename it into place, then add it to the manifest."""
         file = fetched.file
+        with _as_failures():
+            source = self._adopt(item, file) or file
         with self._lock:
             target = self._require_inside(self._choose_path(item, file))
-            self._owners[str(target.relative_to(self._folder()))] = item.item_id
-        part = target.with_name(target.name + _PART)
+            self._owners[self._relative(target)] = item.item_id
+            previous = self._items.get(item.item_id, {}).get("file")
         with _as_failures():
             target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                digest = _copy(file, part, on_bytes, self._stop)
-                part.replace(target)
-                _sync_folder(target.parent)
-            finally:
-                part.unlink(missing_ok=True)
+            if source is file:
+                digest = self._copy_into_place(file, target, on_bytes)
+            else:
+                if source != target:
+                    source.replace(target)
+                digest = file_md5(target)
+            _sync_folder(target.parent)
             size = target.stat().st_size
             with self._lock:
                 self._items[item.item_id] = {
                     "index": item.index,
                     "kind": item.kind,
                     "title": item.title,
-                    "file": str(target.relative_to(self._folder())),
+                    "file": self._relative(target),
                     "bytes": size,
                     "md5": digest,
                     "source_url": public_url(item.source_url),
+                    "validators": asdict(fetched.validators),
                 }
                 self._counted.add(item.item_id)
                 self._write_manifest()
-        place = str(target.relative_to(self._folder()))
-        return Delivered(item.item_id, size, digest, path=place)
+            if previous is not None and previous != self._relative(target):
+                self._require_inside(self._folder() / str(previous)).unlink(missing_ok=True)
+        place = self._relative(target)
+        return Delivered(item.item_id, size, digest, fetched.validators, place)
+
+    def _adopt(self, item: Item, file: Path) -> Path | None:
+        """Return the file at the destination that has these bytes and belongs to no listed item.
+
+        It is taken from its old item. Raises OSError.
+        """
+        size = file.stat().st_size
+        with self._lock:
+            mine = item.item_id
+            self._listed.add(mine)
+            others = {
+                item_id: entry
+                for item_id, entry in self._items.items()
+                if entry.get("bytes") == size and (item_id == mine or item_id not in self._listed)
+            }
+        if not others:
+            return None
+        md5 = file_md5(file)
+        for item_id, entry in sorted(others.items(), key=lambda pair: pair[0] != mine):
+            if entry.get("md5") != md5 or self._verify(item_id, entry) is None:
+                continue
+            with self._lock:
+                if self._items.get(item_id) is not entry or (
+                    item_id != mine and item_id in self._listed
+                ):
+                    continue  # another thread was faster
+                del self._items[item_id]
+                self._owners.pop(str(entry["file"]), None)
+            return self._folder() / str(entry["file"])
+        return None
+
+    def _copy_into_place(self, file: Path, target: Path, on_bytes: OnBytes) -> str:
+        part = target.with_name(target.name + _PART)
+        try:
+            digest = _copy(file, part, on_bytes, self._stop)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+        return digest
+
+    def _relative(self, path: Path) -> str:
+        return str(path.relative_to(self._folder()))
 
     def finish(self) -> None:
         """Check that the files of all items are still there, with their sizes. Raises Failure."""
         for item_id in sorted(self._counted):
-            entry = self._items[item_id]
+            entry = self._items.get(item_id)
+            if entry is None:
+                continue  # its second delivery failed, which is counted
             path = self._folder() / str(entry["file"])
             if not path.is_file() or path.stat().st_size != entry["bytes"]:
                 raise Failure(
@@ -170,7 +229,7 @@ class Directory:
     def _choose_path(self, item: Item, file: Path) -> Path:
         folder = self._folder() / section_name(item)
         path = folder / item_name(item, file.suffix)
-        owner = self._owners.get(str(path.relative_to(self._folder())), item.item_id)
+        owner = self._owners.get(self._relative(path), item.item_id)
         if owner != item.item_id:
             return folder / item_name(item, file.suffix, taken=True)
         return path
@@ -215,6 +274,19 @@ def _read_manifest(path: Path) -> _Manifest:
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return _Manifest()
+
+
+def _read_validators(value: object) -> Validators:
+    """Return the validators of a manifest's entry; empty ones if they are damaged."""
+    match value:
+        case {
+            "length": int() | None as length,
+            "etag": str() as etag,
+            "last_modified": str() as last_modified,
+        }:
+            return Validators(length, etag, last_modified)
+        case _:
+            return Validators()
 
 
 def _copy(source: Path, target: Path, on_bytes: OnBytes, stop: threading.Event) -> str:

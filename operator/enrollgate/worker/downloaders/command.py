@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import IO
 
 from enrollgate.common.environment import inherited_environment
+from enrollgate.common.files import file_md5
 from enrollgate.common.lines import iter_lines
 from enrollgate.common.processes import command_name, descendants, kill_descendants, send_signal
 from enrollgate.common.redaction import redact
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.cookies import copy_cookies
-from enrollgate.worker.course import Course, Fetched, Item, OnFetched
+from enrollgate.worker.course import Course, Delivered, Fetched, Item, OnFetched
 from enrollgate.worker.downloaders import subreaper
 from enrollgate.worker.downloaders.command_files import OutputFile, list_output
 from enrollgate.worker.order import WorkOrder
@@ -133,6 +134,15 @@ class Command:
         except OSError:  # It is on another file system, or on one without links.
             shutil.copyfile(source, target)
         return Fetched(target)
+
+    def is_current(self, item: Item, delivered: Delivered) -> bool:
+        """Return whether the program's file has the bytes that were delivered."""
+        output = self._files[item.item_id]
+        if output.problem:
+            return False
+        return (
+            output.path.stat().st_size == delivered.size and file_md5(output.path) == delivered.md5
+        )
 
     def close(self) -> None:
         """Do nothing: the program has ended."""

@@ -5,8 +5,10 @@ The folder may hold a partial file of an earlier attempt, which is continued if 
 rendition. File names never contain anything that the site chose.
 """
 
+import contextlib
 import hashlib
 import threading
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,11 +17,15 @@ from yt_dlp.postprocessor.common import PostProcessor
 from yt_dlp.utils import DownloadCancelled
 
 from enrollgate.domain.reasons import Failure, Reason
-from enrollgate.worker.course import Fetched, OnFetched
+from enrollgate.worker.course import Delivered, Fetched, OnFetched, Validators
 from enrollgate.worker.downloaders.cookie_jar import SharedCookieJar
+from enrollgate.worker.downloaders.direct import read_note
+from enrollgate.worker.downloaders.entries import Entry, unsmuggle
 from enrollgate.worker.downloaders.guarded import close_connections, open_youtube_dl
 from enrollgate.worker.downloaders.pages import is_page
 from enrollgate.worker.downloaders.site_access import InspectedResponse, SiteAccess
+from enrollgate.worker.downloaders.versions import is_current, read_version
+from enrollgate.worker.downloaders.yt_dlp_compat import HTTPError, Request, RequestError
 from enrollgate.worker.downloaders.yt_dlp_errors import errors_as_failures
 from enrollgate.worker.identity import is_signed
 from enrollgate.worker.names import safe_name
@@ -113,6 +119,7 @@ class Fetcher:
         self._stop = stop
         self._naming = _NameByRendition()
         self._folder = Path()
+        self._may_ask = True
         self._on_bytes: OnFetched | None = None
         # Bytes of each file of the entry: picture and sound may be separate files.
         self._received = dict[str, int]()
@@ -189,13 +196,44 @@ class Fetcher:
             message = f"yt-dlp gave {len(files)} files for this item, not one"
             raise Failure(Reason.UNSUPPORTED_COURSE, message)
         file = files[0]
+        version = read_note(file) if is_video or (result or {}).get("direct") else None
         extension = PurePosixPath(str((result or {}).get("file_name") or "")).suffix
         if extension.isascii() and len(extension) > 1:
             # yt-dlp names only media. What the site's name says is checked like any other.
             file = file.rename(file.with_name(f"{file.stem}.{safe_name(extension[1:], 16)}"))
         size = file.stat().st_size
         on_bytes(size, size)
-        return Fetched(file)
+        # Only such an entry's own URL can be asked again for the same file.
+        return Fetched(file, version.validators if version else Validators())
+
+    def is_current(self, entry: Entry, delivered: Delivered) -> bool:
+        """Ask the site, without a download, whether it still has the file that was delivered.
+
+        If the site says nothing about it, the item's id decides. Raises Failure (Stopped).
+        """
+        if self._stop.is_set():
+            raise Failure(Reason.STOPPED, "asked to stop; the next attempt checks this item")
+        if not self._may_ask or delivered.validators == Validators():
+            return True
+        answered = False
+        for url, headers in _direct_urls(entry):
+            # Some servers refuse HEAD, or answer it with other headers.
+            for method, extra in (("HEAD", {}), ("GET", {"Range": "bytes=0-0"})):
+                sent = {"Accept-Encoding": "identity", **headers, **extra}
+                try:
+                    with contextlib.closing(
+                        self._ydl.urlopen(Request(url, headers=sent, method=method))
+                    ) as response:
+                        now = read_version(response.headers).validators
+                except RequestError as error:
+                    if isinstance(error, HTTPError) and error.status == 429:
+                        self._may_ask = False  # leave the site in peace
+                        return True
+                    continue
+                answered = True
+                if is_current(delivered.validators, now):
+                    return True
+        return not answered
 
     def check(self, url: str) -> None:
         """Request a page. Raises Failure unless the site still gives it to the account."""
@@ -239,3 +277,13 @@ class Fetcher:
         """
         sizes = [(path.name, path.stat().st_size) for path in self._folder.iterdir()]
         return sum(size * (2 if _FRAGMENT in name else 1) for name, size in sizes)
+
+
+def _direct_urls(entry: Entry) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the URLs whose answer is the item's file, with the headers that they need."""
+    if entry.get("_type", "video") != "video":
+        yield unsmuggle(str(entry.get("url") or ""))[0], {}
+        return
+    for each in reversed(entry.get("formats") or [entry]):
+        if each.get("url") and not each.get("manifest_url") and not each.get("fragments"):
+            yield str(each["url"]), dict(each.get("http_headers") or {})

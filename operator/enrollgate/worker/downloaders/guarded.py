@@ -16,6 +16,7 @@ from typing import Any
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.downloaders.answers import AnswerLimits
 from enrollgate.worker.downloaders.cookie_jar import SharedCookieJar
+from enrollgate.worker.downloaders.direct import DurableHttpFD
 from enrollgate.worker.downloaders.extractors import add_extractors
 from enrollgate.worker.downloaders.network_guard import GuardedRequestHandler
 from enrollgate.worker.downloaders.pages import refuse_page
@@ -40,7 +41,7 @@ from enrollgate.worker.downloaders.yt_dlp_compat import (
 )
 
 # yt-dlp's downloaders that use the request handler, and the class that we use for each.
-_DOWNLOADERS = {HttpFD: HttpFD, HlsFD: DurableHlsFD, DashSegmentsFD: DurableDashFD}
+_DOWNLOADERS = {HttpFD: DurableHttpFD, HlsFD: DurableHlsFD, DashSegmentsFD: DurableDashFD}
 
 
 def _refuse_ffmpeg_download(*_: object, **__: object) -> bool:

@@ -26,7 +26,9 @@ from Cryptodome.Util.Padding import unpad
 
 from enrollgate.common.files import write_private
 from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.worker.downloaders.direct import DurableHttpFD, FileReplaced, remove_note
 from enrollgate.worker.downloaders.pages import HEAD_SIZE, refuse_page, refuse_page_as_key
+from enrollgate.worker.downloaders.versions import Version
 from enrollgate.worker.downloaders.yt_dlp_compat import DashSegmentsFD, FragmentFD, HlsFD
 from enrollgate.worker.scratch import CHUNK_SIZE
 
@@ -45,6 +47,11 @@ class DurableFragmentFD(FragmentFD):  # type: ignore[misc]  # yt-dlp has no type
         stream, checkpoint = self.temp_name(ctx["filename"]), self.ytdl_filename(ctx["filename"])
         _truncate_to_checkpoint(Path(stream), Path(checkpoint))
         super()._prepare_frag_download(ctx)
+        ctx["dl"] = DurableHttpFD(self.ydl, ctx["dl"].params)
+        # Byte ranges of one file must be of one version of it, in later attempts, too.
+        versions = ctx.get("extra_state", {}).get("versions", {})
+        decoded = {key: Version.decode(text) for key, text in versions.items()}
+        ctx["dl"].versions = {key: each for key, each in decoded.items() if each is not None}
 
     def _prepare_and_start_frag_download(self, ctx: dict[str, Any], info: dict[str, Any]) -> None:
         super()._prepare_and_start_frag_download(ctx, info)
@@ -63,7 +70,13 @@ class DurableFragmentFD(FragmentFD):  # type: ignore[misc]  # yt-dlp has no type
         wrong numbers (they may be encrypted with them) and wrong byte ranges.
         """
         missing = (each for each in fragments if each["frag_index"] > ctx["checkpoint_index"])
-        return super().download_and_append_fragments(ctx, missing, info, **options)
+        try:
+            return super().download_and_append_fragments(ctx, missing, info, **options)
+        except FileReplaced:
+            # What was appended is of the old version.
+            ctx["dest_stream"].close()
+            Path(self.ytdl_filename(ctx["filename"])).unlink(missing_ok=True)
+            raise
 
     def _read_fragment(self, ctx: dict[str, Any]) -> _Blocks | None:
         name = ctx.get("fragment_filename_sanitized")
@@ -82,9 +95,13 @@ class DurableFragmentFD(FragmentFD):  # type: ignore[misc]  # yt-dlp has no type
             stream.flush()
             os.fdatasync(stream.fileno())
             on_error.pop_all()
-        ctx.setdefault("extra_state", {})["size"] = os.fstat(stream.fileno()).st_size
+        state = ctx.setdefault("extra_state", {})
+        state["size"] = os.fstat(stream.fileno()).st_size
+        state["versions"] = {key: each.encode() for key, each in ctx["dl"].versions.items()}
         self._write_ytdl_file(ctx)
-        self.try_remove(ctx.pop("fragment_filename_sanitized"))
+        fragment = ctx.pop("fragment_filename_sanitized")
+        self.try_remove(fragment)
+        remove_note(Path(fragment))
 
     def _write_ytdl_file(self, ctx: dict[str, Any]) -> None:
         checkpoint = {
@@ -147,7 +164,21 @@ class DurableHlsFD(DurableFragmentFD, HlsFD):  # type: ignore[misc]  # yt-dlp ha
 
 
 class DurableDashFD(DurableFragmentFD, DashSegmentsFD):  # type: ignore[misc]  # yt-dlp has no types
-    """DASH."""
+    """DASH.
+
+    yt-dlp ignores the byte ranges (`mediaRange`) of a list of segments, and would append the whole
+    file once for each of them.
+    """
+
+    def _get_fragments(
+        self, fmt: dict[str, Any], ctx: dict[str, Any], extra_query: object
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the fragments, each file once: the ranges of one file make up that file."""
+        seen = set[str]()
+        for fragment in super()._get_fragments(fmt, ctx, extra_query):
+            if fragment["url"] not in seen:
+                seen.add(fragment["url"])
+                yield fragment
 
 
 def _read_blocks(file: Path) -> _Blocks:

@@ -30,12 +30,14 @@ from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.cookies import copy_cookies, describe_missing_cookies
 from enrollgate.worker.course import (
     Course,
+    Delivered,
     Fetched,
     Item,
     ItemKind,
     LoginRequired,
     OnFetched,
     PlaylistFound,
+    digits,
 )
 from enrollgate.worker.course_index import render_article
 from enrollgate.worker.downloaders.companions import TEXT, find_companions, has_companions
@@ -126,7 +128,7 @@ class YtDlp:
         url = str(info.get("webpage_url") or self._order.course_url)
         total = len(entries) if isinstance(entries, list | tuple) else None
         count = total or int_or_none(info.get("playlist_count"))
-        width = _LAZY_WIDTH if count is None else _digits(count)
+        width = _LAZY_WIDTH if count is None else digits(count)
         items = self._items(entries, (url,), extractor, width)
         return Course(title, self._explained(items), total, description, self._check)
 
@@ -157,6 +159,10 @@ class YtDlp:
         if settings.quality == "audio" and item.kind is ItemKind.LECTURE:
             return replace(fetched, file=keep_sound(fetched.file, on_bytes))
         return fetched
+
+    def is_current(self, item: Item, delivered: Delivered) -> bool:
+        """Return whether the site still has the version of the item that was delivered."""
+        return self._fetcher().is_current(self._listed[item.item_id].entry, delivered)
 
     def close(self) -> None:
         """Close yt-dlp's connections."""
@@ -322,7 +328,7 @@ class YtDlp:
         self, lecture: Item, attachments: list[Entry | None], playlists: tuple[str, ...]
     ) -> Iterator[Item]:
         """Yield the items of a lecture's attachments."""
-        widths = (*lecture.widths, _digits(len(attachments), least=1))
+        widths = (*lecture.widths, digits(len(attachments), least=1))
         named = self._name_entries(attachments, "UdemyAsset", f"{lecture.item_id}/")
         for number, entry, item_id in named:
             item = replace(
@@ -384,7 +390,7 @@ class YtDlp:
             entries += [None] * (number - 1 - len(entries)) + [entry]
         self._items_of_playlists += len(entries)
         extractor = str(playlist.get("extractor_key") or "Generic")
-        widths = (*parent.widths, _digits(len(entries), least=1))
+        widths = (*parent.widths, digits(len(entries), least=1))
         items = list[Item]()
         for number, entry, item_id in self._name_entries(entries, extractor, f"{parent.item_id}/"):
             item = replace(
@@ -404,15 +410,10 @@ class YtDlp:
         return items if len(items) > 1 else [single]
 
 
-def _digits(count: int, least: int = 2) -> int:
-    """Return how many digits the numbers of a list of this length have."""
-    return max(least, len(str(count)))
-
-
 def _section_width(entries: list[Entry]) -> int:
     numbers = [int_or_none(entry.get("chapter_number")) or 0 for entry in entries]
     titles = {entry.get("chapter") for entry in entries}
-    return _digits(max([len(titles), *numbers]))
+    return digits(max([len(titles), *numbers]))
 
 
 def _iter_entries(entries: Iterable[Entry | None]) -> Iterator[tuple[int, Entry]]:

@@ -35,12 +35,21 @@ from yt_dlp.networking._urllib import (
     UrllibRH,
 )
 from yt_dlp.networking.common import Request, RequestHandler, Response
-from yt_dlp.networking.exceptions import HTTPError, IncompleteRead, RequestError, TransportError
+from yt_dlp.networking.exceptions import (
+    CertificateVerifyError,
+    HTTPError,
+    IncompleteRead,
+    RequestError,
+    TransportError,
+)
+from yt_dlp.utils import RetryManager
+from yt_dlp.utils.networking import HTTPHeaderDict
 
 __all__ = [
     "ATTRIBUTES",
     "PLAYLIST_TYPES",
     "SIGNATURES",
+    "CertificateVerifyError",
     "CookieLoadError",
     "DashSegmentsFD",
     "FFmpegFD",
@@ -48,6 +57,7 @@ __all__ = [
     "FragmentFD",
     "HTTPError",
     "HTTPHandler",
+    "HTTPHeaderDict",
     "HlsFD",
     "HttpFD",
     "IncompleteRead",
@@ -58,6 +68,7 @@ __all__ = [
     "RequestError",
     "RequestHandler",
     "Response",
+    "RetryManager",
     "TransportError",
     "UrllibRH",
     "UrllibResponseAdapter",
@@ -91,6 +102,10 @@ SIGNATURES: dict[str, str] = {
     "yt_dlp.cookies:YoutubeDLCookieJar.get_cookies_for_url": "(self, url)",
     "yt_dlp.cookies:YoutubeDLCookieJar.save": "(self, filename=, ignore_discard=, ignore_expires=)",
     "yt_dlp.downloader:FileDownloader": "(ydl, params)",
+    "yt_dlp.downloader:FileDownloader._hook_progress": "(self, status, info_dict)",
+    "yt_dlp.downloader:FileDownloader.report_retry": (
+        "(self, err, count, retries, frag_index=, fatal=)"
+    ),
     "yt_dlp.downloader:FileDownloader.add_progress_hook": "(self, ph)",
     "yt_dlp.downloader:FileDownloader.download": "(self, filename, info_dict, subtitle=)",
     "yt_dlp.downloader:FileDownloader.temp_name": "(self, filename)",
@@ -116,7 +131,9 @@ SIGNATURES: dict[str, str] = {
     ),
     "yt_dlp.downloader.hls:HlsFD": "(ydl, params)",
     "yt_dlp.downloader.hls:HlsFD.can_download": "(manifest, info_dict, allow_unplayable_formats=)",
+    "yt_dlp.downloader.dash:DashSegmentsFD._get_fragments": "(self, fmt, ctx, extra_query)",
     "yt_dlp.downloader.http:HttpFD": "(ydl, params)",
+    "yt_dlp.downloader.http:HttpFD.real_download": "(self, filename, info_dict)",
     "yt_dlp:YoutubeDL.add_info_extractor": "(self, ie)",
     "yt_dlp.extractor.common:InfoExtractor": "(downloader=)",
     "yt_dlp.extractor.common:InfoExtractor._match_id": "(url)",
@@ -158,10 +175,13 @@ SIGNATURES: dict[str, str] = {
     ),
     "yt_dlp.networking.common:Response": "(fp, url, headers, status=, reason=, extensions=)",
     "yt_dlp.networking.common:Response.read": "(self, amt=)",
+    "yt_dlp.networking.exceptions:CertificateVerifyError": "(msg=, cause=, handler=)",
     "yt_dlp.networking.exceptions:HTTPError": "(response, redirect_loop=)",
     "yt_dlp.networking.exceptions:IncompleteRead": "(partial, expected=, **kwargs)",
     "yt_dlp.networking.exceptions:RequestError": "(msg=, cause=, handler=)",
     "yt_dlp.networking.exceptions:TransportError": "(msg=, cause=, handler=)",
+    "yt_dlp.utils:RetryManager": "(_retries, _error_callback, **kwargs)",
+    "yt_dlp.utils.networking:HTTPHeaderDict": "(*args, **kwargs)",
 }
 
 # Attributes that exist on instances only, by the class.

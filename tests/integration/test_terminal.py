@@ -16,6 +16,7 @@ from tests.faulty_site import FaultySite, Lecture, content
 from tests.terminal import Terminal
 from tests.world import World
 
+from enrollgate.commands import status
 from enrollgate.commands.status import load_overview, render
 from enrollgate.database import open_database
 from enrollgate.domain.report import Report
@@ -168,3 +169,28 @@ def test_watch_shows_changes_and_waits_for_a_database_that_is_away(
             terminal.await_text("unknown status: ignored")
             terminal.process.send_signal(signal.SIGINT)
             assert terminal.wait() == 0, terminal.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_watch_ends_when_a_finalizer_swallows_the_interrupt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Finalized:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    loads = []
+
+    def load() -> str:
+        Finalized()
+        loads.append(1)
+        assert len(loads) < 3, "the watch goes on"
+        return ""
+
+    monkeypatch.setattr(status, "_WATCH_INTERVAL", 0)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            status._watch(load)
+    finally:
+        signal.signal(signal.SIGINT, before)

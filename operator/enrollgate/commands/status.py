@@ -5,10 +5,12 @@ one `Overview`, which is printed as tables or as JSON.
 """
 
 import json
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from types import FrameType
 from typing import Any, NoReturn
 
 from rich.console import Group, RenderableType
@@ -122,10 +124,23 @@ def render(overview: Overview, tables: Tables) -> RenderableType:
 
 
 def _watch(load: Callable[[], RenderableType]) -> NoReturn:
-    """Show the overview again and again. While the database is away, say so above the last one."""
+    """Show the overview again and again. While the database is away, say so above the last one.
+
+    Always ends with KeyboardInterrupt, after Ctrl-C.
+    """
+    interrupted = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
     last: RenderableType = ""
     with Live(console=OUT, auto_refresh=False) as live:
-        while True:
+        # Python drops the exception if it is raised within a finalizer, so look at the flag, too.
+        # https://docs.python.org/3/library/signal.html#handlers-and-exceptions
+        while not interrupted:
             try:
                 shown = last = load()
             except DatabaseUnavailable as error:
@@ -136,6 +151,7 @@ def _watch(load: Callable[[], RenderableType]) -> NoReturn:
             else:
                 OUT.print(shown)
             time.sleep(_WATCH_INTERVAL)
+    raise KeyboardInterrupt
 
 
 def _remedy(reason: str | None) -> str:

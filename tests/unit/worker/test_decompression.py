@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enrollgate.worker.downloaders.decompression import decompress
+from enrollgate.worker.downloaders.refused import RequestRefused
 from enrollgate.worker.downloaders.yt_dlp_compat import TransportError
 
 
@@ -76,3 +77,48 @@ def test_a_bomb_is_read_block_by_block() -> None:
     body = decompress("gzip, gzip", io.BytesIO(gzip.compress(zeros * 300)))
     assert body is not None
     assert {len(body.read(1000)) for _ in range(10)} == {1000}
+
+
+@given(st.lists(st.binary(max_size=70_000), min_size=2, max_size=5), st.integers(1, 70_000))
+def test_all_members_of_a_gzip_body_are_read(members: list[bytes], block: int) -> None:
+    encoded = b"".join(gzip.compress(member) for member in members)
+
+    class Dripping(io.BytesIO):
+        def read(self, amt: int | None = -1, /) -> bytes:
+            return super().read(min(block, amt or 0))
+
+    body = decompress("gzip", Dripping(encoded))
+    assert body is not None
+    assert body.read() == b"".join(members)
+    assert read("gzip", encoded + b"garbage") == b"".join(members)
+
+
+def test_a_cut_second_member_is_an_error() -> None:
+    encoded = gzip.compress(b"a") + gzip.compress(b"b" * 1000)
+    with pytest.raises(TransportError, match="cut off"):
+        read("gzip", encoded[:-5])
+
+
+@pytest.mark.parametrize("name", ["br", "zstd", "BR", "compress", "dcz", "gzip, br", "br, gzip"])
+def test_an_encoding_that_was_not_offered_is_refused_when_read(name: str) -> None:
+    body = decompress(name, io.BytesIO(gzip.compress(b"data")))
+    assert body is not None
+    with pytest.raises(RequestRefused, match="did not offer"):
+        body.read()
+
+
+@pytest.mark.parametrize("name", ["", "identity", "utf-8", "none", "binary", "aws-chunked", ","])
+def test_a_name_that_is_no_encoding_is_ignored(name: str) -> None:
+    assert decompress(name, io.BytesIO(b"data")) is None
+    assert read(f"{name}, gzip", gzip.compress(b"data")) == b"data"
+
+
+@pytest.mark.parametrize(
+    "block",
+    [b"\x00\x00\x00\xff\xff" * 10_000, gzip.compress(b"") * 3_000],
+    ids=["blocks", "members"],
+)
+def test_compressed_data_without_content_is_an_error(block: bytes) -> None:
+    start = zlib.compressobj(wbits=31).flush(zlib.Z_FULL_FLUSH) if block[0] == 0 else b""
+    with pytest.raises(TransportError, match="holds no data"):
+        read("gzip", start + block * 100)

@@ -114,6 +114,24 @@ def ts_segment(size: int, seed: int = 1, seconds: float = 0.3) -> bytes:
     return segment + b"".join(padding)
 
 
+def fmp4_parts(seconds: float = 1, seed: int = 1) -> tuple[bytes, list[bytes]]:
+    """Return the initial section and the segments of a fragmented MP4."""
+    flags = (
+        ("movflags", "frag_keyframe+empty_moov+default_base_moof"),
+        ("frag_duration", "400000"),
+    )
+    data, parts, position = make_media("mp4", seconds, seed, options=flags), [b""], 0
+    while position < len(data):
+        end = position + int.from_bytes(data[position : position + 4])
+        name = data[position + 4 : position + 8]
+        if name == b"moof":
+            parts.append(b"")
+        if name != b"mfra":  # an index of the whole file
+            parts[-1] += data[position:end]
+        position = end
+    return parts[0], parts[1:]
+
+
 def make_document(kind: str, seed: int = 1) -> bytes:
     """Return a `pdf`, `zip`, `docx` or `epub` with other bytes for each seed."""
     text = Random(seed).randbytes(400).hex()

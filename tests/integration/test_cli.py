@@ -10,7 +10,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.faulty_site import Fault, FaultySite, Lecture, content
+from tests.faulty_site import Fault, FaultySite, Lecture
+from tests.media import lecture
 from tests.world import World
 
 from enrollgate.domain.reasons import Reason, exit_code
@@ -279,7 +280,7 @@ def test_a_hanging_worker_exits_when_asked_even_without_a_report(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     silence = threading.Event()
-    with FaultySite([Lecture("One", content(400_000))]) as site:
+    with FaultySite([Lecture("One", lecture(400_000))]) as site:
         site.faults["/1.mp4"] = Fault(hold=silence)
         variables = {
             "ENROLLGATE_TASK_ID": "1",

@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy import make_url
 from tests.databases import Server
 from tests.databases.server import fresh_database
-from tests.faulty_site import FaultySite, Lecture, content
+from tests.faulty_site import FaultySite, Lecture
+from tests.media import lecture
 from tests.terminal import Terminal
 from tests.world import World
 
@@ -51,7 +52,7 @@ def test_the_progress_bar_shows_titles_unchanged(
 ) -> None:
     titles = ["L [/x] 1", "[final] :cat: 2", "[red]3[/]"]
     with FaultySite(
-        [Lecture(title, content(300_000, n)) for n, title in enumerate(titles)]
+        [Lecture(title, lecture(300_000, n)) for n, title in enumerate(titles)]
     ) as site:
         site.rate = 400_000
         with Terminal([*ENROLLGATE, "work"], work_environment(site, tmp_path)) as terminal:
@@ -70,7 +71,7 @@ def test_the_progress_bar_shows_titles_unchanged(
 
 
 def test_a_run_continues_when_its_terminal_is_closed(tmp_path: Path) -> None:
-    with FaultySite([Lecture(f"Lecture {n}", content(200_000, n)) for n in range(3)]) as site:
+    with FaultySite([Lecture(f"Lecture {n}", lecture(200_000, n)) for n in range(3)]) as site:
         site.rate = 300_000
         master, slave = os.openpty()
         process = subprocess.Popen(

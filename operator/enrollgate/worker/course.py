@@ -118,11 +118,30 @@ class Validators:
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """What the file of an item must be, as far as its downloader knows."""
+
+    # From the site's or the program's name for it, with the dot; empty: it has no telling name.
+    extension: str = ""
+    is_media: bool = False  # it came as a stream, or as one of several formats of a video
+    seconds: float | None = None  # how long it plays, by the listing or the playlist
+    # Seconds that a stream may be shorter than its playlist says. None: `seconds` is the listing's.
+    slack: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Fetched:
     """An item in scratch."""
 
     file: Path  # complete
     validators: Validators = Validators()  # of the version that `file` has
+    expected: Expected | None = None  # None: the file's own name says what it is
+    extension: str = ""  # by its content, with the dot; empty: that of `file`
+
+    @property
+    def suffix(self) -> str:
+        """Return the extension that the file has at the destination, with the dot."""
+        return self.extension or self.file.suffix
 
 
 class LoginRequired(Failure):
@@ -195,6 +214,10 @@ class Downloader(Protocol):
 
         In doubt, False: the item is then downloaded again. Called from several threads at once.
         """
+        ...
+
+    def discard(self, item: Item) -> None:
+        """Remove what it keeps of the item outside of the item's folder: it was not whole."""
         ...
 
     def close(self) -> None:

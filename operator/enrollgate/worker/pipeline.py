@@ -1,7 +1,7 @@
 """Download and deliver a course: while some items are delivered, the next are downloaded.
 
-    list ─▶ already at the destination? ─▶ download ─▶ [scratch, bounded] ─▶ deliver ─▶ remove
-     ▲      └── skip                       N threads                        M threads
+    list ─▶ already at the destination? ─▶ download, verify ─▶ [scratch, bounded] ─▶ deliver
+     ▲      └── skip                       N threads                               M threads
      └──────── the items of a playlist ────┘
 
 In comes a course; out come its files at the destination, and the counts in `RunStats`. Items end in
@@ -35,6 +35,7 @@ from enrollgate.worker.progress import Progress
 from enrollgate.worker.run_stats import RunStats
 from enrollgate.worker.scratch import CHUNK_SIZE, Preempted, Scratch
 from enrollgate.worker.stopping import Action, FailureStreak, explain_check, explain_stop
+from enrollgate.worker.verification import verify
 
 # Failures of one item that every further item would meet as well: they end the run.
 FATAL_REASONS = frozenset(
@@ -213,7 +214,7 @@ class Pipeline:
         """Download one item and queue it for delivery, or record why it failed."""
         self._progress.item_started(item)
         try:
-            fetched = self._fetch(item)
+            fetched = self._verify(item, self._fetch(item))
         except PlaylistFound as playlist:
             self._remove(item)
             with self._listing_lock:
@@ -248,6 +249,17 @@ class Pipeline:
             else:
                 self._scratch.complete(item.key, _size(folder))
                 return fetched
+
+    def _verify(self, item: Item, fetched: Fetched) -> Fetched:
+        """Return the file as it is to be delivered. Remove it if it is not what was meant."""
+        try:
+            return verify(fetched, self._stop)
+        except Failure as failure:
+            if failure.reason is not Reason.STOPPED:
+                # What is left of it must not be continued: the next attempt starts over.
+                self._remove_files(item.key)
+                self._downloader.discard(item)
+            raise
 
     def _build_on_fetched(self, item: Item, folder: Path) -> OnFetched:
         meter = Meter(self._limits.download_bandwidth, _size(folder))

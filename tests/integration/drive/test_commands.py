@@ -17,7 +17,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from tests.drive_emulator import DriveEmulator
 from tests.drive_emulator.store import FOLDER, Refused
-from tests.faulty_site import FaultySite, Lecture, content
+from tests.faulty_site import FaultySite, Lecture
+from tests.media import lecture
 
 CHUNK = 256 * 1024
 SIZE = 2_000_000
@@ -43,7 +44,7 @@ def environment(drive: DriveEmulator, tmp_path: Path) -> dict[str, str]:
 def test_worker_killed_during_uploads_leaves_each_file_once(
     tmp_path: Path,
 ) -> None:
-    lectures = [Lecture(f"L{n}", content(SIZE, n)) for n in range(1, 4)]
+    lectures = [Lecture(f"L{n}", lecture(SIZE, n)) for n in range(1, 4)]
     with DriveEmulator() as drive, FaultySite(lectures) as site:
         order = {
             "ENROLLGATE_TASK_ID": "7",
@@ -91,7 +92,7 @@ def test_sigterm_in_a_chunk_stops_and_next_attempt_continues(
     file_size = 14_000_000
     with (
         DriveEmulator(rate=1_000_000) as drive,
-        FaultySite([Lecture("L", content(file_size))]) as site,
+        FaultySite([Lecture("L", lecture(file_size))]) as site,
     ):
         order = environment(drive, tmp_path) | {
             "ENROLLGATE_DRIVE_CHUNK_SIZE": "8MiB",

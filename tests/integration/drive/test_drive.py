@@ -15,6 +15,7 @@ from tests.drive_emulator import DriveEmulator, Fault, Faults, Store
 from tests.drive_emulator.store import FOLDER
 from tests.faulty_site import FaultySite, Lecture, content
 from tests.integration.drive.bench import CHUNK, COURSE_URL, MIB, Bench, build_item, ignore_bytes
+from tests.media import lecture
 
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker import work
@@ -337,7 +338,7 @@ def test_300_uploads_with_a_fifth_of_faulty_answers_arrive_once(
 def test_run_reports_the_folder_and_second_run_skips_all(tmp_path: Path) -> None:
     with (
         DriveEmulator() as emulator,
-        FaultySite([Lecture(f"L{n}", content(70_000, n)) for n in range(3)]) as site,
+        FaultySite([Lecture(f"L{n}", lecture(70_000, n)) for n in range(3)]) as site,
     ):
         bench = Bench(emulator, tmp_path)
         order = bench.order(site, drive_chunk_size=CHUNK)

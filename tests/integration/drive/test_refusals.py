@@ -10,8 +10,9 @@ import pytest
 from googleapiclient.errors import HttpError
 from tests.drive_emulator import Fault
 from tests.drive_emulator.store import Refused
-from tests.faulty_site import FaultySite, Lecture, content
+from tests.faulty_site import FaultySite, Lecture
 from tests.integration.drive.bench import KIB, Bench
+from tests.media import lecture
 
 from enrollgate.domain.reasons import Failure, Reason, exit_code
 from enrollgate.domain.report import Report
@@ -257,7 +258,7 @@ def test_run_ends_soon_with_the_same_reason_message_and_remedy(
     bench: Bench, without_pauses: None, case: Case, operation: str
 ) -> None:
     case.apply(bench, operation)
-    with FaultySite([Lecture(f"L{n}", content(600 * KIB, n)) for n in range(12)]) as site:
+    with FaultySite([Lecture(f"L{n}", lecture(600 * KIB, n)) for n in range(12)]) as site:
         report = work(bench.order(site, scratch_limit=2_000_000), stop=threading.Event())
         left_the_site = site.media_bytes / site.size
     assert shown(report) == case.expected
@@ -315,7 +316,7 @@ def test_folder_trashed_during_delivery_ends_the_run(bench: Bench, without_pause
             file["trashed"] = True
 
     bench.emulator.after_final_response = trash_everything
-    with FaultySite([Lecture(f"L{n}", content(600 * KIB, n)) for n in range(12)]) as site:
+    with FaultySite([Lecture(f"L{n}", lecture(600 * KIB, n)) for n in range(12)]) as site:
         report = work(bench.order(site, scratch_limit=2_000_000), stop=threading.Event())
         assert site.media_bytes < 0.8 * site.size
     assert report.reason is Reason.DESTINATION_NOT_FOUND

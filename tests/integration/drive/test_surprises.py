@@ -9,8 +9,9 @@ import pytest
 from tests.drive_emulator import DriveEmulator, Fault, Store
 from tests.drive_emulator.store import FOLDER, Refused
 from tests.faulty_site import Fault as SiteFault
-from tests.faulty_site import FaultySite, Lecture, content
+from tests.faulty_site import FaultySite, Lecture
 from tests.integration.drive.bench import CHUNK, KIB, MIB, Bench, build_item, ignore_bytes
+from tests.media import lecture
 
 from enrollgate.domain.check import Check
 from enrollgate.domain.reasons import Failure, Reason
@@ -152,7 +153,7 @@ def test_existing_section_does_not_wait_for_one_being_created(
 def test_two_attempts_with_empty_searches_leave_one_of_each(
     tmp_path: Path,
 ) -> None:
-    lectures = [Lecture(f"L{n}", content(1000, n), "Part") for n in range(3)]
+    lectures = [Lecture(f"L{n}", lecture(3000, n), "Part") for n in range(3)]
     with DriveEmulator(Store(lag=10**9)) as emulator, FaultySite(lectures) as site:
         bench = Bench(emulator, tmp_path)
         order = bench.order(site, drive_chunk_size=CHUNK)

@@ -56,16 +56,16 @@ def test_files_of_the_command_are_delivered_with_folders_as_sections(tmp_path: P
     report = run(
         tmp_path,
         "(out / 'Basics').mkdir()\n"
-        "(out / 'Basics' / 'Clay.mp4').write_text(url)\n"
-        "(out / 'Intro.mp4').write_text('x')\n",
+        "(out / 'Basics' / 'Clay.txt').write_text(url)\n"
+        "(out / 'Intro.txt').write_text('x')\n",
     )
     assert report.reason is None and report.items_delivered == 2
     assert names(tmp_path) == [
-        "task 7 [task-7]/01 - Basics/01 - Clay.mp4",
-        "task 7 [task-7]/02 - Intro.mp4",
+        "task 7 [task-7]/01 - Basics/01 - Clay.txt",
+        "task 7 [task-7]/02 - Intro.txt",
         "task 7 [task-7]/manifest.json",
     ]
-    assert (tmp_path / "out/task 7 [task-7]/01 - Basics/01 - Clay.mp4").read_text() == URL
+    assert (tmp_path / "out/task 7 [task-7]/01 - Basics/01 - Clay.txt").read_text() == URL
 
 
 @pytest.mark.parametrize(
@@ -79,33 +79,33 @@ def test_a_file_is_linked_or_else_copied_into_the_items_folder(
 
     if not linked:
         monkeypatch.setattr(os, "link", refused)
-    order = order_for(tmp_path, HEAD + "(out / 'Clay.mp4').write_text('clay')\n")
+    order = order_for(tmp_path, HEAD + "(out / 'Clay.txt').write_text('clay')\n")
     stop, folder = threading.Event(), order.scratch_dir / "items" / "1"
     for _ in range(2):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "file.mp4").write_text("an earlier attempt's")
+        (folder / "file.txt").write_text("an earlier attempt's")
         downloader = Command(order, stop)
         (item,) = downloader.open().items
         folder.mkdir(parents=True, exist_ok=True)
         file = downloader.fetch(item, folder, ignore_bytes).file
         assert file.read_text() == "clay"
-        assert file.samefile(order.scratch_dir / "output" / "Clay.mp4") is linked
+        assert file.samefile(order.scratch_dir / "output" / "Clay.txt") is linked
 
 
 def test_a_delivered_file_has_the_usual_mode_and_is_no_link(tmp_path: Path) -> None:
-    program = "(out / 'Clay.mp4').write_text('clay')\n(out / 'Clay.mp4').chmod(0o4700)\n"
+    program = "(out / 'Clay.txt').write_text('clay')\n(out / 'Clay.txt').chmod(0o4700)\n"
     assert run(tmp_path, program).reason is None
-    (file,) = (tmp_path / "out").rglob("*.mp4")
+    (file,) = (tmp_path / "out").rglob("*.txt")
     usual = tmp_path / "usual"
     usual.touch()
     assert file.stat().st_mode == usual.stat().st_mode and file.stat().st_nlink == 1
-    assert (tmp_path / "scratch" / "output" / "Clay.mp4").read_text() == "clay", (
+    assert (tmp_path / "scratch" / "output" / "Clay.txt").read_text() == "clay", (
         "the command's own file stays"
     )
 
 
 @pytest.mark.parametrize(
-    "make", ["os.symlink('/etc/passwd', out / 'x.mp4')", "os.mkfifo(out / 'x.mp4')"]
+    "make", ["os.symlink('/etc/passwd', out / 'x.txt')", "os.mkfifo(out / 'x.txt')"]
 )
 def test_links_and_special_files_are_refused(tmp_path: Path, make: str) -> None:
     report = run(tmp_path, make)
@@ -173,30 +173,30 @@ def test_stopping_ends_the_command_and_its_children(tmp_path: Path) -> None:
 
 def test_broken_files_are_reported_and_the_others_delivered(tmp_path: Path) -> None:
     program = (
-        "for n in range(1, 8): (out / (str(n) + '.mp4')).touch()\n"
-        "(out / '8.mp4.part').write_text('x')\n"
-        "for n in range(9, 12): (out / (str(n) + '.mp4')).write_text(str(n))\n"
-        "(out / '11.en.srt').write_text('subtitle')\n"
+        "for n in range(1, 8): (out / (str(n) + '.txt')).touch()\n"
+        "(out / '8.txt.part').write_text('x')\n"
+        "for n in range(9, 12): (out / (str(n) + '.txt')).write_text(str(n))\n"
+        "(out / '11.en.srt').write_text('1\\n00:00:01,000 --> 00:00:02,000\\nx\\n')\n"
         "(out / '.DS_Store').write_text('x')\n"
     )
     report = run(tmp_path, program)
     assert (report.reason, report.items_delivered) == (Reason.INCOMPLETE_DOWNLOAD, 4), report
     assert [name.rpartition("/")[2] for name in names(tmp_path)] == [
-        "09 - 9.mp4",
-        "10 - 10.mp4",
+        "09 - 9.txt",
+        "10 - 10.txt",
         "11 - 11.en.srt",
-        "11 - 11.mp4",
+        "11 - 11.txt",
         "manifest.json",
     ]
     assert {each.message for each in report.failed_items} & {
-        "'1.mp4': the command left an empty file"
+        "'1.txt': the command left an empty file"
     }
 
 
 @pytest.mark.parametrize("name", ["output", "output/lectures"])
 def test_a_folder_replaced_by_a_link_is_unsafe(tmp_path: Path, name: str) -> None:
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "secret.mp4").write_text("secret")
+    (tmp_path / "elsewhere" / "secret.txt").write_text("secret")
     program = (
         f"folder = out.parent / {name!r}\n"
         "if folder.is_dir() and not folder.is_symlink(): folder.rmdir()\n"
@@ -211,7 +211,7 @@ def test_a_link_to_the_cookies_is_not_delivered(tmp_path: Path) -> None:
     (tmp_path / "cookies").mkdir()
     line = "\t".join((".example.com", "TRUE", "/", "TRUE", "0", "session", "secret"))
     (tmp_path / "cookies" / "cookies.txt").write_text(f"# Netscape HTTP Cookie File\n{line}\n")
-    program = "os.link(os.environ['ENROLLGATE_COOKIES_FILE'], out / 'Clay.mp4')\n"
+    program = "os.link(os.environ['ENROLLGATE_COOKIES_FILE'], out / 'Clay.txt')\n"
     order = order_for(tmp_path, HEAD + program)
     settings = order.settings.model_copy(update={"cookies_dir": tmp_path / "cookies"})
     report = work(replace(order, settings=settings), stop=threading.Event())
@@ -220,7 +220,7 @@ def test_a_link_to_the_cookies_is_not_delivered(tmp_path: Path) -> None:
 
 def test_a_second_attempt_delivers_what_the_first_could_not(tmp_path: Path) -> None:
     """What the first attempt fetched are hard links to the command's files."""
-    program = "(out / 'Clay.mp4').write_text('clay')\n"
+    program = "(out / 'Clay.txt').write_text('clay')\n"
     (tmp_path / "out").write_text("no folder")
     assert run(tmp_path, program).reason is not None
     (tmp_path / "out").unlink()
@@ -242,12 +242,12 @@ def test_a_daemon_of_the_command_is_waited_for(tmp_path: Path) -> None:
     program = DAEMON + (
         "    for number in range(12):\n"
         "        time.sleep(0.25)\n"
-        "        with (out / 'Clay.mp4').open('a') as file: file.write(str(number % 10))\n"
+        "        with (out / 'Clay.txt').open('a') as file: file.write(str(number % 10))\n"
         "    os._exit(0)\n"
     )
     order = order_for(tmp_path, HEAD + program)
     (item,) = Command(order, threading.Event(), leftover_timeout=1.5).open().items
-    file = order.scratch_dir / "output" / "Clay.mp4"
+    file = order.scratch_dir / "output" / "Clay.txt"
     assert item.title == "Clay" and file.read_text() == "012345678901"
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import absent
-from tests.faulty_site import Fault, FaultySite, Lecture, content
+from tests.faulty_site import Fault, FaultySite, Lecture
+from tests.media import lecture
 from tests.orders import delivered, make_order
 
 from enrollgate.domain.reasons import Reason
@@ -16,7 +17,7 @@ from enrollgate.domain.report import Report
 from enrollgate.worker import work
 
 SIZE = 400_000
-LECTURE = content(SIZE)
+LECTURE = lecture(SIZE)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.faulty_site import Fault, FaultySite, Lecture, content
+from tests.faulty_site import Fault, FaultySite, Lecture
 from tests.media import lecture, ts_segment
 from tests.orders import delivered, make_order, order_for, run
 from tests.raw_site import Answer, RawSite, answer
@@ -19,7 +19,7 @@ ENCODINGS = ["gzip", "deflate", "raw deflate", "gzip, deflate", "deflate, gzip",
 @pytest.fixture
 def site() -> Iterator[FaultySite]:
     with FaultySite(
-        [Lecture(f"Lecture {n}", content(5_000 + n, n)) for n in range(1, 3)]
+        [Lecture(f"Lecture {n}", lecture(5_000 + n, n)) for n in range(1, 3)]
     ) as running:
         yield running
 

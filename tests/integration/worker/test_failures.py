@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.faulty_site import Fault, FaultySite, Lecture, content
+from tests.faulty_site import Fault, FaultySite, Lecture
+from tests.media import lecture
 from tests.orders import order_for, run
 from tests.small_disk import small_disk
 
@@ -27,11 +28,13 @@ class ThreeFiles:
 
     def fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Fetched:
         path = folder / "f.mp4"
-        path.write_bytes(b"x" * 100)
+        path.write_bytes(lecture())
         return Fetched(path)
 
     def is_current(self, item: Item, delivered: Delivered) -> bool:
         return True
+
+    def discard(self, item: Item) -> None: ...
 
     def close(self) -> None: ...
 
@@ -89,7 +92,7 @@ def test_a_full_disk_under_scratch_and_progress_is_named(site: FaultySite, tmp_p
 
 
 def test_five_refused_lectures_in_a_row_do_not_end_the_run(tmp_path: Path) -> None:
-    with FaultySite([Lecture(f"L{n}", content(5000, n)) for n in range(1, 9)]) as site:
+    with FaultySite([Lecture(f"L{n}", lecture(5000, n)) for n in range(1, 9)]) as site:
         site.faults |= {f"/{n}.mp4": Fault(status=403) for n in range(1, 6)}
         report = run(order_for(site, tmp_path))
     assert (report.items_delivered, report.items_failed) == (3, 5), report

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.faulty_site import FaultySite
+from tests.media import lecture, ts_segment
 from tests.orders import delivered, make_order, run
 from tests.raw_site import RawSite, answer
 from tests.repository import REPOSITORY
@@ -159,11 +160,13 @@ def test_a_redirect_takes_no_token_to_another_site(status: int) -> None:
 def test_a_playlist_takes_no_token_to_another_site(tmp_path: Path) -> None:
     with RawSite() as site, RawSite() as other:
         playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n"
-        playlist += f"#EXTINF:2,\n{site.url}/1.ts\n#EXTINF:2,\n{other.url}/2.ts\n#EXT-X-ENDLIST\n"
+        playlist += (
+            f"#EXTINF:0.6,\n{site.url}/1.ts\n#EXTINF:0.6,\n{other.url}/2.ts\n#EXT-X-ENDLIST\n"
+        )
         kind = "application/vnd.apple.mpegurl"
         site.answers["/v.m3u8"] = lambda _: [answer(playlist.encode(), kind=kind)]
         site.answers["/1.ts"] = other.answers["/2.ts"] = lambda _: [
-            answer(b"G" * 188, kind="video/mp2t")
+            answer(ts_segment(7_000), kind="video/mp2t")
         ]
         info = {
             **{"id": "1", "title": "x", "ext": "ts", "protocol": "m3u8_native"},
@@ -183,7 +186,7 @@ def test_the_media_of_a_page_get_its_origin_as_referrer(tmp_path: Path) -> None:
     with RawSite() as site, RawSite() as cdn:
         page = f'<title>A</title><video src="{cdn.url}/1.mp4"></video>'.encode()
         site.answers["/course"] = lambda _: [answer(page)]
-        cdn.answers["/1.mp4"] = lambda _: [answer(b"x" * 100, kind="video/mp4")]
+        cdn.answers["/1.mp4"] = lambda _: [answer(lecture(), kind="video/mp4")]
         order = make_order(
             tmp_path,
             course_url=f"{site.url}/course?token=secret",

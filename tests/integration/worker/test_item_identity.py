@@ -4,7 +4,8 @@ import sys
 import threading
 from pathlib import Path
 
-from tests.faulty_site import Fault, FaultySite, Lecture, content
+from tests.faulty_site import Fault, FaultySite, Lecture
+from tests.media import lecture
 from tests.orders import delivered, order_for, run
 
 from enrollgate.worker.downloaders.yt_dlp import YtDlp
@@ -34,19 +35,19 @@ def feed(site: FaultySite, numbers: list[int]) -> tuple[str, bytes]:
 
 def test_lectures_that_differ_by_query_survive_a_new_one_on_top(tmp_path: Path) -> None:
     with FaultySite([]) as site:
-        site.pages |= {f"/play?id={n}": ("video/mp4", content(5000 + n, n)) for n in (1, 2, 3)}
+        site.pages |= {f"/play?id={n}": ("video/mp4", lecture(5000 + n, n)) for n in (1, 2, 3)}
         site.pages["/c"] = feed(site, [2, 1])
         assert run(order_for(site, tmp_path, course_url=f"{site.url}/c")).reason is None
         site.pages["/c"] = feed(site, [3, 2, 1])
         report = run(order_for(site, tmp_path, course_url=f"{site.url}/c"))
         assert (report.reason, report.items_delivered, report.items_skipped) == (None, 1, 2)
-        assert content(5003, 3) in delivered(tmp_path).values(), "the new lecture never came"
+        assert lecture(5003, 3) in delivered(tmp_path).values(), "the new lecture never came"
 
 
 def test_a_partial_file_of_another_rendition_is_not_continued(
     site: FaultySite, tmp_path: Path
 ) -> None:
-    hd, sd = content(300_000, 11), content(200_000, 12)
+    hd, sd = lecture(300_000, 11), lecture(200_000, 12)
     site.lectures[:2] = [Lecture("hd", hd), Lecture("sd", sd)]
 
     def page(best: int) -> tuple[str, bytes]:
@@ -72,11 +73,11 @@ def test_a_partial_file_of_another_rendition_is_not_continued(
 def test_a_file_name_that_is_not_utf8_is_delivered_with_escapes(
     site: FaultySite, tmp_path: Path
 ) -> None:
-    program = "import os, sys; open(os.fsencode(sys.argv[2]) + b'/caf\\xe9.mp4', 'wb').write(b'x')"
+    program = "import os, sys; open(os.fsencode(sys.argv[2]) + b'/caf\\xe9.txt', 'wb').write(b'x')"
     command = (sys.executable, "-c", program, "{course_url}", "{output_dir}")
     order = order_for(site, tmp_path, downloader="command", download_command=command)
     report = run(order)
     assert report.reason is None, report
-    assert list(delivered(tmp_path)) == ["task 7 [task-7]/01 - caf_xe9.mp4"]
+    assert list(delivered(tmp_path)) == ["task 7 [task-7]/01 - caf_xe9.txt"]
     again = run(order)
     assert (again.reason, again.items_skipped) == (None, 1), "it is found again"

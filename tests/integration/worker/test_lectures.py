@@ -6,7 +6,8 @@ from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
 import pytest
-from tests.faulty_site import Fault, FaultySite, Lecture, content
+from tests.faulty_site import Fault, FaultySite, Lecture
+from tests.media import lecture
 from tests.orders import delivered, order_for, run
 from yt_dlp.extractor.common import InfoExtractor
 from yt_dlp.extractor.generic import GenericIE
@@ -142,7 +143,7 @@ def test_a_locked_lecture_does_not_end_the_run(
     tmp_path: Path, replace_extraction: ReplaceExtraction
 ) -> None:
     replace_extraction("/2.mp4", require_login)
-    with FaultySite([Lecture(f"Lecture {n}", content(1000 + n, n)) for n in range(1, 9)]) as site:
+    with FaultySite([Lecture(f"Lecture {n}", lecture(3000 + n, n)) for n in range(1, 9)]) as site:
         report = run(order_for(site, tmp_path, downloads=1))
         assert (report.reason, report.items_delivered, report.items_failed) == (
             Reason.ACCESS_DENIED,

@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 from tests.faulty_site import Fault, FaultySite, Lecture, content
+from tests.media import ts_segment
 from tests.orders import delivered, order_for, run
 
 from enrollgate.domain.reasons import Reason
 
 # yt-dlp leaves responses that it did not read to the end to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("no_ffmpeg"),
+]
 
 LOGIN = (
     b"<!DOCTYPE html>\n<html><head><title>Log in</title></head><body>Please log in</body></html>"
@@ -20,9 +24,9 @@ LOGIN = (
 @pytest.fixture
 def site() -> Iterator[FaultySite]:
     with FaultySite(
-        [Lecture(f"Lecture {n}", content(300_000 + n, n)) for n in range(1, 4)]
+        [Lecture(f"Lecture {n}", ts_segment(300_000, n)) for n in range(1, 4)]
     ) as running:
-        lines = "".join(f"#EXTINF:4,\n{n}.mp4\n" for n in (1, 2, 3))
+        lines = "".join(f"#EXTINF:0.4,\n{n}.mp4\n" for n in (1, 2, 3))
         playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:4\n{lines}#EXT-X-ENDLIST\n"
         running.pages["/course.m3u8"] = ("application/vnd.apple.mpegurl", playlist.encode())
         videos = "".join(f'<video src="/{n}.mp4"></video>' for n in (1, 2, 3))

@@ -9,6 +9,7 @@ import pytest
 from examples.demo.media import FfmpegAbsent, find_ffmpeg
 from tests.conftest import absent
 from tests.faulty_site import Fault, FaultySite, Lecture, content
+from tests.media import lecture
 from tests.orders import delivered, order_for, run, start_worker
 from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
 
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 @pytest.fixture
 def site() -> Iterator[FaultySite]:
     with FaultySite(
-        [Lecture(f"Lecture {n}", content(50_000 + n, n)) for n in range(1, 4)]
+        [Lecture(f"Lecture {n}", lecture(50_000 + n, n)) for n in range(1, 4)]
     ) as running:
         yield running
 

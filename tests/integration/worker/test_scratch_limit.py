@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from tests.disk_peak import DiskPeak
-from tests.faulty_site import Fault, FaultySite, Lecture, content
+from tests.faulty_site import Fault, FaultySite, Lecture
+from tests.media import lecture
 from tests.orders import order_for, run
 
 
@@ -14,7 +15,7 @@ def test_scratch_on_the_disk_never_exceeds_its_limit(
 ) -> None:
     limit = 3_000_000
     peak = DiskPeak(tmp_path / "scratch", monkeypatch)
-    with FaultySite([Lecture(f"L{n}", content(2_000_000, n)) for n in range(1, 6)]) as site:
+    with FaultySite([Lecture(f"L{n}", lecture(2_000_000, n)) for n in range(1, 6)]) as site:
         order = order_for(site, tmp_path, scratch_limit=limit, downloads=threads, uploads=threads)
         report = run(order)
     assert report.reason is None, report
@@ -23,7 +24,7 @@ def test_scratch_on_the_disk_never_exceeds_its_limit(
 
 def test_partial_files_of_failed_items_count_too(tmp_path: Path) -> None:
     limit = 1_000_000
-    with FaultySite([Lecture(f"L{n}", content(600_000, n)) for n in range(1, 5)]) as site:
+    with FaultySite([Lecture(f"L{n}", lecture(600_000, n)) for n in range(1, 5)]) as site:
         site.faults |= {f"/{n}.mp4": Fault(claim_more=1000) for n in range(1, 5)}
         report = run(order_for(site, tmp_path, scratch_limit=limit))
     assert report.items_failed == 4, report

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from tests.disk_peak import DiskPeak
-from tests.faulty_site import Fault, FaultySite, content
+from tests.faulty_site import Fault, FaultySite
+from tests.media import lecture, ts_segment
 from tests.orders import delivered, order_for, run
 from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
 
@@ -21,6 +22,8 @@ from enrollgate.worker.run_stats import RunStats
 # yt-dlp leaves the sockets of answers that it did not read to the end to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
+SEGMENT = 5_320 * 188  # bytes: whole packets, about 1 MB
+
 
 def streams(site: FaultySite, names: str, segment: int, segments: int) -> str:
     """Serve a page of HLS streams and return its URL.
@@ -31,9 +34,9 @@ def streams(site: FaultySite, names: str, segment: int, segments: int) -> str:
         for number in range(segments):
             site.pages[f"/{name}{number}.ts"] = (
                 "video/mp2t",
-                b"\x47" + content(segment - 1, number),
+                ts_segment(segment, number),
             )
-        lines = "".join(f"#EXTINF:2,\n{name}{number}.ts\n" for number in range(segments))
+        lines = "".join(f"#EXTINF:0.4,\n{name}{number}.ts\n" for number in range(segments))
         playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n{lines}#EXT-X-ENDLIST\n"
         site.pages[f"/{name}.m3u8"] = ("application/vnd.apple.mpegurl", playlist.encode())
     videos = "".join(f'<video src="/{name}.m3u8"></video>' for name in names)
@@ -49,16 +52,16 @@ def test_hls_segments_that_lie_twice_on_disk_never_exceed_the_limit(
     monkeypatch.setattr(FFmpegPostProcessor, "_version_cache", {})
     limit = 5_500_000
     with FaultySite([]) as site:
-        page = streams(site, "abcd", 1_000_000, 4)
+        page = streams(site, "abcd", SEGMENT, 4)
         site.rate = 30_000_000
         peak = DiskPeak(tmp_path / "scratch", monkeypatch)
         report = run(
             order_for(site, tmp_path, course_url=page, scratch_limit=limit, downloads=downloads)
         )
     assert report.reason is None and report.items_delivered == 4, report
-    assert {len(file) for file in delivered(tmp_path).values()} == {4_000_000}
+    assert {len(file) for file in delivered(tmp_path).values()} == {4 * SEGMENT}
     # Just before a stream of 4 MB is complete, its last segment of 1 MB is on disk twice.
-    assert 5_000_000 <= peak.most <= limit, f"{peak.most:,} bytes in a scratch of {limit:,}"
+    assert 5 * SEGMENT <= peak.most <= limit, f"{peak.most:,} bytes in a scratch of {limit:,}"
 
 
 def test_a_partial_file_of_another_rendition_is_removed_first(
@@ -67,7 +70,7 @@ def test_a_partial_file_of_another_rendition_is_removed_first(
     limit = 1_500_000
     with FaultySite([]) as site:
         site.pages |= {
-            f"/{name}.mp4": ("video/mp4", content(1_000_000, n))
+            f"/{name}.mp4": ("video/mp4", lecture(1_000_000, n))
             for n, name in enumerate(("hd", "sd"))
         }
 
@@ -100,11 +103,14 @@ class StubDownloader:
     def fetch(self, item: Item, folder: Path, on_bytes: OnFetched) -> Fetched:
         self.started += 1
         path = folder / "f.mp4"
+        whole = lecture(600_000)
         with path.open("wb") as stream:
             for number in range(1, 61):
-                stream.write(b"x" * 10_000)
+                stream.write(whole[(number - 1) * 10_000 : number * 10_000])
                 on_bytes(number * 10_000, 600_000)
         return Fetched(path)
+
+    def discard(self, item: Item) -> None: ...
 
     def open(self) -> Course:
         return Course("c", iter(self.items), len(self.items))

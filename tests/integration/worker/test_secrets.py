@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.faulty_site import FaultySite, content
+from tests.faulty_site import FaultySite
+from tests.media import lecture
 from tests.orders import order_for, run
 
 from enrollgate.domain.reasons import Reason
@@ -46,7 +47,7 @@ def test_the_token_of_a_direct_url_is_neither_stored_nor_logged(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with FaultySite([]) as site:
-        site.pages[f"/play?token={SECRET}"] = ("video/mp4", content(5000))
+        site.pages[f"/play?token={SECRET}"] = ("video/mp4", lecture(5000))
         report = run(order_for(site, tmp_path, course_url=f"{site.url}/play?token={SECRET}"))
     assert report.reason is None and report.items_delivered == 1, report
     names = "".join(str(path) for path in tmp_path.rglob("*"))
@@ -60,7 +61,7 @@ def test_the_output_of_the_download_command_is_redacted(
 ) -> None:
     program = (
         f"import sys; print('for {EMAIL} https://h/x?sig={SECRET}', flush=True);"
-        "open(sys.argv[2] + '/a.mp4', 'wb').write(b'x')"
+        "open(sys.argv[2] + '/a.txt', 'wb').write(b'x')"
     )
     command = (sys.executable, "-c", program, "{course_url}", "{output_dir}")
     assert (

@@ -10,27 +10,24 @@ import pytest
 from Cryptodome.Cipher import AES
 from Cryptodome.Util.Padding import pad
 from tests.faulty_site import Fault, FaultySite, content
+from tests.media import fmp4_parts, make_media, ts_segment
 from tests.orders import delivered, order_for, run, start_worker
 from tests.process_killer import ProcessKiller
 from tests.small_disk import enlarge, small_disk
-from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
 
 from enrollgate.domain.reasons import Reason
 
 # yt-dlp leaves responses that it did not read to the end to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
 
-SIZE = 300_000
-FRAGMENTS = [b"\x47" + content(SIZE - 1, number) for number in range(5)]
+SIZE = 1_600 * 188
+FRAGMENTS = [ts_segment(SIZE, number) for number in range(5)]
 STREAM = b"".join(FRAGMENTS)
 HLS, DASH = "/course.m3u8", "/course.mpd"
 
 
-@pytest.fixture(autouse=True)
-def no_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without ffmpeg the delivered file has exactly the bytes of the fragments (no real video)."""
-    monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(FFmpegPostProcessor, "_version_cache", {})
+# The delivered file then has exactly the bytes of the fragments.
+pytestmark += [pytest.mark.usefixtures("no_ffmpeg")]
 
 
 @pytest.fixture
@@ -45,17 +42,19 @@ def serve(site: FaultySite, fragments: list[bytes]) -> None:
     site.pages |= {
         f"/{number}.ts": ("video/mp2t", fragment) for number, fragment in enumerate(fragments)
     }
-    lines = "".join(f"#EXTINF:2,\n{number}.ts\n" for number in range(len(fragments)))
+    # yt-dlp takes a playlist of less than a second for a live stream.
+    seconds = max(0.4, 1 / len(fragments))
+    lines = "".join(f"#EXTINF:{seconds},\n{number}.ts\n" for number in range(len(fragments)))
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n{lines}#EXT-X-ENDLIST\n"
     site.pages[HLS] = ("application/vnd.apple.mpegurl", playlist.encode())
     segments = "".join(f'<SegmentURL media="{number}.ts"/>' for number in range(len(fragments)))
     manifest = f"""<?xml version="1.0"?>
         <MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"
-             mediaPresentationDuration="PT{2 * len(fragments)}S"
+             mediaPresentationDuration="PT{0.4 * len(fragments)}S"
              profiles="urn:mpeg:dash:profile:isoff-main:2011"><Period>
           <AdaptationSet mimeType="video/mp4" codecs="avc1.4d401f">
            <Representation id="1" bandwidth="100000" width="160" height="90">
-            <SegmentList duration="2">{segments}</SegmentList>
+            <SegmentList timescale="10" duration="4">{segments}</SegmentList>
         </Representation></AdaptationSet></Period></MPD>"""
     site.pages[DASH] = ("application/dash+xml", manifest.encode())
 
@@ -182,7 +181,7 @@ def test_an_encrypted_stream_is_decrypted_also_when_it_is_continued(
     site: FaultySite, tmp_path: Path, iv: bytes | None
 ) -> None:
     fragments = encrypt(
-        site, [content(size) for size in (1, 15, 16, 17, 65_535, 65_536, 65_537, 300_000)], iv=iv
+        site, [ts_segment(188 * n) for n in (100, 101, 102, 103, 348, 349, 350, 1_600)], iv=iv
     )
     site.faults["/6.ts"] = Fault(status=503)
     assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}")).reason is Reason.SITE_ERROR
@@ -233,25 +232,26 @@ def test_an_encrypted_fragment_that_is_cut_short_is_not_delivered(
 def test_the_initial_section_of_an_encrypted_stream_has_no_number(
     site: FaultySite, tmp_path: Path
 ) -> None:
-    encrypt(site, FRAGMENTS)
+    begin, fragments = fmp4_parts(2)
+    encrypt(site, fragments)
     kind, playlist = site.pages[HLS]
     site.pages[HLS] = (
         kind,
         playlist.replace(b"#EXT-X-KEY", b'#EXT-X-MAP:URI="begin.mp4"\n#EXT-X-KEY', 1),
     )
-    site.pages["/begin.mp4"] = ("video/mp4", b"the beginning")
+    site.pages["/begin.mp4"] = ("video/mp4", begin)
     site.faults["/3.ts"] = Fault(status=503)
     assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}")).reason is Reason.SITE_ERROR
     site.faults.clear()
     assert run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}", attempt=2)).reason is None
-    assert list(delivered(tmp_path).values()) == [b"the beginning" + STREAM]
+    assert list(delivered(tmp_path).values()) == [begin + b"".join(fragments)]
 
 
 def test_a_stream_of_byte_ranges_is_continued_at_the_right_one(tmp_path: Path) -> None:
     """A range without an offset begins where the one before it ends."""
     with FaultySite([]) as site:
         site.pages["/all.ts"] = ("video/mp2t", STREAM)
-        ranges = f"#EXTINF:2,\n#EXT-X-BYTERANGE:{SIZE}\nall.ts\n" * len(FRAGMENTS)
+        ranges = f"#EXTINF:0.4,\n#EXT-X-BYTERANGE:{SIZE}\nall.ts\n" * len(FRAGMENTS)
         playlist = f"#EXTM3U\n#EXT-X-VERSION:4\n#EXT-X-TARGETDURATION:2\n{ranges}#EXT-X-ENDLIST\n"
         site.pages[HLS] = ("application/vnd.apple.mpegurl", playlist.encode())
         paths = list[str]()
@@ -289,14 +289,15 @@ atexit.register(report)
 def test_one_huge_fragment_needs_no_more_memory_than_others(
     site: FaultySite, tmp_path: Path, encrypted: bool
 ) -> None:
-    size = 250_000_000
-    (encrypt if encrypted else serve)(site, [b"G" * size])
+    padding = b"\x47\x1f\xff\x10" + bytes(184)
+    fragment = make_media("ts", 0.3) + padding * 1_330_000
+    (encrypt if encrypted else serve)(site, [fragment])
     assert (
         start_worker(site, tmp_path, HLS, REPORTS_ITS_PEAK.format(path=tmp_path / "peak")).wait(120)
         == 0
     )
-    (file,) = (tmp_path / "out").rglob("*.mp4")
-    assert file.stat().st_size == size
+    (file,) = (tmp_path / "out").rglob("*.ts")
+    assert file.stat().st_size == len(fragment)
     assert (peak := int((tmp_path / "peak").read_text())) < 150_000, f"{peak:,} KiB"
 
 
@@ -352,7 +353,7 @@ def test_a_death_before_any_file_operation_costs_a_stream_no_byte(tmp_path: Path
 
 def test_each_death_of_a_worker_costs_half_a_fragment_on_average(tmp_path: Path) -> None:
     """Each worker is killed once a random number of bytes has left the site."""
-    fragments = [content(SIZE, number) for number in range(10)]
+    fragments = [ts_segment(SIZE, number) for number in range(10)]
     with FaultySite([]) as site:
         serve(site, fragments)
         killer = ProcessKiller()

@@ -19,7 +19,8 @@ import pytest
 from tests.disk_peak import DiskPeak
 from tests.drive_emulator import DriveEmulator
 from tests.drive_emulator.store import FOLDER
-from tests.faulty_site import Fault, FaultySite, Lecture, content
+from tests.faulty_site import Fault, FaultySite, Lecture
+from tests.media import lecture
 from tests.orders import delivered, manifest, order_for, run
 from tests.process_killer import ProcessKiller
 from tests.rate_limiter import NoWaitEvent
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 @pytest.fixture
 def site() -> Iterator[FaultySite]:
     with FaultySite(
-        [Lecture(f"Lecture {n}", content(100_000 + n, n)) for n in range(1, 7)]
+        [Lecture(f"Lecture {n}", lecture(100_000 + n, n)) for n in range(1, 7)]
     ) as running:
         yield running
 
@@ -151,7 +152,7 @@ def test_a_rate_limit_applies_to_all_items_together(
 ) -> None:
     """One file is smaller than an upload chunk of Drive, one is larger."""
     site.lectures = [
-        Lecture(f"Lecture {n}", content(size, n))
+        Lecture(f"Lecture {n}", lecture(size, n))
         for n, size in enumerate((3_000_000, 9_000_000), 1)
     ]
     stop = NoWaitEvent()
@@ -169,7 +170,7 @@ def test_a_rate_limit_applies_to_all_items_together(
 def test_bytes_that_an_earlier_attempt_moved_do_not_count_again(
     tmp_path: Path, direction: str
 ) -> None:
-    with FaultySite([Lecture("L", content(12_000_000))]) as site, DriveEmulator() as drive:
+    with FaultySite([Lecture("L", lecture(12_000_000))]) as site, DriveEmulator() as drive:
         settings = drive_settings(drive, tmp_path)
         first, site.rate = NoWaitEvent(), LINK_RATE
         if direction == "upload_rate":
@@ -207,7 +208,7 @@ def test_partial_files_of_an_earlier_attempt_count_in_scratch(
     A reset loses no byte that was sent before it, so each of three requests adds at least 128 KiB.
     """
     limit = 1_000_000
-    with FaultySite([Lecture(f"L{n}", content(600_000, n)) for n in range(1, 5)]) as site:
+    with FaultySite([Lecture(f"L{n}", lecture(600_000, n)) for n in range(1, 5)]) as site:
         site.faults |= {f"/{n}.mp4": Fault(reset_after=150_000) for n in (1, 2)}
         site.faults |= {f"/{n}.mp4": Fault(status=503) for n in (3, 4)}
         run(order_for(site, tmp_path, scratch_limit=limit, downloads=2))
@@ -220,7 +221,7 @@ def test_partial_files_of_an_earlier_attempt_count_in_scratch(
 
 
 KILLS = 20
-COURSE = [Lecture(f"L{n}", content(16_000_000, n), "Part" if n % 2 else "") for n in range(1, 13)]
+COURSE = [Lecture(f"L{n}", lecture(16_000_000, n), "Part" if n % 2 else "") for n in range(1, 13)]
 SIZE = sum(len(lecture.content) for lecture in COURSE)
 MAX_MOVED = 1.15 * SIZE
 

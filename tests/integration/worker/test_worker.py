@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import absent
-from tests.faulty_site import Fault, FaultySite, Lecture, content
+from tests.faulty_site import Fault, FaultySite, Lecture
+from tests.media import lecture, ts_segment
 from tests.orders import delivered, make_order, manifest, order_for, run, start_worker
 from yt_dlp.extractor import udemy
 from yt_dlp.networking import Response
@@ -50,9 +51,9 @@ def test_a_course_is_delivered_whole_with_its_manifest(
         f"A course [task-7]/{n:02d} - Lecture {n}.mp4": lecture.content
         for n, lecture in enumerate(site.lectures, 1)
     }
-    for entry, lecture in zip(manifest(tmp_path), site.lectures, strict=True):
-        assert entry["bytes"] == len(lecture.content)
-        assert entry["md5"] == hashlib.md5(lecture.content).hexdigest()
+    for entry, served in zip(manifest(tmp_path), site.lectures, strict=True):
+        assert entry["bytes"] == len(served.content)
+        assert entry["md5"] == hashlib.md5(served.content).hexdigest()
         assert str(entry["source_url"]).startswith(site.url) and "token" not in str(
             entry["source_url"]
         )
@@ -92,7 +93,7 @@ def test_a_corrected_course_url_is_another_course_despite_equal_names(
 
     The wrong one was delivered. Then the task is enrolled again with the right one.
     """
-    wrong, right = content(5_000, 1), content(6_000, 2)
+    wrong, right = lecture(5_000, 1), lecture(6_000, 2)
     with FaultySite([]) as site:
         site.pages |= {"/a/1.mp4": ("video/mp4", wrong), "/b/1.mp4": ("video/mp4", right)}
         assert run(order_for(site, tmp_path, course_url=f"{site.url}/a/1.mp4")).items_delivered == 1
@@ -308,7 +309,7 @@ def test_files_stay_in_the_course_folder_whatever_their_titles(tmp_path: Path) -
         "..\\..\\z",
     ]
     with FaultySite(
-        [Lecture(title, content(1000 + n, n)) for n, title in enumerate(titles)]
+        [Lecture(title, lecture(3000 + n, n)) for n, title in enumerate(titles)]
     ) as site:
         report = run(order_for(site, tmp_path))
         assert report.reason is None, report.message
@@ -321,7 +322,7 @@ def test_files_stay_in_the_course_folder_whatever_their_titles(tmp_path: Path) -
 
 
 def test_two_lectures_with_the_same_title_are_both_delivered(tmp_path: Path) -> None:
-    with FaultySite([Lecture("Same", content(1000, 1)), Lecture("Same", content(1000, 2))]) as site:
+    with FaultySite([Lecture("Same", lecture(3000, 1)), Lecture("Same", lecture(3000, 2))]) as site:
         assert run(order_for(site, tmp_path)).items_delivered == 2
         assert sorted(delivered(tmp_path).values()) == sorted(
             lecture.content for lecture in site.lectures
@@ -453,7 +454,7 @@ def test_after_a_worker_is_killed_only_the_missing_bytes_move(
 
     The test counts all bytes that the site sent.
     """
-    with FaultySite([Lecture(f"Lecture {n}", content(2_000_000, n)) for n in range(1, 4)]) as site:
+    with FaultySite([Lecture(f"Lecture {n}", lecture(2_000_000, n)) for n in range(1, 4)]) as site:
         gate = threading.Event()
         site.faults["/2.mp4"] = Fault(hold=gate, times=2)
         process = start_worker(site, tmp_path)
@@ -593,11 +594,12 @@ def test_a_page_without_a_video_is_an_unsupported_course(site: FaultySite, tmp_p
 
 
 def test_a_missing_hls_segment_never_yields_a_shorter_video(
-    site: FaultySite, tmp_path: Path
+    site: FaultySite, tmp_path: Path, no_ffmpeg: None
 ) -> None:
     playlist = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:4\n" + "".join(
-        f"#EXTINF:4,\n{site.url}/{n}.mp4\n" for n in (1, 2, 3)
+        f"#EXTINF:0.4,\n{site.url}/{n}.mp4\n" for n in (1, 2, 3)
     )
+    site.lectures = [Lecture(f"{n}", ts_segment(50_000, n)) for n in (1, 2, 3)]
     site.pages["/course.m3u8"] = (
         "application/vnd.apple.mpegurl",
         (playlist + "#EXT-X-ENDLIST\n").encode(),

@@ -129,7 +129,7 @@ class Directory:
         with _as_failures():
             source = self._adopt(item, file) or file
         with self._lock:
-            target = self._require_inside(self._choose_path(item, file))
+            target = self._require_inside(self._choose_path(item, fetched.suffix))
             self._owners[self._relative(target)] = item.item_id
             previous = self._items.get(item.item_id, {}).get("file")
         with _as_failures():
@@ -226,12 +226,12 @@ class Directory:
             raise AssertionError("open() must be called first")
         return self._course
 
-    def _choose_path(self, item: Item, file: Path) -> Path:
+    def _choose_path(self, item: Item, suffix: str) -> Path:
         folder = self._folder() / section_name(item)
-        path = folder / item_name(item, file.suffix)
+        path = folder / item_name(item, suffix)
         owner = self._owners.get(self._relative(path), item.item_id)
         if owner != item.item_id:
-            return folder / item_name(item, file.suffix, taken=True)
+            return folder / item_name(item, suffix, taken=True)
         return path
 
     def _require_inside(self, path: Path) -> Path:

@@ -144,6 +144,10 @@ class Command:
             output.path.stat().st_size == delivered.size and file_md5(output.path) == delivered.md5
         )
 
+    def discard(self, item: Item) -> None:
+        """Remove the program's own file, so that the program downloads it again."""
+        self._files[item.item_id].path.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Do nothing: the program has ended."""
 

@@ -9,15 +9,16 @@ import contextlib
 import hashlib
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 from yt_dlp.postprocessor.common import PostProcessor
-from yt_dlp.utils import DownloadCancelled
+from yt_dlp.utils import DownloadCancelled, float_or_none
 
 from enrollgate.domain.reasons import Failure, Reason
-from enrollgate.worker.course import Delivered, Fetched, OnFetched, Validators
+from enrollgate.worker.course import Delivered, Expected, Fetched, OnFetched, Validators
 from enrollgate.worker.downloaders.cookie_jar import SharedCookieJar
 from enrollgate.worker.downloaders.direct import read_note
 from enrollgate.worker.downloaders.entries import Entry, unsmuggle
@@ -27,6 +28,12 @@ from enrollgate.worker.downloaders.site_access import InspectedResponse, SiteAcc
 from enrollgate.worker.downloaders.versions import is_current, read_version
 from enrollgate.worker.downloaders.yt_dlp_compat import HTTPError, Request, RequestError
 from enrollgate.worker.downloaders.yt_dlp_errors import errors_as_failures
+from enrollgate.worker.file_types import (
+    SUBTITLES,
+    Family,
+    announced_extension,
+    family_by_extension,
+)
 from enrollgate.worker.identity import is_signed
 from enrollgate.worker.names import safe_name
 from enrollgate.worker.scratch import CHUNK_SIZE
@@ -90,6 +97,8 @@ class _NameByRendition(PostProcessor):  # type: ignore[misc]  # yt-dlp has no ty
     """
 
     folder = Path()
+    # What the extractor took for the item's extension, without the dot.
+    extension = ""
 
     def run(self, info: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
         """Set `info["rendition"]`, after yt-dlp chose formats and before it names files."""
@@ -97,6 +106,13 @@ class _NameByRendition(PostProcessor):  # type: ignore[misc]  # yt-dlp has no ty
         text = "\n".join(
             f"{each.get('format_id')} {urlsplit(str(each.get('url'))).path}" for each in chosen
         )
+        self.extension = str(info.get("ext") or "unknown_video").lower()
+        family = family_by_extension(f".{self.extension}")
+        if family is Family.UNKNOWN:
+            self.extension = "unknown_video"  # such as `php`
+        if family not in (Family.MEDIA, Family.IMAGE) and f".{self.extension}" not in SUBTITLES:
+            # yt-dlp writes only files of these kinds. Their content says what they are.
+            info["ext"] = "unknown_video"
         info["rendition"] = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:12]
         for path in self.folder.iterdir():
             if not path.name.startswith(f"{_PREFIX}{info['rendition']}.") or is_page(path):
@@ -171,6 +187,7 @@ class Fetcher:
         self._on_bytes = on_bytes
         self._folder = self._naming.folder = folder
         self._received.clear()
+        self._ydl.playlists.clear()
         name = f"{str(folder).replace('%', '%%')}/{_PREFIX}%(rendition)s.%(ext)s"
         self._ydl.params["outtmpl"]["default"] = name
         is_video = entry.get("_type", "video") == "video"
@@ -204,7 +221,8 @@ class Fetcher:
         size = file.stat().st_size
         on_bytes(size, size)
         # Only such an entry's own URL can be asked again for the same file.
-        return Fetched(file, version.validators if version else Validators())
+        validators = version.validators if version else Validators()
+        return Fetched(file, validators, self._expect(downloads[0], extension))
 
     def is_current(self, entry: Entry, delivered: Delivered) -> bool:
         """Ask the site, without a download, whether it still has the file that was delivered.
@@ -240,6 +258,25 @@ class Fetcher:
         with errors_as_failures(), self._ydl.urlopen(url) as response:
             if isinstance(response, InspectedResponse):
                 response.read()
+
+    def _expect(self, info: dict[str, Any], extension: str) -> Expected:
+        """Return what the file must be, as far as the site, its URL and its listing say.
+
+        `extension` is that of the file's name in the listing, empty if it has none.
+        """
+        url = str(info.get("url") or "")
+        has_codecs = any(info.get(name) not in (None, "none") for name in ("vcodec", "acodec"))
+        is_media = has_codecs or bool(info.get("requested_formats") or self._ydl.playlists)
+        streams = self._ydl.playlists.values()
+        longest = max(streams, key=lambda each: each.seconds or 0.0, default=Expected())
+        if not extension and not is_media:
+            extension = announced_extension(self._ydl.latest_headers, url)
+        if not extension and self._naming.extension != "unknown_video":
+            extension = f".{self._naming.extension}"
+        seconds = float_or_none(info.get("duration"))
+        if seconds is None:
+            return replace(longest, extension=extension, is_media=is_media)
+        return Expected(extension, is_media, seconds)
 
     def close(self) -> None:
         """Close yt-dlp's connections."""

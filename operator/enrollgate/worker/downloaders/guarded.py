@@ -9,11 +9,12 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.worker.course import Expected, Fetched
 from enrollgate.worker.downloaders.answers import AnswerLimits
 from enrollgate.worker.downloaders.cookie_jar import SharedCookieJar
 from enrollgate.worker.downloaders.direct import DurableHttpFD
@@ -23,11 +24,13 @@ from enrollgate.worker.downloaders.pages import refuse_page
 from enrollgate.worker.downloaders.refused import RequestRefused
 from enrollgate.worker.downloaders.site_access import InspectedResponse, SiteAccess
 from enrollgate.worker.downloaders.site_answers import explain_page
-from enrollgate.worker.downloaders.streams import DurableDashFD, DurableHlsFD
+from enrollgate.worker.downloaders.streams import DurableDashFD, DurableFragmentFD, DurableHlsFD
 from enrollgate.worker.downloaders.yt_dlp_compat import (
     PLAYLIST_TYPES,
     DashSegmentsFD,
     FFmpegFD,
+    FFmpegPostProcessor,
+    FileDownloader,
     HlsFD,
     HttpFD,
     Request,
@@ -39,6 +42,8 @@ from enrollgate.worker.downloaders.yt_dlp_compat import (
     replace_request_handlers,
     request_handlers,
 )
+from enrollgate.worker.file_types import recognise_file
+from enrollgate.worker.verification import verify
 
 # yt-dlp's downloaders that use the request handler, and the class that we use for each.
 _DOWNLOADERS = {HttpFD: DurableHttpFD, HlsFD: DurableHlsFD, DashSegmentsFD: DurableDashFD}
@@ -52,6 +57,37 @@ def _refuse_ffmpeg_download(*_: object, **__: object) -> bool:
     )
 
 
+def _run_ffmpeg_on_media(
+    postprocessor: Any,
+    input_path_opts: list[tuple[str, list[str]]],
+    output_path_opts: list[tuple[str, list[str]]],
+    **options: Any,
+) -> object:
+    """Replace `FFmpegPostProcessor.real_run_ffmpeg`, which lets ffmpeg guess what its inputs are.
+
+    A text could name other files, even those of another course, and ffmpeg would read them. So an
+    input must be a verified container, and its format is fixed.
+    """
+    inputs = [
+        (path, [*given, *_input_options(postprocessor, path)]) for path, given in input_path_opts
+    ]
+    run = FFmpegPostProcessor.real_run_ffmpeg.__wrapped__
+    return run(postprocessor, inputs, output_path_opts, **options)
+
+
+def _probe_media(postprocessor: Any, path: str, opts: list[str] | None = None) -> object:
+    """Replace `FFmpegPostProcessor.get_metadata_object`, which does the same with ffprobe."""
+    probe = FFmpegPostProcessor.get_metadata_object.__wrapped__
+    return probe(postprocessor, path, [*(opts or ()), *_input_options(postprocessor, path)])
+
+
+def _input_options(postprocessor: Any, path: str) -> list[str]:
+    demuxer = postprocessor._downloader.verify_media(path)
+    return ["-protocol_whitelist", "file,pipe", "-f", demuxer]
+
+
+replace_method(FFmpegPostProcessor, "real_run_ffmpeg", _run_ffmpeg_on_media)
+replace_method(FFmpegPostProcessor, "get_metadata_object", _probe_media)
 # yt-dlp's HLS downloader creates an FFmpegFD by itself for some streams.
 replace_method(FFmpegFD, "real_download", _refuse_ffmpeg_download)
 
@@ -92,10 +128,20 @@ class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
     last_page: InspectedResponse | None = None
     _pages_in_a_row = 0
 
+    def __init__(self, options: dict[str, Any], stop: threading.Event) -> None:
+        self.stop = stop
+        # What is expected of the streams of the current entry, by the names of their files.
+        self.playlists = dict[str, Expected]()
+        # Those of the latest answer: they may say what its body is.
+        self.latest_headers: Mapping[str, str] = {}
+        self._verified = dict[tuple[str, int, int], str]()
+        super().__init__(options)
+
     def urlopen(self, req: Request | str) -> Response:
         """Send a request, when its host allows it. Raises RequestRefused if it does not."""
         request = Request(req) if isinstance(req, str) else req
         response = self.site.send(request, lambda: super(_GuardedYoutubeDL, self).urlopen(request))
+        self.latest_headers = response.headers
         if isinstance(response, InspectedResponse):
             self.last_page = response
         return response
@@ -141,10 +187,47 @@ class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
             raise RequestRefused(Failure(Reason.UNSUPPORTED_COURSE, message))
         if test:
             return super().dl(name, info, subtitle, test)
+        downloader = downloader_class(self, self.params)
         with _headers_meant_for(self, str(info["url"])):
-            result = download_with(self, downloader_class(self, self.params), name, info, subtitle)
+            result = download_with(self, downloader, name, info, subtitle)
         refuse_page(Path(name))
+        if isinstance(downloader, DurableFragmentFD) and not subtitle:
+            self.playlists[name] = _expect_stream(downloader, info)
+            self.verify_media(name)
         return result
+
+    def verify_media(self, name: str) -> str:
+        """Check a downloaded file before ffmpeg reads it. Return the name of FFmpeg's demuxer.
+
+        Raises Failure, after it removed the file: the next attempt starts over.
+        """
+        file = Path(name)
+        state = file.stat()
+        version = (name, state.st_size, state.st_mtime_ns)
+        if version not in self._verified:
+            expected = self.playlists.get(name, Expected(is_media=True))
+            try:
+                verify(Fetched(file, expected=expected), self.stop)
+            except Failure as failure:
+                if failure.reason is not Reason.STOPPED:
+                    file.unlink()
+                raise
+            self._verified[version] = recognise_file(file).demuxer
+        return self._verified[version]
+
+
+def _expect_stream(downloader: FileDownloader, info: dict[str, Any]) -> Expected:
+    """Return what the playlist says of a stream's duration."""
+    if isinstance(downloader, DurableHlsFD):
+        # Old playlists round each segment to whole seconds; a tenth is tolerated anyway.
+        return Expected(is_media=True, seconds=downloader.seconds, slack=2.0)
+    fragments = info.get("fragments")
+    listed = fragments if isinstance(fragments, list | tuple) else ()
+    lengths = [float(each["duration"]) for each in listed if each.get("duration")]
+    if not lengths:
+        return Expected(is_media=True)
+    # Without a timeline, the last fragment is listed with the length of the others.
+    return Expected(is_media=True, seconds=sum(lengths), slack=max(lengths) + 2.0)
 
 
 @contextlib.contextmanager
@@ -186,7 +269,7 @@ def open_youtube_dl(
     if "SSL_CERT_FILE" in os.environ or "SSL_CERT_DIR" in os.environ:
         # By default yt-dlp uses certifi's authorities and ignores those of the administrator.
         options = {**options, "compat_opts": {"no-certifi"}}
-    ydl = _GuardedYoutubeDL({**options, "logger": _SilentLogger()})
+    ydl = _GuardedYoutubeDL({**options, "logger": _SilentLogger()}, stop)
     ydl.site = site or SiteAccess(max_wait=0, stop=stop, monotonic=time.monotonic)
     ydl.cookiejar = SharedCookieJar(ydl.cookiejar) if cookies is None else cookies
     handler = functools.partial(

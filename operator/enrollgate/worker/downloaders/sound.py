@@ -11,6 +11,7 @@ from av.error import FFmpegError
 
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.course import OnFetched
+from enrollgate.worker.file_types import Family, recognise_file
 
 # The file format for a codec, as players expect it. Matroska takes any other.
 _FORMATS = {
@@ -30,8 +31,11 @@ def keep_sound(file: Path, on_bytes: OnFetched) -> Path:
     The other file is removed. Raises Failure (IncompleteDownload) if it cannot be read to its end.
     """
     try:
-        # As a stream, so that no name or playlist in the file makes FFmpeg open another one.
-        with file.open("rb") as stream, av.open(stream, mode="r") as source:
+        kind = recognise_file(file)
+        if kind.family is not Family.MEDIA:
+            return file  # it will be refused
+        # As a stream of a fixed format, so that no playlist in the file makes FFmpeg open another.
+        with file.open("rb") as stream, av.open(stream, "r", format=kind.demuxer) as source:
             pictures = [each for each in source.streams.video if not _is_cover(each)]
             if not pictures or not source.streams.audio:
                 return file

@@ -4,7 +4,7 @@ A stream consists of fragments. yt-dlp counts a fragment as appended even if the
 continues a killed worker's file without looking at its length. The stream then lacks a fragment or
 has one twice, and passes as complete. Here a fragment takes these steps:
 
-    downloaded -> appended -> on the disk -> in the checkpoint, with the stream's length -> removed
+    downloaded -> appended -> on the disk -> checked -> in the checkpoint, with the stream's length
 
 The checkpoint is yt-dlp's `.ytdl` file. Bytes beyond its length are cut off before the stream is
 continued. yt-dlp also holds a whole fragment in memory, and some sites send a lecture as a single
@@ -26,10 +26,12 @@ from Cryptodome.Util.Padding import unpad
 
 from enrollgate.common.files import write_private
 from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.worker.containers import CutError, check_fragment
 from enrollgate.worker.downloaders.direct import DurableHttpFD, FileReplaced, remove_note
-from enrollgate.worker.downloaders.pages import HEAD_SIZE, refuse_page, refuse_page_as_key
+from enrollgate.worker.downloaders.pages import refuse_page, refuse_page_as_key
 from enrollgate.worker.downloaders.versions import Version
 from enrollgate.worker.downloaders.yt_dlp_compat import DashSegmentsFD, FragmentFD, HlsFD
+from enrollgate.worker.file_types import HEAD_SIZE, Family, recognise
 from enrollgate.worker.scratch import CHUNK_SIZE
 
 _Blocks = Iterator[bytes]
@@ -38,6 +40,12 @@ _DRM = re.compile(
     r"(?m)^#EXT-X-(?:SESSION-)?KEY:.*?"
     r'(?:METHOD=(?!(?:NONE|AES-128)\s*(?:,|$))|KEYFORMAT="(?!identity"))'
 )
+
+
+# What a media playlist says of each segment (RFC 8216, 4.3.2.1), in seconds.
+_DURATION = re.compile(r"(?m)^#EXTINF:\s*(\d+(?:\.\d+)?)")
+# yt-dlp leaves out segments that are marked so.
+_ADVERTISEMENT = re.compile(r"(?m)^#(ANVATO-SEGMENT-INFO|UPLYNK-SEGMENT)")
 
 
 class DurableFragmentFD(FragmentFD):  # type: ignore[misc]  # yt-dlp has no types
@@ -70,6 +78,10 @@ class DurableFragmentFD(FragmentFD):  # type: ignore[misc]  # yt-dlp has no type
         wrong numbers (they may be encrypted with them) and wrong byte ranges.
         """
         missing = (each for each in fragments if each["frag_index"] > ctx["checkpoint_index"])
+        ctx["is_text"] = info.get("ext") in ("vtt", "ttml", "srt")
+        if (pack := options.get("pack_func")) is not None:
+            # yt-dlp shifts the times of subtitles. It expects a fragment as a whole.
+            options["pack_func"] = lambda blocks, index: [pack(b"".join(blocks), index)]
         try:
             return super().download_and_append_fragments(ctx, missing, info, **options)
         except FileReplaced:
@@ -88,12 +100,15 @@ class DurableFragmentFD(FragmentFD):  # type: ignore[misc]  # yt-dlp has no type
 
     def _append_fragment(self, ctx: dict[str, Any], blocks: Iterable[bytes]) -> None:
         stream = ctx["dest_stream"]
+        start = os.fstat(stream.fileno()).st_size
         with contextlib.ExitStack() as on_error:
             # Otherwise buffered bytes would be written as soon as the disk has room again.
             on_error.callback(stream.close)
             stream.writelines(blocks)
             stream.flush()
             os.fdatasync(stream.fileno())
+            if not ctx["is_text"]:
+                _check_appended(Path(ctx["tmpfilename"]), start)
             on_error.pop_all()
         state = ctx.setdefault("extra_state", {})
         state["size"] = os.fstat(stream.fileno()).st_size
@@ -120,6 +135,8 @@ class DurableHlsFD(DurableFragmentFD, HlsFD):  # type: ignore[misc]  # yt-dlp ha
     """
 
     _has_map = False
+    # Seconds that the playlist announces. None: unknown.
+    seconds: float | None = None
 
     def can_download(
         self, manifest: str, info: dict[str, Any], allow_unplayable_formats: bool = False
@@ -132,6 +149,8 @@ class DurableHlsFD(DurableFragmentFD, HlsFD):  # type: ignore[misc]  # yt-dlp ha
         if _DRM.search(manifest):
             raise Failure(Reason.DRM_PROTECTED, "this stream is DRM-protected")
         self._has_map = "#EXT-X-MAP" in manifest
+        if not _ADVERTISEMENT.search(manifest):
+            self.seconds = sum(map(float, _DURATION.findall(manifest)))
         return bool(super().can_download(manifest, info, allow_unplayable_formats))
 
     def decrypter(
@@ -179,6 +198,25 @@ class DurableDashFD(DurableFragmentFD, DashSegmentsFD):  # type: ignore[misc]  #
             if fragment["url"] not in seen:
                 seen.add(fragment["url"])
                 yield fragment
+
+
+def _check_appended(stream: Path, start: int) -> None:
+    """Check that the bytes from `start` on are a whole fragment of the same kind as the first one.
+
+    Raises Failure: SiteError if something else was sent, IncompleteDownload if its end is missing.
+    """
+    with stream.open("rb") as file:
+        first = recognise(file.read(HEAD_SIZE))
+        file.seek(start)
+        kind = recognise(file.read(HEAD_SIZE))
+        if kind.family is not Family.MEDIA or kind.demuxer != first.demuxer:
+            message = f"a fragment of the stream is {kind.name} instead of media"
+            raise Failure(Reason.SITE_ERROR, message)
+        try:
+            check_fragment(file, first, start, os.fstat(file.fileno()).st_size)
+        except CutError as cut:
+            message = f"a fragment of the stream is not whole: {cut}"
+            raise Failure(Reason.INCOMPLETE_DOWNLOAD, message) from cut
 
 
 def _read_blocks(file: Path) -> _Blocks:

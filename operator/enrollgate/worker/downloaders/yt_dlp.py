@@ -164,6 +164,9 @@ class YtDlp:
         """Return whether the site still has the version of the item that was delivered."""
         return self._fetcher().is_current(self._listed[item.item_id].entry, delivered)
 
+    def discard(self, item: Item) -> None:
+        """Do nothing: all files of an item are in its folder."""
+
     def close(self) -> None:
         """Close yt-dlp's connections."""
         close_connections(self._ydl)

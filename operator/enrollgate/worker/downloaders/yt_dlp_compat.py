@@ -42,6 +42,7 @@ from yt_dlp.networking.exceptions import (
     RequestError,
     TransportError,
 )
+from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
 from yt_dlp.utils import RetryManager
 from yt_dlp.utils.networking import HTTPHeaderDict
 
@@ -53,6 +54,7 @@ __all__ = [
     "CookieLoadError",
     "DashSegmentsFD",
     "FFmpegFD",
+    "FFmpegPostProcessor",
     "FileDownloader",
     "FragmentFD",
     "HTTPError",
@@ -182,6 +184,11 @@ SIGNATURES: dict[str, str] = {
     "yt_dlp.networking.exceptions:TransportError": "(msg=, cause=, handler=)",
     "yt_dlp.utils:RetryManager": "(_retries, _error_callback, **kwargs)",
     "yt_dlp.utils.networking:HTTPHeaderDict": "(*args, **kwargs)",
+    "yt_dlp.postprocessor.ffmpeg:FFmpegPostProcessor": "(downloader=)",
+    "yt_dlp.postprocessor.ffmpeg:FFmpegPostProcessor.get_metadata_object": "(self, path, opts=)",
+    "yt_dlp.postprocessor.ffmpeg:FFmpegPostProcessor.real_run_ffmpeg": (
+        "(self, input_path_opts, output_path_opts, *, expected_retcodes=)"
+    ),
 }
 
 # Attributes that exist on instances only, by the class.

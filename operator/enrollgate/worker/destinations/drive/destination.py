@@ -12,7 +12,6 @@ files, the newest counts and the others move to the trash: all workers of a task
 import contextlib
 import hashlib
 import threading
-from pathlib import Path
 
 from enrollgate.common.files import file_md5
 from enrollgate.domain.reasons import Failure, Reason
@@ -149,14 +148,14 @@ class Drive:
         course, folder = self._course, ""
         try:
             folder = self._section_folder(item)
-            uploaded = self._upload(item, fetched.file, md5, folder, on_bytes)
+            uploaded = self._upload(item, fetched, md5, folder, on_bytes)
         except Failure as failure:
             if failure.reason is not Reason.DESTINATION_NOT_FOUND or not self._reopen(course):
                 raise
             merged = self._section_folder(item)
             if merged == folder:
                 raise
-            uploaded = self._upload(item, fetched.file, md5, merged, on_bytes)
+            uploaded = self._upload(item, fetched, md5, merged, on_bytes)
         with self._lock:
             known = self._files.get(item.key, [])
         condition = f" and appProperties has {{ key='{ITEM}' and value='{item.key}' }}"
@@ -227,11 +226,14 @@ class Drive:
         for copies in found.values():
             self._trash_older(copies)
 
-    def _upload(self, item: Item, file: Path, md5: str, folder: str, on_bytes: OnBytes) -> File:
+    def _upload(
+        self, item: Item, fetched: Fetched, md5: str, folder: str, on_bytes: OnBytes
+    ) -> File:
+        file = fetched.file
         with self._lock:
-            name = item_name(item, file.suffix)
+            name = item_name(item, fetched.suffix)
             if self._names.setdefault((folder, name), item.key) != item.key:
-                name = item_name(item, file.suffix, taken=True)
+                name = item_name(item, fetched.suffix, taken=True)
                 self._names[folder, name] = item.key
         properties = {**self._properties, ITEM: item.key, MD5: md5}
         metadata: Metadata = {"name": name, "appProperties": properties}

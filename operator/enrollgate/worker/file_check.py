@@ -1,0 +1,299 @@
+"""Check one file to its end: run as a program of its own, because the file may be hostile.
+
+FFmpeg's parsers and the standard library's archive readers meet bytes that anybody may have
+chosen. So they run in a process that has no network code of ours, few file descriptors, bounded
+memory and bounded CPU time, and whose crash costs one item. `verification` starts it.
+
+Protocol: a line with a path as JSON comes in on standard input, a line with `Findings` as JSON goes
+out. One process checks many files, one after the other.
+
+FFmpeg gets an open file and the name of its format, never a path or a URL. So it cannot choose a
+playlist's parser, and what a file names is never opened.
+"""
+
+import bz2
+import contextlib
+import gzip
+import io
+import json
+import lzma
+import os
+import re
+import resource
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from enrollgate.worker.containers import CutError, check_structure
+from enrollgate.worker.file_types import (
+    EMPTY,
+    HEAD_SIZE,
+    TEXT,
+    Family,
+    FileType,
+    recognise,
+)
+
+# Limits of the process: bytes of memory, open files, and seconds of CPU for one file, plus some for
+# each gigabyte.
+_MEMORY = 1 << 30
+_OPEN_FILES = 32
+_CPU_SECONDS, _CPU_SECONDS_PER_GB = 60, 60
+# What FFmpeg may read to find the streams, in bytes and in microseconds of the media.
+_PROBE = {"probesize": "20000000", "analyzeduration": "30000000"}
+# Seconds: in a transport stream a larger step between two packets is a jump of the clock.
+_MAX_STEP = 10.0
+# Bytes at the end of a file in which its end mark is looked for.
+_TAIL = 4096
+# Bytes of an archive that are decompressed at most, and of a JSON file that are parsed.
+_MAX_UNPACKED, _MAX_JSON = 1 << 31, 1 << 26
+_CHUNK = 1 << 20
+# Extensions of office documents by the folder or the type that their archive contains.
+_OFFICE = {"word/": ".docx", "xl/": ".xlsx", "ppt/": ".pptx"}
+_MIMETYPES = {
+    "application/epub+zip": ".epub",
+    "application/vnd.oasis.opendocument.text": ".odt",
+    "application/vnd.oasis.opendocument.spreadsheet": ".ods",
+    "application/vnd.oasis.opendocument.presentation": ".odp",
+}
+
+Problem = Literal["", "cut", "broken"]
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a file turned out to be."""
+
+    name: str  # of its type, for messages
+    family: str  # a Family's value
+    extensions: tuple[str, ...] = ()  # of its type, the usual one first
+    problem: Problem = ""  # "cut": its end is missing. "broken": it cannot be read
+    detail: str = ""  # what the parser says of the problem
+    streams: tuple[str, ...] = ()  # of media: "video", "audio", "subtitle", ...
+    seconds: float | None = None  # that its packets play; None: it is not media
+    size: int = 0  # bytes
+
+
+def check(path: Path) -> Findings:
+    """Return what the file is, and whether it is whole. Raises OSError if it cannot be read."""
+    with path.open("rb") as file:
+        head, size = file.read(HEAD_SIZE), os.fstat(file.fileno()).st_size
+        kind = recognise(head)
+        findings = Findings(kind.name, kind.family.value, kind.extensions, size=size)
+        if kind is EMPTY:
+            return replace(findings, problem="broken")
+        try:
+            match kind.family:
+                case Family.MEDIA:
+                    return _check_media(file, kind, findings)
+                case Family.DOCUMENT | Family.IMAGE:
+                    return _check_document(file, kind, findings)
+                case Family.TEXT:
+                    return _check_text(file, kind, findings)
+                case Family.UNKNOWN:
+                    return findings
+        except CutError as cut:
+            return replace(findings, problem="cut", detail=str(cut))
+
+
+class _Clock:
+    """Add up how long the packets of one stream play, whatever jumps its time stamps make."""
+
+    def __init__(self, jumps: bool) -> None:
+        self._jumps = jumps
+        self._last: float | None = None
+        self._length = 0.0
+        self._played = 0.0
+
+    def add(self, time: float | None, length: float) -> None:
+        """Take a packet. Both are seconds; None: it has no time stamp."""
+        if self._last is not None:
+            step = self._length if time is None else time - self._last
+            is_jump = step < 0 or (self._jumps and step > _MAX_STEP)
+            self._played += self._length if is_jump else step
+        self._last = time if time is not None else (self._last or 0.0) + self._length
+        self._length = length
+
+    @property
+    def played(self) -> float:
+        """Return the seconds until the end of the last packet."""
+        return self._played + self._length
+
+
+def _check_media(file: BinaryIO, kind: FileType, findings: Findings) -> Findings:
+    """Read every packet. Damage in the middle of a format without check sums stays unnoticed."""
+    import av  # only media need it, and it takes a moment to load
+
+    check_structure(file, kind, findings.size)
+    file.seek(0)
+    jumps = kind.demuxer in ("mpegts", "mpeg", "aac")
+    try:
+        with av.open(
+            file, "r", format=kind.demuxer, options=_PROBE, metadata_errors="replace"
+        ) as media:
+            announced = media.duration / 1_000_000 if media.duration and not jumps else 0.0
+            types = tuple(sorted({each.type for each in media.streams}))
+            # A cover picture is a video stream without time.
+            streams = [
+                each
+                for each in media.streams
+                if each.type in ("video", "audio")
+                and av.stream.Disposition.attached_pic not in each.disposition
+            ]
+            clocks = {each.index: _Clock(jumps) for each in streams}
+            for packet in media.demux(streams) if streams else ():
+                if packet.size and packet.time_base is not None:
+                    time = packet.dts if packet.dts is not None else packet.pts
+                    clocks[packet.stream_index].add(
+                        None if time is None else float(time * packet.time_base),
+                        float((packet.duration or 0) * packet.time_base),
+                    )
+    except (av.error.FFmpegError, UnicodeError, ValueError) as error:
+        return replace(findings, problem="broken", detail=f"{error}"[:200])
+    seconds = max((clock.played for clock in clocks.values()), default=0.0)
+    findings = replace(findings, streams=types, seconds=round(seconds, 3))
+    # FLAC counts its samples. Others round, or their streams differ in length.
+    if is_short(seconds, announced) or (kind.demuxer == "flac" and announced - seconds > 0.01):
+        detail = f"it announces {announced:.0f} s and plays {seconds:.0f} s"
+        return replace(findings, problem="cut", detail=detail)
+    return findings
+
+
+def is_short(seconds: float, expected: float, slack: float = 2.0) -> bool:
+    """Return whether media play noticeably shorter than expected: by `slack` s and by a tenth."""
+    return expected - seconds > max(slack, expected / 10)
+
+
+def _check_document(file: BinaryIO, kind: FileType, findings: Findings) -> Findings:
+    """Look for the end of a document, an image or an archive. Raises CutError."""
+    size = findings.size
+    file.seek(max(0, size - _TAIL))
+    tail = file.read()
+    file.seek(0)
+    head = file.read(_TAIL)
+    file.seek(0)
+    main = kind.extensions[0]
+    if main == ".zip":
+        return _check_zip(file, findings)
+    if (opener := _DECOMPRESSORS.get(main)) is not None:
+        _unpack(file, opener)
+        return findings
+    mark = _END_MARKS.get(main)
+    if mark is not None and mark not in tail:
+        raise CutError(f"its end mark {mark!r} is missing")
+    announced = 0
+    if main == ".pdf" and (
+        length := re.search(rb"/Linearized\b.{0,200}?/L\s+(\d+)", head, re.DOTALL)
+    ):
+        announced = int(length[1])
+    elif main == ".webp":
+        announced = int.from_bytes(head[4:8], "little") + 8
+    elif main == ".7z":  # https://7-zip.org/sdk.html, 7zFormat.txt: SignatureHeader
+        announced = (
+            32 + int.from_bytes(head[12:20], "little") + int.from_bytes(head[20:28], "little")
+        )
+    elif main == ".bmp":
+        announced = int.from_bytes(head[2:6], "little")
+    elif main == ".tar":
+        announced = size if size % 512 == 0 else size + 1
+    if announced > size:
+        raise CutError(f"it announces {announced:,} bytes and has {size:,}")
+    return findings
+
+
+# What the last bytes of a whole file contain.
+_END_MARKS = {
+    ".pdf": b"%%EOF",
+    ".png": b"IEND",
+    ".jpg": b"\xff\xd9",
+    ".gif": b"\x3b",
+}
+_DECOMPRESSORS: dict[str, Callable[[BinaryIO], io.BufferedIOBase]] = {
+    ".gz": lambda file: gzip.GzipFile(fileobj=file),
+    ".bz2": bz2.BZ2File,
+    ".xz": lzma.LZMAFile,
+}
+
+
+def _unpack(file: BinaryIO, opener: Callable[[BinaryIO], io.BufferedIOBase]) -> None:
+    """Decompress an archive, without keeping anything. Raises CutError."""
+    unpacked = 0
+    try:
+        with opener(file) as stream:
+            while unpacked < _MAX_UNPACKED and (block := stream.read(_CHUNK)):
+                unpacked += len(block)
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        raise CutError(str(error)[:200]) from error
+
+
+def _check_zip(file: BinaryIO, findings: Findings) -> Findings:
+    """Read the directory at the archive's end. It also says which kind of document this is."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+            mimetype = ""
+            if "mimetype" in names and archive.getinfo("mimetype").file_size < 200:
+                mimetype = archive.read("mimetype").decode("ascii", "replace").strip()
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError) as error:
+        raise CutError(str(error)[:200]) from error
+    extension = _MIMETYPES.get(mimetype, "")
+    if "[Content_Types].xml" in names:
+        found = (each for start, each in _OFFICE.items() if any(n.startswith(start) for n in names))
+        extension = next(found, "")
+    if extension:
+        return replace(findings, name="an Office document", extensions=(extension,))
+    return findings
+
+
+def _check_text(file: BinaryIO, kind: FileType, findings: Findings) -> Findings:
+    """Tell JSON from a text that only begins like it."""
+    if kind.name == "JSON" and findings.size <= _MAX_JSON:
+        file.seek(0)
+        try:
+            json.loads(file.read())
+        except (ValueError, RecursionError):
+            return replace(findings, name=TEXT.name, extensions=TEXT.extensions)
+    return findings
+
+
+def _limit_process() -> None:
+    """Bound what a hostile file can use up."""
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _limit_cpu(size: int) -> None:
+    """Give the next file its seconds of CPU. Beyond them the kernel kills this process."""
+    used = sum(os.times()[:2])
+    seconds = int(used) + _CPU_SECONDS + _CPU_SECONDS_PER_GB * size // 1_000_000_000
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, hard))
+
+
+def serve() -> None:
+    """Answer requests until standard input ends."""
+    _limit_process()
+    for line in sys.stdin:
+        path = Path(json.loads(line))
+        with contextlib.suppress(OSError):
+            _limit_cpu(path.stat().st_size)
+        try:
+            answer = asdict(check(path))
+        except OSError as error:
+            answer = {"error": error.errno}
+        except MemoryError:
+            answer = asdict(
+                Findings("a file", Family.UNKNOWN.value, problem="broken", detail="too large")
+            )
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    serve()

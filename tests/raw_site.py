@@ -1,6 +1,7 @@
 """A site that sends exactly the bytes that a test says, and keeps all requests it gets."""
 
 import socketserver
+import ssl
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ Answer = Callable[[Received], Iterable[bytes]]
 class RawSite:
     """Serves `answers` by path, without the query, on 127.0.0.1. Each is sent, then closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        """With a context it speaks TLS."""
         self.answers: dict[str, Answer] = {}
         self.requests: list[Received] = []
         site = self
@@ -46,6 +48,8 @@ class RawSite:
 
         self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        if context is not None:
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self.port = self._server.server_address[1]
         self.host = f"127.0.0.1:{self.port}"

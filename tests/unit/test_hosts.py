@@ -75,6 +75,31 @@ def test_an_unusable_course_url_is_refused(url: str) -> None:
         "https://100.64.0.1/",
         "https://224.0.0.1/",
         "https://[2002:7f00:1::]/",
+        "https://[2002:a9fe:a9fe::1]/",
+        "https://[64:ff9b::10.0.0.1]/",
+        "https://[64:ff9b::a9fe:a9fe]/",
+        "https://[64:ff9b:1:ffff::8.8.8.8]/",
+        "https://[2001:0:4136:e378:8000:63bf:3fff:fdd2]/",
+        "https://[2001:0:a00:1::]/",
+        "https://[::10.0.0.1]/",
+        "https://[::ffff:0:10.0.0.1]/",
+        "https://[::ffff:a9fe:a9fe]/",
+        "https://[fd00:ec2::254]/",
+        "https://[2001:db8::1]/",
+        "https://[100::1]/",
+        "https://[ff02::1]/",
+        "https://192.0.0.192/",
+        "https://192.88.99.1/",
+        "https://100.100.100.200/",
+        "https://198.18.0.1/",
+        "https://240.0.0.1/",
+        "https://255.255.255.255/",
+        "https://0x7f000001/",
+        "https://017700000001/",
+        "https://127.0.0.1./",
+        "https://１２７.0.0.1/",
+        "https://127。0。0。1/",
+        "https://[::1%25lo]/",
     ],
 )
 def test_private_addresses_and_plain_http_are_refused_by_default(url: str) -> None:
@@ -121,8 +146,15 @@ def test_a_host_is_allowed_as_the_list_says(
 
 def test_a_name_that_resolves_to_a_private_address_is_refused() -> None:
     check_address("a.example", 443, "93.184.215.14", ())
+    check_address("a.example", 443, "2606:4700::1111", ())
+    # What an IPv6-only cluster makes of a public IPv4 address (RFC 6147).
+    check_address("a.example", 443, "64:ff9b::5db8:d70e", ())
     check_address("a.example", 443, "127.0.0.1", ("a.example",))
-    for address in ("127.0.0.1", "10.1.2.3", "fe80::1%eth0", "::1", "::ffff:10.0.0.1"):
+    for address in (
+        *("127.0.0.1", "10.1.2.3", "168.63.129.16", "192.0.0.192"),
+        *("fe80::1%eth0", "::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "64:ff9b:1::808:808"),
+        *("fec0::1", "5f00::1", "3fff::1", "2002:a00:1::1", "2001:0:a00:1::"),
+    ):
         with pytest.raises(Failure, match="private address"):
             check_address("a.example", 443, address, ("*.example",))
 

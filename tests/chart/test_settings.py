@@ -22,7 +22,14 @@ LEAST = {
 def _everything_but_drive() -> dict[str, Any]:
     values = copy.deepcopy(EVERYTHING) | {"destination": "directory:/courses", "drive": {}}
     values["destinationVolume"] = {"existingClaim": "courses"}
-    for name in ("downloads", "uploads", "downloadRate", "uploadRate", "maxRetryAfter"):
+    for name in (
+        "downloads",
+        "uploads",
+        "downloadRate",
+        "uploadRate",
+        "maxRetryAfter",
+        "minDownloadRate",
+    ):
         del values["worker"][name]
     return values
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enrollgate.domain.destination import DirectoryDestination, DriveDestination
+from enrollgate.domain.reasons import ACCEPTABLE_REASONS
 from enrollgate.settings.loading import load_worker_settings
 from enrollgate.settings.worker import WorkerSettings
 
@@ -39,6 +40,11 @@ FIELDS: dict[str, st.SearchStrategy[object]] = {
     "download_rate": RATES,
     "upload_rate": RATES,
     "allowed_hosts": st.lists(HOSTS, max_size=4).map(tuple),
+    "min_download_rate": st.integers(0, 2**60),
+    "incomplete": st.sampled_from(["fail", "accept"]),
+    "incomplete_reasons": st.lists(st.sampled_from(list(map(str, ACCEPTABLE_REASONS))), max_size=4)
+    .map(tuple)
+    .filter(bool),
     "max_retry_after": st.floats(0, 3650 * 86400, exclude_min=True),
     "cookies_dir": st.none() | PATHS,
     "scratch_limit": st.integers(1, 2**60),

@@ -120,6 +120,9 @@ app.kubernetes.io/part-of: enrollgate
   "ATTACHMENTS" $v.worker.attachments
   "THUMBNAILS" $v.worker.thumbnails
   "COURSE_INDEX" $v.worker.courseIndex
+  "INCOMPLETE" $v.worker.incomplete
+  "INCOMPLETE_REASONS" (join "," $v.worker.incompleteReasons)
+  "MIN_DOWNLOAD_RATE" $v.worker.minDownloadRate
   "MAX_RETRY_AFTER" $v.worker.maxRetryAfter
   "LOG_FORMAT" $v.logFormat
   "LOG_LEVEL" $v.logLevel

@@ -53,6 +53,7 @@ class Overview:
     runs: list[queries.RunView]
     progress: dict[str, Progress]
     failures: list[queries.RunView]
+    incomplete: list[queries.RunView]
 
 
 def print_status(*, as_json: bool, watch: bool) -> None:
@@ -95,6 +96,7 @@ def load_overview(database: Database, tables: Tables, read: ProgressReader) -> O
         runs=runs,
         progress=progress,
         failures=queries.latest_failures(database),
+        incomplete=queries.latest_incomplete(database),
     )
 
 
@@ -114,13 +116,17 @@ def to_json(overview: Overview) -> dict[str, Any]:
         "runs": [
             plain(run) | {"progress": overview.progress.get(run.name)} for run in overview.runs
         ],
+        "completed_with_items_left_out": [plain(run) for run in overview.incomplete],
         "failures": [plain(run) | {"remedy": _remedy(run.reason)} for run in overview.failures],
     }
 
 
 def render(overview: Overview, tables: Tables) -> RenderableType:
-    """Return the overview as three tables for a terminal."""
-    return Group(_task_table(overview, tables), _run_table(overview), _failure_table(overview))
+    """Return the overview as tables for a terminal."""
+    shown = [_task_table(overview, tables), _run_table(overview), _failure_table(overview)]
+    if overview.incomplete:
+        shown.append(_incomplete_table(overview))
+    return Group(*shown)
 
 
 def _watch(load: Callable[[], RenderableType]) -> NoReturn:
@@ -220,4 +226,13 @@ def _failure_table(overview: Overview) -> Table:
         )
     if not overview.failures:
         table.add_row("none", *[""] * 4)
+    return table
+
+
+def _incomplete_table(overview: Overview) -> Table:
+    title = "Completed, with items left out (ENROLLGATE_INCOMPLETE)"
+    table = Table("task", "finished at (UTC)", "result", title=title, title_justify="left")
+    for run in overview.incomplete:
+        finished = f"{run.finished_at:%Y-%m-%d %H:%M:%S}" if run.finished_at else ""
+        table.add_row(str(run.task_id), finished, _cell(f"completed: {run.message}"))
     return table

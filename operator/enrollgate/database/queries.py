@@ -100,6 +100,21 @@ def unfinished_runs(database: Database, limit: int = 50) -> list[RunView]:
         return [RunView(*row) for row in connection.execute(statement)]
 
 
+def latest_incomplete(database: Database, limit: int = 10) -> list[RunView]:
+    """Return the runs that succeeded last with items left out, newest first.
+
+    The worker's message says so.
+    """
+    statement = (
+        select(*_VIEW)
+        .where(runs.c.outcome == "succeeded", runs.c.message.like("%items left out%"))
+        .order_by(runs.c.finished_at.desc(), runs.c.id.desc())
+        .limit(limit)
+    )
+    with database.read_transaction() as connection:
+        return [RunView(*row) for row in connection.execute(statement)]
+
+
 def latest_failures(database: Database, limit: int = 10) -> list[RunView]:
     """Return the runs that failed last, newest first."""
     statement = (

@@ -336,6 +336,17 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     ),
 }
 
+# What may be accepted of single items (ENROLLGATE_INCOMPLETE_REASONS): their site does not give
+# them. The others are about the account, the destination or the machine.
+ACCEPTABLE_REASONS = (
+    Reason.DRM_PROTECTED,
+    Reason.UNSUPPORTED_COURSE,
+    Reason.ACCESS_DENIED,
+    Reason.COURSE_NOT_FOUND,
+    Reason.SITE_ERROR,
+    Reason.INCOMPLETE_DOWNLOAD,
+)
+
 # A run with one of these did not start in time. It is stopped, but its outcome is failed, not
 # revoked.
 START_FAILURES = frozenset(

@@ -36,10 +36,19 @@ class FailedItem:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOutItem:
+    """One item that is left out on purpose, by its title, and why."""
+
+    item: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """How one attempt of a run ended.
 
-    `reason` is None exactly when the course is complete at its destination. `bytes_delivered` and
+    `reason` is None exactly when the course is complete at its destination, but for what is left
+    out on purpose. `bytes_delivered` and
     `items_delivered` count what this attempt moved, `items_skipped` what was there already.
     `remedy` says what to do about this very failure; if it is empty, the reason's own remedy
     applies. `retry_after` is how many seconds the site asked us to wait before the next attempt.
@@ -57,6 +66,8 @@ class Report:
     failed_items: tuple[FailedItem, ...] = ()
     remedy: str = ""
     retry_after: float | None = None
+    items_left_out: int = 0
+    left_out_items: tuple[LeftOutItem, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
         """Return the report as plain data for JSON; `from_dict` reads it back."""
@@ -90,6 +101,11 @@ class Report:
                     )
                     for each in raw.get("failed_items", ())
                 ),
+                items_left_out=_parse_count(raw.get("items_left_out", 0)),
+                left_out_items=tuple(
+                    LeftOutItem(_parse_text(each["item"]), _parse_text(each["why"]))
+                    for each in raw.get("left_out_items", ())
+                ),
                 remedy=_parse_text(raw.get("remedy", "")),
                 retry_after=None if wait is None else _parse_seconds(wait),
             )
@@ -110,6 +126,10 @@ class Report:
                 FailedItem(redact(each.item, _TITLE_LIMIT), each.reason, redact(each.message, 200))
                 for each in self.failed_items
             )[:_MAX_FAILED_ITEMS],
+            left_out_items=tuple(
+                LeftOutItem(redact(each.item, _TITLE_LIMIT), redact(each.why, 200))
+                for each in self.left_out_items
+            )[:_MAX_FAILED_ITEMS],
         )
         while True:
             result = report
@@ -118,7 +138,9 @@ class Report:
                 result = replace(report, message=f"{report.message}; {unnamed}{_NOTE}")
             if len(_to_json(result)) <= REPORT_LIMIT:
                 return result
-            if report.failed_items:
+            if report.left_out_items:
+                report = replace(report, left_out_items=report.left_out_items[:-1])
+            elif report.failed_items:
                 report = replace(report, failed_items=report.failed_items[:-1])
             elif len(report.message) > 40:
                 report = replace(report, message=report.message[: len(report.message) // 2])

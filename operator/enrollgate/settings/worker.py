@@ -17,6 +17,7 @@ from pydantic_settings import (
 )
 
 from enrollgate.domain.destination import Destination, DirectoryDestination, parse_destination
+from enrollgate.domain.reasons import ACCEPTABLE_REASONS
 from enrollgate.settings.sources import PREFIX, SecretsFolder
 from enrollgate.settings.types import Argv, Seconds, SomePath, TextList
 from enrollgate.settings.validators import (
@@ -102,10 +103,27 @@ class WorkerSettings(BaseSettings):
         "list the host itself.",
         examples=["courses.example.com,*.cdn.example.com"],
     )
+    min_download_rate: ByteSize = Field(
+        ByteSize(1024),
+        description="Bytes per second that each connection to a site must send. One that sends "
+        "less over a minute is given up. 0: no minimum.",
+    )
     max_retry_after: Seconds = Field(
         60,
         description="Seconds that a worker waits at most when a site answers 429 or 503 with "
         "`Retry-After`. If the site asks for more, the attempt ends.",
+    )
+    incomplete: Literal["fail", "accept"] = Field(
+        "fail",
+        description="What happens if items of a course cannot be delivered for good: `fail`, or "
+        "`accept`: the task becomes `completed`, and the items are named as left out.",
+    )
+    incomplete_reasons: TextList = Field(
+        ("DrmProtected", "UnsupportedCourse"),
+        description="The reasons of items that ENROLLGATE_INCOMPLETE=accept accepts, "
+        f"comma-separated. Possible: {', '.join(f'`{each}`' for each in ACCEPTABLE_REASONS)}. "
+        "Those that a retry can help are accepted in the last attempt only.",
+        examples=["DrmProtected,CourseNotFound"],
     )
     cookies_dir: SomePath | None = Field(
         None,
@@ -187,6 +205,15 @@ class WorkerSettings(BaseSettings):
     @classmethod
     def _chunk_size(cls, value: ByteSize) -> ByteSize:
         check_chunk(value)
+        return value
+
+    @field_validator("incomplete_reasons")
+    @classmethod
+    def _reasons(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for reason in value:
+            if reason not in ACCEPTABLE_REASONS:
+                possible = ", ".join(ACCEPTABLE_REASONS)
+                raise ValueError(f"{reason!r} cannot be accepted: write one or more of {possible}")
         return value
 
     @model_validator(mode="after")

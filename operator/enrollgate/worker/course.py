@@ -4,13 +4,14 @@ Separate from all three, so that each of them can be replaced and tested alone.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.domain.report import LeftOutItem
 
 # Called with the bytes of an item that this delivery has moved so far. It may block, to keep the
 # bandwidth limit.
@@ -251,9 +252,10 @@ class Destination(Protocol):
         """
         ...
 
-    def finish(self) -> None:
+    def finish(self, left_out: Sequence[LeftOutItem]) -> None:
         """Check that all items that were found or delivered are still there, each once.
 
+        `left_out` is what the manifest names as left out, if the destination has a manifest.
         Called once at the end of the run. A destination that two workers may write to at once
         merges what the other one delivered.
         """

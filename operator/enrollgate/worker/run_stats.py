@@ -4,10 +4,11 @@ The pipeline counts here; `work` makes the report of it. Separate from the pipel
 no threads: it is plain data and two functions of it.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 
 from enrollgate.domain.reasons import Failure, Reason, explain
-from enrollgate.domain.report import FailedItem
+from enrollgate.domain.report import FailedItem, LeftOutItem
 from enrollgate.worker.course import Delivered, Item, LoginRequired
 
 
@@ -32,6 +33,29 @@ class RunStats:
     def set_fatal(self, failure: Failure) -> None:
         """Record what ends the run. The first failure counts."""
         self.fatal = self.fatal or failure
+
+    def accept(self, reasons: Collection[str], *, is_last_attempt: bool) -> None:
+        """Leave out the failed items whose reasons are accepted.
+
+        A failure that a retry can help is accepted in the last attempt only. Nothing is accepted of
+        a run that ended early, or of a course of which nothing is at the destination.
+        """
+        if self.fatal is not None or not self.delivered + self.skipped:
+            return
+        failures = list[tuple[Item, Failure]]()
+        for item, failure in self.failures:
+            is_final = is_last_attempt or not explain(failure.reason).retry_can_help
+            if failure.reason in reasons and is_final:
+                why = f"{failure.reason}: {failure.message}"
+                self.left_out.append(replace(item, left_out=why))
+            else:
+                failures.append((item, failure))
+        self.failures = failures
+
+    def left_out_items(self) -> tuple[LeftOutItem, ...]:
+        """Return the items that are left out as the report names them, in the course's order."""
+        items = sorted(self.left_out, key=lambda item: (item.index, item.part))
+        return tuple(LeftOutItem(item.title, item.left_out) for item in items)
 
     def failed_items(self) -> tuple[FailedItem, ...]:
         """Return the failed items as the report names them, in the course's order."""

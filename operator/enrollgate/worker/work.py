@@ -45,7 +45,7 @@ def work(
     start = monotonic()
     progress = Progress(path=order.progress_path, clock=clock)
     try:
-        report = _attempt(order, progress, stop)
+        report = _attempt(order, progress, stop, monotonic)
     except Failure as failure:
         report = _build_report(RunStats(fatal=failure))
     except OSError as error:
@@ -60,12 +60,17 @@ def work(
     return replace(report, seconds=round(monotonic() - start, 3))
 
 
-def _attempt(order: WorkOrder, progress: Progress, stop: threading.Event) -> Report:
+def _attempt(
+    order: WorkOrder,
+    progress: Progress,
+    stop: threading.Event,
+    monotonic: Callable[[], float],
+) -> Report:
     settings = order.settings
     check_url(order.course_url, settings.allowed_hosts)
     order.scratch_dir.mkdir(parents=True, exist_ok=True)
     destination = build_destination(order, stop)
-    downloader = build_downloader(order, stop)
+    downloader = build_downloader(order, stop, monotonic)
     download_bandwidth, upload_bandwidth = (
         Bandwidth(rate, monotonic=time.monotonic, sleep=stop.wait)
         for rate in (settings.download_rate, settings.upload_rate)
@@ -86,11 +91,14 @@ def _attempt(order: WorkOrder, progress: Progress, stop: threading.Event) -> Rep
             stop=stop,
         )
         stats = pipeline.run(course)
+        if settings.incomplete == "accept":
+            is_last = order.attempt >= order.max_attempts
+            stats.accept(settings.incomplete_reasons, is_last_attempt=is_last)
         if settings.course_index and stats.fatal is None and stats.present:
             _deliver_index(order, course, destination, stats)
         if stats.fatal is None:
             try:
-                destination.finish()
+                destination.finish(stats.left_out_items())
             except Failure as failure:
                 stats.set_fatal(failure)
     finally:
@@ -120,7 +128,7 @@ def _build_report(stats: RunStats, destination_id: str = "", destination_url: st
     failure = overall_failure(stats)
     done = f"{stats.delivered} items delivered, {stats.skipped} were there already"
     if stats.left_out:
-        done += f", {len(stats.left_out)} left out on purpose"
+        done += f", {len(stats.left_out)} items left out"
     return Report(
         reason=failure.reason if failure else None,
         message=failure.message if failure else done,
@@ -131,6 +139,8 @@ def _build_report(stats: RunStats, destination_id: str = "", destination_url: st
         destination_id=destination_id,
         destination_url=destination_url,
         failed_items=stats.failed_items(),
+        items_left_out=len(stats.left_out),
+        left_out_items=stats.left_out_items(),
         remedy=failure.remedy if failure else "",
         retry_after=failure.retry_after if failure else None,
     )

@@ -3,6 +3,7 @@
 import errno
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.orders import order_for, run
 from tests.small_disk import small_disk
 
 from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.domain.report import LeftOutItem
 from enrollgate.worker.bandwidth import Bandwidth
 from enrollgate.worker.course import Course, Delivered, Fetched, Item, OnBytes, OnFetched
 from enrollgate.worker.destinations.directory import Directory
@@ -45,7 +47,7 @@ class BuggyDestination:
     location = ("", "")
 
     def open(self, title: str) -> None: ...
-    def finish(self) -> None: ...
+    def finish(self, left_out: Sequence[LeftOutItem]) -> None: ...
     def find(self, item: Item) -> Delivered | None:
         return None
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from tests.orders import delivered, order_for, run
 from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
 
 from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.domain.report import LeftOutItem
 from enrollgate.worker.bandwidth import Bandwidth
 from enrollgate.worker.course import Course, Delivered, Fetched, Item, OnBytes, OnFetched
 from enrollgate.worker.pipeline import DELIVERIES_IN_A_ROW, Pipeline, TransferLimits
@@ -131,7 +132,7 @@ class StubDestination:
 
     def open(self, title: str) -> None: ...
 
-    def finish(self) -> None: ...
+    def finish(self, left_out: Sequence[LeftOutItem]) -> None: ...
 
     def find(self, item: Item) -> Delivered | None:
         return None

@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any
 
 from enrollgate.common.files import file_md5, write_atomically
 from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.domain.report import LeftOutItem
 from enrollgate.worker.course import Delivered, Fetched, Item, OnBytes, Validators
 from enrollgate.worker.disk import destination_failure
 from enrollgate.worker.identity import public_url
@@ -51,6 +52,7 @@ class Directory:
         self._stop = stop
         self._course: Path | None = None
         self._title = ""
+        self._left_out = list[dict[str, str]]()
         self._items: dict[str, dict[str, Any]] = {}
         # The item of each path, also while it is copied: two items with one name never share a
         # file.
@@ -202,8 +204,16 @@ class Directory:
     def _relative(self, path: Path) -> str:
         return str(path.relative_to(self._folder()))
 
-    def finish(self) -> None:
-        """Check that the files of all items are still there, with their sizes. Raises Failure."""
+    def finish(self, left_out: Sequence[LeftOutItem] = ()) -> None:
+        """Check that the files of all items are still there, with their sizes.
+
+        What is left out is named in the manifest. Raises Failure.
+        """
+        named = [{"title": each.item, "why": each.why} for each in left_out]
+        if named != self._left_out:
+            self._left_out = named
+            with _as_failures(), self._lock:
+                self._write_manifest()
         for item_id in sorted(self._counted):
             entry = self._items.get(item_id)
             if entry is None:
@@ -250,6 +260,7 @@ class Directory:
             "task_id": self._task_id,
             "course": self._key,
             "title": self._title,
+            "left_out": self._left_out,
             "items": [
                 {"item": item_id, **entry}
                 for item_id, entry in sorted(

@@ -6,6 +6,8 @@ modules here may import the worker's other modules, settings, domain and common.
 """
 
 import threading
+import time
+from collections.abc import Callable
 
 from enrollgate.worker.course import Downloader
 from enrollgate.worker.order import WorkOrder
@@ -13,8 +15,14 @@ from enrollgate.worker.order import WorkOrder
 __all__ = ["build_downloader"]
 
 
-def build_downloader(order: WorkOrder, stop: threading.Event) -> Downloader:
+def build_downloader(
+    order: WorkOrder,
+    stop: threading.Event,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Downloader:
     """Build the downloader that the settings name. `stop` ends it soon and cleanly.
+
+    `monotonic` gives seconds.
 
     Only the chosen module is imported: yt-dlp takes a second to load.
     """
@@ -24,4 +32,4 @@ def build_downloader(order: WorkOrder, stop: threading.Event) -> Downloader:
         return Command(order, stop)
     from enrollgate.worker.downloaders.yt_dlp import YtDlp
 
-    return YtDlp(order, stop)
+    return YtDlp(order, stop, monotonic)

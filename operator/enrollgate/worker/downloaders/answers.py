@@ -4,7 +4,7 @@ A site may answer with endless headers, with chunks that hold no data, with a pa
 or with one byte an hour. Each answer is read as a `WatchedAnswer`, which looks at the stop event,
 the time and the amount after each read from the connection. yt-dlp gets it as a `BoundedResponse`,
 which refuses a page that is too large and notices one that was cut off. Media are read block by
-block: they may have any size and take any time.
+block: they may have any size, and take any time that keeps the minimum rate.
 """
 
 import http.client
@@ -35,6 +35,9 @@ _BLOCK = 1 << 16
 # Bytes of headers and of chunked framing: so many, and so many more for each byte of data.
 _MAX_OVERHEAD = 2 << 20
 _OVERHEAD_PER_BYTE = 16
+# Seconds of waiting for a connection after which its rate is looked at. Only the time counts in
+# which we wait: a worker that is slow itself finds the bytes there.
+_RATE_WINDOW = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class AnswerLimits:
     stop: threading.Event
     # Seconds for the headers of an answer, and again for a page as a whole.
     page_timeout: float = 300.0
+    # Bytes per second that each connection must send; 0: no minimum.
+    min_rate: int = 0
     monotonic: Callable[[], float] = time.monotonic
 
 
@@ -57,8 +62,11 @@ class WatchedAnswer(http.client.HTTPResponse):
         self._limits = limits
         self._received = self._delivered = 0  # bytes from the connection; bytes of the body
         self._deadline: float | None = None
+        # Seconds that we waited for the connection, and the bytes that arrived meanwhile.
+        self._waited, self._arrived = 0.0, 0
         self.limit_time()
-        self.fp = io.BufferedReader(_CheckedSocket(self.fp.detach(), self.check))
+        checked = _CheckedSocket(self.fp.detach(), self.check, limits.monotonic)
+        self.fp = io.BufferedReader(checked)
 
     def begin(self) -> None:
         """Read the headers."""
@@ -75,9 +83,13 @@ class WatchedAnswer(http.client.HTTPResponse):
         """From now on, refuse the answer if it takes longer than a page may take."""
         self._deadline = self._limits.monotonic() + self._limits.page_timeout
 
-    def check(self, received: int) -> None:
-        """Count the bytes that arrived. Raises RequestRefused if nothing more is to be read."""
+    def check(self, received: int, waited: float) -> None:
+        """Count the bytes that arrived after so many seconds.
+
+        Raises RequestRefused if nothing more is to be read.
+        """
         self._received += received
+        self._check_rate(received, waited)
         if self._limits.stop.is_set():
             raise RequestRefused(Failure(Reason.STOPPED, "asked to stop while the site answered"))
         if self._received > _MAX_OVERHEAD + _OVERHEAD_PER_BYTE * (self._delivered + _BLOCK):
@@ -87,6 +99,17 @@ class WatchedAnswer(http.client.HTTPResponse):
             seconds = self._limits.page_timeout
             message = f"the site did not finish its answer within {seconds:.0f} seconds"
             raise RequestRefused(Failure(Reason.SITE_ERROR, message))
+
+    def _check_rate(self, received: int, waited: float) -> None:
+        self._waited += waited
+        self._arrived += received
+        if self._waited < _RATE_WINDOW:
+            return
+        rate = self._arrived / self._waited
+        if rate < self._limits.min_rate:
+            message = f"the site sent {rate:.0f} bytes per second for {self._waited:.0f} seconds"
+            raise RequestRefused(Failure(Reason.NETWORK_ERROR, message))
+        self._waited, self._arrived = 0.0, 0
 
 
 class _Readable(Protocol):
@@ -104,16 +127,23 @@ class _Readable(Protocol):
 class _CheckedSocket(io.RawIOBase):
     """The bytes of a connection, as they arrive."""
 
-    def __init__(self, source: _Readable, check: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        source: _Readable,
+        check: Callable[[int, float], None],
+        monotonic: Callable[[], float],
+    ) -> None:
         self._source = source
         self._check = check
+        self._monotonic = monotonic
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Buffer, /) -> int | None:
+        start = self._monotonic()
         size = self._source.readinto(buffer)
-        self._check(size or 0)
+        self._check(size or 0, self._monotonic() - start)
         return size
 
     def close(self) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.course import Expected, Fetched
-from enrollgate.worker.downloaders.answers import AnswerLimits
 from enrollgate.worker.downloaders.cookie_jar import SharedCookieJar
 from enrollgate.worker.downloaders.direct import DurableHttpFD
 from enrollgate.worker.downloaders.extractors import add_extractors
@@ -270,10 +269,11 @@ def open_youtube_dl(
         # By default yt-dlp uses certifi's authorities and ignores those of the administrator.
         options = {**options, "compat_opts": {"no-certifi"}}
     ydl = _GuardedYoutubeDL({**options, "logger": _SilentLogger()}, stop)
-    ydl.site = site or SiteAccess(max_wait=0, stop=stop, monotonic=time.monotonic)
+    site = site or SiteAccess(max_wait=0, stop=stop, monotonic=time.monotonic)
+    ydl.site = site
     ydl.cookiejar = SharedCookieJar(ydl.cookiejar) if cookies is None else cookies
     handler = functools.partial(
-        GuardedRequestHandler, allowed_hosts=allowed_hosts, limits=AnswerLimits(stop)
+        GuardedRequestHandler, allowed_hosts=allowed_hosts, limits=site.limits
     )
     replace_request_handlers(ydl, [handler])
     add_extractors(ydl)

@@ -28,6 +28,7 @@ from enrollgate.worker.downloaders.answers import (
 from enrollgate.worker.downloaders.decompression import decompress
 from enrollgate.worker.downloaders.headers import headers_for_url
 from enrollgate.worker.downloaders.refused import RequestRefused
+from enrollgate.worker.downloaders.site_answers import is_login_url, login_required
 from enrollgate.worker.downloaders.yt_dlp_compat import (
     HTTPError,
     HTTPHandler,
@@ -63,6 +64,9 @@ class _UrlCheck(urllib.request.BaseHandler):
             check_url(request.full_url, self._allowed_hosts, max_length=_MAX_MEDIA_URL_LENGTH)
             check_never_enrolls(request.get_method(), request.full_url, body)
         except Failure as failure:
+            if request.unverifiable and is_login_url(request.full_url):
+                # A redirect to the login of another host, which need not be allowed.
+                raise RequestRefused(login_required("a redirect to a login page")) from failure
             raise RequestRefused(failure) from failure
         return request
 

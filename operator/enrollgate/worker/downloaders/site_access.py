@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from enrollgate.common.retry_after import retry_after
 from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.worker.downloaders.answers import AnswerLimits
 from enrollgate.worker.downloaders.refused import RequestRefused
 from enrollgate.worker.downloaders.site_answers import LOOKED_AT, Answer, explain_answer
 from enrollgate.worker.downloaders.yt_dlp_compat import HTTPError, Request, Response
@@ -31,12 +32,19 @@ class SiteAccess:
     """What the hosts of one run allow at the moment. Safe for several threads.
 
     `max_wait` is how many seconds a request waits at most, in all, because a site asks for it.
-    `monotonic` gives seconds. `stop` ends each wait.
+    `min_rate` is how many bytes per second each connection must send; 0: no minimum. `monotonic`
+    gives seconds. `stop` ends each wait and each answer.
     """
 
     def __init__(
-        self, *, max_wait: float, stop: threading.Event, monotonic: Callable[[], float]
+        self,
+        *,
+        max_wait: float,
+        min_rate: int = 0,
+        stop: threading.Event,
+        monotonic: Callable[[], float],
     ) -> None:
+        self.limits = AnswerLimits(stop, min_rate=min_rate, monotonic=monotonic)
         self._max_wait = max_wait
         self._stop = stop
         self._monotonic = monotonic

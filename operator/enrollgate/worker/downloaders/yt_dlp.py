@@ -18,7 +18,7 @@ What belongs together is found when it is fetched, and takes the place of the li
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,7 +87,12 @@ class _Listed:
 class YtDlp:
     """Implement `Downloader` with yt-dlp."""
 
-    def __init__(self, order: WorkOrder, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        order: WorkOrder,
+        stop: threading.Event,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._order = order
         self._stop = stop
         # By the items' ids.
@@ -99,7 +104,10 @@ class YtDlp:
         cookies = copy_cookies(order)
         self._has_cookies = cookies is not None
         self._site = SiteAccess(
-            max_wait=order.settings.max_retry_after, stop=stop, monotonic=time.monotonic
+            max_wait=order.settings.max_retry_after,
+            min_rate=order.settings.min_download_rate,
+            stop=stop,
+            monotonic=monotonic,
         )
         options = build_options(cookies)
         with errors_as_failures():

@@ -12,9 +12,11 @@ files, the newest counts and the others move to the trash: all workers of a task
 import contextlib
 import hashlib
 import threading
+from collections.abc import Sequence
 
 from enrollgate.common.files import file_md5
 from enrollgate.domain.reasons import Failure, Reason
+from enrollgate.domain.report import LeftOutItem
 from enrollgate.worker.course import Delivered, Fetched, Item, OnBytes
 from enrollgate.worker.destinations.drive.client import SOCKET_TIMEOUT, Client, Metadata
 from enrollgate.worker.destinations.drive.credentials import load_credentials
@@ -168,7 +170,7 @@ class Drive:
             self._counted[item.key] = newest.file_id
         return _delivered(item, newest)
 
-    def finish(self) -> None:
+    def finish(self, left_out: Sequence[LeftOutItem] = ()) -> None:  # noqa: ARG002 -- no manifest
         """Merge what another worker of the task delivered, and check that all items are there.
 
         Raises Failure if a file that was found or delivered is gone.

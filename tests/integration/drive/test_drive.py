@@ -341,7 +341,7 @@ def test_run_reports_the_folder_and_second_run_skips_all(tmp_path: Path) -> None
         FaultySite([Lecture(f"L{n}", lecture(70_000, n)) for n in range(3)]) as site,
     ):
         bench = Bench(emulator, tmp_path)
-        order = bench.order(site, drive_chunk_size=CHUNK)
+        order = bench.order(site, drive_chunk_size=CHUNK, course_index=False)
         report = work(order, stop=threading.Event())
         assert (report.reason, report.items_delivered) == (None, 3)
         assert report.destination_url.startswith("https://drive.google.com/drive/folders/")

@@ -156,7 +156,7 @@ def test_two_attempts_with_empty_searches_leave_one_of_each(
     lectures = [Lecture(f"L{n}", lecture(3000, n), "Part") for n in range(3)]
     with DriveEmulator(Store(lag=10**9)) as emulator, FaultySite(lectures) as site:
         bench = Bench(emulator, tmp_path)
-        order = bench.order(site, drive_chunk_size=CHUNK)
+        order = bench.order(site, drive_chunk_size=CHUNK, course_index=False)
         site.faults["/2.mp4"] = SiteFault(status=503)
         first = work(order, stop=threading.Event())
         assert (first.reason, first.items_delivered) == (Reason.SITE_ERROR, 2)

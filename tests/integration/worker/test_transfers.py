@@ -243,6 +243,7 @@ def build_environment(site: FaultySite, tmp_path: Path, destination: str) -> dic
         "ENROLLGATE_SCRATCH_DIR": str(tmp_path / "scratch"),
         "ENROLLGATE_REPORT_PATH": str(tmp_path / "report.json"),
         "ENROLLGATE_DESTINATION": destination,
+        "ENROLLGATE_COURSE_INDEX": "false",
     }
 
 

@@ -38,7 +38,7 @@ class DriveEmulator:
     """Serve Drive's API between enter and exit.
 
     `rate` is in bytes per second, for all uploads together; 0 is unlimited. `tls` is the server's
-    TLS context; the address is then https://localhost. Tests set the hooks
+    TLS context, `name` then its name. Tests set the hooks
     `on_chunk`, `on_bytes`, `before_final_response` and `after_final_response`.
     """
 
@@ -49,6 +49,7 @@ class DriveEmulator:
         port: int = 0,
         rate: float = 0,
         tls: ssl.SSLContext | None = None,
+        name: str = "localhost",
     ) -> None:
         self.store = store or Store()
         self.faults = faults or Faults()
@@ -93,7 +94,7 @@ class DriveEmulator:
             self._server.socket = tls.wrap_socket(
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )
-        address = "http://127.0.0.1" if tls is None else "https://localhost"
+        address = "http://127.0.0.1" if tls is None else f"https://{name}"
         self.url = f"{address}:{self._server.server_address[1]}/"
         # What the emulator did that Drive would not do.
         self.violations: list[str] = []

@@ -8,19 +8,18 @@
 /members/    only with the session cookie of an account (auth_request)
 /noranges/   `Range` is ignored (max_ranges 0)
 /sliced/     a caching proxy that fetches its origin in slices
+/slow/       100 kB/s; also as /slow-noranges/ and /slow-sliced/
 """
 
-import json
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.control_plane.certificates import Authority
 from tests.databases.server import die_with_parent, free_port
-from tests.webservers.site import NAME, SECRET, CourseFiles
+from tests.webservers.site import NAME, SECRET, CourseFiles, WebServer
 
 _START_TIMEOUT = 30.0
 _CONFIG = """
@@ -40,7 +39,8 @@ http {{
     default_type application/octet-stream;
     log_format requests escape=json '{{"path":"$request_uri","status":$status,'
         '"method":"$request_method","sent":$body_bytes_sent,'
-        '"range":"$http_range","encoding":"$sent_http_content_encoding"}}';
+        '"range":"$http_range","if_range":"$http_if_range",'
+        '"encoding":"$sent_http_content_encoding","protocol":"$server_protocol"}}';
     access_log {folder}/access.log requests;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
@@ -87,6 +87,24 @@ http {{
             max_ranges 0;
             alias {root}/media/;
         }}
+        location /slow/ {{
+            limit_rate 100k;
+            alias {root}/media/;
+        }}
+        location /slow-noranges/ {{
+            limit_rate 100k;
+            max_ranges 0;
+            alias {root}/media/;
+        }}
+        location /slow-sliced/ {{
+            limit_rate 100k;
+            slice 64k;
+            proxy_cache slices;
+            proxy_cache_key $uri$slice_range;
+            proxy_set_header Range $slice_range;
+            proxy_cache_valid 200 206 1h;
+            proxy_pass http://127.0.0.1:{origin}/media/;
+        }}
         location /sliced/ {{
             slice 64k;
             proxy_cache slices;
@@ -105,41 +123,8 @@ http {{
 """
 
 
-@dataclass(frozen=True)
-class Request:
-    """One line of the access log."""
-
-    path: str
-    status: int
-    method: str
-    sent: int
-    range: str
-    encoding: str
-
-
-@dataclass(frozen=True)
-class Nginx:
-    """A running server."""
-
-    folder: Path
-    port: int
-    authority: Path
-    files: CourseFiles
-
-    @property
-    def host(self) -> str:
-        """Host and port, as ENROLLGATE_ALLOWED_HOSTS takes them."""
-        return f"{NAME}:{self.port}"
-
-    @property
-    def requests(self) -> list[Request]:
-        """All requests so far, in order."""
-        lines = (self.folder / "access.log").read_text().splitlines()
-        return [Request(**json.loads(line)) for line in lines]
-
-
 @contextmanager
-def start_nginx(folder: Path, *, http2: bool = False) -> Iterator[Nginx]:
+def start_nginx(folder: Path, *, http2: bool = False) -> Iterator[WebServer]:
     """Run nginx for this block. Its files and logs are below `folder`."""
     authority, port, origin = Authority(folder), free_port(), free_port()
     pair = authority.server(names=(NAME,))
@@ -174,7 +159,7 @@ def start_nginx(folder: Path, *, http2: bool = False) -> Iterator[Nginx]:
             assert process.poll() is None, (folder / "nginx.out").read_text()
             assert time.monotonic() < deadline, "nginx does not start"
             time.sleep(0.02)
-        yield Nginx(folder, port, authority.certificate, files)
+        yield WebServer(folder / "access.log", port, authority.certificate, files)
     finally:
         process.terminate()
         process.wait()

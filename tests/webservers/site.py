@@ -3,6 +3,7 @@
 import base64
 import gzip
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,20 @@ from examples.demo.media import make_lecture
 NAME = "courses.example.test"
 TITLES = ("Choosing the clay", "Centring", "Opening")
 SECRET = "only-for-tests"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One line of a server's access log."""
+
+    path: str
+    status: int
+    method: str
+    sent: int
+    range: str  # `-` or empty: none
+    if_range: str
+    encoding: str
+    protocol: str
 
 
 @dataclass(frozen=True)
@@ -56,3 +71,23 @@ class CourseFiles:
         digest = hashlib.md5(f"{expires}{path} {SECRET}".encode(), usedforsecurity=False).digest()
         signature = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
         return f"{self.url}{path}?md5={signature}&expires={expires}"
+
+
+@dataclass(frozen=True)
+class WebServer:
+    """A running server. Its log has one JSON object a line."""
+
+    log: Path
+    port: int
+    authority: Path
+    files: CourseFiles
+
+    @property
+    def host(self) -> str:
+        """Host and port, as ENROLLGATE_ALLOWED_HOSTS takes them."""
+        return f"{NAME}:{self.port}"
+
+    @property
+    def requests(self) -> list[Request]:
+        """All requests so far, in order."""
+        return [Request(**json.loads(line)) for line in self.log.read_text().splitlines()]

@@ -15,7 +15,7 @@ from enrollgate.domain.report import Report
 _SCRIPT = 'mount --bind "$0" /etc/hosts && exec "$@"'
 
 
-def run_worker(
+def start_worker(
     tmp_path: Path,
     course_url: str,
     host: str,
@@ -23,8 +23,8 @@ def run_worker(
     *,
     hosts_line: str = "",
     **settings: str,
-) -> Report:
-    """Run `enrollgate work` for this course. `settings` by their names without the prefix.
+) -> "subprocess.Popen[str]":
+    """Start `enrollgate work` for this course. `settings` by their names without the prefix.
 
     `hosts_line` is added to its hosts file.
 
@@ -32,13 +32,12 @@ def run_worker(
     """
     hosts = tmp_path / "hosts"
     hosts.write_text(f"127.0.0.1 localhost {NAME}\n{hosts_line}")
-    report = tmp_path / "report.json"
-    report.unlink(missing_ok=True)
+    (tmp_path / "report.json").unlink(missing_ok=True)
     values = {
         "TASK_ID": "7",
         "COURSE_URL": course_url,
         "SCRATCH_DIR": str(tmp_path / "scratch"),
-        "REPORT_PATH": str(report),
+        "REPORT_PATH": str(tmp_path / "report.json"),
         "ALLOWED_HOSTS": host,
         "DESTINATION": f"directory:{tmp_path / 'out'}",
     } | settings
@@ -49,15 +48,35 @@ def run_worker(
         "SSL_CERT_FILE": str(authority),
     } | {f"ENROLLGATE_{name}": value for name, value in values.items()}
     command = ["unshare", "--mount", "sh", "-c", _SCRIPT, str(hosts)]
-    done = subprocess.run(
+    return subprocess.Popen(
         [*command, sys.executable, "-m", "enrollgate", "work"],
         env=environment,
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=240,
-        check=False,
     )
-    assert report.exists(), done.stderr
+
+
+def run_worker(
+    tmp_path: Path,
+    course_url: str,
+    host: str,
+    authority: Path,
+    *,
+    hosts_line: str = "",
+    **settings: str,
+) -> Report:
+    """Run `enrollgate work` to its end and return its report. See `start_worker`."""
+    with start_worker(
+        tmp_path, course_url, host, authority, hosts_line=hosts_line, **settings
+    ) as worker:
+        try:
+            _, log = worker.communicate(timeout=240)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            raise
+    report = tmp_path / "report.json"
+    assert report.exists(), log
     return Report.decode(report.read_text())
 
 

@@ -10,9 +10,10 @@ from tests.conftest import absent
 
 @pytest.fixture(scope="session")
 def webservers() -> None:
-    """nginx, a mount namespace for the hosts file, and ffmpeg for lectures that play."""
-    if shutil.which("nginx") is None:
-        absent("nginx", "run scripts/webservers as root on Debian, or install nginx")
+    """nginx, Apache httpd, a mount namespace for the hosts file, and ffmpeg for the lectures."""
+    for program in ("nginx", "apache2"):
+        if shutil.which(program) is None:
+            absent(program, f"run scripts/webservers as root on Debian, or install {program}")
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         absent("a hosts file for the worker", "run the tests as root on Linux")
     try:

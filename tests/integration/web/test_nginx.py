@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.webservers.nginx import Nginx, start_nginx
+from tests.webservers.nginx import start_nginx
+from tests.webservers.site import WebServer
 from tests.webservers.worker import delivered_files, run_worker
 
 from enrollgate.domain.account import cookies_name
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("webservers")
 @pytest.fixture
 def nginx(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Nginx]:
+) -> Iterator[WebServer]:
     with start_nginx(
         tmp_path_factory.mktemp("nginx"), http2=getattr(request, "param", False)
     ) as running:
@@ -26,22 +27,22 @@ def nginx(
 
 
 @pytest.fixture
-def lectures(nginx: Nginx) -> list[bytes]:
+def lectures(nginx: WebServer) -> list[bytes]:
     return nginx.files.write()
 
 
-def feed(nginx: Nginx, location: str, name: str = "feed.xml") -> str:
+def feed(nginx: WebServer, location: str, name: str = "feed.xml") -> str:
     """Write a feed at /gzip/ or another location whose lectures are below `location`."""
     return nginx.files.write_feed(name, lambda number: f"{nginx.files.url}/{location}/{number}.mp4")
 
 
-def run(nginx: Nginx, tmp_path: Path, url: str, **settings: str) -> Report:
+def run(nginx: WebServer, tmp_path: Path, url: str, **settings: str) -> Report:
     return run_worker(tmp_path, url, nginx.host, nginx.authority, **settings)
 
 
 @pytest.mark.parametrize("nginx", [False, True], ids=["http1", "http2"], indirect=True)
 def test_a_course_whose_feed_is_gzipped_is_delivered_whole(
-    nginx: Nginx, lectures: list[bytes], tmp_path: Path
+    nginx: WebServer, lectures: list[bytes], tmp_path: Path
 ) -> None:
     report = run(nginx, tmp_path, feed(nginx, "media", "gzip/feed.xml"))
     assert (report.reason, report.items_delivered) == (None, 3), report
@@ -51,7 +52,7 @@ def test_a_course_whose_feed_is_gzipped_is_delivered_whole(
 
 @pytest.mark.parametrize("location", ["noranges", "sliced"])
 def test_a_course_behind_any_handling_of_ranges_is_delivered_whole(
-    nginx: Nginx, lectures: list[bytes], tmp_path: Path, location: str
+    nginx: WebServer, lectures: list[bytes], tmp_path: Path, location: str
 ) -> None:
     report = run(nginx, tmp_path, feed(nginx, location))
     assert (report.reason, report.items_delivered) == (None, 3), report
@@ -59,7 +60,7 @@ def test_a_course_behind_any_handling_of_ranges_is_delivered_whole(
 
 
 def test_signed_urls_that_expired_are_delivered_once_by_the_next_attempt(
-    nginx: Nginx, lectures: list[bytes], tmp_path: Path
+    nginx: WebServer, lectures: list[bytes], tmp_path: Path
 ) -> None:
     now = int(time.time())
 
@@ -81,7 +82,7 @@ def test_signed_urls_that_expired_are_delivered_once_by_the_next_attempt(
     [("ada", None), ("not-enrolled", Reason.ACCESS_DENIED), ("old", Reason.COOKIES_EXPIRED)],
 )
 def test_a_session_cookie_decides_what_an_account_gets(
-    nginx: Nginx, lectures: list[bytes], tmp_path: Path, cookie: str, reason: Reason | None
+    nginx: WebServer, lectures: list[bytes], tmp_path: Path, cookie: str, reason: Reason | None
 ) -> None:
     name = cookies_name("ada@example.com")
     (tmp_path / "cookies").mkdir()
@@ -103,7 +104,7 @@ def test_a_session_cookie_decides_what_an_account_gets(
     ("location", "reason"), [("limited", Reason.RATE_LIMITED), ("busy", Reason.SITE_ERROR)]
 )
 def test_a_limited_rate_has_its_own_reason(
-    nginx: Nginx, lectures: list[bytes], tmp_path: Path, location: str, reason: Reason
+    nginx: WebServer, lectures: list[bytes], tmp_path: Path, location: str, reason: Reason
 ) -> None:
     report = run(nginx, tmp_path, feed(nginx, location), DOWNLOADS="1")
     assert report.reason is reason, report

@@ -5,7 +5,7 @@
 /members/      only with a password (mod_auth_basic): 401
 /form/         only after a login (mod_auth_form): a redirect to a login page
 /session/      only with a session cookie (mod_rewrite): a redirect to a login page
-/slow/         100 kB/s (mod_ratelimit); also without ranges as /slow-noranges/
+/slow/         200 kB/s (mod_ratelimit); also without ranges as /slow-noranges/
 /noranges/     `Range` is ignored (MaxRanges none)
 /attachments/  archives with `Content-Encoding: x-gzip` (AddEncoding, as old configurations have it)
 /listed/       a page that lists files (mod_autoindex)
@@ -96,7 +96,7 @@ Alias /listed/ {root}/media/
     </Location>
     <LocationMatch ^/slow>
         SetOutputFilter RATE_LIMIT
-        SetEnv rate-limit 100
+        SetEnv rate-limit 200
     </LocationMatch>
     <Location /slow-noranges/>
         MaxRanges none

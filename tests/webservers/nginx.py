@@ -8,7 +8,7 @@
 /members/    only with the session cookie of an account (auth_request)
 /noranges/   `Range` is ignored (max_ranges 0)
 /sliced/     a caching proxy that fetches its origin in slices
-/slow/       100 kB/s; also as /slow-noranges/ and /slow-sliced/
+/slow/       200 kB/s; also as /slow-noranges/ and /slow-sliced/
 """
 
 import subprocess
@@ -88,16 +88,16 @@ http {{
             alias {root}/media/;
         }}
         location /slow/ {{
-            limit_rate 100k;
+            limit_rate 200k;
             alias {root}/media/;
         }}
         location /slow-noranges/ {{
-            limit_rate 100k;
+            limit_rate 200k;
             max_ranges 0;
             alias {root}/media/;
         }}
         location /slow-sliced/ {{
-            limit_rate 100k;
+            limit_rate 200k;
             slice 64k;
             proxy_cache slices;
             proxy_cache_key $uri$slice_range;

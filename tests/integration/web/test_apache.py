@@ -1,5 +1,6 @@
 """The worker against a real Apache httpd: compression, logins, limits, archives, lists of files."""
 
+import gzip
 import io
 import tarfile
 from collections.abc import Iterator
@@ -122,8 +123,8 @@ def test_an_archive_with_an_encoding_of_its_own_is_delivered_whole(
     report = run(apache, tmp_path, feed(apache, "attachments", "tgz"))
     assert (report.reason, report.items_delivered) == (None, 3), report
     for name, found in delivered(tmp_path).items():
-        mode = "r:gz" if name.endswith(("gz", "gzip")) else "r:"
-        with tarfile.open(fileobj=io.BytesIO(found), mode=mode) as archive:
+        tar = gzip.decompress(found) if name.endswith("gz") else found  # as its name says
+        with tarfile.open(fileobj=io.BytesIO(tar), mode="r:") as archive:
             assert archive.getnames() == ["notes.txt"], name
 
 

@@ -7,6 +7,7 @@ which refuses a page that is too large and notices one that was cut off. Media a
 block: they may have any size, and take any time that keeps the minimum rate.
 """
 
+import contextlib
 import http.client
 import io
 import socket
@@ -172,15 +173,14 @@ class BoundedResponse(Response):  # type: ignore[misc]  # yt-dlp has no types
         answer = self._answer
         answer.limit_time()
         page = bytearray()
-        while block := self._read_block(_BLOCK):
-            page += block
-            if len(page) > MAX_PAGE:
-                self.close()
-                message = f"a page of the site has more than {MAX_PAGE >> 20} MiB"
-                raise RequestRefused(Failure(Reason.SITE_ERROR, message))
-        if self.fp is answer and answer.length:
-            raise IncompleteRead(partial=self._size, expected=answer.length)
-        self.close()
+        with contextlib.closing(self):
+            while block := self._read_block(_BLOCK):
+                page += block
+                if len(page) > MAX_PAGE:
+                    message = f"a page of the site has more than {MAX_PAGE >> 20} MiB"
+                    raise RequestRefused(Failure(Reason.SITE_ERROR, message))
+            if self.fp is answer and answer.length:
+                raise IncompleteRead(partial=self._size, expected=answer.length)
         return bytes(page)
 
     def _read_block(self, amt: int) -> bytes:

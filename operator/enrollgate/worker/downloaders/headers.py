@@ -24,6 +24,7 @@ _NEUTRAL = frozenset(
         "if-modified-since",
         "if-none-match",
         "if-range",
+        "if-unmodified-since",
         "origin",
         "pragma",
         "range",

@@ -163,6 +163,8 @@ def _differences(kind: Mapping[str, Any], value: object, path: str) -> Iterator[
             inner = kind.get("properties", {}).get(name) or kind.get("additionalProperties")
             if inner is None:
                 yield f"{path}.{name}", f'Unknown name "{name}"'
+            elif each is None and "null values are cleared" in kind.get("description", ""):
+                pass  # the property is removed
             else:
                 yield from _differences(inner, each, f"{path}.{name}")
 

@@ -168,8 +168,12 @@ class Store:
             self.get(file_id)
             file = self.files[file_id]
             self._allow("owner", "organizer", "fileOrganizer")
-            if set(body) - {"trashed"}:
-                raise Refused(400, "invalid", "only `trashed` can be changed here")
+            if set(body) - {"trashed", "name", "appProperties"}:
+                raise Refused(400, "invalid", "this cannot be changed here")
+            if "appProperties" in body:
+                merged = {**file.get("appProperties", {}), **body["appProperties"]}
+                kept = {name: value for name, value in merged.items() if value is not None}
+                body = {**body, "appProperties": kept}
             if add is not None:
                 self.get(add)
                 if remove not in file.get("parents", ()):

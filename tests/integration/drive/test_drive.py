@@ -6,6 +6,7 @@ import json
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tests.media import lecture
 
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker import work
-from enrollgate.worker.course import Fetched, Item
+from enrollgate.worker.course import Fetched, Item, Validators
 from enrollgate.worker.identity import course_key
 
 PROPERTIES = {"enrollgateTask": "7", "enrollgateCourse": course_key(COURSE_URL)}
@@ -351,3 +352,31 @@ def test_run_reports_the_folder_and_second_run_skips_all(tmp_path: Path) -> None
             3,
             report.destination_id,
         )
+
+
+def test_a_file_whose_item_has_a_new_id_is_renamed_not_uploaded(bench: Bench) -> None:
+    bench.deliver(bench.open_drive(), 1, "Start")
+    drive = bench.open_drive()
+    renamed = replace(build_item(2), item_id="another")
+    assert drive.find(renamed) is None
+    file = Fetched(bench.file(10, 1), Validators(10, '"a"', ""))
+    drive.deliver(renamed, file, ignore_bytes)
+    found = bench.open_drive().find(renamed)
+    assert found is not None and found.validators == Validators(10, '"a"', "")
+    assert bench.only_file()["name"] == "02 - Lecture 2.mp4"
+
+
+def test_a_listed_items_file_is_never_given_to_another(bench: Bench) -> None:
+    bench.deliver(bench.open_drive(), 1)
+    drive = bench.open_drive()
+    assert drive.find(build_item(1)) is not None and drive.find(build_item(2)) is None
+    drive.deliver(build_item(2), Fetched(bench.file(10, 1)), ignore_bytes)
+    assert len(bench.emulator.store.media()) == 2
+
+
+def test_a_validator_that_drive_has_no_room_for_is_left_out(bench: Bench) -> None:
+    drive = bench.open_drive()
+    validators = Validators(10, '"' + "e" * 120 + '"', "Sat, 28 Nov 2026 06:00:00 GMT")
+    drive.deliver(build_item(1), Fetched(bench.file(10), validators), ignore_bytes)
+    found = bench.open_drive().find(build_item(1))
+    assert found is not None and found.validators == replace(validators, etag="")

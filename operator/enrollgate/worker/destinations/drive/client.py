@@ -150,6 +150,17 @@ class Client:
         )
         return parse_file(self._execute(request))
 
+    def update(self, file_id: str, metadata: Metadata, source: str, target: str) -> File:
+        """Change a file's metadata, and move it if the two folders differ.
+
+        A property whose new value is None is removed.
+        """
+        moves = {} if source == target else {"addParents": target, "removeParents": source}
+        request = self._files().update(
+            fileId=file_id, body=metadata, fields=FIELDS, supportsAllDrives=True, **moves
+        )
+        return parse_file(self._execute(request))
+
     def create_folder(self, body: Metadata) -> File:
         """Create a folder with this metadata. Raises HttpError 409 if its id is already used."""
         return parse_file(

@@ -2,7 +2,8 @@
 
     <folder>/<course title> [task-7]/     appProperties: enrollgateTask, enrollgateCourse
         01 - <section>/                   and enrollgateSection
-            01 - <lecture>.mp4            and enrollgateItem, enrollgateMd5
+            01 - <lecture>.mp4            and enrollgateItem, enrollgateMd5, and what the
+                                          site said of it: enrollgateLength, -Etag, -Modified
 
 `Drive.open` lists what is there, and keeps it in memory. An item is there if Drive's MD5 of its
 file equals enrollgateMd5, which was written when the upload started. If an item has several such
@@ -12,12 +13,13 @@ files, the newest counts and the others move to the trash: all workers of a task
 import contextlib
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from enrollgate.common.files import file_md5
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.domain.report import LeftOutItem
-from enrollgate.worker.course import Delivered, Fetched, Item, OnBytes
+from enrollgate.worker.course import Delivered, Fetched, Item, OnBytes, Validators
 from enrollgate.worker.destinations.drive.client import SOCKET_TIMEOUT, Client, Metadata
 from enrollgate.worker.destinations.drive.credentials import load_credentials
 from enrollgate.worker.destinations.drive.errors import NOT_FOUND, VANISHED
@@ -25,8 +27,11 @@ from enrollgate.worker.destinations.drive.files import File, media_type
 from enrollgate.worker.destinations.drive.folders import (
     COURSE,
     COURSE_KEY,
+    ETAG,
     ITEM,
+    LENGTH,
     MD5,
+    MODIFIED,
     SECTION,
     TASK,
     Folders,
@@ -40,6 +45,9 @@ from enrollgate.worker.destinations.drive.uploads import UploadRequest, Uploads
 from enrollgate.worker.identity import course_key
 from enrollgate.worker.names import course_name, item_name, section_name
 from enrollgate.worker.order import WorkOrder
+
+# Bytes of the name and the value of a property, together.
+_MAX_PROPERTY = 124
 
 
 def open_drive(
@@ -102,6 +110,8 @@ class Drive:
         self._section_locks: dict[str, threading.Lock] = {}
         # The files that are there, by item key.
         self._files: dict[str, list[File]] = {}
+        # The keys that this attempt has looked for. The files of all others may be adopted.
+        self._listed: set[str] = set()
         # The ids of the files that `find` and `deliver` have returned, by item key.
         self._counted: dict[str, str] = {}
         # The key of the item that uses a name, by folder id and name.
@@ -126,6 +136,7 @@ class Drive:
     def find(self, item: Item) -> Delivered | None:
         """Return the item if Drive has a complete file of it."""
         with self._lock:
+            self._listed.add(item.key)
             files = self._files.get(item.key, [])
         if files and not any(map(_is_complete, files)):
             # A file without MD5 may be complete: Drive computes it after the upload. If it stays
@@ -150,7 +161,9 @@ class Drive:
         course, folder = self._course, ""
         try:
             folder = self._section_folder(item)
-            uploaded = self._upload(item, fetched, md5, folder, on_bytes)
+            uploaded = self._adopt(item, fetched, md5, folder) or self._upload(
+                item, fetched, md5, folder, on_bytes
+            )
         except Failure as failure:
             if failure.reason is not Reason.DESTINATION_NOT_FOUND or not self._reopen(course):
                 raise
@@ -232,15 +245,53 @@ class Drive:
         self, item: Item, fetched: Fetched, md5: str, folder: str, on_bytes: OnBytes
     ) -> File:
         file = fetched.file
+        name, properties = self._describe(item, fetched, md5, folder)
+        metadata: Metadata = {"name": name, "appProperties": properties}
+        request = UploadRequest(item.key, file, md5, folder, metadata, media_type(file))
+        return self._uploads.upload(request, on_bytes)
+
+    def _describe(
+        self, item: Item, fetched: Fetched, md5: str, folder: str
+    ) -> tuple[str, dict[str, str]]:
+        """Return the name and the properties of the item's file in this folder."""
         with self._lock:
             name = item_name(item, fetched.suffix)
             if self._names.setdefault((folder, name), item.key) != item.key:
                 name = item_name(item, fetched.suffix, taken=True)
                 self._names[folder, name] = item.key
-        properties = {**self._properties, ITEM: item.key, MD5: md5}
-        metadata: Metadata = {"name": name, "appProperties": properties}
-        request = UploadRequest(item.key, file, md5, folder, metadata, media_type(file))
-        return self._uploads.upload(request, on_bytes)
+        validators = _encode_validators(fetched.validators)
+        properties = {**self._properties, ITEM: item.key, MD5: md5, **validators}
+        return name, properties
+
+    def _adopt(self, item: Item, fetched: Fetched, md5: str, folder: str) -> File | None:
+        """Give the item the file that has its bytes and belongs to no listed item.
+
+        Returns None if there is none, or if Drive refuses the change.
+        """
+        with self._lock:
+            self._listed.add(item.key)
+            keys = sorted(self._files.keys() - self._listed)
+            found = [
+                (key, file)
+                for key in (item.key, *keys)
+                for file in self._files.get(key, ())
+                if _is_complete(file) and file.md5 == md5
+            ][:1]
+            for key, file in found:
+                others = [each for each in self._files[key] if each is not file]
+                self._files[key] = others
+        for _, file in found:
+            name, properties = self._describe(item, fetched, md5, folder)
+            removed = dict.fromkeys((LENGTH, ETAG, MODIFIED))
+            metadata: Metadata = {"name": name, "appProperties": {**removed, **properties}}
+            source = next(iter(file.parents), folder)
+            try:
+                return self._retry_policy.call(
+                    partial(self._client.update, file.file_id, metadata, source, folder)
+                )
+            except Failure:
+                self._retry_policy.raise_if_stopped()
+        return None
 
     def _trash_older(self, copies: list[File]) -> File | None:
         """Keep the newest complete file of an item, and return it.
@@ -295,7 +346,32 @@ def _delivered(item: Item, file: File) -> Delivered:
     """Return the item as it is on Drive. Drive's files have an address, links between them none."""
     path = "/".join(filter(None, (section_name(item), file.name)))
     url = f"https://drive.google.com/file/d/{file.file_id}/view"
-    return Delivered(item.item_id, file.size or 0, file.md5 or "", path=path, url=url)
+    validators = _decode_validators(file.properties)
+    return Delivered(item.item_id, file.size or 0, file.md5 or "", validators, path, url)
+
+
+def _encode_validators(validators: Validators) -> dict[str, str]:
+    """Return the properties that hold the validators, without those that Drive refuses.
+
+    A name and its value have at most 124 bytes. See
+    https://developers.google.com/workspace/drive/api/guides/properties.
+    """
+    length = "" if validators.length is None else str(validators.length)
+    values = {LENGTH: length, ETAG: validators.etag, MODIFIED: validators.last_modified}
+    return {
+        name: value
+        for name, value in values.items()
+        if value and len((name + value).encode()) <= _MAX_PROPERTY
+    }
+
+
+def _decode_validators(properties: Mapping[str, str]) -> Validators:
+    length = properties.get(LENGTH, "")
+    return Validators(
+        int(length) if length.isascii() and length.isdigit() else None,
+        properties.get(ETAG, ""),
+        properties.get(MODIFIED, ""),
+    )
 
 
 def _is_complete(file: File) -> bool:

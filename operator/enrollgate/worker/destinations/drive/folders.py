@@ -30,6 +30,10 @@ COURSE_KEY = "enrollgateCourse"
 SECTION = "enrollgateSection"
 ITEM = "enrollgateItem"
 MD5 = "enrollgateMd5"
+# What the site said of the version that was delivered.
+LENGTH = "enrollgateLength"
+ETAG = "enrollgateEtag"
+MODIFIED = "enrollgateModified"
 # The key of the course's folder in the session store.
 COURSE = "course"
 _ID_BATCH = 100

@@ -91,6 +91,8 @@ def check_query(call: Call, query: Mapping[str, list[str]]) -> None:
             _check_parameter(name, value, parameter)
     if call.name == "list":
         _check_list(query)
+    if "response" in call.description and "fields" in query:
+        select_fields(call.description["response"]["$ref"], query["fields"][0], {})
 
 
 def _check_parameter(name: str, value: str, parameter: Mapping[str, Any]) -> None:

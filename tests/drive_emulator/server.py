@@ -354,7 +354,6 @@ class _Handler(BaseHTTPRequestHandler):
         if self.query.get("uploadType") != "resumable":
             raise Refused(400, "invalid", "only resumable uploads")
         body, fields = self._json_body(), self.query.get("fields")
-        select_fields("File", fields, {})
         size = self.headers.get("X-Upload-Content-Length", "")
         if not size.isdigit() or not self.headers.get("X-Upload-Content-Type"):
             raise Refused(400, "badRequest", "X-Upload-Content-Length and -Type are needed here")

@@ -194,7 +194,8 @@ class Store:
             for file in self._in_order()
             if self.requests - self._created_at_request[file["id"]] >= self.lag
         ]
-        for part in query.split(" and appProperties has ", 1)[0].split(" and "):
+        conditions = query.split(" and appProperties has ", 1)[0]
+        for part in conditions.split(" and ") if conditions else ():
             if match := re.fullmatch(r"'([^']+)' in parents", part):
                 self.get(match[1])
                 found = [file for file in found if match[1] in file.get("parents", ())]

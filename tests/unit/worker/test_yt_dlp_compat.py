@@ -17,6 +17,7 @@ from enrollgate.worker.downloaders import (
     answers,
     cookie_jar,
     direct,
+    extractors,
     guarded,
     network_guard,
     refused,
@@ -31,6 +32,10 @@ PUBLIC_MODULES = {"yt_dlp", "yt_dlp.utils", "yt_dlp.postprocessor.common"}
 OUR_CLASSES = [
     cookie_jar.SharedCookieJar,
     direct.DurableHttpFD,
+    extractors.UdemyIE,
+    extractors.UdemyCourseIE,
+    extractors.UdemyAssetIE,
+    extractors.GenericIE,
     guarded._GuardedYoutubeDL,
     refused.RequestRefused,
     answers.BoundedResponse,

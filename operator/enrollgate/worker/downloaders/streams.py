@@ -51,6 +51,17 @@ _ADVERTISEMENT = re.compile(r"(?m)^#(ANVATO-SEGMENT-INFO|UPLYNK-SEGMENT)")
 class DurableFragmentFD(FragmentFD):  # type: ignore[misc]  # yt-dlp has no types
     """What HLS and DASH have in common. `ctx` is yt-dlp's state of one stream's download."""
 
+    _result: object = None
+
+    def real_download(self, filename: str, info_dict: dict[str, Any]) -> object:
+        """Download the stream and return whether it is complete.
+
+        yt-dlp's own method forgets the result if the stream consists of subtitles.
+        """
+        self._result = None
+        result = super().real_download(filename, info_dict)
+        return self._result if result is None else result
+
     def _prepare_frag_download(self, ctx: dict[str, Any]) -> None:
         stream, checkpoint = self.temp_name(ctx["filename"]), self.ytdl_filename(ctx["filename"])
         _truncate_to_checkpoint(Path(stream), Path(checkpoint))
@@ -83,7 +94,8 @@ class DurableFragmentFD(FragmentFD):  # type: ignore[misc]  # yt-dlp has no type
             # yt-dlp shifts the times of subtitles. It expects a fragment as a whole.
             options["pack_func"] = lambda blocks, index: [pack(b"".join(blocks), index)]
         try:
-            return super().download_and_append_fragments(ctx, missing, info, **options)
+            self._result = super().download_and_append_fragments(ctx, missing, info, **options)
+            return self._result
         except FileReplaced:
             # What was appended is of the old version.
             ctx["dest_stream"].close()

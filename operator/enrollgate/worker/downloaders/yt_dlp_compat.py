@@ -110,6 +110,7 @@ SIGNATURES: dict[str, str] = {
     ),
     "yt_dlp.downloader:FileDownloader.add_progress_hook": "(self, ph)",
     "yt_dlp.downloader:FileDownloader.download": "(self, filename, info_dict, subtitle=)",
+    "yt_dlp.downloader:FileDownloader.real_download": "(self, filename, info_dict)",
     "yt_dlp.downloader:FileDownloader.temp_name": "(self, filename)",
     "yt_dlp.downloader:FileDownloader.try_remove": "(self, *args, **kwargs)",
     "yt_dlp.downloader:FileDownloader.ytdl_filename": "(self, filename)",
@@ -117,6 +118,7 @@ SIGNATURES: dict[str, str] = {
         "(info_dict, params=, default=, protocol=, to_stdout=)"
     ),
     "yt_dlp.downloader.dash:DashSegmentsFD": "(ydl, params)",
+    "yt_dlp.downloader.dash:DashSegmentsFD.real_download": "(self, filename, info_dict)",
     "yt_dlp.downloader.external:FFmpegFD.real_download": "(self, filename, info_dict)",
     "yt_dlp.downloader.fragment:FragmentFD._append_fragment": "(self, ctx, frag_content)",
     "yt_dlp.downloader.fragment:FragmentFD._prepare_and_start_frag_download": (
@@ -134,6 +136,7 @@ SIGNATURES: dict[str, str] = {
     "yt_dlp.downloader.hls:HlsFD": "(ydl, params)",
     "yt_dlp.downloader.hls:HlsFD.can_download": "(manifest, info_dict, allow_unplayable_formats=)",
     "yt_dlp.downloader.dash:DashSegmentsFD._get_fragments": "(self, fmt, ctx, extra_query)",
+    "yt_dlp.downloader.hls:HlsFD.real_download": "(self, filename, info_dict)",
     "yt_dlp.downloader.http:HttpFD": "(ydl, params)",
     "yt_dlp.downloader.http:HttpFD.real_download": "(self, filename, info_dict)",
     "yt_dlp:YoutubeDL.add_info_extractor": "(self, ie)",
@@ -148,6 +151,7 @@ SIGNATURES: dict[str, str] = {
     "yt_dlp.extractor.udemy:UdemyIE._download_lecture": "(self, course_id, lecture_id)",
     "yt_dlp.extractor.udemy:UdemyIE._enroll_course": "(self, base_url, webpage, course_id)",
     "yt_dlp.extractor.udemy:UdemyIE._extract_course_info": "(self, webpage, video_id)",
+    "yt_dlp.extractor.udemy:UdemyIE._real_extract": "(self, url)",
     "yt_dlp.networking._helper:_socket_connect": "(ip_addr, timeout, source_address)",
     "yt_dlp.networking._helper:create_connection": (
         "(address, timeout=, source_address=, *, _create_socket_func=)"

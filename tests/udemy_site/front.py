@@ -32,7 +32,7 @@ http {{
              application/vnd.apple.mpegurl m3u8; video/mp2t ts; application/zip zip; }}
     default_type application/octet-stream;
     log_format requests escape=json '{{"host":"$host","path":"$request_uri","status":$status,'
-        '"method":"$request_method","encoding":"$sent_http_content_encoding"}}';
+        '"method":"$request_method","sent":$body_bytes_sent,"encoding":"$sent_http_content_encoding"}}';
     access_log {folder}/access.log requests;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
@@ -80,6 +80,7 @@ class Request:
     path: str
     status: int
     method: str
+    sent: int
     encoding: str
 
 

@@ -138,4 +138,5 @@ def _media(info: Entry, track: Entry, name: str, extension: str) -> Entry:
         "http_headers": track.get("http_headers") or info.get("http_headers"),
     }
     kept = {key: value for key, value in media.items() if value is not None}
-    return {"id": f"{info.get('id')}-{name}", "title": name, "formats": [kept]}
+    file_name = f"{name}.{extension}"
+    return {"id": file_name, "title": name, "file_name": file_name, "formats": [kept]}

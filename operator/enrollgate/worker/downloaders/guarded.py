@@ -23,7 +23,12 @@ from enrollgate.worker.downloaders.pages import refuse_page
 from enrollgate.worker.downloaders.refused import RequestRefused
 from enrollgate.worker.downloaders.site_access import InspectedResponse, SiteAccess
 from enrollgate.worker.downloaders.site_answers import explain_page
-from enrollgate.worker.downloaders.streams import DurableDashFD, DurableFragmentFD, DurableHlsFD
+from enrollgate.worker.downloaders.streams import (
+    SUBTITLES,
+    DurableDashFD,
+    DurableFragmentFD,
+    DurableHlsFD,
+)
 from enrollgate.worker.downloaders.yt_dlp_compat import (
     PLAYLIST_TYPES,
     DashSegmentsFD,
@@ -190,7 +195,9 @@ class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
         with _headers_meant_for(self, str(info["url"])):
             result = download_with(self, downloader, name, info, subtitle)
         refuse_page(Path(name))
-        if isinstance(downloader, DurableFragmentFD) and not subtitle:
+        # A stream of subtitles is no media. It is checked as text.
+        is_media = not subtitle and info.get("ext") not in SUBTITLES
+        if isinstance(downloader, DurableFragmentFD) and is_media:
             self.playlists[name] = _expect_stream(downloader, info)
             self.verify_media(name)
         return result

@@ -35,6 +35,8 @@ from enrollgate.worker.file_types import HEAD_SIZE, Family, recognise
 from enrollgate.worker.scratch import CHUNK_SIZE
 
 _Blocks = Iterator[bytes]
+# The extensions of streams that are text.
+SUBTITLES = ("vtt", "ttml", "srt")
 # Any key that is not plain AES-128 (https://datatracker.ietf.org/doc/html/rfc8216#section-4.3.2.4).
 _DRM = re.compile(
     r"(?m)^#EXT-X-(?:SESSION-)?KEY:.*?"
@@ -89,7 +91,7 @@ class DurableFragmentFD(FragmentFD):  # type: ignore[misc]  # yt-dlp has no type
         wrong numbers (they may be encrypted with them) and wrong byte ranges.
         """
         missing = (each for each in fragments if each["frag_index"] > ctx["checkpoint_index"])
-        ctx["is_text"] = info.get("ext") in ("vtt", "ttml", "srt")
+        ctx["is_text"] = info.get("ext") in SUBTITLES
         if (pack := options.get("pack_func")) is not None:
             # yt-dlp shifts the times of subtitles. It expects a fragment as a whole.
             options["pack_func"] = lambda blocks, index: [pack(b"".join(blocks), index)]

@@ -99,6 +99,8 @@ class FaultySite:
         self.on_bytes: Callable[[int], None] = lambda _size: None
         self._rate_limiter = RateLimiter()
         self.on_request: Callable[[str], None] = lambda _path: None
+        # Returns what `faults` and `pages` name a request's path by. The default drops the query.
+        self.find_address: Callable[[str], str] = lambda path: path.partition("?")[0]
         site = self
 
         class Handler(_Handler):
@@ -164,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve(with_body=True)
 
     def _serve(self, *, with_body: bool) -> None:
-        site, path = self.faulty_site, self.path.partition("?")[0]
+        site, path = self.faulty_site, self.faulty_site.find_address(self.path)
         site.on_request(path)
         fault = site.faults.get(path, Fault())
         if fault.times <= 0:

@@ -5,7 +5,6 @@ and before the last attempt the site may fail, cut or replace any answer.
 """
 
 import hashlib
-import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from tempfile import TemporaryDirectory
 from urllib.parse import parse_qs
 
 import pytest
-from examples.demo.media import make_lecture
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
+from tests import media
 from tests.faulty_site import Fault, FaultySite
 from tests.orders import delivered, order_for, run
 
@@ -85,10 +84,9 @@ class Lecture:
 
     def content(self, number: int) -> bytes:
         """Return a file that opens, and that no other number has."""
-        mark = _digest(number, 0).encode()
         if self.kind == "pdf":
-            return b"%PDF-1.4\n%" + mark * 40 + b"\nstartxref\n0\n%%EOF\n"
-        return make_lecture(0, seconds=1) + struct.pack(">I4s", 8 + len(mark), b"free") + mark
+            return media.make_document("pdf", number)
+        return media.lecture(3_000 + number, number)
 
 
 @dataclass(frozen=True)
@@ -189,7 +187,11 @@ def generated_site() -> Iterator[FaultySite]:
 
 
 @settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=200,
+    deadline=None,
+    # The phase that explains a failure would take minutes.
+    phases=(Phase.generate, Phase.shrink),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(course=courses())
 def test_generated_course_is_delivered_once_but_for_the_named(

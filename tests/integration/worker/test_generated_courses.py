@@ -7,6 +7,8 @@ and before the last attempt the site may fail, cut or replace any answer.
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -21,6 +23,8 @@ from tests.faulty_site import Fault, FaultySite
 from tests.orders import delivered, order_for, run
 
 ATTEMPTS = 3
+COURSES = 200
+AT_ONCE = 4
 # Answers for good. Each is a status, or the body of an answer with status 200.
 BROKEN: tuple[int | bytes, ...] = (403, 404, 410, 500, b'{"error":{"code":"expired"}}')
 # What a site does to a healthy lecture; an attempt may survive it or not.
@@ -180,24 +184,16 @@ def find_address(path: str) -> str:
 
 
 @pytest.fixture
-def generated_site() -> Iterator[FaultySite]:
-    with FaultySite([]) as site:
-        site.find_address = find_address
-        yield site
+def sites() -> Iterator[tuple[FaultySite, ...]]:
+    with ExitStack() as stack:
+        opened = tuple(stack.enter_context(FaultySite([])) for _ in range(AT_ONCE))
+        for site in opened:
+            site.find_address = find_address
+        yield opened
 
 
-@settings(
-    max_examples=200,
-    deadline=None,
-    # The phase that explains a failure would take minutes.
-    phases=(Phase.generate, Phase.shrink),
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(course=courses())
-def test_generated_course_is_delivered_once_but_for_the_named(
-    course: Course, generated_site: FaultySite
-) -> None:
-    site = generated_site
+def check_course(course: Course, site: FaultySite) -> int:
+    """Run the attempts of one course, and check what is delivered. Returns their number."""
     with TemporaryDirectory() as folder:
         for attempt in range(1, ATTEMPTS + 1):
             set_answers(site, course, attempt)
@@ -207,8 +203,25 @@ def test_generated_course_is_delivered_once_but_for_the_named(
                 break
         files = Counter(delivered(Path(folder)).values())
         listed = course.listed(attempt)
-    event(f"attempts: {attempt}")
     healthy = [n for n in listed if course.lectures[n].broken is None]
     assert files == Counter(course.lectures[n].content(n) for n in healthy), report
     assert report.items_failed == len(listed) - len(healthy), report
     assert (report.reason is None) == (report.items_failed == 0), report
+    return attempt
+
+
+@settings(
+    max_examples=COURSES // AT_ONCE,
+    deadline=None,
+    # To shrink four courses at once would take longer than to read them.
+    phases=(Phase.generate,),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(batch=st.lists(courses(), min_size=AT_ONCE, max_size=AT_ONCE))
+def test_generated_courses_are_delivered_once_but_for_the_named(
+    batch: list[Course], sites: tuple[FaultySite, ...]
+) -> None:
+    # Side by side, since a run often waits: for a server, or before it tries again.
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        for attempts in threads.map(check_course, batch, sites):
+            event(f"attempts: {attempts}")

@@ -175,7 +175,7 @@ def select_fields(schema: str, mask: str | None, answer: dict[str, Any]) -> dict
     """Return the part of an answer that `fields` asks for. Refuses names that do not exist."""
     text = mask if mask is not None else _DEFAULT_FIELDS.get(schema, "*")
     tree, rest = _parse_mask(text)
-    if rest or not tree:
+    if rest:
         raise Refused(400, "invalidParameter", f"Invalid field selection {text}")
     selected: dict[str, Any] = _select({"$ref": schema}, tree, answer)
     return selected
@@ -187,7 +187,7 @@ def _parse_mask(text: str) -> tuple[dict[str, Any], str]:
     while True:
         name = re.match(r"\s*([A-Za-z]\w*|\*)", text)
         if name is None:
-            return {}, text or "?"
+            raise Refused(400, "invalidParameter", f"Invalid field selection {text}")
         text = text[name.end() :]
         inner: dict[str, Any] = {}
         if text.startswith("/"):
@@ -196,7 +196,7 @@ def _parse_mask(text: str) -> tuple[dict[str, Any], str]:
         if text.startswith("("):
             inner, text = _parse_mask(text[1:])
             if not text.startswith(")"):
-                return {}, text or "?"
+                raise Refused(400, "invalidParameter", f"Invalid field selection {text}")
             text = text[1:]
         tree[name[1]] = inner
         if not text.startswith(","):

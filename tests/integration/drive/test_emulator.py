@@ -41,7 +41,7 @@ def ask(
     return response.status, answer, dict(response.getheaders())
 
 
-def reason_of(answer: Any) -> str:
+def read_reason(answer: Any) -> str:
     """Return the reason of an error, whose shape must be Google's."""
     error = answer["error"]
     assert set(error) >= {"code", "message", "errors"}
@@ -98,7 +98,7 @@ def test_unknown_path_or_method_is_not_found(bench: Bench, method: str, path: st
 )
 def test_query_that_the_api_does_not_have_is_refused(bench: Bench, query: str, reason: str) -> None:
     status, answer, _ = ask(bench.emulator, "GET", f"/drive/v3/files?{query}")
-    assert (status, reason_of(answer)) == (400, reason)
+    assert (status, read_reason(answer)) == (400, reason)
 
 
 @pytest.mark.parametrize(
@@ -128,13 +128,13 @@ def test_metadata_that_the_api_does_not_take_is_refused(
 ) -> None:
     body = {"name": "x", "mimeType": FOLDER, "parents": ["rootfolder0001"]} | change
     found, answer, _ = ask(bench.emulator, "POST", path, body, SESSION)
-    assert (found, reason_of(answer)) == (status, reason)
+    assert (found, read_reason(answer)) == (status, reason)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"'])
 def test_body_that_is_no_json_object_is_refused(bench: Bench, body: bytes) -> None:
     status, answer, _ = ask(bench.emulator, "POST", "/drive/v3/files", body)
-    assert (status, reason_of(answer)) == (400, "parseError")
+    assert (status, read_reason(answer)) == (400, "parseError")
 
 
 @pytest.mark.parametrize(
@@ -152,14 +152,14 @@ def test_chunk_that_does_not_fit_is_refused(bench: Bench, span: str, length: int
     assert status == 200
     path = headers["Location"].removeprefix(bench.emulator.url.rstrip("/"))
     status, answer, _ = ask(bench.emulator, "PUT", path, b"x" * length, {"Content-Range": span})
-    assert (status, bool(reason_of(answer))) == (400, True)
+    assert (status, bool(read_reason(answer))) == (400, True)
 
 
 def test_upload_without_its_length_or_type_is_refused(bench: Bench) -> None:
     for missing in ("X-Upload-Content-Length", "X-Upload-Content-Type", "Content-Type"):
         headers = {name: value for name, value in SESSION.items() if name != missing}
         status, answer, _ = ask(bench.emulator, "POST", UPLOAD, {"name": "x"}, headers)
-        assert status in (400, 415) and reason_of(answer)
+        assert status in (400, 415) and read_reason(answer)
 
 
 @pytest.mark.parametrize(
@@ -185,10 +185,10 @@ def test_only_the_fields_that_are_asked_for_are_sent(
 def test_shared_drive_needs_its_parameters(bench: Bench) -> None:
     with DriveEmulator(Store(shared_drive=True)) as emulator:
         status, answer, _ = ask(emulator, "GET", "/drive/v3/files/rootfolder0001")
-        assert (status, reason_of(answer)) == (404, "notFound")
+        assert (status, read_reason(answer)) == (404, "notFound")
         query = "supportsAllDrives=true&includeItemsFromAllDrives=true&corpora=drive&driveId=other"
         status, answer, _ = ask(emulator, "GET", f"/drive/v3/files?{query}")
-        assert (status, reason_of(answer)) == (404, "notFound")
+        assert (status, read_reason(answer)) == (404, "notFound")
 
 
 def test_answers_of_a_run_are_those_of_the_api(bench: Bench) -> None:

@@ -8,30 +8,64 @@ All destinations use the same names.
 import re
 import unicodedata
 
+import regex
+
 from enrollgate.worker.course import Item, ItemKind
 
 # Bytes of a name in UTF-8. Most file systems allow 255, and a number, a key and an extension are
 # added.
 MAX_BYTES = 180
 _MAX_TITLE = 150
-_RESERVED_BY_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_RESERVED_BY_WINDOWS = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[\d¹²³])(\..*)?", re.IGNORECASE
+)
+# Invisible characters that change what one reads: joiners of Persian, of Indic scripts and of
+# emoji, signs of Arabic that enclose numbers, and the letters of a flag such as Scotland's. All
+# others of their kind go: among them are those that reverse the direction of what follows.
+_KEPT = frozenset("\u200c\u200d\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd") | {
+    chr(code) for code in (*range(0x600, 0x606), *range(0xE0020, 0xE0080))
+}
+_AT_THE_ENDS = " .\u200c\u200d"
 
 
 def safe_name(title: str, limit: int = MAX_BYTES) -> str:
     """Return the title without anything that a file system refuses, `limit` bytes long at most.
 
-    Separators, control characters and leading dots are removed or replaced.
+    Separators, control characters and leading dots are removed or replaced. What people read as
+    one character is never cut in two.
     """
     text = unicodedata.normalize("NFC", title)
-    text = "".join(
-        " " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in text
-    )
+    text = "".join(" " if _is_refused(each) else each for each in text)
     text = re.sub(r'[/\\:*?"<>|]', "_", text)
-    text = re.sub(r"\s+", " ", text).strip(" .")
-    text = text.encode()[:limit].decode(errors="ignore").strip(" .")
-    if not text or not text.strip("_ ."):
+    text = re.sub(r"\s+", " ", text).strip(_AT_THE_ENDS)
+    text = _cut(text, limit).strip(_AT_THE_ENDS)
+    if not text or not text.strip(f"_{_AT_THE_ENDS}"):
         return "untitled"
-    return f"_{text}" if _RESERVED_BY_WINDOWS.fullmatch(text) else text
+    return f"_{text}"[:limit] if _RESERVED_BY_WINDOWS.fullmatch(text) else text
+
+
+def _is_refused(character: str) -> bool:
+    code = ord(character)
+    is_no_character = code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF
+    invisible = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return is_no_character or (invisible and character not in _KEPT)
+
+
+def _cut(text: str, limit: int) -> str:
+    """Return the beginning that has `limit` bytes at most, and ends with a whole grapheme.
+
+    See https://www.unicode.org/reports/tr29/.
+    """
+    if len(text.encode()) <= limit:
+        return text
+    kept, size = "", 0
+    for grapheme in regex.findall(r"\X", text):
+        size += len(grapheme.encode())
+        if size > limit:
+            break
+        kept += grapheme
+    # One letter with hundreds of accents is cut all the same.
+    return kept or text.encode()[:limit].decode(errors="ignore")
 
 
 def course_name(title: str, task_id: int, key: str = "") -> str:

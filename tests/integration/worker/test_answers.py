@@ -107,6 +107,13 @@ def test_a_chunked_page_that_was_cut_off_is_an_error(site: RawSite) -> None:
             guarded.send(Request(f"{site.url}/")).read()
 
 
+@pytest.mark.parametrize("url", ["https://a.example:99999/", "https://a:b/"])
+def test_a_malformed_url_is_refused(site: RawSite, url: str) -> None:
+    with handler(site) as guarded:
+        with pytest.raises(RequestRefused, match="malformed"):
+            guarded.send(Request(url))
+
+
 def test_nothing_is_sent_after_the_stop(site: RawSite) -> None:
     stop = threading.Event()
     stop.set()

@@ -26,6 +26,8 @@ NEUTRAL = {"User-agent", "Range", "Accept"}
         ("https://a.example/1", "https://a.example:8443/1", NEUTRAL),
         ("https://a.example/1", "https://cdn.a.example/1", NEUTRAL),
         ("https://a.example/1", "https://b.example/1", NEUTRAL),
+        ("https://a.example/1", "https://a.example:99999/1", NEUTRAL),
+        ("https://a.example/1", "https://[", NEUTRAL),
     ],
 )
 def test_tokens_go_to_the_site_they_are_meant_for(source: str, target: str, kept: set[str]) -> None:

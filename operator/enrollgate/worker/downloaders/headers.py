@@ -63,13 +63,10 @@ def cut_referer(referer: str, url: str) -> str:
 
     The whole address to the same origin, the origin to another, nothing from https to http.
     """
-    try:
-        parts = urlsplit(referer)
-        origin, target = _origin(referer), _origin(url)
-    except ValueError:
+    origin, target = _origin(referer), _origin(url)
+    if origin[0] not in _DEFAULT_PORTS or (origin[0] == "https" and target[0] == "http"):
         return ""
-    if parts.scheme not in _DEFAULT_PORTS or (origin[0] == "https" and target[0] == "http"):
-        return ""
+    parts = urlsplit(referer)
     host = parts.netloc.rpartition("@")[2]
     if origin != target:
         return f"{parts.scheme}://{host}/"
@@ -77,7 +74,10 @@ def cut_referer(referer: str, url: str) -> str:
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:
-    """Return scheme, host and port. Raises ValueError if the port is not a number."""
-    parts = urlsplit(url)
-    port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    """Return scheme, host and port, all empty if the URL is malformed: it is refused later."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    except ValueError:
+        return "", "", None
     return parts.scheme, normal_host(parts.hostname or ""), port

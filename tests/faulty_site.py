@@ -93,6 +93,8 @@ class FaultySite:
         self.encodings: dict[str, str] = {}
         # The Set-Cookie header of a path.
         self.sets_cookie: dict[str, str] = {}
+        # More headers of a page, by the name that it has in `pages`.
+        self.headers: dict[str, dict[str, str]] = {}
         # Bytes per second of all connections together. 0 means no limit.
         self.rate = 0.0
         # Called with the size of each chunk of a body before it is sent.
@@ -189,6 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif page := site.pages.get(self.path) or site.pages.get(path):
             kind, body = page
             cookie = {"Set-Cookie": site.sets_cookie[path]} if path in site.sets_cookie else {}
+            cookie |= site.headers.get(self.path) or site.headers.get(path) or {}
             self._send(200, body, kind, cookie, fault, with_body)
         elif (match := re.fullmatch(r"/(\d+)\.mp4", path)) and 1 <= int(match[1]) <= len(
             site.lectures

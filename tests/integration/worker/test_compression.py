@@ -201,7 +201,7 @@ def deliver_stream(folder: Path, encoding: str, encode: Callable[[bytes], bytes]
 
     folder.mkdir()
     with RawSite() as site:
-        lines = "".join(f"#EXTINF:2,\n{site.url}/{number}.ts\n" for number in range(2))
+        lines = "".join(f"#EXTINF:0.5,\n{site.url}/{number}.ts\n" for number in range(2))
         playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n{lines}#EXT-X-ENDLIST\n".encode()
         site.answers["/course"] = respond(playlist, "application/vnd.apple.mpegurl")
         for number in range(2):

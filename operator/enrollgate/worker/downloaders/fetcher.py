@@ -99,6 +99,7 @@ class _NameByRendition(PostProcessor):  # type: ignore[misc]  # yt-dlp has no ty
     folder = Path()
     # What the extractor took for the item's extension, without the dot.
     extension = ""
+    url = ""
 
     def run(self, info: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
         """Set `info["rendition"]`, after yt-dlp chose formats and before it names files."""
@@ -106,6 +107,7 @@ class _NameByRendition(PostProcessor):  # type: ignore[misc]  # yt-dlp has no ty
         text = "\n".join(
             f"{each.get('format_id')} {urlsplit(str(each.get('url'))).path}" for each in chosen
         )
+        self.url = str(chosen[0].get("url") or "")
         self.extension = str(info.get("ext") or "unknown_video").lower()
         family = family_by_extension(f".{self.extension}")
         if family is Family.UNKNOWN:
@@ -264,13 +266,12 @@ class Fetcher:
 
         `extension` is that of the file's name in the listing, empty if it has none.
         """
-        url = str(info.get("url") or "")
         has_codecs = any(info.get(name) not in (None, "none") for name in ("vcodec", "acodec"))
         is_media = has_codecs or bool(info.get("requested_formats") or self._ydl.playlists)
         streams = self._ydl.playlists.values()
         longest = max(streams, key=lambda each: each.seconds or 0.0, default=Expected())
         if not extension and not is_media:
-            extension = announced_extension(self._ydl.latest_headers, url)
+            extension = announced_extension(self._ydl.latest_headers, self._naming.url)
         if not extension and self._naming.extension != "unknown_video":
             extension = f".{self._naming.extension}"
         seconds = float_or_none(info.get("duration"))

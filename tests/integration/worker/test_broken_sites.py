@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.faulty_site import Fault, FaultySite, Lecture, content
+from tests.faulty_site import Fault, FaultySite, Lecture
+from tests.media import lecture
 from tests.orders import delivered, order_for, run
 
 from enrollgate.domain.reasons import Reason
@@ -22,7 +23,7 @@ COUNT = 40
 @pytest.fixture
 def site() -> Iterator[FaultySite]:
     """Serve a course of many small lectures."""
-    with FaultySite([Lecture(f"L{n}", content(3000, n)) for n in range(1, COUNT + 1)]) as running:
+    with FaultySite([Lecture(f"L{n}", lecture(3000, n)) for n in range(1, COUNT + 1)]) as running:
         yield running
 
 
@@ -32,7 +33,7 @@ def lectures_asked(site: FaultySite) -> set[str]:
 
 @pytest.mark.parametrize("status", [401, 403, 404, 500])
 def test_six_broken_lectures_in_a_row_do_not_cost_the_others(tmp_path: Path, status: int) -> None:
-    with FaultySite([Lecture(f"L{n}", content(3000, n)) for n in range(1, 13)]) as site:
+    with FaultySite([Lecture(f"L{n}", lecture(3000, n)) for n in range(1, 13)]) as site:
         site.faults |= {f"/{n}.mp4": Fault(status=status) for n in range(3, 9)}
         reports = list[Report]()
         for attempt in (1, 2, 3):

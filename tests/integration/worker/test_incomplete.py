@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from tests.faulty_site import Fault, FaultySite, Lecture, content
+from tests.faulty_site import Fault, FaultySite, Lecture
+from tests.media import lecture
 from tests.orders import delivered, order_for, run
 
 from enrollgate.domain.reasons import Reason
@@ -18,7 +19,7 @@ ACCEPTED = {"incomplete": "accept", "incomplete_reasons": "CourseNotFound,SiteEr
 
 @pytest.fixture
 def site() -> Iterator[FaultySite]:
-    with FaultySite([Lecture(f"L{n}", content(3000, n)) for n in range(1, 5)]) as running:
+    with FaultySite([Lecture(f"L{n}", lecture(3000, n)) for n in range(1, 5)]) as running:
         yield running
 
 

@@ -1,6 +1,7 @@
 """Small tools that any layer may use.
 
     backoff       how long to wait before another attempt
+    cookies_file  cookies files in the Netscape format
     environment   what a child process inherits of the environment
     files         writing a file atomically, and a file's MD5
     lines         output in lines of a bounded length

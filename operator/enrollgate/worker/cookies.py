@@ -1,29 +1,34 @@
 """Copy the account's cookies to scratch.
 
-yt-dlp writes its cookies file back, which a mounted Secret does not allow.
+yt-dlp writes its cookies file back, which a mounted Secret does not allow. What it writes are the
+cookies that the site renewed during the attempt: the next attempt of the run starts with them.
 
 Only lines that are cookies are copied. yt-dlp prints lines that it cannot read to standard error,
 with their values.
 """
 
-import re
+import hashlib
 import sys
 from pathlib import Path
 
+from enrollgate.common.cookies_file import NotCookies, parse_cookies, read_cookies
 from enrollgate.common.files import write_private
 from enrollgate.domain.account import DEFAULT_COOKIES_NAME
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.order import WorkOrder
 
-_HTTP_ONLY = "#HttpOnly_"
-# Seven fields between tabs; the fifth, the expiry, is empty or a number.
-_COOKIE = re.compile(r"((?:[^\t]*\t){4})((?:-?[0-9]+(?:\.[0-9]+)?)?)(\t[^\t]*\t[^\t]*)")
+_HEADER = "# Netscape HTTP Cookie File"
+_REMEDY = (
+    "Export the cookies again in the Netscape (cookies.txt) format, for example with the browser "
+    "extension `Get cookies.txt LOCALLY`."
+)
 
 
 def copy_cookies(order: WorkOrder) -> Path | None:
     """Copy the account's cookies file, or else the default one, with mode 0600.
 
-    Return None if there is neither.
+    What the site renewed in an earlier attempt comes last, so that it wins, unless the file has
+    changed since. Return None if there is no file.
 
     Raises Failure (CookiesUnreadable).
     """
@@ -32,15 +37,30 @@ def copy_cookies(order: WorkOrder) -> Path | None:
     for name in (order.cookies_name, DEFAULT_COOKIES_NAME):
         source = order.settings.cookies_dir / Path(name).name
         try:
-            content = _cookie_lines(source.name, source.read_text(encoding="utf-8-sig"))
+            text = read_cookies(source)
+            lines, skipped = parse_cookies(text)
         except FileNotFoundError:
             continue
         except OSError as error:
             raise Failure(Reason.COOKIES_UNREADABLE, f"{source.name}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise Failure(Reason.COOKIES_UNREADABLE, f"{source.name} is not text") from error
-        copy = order.scratch_dir / "cookies.txt"
-        write_private(copy, content)
+        except NotCookies as error:
+            message = f"{source.name} {error}"
+            raise Failure(Reason.COOKIES_UNREADABLE, message, remedy=_REMEDY) from error
+        if skipped:
+            first = ", ".join(map(str, skipped[:10]))
+            count = len(skipped)
+            sys.stderr.write(
+                f"{source.name}: {count} lines are no cookies and are skipped: {first}\n"
+            )
+        copy, mark = order.scratch_dir / "cookies.txt", order.scratch_dir / "cookies.source"
+        digest = hashlib.sha256(f"{source.name}\n{text}".encode(errors="replace")).hexdigest()
+        try:
+            if mark.read_text(encoding="utf-8") == digest:
+                lines += parse_cookies(read_cookies(copy))[0]
+        except (OSError, NotCookies, UnicodeDecodeError):
+            pass  # no earlier attempt, or it left nothing that can be used
+        write_private(copy, "\n".join([_HEADER, *lines, ""]))
+        write_private(mark, digest)
         return copy
     return None
 
@@ -51,29 +71,3 @@ def describe_missing_cookies(order: WorkOrder) -> str:
     if order.settings.cookies_dir is None:
         return f"ENROLLGATE_COOKIES_DIR is not set, so {names} were not looked for"
     return f"ENROLLGATE_COOKIES_DIR has neither of {names}"
-
-
-def _cookie_lines(name: str, text: str) -> str:
-    """Return a cookies file with only the lines that are cookies.
-
-    Other lines are skipped, and named in the log by their number, never by their content. Browser
-    extensions write -1 as the expiry of a session cookie, which yt-dlp would refuse.
-    """
-    cookies, skipped = list[str](), list[int]()
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or (line.startswith("#") and not line.startswith(_HTTP_ONLY)):
-            continue
-        if cookie := _COOKIE.fullmatch(line):
-            expiry = "0" if cookie[2].startswith("-") else cookie[2]
-            cookies.append(cookie[1] + expiry + cookie[3])
-        else:
-            skipped.append(number)
-    if skipped and not cookies:
-        raise Failure(
-            Reason.COOKIES_UNREADABLE,
-            f"{name} holds no line in the Netscape format (seven fields between tabs)",
-        )
-    if skipped:
-        first = ", ".join(map(str, skipped[:10]))
-        sys.stderr.write(f"{name}: {len(skipped)} lines are no cookies and are skipped: {first}\n")
-    return "\n".join(["# Netscape HTTP Cookie File", *cookies, ""])

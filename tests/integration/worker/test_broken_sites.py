@@ -172,3 +172,22 @@ def test_a_stop_ends_the_wait_that_a_site_asked_for(site: FaultySite, tmp_path: 
     site.on_request = lambda _path: threading.Timer(0.1, stop.set).start()
     report = work(order_for(site, tmp_path), stop=stop)
     assert report.reason is Reason.STOPPED and len(site.sent) == 1
+
+
+def test_cookies_that_the_site_renews_are_kept_for_the_next_attempt(
+    site: FaultySite, tmp_path: Path
+) -> None:
+    """The site renews the session on the course's page, and accepts the new one only."""
+    site.lectures = site.lectures[:2]
+    videos = b"<title>C</title><video src=/1.mp4></video><video src=/2.mp4></video>"
+    site.pages["/course"] = ("text/html", videos)
+    site.sets_cookie["/course"] = "session=renewed; Path=/; Max-Age=3600"
+    site.faults["/2.mp4"] = Fault(status=500)
+    course = f"{site.url}/course"
+    assert run(order_for(site, tmp_path, course_url=course)).items_delivered == 1
+    saved = tmp_path / "scratch" / "cookies.txt"
+    assert "renewed" in saved.read_text() and saved.stat().st_mode & 0o777 == 0o600
+    site.faults.clear()
+    site.wants_cookie = "session=renewed"
+    report = run(order_for(site, tmp_path, course_url=course, attempt=2))
+    assert (report.reason, report.items_delivered) == (None, 1), report

@@ -49,3 +49,76 @@ def test_a_bad_line_is_named_by_its_number_and_skipped(
 def test_a_file_without_a_cookie_is_unreadable(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="no line in the Netscape format"):
         copied(tmp_path, "session=abc; path=/\n")
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (line("a") + "\r\n" + line("b") + "\r\n", [line("a"), line("b")]),
+        (line("a") + "\r" + line("b"), [line("a"), line("b")]),
+        (line("a").replace("\t", "    "), [line("a")]),
+        (line("a").replace("\t", " "), [line("a")]),
+        ("#HttpOnly_" + line("a"), ["#HttpOnly_" + line("a")]),
+        (line("a", expiry="4102444800000"), [line("a")]),
+        (line("a", expiry="4102444800000000"), [line("a")]),
+        (line("a", expiry="15746918400000000"), [line("a")]),
+        (line("a", expiry=""), [line("a", expiry="")]),
+        (line("a").replace("TRUE", "true").replace("FALSE", "false"), [line("a")]),
+        (line("a").removesuffix("\tsecret-value"), [line("a").removesuffix("secret-value")]),
+        (
+            line("a", domain=".example.com"),
+            [line("a", domain=".example.com").replace("FALSE", "TRUE")],
+        ),
+        (line("a") + "\n" + line("a", expiry="0"), [line("a"), line("a", expiry="0")]),
+        (
+            line("a").replace("secret", "se\u2028cret"),
+            [line("a").replace("secret", "se\u2028cret")],
+        ),
+    ],
+    ids=[
+        "Windows",
+        "old Mac",
+        "spaces",
+        "one space",
+        "HttpOnly",
+        "milliseconds",
+        "microseconds",
+        "Chrome",
+        "no expiry",
+        "lower case",
+        "no value",
+        "flag against dot",
+        "duplicate",
+        "line separator",
+    ],
+)
+def test_a_file_in_any_common_shape_is_read(
+    tmp_path: Path, written: str, expected: list[str]
+) -> None:
+    found = copied(tmp_path, written)
+    assert found[0] == HEADER and "\n".join(found[1:]) == "\n".join(
+        each for line in expected for each in line.splitlines()
+    )
+
+
+@pytest.mark.parametrize("shape", ['[{"name": "a", "value": "v"}]', '\ufeff{"cookies": []}'])
+def test_a_json_export_is_named_with_the_way_to_export(tmp_path: Path, shape: str) -> None:
+    with pytest.raises(Failure, match="JSON export") as failure:
+        copied(tmp_path, shape)
+    assert "Netscape" in failure.value.remedy and "value" not in failure.value.message
+
+
+def test_ten_megabytes_of_cookies_are_read(tmp_path: Path) -> None:
+    assert len(copied(tmp_path, f"{line('a')}\n" * 150_000)) == 150_001
+
+
+def test_renewed_cookies_are_kept_until_the_file_changes(tmp_path: Path) -> None:
+    assert copied(tmp_path, line("a")) == [HEADER, line("a")]
+    order = make_order(tmp_path, cookies_dir=tmp_path / "cookies")
+    renewed = line("a").replace("secret-value", "renewed")
+    (order.scratch_dir / "cookies.txt").write_text(f"{HEADER}\n{renewed}\n")
+    copy = copy_cookies(order)
+    assert copy is not None and copy.read_text().splitlines() == [HEADER, line("a"), renewed]
+    (tmp_path / "cookies" / "cookies.txt").write_text(line("b"))
+    assert copy_cookies(order) == copy
+    assert copy.read_text().splitlines() == [HEADER, line("b")]

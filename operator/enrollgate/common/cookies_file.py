@@ -1,0 +1,93 @@
+"""Read cookies files in the Netscape format as browsers and their extensions write them.
+
+What goes in: a file. What comes out: lines of seven fields between tabs that every reader of the
+format accepts, and the numbers of the lines that are no cookies. A content never reaches an error.
+The format: https://curl.se/docs/http-cookies.html.
+"""
+
+import re
+from pathlib import Path
+
+# Bytes of a file. All cookies of a browser take less.
+_MAX_SIZE = 32 << 20
+_HTTP_ONLY = "#HttpOnly_"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+# Domain, subdomains, path, secure, expiry, name, value. Editors replace tabs by spaces, and cut
+# the last tab of a cookie without a value.
+_TABS = re.compile(
+    r"([^\t ]+)\t(\w+)\t([^\t]*)\t(\w+)\t((?:-?[0-9]+(?:\.[0-9]+)?)?)\t([^\t]*)(?:\t([^\t]*))?"
+)
+_SPACES = re.compile(
+    r"(\S+) +(TRUE|FALSE) +(/\S*) +(TRUE|FALSE) +(-?[0-9]+(?:\.[0-9]+)?) +(\S+)(?: +(\S.*))?",
+    re.IGNORECASE,
+)
+# Expiries above these are in milliseconds and microseconds since 1970, and in Chrome's
+# microseconds since 1601.
+_MILLISECONDS, _MICROSECONDS, _CHROME = 1e11, 1e14, 1e16
+_SECONDS_FROM_1601 = 11_644_473_600
+
+
+class NotCookies(ValueError):
+    """A file is no cookies file. The message says what it is, to follow the file's name."""
+
+
+def read_cookies(path: Path) -> str:
+    """Return the text of a cookies file. Raises OSError and NotCookies."""
+    with path.open("rb") as stream:
+        content = stream.read(_MAX_SIZE + 1)
+    if len(content) > _MAX_SIZE:
+        raise NotCookies(f"has more than {_MAX_SIZE >> 20} MiB")
+    try:
+        return content.decode("utf-16" if content.startswith(_UTF16) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise NotCookies("is not text") from error
+
+
+def parse_cookies(text: str) -> tuple[list[str], list[int]]:
+    """Return the cookies, a line each, and the numbers of the lines that are none (from 1).
+
+    Raises NotCookies if there is no cookie in spite of other content.
+    """
+    cookies, skipped = list[str](), list[int]()
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", text.removeprefix("\ufeff")), 1):
+        if not line.strip() or (line.startswith("#") and not line.startswith(_HTTP_ONLY)):
+            continue
+        found = _TABS.fullmatch(line) or _SPACES.fullmatch(line.strip())
+        if found is None:
+            skipped.append(number)
+        else:
+            cookies.append(_normal(found))
+    if skipped and not cookies:
+        if text.lstrip("\ufeff \t\r\n").startswith(("[", "{")):
+            raise NotCookies("is a JSON export of a browser extension, not in the Netscape format")
+        raise NotCookies("holds no line in the Netscape format (seven fields between tabs)")
+    return cookies, skipped
+
+
+def expiry(cookie: str) -> float:
+    """Return when a cookie expires, in seconds since 1970; 0: with the session."""
+    return float(cookie.split("\t")[4] or 0)
+
+
+def _normal(found: re.Match[str]) -> str:
+    """Return a line that agrees with itself. Python refuses all of a file that does not."""
+    domain, subdomains, path, secure, expires, name, value = found.groups(default="")
+    prefix = _HTTP_ONLY if domain.startswith(_HTTP_ONLY) else ""
+    host = domain.removeprefix(prefix)
+    if subdomains.upper() == "TRUE" and not host.startswith("."):
+        host = f".{host}"
+    flag = "TRUE" if host.startswith(".") else "FALSE"
+    fields = (prefix + host, flag, path or "/", secure.upper(), _seconds(expires), name, value)
+    return "\t".join(fields)
+
+
+def _seconds(expiry: str) -> str:
+    """Return an expiry in seconds since 1970; 0 is a session cookie's."""
+    if not expiry or expiry.startswith("-"):
+        return "0" if expiry else ""
+    number = float(expiry)
+    if number > _CHROME:
+        return str(int(number / 1e6 - _SECONDS_FROM_1601))
+    if number > _MICROSECONDS:
+        return str(int(number / 1e6))
+    return str(int(number / 1e3)) if number > _MILLISECONDS else expiry

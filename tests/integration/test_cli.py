@@ -14,7 +14,9 @@ from tests.faulty_site import Fault, FaultySite, Lecture
 from tests.media import lecture
 from tests.world import World
 
+from enrollgate.domain.observation import Observation, Phase
 from enrollgate.domain.reasons import Reason, exit_code
+from enrollgate.domain.report import Report
 
 
 @pytest.fixture
@@ -254,6 +256,25 @@ def test_status_shows_tasks_runs_and_failures_with_remedies(
     assert data["runs"][0]["name"] == "test-2-1" and data["runs"][0]["progress"] is None
     (failure,) = data["failures"]
     assert failure["task_id"] == late and "ENROLLGATE_ENROLLMENT_TIMEOUT" in failure["remedy"]
+
+
+def test_status_shows_what_completed_with_items_left_out(
+    environment: dict[str, str], sqlite_url: str
+) -> None:
+    world = World(sqlite_url)
+    task = world.add("enrolled")
+    world.reconcile()
+    (run_name,) = world.launcher.live
+    message = "9 items delivered, 0 were there already, 2 items left out"
+    report = Report(None, message, items_delivered=9, items_left_out=2)
+    world.launcher.runs[run_name] = Observation(run_name, Phase.SUCCEEDED, report)
+    world.reconcile()
+    assert world.status(task) == "completed"
+    world.close()
+    assert "2 items left out" in " ".join(run(environment, "status").stdout.split())
+    data = json.loads(run(environment, "status", "--json").stdout)
+    (completed,) = data["completed_with_items_left_out"]
+    assert completed["task_id"] == task and completed["message"] == message
 
 
 def test_work_writes_a_wrong_setting_to_its_report(

@@ -5,10 +5,12 @@ workers' volumes and Secrets; the chart's test pod (`helm test`) has those, but 
 cannot see is a warning that says where to check it.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +20,8 @@ from tempfile import TemporaryDirectory
 from rich.markup import escape
 
 from enrollgate.commands.console import OUT, settings_or_fail
-from enrollgate.common.redaction import printable
+from enrollgate.commands.cookies_check import check_cookies_files
+from enrollgate.common.redaction import printable, redact
 from enrollgate.control.wiring import (
     Misconfigured,
     NoCluster,
@@ -27,6 +30,7 @@ from enrollgate.control.wiring import (
     build_tables,
     lease_name,
 )
+from enrollgate.database import DatabaseMisconfigured, DatabaseUnavailable, queries
 from enrollgate.database.preflight import check_database
 from enrollgate.domain.check import Check, Severity, failed, ok, warning
 from enrollgate.domain.destination import DriveDestination
@@ -56,9 +60,13 @@ def print_checks(*, as_json: bool) -> bool:
 
 def run_checks(settings: Settings) -> Iterator[Check]:
     """Give one check after the other, in the order in which to fix them."""
-    database = build_database(settings)
+    database, tables = build_database(settings), build_tables(settings)
+    accounts: frozenset[str] | None = None
     try:
-        yield from check_database(database, build_tables(settings))
+        yield from check_database(database, tables)
+        if settings.cookies_dir is not None:
+            with contextlib.suppress(DatabaseUnavailable, DatabaseMisconfigured):
+                accounts = queries.account_emails(database, tables)
     finally:
         database.close()
     if settings.launcher == "kubernetes":
@@ -66,7 +74,7 @@ def run_checks(settings: Settings) -> Iterator[Check]:
     else:
         yield check_folder("work folder", settings.work_dir, "ENROLLGATE_WORK_DIR")
     yield check_destination(settings)
-    yield check_cookies(settings)
+    yield check_cookies(settings, accounts)
     yield check_downloader(settings)
     yield check_hosts(settings)
 
@@ -129,8 +137,11 @@ def check_folder(name: str, folder: Path, variable: str) -> Check:
     return ok(name, f"{folder} {state}, {free:.1f} GiB free")
 
 
-def check_cookies(settings: Settings) -> Check:
-    """Check that the cookies folder exists and its files are readable."""
+def check_cookies(settings: Settings, accounts: frozenset[str] | None) -> Check:
+    """Check the cookies folder and its files.
+
+    `accounts` are the e-mail addresses of all tasks, None if they are not known.
+    """
     folder, secret = settings.cookies_dir, settings.kubernetes.cookies_secret
     if folder is None and settings.launcher == "kubernetes" and secret:
         return warning("cookies", f"the Secret {secret} is mounted in workers only", _HELM_TEST)
@@ -148,11 +159,11 @@ def check_cookies(settings: Settings) -> Check:
     unreadable = [path.name for path in files if not os.access(path, os.R_OK)]
     if unreadable:
         remedy = f"let user {os.getuid()} read them"
-        return failed("cookies", f"not readable: {', '.join(unreadable)}", remedy)
+        return failed("cookies", redact(f"not readable: {', '.join(unreadable)}"), remedy)
     if not files:
         remedy = "add cookies.txt, or one file per account (docs/settings.md)"
         return warning("cookies", f"{folder} is empty", remedy)
-    return ok("cookies", f"{len(files)} file(s) in {folder}")
+    return check_cookies_files(files, accounts, time.time())
 
 
 def check_downloader(settings: Settings) -> Check:

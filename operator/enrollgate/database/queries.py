@@ -14,6 +14,9 @@ from enrollgate.database.backlog import UNKNOWN_STATUS_LIMIT
 from enrollgate.database.engine import Database
 from enrollgate.database.tables import Tables, runs
 
+# Accounts that `doctor` compares with the cookies files.
+_MAX_ACCOUNTS = 100_000
+
 
 @dataclass(frozen=True, slots=True)
 class StatusCount:
@@ -98,6 +101,14 @@ def unfinished_runs(database: Database, limit: int = 50) -> list[RunView]:
     statement = select(*_VIEW).where(runs.c.active == 1).order_by(runs.c.id).limit(limit)
     with database.read_transaction() as connection:
         return [RunView(*row) for row in connection.execute(statement)]
+
+
+def account_emails(database: Database, tables: Tables) -> frozenset[str] | None:
+    """Return the e-mail addresses of all tasks; None if there are very many accounts."""
+    statement = select(tables.email).distinct().limit(_MAX_ACCOUNTS + 1)
+    with database.read_transaction() as connection:
+        found = frozenset(email for email in connection.scalars(statement) if email)
+    return found if len(found) <= _MAX_ACCOUNTS else None
 
 
 def latest_incomplete(database: Database, limit: int = 10) -> list[RunView]:

@@ -125,7 +125,12 @@ def render(overview: Overview, tables: Tables) -> RenderableType:
     """Return the overview as tables for a terminal."""
     shown = [_task_table(overview, tables), _run_table(overview), _failure_table(overview)]
     if overview.incomplete:
-        shown.append(_incomplete_table(overview))
+        title = "Completed, with items left out (ENROLLGATE_INCOMPLETE)"
+        table = Table("task", "finished at (UTC)", "result", title=title, title_justify="left")
+        for run in overview.incomplete:
+            result = _cell(f"completed: {run.message}")
+            table.add_row(str(run.task_id), _finished_at(run), result)
+        shown.append(table)
     return Group(*shown)
 
 
@@ -165,6 +170,10 @@ def _remedy(reason: str | None) -> str:
     return explain(Reason(reason)).remedy if reason in set(Reason) else ""
 
 
+def _finished_at(run: queries.RunView) -> str:
+    return f"{run.finished_at:%Y-%m-%d %H:%M:%S}" if run.finished_at else ""
+
+
 def _cell(text: str | None) -> Text:
     """Return the text as it is. In a plain string, rich would read brackets as markup."""
     return Text(printable(text or ""))
@@ -192,24 +201,23 @@ def _run_table(overview: Overview) -> Table:
     table = Table(*headings, title="Unfinished runs", title_justify="left")
     for run in overview.runs:
         age = (overview.now - (run.launched_at or run.claimed_at)).total_seconds()
-        progress = overview.progress.get(run.name)
+        described = ""
+        if (progress := overview.progress.get(run.name)) is not None:
+            total, size = progress.get("items_total"), progress.get("bytes")
+            described = f"{progress.get('items_done', 0)}"
+            described += " items" if total is None else f" of {total} items"
+            described += f", {size / 1e6:.1f} MB" if isinstance(size, int) else ""
         table.add_row(
             _cell(run.name),
             str(run.task_id),
             str(run.run_number),
             _cell(run.state),
             f"{age:.0f} s",
-            _cell("" if progress is None else _describe_progress(progress)),
+            _cell(described),
         )
     if not overview.runs:
         table.add_row("none", *[""] * 5)
     return table
-
-
-def _describe_progress(progress: Progress) -> str:
-    total, size = progress.get("items_total"), progress.get("bytes")
-    items = f"{progress.get('items_done', 0)}{'' if total is None else f' of {total}'} items"
-    return f"{items}, {size / 1e6:.1f} MB" if isinstance(size, int) else items
 
 
 def _failure_table(overview: Overview) -> Table:
@@ -219,20 +227,11 @@ def _failure_table(overview: Overview) -> Table:
     for run in overview.failures:
         table.add_row(
             str(run.task_id),
-            f"{run.finished_at:%Y-%m-%d %H:%M:%S}" if run.finished_at else "",
+            _finished_at(run),
             _cell(run.reason),
             _cell(run.message),
             _cell(_remedy(run.reason)),
         )
     if not overview.failures:
         table.add_row("none", *[""] * 4)
-    return table
-
-
-def _incomplete_table(overview: Overview) -> Table:
-    title = "Completed, with items left out (ENROLLGATE_INCOMPLETE)"
-    table = Table("task", "finished at (UTC)", "result", title=title, title_justify="left")
-    for run in overview.incomplete:
-        finished = f"{run.finished_at:%Y-%m-%d %H:%M:%S}" if run.finished_at else ""
-        table.add_row(str(run.task_id), finished, _cell(f"completed: {run.message}"))
     return table

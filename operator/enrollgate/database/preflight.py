@@ -164,7 +164,13 @@ def _check_structure(database: Database, tables: Tables) -> Iterator[Check]:
         if missing:
             return
         yield ok("columns", ", ".join(wanted.values()))
-        yield _check_key_type(columns.id, found[columns.id]["type"])
+        # Our tables hold the key as an integer: MySQL would convert any other type, and mix up
+        # tasks.
+        if isinstance(key_type := found[columns.id]["type"], Integer):
+            yield ok("id column", str(key_type))
+        else:
+            remedy = "name the table's integer key in ENROLLGATE_ID_COLUMN"
+            yield failed("id column", f"{columns.id} is {key_type}, not an integer", remedy)
         yield _check_status_type(tables, found[columns.status]["type"])
         indexes = inspector.get_indexes(tables.tasks.name, tables.tasks.schema)
         if any(index["column_names"][:1] == [columns.status] for index in indexes):
@@ -173,17 +179,6 @@ def _check_structure(database: Database, tables: Tables) -> Iterator[Check]:
             remedy = f"with many rows, add one: CREATE INDEX ix_status ON {name} ({columns.status})"
             problem = "there is none: every pass reads the whole table"
             yield warning("index on status", problem, remedy)
-
-
-def _check_key_type(column: str, kind: object) -> Check:
-    """Check the key's type.
-
-    Our tables hold it as an integer: MySQL would convert any other type, and mix up tasks.
-    """
-    if isinstance(kind, Integer):
-        return ok("id column", str(kind))
-    remedy = "name the table's integer key in ENROLLGATE_ID_COLUMN"
-    return failed("id column", f"{column} is {kind}, not an integer", remedy)
 
 
 def _check_status_type(tables: Tables, kind: object) -> Check:

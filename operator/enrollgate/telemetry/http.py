@@ -43,7 +43,14 @@ def serving(port: int, health: Health) -> Iterator[int]:
         yield 0
         return
     try:
-        server = _listen(port, _build_app(health))
+        app = _build_app(health)
+        server: WSGIServer
+        try:
+            server = make_server("::", port, app, _DualStackServer, _SilentHandler)
+        except OSError as error:
+            if error.errno not in _NO_IPV6:
+                raise
+            server = make_server("", port, app, _Server, _SilentHandler)
     except OSError as error:
         raise PortUnavailable(
             f"ENROLLGATE_HTTP_PORT={port}: {error.strerror}: choose another port"
@@ -105,12 +112,3 @@ class _DualStackServer(_Server):
 class _SilentHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Log nothing: probes come every few seconds."""
-
-
-def _listen(port: int, app: "WSGIApplication") -> WSGIServer:
-    try:
-        return make_server("::", port, app, _DualStackServer, _SilentHandler)
-    except OSError as error:
-        if error.errno not in _NO_IPV6:
-            raise
-    return make_server("", port, app, _Server, _SilentHandler)

@@ -29,6 +29,7 @@ from benchmarks.latency import measure_latency
 from benchmarks.overlap import MEGABYTE, measure_memory, measure_overlap
 from benchmarks.page import RESULTS, build_heading
 from benchmarks.promises import evaluate
+from benchmarks.redaction import measure_redaction
 
 # Tables by name.
 Results = dict[str, Sequence[Mapping[str, object]]]
@@ -108,6 +109,7 @@ def measure_cluster(quick: bool) -> Results:
 SUITES: dict[str, Callable[[bool], Results]] = {
     "databases": measure_databases,
     "drive": measure_drive,
+    "redaction": lambda _quick: {"redaction": measure_redaction()},
     "cluster": measure_cluster,
 }
 

@@ -18,7 +18,7 @@ _INTRODUCTION = """# Benchmarks
 
 `make bench` runs all benchmarks (about an hour), writes `benchmarks/results.json` and prints the
 tables. It fails if a promise is not kept. To run one part, use `python -m benchmarks databases`,
-`drive` or `cluster`. With `--quick` it only checks that the benchmarks run.
+`drive`, `redaction` or `cluster`. With `--quick` it only checks that the benchmarks run.
 
 Ratios matter: both sides are measured in the same run, on the same machine. Compare the seconds
 of this page with each other, not with seconds on your machine.
@@ -67,6 +67,12 @@ table. The bare transfers move the same bytes in one direction and do nothing el
         """\
 The product's worker with its own retry policy and a run's three attempts. Only the pauses are
 shorter. The Drive drops, truncates, delays or refuses responses, or loses them later.""",
+    ),
+    "redaction": (
+        "Redaction of output",
+        """\
+CPU time for 1 MB from a site or a download command. A message is cut to 1,000 characters. No
+program's output is shown whole: that column shows that the time is linear in the text.""",
     ),
     "cluster_burst": (
         "Jobs from a burst of rows",

@@ -1,5 +1,8 @@
 """A local run that takes too much memory ends with a reason; the other runs go on."""
 
+import json
+import sys
+
 import pytest
 from tests.integration.launchers.harness import (
     LocalLauncherHarness,
@@ -93,6 +96,27 @@ def test_memory_that_processes_share_counts_once(harness: LocalLauncherHarness) 
     launcher = harness.launcher(TAKE + script, memory_limit=LIMIT, max_attempts=1)
     observation = wait_until_finished(launcher, start(launcher))
     assert observation.phase is Phase.SUCCEEDED, observation.report
+
+
+def test_a_download_command_above_the_limit_has_that_reason(
+    harness: LocalLauncherHarness,
+) -> None:
+    """The real worker. One block at once: the kernel must not refuse it before we look."""
+    program = "import sys, time; sys.argv; taken = bytearray(1500 * 2**20); time.sleep(600)"
+    command = [sys.executable, "-c", program, "{course_url}", "{output_dir}"]
+    launcher = harness.launcher(
+        worker_argv=[sys.executable, "-P", "-m", "enrollgate", "work"],
+        worker_env={
+            "ENROLLGATE_DOWNLOADER": "command",
+            "ENROLLGATE_DOWNLOAD_COMMAND": json.dumps(command),
+            "ENROLLGATE_DESTINATION": f"directory:{harness.notes}",
+        },
+        memory_limit=LIMIT,
+        max_attempts=1,
+    )
+    observation = wait_until_finished(launcher, start(launcher))
+    assert observation.report is not None
+    assert observation.report.reason is Reason.OOM_KILLED, observation.report
 
 
 def test_without_a_limit_a_run_may_take_what_it_needs(harness: LocalLauncherHarness) -> None:

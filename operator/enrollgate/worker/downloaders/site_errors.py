@@ -56,6 +56,7 @@ _RULES = (
         Reason.DISK_FULL,
         "no space is left for scratch files",
     ),
+    _Rule(MemoryError, Reason.OOM_KILLED, "the worker needed more memory than it may take"),
     _Rule(
         CookieLoadError,
         Reason.COOKIES_UNREADABLE,

@@ -5,6 +5,9 @@
 /signed/     media by signed URLs that expire (secure_link)
 /limited/    a few requests at once, then 429 (limit_req)
 /busy/       the same with 503, nginx's default
+/patient/    the same, and a `Retry-After` that fits the limit
+/account/    without a session: a redirect to the login page (error_page)
+/wall/       a bot wall's challenge
 /members/    only with the session cookie of an account (auth_request)
 /noranges/   `Range` is ignored (max_ranges 0)
 /sliced/     a caching proxy that fetches its origin in slices
@@ -72,6 +75,26 @@ http {{
         location /busy/ {{
             limit_req zone=few burst=1 nodelay;
             alias {root}/media/;
+        }}
+        location /patient/ {{
+            limit_req zone=few burst=1 nodelay;
+            limit_req_status 429;
+            add_header Retry-After 2 always;
+            alias {root}/media/;
+        }}
+        location /account/ {{
+            auth_request /auth;
+            error_page 401 = @login;
+        }}
+        location @login {{ return 302 /login?next=$uri; }}
+        location = /login {{
+            default_type text/html;
+            return 200 '<title>Log in</title><form><input type="password" name="p"></form>';
+        }}
+        location /wall/ {{
+            default_type text/html;
+            add_header cf-mitigated challenge always;
+            return 403 '<title>Just a moment...</title>';
         }}
         location /members/ {{
             auth_request /auth;

@@ -109,3 +109,39 @@ def test_a_limited_rate_has_its_own_reason(
     report = run(nginx, tmp_path, feed(nginx, location), DOWNLOADS="1")
     assert report.reason is reason, report
     assert set(delivered_files(tmp_path)) < set(lectures)
+
+
+def test_a_limit_that_says_how_long_is_waited_for_in_the_attempt(
+    nginx: WebServer, lectures: list[bytes], tmp_path: Path
+) -> None:
+    report = run(nginx, tmp_path, feed(nginx, "patient"), DOWNLOADS="2")
+    assert (report.reason, report.items_delivered) == (None, 3), report
+    assert delivered_files(tmp_path) == lectures
+    assert 429 in {each.status for each in nginx.requests}
+
+
+def test_an_expired_session_behind_a_login_page_is_expired_cookies(
+    nginx: WebServer, lectures: list[bytes], tmp_path: Path
+) -> None:
+    assert lectures
+    name = cookies_name("ada@example.com")
+    (tmp_path / "cookies").mkdir()
+    (tmp_path / "cookies" / name).write_text("example.com\tFALSE\t/\tTRUE\t0\tsession\told\n")
+    settings = {"COOKIES_DIR": str(tmp_path / "cookies")}
+    url = feed(nginx, "media", "account/feed.xml")
+    report = run(nginx, tmp_path, url, COOKIES_NAME=name, **settings)
+    assert report.reason is Reason.COOKIES_EXPIRED, report
+    other = cookies_name("bob@example.com")
+    report = run(nginx, tmp_path, url, COOKIES_NAME=other, **settings)
+    assert report.reason is Reason.COOKIES_MISSING and other in report.message, report
+    assert {each.path.partition("?")[0] for each in nginx.requests} == {
+        "/account/feed.xml",
+        "/login",
+    }
+
+
+def test_a_bot_wall_is_met_once(nginx: WebServer, lectures: list[bytes], tmp_path: Path) -> None:
+    assert lectures
+    report = run(nginx, tmp_path, feed(nginx, "wall"), DOWNLOADS="1")
+    assert report.reason is Reason.BOT_CHECK, report
+    assert [each.status for each in nginx.requests if each.path.startswith("/wall/")] == [403]

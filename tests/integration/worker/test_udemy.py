@@ -160,12 +160,12 @@ def test_audio_keeps_the_sound_as_the_site_sent_it(site: UdemySite, tmp_path: Pa
 
     ((name, content),) = _files(tmp_path).items()
     assert (report.reason, name) == (None, f"{FIRST}/01 - Choosing the clay.m4a")
-    sound, packets = _sound_of(content)
+    sound, packets = _read_sound(content)
     assert not sound.streams.video
-    assert packets == _sound_of(site.files["choosing-1080.mp4"])[1]
+    assert packets == _read_sound(site.files["choosing-1080.mp4"])[1]
 
 
-def _sound_of(content: bytes) -> tuple[av.container.InputContainer, list[bytes]]:
+def _read_sound(content: bytes) -> tuple[av.container.InputContainer, list[bytes]]:
     media = av.open(io.BytesIO(content), mode="r")
     return media, [bytes(each) for each in media.demux(media.streams.audio[0])]
 

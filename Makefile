@@ -1,5 +1,5 @@
 # Start with `make demo` and `make test`. Each target installs what it needs.
-.PHONY: help demo test test-quick test-cluster control-plane bench lint format types imports docs lock clean setup databases node webservers yt-dlp-tests tools manifests image
+.PHONY: help demo test test-quick test-cluster control-plane bench lint format types imports docs lock clean setup databases node webservers packager yt-dlp-tests tools manifests image
 BIN := .venv/bin
 
 help: ## List the targets
@@ -11,7 +11,7 @@ setup: ## Create .venv from the lock file
 demo: setup ## Show the four cases of the contract on this machine
 	@$(BIN)/python -m examples.demo
 
-test: setup databases node webservers yt-dlp-tests tools lint types imports ## Check everything and run all tests except those on a cluster
+test: setup databases node webservers packager yt-dlp-tests tools lint types imports ## Check everything and run all tests except those on a cluster
 	@$(BIN)/python -m scripts.docs.settings --check docs/settings.md
 	@$(BIN)/python -m scripts.docs.reasons --check docs/reasons.md
 	@$(BIN)/python -m scripts.docs.chart_readme --check charts/enrollgate/README.md
@@ -36,6 +36,9 @@ databases: ## Install the database servers for the tests
 
 webservers: ## Install the web servers and download programs for the tests
 	@scripts/webservers >/dev/null || true
+
+packager: setup ## Fetch the packager that makes streams for the tests
+	@scripts/packager >/dev/null || true
 
 yt-dlp-tests: setup ## Fetch yt-dlp's own tests, which run on our request handler
 	@scripts/yt-dlp-tests >/dev/null || true

@@ -63,6 +63,7 @@ def make_media(
         if picture is not None:
             assert isinstance(picture, av.VideoStream)
             picture.width, picture.height, picture.pix_fmt = _WIDTH, _HEIGHT, "yuv420p"
+            picture.codec_context.gop_size = _RATE  # a segment may begin every second
             _draw(file, picture, seed, round(seconds * _RATE))
         _play(file, sound, seed, round(seconds * sample_rate))
     return output.getvalue()

@@ -33,6 +33,7 @@ def environment(drive: DriveEmulator, tmp_path: Path) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "COLUMNS": "300",
         "ENROLLGATE_DESTINATION": f"drive:{drive.store.root}",
+        "ENROLLGATE_COURSE_INDEX": "false",
         "ENROLLGATE_DRIVE_ENDPOINT": drive.url,
         "ENROLLGATE_DRIVE_CREDENTIALS": str(tmp_path / "login.json"),
         "ENROLLGATE_DRIVE_CHUNK_SIZE": "256KiB",

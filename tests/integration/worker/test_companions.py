@@ -1,11 +1,14 @@
 """Subtitles of sites other than Udemy, through yt-dlp's generic extractor; the index."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.drive_emulator import DriveEmulator
 from tests.faulty_site import Fault, FaultySite
+from tests.integration.drive.bench import Bench
 from tests.media import lecture, ts_segment
 from tests.orders import delivered, manifest, order_for, run
 
@@ -155,3 +158,23 @@ def test_index_is_replaced_only_when_the_course_changes(site: FaultySite, tmp_pa
     run(order_for(site, tmp_path, course_url=url, attempt=3))
     assert index.stat().st_ino != first
     assert index.read_text().count("<a href") == 5
+
+
+def test_drive_gets_subtitles_and_an_index_with_its_own_addresses(
+    site: FaultySite, tmp_path: Path
+) -> None:
+    with DriveEmulator() as emulator:
+        order = Bench(emulator, tmp_path).order(site, course_url=_html5(site))
+        report = run(order)
+        again = run(order)
+        listed = [each for each in emulator.store.files.values() if "md5Checksum" in each]
+
+    assert (report.reason, report.items_delivered, again.items_skipped) == (None, 4, 4)
+    assert len(listed) == 6, "a second run replaces nothing and adds nothing"
+    page = order.scratch_dir / "index" / "index.html"
+    (index,) = (each for each in listed if each["name"] == "index.html")
+    assert index["md5Checksum"] == hashlib.md5(page.read_bytes()).hexdigest()
+    for each in listed:
+        if each["name"].endswith((".mp4", ".vtt")):
+            address = f"https://drive.google.com/file/d/{each['id']}/view"
+            assert f'href="{address}"' in page.read_text()

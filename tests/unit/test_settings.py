@@ -197,9 +197,9 @@ def test_a_duration_is_seconds_or_has_a_unit(
         ),
         ("DATABASE__HOST", "", "ENROLLGATE_DATABASE__HOST=: it should have at least 1 character"),
         (
-            "MAX_RETRIES",
+            "MAX_TRIES",
             "7",
-            "ENROLLGATE_MAX_RETRIES: there is no such setting; did you mean "
+            "ENROLLGATE_MAX_TRIES: there is no such setting; did you mean "
             "ENROLLGATE_MAX_ATTEMPTS?",
         ),
         (

@@ -199,8 +199,7 @@ def test_a_duration_is_seconds_or_has_a_unit(
         (
             "MAX_TRIES",
             "7",
-            "ENROLLGATE_MAX_TRIES: there is no such setting; did you mean "
-            "ENROLLGATE_MAX_ATTEMPTS?",
+            "ENROLLGATE_MAX_TRIES: there is no such setting; did you mean ENROLLGATE_MAX_ATTEMPTS?",
         ),
         (
             "PROXY",

@@ -1,4 +1,4 @@
-"""Recognise a course or an item in every attempt, although its address is signed anew.
+"""Recognise a course or an item in every attempt, although its address is signed again.
 
 A signature changes with every attempt and every row, and it is a secret. The rest of the URL says
 what it is about. Only documented ways of signing are known here, and each counts only if all of it

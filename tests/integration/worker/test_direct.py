@@ -79,7 +79,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body if cut is None else body[:cut])
 
-    def range_of(self, body: bytes) -> tuple[int, int] | None:
+    def parse_range(self, body: bytes) -> tuple[int, int] | None:
         """Return the range that was asked for: start, and end exclusive."""
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if match is None:
@@ -88,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def ranged(self, body: bytes, headers: dict[str, str], shift: int = 0) -> None:
         """Answer 206 with the range that was asked for, moved by `shift` bytes."""
-        start, stop = self.range_of(body) or (0, len(body))
+        start, stop = self.parse_range(body) or (0, len(body))
         start, stop = start + shift, min(stop + shift, len(body))
         where = {"Content-Range": f"bytes {start}-{stop - 1}/{len(body)}"}
         self.answer(206, body[start:stop], headers | where)
@@ -226,7 +226,7 @@ def test_a_server_that_caps_its_ranges_is_asked_for_the_rest(tmp_path: Path) -> 
     leave_partial(tmp_path, etag("a"))
 
     def script(handler: Handler) -> None:
-        start, _ = handler.range_of(OLD) or (0, 0)
+        start, _ = handler.parse_range(OLD) or (0, 0)
         where = {"Content-Range": f"bytes {start}-{min(start + 80_000, 300_000) - 1}/300000"}
         handler.answer(206, OLD[start : start + 80_000], etag("a") | where)
 

@@ -1,7 +1,7 @@
 """Generated courses on a faulty site: what is listed is delivered once, or named as failed.
 
-Each course is tried up to three times, as a run is. Its media URLs are signed anew at each attempt,
-and before the last attempt the site may fail, cut or replace any answer.
+Each course is tried up to three times, as a run is. Its media URLs are signed again at each
+attempt, and before the last attempt the site may fail, cut or replace any answer.
 """
 
 import hashlib

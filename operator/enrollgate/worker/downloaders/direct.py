@@ -39,7 +39,7 @@ from enrollgate.worker.scratch import CHUNK_SIZE
 
 # How often one download starts over because the file is another one.
 _MAX_STARTS = 3
-# Bytes of whole files that one download may read in vain, from a server that ignores ranges.
+# Bytes of whole files that one download may read for nothing, from a server that ignores ranges.
 _MAX_SKIPPED = 256 << 20
 _NOTE = ".version"
 

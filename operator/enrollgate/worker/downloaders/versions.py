@@ -51,7 +51,7 @@ class Version:
         """Return whether an answer 206 is of the version that an earlier answer was of.
 
         It must say so: some servers ignore If-Range. An answer 206 repeats the ETag (RFC 9110,
-        15.3.7); without an ETag we insist on the same date.
+        15.3.7); without an ETag the date must be the same.
         """
         ours, theirs = self.validators, earlier.validators
         if None not in (ours.length, theirs.length) and ours.length != theirs.length:

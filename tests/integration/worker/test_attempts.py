@@ -144,3 +144,27 @@ def test_a_damaged_validator_in_the_manifest_is_no_validator(tmp_path: Path) -> 
         content["items"][0]["validators"] = {"etag": 7}
         path.write_text(json.dumps(content))
         assert run(order).items_skipped == 1
+
+
+@pytest.mark.parametrize("kind", ["video/mp4", "application/octet-stream"])
+def test_a_direct_lecture_costs_one_request(tmp_path: Path, kind: str) -> None:
+    with FaultySite([]) as site:
+        serve(site, [0, 1], "/{}.mp4")
+        site.pages |= {f"/{n}.mp4": (kind, CONTENTS[n]) for n in (0, 1)}
+        site.pages["/course"] = feed(site, [0, 1], "/{}.mp4")
+        report = run(order_for(site, tmp_path, course_url=f"{site.url}/course"))
+        assert report.reason is None, report
+        asked = sorted(sent.path for sent in site.sent)
+    assert asked == ["/0.mp4", "/1.mp4", "/course"]
+    assert list(delivered(tmp_path).values()) == CONTENTS[:2]
+
+
+def test_a_redirected_lecture_is_redirected_once(tmp_path: Path) -> None:
+    with FaultySite([]) as site:
+        serve(site, [0], "/{}.mp4")
+        site.faults["/go/0.mp4"] = Fault(location=f"{site.url}/0.mp4")
+        site.pages["/course"] = feed(site, [0], "/go/{}.mp4")
+        report = run(order_for(site, tmp_path, course_url=f"{site.url}/course"))
+        assert report.reason is None, report
+        asked = sorted(sent.path for sent in site.sent)
+    assert asked == ["/0.mp4", "/course", "/go/0.mp4"]

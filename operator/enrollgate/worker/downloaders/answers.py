@@ -152,6 +152,10 @@ class _CheckedSocket(io.RawIOBase):
         super().close()
 
 
+# Bytes of an answer that are kept, so that it can be read from its start.
+_LOOKED_AT = 1024
+
+
 class BoundedResponse(Response):  # type: ignore[misc]  # yt-dlp has no types
     """A response of yt-dlp's that reads no more than a page as a whole."""
 
@@ -161,6 +165,17 @@ class BoundedResponse(Response):  # type: ignore[misc]  # yt-dlp has no types
         # An answer that is decompressed is below a wrapper.
         self._answer: WatchedAnswer = getattr(source.fp, "answer", source.fp)
         self._size = 0  # bytes of the body so far
+        # What was read, while that is little: an extractor looks at the start of a file.
+        self._head = b""
+        self._again = b""
+        self._is_spent = False
+
+    def rewind(self) -> bool:
+        """Let the body be read from its start. Returns False if too much of it was read."""
+        if self.closed or self._is_spent or self._size != len(self._head):
+            return False
+        self._again = self._head
+        return True
 
     def read(self, amt: int | None = None) -> bytes:
         """Return at most `amt` bytes, or the rest of the page if it is None.
@@ -184,7 +199,14 @@ class BoundedResponse(Response):  # type: ignore[misc]  # yt-dlp has no types
         return bytes(page)
 
     def _read_block(self, amt: int) -> bytes:
+        if self._again:
+            block, self._again = self._again[:amt], self._again[amt:]
+            return block
+        self._is_spent = True  # unless this read succeeds
         block: bytes = self._source.read(amt)
+        self._is_spent = not block
+        if self._size == len(self._head) < _LOOKED_AT:
+            self._head += block[:_LOOKED_AT]
         self._size += len(block)
         if self._source.closed:
             self.close()

@@ -181,7 +181,7 @@ class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
         """
         # Extractors leave responses open after a look at the media, and the site would go on
         # sending them.
-        close_connections(self)
+        close_connections(self, but=info.get("url"))
         if not info.get("url"):
             return super().dl(name, info, subtitle, test)  # It reports what is missing.
         downloader_class = _DOWNLOADERS.get(get_suitable_downloader(info, self.params))
@@ -248,10 +248,10 @@ def _headers_meant_for(ydl: YoutubeDL, url: str) -> Iterator[None]:
             handler.media_url = None
 
 
-def close_connections(ydl: YoutubeDL) -> None:
-    """Close all responses that a guarded YoutubeDL left open."""
+def close_connections(ydl: YoutubeDL, *, but: str | None = None) -> None:
+    """Close all responses that a guarded YoutubeDL left open, but for that of one address."""
     for handler in request_handlers(ydl):
-        handler.close_connections()
+        handler.close_connections(but=but)
 
 
 def explain_last_page(ydl: YoutubeDL) -> Failure | None:

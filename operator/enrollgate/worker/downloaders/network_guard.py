@@ -177,18 +177,24 @@ class GuardedRequestHandler(UrllibRH):  # type: ignore[misc]  # yt-dlp has no ty
         super().__init__(**options)
         self._allowed_hosts = allowed_hosts
         self._limits = limits or AnswerLimits(threading.Event())
+        # The latest answer, and its address: an extractor only looks at it before a download.
+        self._latest: tuple[str, BoundedResponse] | None = None
         self._open_responses: weakref.WeakSet[Response] = weakref.WeakSet()
         # While media are downloaded: the address that their headers are meant for.
         self.media_url: str | None = None
 
-    def close_connections(self) -> None:
-        """Close the responses that yt-dlp left open.
+    def close_connections(self, *, but: str | None = None) -> None:
+        """Close the responses that yt-dlp left open, but for that of one address.
 
         It reads the start of a file, then requests the file again without closing the first.
         """
+        kept = self._latest[1] if self._latest is not None and self._latest[0] == but else None
+        if kept is None:
+            self._latest = None
         for response in list(self._open_responses):
-            response.close()
-        self._open_responses.clear()
+            if response is not kept:
+                response.close()
+                self._open_responses.discard(response)
 
     def _prepare_headers(self, request: Request, headers: dict[str, str]) -> None:
         """Leave out what is not meant for the request's host, and encodings that we cannot undo."""
@@ -207,6 +213,12 @@ class GuardedRequestHandler(UrllibRH):  # type: ignore[misc]  # yt-dlp has no ty
             raise RequestRefused(
                 Failure(Reason.STOPPED, "asked to stop; nothing more is requested")
             )
+        is_plain = _is_plain_get(request)
+        if is_plain and self._latest is not None and self._latest[0] == request.url:
+            latest = self._latest[1]
+            if latest.rewind():
+                return latest
+        self._latest = None
         try:
             response = BoundedResponse(super()._send(request))
         except HTTPError as error:
@@ -214,6 +226,8 @@ class GuardedRequestHandler(UrllibRH):  # type: ignore[misc]  # yt-dlp has no ty
             page = BoundedResponse(error.response).keep_error_page()
             raise HTTPError(page, error.redirect_loop) from error
         self._open_responses.add(response)
+        if is_plain and response.status == 200:
+            self._latest = response.url, response
         return response
 
     def _create_instance(
@@ -243,3 +257,13 @@ class GuardedRequestHandler(UrllibRH):  # type: ignore[misc]  # yt-dlp has no ty
             opener.add_handler(handler)
         opener.addheaders = []
         return opener
+
+
+def _is_plain_get(request: Request) -> bool:
+    """Return whether a request asks for a file as it is, and as a whole."""
+    headers = {name.lower() for name in request.headers}
+    return (
+        request.method == "GET"
+        and request.headers.get("Accept-Encoding") == "identity"
+        and headers.isdisjoint({"range", "if-range"})
+    )

@@ -200,8 +200,8 @@ class BoundedResponse(Response):  # type: ignore[misc]  # yt-dlp has no types
 
     def _read_block(self, amt: int) -> bytes:
         if self._again:
-            block, self._again = self._again[:amt], self._again[amt:]
-            return block
+            again, self._again = self._again[:amt], self._again[amt:]
+            return again
         self._is_spent = True  # unless this read succeeds
         block: bytes = self._source.read(amt)
         self._is_spent = not block

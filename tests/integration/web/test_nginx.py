@@ -126,7 +126,7 @@ def test_an_expired_session_behind_a_login_page_is_expired_cookies(
     assert lectures
     name = cookies_name("ada@example.com")
     (tmp_path / "cookies").mkdir()
-    (tmp_path / "cookies" / name).write_text("example.com\tFALSE\t/\tTRUE\t0\tsession\told\n")
+    (tmp_path / "cookies" / name).write_text("example.com\tFALSE\t/\tTRUE\t0\tsession\tstale\n")
     settings = {"COOKIES_DIR": str(tmp_path / "cookies")}
     url = feed(nginx, "media", "account/feed.xml")
     report = run(nginx, tmp_path, url, COOKIES_NAME=name, **settings)

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from tests.drive_emulator import DriveEmulator, Fault, Store
 from tests.drive_emulator.store import DEPTH, FOLDER
-from tests.faulty_site import FaultySite, Lecture, content
+from tests.faulty_site import FaultySite, Lecture
 from tests.integration.drive.bench import CHUNK, KIB, MIB, Bench, build_item, ignore_bytes
+from tests.media import lecture
 
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker import work
@@ -453,7 +454,7 @@ def test_file_removed_during_the_run_fails_it(bench: Bench, without_pauses: None
             files[0]["trashed"] = True
 
     bench.emulator.after_final_response = trash_the_first
-    with FaultySite([Lecture(f"L{n}", content(10 * KIB, n)) for n in range(3)]) as site:
+    with FaultySite([Lecture(f"L{n}", lecture(70 * KIB, n)) for n in range(3)]) as site:
         report = work(bench.order(site), stop=threading.Event())
         assert report.reason is Reason.DESTINATION_UNAVAILABLE
         assert report.message == errors.VANISHED.message

@@ -12,8 +12,9 @@ import pytest
 from tests.cluster.control_plane.certificates import Authority
 from tests.conftest import absent
 from tests.drive_emulator import DriveEmulator
-from tests.faulty_site import FaultySite, Lecture, content
+from tests.faulty_site import FaultySite, Lecture
 from tests.integration.drive.bench import Bench
+from tests.media import lecture
 from tests.webservers.proxies import (
     NAME,
     PASSWORD,
@@ -91,7 +92,7 @@ def test_whole_run_goes_through_a_proxy_with_a_login(
     with start_tinyproxy(hidden.folder, with_login=True) as proxy:
         login = f"{USER}:{''.join(f'%{ord(each):x}' for each in PASSWORD)}"
         monkeypatch.setenv("HTTPS_PROXY", f"http://{login}@127.0.0.1:{proxy.port}/")
-        with FaultySite([Lecture(f"L{n}", content(70_000, n)) for n in range(3)]) as site:
+        with FaultySite([Lecture(f"L{n}", lecture(70_000, n)) for n in range(3)]) as site:
             report = work(hidden.order(site), stop=threading.Event())
         assert (report.reason, report.items_delivered) == (None, 3)
         assert proxy.connects() >= 2

@@ -455,9 +455,9 @@ def test_file_removed_during_the_run_fails_it(bench: Bench, without_pauses: None
 
     bench.emulator.after_final_response = trash_the_first
     with FaultySite([Lecture(f"L{n}", lecture(70 * KIB, n)) for n in range(3)]) as site:
-        report = work(bench.order(site), stop=threading.Event())
+        report = work(bench.order(site, course_index=False), stop=threading.Event())
         assert report.reason is Reason.DESTINATION_UNAVAILABLE
         assert report.message == errors.VANISHED.message
         bench.emulator.after_final_response = lambda: None
-        again = work(bench.order(site), stop=threading.Event())
+        again = work(bench.order(site, course_index=False), stop=threading.Event())
     assert (again.reason, again.items_delivered, again.items_skipped) == (None, 1, 2)

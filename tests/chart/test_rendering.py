@@ -34,6 +34,7 @@ SETTINGS_WITHOUT_A_VALUE = frozenset(
     PREFIX + name
     for name in (
         "WORK_DIR",  # local mode only
+        "LOCAL_MEMORY_LIMIT",  # local mode only: `worker.resources` limits a Job's pod
         "RETRY_BACKOFF",  # local mode only: the Job controller has its own back-off
         "COOKIES_DIR",  # the operator sets the path of the mounted Secret
         "DRIVE_CREDENTIALS",  # the same
@@ -95,10 +96,26 @@ AMBIGUOUS_NAMES: Json = {
     "networkPolicy": {"enabled": True},
     "serviceMonitor": {"enabled": True},
 }
+# A number needs no quotes in YAML.
+QUALITIES = ("best", "audio", "1080", "720", "480", "360", 1080, 720, 480, 360)
+INCOMPLETE_REASONS = (
+    "DrmProtected",
+    "UnsupportedCourse",
+    "AccessDenied",
+    "CourseNotFound",
+    "SiteError",
+    "IncompleteDownload",
+)
 CHOICES = [
     *(merged(REQUIRED, {"database": {"form": each}}) for each in ("url", "parts")),
     *({"image": {"pullPolicy": each}} for each in ("Always", "IfNotPresent", "Never")),
     {"downloader": "yt-dlp"},
+    *({"worker": {"quality": each}} for each in QUALITIES),
+    {"worker": {"incomplete": "fail"}},
+    *(
+        {"worker": {"incomplete": "accept", "incompleteReasons": [each]}}
+        for each in INCOMPLETE_REASONS
+    ),
     *({"logFormat": each} for each in ("json", "text")),
     *({"logLevel": each} for each in ("debug", "info", "warning", "error")),
     *(

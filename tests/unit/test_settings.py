@@ -197,11 +197,6 @@ def test_a_duration_is_seconds_or_has_a_unit(
         ),
         ("DATABASE__HOST", "", "ENROLLGATE_DATABASE__HOST=: it should have at least 1 character"),
         (
-            "MAX_TRIES",
-            "7",
-            "ENROLLGATE_MAX_TRIES: there is no such setting; did you mean ENROLLGATE_MAX_ATTEMPTS?",
-        ),
-        (
             "PROXY",
             "x",
             "ENROLLGATE_PROXY: there is no such setting: remove it; "

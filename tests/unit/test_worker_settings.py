@@ -5,6 +5,7 @@ import string
 from pathlib import Path
 from unittest import mock
 
+import hypothesis
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,6 +64,7 @@ DOWNLOADERS: st.SearchStrategy[dict[str, object]] = st.one_of(
 )
 
 
+@hypothesis.settings(deadline=None)
 @given(values=st.fixed_dictionaries({}, optional=FIELDS), downloader=DOWNLOADERS)
 def test_every_worker_setting_survives_the_environment(
     values: dict[str, object], downloader: dict[str, object]

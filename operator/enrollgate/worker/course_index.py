@@ -79,7 +79,8 @@ def build_index(course: Course, course_url: str, stats: RunStats) -> dict[str, A
             "kind": item.kind,
             "title": item.title,
             "language": item.label if item.kind is ItemKind.SUBTITLE else "",
-            "description": _about(item),
+            # That of a lecture is not repeated with each of its files.
+            "description": "" if _is_beside(item) else redact(item.description, 10_000),
             "duration": item.duration,
         }
         kept = {key: value for key, value in (listed | state).items() if value not in ("", None)}
@@ -98,15 +99,13 @@ def build_index(course: Course, course_url: str, stats: RunStats) -> dict[str, A
 
 def _order(item: Item) -> tuple[int, bool, tuple[int, ...], bool, str, str]:
     """Return the sort key of an item: a lecture, what belongs to it, then what is left out."""
-    beside = item.kind in (ItemKind.SUBTITLE, ItemKind.THUMBNAIL)
     apart = bool(item.left_out) and not item.part
-    return item.index, apart, item.part, beside, item.kind, item.label
+    return item.index, apart, item.part, _is_beside(item), item.kind, item.label
 
 
-def _about(item: Item) -> str:
-    """Return the description. That of a lecture is not repeated with each of its files."""
-    beside = item.kind in (ItemKind.SUBTITLE, ItemKind.THUMBNAIL)
-    return "" if beside else redact(item.description, 10_000)
+def _is_beside(item: Item) -> bool:
+    """Return whether the item is a file beside a lecture."""
+    return item.kind in (ItemKind.SUBTITLE, ItemKind.THUMBNAIL)
 
 
 def render_index(content: dict[str, Any]) -> str:

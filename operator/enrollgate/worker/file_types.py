@@ -202,7 +202,12 @@ def recognise(head: bytes) -> FileType:
     """Return what a file is. `head` is its first HEAD_SIZE bytes, or all of it."""
     if not head:
         return EMPTY
-    start = _skip_id3(head)
+    start = 0
+    if head.startswith(b"ID3") and len(head) >= 10:
+        # A tag before the sound (https://id3.org/id3v2.4.0-structure, 3.1).
+        for byte in head[6:10]:
+            start = start << 7 | byte & 0x7F
+        start = min(10 + start, len(head))
     for signature, kind in _SIGNATURES:
         if signature.match(head, start):
             return kind
@@ -219,16 +224,6 @@ def recognise_file(file: Path) -> FileType:
     """Return what a file is. Raises OSError."""
     with file.open("rb") as stream:
         return recognise(stream.read(HEAD_SIZE))
-
-
-def _skip_id3(head: bytes) -> int:
-    """Return the length of the ID3 tag at the start (https://id3.org/id3v2.4.0-structure, 3.1)."""
-    if not head.startswith(b"ID3") or len(head) < 10:
-        return 0
-    size = 0
-    for byte in head[6:10]:
-        size = size << 7 | byte & 0x7F
-    return min(10 + size, len(head))
 
 
 def _decode(head: bytes) -> str | None:

@@ -42,7 +42,7 @@ _SCHEMES = (
     # https://docs.aws.amazon.com/AmazonS3/latest/userguide/RESTAuthentication.html
     _Scheme(("signature", "awsaccesskeyid", "expires"), ("x-amz-security-token",)),
     # Amazon CloudFront, canned and custom policy.
-    # https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/private-content-signed-urls.html
+    # https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/PrivateContent.html
     _Scheme(("signature", "key-pair-id", "expires"), ("hash-algorithm",)),
     _Scheme(("signature", "key-pair-id", "policy"), ("hash-algorithm",)),
     # Google Cloud Storage, V4 and V2.
@@ -85,14 +85,14 @@ _SCHEMES = (
     ),
     # KeyCDN. https://www.keycdn.com/support/secure-token
     _Scheme(("token", "expire")),
-    # Cloudflare. https://developers.cloudflare.com/waf/custom-rules/use-cases/configure-token-authentication/
+    # Cloudflare. https://developers.cloudflare.com/waf/custom-rules/use-cases/
     _Scheme(("verify",), value=r"\d{10}-[\w%+/=-]{43,}"),
     # CDN77. https://client.cdn77.com/support/knowledgebase/cdn/how-to-use-secure-tokens
     _Scheme(("secure",), value=r"[\w-]{22},\d{10}"),
     # JW Platform. https://docs.jwplayer.com/platform/docs/protection-studio-url-signing
     _Scheme(("sig", "exp")),
     # Wowza SecureToken with its default prefix.
-    # https://www.wowza.com/docs/how-to-protect-streaming-using-securetoken-in-wowza-streaming-engine
+    # https://www.wowza.com/docs/wowza-streaming-engine
     _Scheme(("wowzatokenhash",), ("wowzatokenstarttime", "wowzatokenendtime")),
     # Alibaba Cloud OSS, V1 and V4, and its CDN, type A.
     # https://www.alibabacloud.com/help/en/oss/developer-reference/ddd-signatures-to-urls

@@ -122,8 +122,17 @@ class Directory:
             return None
         except OSError as error:
             raise destination_failure(error) from error
-        validators, place = _read_validators(entry.get("validators")), str(entry["file"])
-        return Delivered(item_id, int(entry["bytes"]), str(entry["md5"]), validators, place)
+        match entry.get("validators"):
+            case {
+                "length": int() | None as length,
+                "etag": str() as etag,
+                "last_modified": str() as last_modified,
+            }:
+                validators = Validators(length, etag, last_modified)
+            case _:
+                validators = Validators()  # none were recorded, or they are damaged
+        size, md5, place = int(entry["bytes"]), str(entry["md5"]), str(entry["file"])
+        return Delivered(item_id, size, md5, validators, place)
 
     def deliver(self, item: Item, fetched: Fetched, on_bytes: OnBytes) -> Delivered:
         """Copy the file next to its place, rename it into place, then add it to the manifest."""
@@ -131,7 +140,11 @@ class Directory:
         with _as_failures():
             source = self._adopt(item, file) or file
         with self._lock:
-            target = self._require_inside(self._choose_path(item, fetched.suffix))
+            folder = self._folder() / section_name(item)
+            path = folder / item_name(item, fetched.suffix)
+            if self._owners.get(self._relative(path), item.item_id) != item.item_id:
+                path = folder / item_name(item, fetched.suffix, taken=True)
+            target = self._require_inside(path)
             self._owners[self._relative(target)] = item.item_id
             previous = self._items.get(item.item_id, {}).get("file")
         with _as_failures():
@@ -142,7 +155,12 @@ class Directory:
                 if source != target:
                     source.replace(target)
                 digest = file_md5(target)
-            _sync_folder(target.parent)
+            # The folder is flushed, too, so that a renamed file survives a power failure.
+            descriptor = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
             size = target.stat().st_size
             with self._lock:
                 self._items[item.item_id] = {
@@ -193,13 +211,26 @@ class Directory:
         return None
 
     def _copy_into_place(self, file: Path, target: Path, on_bytes: OnBytes) -> str:
+        """Copy a file beside its place, flush it to the disk, and rename it. Return its MD5."""
         part = target.with_name(target.name + _PART)
+        digest = hashlib.md5(usedforsecurity=False)
+        copied = 0
         try:
-            digest = _copy(file, part, on_bytes, self._stop)
+            with file.open("rb") as reader, part.open("wb") as writer:
+                while chunk := reader.read(_CHUNK):
+                    digest.update(chunk)
+                    writer.write(chunk)
+                    copied += len(chunk)
+                    on_bytes(copied)
+                    if self._stop.is_set():
+                        message = "asked to stop; the next attempt delivers this item"
+                        raise Failure(Reason.STOPPED, message)
+                writer.flush()
+                os.fsync(writer.fileno())
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)
-        return digest
+        return digest.hexdigest()
 
     def _relative(self, path: Path) -> str:
         return str(path.relative_to(self._folder()))
@@ -235,14 +266,6 @@ class Directory:
         if self._course is None:
             raise AssertionError("open() must be called first")
         return self._course
-
-    def _choose_path(self, item: Item, suffix: str) -> Path:
-        folder = self._folder() / section_name(item)
-        path = folder / item_name(item, suffix)
-        owner = self._owners.get(self._relative(path), item.item_id)
-        if owner != item.item_id:
-            return folder / item_name(item, suffix, taken=True)
-        return path
 
     def _require_inside(self, path: Path) -> Path:
         """Return the path if it is below the course's folder, with symbolic links followed.
@@ -285,45 +308,6 @@ def _read_manifest(path: Path) -> _Manifest:
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return _Manifest()
-
-
-def _read_validators(value: object) -> Validators:
-    """Return the validators of a manifest's entry; empty ones if they are damaged."""
-    match value:
-        case {
-            "length": int() | None as length,
-            "etag": str() as etag,
-            "last_modified": str() as last_modified,
-        }:
-            return Validators(length, etag, last_modified)
-        case _:
-            return Validators()
-
-
-def _copy(source: Path, target: Path, on_bytes: OnBytes, stop: threading.Event) -> str:
-    """Copy a file, flush it to the disk, and return its MD5."""
-    digest = hashlib.md5(usedforsecurity=False)
-    copied = 0
-    with source.open("rb") as reader, target.open("wb") as writer:
-        while chunk := reader.read(_CHUNK):
-            digest.update(chunk)
-            writer.write(chunk)
-            copied += len(chunk)
-            on_bytes(copied)
-            if stop.is_set():
-                raise Failure(Reason.STOPPED, "asked to stop; the next attempt delivers this item")
-        writer.flush()
-        os.fsync(writer.fileno())
-    return digest.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush a folder to the disk, so that a renamed file survives a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -90,7 +90,15 @@ class WatchedAnswer(http.client.HTTPResponse):
         Raises RequestRefused if nothing more is to be read.
         """
         self._received += received
-        self._check_rate(received, waited)
+        self._waited += waited
+        self._arrived += received
+        if self._waited >= _RATE_WINDOW:
+            rate = self._arrived / self._waited
+            if rate < self._limits.min_rate:
+                seconds = self._waited
+                message = f"the site sent {rate:.0f} bytes per second for {seconds:.0f} seconds"
+                raise RequestRefused(Failure(Reason.NETWORK_ERROR, message))
+            self._waited, self._arrived = 0.0, 0
         if self._limits.stop.is_set():
             raise RequestRefused(Failure(Reason.STOPPED, "asked to stop while the site answered"))
         if self._received > _MAX_OVERHEAD + _OVERHEAD_PER_BYTE * (self._delivered + _BLOCK):
@@ -100,17 +108,6 @@ class WatchedAnswer(http.client.HTTPResponse):
             seconds = self._limits.page_timeout
             message = f"the site did not finish its answer within {seconds:.0f} seconds"
             raise RequestRefused(Failure(Reason.SITE_ERROR, message))
-
-    def _check_rate(self, received: int, waited: float) -> None:
-        self._waited += waited
-        self._arrived += received
-        if self._waited < _RATE_WINDOW:
-            return
-        rate = self._arrived / self._waited
-        if rate < self._limits.min_rate:
-            message = f"the site sent {rate:.0f} bytes per second for {self._waited:.0f} seconds"
-            raise RequestRefused(Failure(Reason.NETWORK_ERROR, message))
-        self._waited, self._arrived = 0.0, 0
 
 
 class _Readable(Protocol):

@@ -111,9 +111,16 @@ class _DecompressedBody(io.RawIOBase):
         if not block and self._decompressor is None:
             self._finish()  # an empty body is not compressed
             return b""
+        if self._decompressor is None:
+            window = _GZIP
+            if not self._is_gzip:
+                # Servers send `deflate` with or without the header of RFC 1950. A raw stream with
+                # these bits would be a stored block whose padding is not zero.
+                start = int.from_bytes(block[:2], "big")
+                has_header = block[0] & 0x0F == zlib.DEFLATED and start % 31 == 0
+                window = zlib.MAX_WBITS if has_header else _RAW_DEFLATE
+            self._decompressor = zlib.decompressobj(window)
         try:
-            if self._decompressor is None:
-                self._decompressor = self._start(block)
             data = self._decompressor.decompress(block, limit)
         except zlib.error as error:
             raise TransportError(f"the compressed answer is damaged: {error}") from error
@@ -147,11 +154,3 @@ class _DecompressedBody(io.RawIOBase):
     def _finish(self) -> None:
         self._is_complete = True
         self._source.close()
-
-    def _start(self, block: bytes) -> "zlib._Decompress":
-        """Choose the format. Servers send `deflate` with or without the header of RFC 1950."""
-        if self._is_gzip:
-            return zlib.decompressobj(_GZIP)
-        # A raw stream with these bits would be a stored block whose padding is not zero.
-        has_header = block[0] & 0x0F == zlib.DEFLATED and int.from_bytes(block[:2], "big") % 31 == 0
-        return zlib.decompressobj(zlib.MAX_WBITS if has_header else _RAW_DEFLATE)

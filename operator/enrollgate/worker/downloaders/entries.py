@@ -6,7 +6,6 @@ numbers the videos of a page, and makes ids of URLs with their signatures. There
 """
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from yt_dlp.utils import unsmuggle_url
@@ -28,7 +27,9 @@ def candidates(entry: Entry, listed_by: str, prefix: str = "") -> Candidates:
     """
     url, smuggled = unsmuggle(str(entry.get("url") or ""))
     extractor = str(entry.get("ie_key") or entry.get("extractor_key") or listed_by)
-    urls = sorted(_media_urls(entry)) or [url or str(entry.get("title"))]
+    # Of streams only the playlists that the page names.
+    media = [each.get("manifest_url") or each.get("url") for each in entry.get("formats") or ()]
+    urls = sorted(str(each) for each in media if each) or [url or str(entry.get("title"))]
     stems = list[str]()
     if extractor not in _WITHOUT_IDS and entry.get("id"):
         own_id = str(entry["id"])
@@ -41,14 +42,6 @@ def candidates(entry: Entry, listed_by: str, prefix: str = "") -> Candidates:
     stems.append(f"url:{digest(' '.join(map(unsigned, urls)))}")
     stems.append(f"address:{digest(' '.join(urls))}")
     return Candidates(tuple(prefix + stem for stem in stems))
-
-
-def _media_urls(entry: Entry) -> Iterator[str]:
-    """Yield the URLs of the entry's formats; of streams only the playlists that the page names."""
-    for each in entry.get("formats") or ():
-        url = each.get("manifest_url") or each.get("url")
-        if url:
-            yield str(url)
 
 
 def unsmuggle(url: str) -> tuple[str, Entry]:

@@ -90,7 +90,13 @@ class UdemyIE(_NeverEnrolls, YtDlpUdemyIE):  # type: ignore[misc]  # yt-dlp has 
         sources = asset.get("media_sources")
         if isinstance(sources, list) and not asset.get("stream_urls"):
             # yt-dlp would take a list of DASH segments for the video. With DRM there is no other.
-            usable = [each for each in sources if isinstance(each, dict) and not _is_dash(each)]
+            usable = [
+                each
+                for each in sources
+                if isinstance(each, dict)
+                and each.get("type") != "application/dash+xml"
+                and ".mpd" not in str(each.get("src"))
+            ]
             asset["stream_urls"] = {} if asset.get("course_is_drmed") else {"Video": usable}
         if not isinstance(asset.get("data"), dict):
             asset["data"] = {}
@@ -99,10 +105,6 @@ class UdemyIE(_NeverEnrolls, YtDlpUdemyIE):  # type: ignore[misc]  # yt-dlp has 
             if isinstance(caption, dict) and caption.get("locale_id"):
                 caption.setdefault("locale", {"locale": caption["locale_id"]})
         return lecture
-
-
-def _is_dash(source: Entry) -> bool:
-    return source.get("type") == "application/dash+xml" or ".mpd" in str(source.get("src"))
 
 
 class UdemyCourseIE(_NeverEnrolls, YtDlpUdemyCourseIE):  # type: ignore[misc]  # see above

@@ -4,12 +4,11 @@ yt-dlp can also start other programs (ffmpeg, rtmpdump, mplayer) that open conne
 own. Formats that need one are refused. ffmpeg may join and repair files, but not fetch them.
 """
 
-import contextlib
 import functools
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -192,8 +191,14 @@ class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
         if test:
             return super().dl(name, info, subtitle, test)
         downloader = downloader_class(self, self.params)
-        with _headers_meant_for(self, str(info["url"])):
+        # The headers of a format are for its own site only, whatever hosts its playlist names.
+        for handler in request_handlers(self):
+            handler.media_url = str(info["url"])
+        try:
             result = download_with(self, downloader, name, info, subtitle)
+        finally:
+            for handler in request_handlers(self):
+                handler.media_url = None
         refuse_page(Path(name))
         # A stream of subtitles is no media. It is checked as text.
         is_media = not subtitle and info.get("ext") not in SUBTITLES
@@ -234,18 +239,6 @@ def _expect_stream(downloader: FileDownloader, info: dict[str, Any]) -> Expected
         return Expected(is_media=True)
     # Without a timeline, the last fragment is listed with the length of the others.
     return Expected(is_media=True, seconds=sum(lengths), slack=max(lengths) + 2.0)
-
-
-@contextlib.contextmanager
-def _headers_meant_for(ydl: YoutubeDL, url: str) -> Iterator[None]:
-    """Send the headers of a format to its own site only, whatever hosts its playlist names."""
-    for handler in request_handlers(ydl):
-        handler.media_url = url
-    try:
-        yield
-    finally:
-        for handler in request_handlers(ydl):
-            handler.media_url = None
 
 
 def close_connections(ydl: YoutubeDL, *, but: str | None = None) -> None:

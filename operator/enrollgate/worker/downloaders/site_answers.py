@@ -58,8 +58,9 @@ _PAGE_REDIRECT = re.compile(
     re.IGNORECASE,
 )
 _LOGIN_WORDS_OF_A_TITLE = (
-    r"(?:please\s+)?(?:log\s?in|login|log\s?on|sign\s?in|member\s+login|anmelden|anmeldung|einloggen"
-    r"|connexion|se connecter|identification|iniciar sesi[oó]n|inicia sesi[oó]n|entrar|acceder"
+    r"(?:please\s+)?(?:log\s?in|login|log\s?on|sign\s?in|member\s+login|anmelden|anmeldung"
+    r"|einloggen|connexion|se connecter|identification|iniciar sesi[oó]n|inicia sesi[oó]n|entrar"
+    r"|acceder"
     r"|accedi|inloggen|aanmelden|logga in|logg inn|log ind|kirjaudu|zaloguj(?: si[eę])?|logowanie"
     r"|p[rř]ihl[aá][sš]en[ií]|bejelentkez[eé]s|autentificare|giri[sş](?: yap)?|вход|войти|увійти"
     r"|đăng nhập|masuk|登录|登錄|登入|ログイン|로그인|เข้าสู่ระบบ|ورود|تسجيل الدخول|התחברות)"
@@ -165,7 +166,8 @@ def explain_answer(answer: Answer) -> Failure | None:
         return None
     if is_login_url(answer.url) and not is_login_url(answer.requested_url):
         return login_required("a redirect to its login page")
-    return login_required("its login page instead of the course") if _is_login_page(text) else None
+    is_login = _PASSWORD_FIELD.search(text) and _LOGIN_TITLE.fullmatch(_title(text))
+    return login_required("its login page instead of the course") if is_login else None
 
 
 def explain_page(answer: Answer) -> Failure | None:
@@ -211,10 +213,6 @@ def bot_check(status: int) -> Failure:
 def _title(text: str) -> str:
     found = _TITLE.search(text)
     return " ".join(found[1].split()) if found else ""
-
-
-def _is_login_page(text: str) -> bool:
-    return bool(_PASSWORD_FIELD.search(text)) and bool(_LOGIN_TITLE.fullmatch(_title(text)))
 
 
 def _is_wall(answer: Answer, text: str) -> bool:

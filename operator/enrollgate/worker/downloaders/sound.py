@@ -36,7 +36,11 @@ def keep_sound(file: Path, on_bytes: OnFetched) -> Path:
             return file  # it will be refused
         # As a stream of a fixed format, so that no playlist in the file makes FFmpeg open another.
         with file.open("rb") as stream, av.open(stream, "r", format=kind.demuxer) as source:
-            pictures = [each for each in source.streams.video if not _is_cover(each)]
+            pictures = [
+                each
+                for each in source.streams.video
+                if not each.disposition & av.stream.Disposition.attached_pic  # a cover
+            ]
             if not pictures or not source.streams.audio:
                 return file
             sound = source.streams.audio[0]
@@ -57,7 +61,3 @@ def keep_sound(file: Path, on_bytes: OnFetched) -> Path:
     file.unlink()
     on_bytes(target.stat().st_size, target.stat().st_size)
     return target
-
-
-def _is_cover(stream: av.VideoStream) -> bool:
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)

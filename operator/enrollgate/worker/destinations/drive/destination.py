@@ -13,7 +13,7 @@ files, the newest counts and the others move to the trash: all workers of a task
 import contextlib
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from enrollgate.common.files import file_md5
@@ -259,7 +259,16 @@ class Drive:
             if self._names.setdefault((folder, name), item.key) != item.key:
                 name = item_name(item, fetched.suffix, taken=True)
                 self._names[folder, name] = item.key
-        validators = _encode_validators(fetched.validators)
+        known = fetched.validators
+        length = "" if known.length is None else str(known.length)
+        values = {LENGTH: length, ETAG: known.etag, MODIFIED: known.last_modified}
+        # Drive refuses more than 124 bytes of a name and its value. See
+        # https://developers.google.com/workspace/drive/api/guides/properties.
+        validators = {
+            key: value
+            for key, value in values.items()
+            if value and len((key + value).encode()) <= _MAX_PROPERTY
+        }
         properties = {**self._properties, ITEM: item.key, MD5: md5, **validators}
         return name, properties
 
@@ -346,32 +355,13 @@ def _delivered(item: Item, file: File) -> Delivered:
     """Return the item as it is on Drive. Drive's files have an address, links between them none."""
     path = "/".join(filter(None, (section_name(item), file.name)))
     url = f"https://drive.google.com/file/d/{file.file_id}/view"
-    validators = _decode_validators(file.properties)
-    return Delivered(item.item_id, file.size or 0, file.md5 or "", validators, path, url)
-
-
-def _encode_validators(validators: Validators) -> dict[str, str]:
-    """Return the properties that hold the validators, without those that Drive refuses.
-
-    A name and its value have at most 124 bytes. See
-    https://developers.google.com/workspace/drive/api/guides/properties.
-    """
-    length = "" if validators.length is None else str(validators.length)
-    values = {LENGTH: length, ETAG: validators.etag, MODIFIED: validators.last_modified}
-    return {
-        name: value
-        for name, value in values.items()
-        if value and len((name + value).encode()) <= _MAX_PROPERTY
-    }
-
-
-def _decode_validators(properties: Mapping[str, str]) -> Validators:
-    length = properties.get(LENGTH, "")
-    return Validators(
+    length = file.properties.get(LENGTH, "")
+    validators = Validators(
         int(length) if length.isascii() and length.isdigit() else None,
-        properties.get(ETAG, ""),
-        properties.get(MODIFIED, ""),
+        file.properties.get(ETAG, ""),
+        file.properties.get(MODIFIED, ""),
     )
+    return Delivered(item.item_id, file.size or 0, file.md5 or "", validators, path, url)
 
 
 def _is_complete(file: File) -> bool:

@@ -149,8 +149,13 @@ class Transport:
         proxy = choose_proxy(self._environ, scheme, host)
         tunnel = proxy if proxy is not None and proxy.kind == "http" else None
         address = (tunnel.host, tunnel.port) if tunnel else (host, port)
-        if scheme == "https":
-            self._context = self._context or _build_tls_context(self._environ)
+        if scheme == "https" and self._context is None:
+            # The administrator's authorities, which Python reads from these variables itself.
+            own = self._environ.get("SSL_CERT_FILE") or self._environ.get("SSL_CERT_DIR")
+            authorities = None if own else httplib2.certs.where()
+            self._context = ssl.create_default_context(cafile=authorities)
+            # Those of proxies seldom conform to RFC 5280, which Python 3.13 asks for by default.
+            self._context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         context = self._context if scheme == "https" else None
         connection: http.client.HTTPConnection
         if proxy is not None and tunnel is None:
@@ -167,16 +172,6 @@ class Transport:
             headers = {"Proxy-Authorization": f"Basic {login}"} if tunnel.user else {}
             connection.set_tunnel(host, port or (443 if context else 80), headers)
         return connection
-
-
-def _build_tls_context(environ: Mapping[str, str]) -> ssl.SSLContext:
-    """Trust the administrator's authorities if there are any, else those of certifi."""
-    own = environ.get("SSL_CERT_FILE") or environ.get("SSL_CERT_DIR")
-    # Without a file, Python reads those variables.
-    context = ssl.create_default_context(cafile=None if own else httplib2.certs.where())
-    # Authorities of proxies seldom conform to RFC 5280, which Python 3.13 asks for by default.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return context
 
 
 class _SocksConnection(http.client.HTTPConnection):

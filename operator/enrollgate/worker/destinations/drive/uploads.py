@@ -159,7 +159,10 @@ class Uploads:
                         return file
                     trash_quietly(self.client, self.retry_policy, session.file_id)
                 elif file is not None:
-                    self._require_folder(request.parent)
+                    # What is uploaded to a folder that is gone lands in the trash.
+                    find_folder = partial(self.client.get_if_exists, request.parent)
+                    if self.retry_policy.call(find_folder) is None:
+                        raise NOT_FOUND.failure()
                 self.sessions.delete(request.key)
         raise CORRUPT.failure()
 
@@ -178,11 +181,6 @@ class Uploads:
         if file.size is None or file.md5 is None:
             return self.retry_policy.call(ask)
         return file
-
-    def _require_folder(self, folder_id: str) -> None:
-        """Raise Failure if the folder is gone: what is uploaded there lands in the trash."""
-        if self.retry_policy.call(partial(self.client.get_if_exists, folder_id)) is None:
-            raise NOT_FOUND.failure()
 
 
 class _Transfer:

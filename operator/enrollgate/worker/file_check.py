@@ -180,7 +180,13 @@ def _check_document(file: BinaryIO, kind: FileType, findings: Findings) -> Findi
     if main == ".zip":
         return _check_zip(file, findings)
     if (opener := _DECOMPRESSORS.get(main)) is not None:
-        _unpack(file, opener)
+        unpacked = 0
+        try:
+            with opener(file) as stream:
+                while unpacked < _MAX_UNPACKED and (block := stream.read(_CHUNK)):
+                    unpacked += len(block)
+        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+            raise CutError(str(error)[:200]) from error
         return findings
     mark = _END_MARKS.get(main)
     if mark is not None and mark not in tail:
@@ -219,17 +225,6 @@ _DECOMPRESSORS: dict[str, Callable[[BinaryIO], io.BufferedIOBase]] = {
 }
 
 
-def _unpack(file: BinaryIO, opener: Callable[[BinaryIO], io.BufferedIOBase]) -> None:
-    """Decompress an archive, without keeping anything. Raises CutError."""
-    unpacked = 0
-    try:
-        with opener(file) as stream:
-            while unpacked < _MAX_UNPACKED and (block := stream.read(_CHUNK)):
-                unpacked += len(block)
-    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise CutError(str(error)[:200]) from error
-
-
 def _check_zip(file: BinaryIO, findings: Findings) -> Findings:
     """Read the directory at the archive's end. It also says which kind of document this is."""
     try:
@@ -260,14 +255,6 @@ def _check_text(file: BinaryIO, kind: FileType, findings: Findings) -> Findings:
     return findings
 
 
-def _limit_process() -> None:
-    """Bound what a hostile file can use up."""
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
 def _limit_cpu(size: int) -> None:
     """Give the next file its seconds of CPU. Beyond them the kernel kills this process."""
     used = sum(os.times()[:2])
@@ -277,8 +264,11 @@ def _limit_cpu(size: int) -> None:
 
 
 def serve() -> None:
-    """Answer requests until standard input ends."""
-    _limit_process()
+    """Answer requests until standard input ends. What a hostile file can use up is bounded."""
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin:
         path = Path(json.loads(line))
         with contextlib.suppress(OSError):

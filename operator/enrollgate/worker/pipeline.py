@@ -22,7 +22,6 @@ from enrollgate.domain.reasons import Failure, Reason, explain
 from enrollgate.worker.bandwidth import Bandwidth, Meter
 from enrollgate.worker.course import (
     Course,
-    Delivered,
     Destination,
     Downloader,
     Fetched,
@@ -122,7 +121,10 @@ class Pipeline:
         stays. Raises any unexpected error of a thread, so that a delivery that crashed never looks
         like a success.
         """
-        self._count_partial_files()
+        if self._folder.is_dir():
+            # What earlier attempts left in scratch. The oldest is removed first.
+            for folder in sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime):
+                self._scratch.keep(folder.name, _size(folder))
         downloads = [
             self._start_thread(f"download-{number + 1}", lambda: self._download_all(course))
             for number in range(self._limits.downloads)
@@ -157,12 +159,6 @@ class Pipeline:
         thread.start()
         return thread
 
-    def _count_partial_files(self) -> None:
-        """Count what earlier attempts left in scratch. The oldest is removed first."""
-        if self._folder.is_dir():
-            for folder in sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime):
-                self._scratch.keep(folder.name, _size(folder))
-
     # downloads
 
     def _download_all(self, course: Course) -> None:
@@ -173,21 +169,18 @@ class Pipeline:
                 self._progress.item_left_out(item)
                 continue
             found = self._destination.find(item)
-            if found is None or not self._is_current(item, found):
+            try:
+                is_current = found is not None and self._downloader.is_current(item, found)
+            except Failure as failure:
+                # In doubt it is downloaded again. Once stopped, nothing more is downloaded.
+                is_current = failure.reason is Reason.STOPPED
+            if found is None or not is_current:
                 self._download(item, course)
                 continue
             with self._lock:
                 self.stats.skipped += 1
                 self.stats.present.append((item, found))
             self._progress.item_done(item, size=found.size, skipped=True)
-
-    def _is_current(self, item: Item, found: Delivered) -> bool:
-        """Return whether the item may be skipped. In doubt it is downloaded again."""
-        try:
-            return self._downloader.is_current(item, found)
-        except Failure as failure:
-            # Once stopped, nothing more is downloaded.
-            return failure.reason is Reason.STOPPED
 
     def _next_item(self, course: Course) -> Item | None:
         """Return the next item to download; None if there is none, or the run is to end."""
@@ -214,7 +207,7 @@ class Pipeline:
         """Download one item and queue it for delivery, or record why it failed."""
         self._progress.item_started(item)
         try:
-            fetched = self._verify(item, self._fetch(item))
+            fetched = self._fetch(item)
         except PlaylistFound as playlist:
             self._remove(item)
             with self._listing_lock:
@@ -236,7 +229,10 @@ class Pipeline:
             self._progress.item_fetched(item)
 
     def _fetch(self, item: Item) -> Fetched:
-        """Bring an item to scratch. Start again if it had to make room for an older one."""
+        """Bring an item to scratch, and return the file as it is to be delivered.
+
+        Start again if it had to make room for an older one. Remove what is not what was meant.
+        """
         folder = self._folder / item.key
         while True:
             self._scratch.start(item.key)
@@ -248,10 +244,7 @@ class Pipeline:
                 self._remove(item)
             else:
                 self._scratch.complete(item.key, _size(folder))
-                return fetched
-
-    def _verify(self, item: Item, fetched: Fetched) -> Fetched:
-        """Return the file as it is to be delivered. Remove it if it is not what was meant."""
+                break
         try:
             return verify(fetched, self._stop)
         except Failure as failure:
@@ -299,8 +292,16 @@ class Pipeline:
             try:
                 if self._cannot_deliver():
                     self._keep_partial(item)  # else the others would wait for its room
-                else:
-                    self._deliver(item, fetched)
+                    continue
+                meter = Meter(self._limits.upload_bandwidth)
+                delivered = self._destination.deliver(item, fetched, meter)
+                self._remove(item)
+                with self._lock:
+                    self._failed_deliveries_in_a_row = 0
+                    self.stats.delivered += 1
+                    self.stats.bytes_delivered += delivered.size
+                    self.stats.present.append((item, delivered))
+                self._progress.item_done(item, size=delivered.size, skipped=False)
             except (Failure, OSError) as error:
                 failure = error if isinstance(error, Failure) else scratch_failure(error)
                 self._handle_failed_delivery(item, failure)
@@ -308,17 +309,6 @@ class Pipeline:
                 self._keep_partial(item)
                 self._record_bug(error)
                 self._stop_deliveries()
-
-    def _deliver(self, item: Item, fetched: Fetched) -> None:
-        meter = Meter(self._limits.upload_bandwidth)
-        delivered = self._destination.deliver(item, fetched, meter)
-        self._remove(item)
-        with self._lock:
-            self._failed_deliveries_in_a_row = 0
-            self.stats.delivered += 1
-            self.stats.bytes_delivered += delivered.size
-            self.stats.present.append((item, delivered))
-        self._progress.item_done(item, size=delivered.size, skipped=False)
 
     def _handle_failed_delivery(self, item: Item, failure: Failure) -> None:
         """Record a failed delivery. End the run if the destination itself is the problem."""

@@ -114,7 +114,9 @@ class DurableHttpFD(HttpFD):  # type: ignore[misc]  # yt-dlp has no types
         Raises _StartOver, and ContentTooShortError if the answer ends too early.
         """
         headers = HTTPHeaderDict({"Accept-Encoding": "identity"}, info.get("http_headers"))
-        wanted = _parse_range(headers.pop("Range", None))
+        # yt-dlp's own ranges always have one form.
+        first, _, last = headers.pop("Range", "").removeprefix("bytes=").partition("-")
+        wanted = _Range(int(first or 0), int(last) + 1 if last else None)
         note = Path(filename + _NOTE)
         have = part.stat().st_size if part.is_file() else 0
         earlier = read_note(Path(filename)) if have else None
@@ -248,9 +250,3 @@ def remove_note(file: Path) -> None:
 
 def _size(plan: _Range) -> int | None:
     return None if plan.stop is None else plan.stop - plan.start
-
-
-def _parse_range(header: str | None) -> _Range:
-    """Return the range of a request header. Ours come from yt-dlp and always have one form."""
-    start, _, last = (header or "").removeprefix("bytes=").partition("-")
-    return _Range(int(start or 0), int(last) + 1 if last else None)

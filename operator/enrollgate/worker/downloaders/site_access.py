@@ -66,12 +66,16 @@ class SiteAccess:
             try:
                 response = send()
             except HTTPError as error:
-                answer = _build_answer(request, error.response, _peek(error.response))
+                head = error.response.fp.read(LOOKED_AT)
+                error.response.fp.seek(0)  # it is in memory, and may be read again
+                answer = _build_answer(request, error.response, head)
                 failure = explain_answer(answer)
-                wait = _requested_wait(answer) if self._can_repeat(failure) else None
+                wait = _requested_wait(answer, failure)
                 if wait is not None and waited + wait <= self._max_wait and repeats < _MAX_REPEATS:
                     waited += wait
-                    self._pause(host, wait)
+                    with self._lock:
+                        until = max(self._paused.get(host, 0.0), self._monotonic() + wait)
+                        self._paused[host] = until
                     continue
                 self._close_if_final(host, failure)
                 raise error from failure or error.__cause__
@@ -100,14 +104,6 @@ class SiteAccess:
         if left > 0 and self._stop.wait(left):
             message = "asked to stop while waiting for the site; the next attempt goes on"
             raise RequestRefused(Failure(Reason.STOPPED, message))
-
-    def _can_repeat(self, failure: Failure | None) -> bool:
-        return failure is None or failure.reason is Reason.RATE_LIMITED
-
-    def _pause(self, host: str, seconds: float) -> None:
-        with self._lock:
-            until = self._monotonic() + seconds
-            self._paused[host] = max(self._paused.get(host, 0.0), until)
 
     def _close_if_final(self, host: str, failure: Failure | None) -> None:
         if failure is not None and failure.reason in _CLOSING:
@@ -155,17 +151,11 @@ def _build_answer(request: Request, response: Response, head: bytes) -> Answer:
     return Answer(response.status, request.url, response.url, headers, head)
 
 
-def _peek(response: Response) -> bytes:
-    """Return the beginning of an error page, which is in memory, and leave it to be read again."""
-    head: bytes = response.fp.read(LOOKED_AT)
-    response.fp.seek(0)
-    return head
-
-
-def _requested_wait(answer: Answer) -> float | None:
+def _requested_wait(answer: Answer, failure: Failure | None) -> float | None:
     """Return the seconds that a busy site asks us to wait; None if it does not ask."""
     headers = answer.headers
     wait = retry_after(headers.get("retry-after"), headers.get("date"))
-    if answer.status not in _BUSY or wait is None:
+    is_final = failure is not None and failure.reason is not Reason.RATE_LIMITED
+    if is_final or answer.status not in _BUSY or wait is None:
         return None
     return max(wait, _MIN_WAIT)

@@ -166,7 +166,10 @@ class YtDlp:
         except NestedPlaylist as nested:
             raise PlaylistFound(self._unfold(item, nested.playlist)) from nested
         if settings.quality == "audio" and item.kind is ItemKind.LECTURE:
-            return _keep_sound(fetched, on_bytes)
+            file = keep_sound(fetched.file, on_bytes)
+            if file != fetched.file:
+                expected = replace(fetched.expected or Expected(), extension=file.suffix)
+                return replace(fetched, file=file, expected=expected)
         return fetched
 
     def is_current(self, item: Item, delivered: Delivered) -> bool:
@@ -456,14 +459,6 @@ def _description(info: Entry) -> str:
     """Return the description as plain text. Many sites write HTML."""
     text = info.get("description")
     return _fix_surrogates(clean_html(text))[:_MAX_DESCRIPTION] if isinstance(text, str) else ""
-
-
-def _keep_sound(fetched: Fetched, on_bytes: OnFetched) -> Fetched:
-    file = keep_sound(fetched.file, on_bytes)
-    if file == fetched.file:
-        return fetched
-    expected = replace(fetched.expected or Expected(), extension=file.suffix)
-    return replace(fetched, file=file, expected=expected)
 
 
 def _write_text(item: Item, info: Entry, folder: Path) -> Fetched:

@@ -33,7 +33,14 @@ def check_structure(file: BinaryIO, kind: FileType, size: int) -> None:
     elif kind == MPEG_TS:
         _check_packets(file, 0, size)
     elif kind.demuxer == "ogg":
-        _check_last_page(file, size)
+        # The last page must be whole (RFC 3533, section 6).
+        file.seek(max(0, size - _OGG_PAGE - 4))
+        tail = file.read()
+        start = tail.rfind(b"OggS")
+        page = tail[start:] if start >= 0 else b""
+        lengths = page[27 : 27 + page[26]] if len(page) > 27 else b""
+        if not lengths or 27 + len(lengths) + sum(lengths) > len(page):
+            raise CutError("its last page is not whole")
     elif kind.demuxer == "matroska":
         _, start, length = _read_element(head, 0)
         element, start, length = _read_element(head, start + (length or 0))
@@ -127,14 +134,3 @@ def _read_element(data: bytes, position: int) -> tuple[int, int, int | None]:
         position += width
     is_unknown = numbers[1] == (1 << 7 * width) - 1
     return numbers[0], position, None if is_unknown else numbers[1]
-
-
-def _check_last_page(file: BinaryIO, size: int) -> None:
-    """Check that the last Ogg page is whole (RFC 3533, section 6). Raises CutError."""
-    file.seek(max(0, size - _OGG_PAGE - 4))
-    tail = file.read()
-    start = tail.rfind(b"OggS")
-    header = tail[start : start + 27] if start >= 0 else b""
-    lengths = tail[start + 27 : start + 27 + header[26]] if len(header) == 27 else b""
-    if not lengths or start + 27 + len(lengths) + sum(lengths) > len(tail):
-        raise CutError("its last page is not whole")

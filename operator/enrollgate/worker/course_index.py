@@ -72,8 +72,15 @@ def build_index(course: Course, course_url: str, stats: RunStats) -> dict[str, A
     entries += [
         (item, {"state": "left out", "message": redact(item.left_out)}) for item in stats.left_out
     ]
+
+    def order(entry: tuple[Item, dict[str, Any]]) -> tuple[object, ...]:
+        """Return the sort key: a lecture, what belongs to it, then what is left out."""
+        item, _ = entry
+        apart = bool(item.left_out) and not item.part
+        return item.index, apart, item.part, _is_beside(item), item.kind, item.label
+
     sections = dict[tuple[int, str], list[dict[str, Any]]]()
-    for item, state in sorted(entries, key=lambda entry: _order(entry[0])):
+    for item, state in sorted(entries, key=order):
         listed = {
             "number": "" if item.left_out and not item.part else item.number,
             "kind": item.kind,
@@ -95,12 +102,6 @@ def build_index(course: Course, course_url: str, stats: RunStats) -> dict[str, A
             for (number, title), items in sections.items()
         ],
     }
-
-
-def _order(item: Item) -> tuple[int, bool, tuple[int, ...], bool, str, str]:
-    """Return the sort key of an item: a lecture, what belongs to it, then what is left out."""
-    apart = bool(item.left_out) and not item.part
-    return item.index, apart, item.part, _is_beside(item), item.kind, item.label
 
 
 def _is_beside(item: Item) -> bool:

@@ -12,7 +12,6 @@ playlist's parser, and what a file names is never opened.
 """
 
 import bz2
-import contextlib
 import gzip
 import io
 import json
@@ -255,14 +254,6 @@ def _check_text(file: BinaryIO, kind: FileType, findings: Findings) -> Findings:
     return findings
 
 
-def _limit_cpu(size: int) -> None:
-    """Give the next file its seconds of CPU. Beyond them the kernel kills this process."""
-    used = sum(os.times()[:2])
-    seconds = int(used) + _CPU_SECONDS + _CPU_SECONDS_PER_GB * size // 1_000_000_000
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, hard))
-
-
 def serve() -> None:
     """Answer requests until standard input ends. What a hostile file can use up is bounded."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
@@ -271,9 +262,14 @@ def serve() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin:
         path = Path(json.loads(line))
-        with contextlib.suppress(OSError):
-            _limit_cpu(path.stat().st_size)
         try:
+            # Beyond these seconds of CPU the kernel kills this process.
+            seconds = _CPU_SECONDS + _CPU_SECONDS_PER_GB * path.stat().st_size // 1_000_000_000
+            limits = (
+                int(sum(os.times()[:2])) + seconds,
+                resource.getrlimit(resource.RLIMIT_CPU)[1],
+            )
+            resource.setrlimit(resource.RLIMIT_CPU, limits)
             answer = asdict(check(path))
         except OSError as error:
             answer = {"error": error.errno}

@@ -213,9 +213,15 @@ def recognise(head: bytes) -> FileType:
             return kind
     if start:  # An ID3 tag longer than the head comes before MP3 in nearly all files.
         return MP3
-    text = _decode(head)
-    if text is None:
-        return UNKNOWN
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        text = head[: len(head) // 2 * 2].decode("utf-16", errors="replace")
+    else:
+        # Old subtitles and notes are in the code page of their author; a character may be cut.
+        text = head.decode("utf-8", errors="replace")
+        unreadable = text.count("\ufffd")
+        is_binary = re.search(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f\x7f]", head)
+        if is_binary or (unreadable > 4 and unreadable * 3 > len(text)):
+            return UNKNOWN
     text = text.lstrip("\ufeff \t\r\n")
     return next((kind for pattern, kind in _TEXTS if pattern.match(text)), TEXT)
 
@@ -224,14 +230,3 @@ def recognise_file(file: Path) -> FileType:
     """Return what a file is. Raises OSError."""
     with file.open("rb") as stream:
         return recognise(stream.read(HEAD_SIZE))
-
-
-def _decode(head: bytes) -> str | None:
-    """Return the text, None if it is not text."""
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return head[: len(head) // 2 * 2].decode("utf-16", errors="replace")
-    if b"\0" in head or re.search(rb"[\x01-\x06\x0e-\x1a\x1c-\x1f\x7f]", head):
-        return None
-    # Old subtitles and notes are in the code page of their author; a character may be cut.
-    text = head.decode("utf-8", errors="replace")
-    return text if text.count("\ufffd") <= 4 or text.count("\ufffd") * 3 <= len(text) else None

@@ -34,21 +34,19 @@ def safe_name(title: str, limit: int = MAX_BYTES) -> str:
     Separators, control characters and leading dots are removed or replaced. What people read as
     one character is never cut in two.
     """
-    text = unicodedata.normalize("NFC", title)
-    text = "".join(" " if _is_refused(each) else each for each in text)
+    text = ""
+    for character in unicodedata.normalize("NFC", title):
+        code = ord(character)
+        is_no_character = code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF
+        is_invisible = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        is_refused = is_no_character or (is_invisible and character not in _KEPT)
+        text += " " if is_refused else character
     text = re.sub(r'[/\\:*?"<>|]', "_", text)
     text = re.sub(r"\s+", " ", text).strip(_AT_THE_ENDS)
     text = _cut(text, limit).strip(_AT_THE_ENDS)
     if not text or not text.strip(f"_{_AT_THE_ENDS}"):
         return "untitled"
     return f"_{text}"[:limit] if _RESERVED_BY_WINDOWS.fullmatch(text) else text
-
-
-def _is_refused(character: str) -> bool:
-    code = ord(character)
-    is_no_character = code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF
-    invisible = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
-    return is_no_character or (invisible and character not in _KEPT)
 
 
 def _cut(text: str, limit: int) -> str:

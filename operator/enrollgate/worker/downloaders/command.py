@@ -262,7 +262,15 @@ class _Output:
 
     def _copy(self) -> None:
         """Copy lines to the log up to its limit, and read the rest."""
-        blocks, copied = self._blocks(), 0
+
+        def read() -> Iterator[bytes]:
+            with self._stream:
+                while block := self._stream.read(_BLOCK_SIZE):
+                    self._size += len(block)
+                    self._end = (self._end + block)[-_TAIL_SIZE:]
+                    yield block
+
+        blocks, copied = read(), 0
         for line in iter_lines(blocks, _LINE_LIMIT):
             text = redact(line)
             copied += len(text) + 1
@@ -274,13 +282,6 @@ class _Output:
                 break
         for _ in blocks:
             pass
-
-    def _blocks(self) -> Iterator[bytes]:
-        with self._stream:
-            while block := self._stream.read(_BLOCK_SIZE):
-                self._size += len(block)
-                self._end = (self._end + block)[-_TAIL_SIZE:]
-                yield block
 
 
 def _escape(name: str) -> str:

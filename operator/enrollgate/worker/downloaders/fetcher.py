@@ -8,7 +8,6 @@ rendition. File names never contain anything that the site chose.
 import contextlib
 import hashlib
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -236,7 +235,15 @@ class Fetcher:
         if not self._may_ask or delivered.validators == Validators():
             return True
         answered = False
-        for url, headers in _direct_urls(entry):
+        # The URLs whose answer is the item's file, with the headers that they need.
+        urls = [(unsmuggle(str(entry.get("url") or ""))[0], dict[str, str]())]
+        if entry.get("_type", "video") == "video":
+            urls = [
+                (str(each["url"]), dict(each.get("http_headers") or {}))
+                for each in reversed(entry.get("formats") or [entry])
+                if each.get("url") and not each.get("manifest_url") and not each.get("fragments")
+            ]
+        for url, headers in urls:
             # Some servers refuse HEAD, or answer it with other headers.
             for method, extra in (("HEAD", {}), ("GET", {"Range": "bytes=0-0"})):
                 sent = {"Accept-Encoding": "identity", **headers, **extra}
@@ -315,13 +322,3 @@ class Fetcher:
         """
         sizes = [(path.name, path.stat().st_size) for path in self._folder.iterdir()]
         return sum(size * (2 if _FRAGMENT in name else 1) for name, size in sizes)
-
-
-def _direct_urls(entry: Entry) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the URLs whose answer is the item's file, with the headers that they need."""
-    if entry.get("_type", "video") != "video":
-        yield unsmuggle(str(entry.get("url") or ""))[0], {}
-        return
-    for each in reversed(entry.get("formats") or [entry]):
-        if each.get("url") and not each.get("manifest_url") and not each.get("fragments"):
-            yield str(each["url"]), dict(each.get("http_headers") or {})

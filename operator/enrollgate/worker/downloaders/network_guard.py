@@ -213,7 +213,12 @@ class GuardedRequestHandler(UrllibRH):  # type: ignore[misc]  # yt-dlp has no ty
             raise RequestRefused(
                 Failure(Reason.STOPPED, "asked to stop; nothing more is requested")
             )
-        is_plain = _is_plain_get(request)
+        # It asks for a file as it is, and as a whole.
+        is_plain = (
+            request.method == "GET"
+            and request.headers.get("Accept-Encoding") == "identity"
+            and {name.lower() for name in request.headers}.isdisjoint({"range", "if-range"})
+        )
         if is_plain and self._latest is not None and self._latest[0] == request.url:
             latest = self._latest[1]
             if latest.rewind():
@@ -257,13 +262,3 @@ class GuardedRequestHandler(UrllibRH):  # type: ignore[misc]  # yt-dlp has no ty
             opener.add_handler(handler)
         opener.addheaders = []
         return opener
-
-
-def _is_plain_get(request: Request) -> bool:
-    """Return whether a request asks for a file as it is, and as a whole."""
-    headers = {name.lower() for name in request.headers}
-    return (
-        request.method == "GET"
-        and request.headers.get("Accept-Encoding") == "identity"
-        and headers.isdisjoint({"range", "if-range"})
-    )

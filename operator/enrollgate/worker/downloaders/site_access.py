@@ -62,7 +62,14 @@ class SiteAccess:
         host = urlsplit(request.url).hostname or ""
         waited = 0.0
         for repeats in range(_MAX_REPEATS + 1):
-            self._wait_for(host)
+            with self._lock:
+                closed = self._closed.get(host)
+                left = self._paused.get(host, 0.0) - self._monotonic()
+            if closed is not None:
+                raise RequestRefused(closed)
+            if left > 0 and self._stop.wait(left):
+                message = "asked to stop while waiting for the site; the next attempt goes on"
+                raise RequestRefused(Failure(Reason.STOPPED, message))
             try:
                 response = send()
             except HTTPError as error:
@@ -70,8 +77,11 @@ class SiteAccess:
                 error.response.fp.seek(0)  # it is in memory, and may be read again
                 answer = _build_answer(request, error.response, head)
                 failure = explain_answer(answer)
-                wait = _requested_wait(answer, failure)
-                if wait is not None and waited + wait <= self._max_wait and repeats < _MAX_REPEATS:
+                asked = retry_after(answer.headers.get("retry-after"), answer.headers.get("date"))
+                wait = max(asked or 0.0, _MIN_WAIT)
+                is_final = failure is not None and failure.reason is not Reason.RATE_LIMITED
+                may_repeat = answer.status in _BUSY and not is_final and repeats < _MAX_REPEATS
+                if may_repeat and asked is not None and waited + wait <= self._max_wait:
                     waited += wait
                     with self._lock:
                         until = max(self._paused.get(host, 0.0), self._monotonic() + wait)
@@ -93,17 +103,6 @@ class SiteAccess:
         if not kind.startswith(_TEXT):
             return response
         return InspectedResponse(request, response, lambda found: self._close_if_final(host, found))
-
-    def _wait_for(self, host: str) -> None:
-        """Return when the host may be asked. Raises RequestRefused if it may not be any more."""
-        with self._lock:
-            failure = self._closed.get(host)
-            left = self._paused.get(host, 0.0) - self._monotonic()
-        if failure is not None:
-            raise RequestRefused(failure)
-        if left > 0 and self._stop.wait(left):
-            message = "asked to stop while waiting for the site; the next attempt goes on"
-            raise RequestRefused(Failure(Reason.STOPPED, message))
 
     def _close_if_final(self, host: str, failure: Failure | None) -> None:
         if failure is not None and failure.reason in _CLOSING:
@@ -149,13 +148,3 @@ class InspectedResponse(Response):  # type: ignore[misc]  # yt-dlp has no types
 def _build_answer(request: Request, response: Response, head: bytes) -> Answer:
     headers = {name.lower(): str(value) for name, value in response.headers.items()}
     return Answer(response.status, request.url, response.url, headers, head)
-
-
-def _requested_wait(answer: Answer, failure: Failure | None) -> float | None:
-    """Return the seconds that a busy site asks us to wait; None if it does not ask."""
-    headers = answer.headers
-    wait = retry_after(headers.get("retry-after"), headers.get("date"))
-    is_final = failure is not None and failure.reason is not Reason.RATE_LIMITED
-    if is_final or answer.status not in _BUSY or wait is None:
-        return None
-    return max(wait, _MIN_WAIT)

@@ -156,8 +156,18 @@ def explain_answer(answer: Answer) -> Failure | None:
     text = answer.text
     if _is_wall(answer, text):
         return bot_check(answer.status)
-    if _is_limit(answer, text):
-        wait = retry_after(answer.headers.get("retry-after"), answer.headers.get("date"))
+    headers = answer.headers
+    is_limit = answer.status in {429, *_LIMIT_STATUSES} - {403} or (
+        answer.status == 403
+        and (
+            "retry-after" in headers
+            or headers.get("x-ratelimit-remaining") == "0"
+            or headers.get("ratelimit-remaining") == "0"
+            or _LIMIT_WORDS.search(text[:_MAX_WORDS]) is not None
+        )
+    )
+    if is_limit:
+        wait = retry_after(headers.get("retry-after"), headers.get("date"))
         message = f"the site asks to slow down (HTTP {answer.status})"
         return Failure(Reason.RATE_LIMITED, message, retry_after=wait)
     if answer.status in _LOGIN_STATUSES or _says_login(answer, text):
@@ -240,18 +250,6 @@ def _is_wall(answer: Answer, text: str) -> bool:
     is_media = is_signed(answer.requested_url) or bool(_MEDIA_PATH.search(parts.path))
     is_denial = answer.status == 403 and not is_media and bool(_AKAMAI_DENIAL.search(text))
     return has_title or is_denial or (has_widget and not _PASSWORD_FIELD.search(text))
-
-
-def _is_limit(answer: Answer, text: str) -> bool:
-    if answer.status == 429 or answer.status in _LIMIT_STATUSES - {403}:
-        return True
-    headers = answer.headers
-    return answer.status == 403 and (
-        "retry-after" in headers
-        or headers.get("x-ratelimit-remaining") == "0"
-        or headers.get("ratelimit-remaining") == "0"
-        or bool(_LIMIT_WORDS.search(text[:_MAX_WORDS]))
-    )
 
 
 def _says_login(answer: Answer, text: str) -> bool:

@@ -257,7 +257,9 @@ class YtDlp:
         sections = dict[str, int]()
         section_width = _LAZY_SECTION_WIDTH
         if isinstance(entries, list | tuple):
-            section_width = _section_width([each for each in entries if each])
+            listed = [each for each in entries if each]
+            numbers = [int_or_none(each.get("chapter_number")) or 0 for each in listed]
+            section_width = digits(max([len({e.get("chapter") for e in listed}), *numbers]))
         left_out = 0
         for position, entry, item_id in self._name_entries(entries, extractor):
             if position > _MAX_ITEMS_OF_COURSE:
@@ -423,12 +425,6 @@ class YtDlp:
             raise Failure(Reason.UNSUPPORTED_COURSE, message)
         single = replace(items[0], part=parent.part, widths=parent.widths)
         return items if len(items) > 1 else [single]
-
-
-def _section_width(entries: list[Entry]) -> int:
-    numbers = [int_or_none(entry.get("chapter_number")) or 0 for entry in entries]
-    titles = {entry.get("chapter") for entry in entries}
-    return digits(max([len(titles), *numbers]))
 
 
 def _iter_entries(entries: Iterable[Entry | None]) -> Iterator[tuple[int, Entry]]:

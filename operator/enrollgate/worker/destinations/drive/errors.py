@@ -9,6 +9,7 @@ our own text, the HTTP status and Drive's reason word. It never holds a URL or a
 may carry credentials.
 """
 
+import contextlib
 import http.client
 import json
 import re
@@ -457,12 +458,16 @@ def _classify_http(error: HttpError, now: datetime | None) -> FailedRequest:
         ]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass  # a proxy's page or a truncated body: the status alone says enough
+    theirs = now
+    with contextlib.suppress(ValueError, OverflowError):
+        date = parsedate_to_datetime(error.resp.get("date", ""))
+        theirs = date.replace(tzinfo=date.tzinfo or UTC)
     if status == 403:
         found = (RULES_BY_WORD[word] for word in words if word in RULES_BY_WORD)
         rule = next(found, AUTOMATED_QUERIES if is_page else NO_PERMISSION)
         if rule is STORAGE_FULL and "service account" in sentence.lower():
             rule = NO_STORAGE
-    elif status == 401 and _clocks_differ(error.resp.get("date", ""), now):
+    elif status == 401 and now and theirs and abs(theirs - now) > _CLOCK_TOLERANCE:
         rule = CLOCK_WRONG
     elif status >= 500:
         rule = SERVER_ERROR
@@ -473,13 +478,3 @@ def _classify_http(error: HttpError, now: datetime | None) -> FailedRequest:
     word = next((word for word in words if re.fullmatch(r"\w{1,60}", word)), "")
     seconds = retry_after(error.resp.get("retry-after"), error.resp.get("date"))
     return FailedRequest(rule, f"HTTP {status} {word}".rstrip(), seconds)
-
-
-def _clocks_differ(date: str, now: datetime | None) -> bool:
-    """Return whether a response's Date header is far from the worker's clock."""
-    try:
-        theirs = parsedate_to_datetime(date)
-    except (ValueError, OverflowError):
-        return False
-    theirs = theirs.replace(tzinfo=theirs.tzinfo or UTC)
-    return now is not None and abs(theirs - now) > _CLOCK_TOLERANCE

@@ -61,8 +61,13 @@ def choose_proxy(environ: Mapping[str, str], scheme: str, host: str) -> Proxy | 
     Raises Failure (ConfigurationError) if the variable names no proxy that can be used.
     """
     host = host.lower()
-    if host in _METADATA_HOSTS or _is_exempt(environ, host):
+    if host in _METADATA_HOSTS:
         return None
+    exempt = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    for entry in re.split(r"[\s,]+", exempt.lower()):
+        domain = re.sub(r":\d+$", "", entry).removeprefix("*.").strip(".")
+        if entry == "*" or (domain and (host == domain or host.endswith(f".{domain}"))):
+            return None
     names = (f"{scheme}_proxy", f"{scheme}_proxy".upper(), "all_proxy", "ALL_PROXY")
     name = next((name for name in names if environ.get(name, "").strip()), None)
     if name is None:
@@ -86,16 +91,6 @@ def choose_proxy(environ: Mapping[str, str], scheme: str, host: str) -> Proxy | 
         unquote(parts.username or ""),
         unquote(parts.password or ""),
     )
-
-
-def _is_exempt(environ: Mapping[str, str], host: str) -> bool:
-    """Return whether NO_PROXY lists the host: itself, a domain above it, or `*`."""
-    text = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
-    for entry in re.split(r"[\s,]+", text.lower()):
-        domain = re.sub(r":\d+$", "", entry).removeprefix("*.").strip(".")
-        if entry == "*" or (domain and (host == domain or host.endswith(f".{domain}"))):
-            return True
-    return False
 
 
 class Transport:

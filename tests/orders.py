@@ -26,7 +26,7 @@ def make_order(tmp_path: Path, **changes: Any) -> WorkOrder:
     """
     cookies = tmp_path / "cookies-of-all"
     if "cookies_dir" not in changes:
-        cookies.mkdir(exist_ok=True)
+        cookies.mkdir(parents=True, exist_ok=True)
         line = "courses.example.com\tFALSE\t/\tTRUE\t0\tvisited\tyes\n"
         (cookies / "cookies.txt").write_text(f"# Netscape HTTP Cookie File\n{line}")
     settings: dict[str, Any] = {

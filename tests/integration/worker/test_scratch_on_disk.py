@@ -76,10 +76,11 @@ def test_a_partial_file_of_another_rendition_is_removed_first(
         }
 
         def page(name: str) -> tuple[str, bytes]:
-            return (
-                "text/html",
-                f'<title>P</title><video><source src="/{name}.mp4"></video>'.encode(),
+            item = f'<guid>1</guid><enclosure url="{site.url}/{name}.mp4" type="video/mp4"/>'
+            feed = (
+                f'<rss version="2.0"><channel><title>P</title><item>{item}</item></channel></rss>'
             )
+            return "application/rss+xml", f'<?xml version="1.0"?>{feed}'.encode()
 
         site.pages["/page"] = page("hd")
         site.faults["/hd.mp4"] = Fault(reset_after=300_000)

@@ -13,13 +13,14 @@ from enrollgate.worker.destinations.directory import Directory
 
 SECRET, EMAIL = "TOPSECRET", "ada@example.com"
 COOKIE = f"127.0.0.1 FALSE / FALSE 4102444800 session {SECRET}\n"
+UNREADABLE = COOKIE.replace("4102444800 ", "")
 
 
 def test_the_value_of_an_unreadable_cookie_is_not_logged(
     site: FaultySite, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The fields are separated by spaces instead of tabs, and yt-dlp prints such lines."""
-    (tmp_path / "cookies.txt").write_text(f"# Netscape HTTP Cookie File\n{COOKIE}")
+    """A field is missing, and yt-dlp prints such lines."""
+    (tmp_path / "cookies.txt").write_text(f"# Netscape HTTP Cookie File\n{UNREADABLE}")
     report = run(order_for(site, tmp_path, cookies_dir=tmp_path))
     assert report.reason is Reason.COOKIES_UNREADABLE
     output = "".join(capfd.readouterr())
@@ -39,7 +40,7 @@ def test_the_value_of_a_cookie_that_is_sent_is_not_logged(
 def test_a_cookies_file_without_one_valid_line_is_unreadable(
     site: FaultySite, tmp_path: Path
 ) -> None:
-    (tmp_path / "cookies.txt").write_text(COOKIE)
+    (tmp_path / "cookies.txt").write_text(UNREADABLE)
     assert run(order_for(site, tmp_path, cookies_dir=tmp_path)).reason is Reason.COOKIES_UNREADABLE
 
 

@@ -2,7 +2,7 @@
 
     GET  /courses/<course>              the course's page
     GET  /courses/<course>/feed         its lectures as an RSS feed: the `course_url` of a task
-    GET  /courses/<course>/<n>.mp4      a lecture (Range requests are answered)
+    GET  /courses/<course>/<n>.mp4      a lecture (Range and If-Range are answered)
     POST /enroll {"account", "course"}  what the Node.js side does when it enrolls an account
 
 Without a session cookie of a known account, it answers 401. If the account is not enrolled in the
@@ -239,6 +239,9 @@ class _Handler(BaseHTTPRequestHandler):
         start = 0
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         total = len(body)
+        version = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+        if self.headers.get("If-Range", version) != version:
+            asked = None
         if asked and status is HTTPStatus.OK and int(asked[1]) < total:
             start, status = int(asked[1]), HTTPStatus.PARTIAL_CONTENT
         sent = 0
@@ -247,6 +250,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(total - start))
             self.send_header("Accept-Ranges", "bytes")
+            self.send_header("ETag", version)
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
             self.end_headers()

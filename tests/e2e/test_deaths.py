@@ -104,7 +104,7 @@ def test_attempt_after_a_killed_worker_moves_only_what_is_missing(
                 worker.kill()
                 worker.wait()
         killed_at = time.time()
-        site.throttle = 600_000
+        site.throttle = 150_000
         sizes = {
             f"/courses/{COURSE}/{n}.mp4": len(lecture)
             for n, lecture in enumerate(site.lectures(COURSE), 1)
@@ -122,9 +122,8 @@ def test_attempt_after_a_killed_worker_moves_only_what_is_missing(
         ]
         assert any(record.status == 206 for record in moved), "the partial file is continued"
         assert sum(record.bytes for record in moved) == missing
-        # The rest are probes: yt-dlp's generic extractor reads a file's first bytes before it
-        # downloads it.
-        assert all(record.bytes < 100_000 for record in after if record not in moved)
+        # The rest are probes: of a partial file's first bytes, or of what is delivered already.
+        assert all(record.bytes < 200_000 for record in after if record not in moved)
     finally:
         operator.stop_all()
 
@@ -158,6 +157,8 @@ def partial(operator: OperatorProcess, suffix: str = "") -> list[int]:
     found = operator.folder.glob(f"work/runs/*/scratch/items/*/media-*{suffix}")
     sizes = []
     for path in found:
+        if path.suffix == ".version":  # it says which version a partial file is of
+            continue
         with contextlib.suppress(FileNotFoundError):  # renamed: it is complete now
             sizes.append(path.stat().st_size)
     return sizes

@@ -180,7 +180,8 @@ class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
         """
         # Extractors leave responses open after a look at the media, and the site would go on
         # sending them.
-        close_connections(self, but=info.get("url"))
+        is_partial = Path(f"{name}.part").exists()  # then another range of it is wanted
+        close_connections(self, but=None if is_partial else info.get("url"))
         if not info.get("url"):
             return super().dl(name, info, subtitle, test)  # It reports what is missing.
         downloader_class = _DOWNLOADERS.get(get_suitable_downloader(info, self.params))

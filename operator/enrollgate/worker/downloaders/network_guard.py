@@ -219,10 +219,12 @@ class GuardedRequestHandler(UrllibRH):  # type: ignore[misc]  # yt-dlp has no ty
             and request.headers.get("Accept-Encoding") == "identity"
             and {name.lower() for name in request.headers}.isdisjoint({"range", "if-range"})
         )
-        if is_plain and self._latest is not None and self._latest[0] == request.url:
+        if self._latest is not None and self._latest[0] == request.url:
             latest = self._latest[1]
-            if latest.rewind():
+            if is_plain and latest.rewind():
                 return latest
+            # Else the site would go on sending it, beside the range that is wanted of it.
+            latest.close()
         self._latest = None
         try:
             response = BoundedResponse(super()._send(request))

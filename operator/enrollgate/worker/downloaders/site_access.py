@@ -126,6 +126,9 @@ class InspectedResponse(Response):  # type: ignore[misc]  # yt-dlp has no types
         # The page, once it is read.
         self.answer: Answer | None = None
 
+    def __del__(self) -> None:
+        """Leave the source open. A later request for the same address may read it again."""
+
     def read(self, amt: int | None = None) -> bytes:
         """Return at most `amt` bytes, or the rest if it is None.
 

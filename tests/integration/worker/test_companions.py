@@ -59,6 +59,24 @@ def test_tracks_of_an_html5_page_are_delivered_beside_their_video(
     assert {entry["kind"] for entry in manifest(tmp_path)} == {"lecture", "subtitle"}
 
 
+def test_tracks_whose_languages_read_alike_are_each_delivered_once(
+    site: FaultySite, tmp_path: Path
+) -> None:
+    page = (
+        '<title>Clay</title><video src="/1.mp4"><track kind="subtitles" srclang="en_US" '
+        'src="/en.vtt"><track kind="subtitles" srclang="en-US" src="/vi.vtt"></video>'
+    )
+    site.pages["/page"] = ("text/html", page.encode())
+    url = f"{site.url}/page"
+    first = run(order_for(site, tmp_path, course_url=url))
+    second = run(order_for(site, tmp_path, course_url=url, attempt=2))
+
+    texts = [body for name, body in delivered(tmp_path).items() if name.endswith(".vtt")]
+    assert (first.reason, first.items_delivered) == (None, 3), first
+    assert (second.reason, second.items_skipped) == (None, 3)
+    assert sorted(texts) == [_vtt("en"), _vtt("vi")]
+
+
 def test_subtitle_that_failed_is_named_and_delivered_by_the_next_attempt(
     site: FaultySite, tmp_path: Path
 ) -> None:

@@ -41,6 +41,25 @@ def test_language_includes_its_regions_and_nothing_else(
     assert _labels({"subtitles": listed}, subtitles=wanted) == labels
 
 
+@pytest.mark.parametrize(
+    "languages", [("en_US", "en-US"), ("en-US", "en_US", "EN-us"), ("en-us", "EN_US")]
+)
+def test_languages_written_alike_get_names_of_their_own(languages: tuple[str, ...]) -> None:
+    tracks = {each: [_track(each)] for each in languages}
+    found = find_companions({"subtitles": tracks}, WorkerSettings())
+    again = find_companions({"subtitles": dict(reversed(tracks.items()))}, WorkerSettings())
+    names = {each.name for each in found}
+    assert {each.label for each in found} == set(languages)
+    assert len(names) == len(languages)
+    assert names == {each.name for each in again}, "the order does not matter"
+
+
+def test_what_a_machine_heard_comes_once() -> None:
+    captions = {each: [_track(each)] for each in ("en", "en-orig", "vi")}
+    info = {"automatic_captions": captions}
+    assert _labels(info, automatic_subtitles=True, subtitles=("en",)) == ["en"]
+
+
 def test_machine_made_subtitles_come_only_if_asked_for_and_needed() -> None:
     info = {
         "subtitles": {"en": [_track("en")]},

@@ -7,6 +7,7 @@ yt-dlp could write subtitles itself, but beside the video and with it: a lecture
 delivered would hide a subtitle that is missing, and a broken subtitle would be skipped silently.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -41,25 +42,37 @@ def has_companions(settings: WorkerSettings) -> bool:
 
 
 def find_companions(info: Entry, settings: WorkerSettings) -> list[Companion]:
-    """Return the wanted companions of a lecture. `info` is what its extractor returned."""
+    """Return the wanted companions of a lecture. `info` is what its extractor returned.
+
+    Languages that are written differently, such as `en_US` and `en-US`, stay apart.
+    """
     authored = _tracks(info.get("subtitles"))
-    found = [
-        _subtitle(info, language, track)
+    wanted = {
+        language: track
         for language, track in authored.items()
         if _is_wanted(language, settings.subtitles)
-    ]
+    }
     if settings.automatic_subtitles:
         automatic = _tracks(info.get("automatic_captions"))
-        languages = [each for each in automatic if _is_wanted(each, settings.subtitles)]
+        languages = [
+            each
+            for each in automatic
+            if _is_wanted(each, settings.subtitles) and f"{each}{_ORIGINAL}" not in automatic
+        ]
         if settings.subtitles == ("all",):
             heard = [each for each in languages if each.endswith(_ORIGINAL)]
             languages = heard or languages
         known = {_tag(each) for each in authored}
-        found += [
-            _subtitle(info, each.removesuffix(_ORIGINAL), automatic[each])
+        wanted |= {
+            each.removesuffix(_ORIGINAL): automatic[each]
             for each in languages
             if _tag(each.removesuffix(_ORIGINAL)) not in known
-        ]
+        }
+    spellings = Counter(_tag(each) for each in wanted)
+    found = [
+        _subtitle(info, language, track, is_alone=spellings[_tag(language)] == 1)
+        for language, track in wanted.items()
+    ]
     picture = _thumbnail(info) if settings.thumbnails else None
     return found if picture is None else [*found, picture]
 
@@ -107,13 +120,15 @@ def _tag(language: str) -> str:
     return language.replace("_", "-").lower()
 
 
-def _subtitle(info: Entry, language: str, track: Entry) -> Companion:
-    label, extension = language.replace("_", "-"), _subtitle_extension(track)
+def _subtitle(info: Entry, language: str, track: Entry, *, is_alone: bool) -> Companion:
+    """Return a subtitle. If another language has the same tag, its own spelling names it."""
+    label = language.replace("_", "-") if is_alone else language
+    name, extension = _tag(language) if is_alone else language, _subtitle_extension(track)
     if track.get("data"):
         entry: Entry = {"_type": TEXT, "text": str(track["data"]), "ext": extension}
     else:
         entry = _media(info, track, label, extension)
-    return Companion(ItemKind.SUBTITLE, f"subtitle:{_tag(language)}", label, entry)
+    return Companion(ItemKind.SUBTITLE, f"subtitle:{name}", label, entry)
 
 
 def _thumbnail(info: Entry) -> Companion | None:

@@ -29,7 +29,7 @@ def write(folder: Path, name: str, *expiries: float) -> Path:
         ((NOW - 1, NOW + DAY), Severity.WARNING, "in 24 hours"),
         ((NOW - 1, NOW + 30 * DAY), Severity.OK, "none has expired"),
         ((NOW - 1, 0), Severity.OK, "none has expired"),
-        ((), Severity.FAILED, "all cookies have expired"),
+        ((), Severity.FAILED, "holds no cookie"),
     ],
     ids=["expired", "soon", "later", "session", "empty"],
 )

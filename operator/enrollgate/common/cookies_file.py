@@ -12,6 +12,7 @@ from pathlib import Path
 _MAX_SIZE = 32 << 20
 _HTTP_ONLY = "#HttpOnly_"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
 # Domain, subdomains, path, secure, expiry, name, value. Editors replace tabs by spaces, and cut
 # the last tab of a cookie without a value.
 _TABS = re.compile(
@@ -32,13 +33,18 @@ class NotCookies(ValueError):
 
 
 def read_cookies(path: Path) -> str:
-    """Return the text of a cookies file. Raises OSError and NotCookies."""
+    """Return the text of a cookies file. Raises OSError and NotCookies.
+
+    Bytes that are not UTF-8 become single surrogates, so that only their lines are skipped.
+    """
     with path.open("rb") as stream:
         content = stream.read(_MAX_SIZE + 1)
     if len(content) > _MAX_SIZE:
         raise NotCookies(f"has more than {_MAX_SIZE >> 20} MiB")
+    if not content.startswith(_UTF16):
+        return content.decode("utf-8-sig", "surrogateescape")
     try:
-        return content.decode("utf-16" if content.startswith(_UTF16) else "utf-8-sig")
+        return content.decode("utf-16")
     except UnicodeDecodeError as error:
         raise NotCookies("is not text") from error
 
@@ -46,18 +52,20 @@ def read_cookies(path: Path) -> str:
 def parse_cookies(text: str) -> tuple[list[str], list[int]]:
     """Return the cookies, a line each, and the numbers of the lines that are none (from 1).
 
-    Raises NotCookies if there is no cookie in spite of other content.
+    Raises NotCookies if there is no cookie.
     """
     cookies, skipped = list[str](), list[int]()
     for number, line in enumerate(re.split(r"\r\n|\r|\n", text.removeprefix("\ufeff")), 1):
         if not line.strip() or (line.startswith("#") and not line.startswith(_HTTP_ONLY)):
             continue
         found = _TABS.fullmatch(line) or _SPACES.fullmatch(line.strip())
-        if found is None:
+        if found is None or _NOT_UTF8.search(line):
             skipped.append(number)
         else:
             cookies.append(_normal(found))
-    if skipped and not cookies:
+    if not cookies:
+        if not skipped:
+            raise NotCookies("holds no cookie")
         if text.lstrip("\ufeff \t\r\n").startswith(("[", "{")):
             raise NotCookies("is a JSON export of a browser extension, not in the Netscape format")
         raise NotCookies("holds no line in the Netscape format (seven fields between tabs)")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.orders import make_order
 
-from enrollgate.domain.reasons import Failure
+from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.cookies import copy_cookies
 
 HEADER = "# Netscape HTTP Cookie File"
@@ -15,10 +15,11 @@ def line(name: str, expiry: str = "4102444800", domain: str = "courses.example.c
     return "\t".join((domain, "FALSE", "/", "TRUE", expiry, name, "secret-value"))
 
 
-def copied(tmp_path: Path, content: str) -> list[str]:
+def copied(tmp_path: Path, content: str | bytes) -> list[str]:
     folder = tmp_path / "cookies"
     folder.mkdir()
-    (folder / "cookies.txt").write_text(content, encoding="utf-8")
+    written = content.encode() if isinstance(content, str) else content
+    (folder / "cookies.txt").write_bytes(written)
     order = make_order(tmp_path, cookies_dir=folder)
     order.scratch_dir.mkdir()
     copy = copy_cookies(order)
@@ -44,6 +45,25 @@ def test_a_bad_line_is_named_by_its_number_and_skipped(
     assert copied(tmp_path, content) == [HEADER, line("a"), "#HttpOnly_" + line("b")]
     message = capsys.readouterr().err
     assert "1 lines are no cookies and are skipped: 3" in message and "secret" not in message
+
+
+@pytest.mark.parametrize("bad", [b"\xe9", b"\xff\xfe", b"\xc3", b"\xed\xa0\x80"])
+def test_a_line_that_is_not_utf_8_is_named_and_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], bad: bytes
+) -> None:
+    good = line("a").replace("secret", "caf\u00e9")
+    content = good.encode() + b"\n" + line("b").encode() + bad + b"\n" + line("c").encode()
+    assert copied(tmp_path, content) == [HEADER, good, line("c")]
+    message = capsys.readouterr().err
+    assert "1 lines are no cookies and are skipped: 2" in message and "secret" not in message
+
+
+@pytest.mark.parametrize("content", ["", "\ufeff", "\n\n", f"{HEADER}\n# no lines\r\n"])
+def test_an_empty_file_is_unreadable_with_the_way_to_export(tmp_path: Path, content: str) -> None:
+    with pytest.raises(Failure, match=r"cookies\.txt holds no cookie$") as failure:
+        copied(tmp_path, content)
+    assert failure.value.reason is Reason.COOKIES_UNREADABLE
+    assert "Netscape" in failure.value.remedy
 
 
 def test_a_file_without_a_cookie_is_unreadable(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_an_answer_is_not_read_on_after_the_stop(site: RawSite, status: str) -> 
     site.answers["/"] = endless
     with handler(site, stop) as guarded:
         with pytest.raises(RequestRefused) as refused:
-            response = guarded.send(Request(f"{site.url}/"))
-            while response.read(1000):
-                pass
+            with guarded.send(Request(f"{site.url}/")) as response:
+                while response.read(1000):
+                    pass
     assert refused.value.failure.reason is Reason.STOPPED

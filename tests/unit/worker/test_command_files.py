@@ -78,6 +78,8 @@ def test_a_lecture_and_what_belongs_to_it_share_a_number(tmp_path: Path) -> None
         *("Clay.mp4.download/Clay.mp4", ".rsync-partial/Clay.mp4", ".~tmp~/Clay.mp4"),
         *(".Clay.mp4.a1B2c3", "Clay.mp4.6eF5b5da", "Clay.mp4.!ut", "Clay.mp4.!qB", "Clay.bc!"),
         *("Clay.mp4.opdownload", "Clay.mp4.filepart", "Clay.mp4.fdmdownload", "Clay_.gstmp"),
+        *("Clay.mp4.jc!", "Clay.mp4.td", "Clay.mp4.dtapart", "Clay.mp4.downloading"),
+        *("Clay.mp4.bc!", "Clay.mp4.JC!", "Clay-1a2b.mp4.dtapart"),
         *(".com.google.Chrome.a1B2c3", ".goutputstream-A1B2C3", ".azDownload-1-Clay.mp4"),
     ],
 )
@@ -216,6 +218,12 @@ def test_a_bad_course_file_is_a_failure_that_names_it(tmp_path: Path, text: str,
         list_output(tmp_path)
     assert raised.value.reason is Reason.COMMAND_FAILED
     assert COURSE_FILE in raised.value.message and said in raised.value.message
+
+
+def test_a_course_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    write(tmp_path, "Clay.mp4")
+    (tmp_path / COURSE_FILE).write_text('{"title": "Ceramics"}', encoding="utf-8-sig")
+    assert list_output(tmp_path)[0] == "Ceramics"
 
 
 def test_a_name_that_is_not_utf_8_is_listed(tmp_path: Path) -> None:

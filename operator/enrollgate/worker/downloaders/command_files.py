@@ -5,6 +5,7 @@ order, each with its number and title, or with what is wrong with it. Nothing is
 course file: a pipe or a device never blocks.
 """
 
+import codecs
 import os
 import re
 import stat
@@ -29,6 +30,7 @@ _MAX_FILES = 100_000
 _PARTIAL_SUFFIXES = (
     *(".part", ".ytdl", ".aria2", ".aria2__temp", ".tmp", ".temp", ".partial", ".crdownload"),
     *(".download", ".opdownload", ".fdmdownload", ".filepart", ".incomplete", ".unfinished"),
+    *(".jc!", ".td", ".dtapart", ".downloading"),
     *(".!ut", ".!qb", ".bc!", ".gstmp", ".lftp-pget-status", ".st"),
 )
 # `.st` is axel's only if the file that it describes is there; else it may be a course's own file.
@@ -223,7 +225,7 @@ def read_course_file(output: Path) -> CourseFile:
     if len(content) > _MAX_COURSE_FILE:
         raise Failure(Reason.COMMAND_FAILED, f"{COURSE_FILE} has more than 1 MiB")
     try:
-        return CourseFile.model_validate_json(content)
+        return CourseFile.model_validate_json(content.removeprefix(codecs.BOM_UTF8))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part)[:100] for part in first["loc"])

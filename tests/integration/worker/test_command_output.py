@@ -114,3 +114,28 @@ def test_a_secret_that_is_cut_in_two_is_not_shown(tmp_path: Path) -> None:
         with pytest.raises(Failure) as raised:
             Command(order_for(tmp_path, "sh", "-c", script), threading.Event()).open()
         assert "example.com" not in raised.value.message, size
+
+
+@pytest.mark.parametrize("end", ["", r"\n"], ids=["no line end", "line end"])
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("printf 'x%.0s' $(seq 40000) >&2; printf 'gone{end}' >&2", "..." + "x" * 593 + "gone"),
+        ("printf 'word %.0s' $(seq 9000) >&2; printf 'gone{end}' >&2", "word word gone"),
+        (
+            "printf 'https://c.example/?sig=' >&2; printf 'secret%%%.0s' $(seq 9000) >&2; "
+            "printf '{end}' >&2",
+            "(a line that is too long to show)",
+        ),
+    ],
+    ids=["letters", "words", "address"],
+)
+def test_the_message_holds_the_end_of_a_long_line(
+    tmp_path: Path, script: str, said: str, end: str
+) -> None:
+    command = ("bash", "-c", script.replace("{end}", end) + "; exit 1")
+    with pytest.raises(Failure) as raised:
+        Command(order_for(tmp_path, *command), threading.Event()).open()
+    message = raised.value.message
+    assert message.startswith("the download command ended with exit code 1: ")
+    assert message.endswith(said) and "secret" not in message and len(message) < 700

@@ -12,6 +12,7 @@ the failure's message.
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -52,6 +53,11 @@ _LOG_LIMIT = 2**20
 # Bytes and lines of the end of standard error that go into the failure's message.
 _TAIL_SIZE = 4096
 _TAIL_LINES = 5
+# Characters of it that are shown: the last ones.
+_TAIL_SHOWN = 600
+# A word without these is no end of a URL with a query, and of no e-mail address.
+_OF_ADDRESS = re.compile(r"[=&?@%:/]")
+_TOO_LONG = "(a line that is too long to show)"
 
 
 class Command:
@@ -254,11 +260,14 @@ class _Output:
     @property
     def tail(self) -> str:
         """Return the last lines, redacted and in one line. Complete once the thread has ended."""
-        text = self._end.decode(errors="replace")
+        text = self._end.decode(errors="replace").rstrip()
         if self._size > len(self._end):  # the first word may be the end of an address
-            text = text.partition("\n")[2] or text.partition(" ")[2]
+            rests = (text.partition(space)[2] for space in "\n\r\t ")
+            is_secret = _OF_ADDRESS.search(text) is not None
+            text = next(filter(None, rests), _TOO_LONG if is_secret else text)
         lines = [line for line in iter_lines([text.encode()], _LINE_LIMIT) if line.strip()]
-        return redact(" | ".join(line.strip() for line in lines[-_TAIL_LINES:]), 600)
+        said = redact(" | ".join(line.strip() for line in lines[-_TAIL_LINES:]), 4 * _TAIL_SIZE)
+        return said if len(said) <= _TAIL_SHOWN else f"...{said[3 - _TAIL_SHOWN :]}"
 
     def _copy(self) -> None:
         """Copy lines to the log up to its limit, and read the rest."""

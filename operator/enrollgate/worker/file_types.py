@@ -68,7 +68,7 @@ ZIP = _document("a ZIP archive", ".zip")
 EMPTY = FileType("an empty file", Family.UNKNOWN)
 UNKNOWN = FileType("an unknown kind of file", Family.UNKNOWN)
 HTML = _text("a web page", ".html", ".htm", ".xhtml")
-PLAYLIST = _text("a playlist", ".m3u8", ".m3u")
+PLAYLIST = _text("a playlist", ".m3u8", ".m3u", ".mpd", ".ism", ".f4m")
 TEXT = _text("plain text", ".txt", ".md", ".csv", ".tsv", ".log", ".nfo", ".description")
 
 SUBTITLES = frozenset((".vtt", ".srt", ".ass", ".ssa", ".ttml", ".dfxp"))
@@ -136,7 +136,8 @@ _TEXTS: tuple[tuple[re.Pattern[str], FileType], ...] = tuple(
         (r"(<\?xml.{0,200}?)?(<!--.{0,500}?-->\s*)*(<!doctype html|<html\b)", HTML),
         (r"(<\?xml.{0,2000}?)?<svg\b", _text("an SVG image", ".svg")),
         (r"(<\?xml.{0,500}?)?<(tt:)?tt\b", _text("TTML subtitles", ".ttml", ".dfxp")),
-        (r"(<\?xml.{0,500}?)?<mpd\b", PLAYLIST),
+        (r"(<\?xml.{0,500}?)?(<!--.{0,500}?-->\s*)*<(mpd|smoothstreamingmedia)\b", PLAYLIST),
+        (r"(<\?xml.{0,500}?)?<manifest\s[^>]{0,500}ns\.adobe\.com/f4m/", PLAYLIST),
         (r"<\?xml", _text("XML", ".xml", ".xhtml", ".opml", ".rss", ".plist", ".drawio")),
         (r"<(!--|[a-z][a-z0-9]*[\s>/])", HTML),
         (r"[{\[]", _text("JSON", ".json", ".ipynb", ".geojson", ".json3")),
@@ -171,6 +172,16 @@ _VAGUE_TYPES = frozenset(
     )
 )
 _TYPES = {"application/x-subrip": ".srt", "text/srt": ".srt", "text/markdown": ".md"}
+# No name overrules them: nothing else is sent with these types.
+_PLAYLIST_TYPES = {
+    "application/dash+xml": ".mpd",
+    "application/f4m+xml": ".f4m",
+    "application/vnd.apple.mpegurl": ".m3u8",
+    "application/vnd.ms-sstr+xml": ".ism",
+    "application/x-mpegurl": ".m3u8",
+    "audio/mpegurl": ".m3u8",
+    "audio/x-mpegurl": ".m3u8",
+}
 
 
 def family_by_extension(extension: str) -> Family:
@@ -182,17 +193,20 @@ def family_by_extension(extension: str) -> Family:
 def announced_extension(headers: Mapping[str, str], url: str) -> str:
     """Return the extension, with its dot, of the name that a site gives to a file; empty if none.
 
-    The name in Content-Disposition counts most, then that in the URL, then Content-Type. Types that
-    servers also send for errors, or for anything, say nothing.
+    The Content-Type of a playlist counts most, then the name in Content-Disposition, that in the
+    URL, and other Content-Types. Types that servers also send for errors, or for anything, say
+    nothing.
     """
     message = Message()
     for name in ("Content-Disposition", "Content-Type"):
         message[name] = headers.get(name) or ""
+    content_type = message.get_content_type()
+    if content_type in _PLAYLIST_TYPES:
+        return _PLAYLIST_TYPES[content_type]
     for name in (message.get_filename() or "", unquote(urlsplit(url).path)):
         extension = PurePosixPath(name.replace("\\", "/")).suffix.lower()
         if extension and extension not in _SCRIPTS and len(extension) <= 12:
             return extension
-    content_type = message.get_content_type()
     if content_type in _VAGUE_TYPES:
         return ""
     return _TYPES.get(content_type) or mimetypes.guess_extension(content_type) or ""

@@ -35,7 +35,7 @@ from enrollgate.common.environment import inherited_environment
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.course import Expected, Fetched
 from enrollgate.worker.file_check import Findings, is_short
-from enrollgate.worker.file_types import SUBTITLES, Family, family_by_extension
+from enrollgate.worker.file_types import PLAYLIST, SUBTITLES, Family, family_by_extension
 
 # Seconds that the check of one file may take, and bytes that it reads per second at least.
 _TIMEOUT, _MIN_RATE = 120, 2_000_000
@@ -99,7 +99,7 @@ def _is_named_so(findings: Findings, wanted: str, known: Family) -> bool:
         named = bool(wanted) and known is Family.UNKNOWN
     elif wanted in SUBTITLES:
         named = not SUBTITLES.isdisjoint(findings.extensions)
-    elif is_page or wanted in (".json", ".json3", ".xml"):
+    elif is_page or wanted in (".json", ".json3", ".xml", *PLAYLIST.extensions):
         named = wanted in findings.extensions
     elif is_json:
         # Notes may begin with anything, but an answer in JSON is an error.

@@ -107,6 +107,27 @@ def test_a_stream_shorter_than_its_playlist_is_not_delivered(tmp_path: Path) -> 
     assert report.reason is Reason.INCOMPLETE_DOWNLOAD and "listed with 8 s" in report.message
 
 
+@pytest.mark.parametrize("body", [ERRORS["random bytes"], ERRORS["text"]])
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [
+        ("/s.mpd", "application/dash+xml"),
+        ("/s.mpd", "application/octet-stream"),
+        ("/s.bin", "application/dash+xml; charset=utf-8"),
+        ("/watch", "application/vnd.ms-sstr+xml"),
+        ("/s.ism", "application/octet-stream"),
+    ],
+)
+def test_what_comes_instead_of_a_playlist_is_not_delivered(
+    tmp_path: Path, path: str, content_type: str, body: bytes
+) -> None:
+    with FaultySite([]) as site:
+        site.pages[path] = (content_type, body)
+        report = run(order_for(site, tmp_path, course_url=f"{site.url}{path}"))
+    assert delivered(tmp_path) == {}
+    assert report.reason is Reason.SITE_ERROR, report
+
+
 def check(path: Path, body: bytes) -> str:
     """Return the extension that a file with these bytes gets. Raises Failure."""
     path.write_bytes(body)

@@ -137,6 +137,26 @@ def test_a_login_page_in_place_of_the_course_means_expired_cookies(
     assert delivered(tmp_path) == {} and not lectures_asked(site)
 
 
+MAINTENANCE = b"<html><body><h1>Ceramics School</h1><p>We will <b>be back</b> soon"
+
+
+def test_a_page_in_place_of_a_lecture_is_an_error_of_the_site(
+    site: FaultySite, tmp_path: Path
+) -> None:
+    site.lectures = site.lectures[:3]
+    site.pages["/2.mp4"] = ("text/html", b"<html><body><h1>Ceramics School</h1>")
+    report = run(order_for(site, tmp_path))
+    assert (report.reason, report.items_delivered) == (Reason.SITE_ERROR, 2), report
+    site.pages.clear()
+    assert run(order_for(site, tmp_path, attempt=2)).reason is None
+
+
+def test_a_maintenance_page_is_an_error_of_the_site(site: FaultySite, tmp_path: Path) -> None:
+    site.pages["/course"] = ("text/html", MAINTENANCE)
+    report = run(order_for(site, tmp_path, course_url=f"{site.url}/course"))
+    assert report.reason is Reason.SITE_ERROR, report
+
+
 @pytest.mark.parametrize("location", ["/join/login?next=%2Fcourse", "/course"])
 def test_a_redirect_to_a_login_or_to_itself_means_expired_cookies(
     site: FaultySite, tmp_path: Path, location: str

@@ -163,6 +163,10 @@ def test_an_ordinary_answer_means_nothing_special(ordinary: Answer) -> None:
         ('<div class="cf-turnstile" data-sitekey="k"></div>', Reason.BOT_CHECK),
         ("<title>Security check</title>", Reason.BOT_CHECK),
         ("<title>Ceramics</title><p>Soon!", None),
+        ("<title>Down for maintenance</title>", Reason.SITE_ERROR),
+        ("<p>We&#8217;ll be <b>back</b> soon!", Reason.SITE_ERROR),
+        ("<p>The school is temporarily unavailable.", Reason.SITE_ERROR),
+        ("<script>let maintenance = 'temporarily unavailable'</script>Pots", None),
     ],
 )
 def test_a_page_with_nothing_on_it_is_explained_by_what_it_asks(
@@ -171,7 +175,10 @@ def test_a_page_with_nothing_on_it_is_explained_by_what_it_asks(
     assert reason(explain_page(answer(body=body))) is expected
 
 
-@pytest.mark.parametrize("part", ["<input ", "<form ", "<title>", "location=", "<meta refresh "])
+@pytest.mark.parametrize(
+    "part",
+    ["<input ", "<form ", "<title>", "location=", "<meta refresh ", "<script ", "<!--", "</script"],
+)
 def test_a_hostile_page_is_looked_at_in_bounded_time(part: str) -> None:
     """Each repetition of a pattern has a bound, so that the time is linear."""
     page = answer(body=part * (300_000 // len(part)))

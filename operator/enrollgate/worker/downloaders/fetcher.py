@@ -14,14 +14,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from yt_dlp.postprocessor.common import PostProcessor
-from yt_dlp.utils import DownloadCancelled, float_or_none
+from yt_dlp.utils import KNOWN_EXTENSIONS, DownloadCancelled, determine_ext, float_or_none
 
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.course import Delivered, Expected, Fetched, OnFetched, Validators
 from enrollgate.worker.downloaders.cookie_jar import SharedCookieJar
 from enrollgate.worker.downloaders.direct import read_note
 from enrollgate.worker.downloaders.entries import Entry, unsmuggle
-from enrollgate.worker.downloaders.guarded import close_connections, open_youtube_dl
+from enrollgate.worker.downloaders.guarded import (
+    close_connections,
+    explain_last_page,
+    open_youtube_dl,
+)
 from enrollgate.worker.downloaders.pages import is_page
 from enrollgate.worker.downloaders.site_access import InspectedResponse, SiteAccess
 from enrollgate.worker.downloaders.versions import is_current, read_version
@@ -155,6 +159,7 @@ class Fetcher:
         Raises Failure.
         """
         info: dict[str, Any] | None = entry
+        self._ydl.last_page = None
         try:
             for _ in range(MAX_REDIRECTS):
                 if not info or info.get("_type", "video") not in ("url", "url_transparent"):
@@ -171,6 +176,9 @@ class Fetcher:
                         for key, value in outer.items()
                         if value is not None and key not in own
                     }
+        except Failure as failure:
+            self._raise_if_page_explains(failure, entry)
+            raise
         finally:
             close_connections(self._ydl)
         if not info:
@@ -186,6 +194,7 @@ class Fetcher:
         Raises Failure, and NestedPlaylist if the entry turns out to be a playlist.
         """
         self._on_bytes = on_bytes
+        self._ydl.last_page = None
         self._folder = self._naming.folder = folder
         self._received.clear()
         self._ydl.playlists.clear()
@@ -204,6 +213,7 @@ class Fetcher:
                 # signature, so the failure is one that a retry may fix.
                 message = "its signed address has expired"
                 raise Failure(Reason.INCOMPLETE_DOWNLOAD, message) from failure
+            self._raise_if_page_explains(failure, entry)
             raise
         finally:
             close_connections(self._ydl)
@@ -224,6 +234,21 @@ class Fetcher:
         # Only such an entry's own URL can be asked again for the same file.
         validators = version.validators if version else Validators()
         return Fetched(file, validators, self._expect(downloads[0], extension))
+
+    def _raise_if_page_explains(self, failure: Failure, entry: Entry) -> None:
+        """Raise the Failure that a page says on which yt-dlp found nothing for an entry.
+
+        Where media was listed, any page is the site's failure. Else only a maintenance page is.
+        """
+        if failure.reason is not Reason.UNSUPPORTED_COURSE or self._ydl.last_page is None:
+            return
+        found = explain_last_page(self._ydl)
+        extension = determine_ext(unsmuggle(str(entry.get("url") or ""))[0], "")
+        if extension in KNOWN_EXTENSIONS:
+            message = "the site sent a web page instead of the media"
+            raise found or Failure(Reason.SITE_ERROR, message)
+        if found and found.reason is Reason.SITE_ERROR:
+            raise found
 
     def is_current(self, entry: Entry, delivered: Delivered) -> bool:
         """Ask the site, without a download, whether it still has the file that was delivered.

@@ -11,6 +11,7 @@ yt-dlp found nothing to download on the page.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import unescape
 from urllib.parse import urljoin, urlsplit
 
 from enrollgate.common.retry_after import retry_after
@@ -20,7 +21,7 @@ from enrollgate.worker.identity import is_signed
 
 # Bytes of a page that are looked at.
 LOOKED_AT = 1 << 17
-# Bytes of an answer of an API that are looked at for words.
+# Characters of an answer that are looked at for words.
 _MAX_WORDS = 1 << 13
 
 _LOGIN_SEGMENT = re.compile(
@@ -116,6 +117,17 @@ _LOGIN_WORDS = re.compile(
     r"|(?:token|jwt|credentials)[ _](?:has |have |is |are )?(?:expired|invalid|not valid)",
     re.IGNORECASE,
 )
+_MAINTENANCE_WORDS = re.compile(
+    r"\bmaintenance\b|\b(?:be|are) (?:right )?back (?:soon|shortly|later|online)\b"
+    r"|\btemporarily (?:unavailable|down|offline|closed|out of service)\b"
+    r"|\bservice (?:is )?(?:currently )?unavailable\b",
+    re.IGNORECASE,
+)
+# What of a page nobody sees. What is not closed lasts to the end, so that the time is linear.
+_INVISIBLE = re.compile(
+    r"<!--.*?(?:-->|\Z)|<(script|style|template)\b.*?(?:</\1|\Z)|</?[a-z!?][^>]*(?:>|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
 _MEDIA_PATH = re.compile(
     r"\.(?:mp4|m4[asv]|webm|mkv|mp3|ts|m3u8|mpd|key|vtt|pdf|zip)", re.IGNORECASE
 )
@@ -183,18 +195,19 @@ def explain_answer(answer: Answer) -> Failure | None:
 def explain_page(answer: Answer) -> Failure | None:
     """Return why a page on which yt-dlp finds nothing has nothing. None: nobody knows."""
     text = answer.text
-    if _PASSWORD_FIELD.search(text) or _LOGIN_FORM.search(text):
+    has_form = _PASSWORD_FIELD.search(text) or _LOGIN_FORM.search(text)
+    if has_form or _LOGIN_TITLE.fullmatch(_title(text)) or is_login_url(answer.url):
         return login_required("its login page instead of the course")
     for found in _PAGE_REDIRECT.finditer(text):
         target = urljoin(answer.url, next(filter(None, found.groups())))
         if is_login_url(target):
             return login_required("a redirect to its login page")
-    if _LOGIN_TITLE.fullmatch(_title(text)) or is_login_url(answer.url):
-        return login_required("its login page instead of the course")
     if _CAPTCHA_WIDGET.search(text) or _BOT_TITLE.search(_title(text)):
         return bot_check(answer.status)
     if not answer.is_html and _LOGIN_WORDS.search(text[:_MAX_WORDS]):
         return login_required("an answer that says so")
+    if _MAINTENANCE_WORDS.search(_visible(text)):
+        return Failure(Reason.SITE_ERROR, "the site is closed for a while, as its page says")
     return None
 
 
@@ -223,6 +236,11 @@ def bot_check(status: int) -> Failure:
 def _title(text: str) -> str:
     found = _TITLE.search(text)
     return " ".join(found[1].split()) if found else ""
+
+
+def _visible(text: str) -> str:
+    """Return the beginning of what people read on a page, in one line."""
+    return " ".join(unescape(_INVISIBLE.sub(" ", text)).split())[:_MAX_WORDS]
 
 
 def _is_wall(answer: Answer, text: str) -> bool:

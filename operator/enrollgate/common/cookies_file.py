@@ -85,17 +85,13 @@ def _normal(found: re.Match[str]) -> str:
     if subdomains.upper() == "TRUE" and not host.startswith("."):
         host = f".{host}"
     flag = "TRUE" if host.startswith(".") else "FALSE"
-    fields = (prefix + host, flag, path or "/", secure.upper(), _seconds(expires), name, value)
+    if expires.startswith("-"):  # a session cookie
+        expires = "0"
+    elif expires and (number := float(expires)) > _CHROME:
+        expires = str(int(number / 1e6 - _SECONDS_FROM_1601))
+    elif expires and number > _MICROSECONDS:
+        expires = str(int(number / 1e6))
+    elif expires and number > _MILLISECONDS:
+        expires = str(int(number / 1e3))
+    fields = (prefix + host, flag, path or "/", secure.upper(), expires, name, value)
     return "\t".join(fields)
-
-
-def _seconds(expiry: str) -> str:
-    """Return an expiry in seconds since 1970; 0 is a session cookie's."""
-    if not expiry or expiry.startswith("-"):
-        return "0" if expiry else ""
-    number = float(expiry)
-    if number > _CHROME:
-        return str(int(number / 1e6 - _SECONDS_FROM_1601))
-    if number > _MICROSECONDS:
-        return str(int(number / 1e6))
-    return str(int(number / 1e3)) if number > _MILLISECONDS else expiry

@@ -184,3 +184,17 @@ def test_a_hostile_page_is_looked_at_in_bounded_time(part: str) -> None:
     page = answer(body=part * (300_000 // len(part)))
     assert explain_answer(page) is None
     explain_page(page)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        '<script src="/js/jquery.throttle-debounce.js"></script><h1>No access to this lecture</h1>',
+        "<h1>You have no access to this lecture</h1><p>Ask your teacher for it, or go back to the "
+        'course.</p><footer><form>Our newsletter <div class="g-recaptcha"></div></form></footer>',
+    ],
+)
+def test_a_refused_lecture_is_no_wall_and_no_limit(page: str) -> None:
+    url = "https://courses.example/lecture/1"
+    head = f"<html><title>Courses</title>{page}</html>".encode()
+    assert explain_answer(Answer(403, url, url, {"content-type": "text/html"}, head)) is None

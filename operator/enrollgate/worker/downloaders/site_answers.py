@@ -103,6 +103,13 @@ _WALL_HEADERS = (
     ("x-amzn-waf-action", "challenge"),
     ("x-vercel-mitigated", "challenge"),
 )
+# What a wall says to people; and characters of a page that says nothing but that.
+_HUMAN_WORDS = re.compile(
+    r"human|robot|\bbots?\b|captcha|unusual (?:traffic|activity)|automated|verif(?:y|ication)"
+    r"|security check",
+    re.IGNORECASE,
+)
+_SHORT_PAGE = 40
 _LIMIT_WORDS = re.compile(
     r"rate.?limit|too many (?:requests|attempts|downloads)|request limit|slow down|throttl"
     r"|quota.{0,20}exceeded|exceeded.{0,40}(?:limit|quota)|limit.{0,20}exceeded|download limit"
@@ -175,21 +182,27 @@ def explain_answer(answer: Answer) -> Failure | None:
             "retry-after" in headers
             or headers.get("x-ratelimit-remaining") == "0"
             or headers.get("ratelimit-remaining") == "0"
-            or _LIMIT_WORDS.search(text[:_MAX_WORDS]) is not None
+            or _LIMIT_WORDS.search(_visible(text)) is not None
         )
     )
     if is_limit:
         wait = retry_after(headers.get("retry-after"), headers.get("date"))
         message = f"the site asks to slow down (HTTP {answer.status})"
         return Failure(Reason.RATE_LIMITED, message, retry_after=wait)
-    if answer.status in _LOGIN_STATUSES or _says_login(answer, text):
+    is_login = answer.status in _LOGIN_STATUSES
+    if answer.is_html:
+        is_login |= answer.status in (401, 403) and _PASSWORD_FIELD.search(text) is not None
+    elif answer.status in (400, 401, 403) and not is_signed(answer.requested_url):
+        # `token expired` about a signed URL is about its signature.
+        is_login |= _LOGIN_WORDS.search(text[:_MAX_WORDS]) is not None
+    if is_login:
         return login_required(f"HTTP {answer.status}")
     if answer.status >= 300 or not answer.is_html:
         return None
     if is_login_url(answer.url) and not is_login_url(answer.requested_url):
         return login_required("a redirect to its login page")
-    is_login = _PASSWORD_FIELD.search(text) and _LOGIN_TITLE.fullmatch(_title(text))
-    return login_required("its login page instead of the course") if is_login else None
+    is_page = _PASSWORD_FIELD.search(text) and _LOGIN_TITLE.fullmatch(_title(text))
+    return login_required("its login page instead of the course") if is_page else None
 
 
 def explain_page(answer: Answer) -> Failure | None:
@@ -267,16 +280,7 @@ def _is_wall(answer: Answer, text: str) -> bool:
     # Akamai refuses expired signatures of media with the same page.
     is_media = is_signed(answer.requested_url) or bool(_MEDIA_PATH.search(parts.path))
     is_denial = answer.status == 403 and not is_media and bool(_AKAMAI_DENIAL.search(text))
-    return has_title or is_denial or (has_widget and not _PASSWORD_FIELD.search(text))
-
-
-def _says_login(answer: Answer, text: str) -> bool:
-    """Return whether a refusal is a login page or says in words that it wants a login.
-
-    `token expired` about a signed URL is about its signature.
-    """
-    if answer.status not in (400, 401, 403):
-        return False
-    if answer.is_html:
-        return answer.status != 400 and bool(_PASSWORD_FIELD.search(text))
-    return not is_signed(answer.requested_url) and bool(_LOGIN_WORDS.search(text[:_MAX_WORDS]))
+    # A newsletter's form may have such a widget, too, on a page that says something else.
+    is_only_widget = has_widget and not _PASSWORD_FIELD.search(text)
+    is_about_it = len(_visible(text)) < _SHORT_PAGE or _HUMAN_WORDS.search(_visible(text))
+    return has_title or is_denial or (is_only_widget and bool(is_about_it))

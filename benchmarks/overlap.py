@@ -1,9 +1,13 @@
 """Measure how well the worker overlaps the download and the upload of a course.
 
-The site and the Drive have the same bandwidth. The worker is compared with sequential download,
-then upload, and with the bare transfer of the same bytes in one direction. Each mode runs in a
-process of its own (`python -m benchmarks.overlap MODE ...`, the worker as `enrollgate work`). The
-site and the Drive emulator run in this process.
+The site and the Drive have the same bandwidth. The worker is compared with these:
+
+- the bare transfer of the same bytes in one direction;
+- its own downloader and destination, one after the other;
+- the yt-dlp command, then plain uploads of its files, as a script does it with rclone.
+
+Each mode runs in a process of its own (`python -m benchmarks.overlap MODE ...`, the worker as
+`enrollgate work`). The site and the Drive emulator run in this process.
 """
 
 import hashlib
@@ -16,7 +20,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from urllib.parse import urlsplit
@@ -34,7 +39,18 @@ from enrollgate.worker.order import WorkOrder
 
 MEGABYTE = 1_000_000
 CHUNK_SIZE = 1 << 16
-MODES = ("bare download", "bare upload", "sequential", "worker")
+_TO_COLUMN = str.maketrans(" -", "__")
+MODES = ("bare download", "bare upload", "sequential", "yt-dlp", "worker")
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """What one mode took."""
+
+    seconds: float  # wall time
+    cpu_seconds: float  # of the process and of all that it started
+    peak_mb: float
+    requests: int  # that the site got for lectures
 
 
 def measure_overlap(lectures: int, rate: int) -> list[dict[str, object]]:
@@ -44,19 +60,24 @@ def measure_overlap(lectures: int, rate: int) -> list[dict[str, object]]:
     """
     course = _course([Random(n).randint(1, 50) * MEGABYTE for n in range(lectures)])
     size = sum(len(lecture.content) for lecture in course)
-    seconds = {}
-    for mode in MODES:
-        seconds[mode], memory = _measure(mode, course, rate)
+    costs = {mode: _measure(mode, course, rate) for mode in MODES}
+    seconds = {mode: cost.seconds for mode, cost in costs.items()}
     slower = max(seconds["bare download"], seconds["bare upload"])
+    worker, plain = costs["worker"], costs["yt-dlp"]
     return [
         {
             "lectures": lectures,
             "megabytes": size / MEGABYTE,
             "megabytes_per_second": rate / MEGABYTE,
-            **{f"{mode.replace(' ', '_')}_s": value for mode, value in seconds.items()},
-            "relative_to_sequential": seconds["worker"] / seconds["sequential"],
-            "relative_to_slower_side": seconds["worker"] / slower,
-            "worker_peak_mb": memory,
+            **{f"{mode.translate(_TO_COLUMN)}_s": value for mode, value in seconds.items()},
+            "relative_to_sequential": worker.seconds / seconds["sequential"],
+            "relative_to_slower_side": worker.seconds / slower,
+            "relative_to_yt_dlp": worker.seconds / plain.seconds,
+            "worker_cpu_s_per_gb": worker.cpu_seconds * 1e9 / size,
+            "yt_dlp_cpu_s_per_gb": plain.cpu_seconds * 1e9 / size,
+            "worker_requests_per_lecture": worker.requests / lectures,
+            "yt_dlp_requests_per_lecture": plain.requests / lectures,
+            "worker_peak_mb": worker.peak_mb,
         }
     ]
 
@@ -65,13 +86,13 @@ def measure_memory(sizes: tuple[int, ...]) -> list[dict[str, object]]:
     """Measure the worker's peak memory for each file size (bytes), without a bandwidth limit."""
     rows: list[dict[str, object]] = []
     for size in sizes:
-        seconds, memory = _measure("worker", _course([size] * 3), 0)
+        cost = _measure("worker", _course([size] * 3), 0)
         rows.append(
             {
                 "megabytes_per_file": size / MEGABYTE,
                 "files": 3,
-                "worker_peak_mb": memory,
-                "seconds": seconds,
+                "worker_peak_mb": cost.peak_mb,
+                "seconds": cost.seconds,
             }
         )
     return rows
@@ -85,8 +106,8 @@ def _course(sizes: list[int]) -> list[Lecture]:
     ]
 
 
-def _measure(mode: str, course: list[Lecture], rate: int) -> tuple[float, float]:
-    """Run one mode. Returns its seconds, and the peak memory of its process in MB.
+def _measure(mode: str, course: list[Lecture], rate: int) -> _Cost:
+    """Run one mode.
 
     Raises AssertionError if the process fails, or if a file differs from what the site sent.
     """
@@ -113,17 +134,21 @@ def _measure(mode: str, course: list[Lecture], rate: int) -> tuple[float, float]
                 stdout=log,
                 stderr=log,
             )
-            memory = 0.0
-            while process.poll() is None:
+            memory, pid = 0.0, 0
+            while not pid:
                 memory = max(memory, peak(process.pid))
                 time.sleep(0.02)
+                # Unlike `Popen.poll` it also says what the process used.
+                pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             seconds = time.perf_counter() - begin
+            process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0, (Path(folder) / "log").read_text()
-        if mode in ("sequential", "worker"):
+        if mode in ("sequential", "yt-dlp", "worker"):
             # Besides the lectures, the worker delivers the course's index.
             wanted = Counter(hashlib.md5(lecture.content).hexdigest() for lecture in course)
             assert wanted <= Counter(str(file["md5Checksum"]) for file in drive.store.media())
-        return seconds, memory
+        requests = sum(sent.path.endswith(".mp4") for sent in site.sent)
+        return _Cost(seconds, usage.ru_utime + usage.ru_stime, memory, requests)
 
 
 def _environment(site: FaultySite, drive: DriveEmulator, folder: Path) -> dict[str, str]:
@@ -149,25 +174,41 @@ def download(url: str, count: int) -> None:
             pass
 
 
-def upload(url: str, root: str, sizes: list[int]) -> None:
-    """Upload zeros, one file of each size (bytes), in one request of a resumable session each."""
+def upload(url: str, root: str, bodies: Iterable[tuple[str, int, Iterable[bytes]]]) -> None:
+    """Upload files of a name, a size in bytes and their blocks.
+
+    Each takes one request of a resumable session.
+    """
     connection = http.client.HTTPConnection(urlsplit(url).netloc)
     headers = {"Authorization": "Bearer good", "Content-Type": "application/json"}
-    for number, size in enumerate(sizes, 1):
-        body = json.dumps({"name": str(number), "parents": [root]})
+    for name, size, blocks in bodies:
+        body = json.dumps({"name": name, "parents": [root]})
         path = "/upload/drive/v3/files?uploadType=resumable&supportsAllDrives=true"
         connection.request("POST", path, body, headers | {"X-Upload-Content-Length": str(size)})
         response = connection.getresponse()
         response.read()
         session = urlsplit(response.headers["Location"])
         length = {"Content-Length": str(size), "Content-Range": f"bytes 0-{size - 1}/{size}"}
-        connection.request("PUT", f"{session.path}?{session.query}", _zeros(size), headers | length)
+        connection.request("PUT", f"{session.path}?{session.query}", blocks, headers | length)
         connection.getresponse().read()
 
 
 def _zeros(size: int) -> Iterator[bytes]:
     for start in range(0, size, CHUNK_SIZE):
         yield bytes(min(CHUNK_SIZE, size - start))
+
+
+def _blocks(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as stream:
+        while block := stream.read(CHUNK_SIZE):
+            yield block
+
+
+def download_by_yt_dlp(url: str, folder: Path) -> list[Path]:
+    """Download the course by the yt-dlp command, with its defaults. Returns the files."""
+    command = [sys.executable, "-m", "yt_dlp", "--quiet", "--output", "%(autonumber)s.%(ext)s"]
+    subprocess.run([*command, "--paths", str(folder), f"{url}/feed"], check=True)
+    return sorted(folder.iterdir())
 
 
 def run_sequentially(order: WorkOrder) -> None:
@@ -196,7 +237,10 @@ def main() -> None:
     if mode == "bare download":
         download(site, len(sizes))
     elif mode == "bare upload":
-        upload(drive, root, [int(size) for size in sizes])
+        upload(drive, root, ((size, int(size), _zeros(int(size))) for size in sizes))
+    elif mode == "yt-dlp":
+        files = download_by_yt_dlp(site, Path(folder) / "yt-dlp")
+        upload(drive, root, ((file.name, file.stat().st_size, _blocks(file)) for file in files))
     else:
         run_sequentially(
             WorkOrder(

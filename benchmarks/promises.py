@@ -78,7 +78,19 @@ PROMISES = (
         "Wall time relative to the bare transfer of the slower side",
         "drive_overlap",
         "relative_to_slower_side",
-        at_most=1.10,
+        at_most=1.05,
+    ),
+    Promise(
+        "Wall time relative to the yt-dlp command, then plain uploads",
+        "drive_overlap",
+        "relative_to_yt_dlp",
+        at_most=0.60,
+    ),
+    Promise(
+        "Requests to the site per lecture",
+        "drive_overlap",
+        "worker_requests_per_lecture",
+        at_most=1.1,
     ),
     Promise(
         "The worker's memory with files of any size, MB",

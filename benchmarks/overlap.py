@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 from pydantic import ByteSize
 from tests.drive_emulator import DriveEmulator
 from tests.faulty_site import FaultySite, Lecture
+from tests.media import lecture
 
 from benchmarks.memory import peak
 from enrollgate.domain.destination import DriveDestination
@@ -59,7 +60,7 @@ def measure_overlap(lectures: int, rate: int) -> list[dict[str, object]]:
     `rate` is the bandwidth in both directions, in bytes per second.
     """
     course = _course([Random(n).randint(1, 50) * MEGABYTE for n in range(lectures)])
-    size = sum(len(lecture.content) for lecture in course)
+    size = sum(len(each.content) for each in course)
     costs = {mode: _measure(mode, course, rate) for mode in MODES}
     seconds = {mode: cost.seconds for mode, cost in costs.items()}
     slower = max(seconds["bare download"], seconds["bare upload"])
@@ -99,11 +100,7 @@ def measure_memory(sizes: tuple[int, ...]) -> list[dict[str, object]]:
 
 
 def _course(sizes: list[int]) -> list[Lecture]:
-    block = Random(1).randbytes(MEGABYTE)
-    return [
-        Lecture(f"Lecture {n}", n.to_bytes(4) + (block * (size // MEGABYTE + 1))[: size - 4])
-        for n, size in enumerate(sizes, 1)
-    ]
+    return [Lecture(f"Lecture {n}", lecture(size, n)) for n, size in enumerate(sizes, 1)]
 
 
 def _measure(mode: str, course: list[Lecture], rate: int) -> _Cost:
@@ -125,7 +122,7 @@ def _measure(mode: str, course: list[Lecture], rate: int) -> _Cost:
                 ["benchmarks.overlap", mode, site.url, site.host, drive.url, drive.store.root],
                 {},
             )
-            command += [folder, *(str(len(lecture.content)) for lecture in course)]
+            command += [folder, *(str(len(each.content)) for each in course)]
         with (Path(folder) / "log").open("w") as log:
             begin = time.perf_counter()
             process = subprocess.Popen(
@@ -145,7 +142,7 @@ def _measure(mode: str, course: list[Lecture], rate: int) -> _Cost:
         assert process.returncode == 0, (Path(folder) / "log").read_text()
         if mode in ("sequential", "yt-dlp", "worker"):
             # Besides the lectures, the worker delivers the course's index.
-            wanted = Counter(hashlib.md5(lecture.content).hexdigest() for lecture in course)
+            wanted = Counter(hashlib.md5(each.content).hexdigest() for each in course)
             assert wanted <= Counter(str(file["md5Checksum"]) for file in drive.store.media())
         requests = sum(sent.path.endswith(".mp4") for sent in site.sent)
         return _Cost(seconds, usage.ru_utime + usage.ru_stime, memory, requests)
@@ -184,13 +181,17 @@ def upload(url: str, root: str, bodies: Iterable[tuple[str, int, Iterable[bytes]
     for name, size, blocks in bodies:
         body = json.dumps({"name": name, "parents": [root]})
         path = "/upload/drive/v3/files?uploadType=resumable&supportsAllDrives=true"
-        connection.request("POST", path, body, headers | {"X-Upload-Content-Length": str(size)})
+        kind = {"X-Upload-Content-Length": str(size), "X-Upload-Content-Type": "video/mp4"}
+        connection.request("POST", path, body, headers | kind)
         response = connection.getresponse()
-        response.read()
+        answer = response.read()
+        assert response.status == 200, answer
         session = urlsplit(response.headers["Location"])
         length = {"Content-Length": str(size), "Content-Range": f"bytes 0-{size - 1}/{size}"}
         connection.request("PUT", f"{session.path}?{session.query}", blocks, headers | length)
-        connection.getresponse().read()
+        response = connection.getresponse()
+        answer = response.read()
+        assert response.status == 200, answer
 
 
 def _zeros(size: int) -> Iterator[bytes]:
@@ -221,12 +222,8 @@ def run_sequentially(order: WorkOrder) -> None:
     for item in course.items:
         folder = order.scratch_dir / str(item.index)
         folder.mkdir(parents=True)
-        files.append(
-            (
-                item,
-                downloader.fetch(item, folder, lambda _current, _expected, _arrived=0: None),
-            )
-        )
+        fetched = downloader.fetch(item, folder, lambda _current, _expected, _arrived=0: None)
+        files.append((item, fetched))
     downloader.close()
     for item, file in files:
         destination.deliver(item, file, lambda _sent: None)

@@ -5,21 +5,18 @@ It listens on port 443 of a loopback address of its own, because the extractor's
 
 import json
 import random
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.control_plane.certificates import Authority
-from tests.databases.server import die_with_parent
 from tests.udemy_site.course import write_files
 from tests.udemy_site.server import SECRET, UdemyServer
+from tests.webservers.process import running
 
 _FILE_HOSTS = ("mp4-c", "hls-c", "vtt-c", "att-c", "img-c")
 NAMES = ("www.udemy.com", *(f"{host}.udemycdn.com" for host in _FILE_HOSTS))
-_START_TIMEOUT = 30.0
 _CONFIG = """
 daemon off;
 worker_processes 1;
@@ -32,7 +29,8 @@ http {{
              application/vnd.apple.mpegurl m3u8; video/mp2t ts; application/zip zip; }}
     default_type application/octet-stream;
     log_format requests escape=json '{{"host":"$host","path":"$request_uri","status":$status,'
-        '"method":"$request_method","sent":$body_bytes_sent,"encoding":"$sent_http_content_encoding"}}';
+        '"method":"$request_method","sent":$body_bytes_sent,'
+        '"encoding":"$sent_http_content_encoding"}}';
     access_log {folder}/access.log requests;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
@@ -130,20 +128,5 @@ def start_udemy(folder: Path) -> Iterator[UdemySite]:
             )
         )
         command = ["nginx", "-p", str(folder), "-c", str(config), "-e", str(folder / "error.log")]
-        with (folder / "nginx.out").open("wb") as output:
-            process = subprocess.Popen(
-                command,
-                stdout=output,
-                stderr=output,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 -- no thread here holds a lock
-            )
-        try:
-            deadline = time.monotonic() + _START_TIMEOUT
-            while not (folder / "nginx.pid").exists():
-                assert process.poll() is None, (folder / "nginx.out").read_text()
-                assert time.monotonic() < deadline, "nginx does not start"
-                time.sleep(0.02)
+        with running(command, folder):
             yield UdemySite(folder, address, authority.certificate, server, files)
-        finally:
-            process.terminate()
-            process.wait()

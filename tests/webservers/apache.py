@@ -11,18 +11,16 @@
 /listed/       a page that lists files (mod_autoindex)
 """
 
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.cluster.control_plane.certificates import Authority
-from tests.databases.server import die_with_parent, free_port
+from tests.databases.server import free_port
+from tests.webservers.process import running
 from tests.webservers.site import NAME, CourseFiles, WebServer
 
-_START_TIMEOUT = 30.0
 _MODULES = (
     *("mpm_event", "authn_core", "authn_file", "authz_core", "authz_user", "auth_basic"),
     *("auth_form", "session", "session_cookie", "request", "mime", "dir", "alias", "rewrite"),
@@ -31,7 +29,7 @@ _MODULES = (
 )
 _CONFIG = """
 ServerRoot {folder}
-PidFile {folder}/apache.pid
+PidFile {folder}/apache2.pid
 DefaultRuntimeDir {folder}
 Mutex file:{folder} default
 ErrorLog {folder}/error.log
@@ -148,22 +146,6 @@ def start_apache(*, http2: bool = False, keep_alive: bool = True) -> Iterator[We
                 protocols="Protocols h2 http/1.1" if http2 else "Protocols http/1.1",
             )
         )
-        with (folder / "apache.out").open("wb") as output:
-            process = subprocess.Popen(
-                ["apache2", "-f", str(config), "-DFOREGROUND"],
-                stdout=output,
-                stderr=output,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 -- no thread of the tests holds a lock
-            )
-        try:
-            deadline = time.monotonic() + _START_TIMEOUT
-            error_log = folder / "error.log"
-            while not (folder / "apache.pid").exists():
-                assert process.poll() is None, error_log.read_text()
-                assert time.monotonic() < deadline, "Apache httpd does not start"
-                time.sleep(0.02)
+        with running(["apache2", "-f", str(config), "-DFOREGROUND"], folder):
             files = CourseFiles(root, f"https://{NAME}:{port}")
             yield WebServer(folder / "access.log", port, authority.certificate, files)
-        finally:
-            process.terminate()
-            process.wait()

@@ -14,17 +14,15 @@
 /slow/       200 kB/s; also as /slow-noranges/ and /slow-sliced/
 """
 
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.cluster.control_plane.certificates import Authority
-from tests.databases.server import die_with_parent, free_port
+from tests.databases.server import free_port
+from tests.webservers.process import running
 from tests.webservers.site import NAME, SECRET, CourseFiles, WebServer
 
-_START_TIMEOUT = 30.0
 _CONFIG = """
 daemon off;
 master_process on;
@@ -169,20 +167,5 @@ def start_nginx(folder: Path, *, http2: bool = False) -> Iterator[WebServer]:
         )
     )
     command = ["nginx", "-p", str(folder), "-c", str(config), "-e", str(folder / "error.log")]
-    with (folder / "nginx.out").open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=output,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 -- no thread of the tests holds a lock here
-        )
-    try:
-        deadline = time.monotonic() + _START_TIMEOUT
-        while not (folder / "nginx.pid").exists():
-            assert process.poll() is None, (folder / "nginx.out").read_text()
-            assert time.monotonic() < deadline, "nginx does not start"
-            time.sleep(0.02)
+    with running(command, folder):
         yield WebServer(folder / "access.log", port, authority.certificate, files)
-    finally:
-        process.terminate()
-        process.wait()

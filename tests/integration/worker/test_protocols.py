@@ -6,12 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from examples.demo.media import FfmpegAbsent, find_ffmpeg
-from tests.conftest import absent
 from tests.faulty_site import Fault, FaultySite, Lecture, content
 from tests.media import lecture
 from tests.orders import delivered, order_for, run, start_worker
-from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
 
 from enrollgate.domain.account import cookies_name
 from enrollgate.domain.reasons import Reason
@@ -26,23 +23,6 @@ def site() -> Iterator[FaultySite]:
         [Lecture(f"Lecture {n}", lecture(50_000 + n, n)) for n in range(1, 4)]
     ) as running:
         yield running
-
-
-@pytest.fixture
-def ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Put ffmpeg on the PATH under its own name, as in the image."""
-    try:
-        program = find_ffmpeg()
-    except FfmpegAbsent as error:
-        absent("ffmpeg", str(error))
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    (folder / "ffmpeg").symlink_to(program)
-    monkeypatch.setenv("PATH", str(folder), prepend=":")
-    monkeypatch.setattr(
-        FFmpegPostProcessor, "_version_cache", {}
-    )  # Another test may have found none.
-    return program
 
 
 SECONDS = 6

@@ -6,7 +6,6 @@ Each answer here has HTTP 200: no status says that anything is wrong.
 import gzip
 import io
 import os
-import shutil
 import subprocess
 import tarfile
 import threading
@@ -241,14 +240,6 @@ PLAYLISTS = {
     "SDP": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n",
     "images": "{secret}\n",
 }
-
-
-@pytest.fixture
-def ffmpeg() -> str:
-    found = shutil.which("ffmpeg")
-    if found is None:
-        pytest.skip("no ffmpeg on this machine")
-    return found
 
 
 @pytest.mark.parametrize("kind", PLAYLISTS)

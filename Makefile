@@ -1,5 +1,5 @@
 # Start with `make demo` and `make test`. Each target installs what it needs.
-.PHONY: help demo test test-quick test-cluster control-plane bench lint format types imports docs lock clean setup databases node webservers packager yt-dlp-tests tools manifests image
+.PHONY: help demo test test-quick test-cluster chaos control-plane bench lint format types imports docs lock clean setup databases node webservers packager yt-dlp-tests tools manifests image
 BIN := .venv/bin
 
 help: ## List the targets
@@ -22,10 +22,14 @@ test: setup databases node webservers packager yt-dlp-tests tools lint types imp
 
 test-quick: setup tools ## Run the quick tests (under 3 minutes), and list what they leave out
 	@$(BIN)/pytest --quick tests/unit tests/chart tests/integration/test_*.py
-	@echo "Left out, too: tests/integration/{drive,launchers,web,worker}, tests/image, tests/e2e, tests/cluster"
+	@echo "Left out, too: tests/integration/{drive,launchers,web,worker}, tests/image, tests/e2e, tests/chaos, tests/cluster"
 
 test-cluster: setup databases control-plane ## Run the tests on a real Kubernetes control plane
 	@$(BIN)/pytest tests/cluster
+
+chaos: setup databases ## Run 200 tasks while everything is killed, frozen and refused at random
+	@ENROLLGATE_CHAOS_TASKS=$${ENROLLGATE_CHAOS_TASKS:-200} \
+	ENROLLGATE_CHAOS_SEED=$${ENROLLGATE_CHAOS_SEED:-$$(date +%s)} $(BIN)/pytest -s tests/chaos
 
 control-plane: ## Build etcd and the Kubernetes programs for the tests (once, about ten minutes)
 	@[ -n "$$ENROLLGATE_TEST_KUBECONFIG" ] || scripts/control-plane >/dev/null || true
@@ -49,7 +53,7 @@ node: ## Install Node.js and npm for the tests
 tools: setup ## Install helm and kubectl for the tests
 	@scripts/helm-kubectl >/dev/null
 
-bench: setup databases tools control-plane ## Run all benchmarks (about an hour)
+bench: setup databases tools control-plane ## Run all benchmarks (about an hour and a half)
 	@$(BIN)/python -m benchmarks
 
 lint: setup ## Check code and Dockerfile with ruff, hadolint and our own measures

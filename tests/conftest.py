@@ -78,8 +78,8 @@ def pytest_terminal_summary(
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(_DESELECTED.items()))
         terminalreporter.section("QUICK: NOT EVERYTHING WAS RUN", yellow=True, bold=True)
         terminalreporter.write_line(
-            f"LEFT OUT: {counts or 'nothing'}; all of tests/e2e, tests/image and tests/cluster; "
-            "lint, types and generated pages. Run all: make test, make test-cluster"
+            f"LEFT OUT: {counts or 'nothing'}; all of tests/e2e, tests/chaos, tests/image and "
+            "tests/cluster; lint, types and generated pages. Run all: make test, make test-cluster"
         )
     elif config.args_source is pytest.Config.ArgsSource.TESTPATHS:
         terminalreporter.section(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from examples.demo.site import CourseSite
 from sqlalchemy import Connection, make_url, text
@@ -35,10 +36,23 @@ def course_site(throttle: int | None = None) -> Iterator[CourseSite]:
         absent("ffmpeg", str(error))
 
 
+class Site(Protocol):
+    """What an operator's process and Node.js need of a course site."""
+
+    @property
+    def host(self) -> str: ...
+
+    def course_url(self, course: str) -> str: ...
+
+    def enroll(self, account: str, course: str) -> None: ...
+
+    def cookies_file(self, account: str) -> str: ...
+
+
 class OperatorProcess:
     """Settings, a database and a folder; `start` and kill it as often as a test likes."""
 
-    def __init__(self, folder: Path, database_url: str, site: CourseSite, **settings: str) -> None:
+    def __init__(self, folder: Path, database_url: str, site: Site, **settings: str) -> None:
         self.folder = folder
         self.database_url = database_url
         self.site = site

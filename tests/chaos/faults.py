@@ -1,0 +1,149 @@
+"""The faults of the chaos suite: each hits one thing at random, and ends by itself or at the end.
+
+`Machine` is what they are done to: the operators, which something like systemd starts again, their
+supervisors and workers, the database server, the disk and the site.
+"""
+
+import contextlib
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from random import Random
+
+import psutil
+from tests.chaos.course_site import WatchfulSite
+from tests.databases import Server
+from tests.e2e.operator_process import OperatorProcess
+
+# Steps that a frozen process stays frozen, at most.
+_LONGEST_FREEZE = 12
+_SUPERVISOR = "enrollgate.launchers.local.supervisor"
+
+
+class Machine:
+    """Operators that are started again whenever they end, and all that runs beside them."""
+
+    def __init__(
+        self, operators: Mapping[OperatorProcess, int], server: Server, site: WatchfulSite
+    ) -> None:
+        # Each with the number of its processes: they share a work directory.
+        self.operators = operators
+        self.server = server
+        self.site = site
+        # How often each fault has happened.
+        self.done = Counter[str]()
+        # What is frozen, and the step at which it continues.
+        self._frozen: list[tuple[int, psutil.Process]] = []
+        self._step = 0
+
+    def step(self) -> None:
+        """Start operators that have ended, and continue processes that were frozen long enough."""
+        self._step += 1
+        for until, process in [*self._frozen]:
+            if self._step >= until:
+                self._thaw(until, process)
+        for operator, count in self.operators.items():
+            if sum(process.poll() is None for process in operator.processes) < count:
+                operator.start()
+
+    def is_frozen(self, pid: int) -> bool:
+        """Return whether this process is frozen now."""
+        return any(process.pid == pid for _, process in self._frozen)
+
+    def calm(self) -> None:
+        """End all faults."""
+        for until, process in [*self._frozen]:
+            self._thaw(until, process)
+        self.site.refuse_next = 0
+        self.step()
+
+    def _thaw(self, until: int, process: psutil.Process) -> None:
+        self._frozen.remove((until, process))
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGCONT)
+
+    def runs(self) -> list[psutil.Process]:
+        """Return the supervisors and workers, and whatever they started."""
+        found = []
+        folders = [str(operator.folder) for operator in self.operators]
+        for process in psutil.process_iter():
+            try:
+                environment, arguments = process.environ(), process.cmdline()
+            except psutil.Error:
+                continue
+            scratch = environment.get("ENROLLGATE_SCRATCH_DIR", "")
+            place = arguments[-1] if _SUPERVISOR in arguments else scratch
+            if any(place.startswith(folder) for folder in folders):
+                found.append(process)
+        return found
+
+    # The faults
+
+    def kill_an_operator(self, random: Random) -> str:
+        process = random.choice(self._alive())
+        process.kill()
+        process.wait()
+        return f"{process.pid}"
+
+    def freeze_an_operator(self, random: Random) -> str:
+        return self._freeze(random.choice(self._alive()).pid, random)
+
+    def _alive(self) -> list[subprocess.Popen[bytes]]:
+        processes = (process for operator in self.operators for process in operator.processes)
+        return [process for process in processes if process.poll() is None]
+
+    def kill_a_process_of_a_run(self, random: Random) -> str:
+        process = random.choice(self.runs())
+        kind = _kind(process)
+        process.kill()
+        return f"{kind} {process.pid}"
+
+    def freeze_a_process_of_a_run(self, random: Random) -> str:
+        process = random.choice(self.runs())
+        return f"{_kind(process)} {self._freeze(process.pid, random)}"
+
+    def _freeze(self, pid: int, random: Random) -> str:
+        process, steps = psutil.Process(pid), random.randint(1, _LONGEST_FREEZE)
+        process.send_signal(signal.SIGSTOP)
+        self._frozen.append((self._step + steps, process))
+        return f"{pid} for {steps} steps"
+
+    def kill_the_database(self, random: Random) -> str:
+        self.server.kill()
+        self.server.start()
+        return "it was started again"
+
+    def freeze_the_database(self, random: Random) -> str:
+        return self._freeze(self.database_pid, random)
+
+    @property
+    def database_pid(self) -> int:
+        assert self.server.process is not None
+        return self.server.process.pid
+
+    def refuse_requests(self, random: Random) -> str:
+        self.site.refuse_next = random.randint(1, 6)
+        return f"the next {self.site.refuse_next} requests"
+
+    def hit(self, fault: Callable[[Random], str], random: Random) -> str:
+        """Let a fault happen, if there is something to hit. Returns what happened."""
+        name = fault.__name__
+        try:
+            what = fault(random)
+        except (IndexError, psutil.NoSuchProcess):  # nothing of the kind runs now
+            return f"{name}: nothing to hit"
+        self.done[name] += 1
+        return f"{name}: {what}"
+
+
+def _kind(process: psutil.Process) -> str:
+    return "supervisor" if _SUPERVISOR in process.cmdline() else "worker"
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Return what must not be there once all runs have ended."""
+    work = folder / "work"
+    places = [*(work / "runs").iterdir(), *(work / "finished").glob("*/scratch")]
+    return [str(place.relative_to(folder)) for place in places]

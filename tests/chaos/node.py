@@ -1,0 +1,217 @@
+"""What Node.js does in the chaos suite, and a history of every write to its rows.
+
+Triggers write the history in the same transactions, so it is true whoever was killed when. It says
+which user wrote, and what the row was at that moment. Node.js uses one user, the operators another
+with the privileges that the README names, and no more.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import pymysql
+from sqlalchemy import URL, make_url
+from tests.chaos.course_site import Course, WatchfulSite
+from tests.databases.schema import create_tasks_table
+
+from enrollgate.domain.account import cookies_name
+
+WAITING = ("pending", "paid", "processing")
+OPEN = (*WAITING, "enrolled")
+# A status that nobody documents.
+ODD = "archived"
+OPERATOR, PASSWORD = "operator", "only-for-tests"
+_COLUMNS = ("status", "email", "course_url", "note")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What Node.js's columns were. None stands for a row that did not exist."""
+
+    status: str | None
+    email: str | None
+    course_url: str | None
+    note: str | None
+
+
+@dataclass(frozen=True)
+class Write:
+    """One write to a row, in the order in which the writes happened."""
+
+    task_id: int
+    by_operator: bool
+    before: Row | None
+    after: Row | None
+
+
+class Node:
+    """Writes rows as an application does; while the database is away, writes fail and are lost.
+
+    `url` is that of the server's administrator, with the name of an empty database.
+    """
+
+    def __init__(self, url: str, site: WatchfulSite, cookies: Path) -> None:
+        self._url = make_url(url)
+        self._site = site
+        self._cookies = cookies
+        # The newest course of each task that was ever written.
+        self.courses: dict[int, Course] = {}
+
+    @property
+    def operator_url(self) -> str:
+        """Return the URL for the operators' own user."""
+        url = URL.create(
+            "mysql", OPERATOR, PASSWORD, self._url.host, self._url.port, self._url.database
+        )
+        return url.render_as_string(hide_password=False)
+
+    def create_tables(self) -> None:
+        """Create the table, its history, and rows that concern nobody."""
+        old, new = (", ".join(f"{row}.{column}" for column in _COLUMNS) for row in ("OLD", "NEW"))
+        none = ", ".join(["NULL"] * len(_COLUMNS))
+        images = ", ".join(
+            f"{image}_{column} TEXT" for image in ("old", "new") for column in _COLUMNS
+        )
+        self.execute(
+            create_tasks_table(is_sqlite=False),
+            "CREATE INDEX ix_status ON download_tasks (status)",
+            "CREATE TABLE history (number BIGINT PRIMARY KEY AUTO_INCREMENT, "
+            f"author VARCHAR(80), task_id BIGINT, existed BOOL, exists_now BOOL, {images})",
+            *(
+                f"CREATE TRIGGER history_{event} AFTER {event} ON download_tasks FOR EACH ROW "
+                f"INSERT INTO history VALUES (NULL, USER(), {task}, {existed}, {now}, {values})"
+                for event, task, existed, now, values in (
+                    ("INSERT", "NEW.id", 0, 1, f"{none}, {new}"),
+                    ("UPDATE", "NEW.id", 1, 1, f"{old}, {new}"),
+                    ("DELETE", "OLD.id", 1, 0, f"{old}, {none}"),
+                )
+            ),
+            "INSERT INTO download_tasks (id, status, email, course_url) VALUES "
+            "(900001, 'completed', 'old@example.com', 'https://courses.example.com/old'), "
+            "(900002, 'failed', 'old@example.com', 'https://courses.example.com/old'), "
+            f"(900003, '{ODD}', 'old@example.com', 'https://courses.example.com/old'), "
+            "(900004, NULL, NULL, NULL)",
+        )
+
+    def create_operator(self) -> None:
+        """Create the operators' user. Their tables must exist."""
+        tables = [
+            row[0] for row in self.query("SHOW TABLES") if str(row[0]).startswith("enrollgate_")
+        ]
+        self.execute(
+            f"CREATE USER {OPERATOR}@'%' IDENTIFIED BY '{PASSWORD}'",
+            f"GRANT SELECT, UPDATE (status) ON download_tasks TO {OPERATOR}@'%'",
+            *(
+                f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {OPERATOR}@'%'"
+                for table in tables
+            ),
+        )
+
+    @contextmanager
+    def _connect(self) -> Iterator[pymysql.cursors.Cursor]:
+        connection = pymysql.connect(
+            host=self._url.host or "",
+            port=self._url.port or 3306,
+            user=self._url.username or "",
+            password=str(self._url.password),
+            database=self._url.database,
+            autocommit=True,
+            charset="utf8mb4",
+            connect_timeout=10,
+            read_timeout=30,
+        )
+        with closing(connection), connection.cursor() as cursor:
+            yield cursor
+
+    def query(self, statement: str) -> list[tuple[object, ...]]:
+        """Return the rows of a SELECT."""
+        with self._connect() as cursor:
+            cursor.execute(statement)
+            return [tuple(row) for row in cursor.fetchall()]
+
+    def execute(self, *statements: str) -> None:
+        """Execute statements, each in a transaction of its own."""
+        with self._connect() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+    # The writers
+
+    def add(self, task_id: int, status: str) -> None:
+        """Insert a row for a new task."""
+        course = self._prepare(task_id, 1, status)
+        self.execute(self._insert("INSERT", course, status))
+
+    def _prepare(self, task_id: int, version: int, status: str) -> Course:
+        course = self.courses[task_id] = Course(task_id, version)
+        path = self._cookies / cookies_name(course.account)
+        path.write_text(self._site.cookies_file(course.account))
+        if status == "enrolled":
+            self._site.enroll(course.account, course.name)
+        return course
+
+    def _insert(self, verb: str, course: Course, status: str) -> str:
+        url = self._site.course_url(course.name)
+        return (
+            f"{verb} INTO download_tasks (id, status, email, course_url) "
+            f"VALUES ({course.task_id}, '{status}', '{course.account}', '{url}')"
+        )
+
+    def write_status(self, task_id: int, status: str) -> None:
+        """Set a task's status, whatever it is now; only a completed one is left alone."""
+        course = self.courses[task_id]
+        if status == "enrolled":
+            self._site.enroll(course.account, course.name)
+        self.execute(
+            f"UPDATE download_tasks SET status = '{status}' "
+            f"WHERE id = {task_id} AND status <> 'completed'"
+        )
+
+    def flip(self, task_id: int, random: Random) -> None:
+        """Set a task to any status that an application writes."""
+        statuses = [*WAITING, *["enrolled"] * 4, "failed", ODD]
+        self.write_status(task_id, random.choice(statuses))
+
+    def delete(self, task_id: int) -> None:
+        """Delete a task's row."""
+        self.execute(f"DELETE FROM download_tasks WHERE id = {task_id}")
+
+    # What happened
+
+    def history(self) -> list[Write]:
+        """Return every write so far."""
+        return [
+            Write(
+                int(str(task_id)),
+                str(author).startswith(f"{OPERATOR}@"),
+                _row(images[: len(_COLUMNS)]) if existed else None,
+                _row(images[len(_COLUMNS) :]) if exists_now else None,
+            )
+            for author, task_id, existed, exists_now, *images in self.query(
+                "SELECT author, task_id, existed, exists_now, "
+                + ", ".join(f"{image}_{column}" for image in ("old", "new") for column in _COLUMNS)
+                + " FROM history ORDER BY number"
+            )
+        ]
+
+    def course_at(self, url: str | None) -> Course:
+        """Return the course with this URL."""
+        match = re.search(r"/courses/(\d+)-(\d+)/feed$", url or "")
+        assert match, f"no course has the URL {url}"
+        return Course(int(match[1]), int(match[2]))
+
+    def is_quiet(self) -> bool:
+        """Return whether no task is open and no run unfinished."""
+        statuses = ", ".join(f"'{status}'" for status in OPEN)
+        [(count,)] = self.query(
+            f"SELECT (SELECT COUNT(*) FROM download_tasks WHERE status IN ({statuses})) "
+            "+ (SELECT COUNT(*) FROM enrollgate_runs WHERE finished_at IS NULL)"
+        )
+        return count == 0
+
+
+def _row(images: list[object]) -> Row:
+    return Row(*(None if image is None else str(image) for image in images))

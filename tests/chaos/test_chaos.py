@@ -1,0 +1,187 @@
+"""Everything dies, freezes and changes its mind at random, with real processes and a real MariaDB.
+
+One seed decides what happens; how processes interleave is up to the machine. Once the faults have
+stopped, everything must come to rest, and the promises are checked from outside.
+
+    make chaos                                     # 200 tasks, a new seed
+    ENROLLGATE_CHAOS_SEED=7 ENROLLGATE_CHAOS_TASKS=20 pytest -s tests/chaos
+"""
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from random import Random
+
+import pymysql
+import pytest
+from sqlalchemy import make_url
+from tests.chaos.course_site import WatchfulSite
+from tests.chaos.faults import Machine, leftovers
+from tests.chaos.invariants import (
+    check_all_files,
+    check_delivered,
+    check_ends,
+    check_writes,
+    completed_rows,
+)
+from tests.chaos.node import WAITING, Node
+from tests.databases import Server
+from tests.databases.server import fresh_database
+from tests.e2e.operator_process import OperatorProcess
+
+from enrollgate.database import migrate, open_database
+
+# The seed and the size of the short form, which is one of the tests of `make test`.
+SEED = int(os.environ.get("ENROLLGATE_CHAOS_SEED") or 1)
+TASKS = int(os.environ.get("ENROLLGATE_CHAOS_TASKS") or 20)
+# Seconds between two steps. A third of the steps adds a task.
+PACE = 0.3
+# The share of steps in which something fails.
+FAULTS = 0.3
+# Seconds without any change after which nothing is expected any more.
+SILENCE = 120.0
+# Tasks that Node.js adds after the faults: they must be completed.
+HEALTHY = 3
+
+
+class Chaos:
+    """One machine, one Node.js and the seed's decisions."""
+
+    def __init__(self, machine: Machine, node: Node, random: Random) -> None:
+        self.machine = machine
+        self.node = node
+        self.random = random
+        self.started = time.monotonic()
+
+    def tell(self, what: str) -> None:
+        print(f"{time.monotonic() - self.started:7.1f} s  {what}", flush=True)
+
+    def run(self, tasks: int) -> None:
+        """Let Node.js write and faults happen until so many tasks were added."""
+        machine, random = self.machine, self.random
+        kinds = [
+            machine.kill_an_operator,
+            machine.freeze_an_operator,
+            machine.kill_a_process_of_a_run,
+            machine.kill_a_process_of_a_run,
+            machine.freeze_a_process_of_a_run,
+            machine.refuse_requests,
+            machine.kill_the_database,
+            machine.freeze_the_database,
+        ]
+        faults = list[Callable[[Random], str]]()
+        for step in range(3 * tasks):
+            machine.step()
+            # Decided whether or not it can be done, so that a seed always decides the same.
+            decisions = Random(random.random())
+            if not machine.is_frozen(machine.database_pid):
+                with suppress(pymysql.err.OperationalError):
+                    self._write(step, decisions)
+            if random.random() < FAULTS:
+                # As cards are dealt: each kind comes before one comes again.
+                faults = faults or random.sample(kinds, len(kinds))
+                self.tell(machine.hit(faults.pop(), Random(random.random())))
+            time.sleep(PACE)
+
+    def _write(self, step: int, random: Random) -> None:
+        """Do what Node.js does in one step: every third time it adds a task."""
+        newest = step // 3 + 1
+        task = newest if step % 3 == 0 else random.randint(max(1, newest - 8), newest)
+        status = random.choice([*WAITING, "enrolled", "enrolled"])
+        change = random.random()
+        if task not in self.node.courses:
+            self.node.add(task, status)
+        elif change < 0.08:
+            self.node.delete(task)
+        elif change < 0.3:
+            self.node.flip(task, random)
+        else:  # what Node.js does most: an enrollment has finished
+            self.node.write_status(task, "enrolled")
+
+    def come_to_rest(self) -> None:
+        """End the faults, add healthy tasks, and wait until nothing is open or running."""
+        self.machine.calm()
+        first = max(self.node.courses, default=0) + 1
+        for task in range(first, first + HEALTHY):
+            self.node.add(task, "enrolled")
+        self.tell(f"the faults are over: {dict(self.machine.done)}")
+        seen, changed_at = None, time.monotonic()
+        while not self.node.is_quiet():
+            self.machine.step()
+            [(writes,)] = self.node.query("SELECT COUNT(*) FROM history")
+            now = writes, len(self.machine.site.log)
+            if now != seen:
+                seen, changed_at = now, time.monotonic()
+            if time.monotonic() - changed_at > SILENCE:
+                raise AssertionError(f"nothing moves, and tasks are open: {self.describe()}")
+            time.sleep(PACE)
+        self.tell("everything is quiet")
+
+    def describe(self) -> str:
+        """Return what is open, for a message."""
+        rows = self.node.query("SELECT id, status FROM download_tasks WHERE id < 900000")
+        runs = self.node.query("SELECT name, state FROM enrollgate_runs WHERE finished_at IS NULL")
+        return f"seed {SEED}; rows {rows}; unfinished runs {runs}"
+
+
+@pytest.fixture
+def chaos(own_mariadb: Server, tmp_path: Path) -> Iterator[Chaos]:
+    random, site = Random(SEED), WatchfulSite(rate=60_000)
+    with fresh_database(own_mariadb.url("")) as url, site.serving():
+        node = Node(url, site, tmp_path / "cookies")
+        node.create_tables()
+        with closing(open_database(make_url(url))) as database:
+            migrate(database)
+        node.create_operator()
+        operator = OperatorProcess(
+            tmp_path,
+            node.operator_url,
+            site,
+            ENROLLMENT_TIMEOUT="15",
+            STOP_GRACE="5",
+        )
+        machine = Machine({operator: 2}, own_mariadb, site)
+        try:
+            yield Chaos(machine, node, random)
+        finally:
+            machine.calm()
+            operator.stop_all()
+            for process in machine.runs():
+                process.kill()
+
+
+@pytest.mark.timeout(600 + 10 * TASKS)
+def test_promises_hold_when_everything_dies_at_random(chaos: Chaos, tmp_path: Path) -> None:
+    print(f"ENROLLGATE_CHAOS_SEED={SEED} ENROLLGATE_CHAOS_TASKS={TASKS}", flush=True)
+    node, machine = chaos.node, chaos.machine
+    others = "SELECT * FROM download_tasks WHERE id > 900000"
+    untouched = node.query(others)
+    chaos.run(TASKS)
+    chaos.come_to_rest()
+
+    [operator] = machine.operators
+    operator.stop_all()
+    history = node.history()
+    reasons = defaultdict[int, list[str | None]](list)
+    for task, reason in node.query("SELECT task_id, reason FROM enrollgate_runs"):
+        reasons[int(str(task))].append(None if reason is None else str(reason))
+    destination = tmp_path / "courses"
+    completed = [node.course_at(row.course_url) for row in completed_rows(history)]
+    chaos.tell(f"{len(completed)} completed, {len(machine.site.log)} requests")
+    broken = [
+        *machine.site.violations,
+        *check_writes(history),
+        *check_ends(history, dict(reasons)),
+        *check_delivered(completed, destination),
+        *check_all_files([*node.courses.values(), *completed], destination),
+        *(f"still running: {process}" for process in machine.runs()),
+        *(f"left behind: {path}" for path in leftovers(tmp_path)),
+    ]
+    assert broken == [], f"seed {SEED}\n{operator.log[-20_000:]}"
+    assert node.query(others) == untouched
+    healthy = sorted(node.courses)[-HEALTHY:]
+    assert {course.task_id for course in completed} >= set(healthy)
+    assert "@example.com" not in operator.log

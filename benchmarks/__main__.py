@@ -30,6 +30,7 @@ from benchmarks.overlap import MEGABYTE, measure_memory, measure_overlap
 from benchmarks.page import RESULTS, build_heading
 from benchmarks.promises import evaluate
 from benchmarks.redaction import measure_redaction
+from benchmarks.soak import measure_soak
 
 # Tables by name.
 Results = dict[str, Sequence[Mapping[str, object]]]
@@ -125,17 +126,25 @@ def main() -> None:
         "and do not fail if a promise is not kept",
     )
     parser.add_argument(
-        "suites", nargs="*", metavar="SUITE", help=f"one of {', '.join(SUITES)} (default: all)"
+        "suites",
+        nargs="*",
+        metavar="SUITE",
+        help=f"one of {', '.join(SUITES)} and soak (default: all)",
+    )
+    parser.add_argument(
+        "--minutes", type=float, help="how long the soak lasts (default: 30; with --quick: 1)"
     )
     options = parser.parse_args()
-    unknown = set(options.suites) - set(SUITES)
+    minutes = options.minutes or (1 if options.quick else 30)
+    suites = SUITES | {"soak": lambda _quick: {"soak": measure_soak(minutes)}}
+    unknown = set(options.suites) - set(suites)
     if unknown:
         parser.error(
-            f"unknown suite: {', '.join(sorted(unknown))}; choose from {', '.join(SUITES)}"
+            f"unknown suite: {', '.join(sorted(unknown))}; choose from {', '.join(suites)}"
         )
     broken = 0
-    for suite in options.suites or SUITES:
-        results = SUITES[suite](options.quick)
+    for suite in options.suites or suites:
+        results = suites[suite](options.quick)
         if results:
             save(suite, results, QUICK_RESULTS if options.quick else RESULTS)
             print_tables(results)

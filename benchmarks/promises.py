@@ -138,6 +138,12 @@ PROMISES = (
         "event_cost_relative_to_first",
         at_most=1.5,
     ),
+    Promise(
+        "What an operator holds after half an hour of tasks: growth relative to the allowed one",
+        "soak",
+        "growth_relative_to_allowed",
+        at_most=1,
+    ),
 )
 
 

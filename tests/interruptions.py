@@ -98,9 +98,9 @@ class InterruptedLauncher:
             yield from self._world.launcher.launch([launch])
             self._interruption.point()
 
-    def stop(self, name: str, uid: str | None) -> None:
+    def stop(self, name: str, uid: str | None, *, keep_name: bool = False) -> None:
         self._interruption.point()
-        self._world.launcher.stop(name, uid)
+        self._world.launcher.stop(name, uid, keep_name=keep_name)
         self._interruption.point()
 
     def discard(self, observations: Iterable[Observation]) -> None:

@@ -7,6 +7,7 @@ has a fixture `backend`.
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import pytest
@@ -48,7 +49,7 @@ class LauncherBackend(Protocol):
 def build_order(task_id: int = 1) -> RunOrder:
     """Build the first run of a task."""
     name = f"{INSTALLATION}-{task_id}-1"
-    return RunOrder(name, task_id, 1, "https://courses.example.com/1", "cookies.txt")
+    return RunOrder(name, task_id, 1, "https://courses.example.com/1", "cookies.txt", "first")
 
 
 def wait_for_observation(
@@ -123,6 +124,41 @@ class LauncherConformance:
         finished = finish(backend, DELIVERED)
         assert launch(backend.launcher, [build_order()]) == {finished.name: LaunchOutcome.ADOPTED}
         assert backend.launcher.observe([finished.name])[finished.name] == finished
+
+    def test_an_observation_names_the_claim_and_the_launch(self, backend: LauncherBackend) -> None:
+        name = start(backend.launcher)
+        assert backend.launcher.observe([name])[name].claim_id == build_order().claim_id
+        backend.finish(name, DELIVERED)
+        finished = wait_for_observation(
+            backend.launcher, name, lambda seen: seen is None or not seen.is_live
+        )
+        assert finished is not None and finished.claim_id == build_order().claim_id
+
+    def test_a_live_run_of_another_claim_ends_before_its_name_is_used(
+        self, backend: LauncherBackend
+    ) -> None:
+        """The database was restored: the same name is claimed again."""
+        name = start(backend.launcher)
+        again = replace(build_order(), claim_id="another")
+        deadline = time.monotonic() + TIMEOUT
+        while not (results := launch(backend.launcher, [again])):
+            seen = backend.launcher.observe([name]).get(name)
+            assert seen is None or seen.claim_id == build_order().claim_id
+            assert time.monotonic() < deadline, f"the name is not free: {seen}"
+            time.sleep(0.05)
+        assert results == {name: LaunchOutcome.LAUNCHED}
+        assert backend.launcher.observe([name])[name].claim_id == "another"
+
+    def test_a_finished_run_of_another_claim_leaves_its_name(
+        self, backend: LauncherBackend
+    ) -> None:
+        finished = finish(backend, DENIED)
+        again = replace(build_order(), claim_id="another")
+        deadline = time.monotonic() + TIMEOUT
+        while not (results := launch(backend.launcher, [again])):
+            assert time.monotonic() < deadline, "the name is not free"
+            time.sleep(0.05)
+        assert results == {finished.name: LaunchOutcome.LAUNCHED}
 
     def test_a_restarted_launcher_observes_and_adopts_the_runs(
         self, backend: LauncherBackend

@@ -5,7 +5,7 @@ implements the `Launcher` protocol, and the test decides how each run ends.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, cast, literal, make_url, text
@@ -82,18 +82,25 @@ class MemoryLauncher:
             raise LauncherUnavailable("the launcher is away")
         if not self.full:
             for launch in launches:
-                yield launch, LaunchResult(self._launch(launch.order))
+                outcome = self._launch(launch.order)
+                if outcome is not None:
+                    yield launch, LaunchResult(outcome)
 
-    def _launch(self, order: RunOrder) -> LaunchOutcome:
+    def _launch(self, order: RunOrder) -> LaunchOutcome | None:
         if order.name in self.taken:
             return LaunchOutcome.NAME_TAKEN
-        if order.name in self.runs:
-            return LaunchOutcome.ADOPTED
+        existing = self.runs.get(order.name)
+        if existing is not None:
+            if existing.claim_id in (None, order.claim_id):
+                return LaunchOutcome.ADOPTED
+            self.stop(order.name, None)
+            self.discard([existing])
+            return None
         self.orders.append(order)
-        self.runs[order.name] = Observation(order.name, Phase.LIVE)
+        self.runs[order.name] = Observation(order.name, Phase.LIVE, claim_id=order.claim_id)
         return LaunchOutcome.LAUNCHED
 
-    def stop(self, name: str, uid: str | None) -> None:
+    def stop(self, name: str, uid: str | None, *, keep_name: bool = False) -> None:
         if not self.available:
             raise LauncherUnavailable("the launcher is away")
         if name in self.runs and self.runs[name].is_live:
@@ -123,15 +130,17 @@ class MemoryLauncher:
             bytes_delivered=300,
             destination_url="file:///x",
         )
-        self.runs[name] = Observation(name, Phase.SUCCEEDED, report)
+        self._end(name, Phase.SUCCEEDED, report)
 
     def fail(self, name: str, reason: Reason = Reason.ACCESS_DENIED) -> None:
-        self.runs[name] = Observation(name, Phase.FAILED, Report(reason, "the site said no"))
+        self._end(name, Phase.FAILED, Report(reason, "the site said no"))
 
     def stick(self, name: str) -> None:
-        self.runs[name] = Observation(
-            name, Phase.STUCK, Report(Reason.IMAGE_PULL_BACK_OFF, "there is no such image")
-        )
+        self._end(name, Phase.STUCK, Report(Reason.IMAGE_PULL_BACK_OFF, "there is no such image"))
+
+    def _end(self, name: str, phase: Phase, report: Report) -> None:
+        run = self.runs.get(name, Observation(name, phase))
+        self.runs[name] = replace(run, phase=phase, report=report)
 
     def lose(self, name: str) -> None:
         del self.runs[name]

@@ -152,7 +152,12 @@ def test_two_operators_that_claim_at_once_keep_to_the_limit(database_url: str) -
         def claim(world: World) -> None:
             ready.wait()
             mine = runs.claim(
-                world.database, world.tables, EPOCH, installation="test", limit=5, unfinished=0
+                world.database,
+                world.tables,
+                claim_id="c",
+                installation="test",
+                limit=5,
+                unfinished=0,
             )
             claimed.extend(run.name for run in mine)
 
@@ -215,7 +220,7 @@ def test_claim_counts_the_runs_of_a_claim_that_is_not_committed(
 
         def claim(database: Database) -> list[UnfinishedRun]:
             return runs.claim(
-                database, first.tables, EPOCH, installation="test", limit=2, unfinished=0
+                database, first.tables, claim_id="c", installation="test", limit=2, unfinished=0
             )
 
         def refuse() -> None:
@@ -276,7 +281,12 @@ def test_operators_that_claim_and_refuse_all_the_time_keep_to_the_limit(
                     id=task,
                 )
                 mine = runs.claim(
-                    world.database, world.tables, EPOCH, installation="test", limit=4, unfinished=0
+                    world.database,
+                    world.tables,
+                    claim_id="c",
+                    installation="test",
+                    limit=4,
+                    unfinished=0,
                 )
                 claimed.extend(run.name for run in mine)
                 for late in tasks.due(world.database, world.tables, world.clock.now, 300)[:2]:
@@ -314,10 +324,10 @@ def test_focused_pass_leaves_runs_that_another_operator_claimed(
         first = f"test-{task}-1"
         world.set(task, "enrolled")
         claimed = runs.claim(
-            world.database, world.tables, EPOCH, installation="test", limit=10, unfinished=1
+            world.database, world.tables, claim_id="c", installation="test", limit=10, unfinished=1
         )
         assert [run.name for run in claimed] == [first]
-        launch(world.launcher, [RunOrder(first, task, 1, COURSE, "cookies.txt")])
+        launch(world.launcher, [RunOrder(first, task, 1, COURSE, "cookies.txt", "c")])
         world.set(task, "failed")
         world.set(other, "enrolled")
         world.launcher.succeed(f"test-{done}-1")
@@ -348,7 +358,7 @@ def test_two_operators_launch_1000_tasks_exactly_once(
     lock = threading.Lock()
     original = first.launcher._launch
 
-    def launch_alone(order: RunOrder) -> LaunchOutcome:
+    def launch_alone(order: RunOrder) -> LaunchOutcome | None:
         with lock:  # the launcher in memory is not thread-safe
             return original(order)
 

@@ -22,10 +22,10 @@ class Troubled(MemoryLauncher):
         super().__init__()
         self.asked: list[str] = []
 
-    def stop(self, name: str, uid: str | None) -> None:
+    def stop(self, name: str, uid: str | None, *, keep_name: bool = False) -> None:
         self.asked.append(name)
         self.on_stop(name)
-        super().stop(name, uid)
+        super().stop(name, uid, keep_name=keep_name)
 
 
 @pytest.fixture

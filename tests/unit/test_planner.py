@@ -3,6 +3,7 @@
 A reader can compare it with the contract line by line.
 """
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -197,3 +198,39 @@ def test_launch_needs_enrolled_and_completion_needs_success(
         )
     if isinstance(action, Record) and action.task_to is not None:
         assert task in (TaskState.ENROLLED, TaskState.UNKNOWN)
+
+
+@pytest.mark.parametrize("task", TaskState)
+@pytest.mark.parametrize("state", [C, L])
+@pytest.mark.parametrize("seen", SEEN)
+def test_changed_row_moves_only_by_what_node_wrote(
+    task: TaskState, state: RunState, seen: str
+) -> None:
+    run = replace(make_run(task, state), is_changed=True)
+    observed = {} if SEEN[seen] is None else {NAME: SEEN[seen]}
+    (action,) = plan([run], {name: each for name, each in observed.items() if each}, POLICY)
+    assert isinstance(action, Stop | Record)
+    assert not (isinstance(action, Stop) and action.fail_task)
+    assert not (isinstance(action, Record) and action.move_task)
+    if task in (TaskState.ENROLLED, TaskState.UNKNOWN):
+        assert action.reason is Reason.TASK_CHANGED
+
+
+@pytest.mark.parametrize("state", [C, L, S])
+def test_live_orphan_of_another_claim_is_stopped_and_its_run_waits(state: RunState) -> None:
+    run = replace(make_run(TaskState.ENROLLED, state), claim_id="ours")
+    orphan = Observation(NAME, Phase.LIVE, claim_id="another")
+    assert plan([run], {NAME: orphan}, POLICY) == (StopOrphan(orphan),)
+
+
+def test_ended_orphan_of_another_claim_is_discarded_and_its_run_launched() -> None:
+    run = replace(make_run(TaskState.ENROLLED, C), claim_id="ours")
+    orphan = Observation(NAME, Phase.SUCCEEDED, DONE, claim_id="another")
+    launched, discarded = plan([run], {NAME: orphan}, POLICY)
+    assert isinstance(launched, Launch) and launched.order.claim_id == "ours"
+    assert discarded == DiscardOrphan(orphan)
+
+
+def test_run_that_is_ending_is_not_adopted() -> None:
+    run = make_run(TaskState.ENROLLED, C)
+    assert plan([run], {NAME: Observation(NAME, Phase.LIVE, is_ending=True)}, POLICY) == ()

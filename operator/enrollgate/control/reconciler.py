@@ -16,6 +16,7 @@ task and run number, so creating it again creates nothing new. Between passes on
 which unknown statuses were warned about, and whose rows were held.
 """
 
+import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ class Reconciler:
     """Brings runs and tasks in line with each other, one `reconcile` at a time.
 
     `progress` is called after each task, so that a long pass is not mistaken for a dead one.
+    `new_claim_id` returns at most 32 letters and digits, other ones each time.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Reconciler:
         *,
         installation: str,
         progress: Callable[[], None] = lambda: None,
+        new_claim_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self._database = database
         self._tables = tables
@@ -118,6 +121,7 @@ class Reconciler:
         self._policy = policy
         self._installation = installation
         self._progress = progress
+        self._new_claim_id = new_claim_id
         self._warned = set[str | None]()
         # The tasks whose rows were held when they were last tried: the others come first.
         self._held = set[int]()
@@ -188,7 +192,7 @@ class Reconciler:
         claimed = runs.claim(
             self._database,
             self._tables,
-            now,
+            claim_id=self._new_claim_id(),
             installation=self._installation,
             limit=limit,
             unfinished=remaining,
@@ -351,7 +355,9 @@ class Reconciler:
                     left = end.observation or Observation(end.run.name, Phase.FAILED)
                     recorded.append(left)
         adopted = [action for action in actions if isinstance(action, Adopt)]
-        self._mark_launched([(each.run, each.observation.uid) for each in adopted], now)
+        self._mark_launched(
+            [(each.run, each.observation.uid, each.observation.launched_at) for each in adopted]
+        )
         self._clear_orphans(
             [action for action in actions if isinstance(action, StopOrphan | DiscardOrphan)]
         )
@@ -373,7 +379,11 @@ class Reconciler:
             launch.run for launch, result in results if result.outcome is LaunchOutcome.NAME_TAKEN
         ]
         launched = self._mark_launched(
-            [(launch.run, result.uid) for launch, result in results if launch.run not in taken], now
+            [
+                (launch.run, result.uid, result.launched_at)
+                for launch, result in results
+                if launch.run not in taken
+            ]
         )
         refused = 0
         for run in taken:
@@ -393,17 +403,19 @@ class Reconciler:
             yield from (launch for launch in batch if launch.run.name in names)
 
     def _mark_launched(
-        self, existing: list[tuple[UnfinishedRun, str | None]], now: datetime
+        self, existing: list[tuple[UnfinishedRun, str | None, datetime | None]]
     ) -> int:
-        """Record that these runs (with their Jobs' UIDs) exist.
+        """Record that these runs (with their Jobs' UIDs) exist, and since when.
 
         Announce and count those not recorded before.
         """
         if not existing:
             return 0
-        new = runs.mark_launched(self._database, [run.name for run, _ in existing], now)
+        new = runs.mark_launched(
+            self._database, {run.name: launched_at for run, _, launched_at in existing}
+        )
         metrics.RUNS_LAUNCHED.inc(len(new))
-        for run, uid in existing:
+        for run, uid, _ in existing:
             if run.name in new:
                 _LOG.info("run launched", run=run.name, task=run.task_id, run_number=run.run_number)
                 message = f"task {run.task_id} is enrolled: run {run.run_number} was launched"
@@ -423,9 +435,9 @@ class Reconciler:
             self._launcher.record_event(name, uid, event)
         self._ask_to_stop(stop.observation)
 
-    def _ask_to_stop(self, observation: Observation) -> None:
+    def _ask_to_stop(self, observation: Observation, *, keep_name: bool = False) -> None:
         try:
-            self._launcher.stop(observation.name, observation.uid)
+            self._launcher.stop(observation.name, observation.uid, keep_name=keep_name)
         except LauncherRefused as error:
             # One run that cannot be stopped now must not delay the others.
             _LOG.warning(
@@ -449,7 +461,7 @@ class Reconciler:
         Return False if another operator has changed the run: it is that one's to record.
         """
         run, reason = action.run, action.reason
-        recorded = runs.record(self._database, self._tables, action, now)
+        recorded = runs.record(self._database, self._tables, action)
         if recorded is Recorded.OVERTAKEN:
             _LOG.debug("a run is left to the operator that has changed it", run=run.name)
             return False
@@ -483,7 +495,7 @@ class Reconciler:
         return True
 
     def _clear_orphans(self, orphans: list[StopOrphan | DiscardOrphan]) -> None:
-        """Stop or discard runs without an unfinished row.
+        """Stop or discard runs without an unfinished row of their claim.
 
         The database is asked once more: a run may have been claimed after the rows were read and
         before the observation.
@@ -491,15 +503,15 @@ class Reconciler:
         if not orphans:
             return
         names = [orphan.observation.name for orphan in orphans]
-        ours = runs.unfinished_names(self._database, names)
+        ours = runs.unfinished_claims(self._database, names)
         finished = list[Observation]()
         for orphan in orphans:
-            if orphan.observation.name in ours:
+            name = orphan.observation.name
+            if name in ours and orphan.observation.claim_id in (None, ours[name]):
                 continue
             if isinstance(orphan, DiscardOrphan):
                 finished.append(orphan.observation)
-            else:
-                name = orphan.observation.name
-                _LOG.warning("stopping a run that has no unfinished row", run=name)
-                self._ask_to_stop(orphan.observation)
+            elif not orphan.observation.is_ending:
+                _LOG.warning("stopping a run that has no unfinished row of its claim", run=name)
+                self._ask_to_stop(orphan.observation, keep_name=True)
         self._discard(finished)

@@ -5,6 +5,7 @@ every transaction that writes begins IMMEDIATE, so that two operators wait for e
 failing.
 """
 
+import hashlib
 import sqlite3
 import ssl
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 from pymysql.constants import CR, ER
 from sqlalchemy import (
@@ -346,6 +347,9 @@ def _open_sqlite(url: URL) -> Engine:
         )(cursor.execute, "PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.close()
+        # As MySQL's function of this name.
+        driver = cast(sqlite3.Connection, connection)
+        driver.create_function("sha2", 2, _sha2, deterministic=True)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -353,6 +357,13 @@ def _open_sqlite(url: URL) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _sha2(value: bytes | str | None, bits: int) -> str | None:
+    if value is None:
+        return None
+    content = value.encode() if isinstance(value, str) else value
+    return hashlib.new(f"sha{bits}", content).hexdigest()
 
 
 def error_code(error: DBAPIError) -> int | None:

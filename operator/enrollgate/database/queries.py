@@ -46,16 +46,25 @@ class StatusCounts:
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """One run as people read it. Times are UTC."""
+    """One run as people read it.
+
+    Times are UTC. The task was first seen, and first seen as enrolled, at the first two. The run's
+    worker began at `started_at`, the run ended at `finished_at`, and the operator wrote that down
+    at `recorded_at`.
+    """
 
     name: str
     task_id: int
     run_number: int
     installation: str
     state: str
+    first_seen_at: datetime | None
+    enrolled_seen_at: datetime | None
     claimed_at: datetime
     launched_at: datetime | None
+    started_at: datetime | None
     finished_at: datetime | None
+    recorded_at: datetime | None
     outcome: str | None
     reason: str | None
     message: str | None
@@ -86,9 +95,13 @@ _VIEW: tuple[ColumnElement[Any], ...] = (
     runs.c.run_number,
     runs.c.installation,
     runs.c.state,
+    runs.c.first_seen_at,
+    runs.c.enrolled_seen_at,
     runs.c.claimed_at,
     runs.c.launched_at,
+    runs.c.started_at,
     runs.c.finished_at,
+    runs.c.recorded_at,
     runs.c.outcome,
     runs.c.reason,
     runs.c.message,

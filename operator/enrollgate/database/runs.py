@@ -7,7 +7,7 @@ did. Every statement about `enrollgate_runs` is here, except the read-only queri
 """
 
 from collections.abc import Collection, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -17,12 +17,14 @@ from sqlalchemy import (
     Insert,
     Select,
     String,
+    case,
     cast,
     delete,
     func,
     insert,
     literal,
     select,
+    true,
     update,
 )
 
@@ -61,8 +63,8 @@ _LOST_IN_A_ROW = (
 def claim(
     database: Database,
     tables: Tables,
-    now: datetime,
     *,
+    claim_id: str,
     installation: str,
     limit: int,
     unfinished: int,
@@ -71,8 +73,9 @@ def claim(
 
     Return exactly the runs that this call has claimed.
 
-    `limit` is how many unfinished runs the installation may have, `unfinished` how many the caller
-    has counted.
+    The rows are claimed with their content, so that a later change is noticed. `claim_id` is unique
+    to this call. `limit` is how many unfinished runs the installation may have, `unfinished` how
+    many the caller has counted.
 
     Two operators that claim at the same time keep to the limit together: see `_next_id`. Also,
     unique keys allow no task to be claimed twice.
@@ -82,7 +85,14 @@ def claim(
         counted = unfinished
         for _ in range(2):
             inserted = connection.execute(
-                _build_claim(tables, now, installation, slots=limit - counted, unfinished=counted)
+                _build_claim(
+                    tables,
+                    database.clock_expression(),
+                    claim_id=claim_id,
+                    installation=installation,
+                    slots=limit - counted,
+                    unfinished=counted,
+                )
             )
             if inserted.rowcount:
                 # `_build_claim` inserts them in the order of their ids, without gaps. Of explicit
@@ -114,9 +124,10 @@ def _next_id() -> ColumnElement[int]:
 
 def _build_claim(
     tables: Tables,
-    now: datetime,
-    installation: str,
+    now: ColumnElement[datetime],
     *,
+    claim_id: str,
+    installation: str,
     slots: int,
     unfinished: int,
 ) -> Insert:
@@ -130,7 +141,15 @@ def _build_claim(
     has_run = select(runs.c.id).where(runs.c.task_id == tables.id, runs.c.active == 1).exists()
     is_as_counted = _count_unfinished(installation).scalar_subquery() <= unfinished
     chosen = (
-        select(tables.id.label("task_id"), (func.coalesce(previous, 0) + 1).label("run_number"))
+        select(
+            tables.id.label("task_id"),
+            (func.coalesce(previous, 0) + 1).label("run_number"),
+            tables.content_sha256().label("content_sha256"),
+            # A focused pass claims tasks that no full pass has seen yet.
+            func.coalesce(tracked_tasks.c.first_seen_at, now).label("first_seen_at"),
+            func.coalesce(tracked_tasks.c.enrolled_seen_at, now).label("enrolled_seen_at"),
+        )
+        .select_from(tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id))
         .where(tables.is_enrolled(), ~has_run, is_as_counted)
         .order_by(tables.id)
         .limit(slots)
@@ -145,8 +164,12 @@ def _build_claim(
         # As `run_name` builds it.
         "name": literal(f"{installation}-") + task_id + literal("-") + run_number,
         "installation": literal(installation),
+        "claim_id": literal(claim_id),
+        "content_sha256": chosen.c.content_sha256,
         "state": literal(RunState.CLAIMED.value),
-        "claimed_at": literal(now, INSTANT),
+        "first_seen_at": chosen.c.first_seen_at,
+        "enrolled_seen_at": chosen.c.enrolled_seen_at,
+        "claimed_at": now,
     }
     rows = select(*values.values()).order_by(chosen.c.task_id)
     return insert(runs).from_select(list(values), rows)
@@ -186,6 +209,9 @@ def _read_unfinished(
             tables.status.label("status"),
             tables.email.label("email"),
             tables.course_url.label("course_url"),
+            runs.c.content_sha256,
+            (runs.c.content_sha256 != tables.content_sha256()).label("is_changed"),
+            runs.c.claim_id,
             _LOST_IN_A_ROW.label("lost_before"),
             runs.c.reason,
             runs.c.message,
@@ -214,6 +240,9 @@ def _read_unfinished(
             task_status=row.status,
             email=_as_text(row.email),
             course_url=_as_text(row.course_url),
+            content_sha256=row.content_sha256,
+            is_changed=bool(row.is_changed),
+            claim_id=row.claim_id or "",
             lost_before=row.lost_before,
             # A reason that only a newer version knows is treated as `Stopped`.
             stop_reason=_REASONS.get(row.reason, Reason.STOPPED) if row.reason else None,
@@ -247,37 +276,54 @@ def _count_unfinished(installation: str) -> Select[int]:
 
 
 def still_enrolled(database: Database, tables: Tables, names: Collection[str]) -> set[str]:
-    """Return the names of the claimed runs whose tasks are enrolled now.
+    """Return the names of the claimed runs whose tasks are enrolled now, with the same content.
 
     This is the last check before they are launched.
     """
     statement = (
         select(runs.c.name)
         .join_from(runs, tables.tasks, tables.id == runs.c.task_id)
-        .where(*_claimed(names), tables.is_enrolled())
+        .where(
+            *_claimed(names),
+            tables.is_enrolled(),
+            runs.c.content_sha256 == tables.content_sha256(),
+        )
     )
     with database.read_transaction() as connection:
         return set(connection.execute(statement).scalars())
 
 
-def unfinished_names(database: Database, names: Collection[str]) -> set[str]:
-    """Return those of these names that belong to unfinished runs.
+def unfinished_claims(database: Database, names: Collection[str]) -> dict[str, str]:
+    """Return the claim ids of the unfinished runs that have these names, by name.
 
     This is the last check before an orphan is stopped.
     """
-    statement = select(runs.c.name).where(runs.c.name.in_(names), runs.c.active == 1)
+    statement = select(runs.c.name, runs.c.claim_id).where(
+        runs.c.name.in_(names), runs.c.active == 1
+    )
     with database.read_transaction() as connection:
-        return set(connection.execute(statement).scalars())
+        return {name: claim_id or "" for name, claim_id in connection.execute(statement)}
 
 
-def mark_launched(database: Database, names: Collection[str], now: datetime) -> set[str]:
-    """Record that claimed runs exist at their launcher.
+def mark_launched(database: Database, launched: Mapping[str, datetime | None]) -> set[str]:
+    """Record that claimed runs exist at their launcher, and since when (None: since now).
 
     Return those that no operator had recorded before.
     """
+    names = launched.keys()
     claimed = _claimed(names)
     mark = update(runs).where(*claimed)
-    mark = mark.values(state=RunState.LAUNCHED.value, launched_at=now)
+    mark = mark.values(
+        state=RunState.LAUNCHED.value,
+        launched_at=case(
+            *(
+                (runs.c.name == name, _bounded(database, instant))
+                for name, instant in launched.items()
+                if instant is not None
+            ),
+            (true(), database.clock_expression()),
+        ),
+    )
 
     def mark_all(connection: Connection) -> None:
         if connection.execute(mark).rowcount != len(names):
@@ -295,6 +341,22 @@ def mark_launched(database: Database, names: Collection[str], now: datetime) -> 
     except _Overtaken:
         return database.run_in_transaction(mark_some)
     return set(names)
+
+
+def _bounded(database: Database, instant: datetime | None) -> ColumnElement[datetime]:
+    """Build the instant of a run, but not before its launch or claim, and not after now.
+
+    The clocks of nodes and of this machine differ from the database's. None means now.
+    """
+    now = database.clock_expression()
+    if instant is None:
+        return now
+    value: ColumnElement[datetime] = literal(instant.astimezone(UTC).replace(tzinfo=None), INSTANT)
+    since = func.coalesce(runs.c.launched_at, runs.c.claimed_at)
+    if database.is_sqlite:
+        return func.max(since, func.min(value, now), type_=INSTANT)
+    # A server would compare texts.
+    return func.greatest(since, func.least(cast(value, INSTANT), now), type_=INSTANT)
 
 
 def _claimed(names: Collection[str]) -> tuple[ColumnElement[bool], ...]:
@@ -342,14 +404,16 @@ def mark_stopping(database: Database, tables: Tables, stop: Stop) -> bool:
     return True
 
 
-def record(database: Database, tables: Tables, action: Record, now: datetime) -> Recorded:
+def record(database: Database, tables: Tables, action: Record) -> Recorded:
     """Finish a run and move its task in one transaction.
 
     Nothing is written if the run's state is not the one that was read any more.
 
     For example, another operator may have launched a run that was claimed and absent when we
-    looked. A task whose status has changed since it was read is left as it is.
+    looked. A task is left as it is if its status has changed since it was read, or its content
+    since it was claimed.
     """
+    seen = action.observation
 
     def change(connection: Connection) -> Recorded:
         # The task first, then its tracking, then the run: every transaction takes its locks in this
@@ -359,7 +423,11 @@ def record(database: Database, tables: Tables, action: Record, now: datetime) ->
         )
         values: dict[str, object] = {
             "state": RunState.FINISHED.value,
-            "finished_at": now,
+            "started_at": (
+                _bounded(database, seen.started_at) if seen and seen.started_at else None
+            ),
+            "finished_at": _bounded(database, seen.finished_at if seen else None),
+            "recorded_at": database.clock_expression(),
             "outcome": action.outcome.value,
             "reason": action.reason.value if action.reason else None,
             "message": redact(action.message, MESSAGE_LIMIT),
@@ -370,6 +438,8 @@ def record(database: Database, tables: Tables, action: Record, now: datetime) ->
             # own.
             remedy = redact(action.remedy, MESSAGE_LIMIT)
             values["remedy"] = remedy or func.coalesce(runs.c.remedy, explain(action.reason).remedy)
+        if seen is not None and action.run.state is RunState.CLAIMED:  # it was never recorded
+            values["launched_at"] = _bounded(database, seen.launched_at)
         _update_run(connection, action.run, values, runs.c.state == action.run.state.value)
         return Recorded.MOVED if moved else Recorded.LEFT
 
@@ -393,26 +463,38 @@ def _update_run(
 
 
 def _move_task(connection: Connection, tables: Tables, run: UnfinishedRun, to: TaskState) -> bool:
-    """Move the task on from the status that the plan saw, and stop tracking it."""
+    """Move the task on from the status that the plan saw, and stop tracking it.
+
+    Its content must be what was claimed.
+    """
     statuses = tables.statuses
     status = {TaskState.COMPLETED: statuses.completed, TaskState.FAILED: statuses.failed}[to]
-    if not compare_and_set(connection, tables, run.task_id, run.task_status, status):
+    is_claimed = tables.content_sha256() == run.content_sha256
+    if not compare_and_set(connection, tables, run.task_id, run.task_status, status, is_claimed):
         return False
     connection.execute(delete(tracked_tasks).where(tracked_tasks.c.task_id == run.task_id))
     return True
 
 
 def compare_and_set(
-    connection: Connection, tables: Tables, task_id: int, status: str | None, to: str
+    connection: Connection,
+    tables: Tables,
+    task_id: int,
+    status: str | None,
+    to: str,
+    *conditions: ColumnElement[bool],
 ) -> bool:
-    """Write the task's status if it is still `status`. Return whether it was.
+    """Write the task's status if it is still `status`, under these conditions. Return whether it
+    was.
 
     This is the only statement that writes Node.js's table:
     `UPDATE ... SET status = to WHERE id = ? AND status = ?`.
     """
     unchanged = tables.status.is_(None) if status is None else tables.status == status
     statement = (
-        update(tables.tasks).where(tables.id == task_id, unchanged).values({tables.status: to})
+        update(tables.tasks)
+        .where(tables.id == task_id, unchanged, *conditions)
+        .values({tables.status: to})
     )
     return connection.execute(statement).rowcount == 1
 
@@ -423,10 +505,14 @@ def insert_refusal(
     reason: Reason,
     message: str,
     *,
+    since: datetime,
     now: datetime,
     installation: str,
 ) -> None:
-    """Record why a task failed at the gate: a finished run that was never launched."""
+    """Record why a task failed at the gate: a finished run that was never launched.
+
+    `since` is when the task was first seen.
+    """
     last: int | None = connection.execute(
         select(func.max(runs.c.run_number)).where(runs.c.task_id == task_id)
     ).scalar()
@@ -439,8 +525,10 @@ def insert_refusal(
             name=run_name(installation, task_id, run_number),
             installation=installation,
             state=RunState.FINISHED.value,
+            first_seen_at=since,
             claimed_at=now,
             finished_at=now,
+            recorded_at=now,
             outcome=Outcome.FAILED.value,
             reason=reason.value,
             message=redact(message, MESSAGE_LIMIT),

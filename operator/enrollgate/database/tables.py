@@ -15,12 +15,15 @@ from sqlalchemy import (
     Computed,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
     Text,
     UniqueConstraint,
     case,
+    cast,
+    func,
     literal,
 )
 from sqlalchemy.dialects.mysql import DATETIME as MYSQL_DATETIME
@@ -38,19 +41,22 @@ STATUS_LENGTH = 64
 
 ours = MetaData()
 
-# One row for each task that is waiting or enrolled: since when it is known. Deleted when the task
-# is finished.
+# One row for each task that is waiting or enrolled: since when it is known, and since when as
+# enrolled. Deleted when the task is finished.
 tracked_tasks = Table(
     "enrollgate_tasks",
     ours,
     Column("task_id", KEY, primary_key=True, autoincrement=False),
     Column("first_seen_at", INSTANT, nullable=False),
     Column("last_seen_status", String(STATUS_LENGTH), nullable=False),
+    Column("enrolled_seen_at", INSTANT),
     Index("ix_enrollgate_tasks_status_seen", "last_seen_status", "first_seen_at"),
 )
 
 # Every run ever claimed. `active` is 1 while the run is unfinished and NULL after that, so the
-# unique key on it allows one unfinished run per task.
+# unique key on it allows one unfinished run per task. `claim_id` tells two claims of one name apart
+# (the second one after a restore), `content_sha256` is the row's content as it was claimed. What
+# each instant means: docs/operations.md.
 runs = Table(
     "enrollgate_runs",
     ours,
@@ -59,10 +65,16 @@ runs = Table(
     Column("run_number", Integer, nullable=False),
     Column("name", String(63), nullable=False),
     Column("installation", String(63), nullable=False),
+    Column("claim_id", String(32)),
+    Column("content_sha256", String(64)),
     Column("state", String(16), nullable=False),
+    Column("first_seen_at", INSTANT),
+    Column("enrolled_seen_at", INSTANT),
     Column("claimed_at", INSTANT, nullable=False),
     Column("launched_at", INSTANT),
+    Column("started_at", INSTANT),
     Column("finished_at", INSTANT),
+    Column("recorded_at", INSTANT),
     Column("outcome", String(16)),
     Column("reason", String(64)),
     Column("message", Text),
@@ -134,6 +146,18 @@ class Tables:
     def is_finished(self) -> ColumnElement[bool]:
         """Build the condition: the task is completed or failed."""
         return self.status.in_((self.statuses.completed, self.statuses.failed))
+
+    def content_sha256(self) -> ColumnElement[str]:
+        """Build the SHA-256 of the row's content: its e-mail and its course URL, byte by byte.
+
+        No collation has a part in it: upper case, trailing spaces and NULL all make a difference.
+        A column may have any type, so it is cast to its bytes first.
+        """
+        digests = [
+            func.coalesce(func.sha2(cast(column, LargeBinary), 256, type_=String), "NULL")
+            for column in (self.email, self.course_url)
+        ]
+        return func.sha2(digests[0] + digests[1], 256, type_=String)
 
     def configured_status(self, status: ColumnElement[str]) -> Case[str | None]:
         """Return the configured status that the database holds equal to this one, else NULL.

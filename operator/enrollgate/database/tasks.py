@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
-from sqlalchemy import Connection, Update, delete, insert, literal, select, update
+from sqlalchemy import Connection, Update, case, delete, insert, literal, select, update
 
 from enrollgate.database.engine import Database
 from enrollgate.database.runs import compare_and_set, insert_refusal
@@ -65,7 +65,12 @@ def track_new(database: Database, tables: Tables, now: datetime) -> Iterator[Tra
     Two operators that do this at the same time track each task once.
     """
     new = (
-        select(tables.id, literal(now, INSTANT), tables.configured_status(tables.status))
+        select(
+            tables.id,
+            literal(now, INSTANT),
+            tables.configured_status(tables.status),
+            case((tables.is_enrolled(), literal(now, INSTANT))),
+        )
         .select_from(tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id))
         .where(tables.is_open(), tracked_tasks.c.task_id.is_(None))
     )
@@ -74,7 +79,7 @@ def track_new(database: Database, tables: Tables, now: datetime) -> Iterator[Tra
         tracked_tasks.c.first_seen_at,
         tracked_tasks.c.last_seen_status,
     )
-    statement = insert(tracked_tasks).from_select(columns, new)
+    statement = insert(tracked_tasks).from_select((*columns, tracked_tasks.c.enrolled_seen_at), new)
     # Skip the rows whose key is taken.
     statement = statement.prefix_with("OR IGNORE" if database.is_sqlite else "IGNORE")
     database.run_in_transaction(lambda connection: connection.execute(statement))
@@ -119,9 +124,11 @@ def record_changes(database: Database, tables: Tables, now: datetime) -> Iterato
             update(tracked_tasks)
             .where(tracked_tasks.c.task_id.in_(ids), tracked_tasks.c.last_seen_status == was)
             .values(
-                {"last_seen_status": status}
-                if was in tables.statuses.waiting
-                else {"last_seen_status": status, "first_seen_at": now}
+                last_seen_status=status,
+                first_seen_at=(
+                    tracked_tasks.c.first_seen_at if was in tables.statuses.waiting else now
+                ),
+                enrolled_seen_at=now if status == tables.statuses.enrolled else None,
             )
             for (was, status), ids in moves.items()
         ]
@@ -218,7 +225,13 @@ def _refuse(
         if untracked.rowcount != 1:
             raise _ClockMoved
         insert_refusal(
-            connection, task.task_id, reason, message, now=now, installation=installation
+            connection,
+            task.task_id,
+            reason,
+            message,
+            since=task.since,
+            now=now,
+            installation=installation,
         )
         return True
 

@@ -1,6 +1,7 @@
 """What a launcher sees of a run, and what it answers to a request to launch one."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum, StrEnum
 
 from enrollgate.domain.report import Report
@@ -25,6 +26,10 @@ class Observation:
     still ends. A finished run that was expected has a `report`: the worker's own, or the launcher's
     explanation. `is_ending` is true for a run that is live only until its last process ends. No
     event announces that end: observe it again soon.
+
+    `claim_id` is the claim that the run was launched for; None if that cannot be read any more.
+    `launched_at`, `started_at` and `finished_at` say when the run was created, its worker began and
+    it ended, as far as the launcher knows; they have a time zone.
     """
 
     name: str
@@ -32,6 +37,10 @@ class Observation:
     report: Report | None = None
     is_ending: bool = False
     uid: str | None = None
+    claim_id: str | None = None
+    launched_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
 
     @property
     def is_live(self) -> bool:
@@ -43,7 +52,7 @@ class LaunchOutcome(Enum):
     """What a request to launch a run led to."""
 
     LAUNCHED = "launched"
-    # The run existed already.
+    # The run existed already: the same claim's.
     ADOPTED = "adopted"
     # An object that is not ours has the name. This run can never be launched.
     NAME_TAKEN = "name taken"
@@ -51,7 +60,12 @@ class LaunchOutcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LaunchResult:
-    """The answer to one launch. `uid` is the Job's UID; None for a local run or a taken name."""
+    """The answer to one launch.
+
+    `uid` is the Job's UID; None for a local run or a taken name. `launched_at` is when the run was
+    created; it has a time zone.
+    """
 
     outcome: LaunchOutcome
     uid: str | None = None
+    launched_at: datetime | None = None

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class RunOrder:
     """One run to launch.
 
-    It has no e-mail address: the name of the cookies file stands for the account.
+    It has no e-mail address: the name of the cookies file stands for the account. `claim_id` is
+    the claim's: a run of this name with another one is not this run.
     """
 
     name: str
@@ -15,6 +16,7 @@ class RunOrder:
     run_number: int
     course_url: str
     cookies_name: str
+    claim_id: str = ""
 
     def variables(self) -> dict[str, str]:
         """Return the worker's environment variables that describe the run, for every launcher."""

@@ -7,17 +7,21 @@ It decides by the run's row, its task and what the launcher observed.
 | task is | absent, claimed | absent, launched | live | succeeded | failed |
 | --- | --- | --- | --- | --- | --- |
 | enrolled | Launch or reject | Record lost or failed | Adopt if claimed | Complete | Fail |
+| changed | Record revoked | Record revoked | Stop | Record revoked | Record revoked |
 | other | Record revoked | Record revoked | Stop | Record the result | Record the result |
 | unknown | Record failed, fail task | the same | Stop, fail task | as if absent | as if absent |
 
-"Other" is waiting, completed, failed or missing.
+"Changed" is enrolled or unknown, with another e-mail or course URL than was claimed: the row then
+gets a run of its own. "Other" is waiting, completed, failed or missing.
 
 A live run that is *stuck* (it did not start in time) is stopped, and its task fails, if the task is
 enrolled.
 
 A run in state `stopping` is stopped again while it is live. Once it has ended it is recorded as
 revoked (as failed if it never started), whatever its task says by then. A run at the launcher
-without an unfinished row is an orphan: it is stopped while live, then discarded.
+without an unfinished row is an orphan: it is stopped while live, then discarded. So is a run of an
+unfinished row's name that was launched for another claim (the database was restored). Its row is
+decided about once the name is free. A run that is ending is never adopted.
 """
 
 from collections.abc import Iterable, Mapping
@@ -70,8 +74,9 @@ class Stop:
 class Record:
     """Finish the run in the database; `move_task` moves its task in the same transaction.
 
-    The task moves only if its status is still the one that the plan saw. `observation` is what is
-    left of the run at the launcher, if anything is. Without a `remedy`, the reason's own applies.
+    The task moves only if its status is still the one that the plan saw, and its content the one
+    that was claimed. `observation` is what is left of the run at the launcher, if anything is.
+    Without a `remedy`, the reason's own applies.
     """
 
     run: UnfinishedRun
@@ -94,7 +99,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class StopOrphan:
-    """Stop a live run that has no unfinished row."""
+    """Stop a live run that has no unfinished row, or another claim than its row."""
 
     observation: Observation
 
@@ -114,6 +119,7 @@ _WITHDRAWN: dict[TaskState, tuple[Reason, str]] = {
     TaskState.COMPLETED: (Reason.TASK_COMPLETED, "the task was set to completed by someone else"),
     TaskState.MISSING: (Reason.TASK_NOT_FOUND, "the task's row was deleted"),
 }
+_CHANGED = "the row has another e-mail or course URL than when its run was claimed"
 
 
 def plan(
@@ -125,17 +131,22 @@ def plan(
 
     `observed` must have been read *after* `runs`: only then is an absent run a lost one.
     """
-    runs = list(runs)
-    decisions = (_decide(run, observed.get(run.name), policy) for run in runs)
-    orphans = observed.keys() - {run.name for run in runs}
-    return (
-        *(action for action in decisions if action is not None),
-        *(
-            StopOrphan(observation) if observation.is_live else DiscardOrphan(observation)
-            for name, observation in observed.items()
-            if name in orphans
-        ),
-    )
+    actions = list[Action]()
+    orphans = dict(observed)
+    for run in runs:
+        seen = observed.get(run.name)
+        is_orphan = seen is not None and seen.claim_id not in (None, run.claim_id)
+        if not is_orphan:
+            orphans.pop(run.name, None)
+        elif seen is not None and seen.is_live:
+            continue
+        action = _decide(run, None if is_orphan else seen, policy)
+        if action is not None:
+            actions.append(action)
+    actions += [
+        StopOrphan(each) if each.is_live else DiscardOrphan(each) for each in orphans.values()
+    ]
+    return tuple(actions)
 
 
 def _decide(  # noqa: PLR0911 -- one return for each cell of the matrix
@@ -148,6 +159,11 @@ def _decide(  # noqa: PLR0911 -- one return for each cell of the matrix
         outcome = Outcome.FAILED if reason in START_FAILURES else Outcome.REVOKED
         report = seen.report if seen else None
         return Record(run, seen, outcome, reason, run.stop_message, report=report)
+    if run.is_changed and run.task in (TaskState.ENROLLED, TaskState.UNKNOWN):
+        reason, report = Reason.TASK_CHANGED, seen.report if seen else None
+        if seen is not None and seen.is_live:
+            return Stop(run, seen, reason, _CHANGED)
+        return Record(run, seen, Outcome.REVOKED, reason, _CHANGED, report=report)
     if run.task is TaskState.ENROLLED:
         return _decide_enrolled(run, seen, policy)
     if run.task is TaskState.UNKNOWN:
@@ -173,7 +189,8 @@ def _decide_enrolled(run: UnfinishedRun, seen: Observation | None, policy: Polic
             return Record(run, None, Outcome.FAILED, reason, message, move_task=True)
         return Record(run, None, Outcome.LOST, reason, f"{message}; a new run follows")
     if seen.phase is Phase.LIVE:
-        return Adopt(run, seen) if run.state is RunState.CLAIMED else None
+        is_new = run.state is RunState.CLAIMED and not seen.is_ending
+        return Adopt(run, seen) if is_new else None
     if seen.phase is Phase.STUCK:
         reason = (seen.report.reason if seen.report else None) or Reason.NEVER_STARTED
         message = seen.report.message if seen.report else explain(reason).means
@@ -221,4 +238,5 @@ def _launch_or_reject(run: UnfinishedRun, policy: Policy) -> Launch | Record:
             move_task=True,
         )
     cookies = cookies_name(run.email)
-    return Launch(run, RunOrder(run.name, run.task_id, run.run_number, course_url, cookies))
+    order = RunOrder(run.name, run.task_id, run.run_number, course_url, cookies, run.claim_id)
+    return Launch(run, order)

@@ -32,6 +32,7 @@ class Reason(StrEnum):
     TASK_NOT_FOUND = "TaskNotFound"
     TASK_FAILED = "TaskFailed"
     TASK_COMPLETED = "TaskCompleted"
+    TASK_CHANGED = "TaskChanged"
     ENROLLMENT_WITHDRAWN = "EnrollmentWithdrawn"
     INVALID_TASK = "InvalidTask"
     INVALID_COURSE_URL = "InvalidCourseUrl"
@@ -114,6 +115,11 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.TASK_COMPLETED: Explanation(
         "Another program set the task to `completed` while its run was active.",
         "Let only Enrollgate write that status.",
+        False,
+    ),
+    Reason.TASK_CHANGED: Explanation(
+        "The row was replaced, or its e-mail or course URL changed, while its run was active.",
+        "Nothing: the row as it is now gets a run of its own while it is `enrolled`.",
         False,
     ),
     Reason.ENROLLMENT_WITHDRAWN: Explanation(

@@ -39,9 +39,11 @@ class Outcome(StrEnum):
 class UnfinishedRun:
     """A run that is not finished, with its task as the same statement saw it.
 
-    `lost_before` is how many runs of this task were lost in a row before this one. `stop_reason`
-    and `stop_message` say why it is being stopped. `since` is when its task was first seen at the
-    gate (UTC), None once the task has left it.
+    `email` and `course_url` are the row's now. `content_sha256` is their digest as they were
+    claimed; `is_changed` says that they differ from it. `claim_id` is of this claim alone, also
+    where a restored database gives its name again. `lost_before` is how many runs of this task were
+    lost in a row before this one. `stop_reason` and `stop_message` say why it is being stopped.
+    `since` is when its task was first seen at the gate (UTC), None once the task has left it.
     """
 
     run_id: int
@@ -53,6 +55,9 @@ class UnfinishedRun:
     task_status: str | None
     email: str | None
     course_url: str | None
+    content_sha256: str | None = None
+    is_changed: bool = False
+    claim_id: str = ""
     lost_before: int = 0
     stop_reason: Reason | None = None
     stop_message: str = ""

@@ -70,7 +70,8 @@ class Launcher(Protocol):
     def launch(self, launches: Iterable[Launch]) -> Iterator[tuple[Launch, LaunchResult]]:
         """Start each run under its name and yield it with the result.
 
-        A run that exists already is adopted.
+        A run of the same claim that exists already is adopted. One of another claim (the database
+        was restored) is asked to end, or discarded, and the launch is not yielded.
 
         A launch is taken from `launches` only shortly before it is carried out, so that it can be
         checked as late as possible. A launch that is not yielded could not be started now (full
@@ -79,12 +80,13 @@ class Launcher(Protocol):
         """
         ...
 
-    def stop(self, name: str, uid: str | None) -> None:
+    def stop(self, name: str, uid: str | None, *, keep_name: bool = False) -> None:
         """Ask a run to end, and return at once.
 
         It has ended when `observe` no longer shows it as live. Idempotent.
 
-        `uid` is the Job's UID as it was observed: another Job of the same name is not touched.
+        `uid` is the Job's UID as it was observed: another Job of the same name is not touched. With
+        `keep_name`, its name stays taken until its last process has ended.
         Raises LauncherRefused if this run cannot be stopped now, LauncherUnavailable if no run can.
         """
         ...

@@ -1,10 +1,12 @@
 """The launchers that need no cluster, for the conformance cases: in memory, and local processes."""
 
+from dataclasses import replace
+
 from tests.integration.launchers.harness import LocalLauncherHarness
 from tests.launcher_conformance import INSTALLATION
 from tests.world import MemoryLauncher
 
-from enrollgate.domain.observation import Observation, Phase
+from enrollgate.domain.observation import Phase
 from enrollgate.domain.reasons import exit_code
 from enrollgate.domain.report import Report
 from enrollgate.launchers import Launcher
@@ -36,7 +38,7 @@ class MemoryBackend:
 
     def finish(self, name: str, report: Report) -> None:
         phase = Phase.SUCCEEDED if report.reason is None else Phase.FAILED
-        self._launcher.runs[name] = Observation(name, phase, report)
+        self._launcher.runs[name] = replace(self._launcher.runs[name], phase=phase, report=report)
 
     def take_name(self, name: str) -> None:
         self._launcher.taken.add(name)

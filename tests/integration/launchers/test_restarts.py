@@ -208,7 +208,8 @@ def test_two_operators_launching_the_same_runs_start_each_once(
             if outcome is LaunchOutcome.LAUNCHED
         ]
         assert sorted(launched) == sorted(one.name for one in orders)
-        assert all(set(each) == {one.name for one in orders} for each in outcomes)
+        # One that another operator launches at this very moment is left to the next pass.
+        assert all(set(each) <= {one.name for one in orders} for each in outcomes)
         for one in orders:
             assert wait_until_finished(launchers[0], one.name).phase is Phase.SUCCEEDED
     assert sorted(int(note.split("-")[0]) for note in harness.note_names()) == list(range(1, 21))

@@ -17,7 +17,7 @@ from enrollgate.launchers.kubernetes import read_template
 from enrollgate.launchers.kubernetes.manifest import build_job, merge
 from enrollgate.settings.worker import WorkerSettings
 
-ORDER = RunOrder("school-7-2", 7, 2, "https://courses.example.com/7", "cookies-0a.txt")
+ORDER = RunOrder("school-7-2", 7, 2, "https://courses.example.com/7", "cookies-0a.txt", "6f1e")
 SETTINGS = job_settings()
 
 
@@ -135,6 +135,7 @@ def test_a_template_cannot_change_name_namespace_or_own_labels(
             "enrollgate.io/installation": "school",
             "enrollgate.io/task-id": "7",
             "enrollgate.io/run": "2",
+            "enrollgate.io/claim": "6f1e",
         }
         assert labels is None or found["a"] == "b", "its other labels stay"
 

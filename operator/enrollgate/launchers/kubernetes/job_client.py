@@ -15,6 +15,7 @@ from enrollgate.launchers.base import LauncherRefused
 from enrollgate.launchers.kubernetes.api import Api, ApiError, Json
 from enrollgate.launchers.kubernetes.request_pool import RequestPool
 from enrollgate.launchers.kubernetes.views import (
+    CLAIM,
     INSTALLATION,
     RECORDED,
     WORKER,
@@ -116,12 +117,16 @@ class JobClient:
             raise self._refused(error) from error
         return uid
 
-    def delete(self, job: JobView) -> None:
-        """Delete this very Job, and its pods in the background. Idempotent."""
+    def delete(self, job: JobView, *, keep_name: bool = False) -> None:
+        """Delete this very Job, and its pods in the background. Idempotent.
+
+        With `keep_name`, the Job exists until its pods are gone:
+        https://kubernetes.io/docs/concepts/architecture/garbage-collection/#foreground-deletion
+        """
         options: Json = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
-            "propagationPolicy": "Background",
+            "propagationPolicy": "Foreground" if keep_name else "Background",
             "preconditions": {"uid": job.uid},
         }
         try:
@@ -202,6 +207,7 @@ def parse_job(raw: Json) -> JobView:
         failed_pods=int(status.get("failed") or 0),
         status_changed=max(filter(None, status_writes), default=None),
         result=parse_job_result(status.get("conditions") or ()),
+        claim_id=labels.get(CLAIM) or "",
     )
 
 
@@ -211,7 +217,10 @@ def parse_job_result(conditions: Iterable[Json]) -> JobResult | None:
         kind = condition.get("type")
         if kind in ("Complete", "Failed") and condition.get("status") == "True":
             return JobResult(
-                kind == "Complete", _text(condition, "reason"), _text(condition, "message")
+                kind == "Complete",
+                _text(condition, "reason"),
+                _text(condition, "message"),
+                _time(condition, "lastTransitionTime"),
             )
     return None
 
@@ -237,6 +246,7 @@ def parse_pod(raw: Json) -> PodView:
             exit_code=int(terminated.get("exitCode", -1)),
             reason=_text(terminated, "reason"),
             message=_text(terminated, "message"),
+            at=_time(terminated, "finishedAt"),
         )
     return PodView(
         name=metadata["name"],
@@ -251,6 +261,8 @@ def parse_pod(raw: Json) -> PodView:
         unscheduled=unscheduled,
         disruption=disruption,
         termination=termination,
+        started_at=_time(terminated or state.get("running") or {}, "startedAt"),
+        claim_id=(metadata.get("labels") or {}).get(CLAIM) or "",
     )
 
 

@@ -2,9 +2,10 @@
 
     observe   list our unrecorded Jobs (or read the named ones); then ask about the pods of the
     finished, overdue and missing ones
-    launch    create the Job; if its name exists: adopt it if it is ours, else the name is taken; if
-    a quota is exceeded: wait
-    stop      read the Job again, then delete that very Job (UID) with background propagation
+    launch    create the Job; if its name exists: adopt it if it is of the same claim, delete it if
+    it is of another claim of ours, else the name is taken; if a quota is exceeded: wait
+    stop      read the Job again, then delete that very Job (UID) with background propagation, or in
+    the foreground if its name must stay taken
     discard   label the Job as recorded: it leaves the listing and the watch, and the TTL controller
     removes it
 
@@ -13,6 +14,7 @@ counts as live until that pod is gone, so that a second worker never runs beside
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -79,7 +81,7 @@ class KubernetesLauncher:
         else:
             jobs = self._jobs.list_unrecorded(self._settings.installation)
         now = self._clock()
-        observed = {job.name: Observation(job.name, job.phase, uid=job.uid) for job in jobs}
+        observed = {job.name: _observe(job) for job in jobs}
         missing = wanted - observed.keys()
         expected_jobs = [job for job in jobs if job.name in wanted]
         overdue = [job.name for job in expected_jobs if is_overdue(job, now, self._start_timeout)]
@@ -92,8 +94,11 @@ class KubernetesLauncher:
             else:
                 observed[name] = observation
         for name, pods in self._jobs.pods_by_job(list(missing)).items():
-            if any(map(self._may_run, pods)):
-                observed[name] = Observation(name, Phase.LIVE, is_ending=True)
+            running = [pod for pod in pods if self._may_run(pod)]
+            if running:
+                observed[name] = Observation(
+                    name, Phase.LIVE, is_ending=True, claim_id=running[0].claim_id
+                )
         return observed
 
     def _observe_finished(self, jobs: Iterable[JobView]) -> dict[str, Observation]:
@@ -108,7 +113,14 @@ class KubernetesLauncher:
             job, result = pair
             events = () if pods[job.name] else self._jobs.events(job.name)
             report = build_report(result, pods[job.name], events)
-            return Observation(job.name, job.phase, report, uid=job.uid)
+            starts = [pod.started_at for pod in pods[job.name] if pod.started_at]
+            ends = [pod.termination.at for pod in pods[job.name] if pod.termination]
+            return replace(
+                _observe(job),
+                report=report,
+                started_at=min(starts, default=job.started),
+                finished_at=max(filter(None, ends), default=result.at),
+            )
 
         return {seen.name: seen for seen in self._pool.map(observe, finished)}
 
@@ -121,7 +133,9 @@ class KubernetesLauncher:
         job = self._jobs.find(name)
         if job is None or job.result is not None:
             # It changed between the two reads: the next pass sees how.
-            return Observation(name, Phase.LIVE, uid=job.uid if job else None)
+            return (
+                replace(_observe(job), phase=Phase.LIVE) if job else Observation(name, Phase.LIVE)
+            )
         pods = self._jobs.pods_by_job([name])[name]
         current = [pod for pod in pods if not pod.is_finished]
         if current and not any(map(self._may_run, current)):
@@ -132,7 +146,8 @@ class KubernetesLauncher:
             for event in self._jobs.events(subject)
         ]
         report = explain_not_started(job, pods, events, self._clock(), self._start_timeout)
-        return Observation(name, Phase.STUCK if report else Phase.LIVE, report, uid=job.uid)
+        phase = Phase.STUCK if report else Phase.LIVE
+        return replace(_observe(job), phase=phase, report=report)
 
     def _may_run(self, pod: PodView) -> bool:
         is_lost = pod.delete_by is not None and self._clock() - pod.delete_by > _NODE_LOST_AFTER
@@ -166,25 +181,24 @@ class KubernetesLauncher:
         except NameTaken:
             job = self._jobs.find(order.name)
         else:
-            return LaunchResult(LaunchOutcome.LAUNCHED, uid)
+            return LaunchResult(LaunchOutcome.LAUNCHED, uid, self._clock())
         if job is None or job.is_deleting:
             return None
         if not self._is_ours(job):
             return LaunchResult(LaunchOutcome.NAME_TAKEN)
-        if job.is_recorded:
-            # It belongs to an earlier database of this installation, whose run numbers started at
-            # 1, too.
-            self._jobs.delete(job)
+        if job.is_recorded or job.claim_id != order.claim_id:
+            # It was created before the database was restored or replaced.
+            self._jobs.delete(job, keep_name=True)
             return None
-        return LaunchResult(LaunchOutcome.ADOPTED, job.uid)
+        return LaunchResult(LaunchOutcome.ADOPTED, job.uid, job.created)
 
-    def stop(self, name: str, uid: str | None) -> None:
+    def stop(self, name: str, uid: str | None, *, keep_name: bool = False) -> None:
         """See `Launcher.stop`."""
         job = self._jobs.find(name)
         if job is None or (uid is not None and job.uid != uid):
             return
         if self._is_ours(job) and not job.is_deleting and job.result is None:
-            self._jobs.delete(job)
+            self._jobs.delete(job, keep_name=keep_name)
 
     def discard(self, observations: Iterable[Observation]) -> None:
         """See `Launcher.discard`. Only the very Job that was observed as finished is labelled."""
@@ -205,3 +219,15 @@ class KubernetesLauncher:
         self._recorder.close()
         self._pool.close()
         self.api.close()
+
+
+def _observe(job: JobView) -> Observation:
+    """Return what the Job alone says of its run."""
+    return Observation(
+        job.name,
+        job.phase,
+        is_ending=job.is_deleting and job.result is None,
+        uid=job.uid,
+        claim_id=job.claim_id,
+        launched_at=job.created,
+    )

@@ -24,7 +24,7 @@ from enrollgate.domain.destination import DirectoryDestination
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.reasons import PERMANENT_EXIT_CODES
 from enrollgate.launchers.kubernetes.api import Json
-from enrollgate.launchers.kubernetes.views import DOMAIN, INSTALLATION, RUN, TASK, WORKER
+from enrollgate.launchers.kubernetes.views import CLAIM, DOMAIN, INSTALLATION, RUN, TASK, WORKER
 from enrollgate.settings.kubernetes import KubernetesSettings
 from enrollgate.settings.worker import WorkerSettings
 
@@ -60,6 +60,7 @@ def build_job(order: RunOrder, settings: JobSettings) -> Json:
         INSTALLATION: settings.installation,
         TASK: str(order.task_id),
         RUN: str(order.run_number),
+        CLAIM: order.claim_id,
     }
     labels = {
         "app.kubernetes.io/name": "enrollgate",

@@ -13,6 +13,8 @@ DOMAIN = "enrollgate.io"
 INSTALLATION = f"{DOMAIN}/installation"
 TASK = f"{DOMAIN}/task-id"
 RUN = f"{DOMAIN}/run"
+# The claim that a Job was created for. A restored database gives the same name to another claim.
+CLAIM = f"{DOMAIN}/claim"
 # Set on a Job whose outcome is in the database: it is not listed again.
 RECORDED = f"{DOMAIN}/recorded"
 # The container that does the work.
@@ -21,18 +23,20 @@ WORKER = "worker"
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """How a Job ended, from its `Complete` or `Failed` condition."""
+    """How a Job ended, from its `Complete` or `Failed` condition, and when."""
 
     succeeded: bool
     reason: str
     message: str
+    at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class JobView:
     """One Job.
 
-    `installation` is None without a label of ours; `started` is None while the Job is suspended;
+    `installation` is None and `claim_id` empty without our labels; `started` is None while the Job
+    is suspended;
     `result` is None while it is unfinished. `ready_pods` are ready. `current_pods` are active,
     terminating, or finished and not yet counted by the Job controller. `failed_pods` failed and
     were counted. `status_changed` is when the status last changed, as it does when a pod comes or
@@ -52,6 +56,7 @@ class JobView:
     failed_pods: int
     status_changed: datetime | None
     result: JobResult | None
+    claim_id: str = ""
 
     @property
     def phase(self) -> Phase:
@@ -63,11 +68,15 @@ class JobView:
 
 @dataclass(frozen=True, slots=True)
 class Termination:
-    """How a container ended. `message` is its termination message, or the last lines of its log."""
+    """How a container ended, and when.
+
+    `message` is its termination message, or the last lines of its log.
+    """
 
     exit_code: int
     reason: str
     message: str
+    at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +87,7 @@ class PodView:
     worker runs or has run. `waiting_reason` is the kubelet's word for why it does not run yet.
     `unscheduled` is the scheduler's message, empty once the pod has a node. `disruption` says why
     the pod was removed (drain, eviction, preemption), empty if it was not. `termination` is how the
-    worker ended.
+    worker ended. `started_at` is when the worker began.
     """
 
     name: str
@@ -93,6 +102,8 @@ class PodView:
     unscheduled: str
     disruption: str
     termination: Termination | None
+    started_at: datetime | None = None
+    claim_id: str = ""
 
     @property
     def is_finished(self) -> bool:

@@ -10,6 +10,7 @@ no report, or if it contradicts the exit code, the report is written here.
 import json
 import signal
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import Enum
 
 from enrollgate.domain.reasons import EXIT_SUCCEEDED, Reason
@@ -30,16 +31,20 @@ class Interruption(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """How a run ended, after all its attempts."""
+    """How a run ended, after all its attempts, and from when to when it was supervised."""
 
     succeeded: bool
     report: Report
     attempts: int
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
 
     def encode(self) -> str:
         """Return the result as JSON."""
         report = self.report.bounded().to_dict()
         content = {"succeeded": self.succeeded, "attempts": self.attempts, "report": report}
+        for name, instant in (("started_at", self.started_at), ("finished_at", self.finished_at)):
+            content[name] = instant.isoformat() if instant else None
         return json.dumps(content, indent=1)
 
     @classmethod
@@ -50,9 +55,13 @@ class RunResult:
             succeeded = {True: True, False: False}[raw["succeeded"]]
             attempts = int(raw["attempts"])
             report = Report.from_dict(raw["report"])
+            started_at, finished_at = (
+                datetime.fromisoformat(raw[name]) if raw.get(name) else None
+                for name in ("started_at", "finished_at")
+            )
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"not a result ({error.__class__.__name__})") from error
-        return cls(succeeded, report, attempts)
+        return cls(succeeded, report, attempts, started_at, finished_at)
 
 
 @dataclass(frozen=True, slots=True)

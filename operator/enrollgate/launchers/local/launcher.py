@@ -11,7 +11,8 @@ passes requests on to them.
 A run is live exactly while its lock is held. The launcher takes the lock itself and the
 supervisor inherits it, so a run that is starting is never taken for one that does not exist.
 
-    launch    mkdir, take the lock, kill and delete leftovers, write the spec, start a supervisor
+    launch    mkdir, take the lock, kill and delete leftovers, write the spec, start a supervisor;
+              a run of another claim of this name is ended or discarded first
     observe   a result: finished; else a held lock: live; else: kill leftovers, it does not exist
     stop      create the stop file, then signal the supervisor
     discard   move to finished/ without its scratch; it is deleted there after `run_ttl`
@@ -30,6 +31,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -169,9 +172,15 @@ class LocalLauncher:
                     )
                     return
             if outcome is not None:
-                yield launch, LaunchResult(outcome)
+                yield launch, LaunchResult(outcome, launched_at=_launched_at(run))
 
-    def stop(self, name: str, uid: str | None = None) -> None:  # noqa: ARG002 -- no UID here
+    def stop(
+        self,
+        name: str,
+        uid: str | None = None,  # noqa: ARG002 -- a local run has no UID
+        *,
+        keep_name: bool = False,  # noqa: ARG002 -- its lock keeps it
+    ) -> None:
         """See `Launcher.stop`. Raises LauncherRefused if the run's files cannot be used."""
         run = self._directory(name)
         with _available(run.path), contextlib.suppress(FileNotFoundError):
@@ -227,7 +236,9 @@ class LocalLauncher:
                     yield RunDirectory(Path(entry.path))
 
     def _observe_run(self, run: RunDirectory) -> Observation | None:
-        live = Observation(run.name, Phase.LIVE)
+        live = Observation(
+            run.name, Phase.LIVE, claim_id=run.read_claim_id(), launched_at=_launched_at(run)
+        )
         result = run.read_result()
         if result is None:
             if run.is_live():
@@ -242,7 +253,13 @@ class LocalLauncher:
         if result is None:
             return None
         phase = Phase.SUCCEEDED if result.succeeded else Phase.FAILED
-        return Observation(run.name, phase, result.report)
+        return replace(
+            live,
+            phase=phase,
+            report=result.report,
+            started_at=result.started_at,
+            finished_at=result.finished_at,
+        )
 
     def _kill_leftovers(self, run: RunDirectory) -> bool:
         """Kill what outlived a dead supervisor. Returns False if the run is live after all."""
@@ -257,7 +274,10 @@ class LocalLauncher:
             os.close(lock)
 
     def _launch(self, run: RunDirectory, order: RunOrder) -> LaunchOutcome | None:
-        """Launch or adopt one run. Returns None if its processes cannot be killed now."""
+        """Launch or adopt one run.
+
+        Returns None if its processes cannot be killed now, or if a run of another claim is live.
+        """
         while True:
             with contextlib.suppress(FileExistsError):
                 run.path.mkdir(mode=0o700)
@@ -268,10 +288,18 @@ class LocalLauncher:
             except FileNotFoundError:  # another operator discarded it between two steps
                 continue
             if lock is None:
-                return LaunchOutcome.ADOPTED
+                claim_id = run.read_claim_id()
+                if claim_id == order.claim_id:
+                    return LaunchOutcome.ADOPTED
+                if claim_id is not None:  # else another operator launches it at this moment
+                    self.stop(run.name)
+                return None
             try:
                 if run.read_result() is not None:
-                    return LaunchOutcome.ADOPTED
+                    if run.read_claim_id() in (None, order.claim_id):
+                        return LaunchOutcome.ADOPTED
+                    self._move_to_finished(run)
+                    continue
                 if not _kill_orphans(run):
                     return None
                 self._start(run, order, lock)
@@ -282,7 +310,7 @@ class LocalLauncher:
     def _start(self, run: RunDirectory, order: RunOrder, lock: int) -> None:
         """Prepare the directory and start a supervisor, which inherits the lock."""
         # A result that is there now is a damaged one.
-        for leftover in (run.stop, run.report, run.progress, run.result):
+        for leftover in (run.spec, run.stop, run.report, run.progress, run.result):
             _remove(leftover)
         spec = RunSpec(
             order,
@@ -377,6 +405,14 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _launched_at(run: RunDirectory) -> datetime | None:
+    """Return when the run's spec was written; None if there is none."""
+    try:
+        return datetime.fromtimestamp(run.spec.stat().st_mtime, UTC)
+    except OSError:
+        return None
 
 
 def _modified_at(path: Path) -> float:

@@ -129,6 +129,13 @@ class RunDirectory:
         except ValueError:
             return None
 
+    def read_claim_id(self) -> str | None:
+        """Return the claim that the run was launched for; None if its spec cannot be read."""
+        match read_object(self.spec):
+            case {"order": {"claim_id": str(claim_id)}}:
+                return claim_id
+        return None
+
     def read_supervisor(self) -> tuple[int, str] | None:
         """Return the pid and start time of the last supervisor; None if none started or the file
         is damaged.

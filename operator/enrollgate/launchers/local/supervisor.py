@@ -27,6 +27,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from types import FrameType
@@ -261,6 +263,7 @@ def main(arguments: list[str]) -> int:
             "with the run's lock as standard input"
         )
         return 2
+    started_at = datetime.now(UTC)
     run.write_supervisor(process)
     try:
         spec = RunSpec.decode(read_text(run.spec) or "")
@@ -270,6 +273,7 @@ def main(arguments: list[str]) -> int:
     else:
         result = Supervisor(run, spec, os.environ, signals, time.monotonic).supervise()
     if result is not None:
+        result = replace(result, started_at=started_at, finished_at=datetime.now(UTC))
         run.ballast.unlink(missing_ok=True)
         write_private(run.result, result.encode(), durable=True)
     return 0

@@ -24,8 +24,8 @@ from enrollgate.domain.destination import DriveDestination
 from enrollgate.domain.reasons import PERMANENT_EXIT_CODES, exit_code
 from enrollgate.domain.report import Report
 from enrollgate.settings.worker import WorkerSettings
-from enrollgate.worker import work
 from enrollgate.worker.order import WorkOrder
+from enrollgate.worker.work import work
 
 MAX_ATTEMPTS = 3
 CHUNK = 256 * 1024

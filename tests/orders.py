@@ -15,8 +15,8 @@ from tests.faulty_site import FaultySite
 
 from enrollgate.domain.report import Report
 from enrollgate.settings.worker import WorkerSettings
-from enrollgate.worker import work
 from enrollgate.worker.order import WorkOrder
+from enrollgate.worker.work import work
 
 
 def make_order(tmp_path: Path, **changes: Any) -> WorkOrder:
@@ -81,7 +81,7 @@ def manifest(tmp_path: Path) -> list[dict[str, object]]:
 WORKER = """
 import sys, threading, signal
 from pathlib import Path
-from enrollgate.worker import work, write_report
+from enrollgate.worker.work import work, write_report
 from tests.orders import make_order
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())

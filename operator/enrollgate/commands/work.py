@@ -9,7 +9,6 @@ import threading
 import time
 from pathlib import Path
 
-from enrollgate import worker
 from enrollgate.commands.console import ERR, fail
 from enrollgate.common.signals import handle_signals
 from enrollgate.domain.reasons import Reason, exit_code
@@ -17,6 +16,8 @@ from enrollgate.domain.report import Report
 from enrollgate.settings.loading import SettingsError, load_worker_settings
 from enrollgate.settings.worker import WorkerSettings
 from enrollgate.worker.order import WorkOrder
+from enrollgate.worker.work import work as attempt_course
+from enrollgate.worker.work import write_report
 
 # The share of the grace period that a worker may use after it is asked to stop. Then it exits by
 # itself, with a report, before its launcher kills it.
@@ -28,7 +29,7 @@ def worker_settings_or_fail(report_path: Path) -> WorkerSettings:
     try:
         return load_worker_settings()
     except SettingsError as error:
-        worker.write_report(report_path, Report(Reason.CONFIGURATION_ERROR, str(error)))
+        write_report(report_path, Report(Reason.CONFIGURATION_ERROR, str(error)))
         fail(error)
 
 
@@ -46,14 +47,14 @@ def work(order: WorkOrder) -> int:
         # resumes its partial file.
         message = "the run was asked to stop; the next attempt resumes partial files"
         try:
-            worker.write_report(order.report_path, Report(Reason.STOPPED, message))
+            write_report(order.report_path, Report(Reason.STOPPED, message))
         finally:
             os._exit(exit_code(Reason.STOPPED))
 
     handle_signals(on_signal)
-    report = worker.work(order, stop=stop)
+    report = attempt_course(order, stop=stop)
     try:
-        worker.write_report(order.report_path, report)
+        write_report(order.report_path, report)
     except OSError as error:
         # The disk may be full. The exit code still says whether a retry can help.
         ERR.print(f"the report could not be written: {error.strerror}", markup=False)

@@ -1,10 +1,13 @@
 """Where the database is: the settings in parts, and how a database URL is parsed."""
 
+from typing import TYPE_CHECKING
+
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
 
 from enrollgate.settings.types import SomePath
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 
 class DatabaseSettings(BaseModel):
@@ -35,11 +38,15 @@ class DatabaseSettings(BaseModel):
     )
 
 
-def parse_database_url(text: str) -> URL:
+def parse_database_url(text: str) -> "URL":
     """Return the address as SQLAlchemy's URL.
 
     Raises ValueError whose message never shows the address: it may carry a password.
     """
+    # Workers load these settings' names, too, but no database.
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:

@@ -6,10 +6,9 @@ the end check what only makes sense together.
 
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
-from sqlalchemy import URL
 
 from enrollgate.domain.destination import DirectoryDestination
 from enrollgate.domain.task import Statuses, TaskColumns
@@ -18,6 +17,9 @@ from enrollgate.settings.kubernetes import KubernetesSettings
 from enrollgate.settings.types import Seconds, SomePath, TextList
 from enrollgate.settings.validators import check_statuses
 from enrollgate.settings.worker import WorkerSettings
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 # Bytes that a worker takes at most with a small course, and a reserve.
 _LEAST_MEMORY = 256 * 2**20
@@ -230,8 +232,10 @@ class Settings(WorkerSettings):
         check_statuses(self.statuses())
         return self
 
-    def sqlalchemy_url(self) -> URL:
+    def sqlalchemy_url(self) -> "URL":
         """Return the database's URL, with the password in it."""
+        from sqlalchemy import URL  # workers load this module, too, but no database
+
         if self.database_url is not None:
             return parse_database_url(self.database_url.get_secret_value())
         if self.database.host is None:

@@ -144,12 +144,14 @@ def _check_media(file: BinaryIO, kind: FileType, findings: Findings) -> Findings
                 and av.stream.Disposition.attached_pic not in each.disposition
             ]
             clocks = {each.index: _Clock(jumps) for each in streams}
+            # As numbers: calculating with a fraction for each packet costs more than reading it.
+            units = {each.index: float(each.time_base or 0) for each in streams}
             for packet in media.demux(streams) if streams else ():
-                if packet.size and packet.time_base is not None:
+                unit = units[packet.stream_index]
+                if packet.size and unit:
                     time = packet.dts if packet.dts is not None else packet.pts
                     clocks[packet.stream_index].add(
-                        None if time is None else float(time * packet.time_base),
-                        float((packet.duration or 0) * packet.time_base),
+                        None if time is None else time * unit, (packet.duration or 0) * unit
                     )
     except (av.error.FFmpegError, UnicodeError, ValueError) as error:
         return replace(findings, problem="broken", detail=f"{error}"[:200])

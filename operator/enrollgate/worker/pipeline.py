@@ -34,7 +34,7 @@ from enrollgate.worker.progress import Progress
 from enrollgate.worker.run_stats import RunStats
 from enrollgate.worker.scratch import CHUNK_SIZE, Preempted, Scratch
 from enrollgate.worker.stopping import Action, FailureStreak, explain_check, explain_stop
-from enrollgate.worker.verification import verify
+from enrollgate.worker.verification import file_checker, verify
 
 # Failures of one item that every further item would meet as well: they end the run.
 FATAL_REASONS = frozenset(
@@ -234,6 +234,7 @@ class Pipeline:
         Start again if it had to make room for an older one. Remove what is not what was meant.
         """
         folder = self._folder / item.key
+        file_checker().start()  # while the item is downloaded
         while True:
             self._scratch.start(item.key)
             try:

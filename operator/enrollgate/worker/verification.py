@@ -153,6 +153,15 @@ class FileChecker:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
+    def start(self) -> None:
+        """Start the process, unless it runs: it takes a moment until it can check a file."""
+        # While a file is checked, it runs.
+        if self._lock.acquire(blocking=False):
+            try:
+                self._running()
+            finally:
+                self._lock.release()
+
     def check(self, file: Path, stop: threading.Event) -> Findings:
         """Return the findings. A file that kills or blocks the process is broken.
 

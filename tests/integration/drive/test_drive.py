@@ -19,9 +19,9 @@ from tests.integration.drive.bench import CHUNK, COURSE_URL, MIB, Bench, build_i
 from tests.media import lecture
 
 from enrollgate.domain.reasons import Failure, Reason
-from enrollgate.worker import work
 from enrollgate.worker.course import Fetched, Item, Validators
 from enrollgate.worker.identity import course_key
+from enrollgate.worker.work import work
 
 PROPERTIES = {"enrollgateTask": "7", "enrollgateCourse": course_key(COURSE_URL)}
 

@@ -16,7 +16,6 @@ from tests.integration.drive.bench import CHUNK, KIB, MIB, Bench, build_item, ig
 from tests.media import lecture
 
 from enrollgate.domain.reasons import Failure, Reason
-from enrollgate.worker import work
 from enrollgate.worker.course import Fetched
 from enrollgate.worker.destinations.drive import errors
 from enrollgate.worker.destinations.drive.client import Client
@@ -24,6 +23,7 @@ from enrollgate.worker.destinations.drive.credentials import load_credentials
 from enrollgate.worker.destinations.drive.errors import ForeignSession
 from enrollgate.worker.destinations.drive.files import media_type
 from enrollgate.worker.destinations.drive.retry import MAX_ATTEMPTS
+from enrollgate.worker.work import work
 
 SORRY = "<html><title>Sorry...</title>... your network may be sending automated queries.</html>"
 

@@ -25,9 +25,9 @@ from tests.webservers.proxies import (
 )
 
 from enrollgate.domain.reasons import Failure, Reason
-from enrollgate.worker import work
 from enrollgate.worker.destinations.drive import errors
 from enrollgate.worker.destinations.drive.transport import choose_proxy
+from enrollgate.worker.work import work
 
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 

@@ -16,13 +16,13 @@ from tests.media import lecture
 
 from enrollgate.domain.reasons import Failure, Reason, exit_code
 from enrollgate.domain.report import Report
-from enrollgate.worker import work
 from enrollgate.worker.destinations.drive import errors
 from enrollgate.worker.destinations.drive.client import SOCKET_TIMEOUT
 from enrollgate.worker.destinations.drive.errors import Rule
 from enrollgate.worker.destinations.drive.retry import LONGEST_PAUSE, MAX_ATTEMPTS
 from enrollgate.worker.destinations.drive.uploads import MAX_STARTS
 from enrollgate.worker.pipeline import DELIVERIES_IN_A_ROW
+from enrollgate.worker.work import work
 
 # A plain request, the start of an upload, and its bytes.
 ANY = ("generateIds", "session", "chunk")

@@ -16,10 +16,10 @@ from tests.media import lecture
 from enrollgate.domain.check import Check
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.settings.worker import WorkerSettings
-from enrollgate.worker import work
 from enrollgate.worker.course import Fetched
 from enrollgate.worker.destinations.drive.client import ChunkReader
 from enrollgate.worker.destinations.drive.probe import check_drive
+from enrollgate.worker.work import work
 
 
 def on_shared_drive(tmp_path: Path, role: str = "fileOrganizer") -> Bench:

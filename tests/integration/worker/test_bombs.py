@@ -26,7 +26,7 @@ WORKER = """
 import json, sys, threading
 from pathlib import Path
 from tests.orders import make_order
-from enrollgate.worker import work
+from enrollgate.worker.work import work
 url, host, folder = sys.argv[1:]
 order = make_order(Path(folder), course_url=url, allowed_hosts=(host,))
 report = work(order, stop=threading.Event())

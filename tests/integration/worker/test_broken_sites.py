@@ -11,7 +11,7 @@ from tests.orders import delivered, order_for, run
 
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
-from enrollgate.worker import work
+from enrollgate.worker.work import work
 
 # yt-dlp leaves responses that it did not read to the end to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

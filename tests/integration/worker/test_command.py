@@ -15,9 +15,9 @@ from tests.orders import make_order
 
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.domain.report import Report
-from enrollgate.worker import work
 from enrollgate.worker.downloaders.command import Command
 from enrollgate.worker.order import WorkOrder
+from enrollgate.worker.work import work
 
 URL = "https://courses.example.com/course/1"
 

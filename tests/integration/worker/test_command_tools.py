@@ -14,7 +14,7 @@ from tests.orders import delivered, make_order
 
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
-from enrollgate.worker import work
+from enrollgate.worker.work import work
 
 SIZE = 400_000
 LECTURE = lecture(SIZE)

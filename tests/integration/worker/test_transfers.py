@@ -26,9 +26,9 @@ from tests.process_killer import ProcessKiller
 from tests.rate_limiter import NoWaitEvent
 
 from enrollgate.domain.reasons import Reason
-from enrollgate.worker import work
 from enrollgate.worker.destinations.directory import Directory
 from enrollgate.worker.downloaders.yt_dlp import YtDlp
+from enrollgate.worker.work import work
 
 # yt-dlp leaves the sockets of answers that it did not read to the end to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

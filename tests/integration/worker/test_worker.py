@@ -27,10 +27,10 @@ from yt_dlp.utils import ExtractorError
 from enrollgate.domain.account import cookies_name
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.domain.report import Report
-from enrollgate.worker import work, write_report
 from enrollgate.worker.downloaders.guarded import open_youtube_dl
 from enrollgate.worker.downloaders.refused import RequestRefused
 from enrollgate.worker.downloaders.yt_dlp import YtDlp
+from enrollgate.worker.work import work, write_report
 
 # yt-dlp leaves the sockets of answers that it did not read to the end to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

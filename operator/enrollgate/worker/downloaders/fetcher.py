@@ -144,6 +144,9 @@ class Fetcher:
         self._on_bytes: OnFetched | None = None
         # Bytes of each file of the entry: picture and sound may be separate files.
         self._received = dict[str, int]()
+        # What yt-dlp reported last (status, file, fragment), and the bytes on disk by then.
+        self._step: tuple[object, ...] = ()
+        self._used = 0
         options = build_options(None, quality) | {
             "progress_hooks": [self._report_download],
             "postprocessor_hooks": [self._report_postprocessing],
@@ -197,6 +200,7 @@ class Fetcher:
         self._ydl.last_page = None
         self._folder = self._naming.folder = folder
         self._received.clear()
+        self._step = ()
         self._ydl.playlists.clear()
         name = f"{str(folder).replace('%', '%%')}/{_PREFIX}%(rendition)s.%(ext)s"
         self._ydl.params["outtmpl"]["default"] = name
@@ -321,12 +325,19 @@ class Fetcher:
         """Take a progress report of yt-dlp. Raises DownloadCancelled if the run must stop."""
         if self._stop.is_set():
             raise DownloadCancelled("asked to stop")
+        name, fragment = str(state.get("filename")), state.get("fragment_index")
         received = int(state.get("downloaded_bytes") or 0)
-        self._received[str(state.get("filename"))] = received
+        arrived = received - self._received.get(name, 0)
+        self._received[name] = received
         total = state.get("total_bytes") or state.get("total_bytes_estimate")
-        used = self._scratch_size()
-        expected = None if total is None else used - received + int(total)
-        self._send_bytes(used, expected)
+        step = (state["status"], name, fragment)
+        if step == self._step and arrived >= 0:
+            # Only this one file grows, so the folder need not be listed for each block.
+            self._used += arrived * (1 if fragment is None else 2)
+        else:
+            self._step, self._used = step, self._scratch_size()
+        expected = None if total is None else self._used - received + int(total)
+        self._send_bytes(self._used, expected)
 
     def _report_postprocessing(self, state: dict[str, Any]) -> None:
         """Reserve room: ffmpeg writes the joined or repaired file beside the downloaded ones."""

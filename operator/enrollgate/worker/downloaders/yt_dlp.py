@@ -51,7 +51,6 @@ from enrollgate.worker.downloaders.guarded import (
     open_youtube_dl,
 )
 from enrollgate.worker.downloaders.site_access import SiteAccess
-from enrollgate.worker.downloaders.sound import keep_sound
 from enrollgate.worker.downloaders.yt_dlp_compat import PLAYLIST_TYPES
 from enrollgate.worker.downloaders.yt_dlp_errors import errors_as_failures
 from enrollgate.worker.identity import choose_names
@@ -166,6 +165,8 @@ class YtDlp:
         except NestedPlaylist as nested:
             raise PlaylistFound(self._unfold(item, nested.playlist)) from nested
         if settings.quality == "audio" and item.kind is ItemKind.LECTURE:
+            from enrollgate.worker.downloaders.sound import keep_sound  # PyAV takes long to load
+
             file = keep_sound(fetched.file, on_bytes)
             if file != fetched.file:
                 expected = replace(fetched.expected or Expected(), extension=file.suffix)

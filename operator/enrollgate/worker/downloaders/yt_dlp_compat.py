@@ -110,6 +110,7 @@ SIGNATURES: dict[str, str] = {
     ),
     "yt_dlp.downloader:FileDownloader.add_progress_hook": "(self, ph)",
     "yt_dlp.downloader:FileDownloader.download": "(self, filename, info_dict, subtitle=)",
+    "yt_dlp.downloader:FileDownloader.report_progress": "(self, s)",
     "yt_dlp.downloader:FileDownloader.real_download": "(self, filename, info_dict)",
     "yt_dlp.downloader:FileDownloader.temp_name": "(self, filename)",
     "yt_dlp.downloader:FileDownloader.try_remove": "(self, *args, **kwargs)",

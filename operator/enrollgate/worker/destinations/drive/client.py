@@ -37,7 +37,7 @@ from enrollgate.worker.destinations.drive.files import (
 from enrollgate.worker.destinations.drive.transport import Transport
 
 # Seconds without progress in either direction after which a connection counts as lost. Bodies are
-# sent in blocks of a few KiB, each with this timeout of its own: a slow chunk does not time out.
+# sent in blocks of 64 KiB, each with this timeout of its own: a slow chunk does not time out.
 SOCKET_TIMEOUT = 60.0
 _ORIGIN_PORTS = {"http": 80, "https": 443}
 

@@ -24,6 +24,7 @@ from httplib2.decode import DecodeLimitError, DecodeRatioError
 
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.destinations.drive.errors import ProxyRefused, UnreadableResponse
+from enrollgate.worker.scratch import CHUNK_SIZE
 
 # Bytes of an answer, before and after decompression. A full page of a folder's list has 1 MiB.
 MAX_ANSWER = 16 * 1024 * 1024
@@ -162,6 +163,7 @@ class Transport:
         else:
             connection = http.client.HTTPConnection(*address, timeout=self._timeout)
         connection.response_class = _BoundedResponse
+        connection.blocksize = CHUNK_SIZE
         if tunnel is not None:
             login = base64.b64encode(f"{tunnel.user}:{tunnel.password}".encode()).decode()
             headers = {"Proxy-Authorization": f"Basic {login}"} if tunnel.user else {}

@@ -57,6 +57,8 @@ class OperatorProcess:
         self.database_url = database_url
         self.site = site
         self.processes: list[subprocess.Popen[bytes]] = []
+        # The beginning of the operator's command: a program that starts it.
+        self.prefix: list[str] = []
         (folder / "cookies").mkdir()
         others = {
             name: value for name, value in os.environ.items() if not name.startswith("ENROLLGATE_")
@@ -88,7 +90,7 @@ class OperatorProcess:
     def start(self) -> subprocess.Popen[bytes]:
         with (self.folder / "operator.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "enrollgate", "run"],
+                [*self.prefix, sys.executable, "-m", "enrollgate", "run"],
                 env=self._environment,
                 stderr=log,
                 cwd=self.folder,

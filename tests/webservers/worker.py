@@ -15,6 +15,16 @@ from enrollgate.domain.report import Report
 _SCRIPT = 'mount --bind "$0" /etc/hosts && exec "$@"'
 
 
+def with_hosts(folder: Path, line: str = "") -> list[str]:
+    """Return the beginning of a command that runs with a hosts file of its own.
+
+    `line` is added to it. The file is written to `folder`.
+    """
+    hosts = folder / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost {NAME}\n{line}")
+    return ["unshare", "--mount", "sh", "-c", _SCRIPT, str(hosts)]
+
+
 def start_worker(
     tmp_path: Path,
     course_url: str,
@@ -30,8 +40,6 @@ def start_worker(
 
     The same `tmp_path` means the same run: scratch and destination are kept.
     """
-    hosts = tmp_path / "hosts"
-    hosts.write_text(f"127.0.0.1 localhost {NAME}\n{hosts_line}")
     (tmp_path / "report.json").unlink(missing_ok=True)
     values = {
         "TASK_ID": "7",
@@ -47,9 +55,8 @@ def start_worker(
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "SSL_CERT_FILE": str(authority),
     } | {f"ENROLLGATE_{name}": value for name, value in values.items()}
-    command = ["unshare", "--mount", "sh", "-c", _SCRIPT, str(hosts)]
     return subprocess.Popen(
-        [*command, sys.executable, "-m", "enrollgate", "work"],
+        [*with_hosts(tmp_path, hosts_line), sys.executable, "-m", "enrollgate", "work"],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

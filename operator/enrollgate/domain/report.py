@@ -4,21 +4,32 @@ The size is the limit of a Kubernetes termination message
 (https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/); local runs
 use the same file.
 
-A report comes from outside (a container wrote it), so `from_dict` checks every field. `to_dict` is
-what the database and the run directory keep.
+A report comes from outside (a container wrote it), so `from_dict` checks every field and bounds it.
+A field of a wrong type makes the whole report malformed: nothing of it is believed. A newer worker
+may add what this version does not know: unknown fields are ignored, and an unknown reason becomes
+`WorkerCrashed` with the reason's name in the message. `to_dict` is what the database and the run
+directory keep.
 """
 
 import json
-import math
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 
 from enrollgate.common.redaction import redact
+from enrollgate.common.strict_json import parse_json
 from enrollgate.domain.reasons import Reason
 
 # Bytes of an encoded report, at most.
 REPORT_LIMIT = 4096
+# Characters that are looked at for a report. No worker writes as many.
+READ_LIMIT = 2**16
 _MAX_FAILED_ITEMS = 10
 _TITLE_LIMIT = 80
+# Characters of the destination's URL, at most.
+_URL_LIMIT = 500
+# Of each count: the largest BIGINT. Of seconds: some 30 years.
+_LARGEST_COUNT = 2**63 - 1
+_LONGEST_TIME = 1e9
 _NOTE = " failed items are not named here, only in the worker's log"
 
 
@@ -75,42 +86,45 @@ class Report:
 
     @classmethod
     def from_dict(cls, raw: object) -> "Report":
-        """Build a report from plain data.
+        """Build a report from plain data. Unknown fields are ignored.
 
-        Raises MalformedReport if a field is missing, unknown or of another type.
+        Raises MalformedReport if a field is missing, of another type or out of range.
         """
         try:
-            if not isinstance(raw, dict) or not raw.keys() <= _FIELDS:
-                raise TypeError("not an object with a report's fields")
-            wait = raw.get("retry_after")
+            fields = _parse_object(raw)
+            reason, message = None, _parse_text(fields["message"])
+            if fields["reason"] is not None:
+                reason, message = _parse_reason(fields["reason"], message)
+            wait = fields.get("retry_after")
             return cls(
-                reason=None if raw["reason"] is None else Reason(raw["reason"]),
-                message=_parse_text(raw["message"]),
-                items_delivered=_parse_count(raw.get("items_delivered", 0)),
-                items_skipped=_parse_count(raw.get("items_skipped", 0)),
-                items_failed=_parse_count(raw.get("items_failed", 0)),
-                bytes_delivered=_parse_count(raw.get("bytes_delivered", 0)),
-                seconds=_parse_seconds(raw.get("seconds", 0.0)),
-                destination_id=_parse_text(raw.get("destination_id", "")),
-                destination_url=_parse_text(raw.get("destination_url", "")),
+                reason=reason,
+                message=message,
+                items_delivered=_parse_count(fields.get("items_delivered", 0)),
+                items_skipped=_parse_count(fields.get("items_skipped", 0)),
+                items_failed=_parse_count(fields.get("items_failed", 0)),
+                bytes_delivered=_parse_count(fields.get("bytes_delivered", 0)),
+                seconds=_parse_seconds(fields.get("seconds", 0.0)),
+                destination_id=_parse_text(fields.get("destination_id", "")),
+                destination_url=_parse_text(fields.get("destination_url", "")),
                 failed_items=tuple(
                     FailedItem(
                         _parse_text(each["item"]),
-                        Reason(each["reason"]),
-                        _parse_text(each["message"]),
+                        *_parse_reason(each["reason"], _parse_text(each["message"])),
                     )
-                    for each in raw.get("failed_items", ())
+                    for each in _parse_objects(fields.get("failed_items", ()))
                 ),
-                items_left_out=_parse_count(raw.get("items_left_out", 0)),
+                items_left_out=_parse_count(fields.get("items_left_out", 0)),
                 left_out_items=tuple(
                     LeftOutItem(_parse_text(each["item"]), _parse_text(each["why"]))
-                    for each in raw.get("left_out_items", ())
+                    for each in _parse_objects(fields.get("left_out_items", ()))
                 ),
-                remedy=_parse_text(raw.get("remedy", "")),
+                remedy=_parse_text(fields.get("remedy", "")),
                 retry_after=None if wait is None else _parse_seconds(wait),
             )
         except (ValueError, TypeError, KeyError) as error:
-            raise _malformed(raw, error) from error
+            raise MalformedReport(
+                f"not a worker's report: {redact(str(error.args[0]), 120)}"
+            ) from error
 
     def bounded(self) -> "Report":
         """Return the report without secrets, and short enough to encode.
@@ -122,6 +136,8 @@ class Report:
             self,
             message=redact(self.message),
             remedy=redact(self.remedy),
+            destination_id=self.destination_id[:_URL_LIMIT],
+            destination_url=self.destination_url[:_URL_LIMIT],
             failed_items=tuple(
                 FailedItem(redact(each.item, _TITLE_LIMIT), each.reason, redact(each.message, 200))
                 for each in self.failed_items
@@ -144,6 +160,8 @@ class Report:
                 report = replace(report, failed_items=report.failed_items[:-1])
             elif len(report.message) > 40:
                 report = replace(report, message=report.message[: len(report.message) // 2])
+            elif report.remedy:
+                report = replace(report, remedy="")
             else:
                 report = replace(report, destination_url="", destination_id="")
 
@@ -155,33 +173,50 @@ class Report:
     def decode(cls, text: str) -> "Report":
         """Read an encoded report. Raises MalformedReport if it is not one."""
         try:
-            raw = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise _malformed(text, error) from error
+            raw = parse_json(text, READ_LIMIT)
+        except ValueError as error:
+            # Only a part is shown, and never the value: its `repr` may be deep.
+            shown = redact(text[:1000], 120)
+            kind = type(error).__name__
+            raise MalformedReport(f"not a worker's report ({kind}): {shown!r}") from error
         return cls.from_dict(raw)
-
-
-_FIELDS = frozenset(field.name for field in fields(Report))
 
 
 def _to_json(report: Report) -> str:
     return json.dumps(report.to_dict(), separators=(",", ":"))
 
 
-def _malformed(raw: object, error: Exception) -> MalformedReport:
-    kind = type(error).__name__
-    # Cut first: redacting takes quadratic time, and a report that is not one may be large.
-    return MalformedReport(f"not a worker's report ({kind}): {redact(str(raw)[:1000], 120)!r}")
+def _parse_object(value: object) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise TypeError("not an object")
+    return value
+
+
+def _parse_objects(value: object) -> list[Mapping[str, object]]:
+    """Return the first objects of a list: as many as are kept."""
+    if not isinstance(value, list | tuple):
+        raise TypeError("not a list")
+    return [_parse_object(each) for each in value[:_MAX_FAILED_ITEMS]]
+
+
+def _parse_reason(value: object, message: str) -> tuple[Reason, str]:
+    """Return the reason and the message. The message names a reason of a newer version."""
+    if not isinstance(value, str):
+        raise TypeError("not a reason")
+    try:
+        return Reason(value), message
+    except ValueError:
+        return Reason.WORKER_CRASHED, f"{_parse_text(value)[:_TITLE_LIMIT]}: {message}"
 
 
 def _parse_text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError("not a text")
-    return value
+    return value[:REPORT_LIMIT].encode("utf-8", "replace").decode()
 
 
 def _parse_count(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST_COUNT:
         raise TypeError("not a count")
     return value
 
@@ -189,6 +224,6 @@ def _parse_count(value: object) -> int:
 def _parse_seconds(value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError("not a number")
-    if not (math.isfinite(value) and value >= 0):
+    if not 0 <= value <= _LONGEST_TIME:  # false for NaN, too
         raise ValueError("not a number of seconds")
     return float(value)

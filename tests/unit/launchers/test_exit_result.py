@@ -120,7 +120,7 @@ def test_decode_damaged_result_raises_value_error(damage: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"succeeded": 3}, {"attempts": "many"}, {"report": {"reason": "Because"}}]
+    "change", [{"succeeded": 3}, {"attempts": "many"}, {"report": {"reason": 5}}]
 )
 def test_decode_result_with_wrong_values_raises_value_error(change: dict[str, Any]) -> None:
     raw = json.loads(RunResult(True, DONE, 1).encode()) | change
@@ -129,7 +129,7 @@ def test_decode_result_with_wrong_values_raises_value_error(change: dict[str, An
 
 
 @pytest.mark.parametrize(
-    "text", [None, "", "{", "[]", "[" * 100_000, '{"reason": "Because", "message": ""}']
+    "text", [None, "", "{", "[]", "[" * 100_000, '{"reason": 5, "message": ""}']
 )
 def test_parse_report_when_not_a_report_returns_none(text: str | None) -> None:
     assert parse_report(text) is None

@@ -79,10 +79,12 @@ def explain_pod_failure(pod: PodView) -> Report | None:
     ended = pod.termination
     if ended is not None:
         own = _decode(ended)
-        # A report that does not fit the exit code is not the worker's last word.
-        fits = own is not None and ended.exit_code == exit_code(own.reason) != EXIT_SUCCEEDED
-        if own is not None and own.reason is not None and fits:
-            return own
+        if own is not None and own.reason is not None:
+            # A report that does not fit the exit code is not the worker's last word. A newer
+            # worker's unknown reason is read as WorkerCrashed, whatever the code.
+            is_unknown = own.reason is Reason.WORKER_CRASHED and ended.exit_code != EXIT_SUCCEEDED
+            if is_unknown or ended.exit_code == exit_code(own.reason) != EXIT_SUCCEEDED:
+                return own
         if ended.reason == "OOMKilled":
             return Report(
                 Reason.OOM_KILLED,

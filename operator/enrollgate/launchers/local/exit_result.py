@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 
+from enrollgate.common.strict_json import parse_instant, parse_json
 from enrollgate.domain.reasons import EXIT_SUCCEEDED, Reason
 from enrollgate.domain.report import MalformedReport, Report
 
@@ -51,17 +52,24 @@ class RunResult:
     def decode(cls, text: str) -> "RunResult":
         """Read a result from JSON. Raises ValueError if the text is not a result."""
         try:
-            raw = json.loads(text)
-            succeeded = {True: True, False: False}[raw["succeeded"]]
-            attempts = int(raw["attempts"])
-            report = Report.from_dict(raw["report"])
-            started_at, finished_at = (
-                datetime.fromisoformat(raw[name]) if raw.get(name) else None
-                for name in ("started_at", "finished_at")
-            )
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise ValueError(f"not a result ({error.__class__.__name__})") from error
-        return cls(succeeded, report, attempts, started_at, finished_at)
+            match parse_json(text):
+                case {
+                    "succeeded": bool(succeeded),
+                    "attempts": int(attempts),
+                    "report": report,
+                    "started_at": str() | None as started_at,
+                    "finished_at": str() | None as finished_at,
+                }:
+                    return cls(
+                        succeeded,
+                        Report.from_dict(report),
+                        attempts,
+                        parse_instant(started_at or ""),
+                        parse_instant(finished_at or ""),
+                    )
+        except ValueError as error:
+            raise ValueError(f"not a result: {error}") from error
+        raise ValueError("not a result: a field is missing or of another type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +92,7 @@ def parse_report(text: str | None) -> Report | None:
         return None
     try:
         return Report.decode(text)
-    except (MalformedReport, RecursionError):
+    except MalformedReport:
         return None
 
 

@@ -40,6 +40,7 @@ import structlog
 from enrollgate.common.backoff import Backoff
 from enrollgate.common.files import write_private
 from enrollgate.common.processes import find, is_supported, kill_orphans, send_signal
+from enrollgate.common.redaction import redact
 from enrollgate.domain.observation import LaunchOutcome, LaunchResult, Observation, Phase
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.planner import Launch
@@ -203,10 +204,12 @@ class LocalLauncher:
         event: RunEvent,
     ) -> None:
         """See `Launcher.record_event`: adds a line to the run's log."""
-        line = f"enrollgate: {event.kind}: {event.message}\n"
-        path = self._directory(name).log
-        with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as log:
-            log.write(line)
+        line = f"enrollgate: {event.kind}: {redact(event.message)}\n"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        with contextlib.suppress(OSError):
+            descriptor = os.open(self._directory(name).log, flags, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as log:
+                log.write(line)
 
     def discard(self, observations: Iterable[Observation]) -> None:
         """See `Launcher.discard`."""

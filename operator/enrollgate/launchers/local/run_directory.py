@@ -29,19 +29,29 @@ import fcntl
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
 
 from enrollgate.common.backoff import Backoff
 from enrollgate.common.files import write_private
 from enrollgate.common.processes import Process
+from enrollgate.common.redaction import redact
+from enrollgate.common.strict_json import SIZE_LIMIT, parse_json
 from enrollgate.domain.order import RunOrder
 from enrollgate.launchers.local.exit_result import RunResult
 
 _NAME = re.compile(r"[a-z0-9-]{1,63}")
-_READ_LIMIT = 1 << 20
+# The fields of a progress file; others are left out.
+_PROGRESS_TYPES: Mapping[str, type | UnionType] = {
+    "items_done": int,
+    "items_total": int | None,
+    "bytes": int,
+    "current": str,
+    "updated_at": int | float,
+}
 # There is nothing, or something that we did not write.
 _ABSENT = frozenset({errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO})
 
@@ -76,15 +86,40 @@ class RunSpec:
     def decode(cls, text: str) -> "RunSpec":
         """Read a spec from JSON. Raises ValueError if the text is not a spec."""
         try:
-            raw: dict[str, Any] = json.loads(text)
-            return cls(
-                order=RunOrder(**raw.pop("order")),
-                worker_argv=tuple(raw.pop("worker_argv")),
-                backoff=Backoff(**raw.pop("backoff")),
-                **raw,
-            )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"not a run's spec ({error.__class__.__name__})") from error
+            match parse_json(text):
+                case {
+                    "order": {
+                        "name": str(name),
+                        "task_id": int(task_id),
+                        "run_number": int(run_number),
+                        "course_url": str(course_url),
+                        "cookies_name": str(cookies_name),
+                        "claim_id": str(claim_id),
+                    },
+                    "worker_argv": [str(), *_] as argv,
+                    "backoff": {
+                        "base": int() | float() as base,
+                        "factor": int() | float() as factor,
+                        "cap": int() | float() as cap,
+                        "jitter": int() | float() as jitter,
+                    },
+                    "max_attempts": int(max_attempts),
+                    "run_timeout": int() | float() as run_timeout,
+                    "stop_grace": int() | float() as stop_grace,
+                    "memory_limit": int(memory_limit),
+                } if all(isinstance(each, str) for each in argv):
+                    return cls(
+                        RunOrder(name, task_id, run_number, course_url, cookies_name, claim_id),
+                        tuple(argv),
+                        max_attempts,
+                        run_timeout,
+                        stop_grace,
+                        Backoff(base, factor, cap, jitter),
+                        memory_limit,
+                    )
+        except ValueError as error:
+            raise ValueError(f"not a run's spec: {error}") from error
+        raise ValueError("not a run's spec: a field is missing or of another type")
 
 
 class _Entry:
@@ -193,7 +228,12 @@ def read_progress(work_dir: Path, name: str) -> Mapping[str, object] | None:
     """
     if not is_run_name(name):
         return None
-    return read_object(RunDirectory(runs_folder(work_dir) / name).progress)
+    found = read_object(RunDirectory(runs_folder(work_dir) / name).progress)
+    return found and {
+        field: redact(value, 200) if isinstance(value, str) else value
+        for field, value in found.items()
+        if isinstance(value, _PROGRESS_TYPES.get(field, ()))
+    }
 
 
 def runs_folder(work_dir: Path) -> Path:
@@ -209,20 +249,24 @@ def finished_folder(work_dir: Path) -> Path:
 def read_text(path: Path) -> str | None:
     """Return the text of a small file; None if it does not exist or is not a regular file."""
     try:
-        with path.open("rb") as file:
-            return file.read(_READ_LIMIT).decode(errors="replace")
+        # Opening a pipe must not wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return None
+            return file.read(SIZE_LIMIT).decode(errors="replace")
     except OSError as error:
         if error.errno in _ABSENT:
             return None
         raise
 
 
-def read_object(path: Path) -> dict[str, Any] | None:
+def read_object(path: Path) -> dict[str, object] | None:
     """Return the JSON object in a small file; None if there is none that can be understood."""
     text = read_text(path)
     try:
-        value = None if text is None else json.loads(text)
-    except (ValueError, RecursionError):
+        value = None if text is None else parse_json(text)
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
 

@@ -57,7 +57,10 @@ class OneJobApi(Api):
         items: list[dict[str, Any]] = []
         if path.endswith("/pods") and self.job:
             labels = {"batch.kubernetes.io/job-name": self.job["metadata"]["name"]}
-            items = [{"metadata": {**metadata, "labels": labels}, "status": {"phase": "Succeeded"}}]
+            name = self.job["metadata"]["name"]
+            owner = {"kind": "Job", "name": name, "uid": "1", "controller": True}
+            owned = {**metadata, "labels": labels, "ownerReferences": [owner]}
+            items = [{"metadata": owned, "status": {"phase": "Succeeded"}}]
         return 200, {}, json.dumps({"items": items}).encode()
 
 

@@ -24,6 +24,7 @@ from enrollgate.launchers.kubernetes.api import Api, ApiError, Json
 # Seconds between two attempts, at most, however long the Lease lasts; also the longest that one
 # attempt may take.
 LONGEST_INTERVAL = 30.0
+_UNKNOWN = "somebody whose name cannot be read"
 _GONE = "nobody (the Lease was deleted)"
 
 
@@ -159,18 +160,24 @@ class LeaderElector:
             if self._record is not None and self._record.metadata:
                 self._record = replace(self._record, holder=_GONE, metadata={}, since=now)
             return
-        version = raw["metadata"]["resourceVersion"]
-        if self._record is None or self._record.metadata.get("resourceVersion") != version:
-            self._remember(raw, now)
+        self._remember(raw, now)
 
     def _remember(self, raw: Json, now: float) -> None:
-        spec = raw.get("spec") or {}
-        metadata = raw["metadata"].items()
+        """Remember the Lease, unless this version is known. Raises LauncherUnavailable."""
+        metadata, spec = raw.get("metadata"), raw.get("spec") or {}
+        version = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
+        if not (isinstance(metadata, dict) and isinstance(spec, dict) and isinstance(version, str)):
+            raise LauncherUnavailable(f"what was read is not the Lease {self._name}")
+        if self._record and self._record.metadata.get("resourceVersion") == version:
+            return
+        holder = spec.get("holderIdentity") or ""
+        transitions, seconds = spec.get("leaseTransitions"), spec.get("leaseDurationSeconds")
         self._record = _LeaseRecord(
-            holder=str(spec.get("holderIdentity") or ""),
-            metadata={name: value for name, value in metadata if name != "managedFields"},
-            transitions=int(spec.get("leaseTransitions") or 0),
-            duration=float(spec.get("leaseDurationSeconds") or self._duration),
+            # An odd holder is somebody else, until its time is over.
+            holder=holder if isinstance(holder, str) else _UNKNOWN,
+            metadata={name: value for name, value in metadata.items() if name != "managedFields"},
+            transitions=transitions if isinstance(transitions, int) else 0,
+            duration=seconds if isinstance(seconds, int) and seconds > 0 else self._duration,
             since=now,
         )
 

@@ -176,9 +176,15 @@ def job(name: str) -> dict[str, Any]:
 
 def pod(name: str, phase: str) -> dict[str, Any]:
     labels = {"batch.kubernetes.io/job-name": name}
+    owner = {"kind": "Job", "name": name, "uid": f"uid-of-{name}", "controller": True}
     ended = {"exitCode": 1, "reason": "OOMKilled"}
     return {
-        "metadata": {"name": f"{name}-x7k2p", "labels": labels, "creationTimestamp": CREATED},
+        "metadata": {
+            "name": f"{name}-x7k2p",
+            "labels": labels,
+            "creationTimestamp": CREATED,
+            "ownerReferences": [owner],
+        },
         "status": {
             "phase": phase,
             "containerStatuses": [{"name": "worker", "state": {"terminated": ended}}],

@@ -62,7 +62,8 @@ def check_access(api: Api, namespace: str, lease: str | None) -> Check:
                     "spec": {"resourceAttributes": attributes},
                 }
                 answer = api.request("POST", _REVIEWS, body=review)
-                if not (answer.get("status") or {}).get("allowed"):
+                status = answer.get("status")
+                if not (isinstance(status, dict) and status.get("allowed") is True):
                     missing.append(f"{verb} {permission.resource}")
     except (ApiError, LauncherUnavailable) as error:
         return failed(

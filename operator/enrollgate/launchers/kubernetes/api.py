@@ -76,9 +76,14 @@ class ApiError(Exception):
         """Read the body of a refusal, which a proxy may have written."""
         try:
             answer = json.loads(data)
-            return cls(status, str(answer.get("reason") or ""), str(answer.get("message") or ""))
-        except (ValueError, AttributeError):
-            return cls(status, "", data[:200].decode(errors="replace"))
+        except (ValueError, RecursionError):
+            answer = None
+        match answer:
+            case {"reason": str(reason), "message": str(message)}:
+                return cls(status, reason, message)
+            case {"message": str(message)}:
+                return cls(status, "", message)
+        return cls(status, "", data[:200].decode(errors="replace"))
 
 
 class RetryableError(Exception):
@@ -192,11 +197,11 @@ class Api:
         """Yield all objects of a listing, page by page, as of one moment. A failure raises.
 
         Raises LauncherUnavailable also if the listing took longer than the server keeps its state
-        (HTTP 410): list again.
+        (HTTP 410), or if it is none: list again.
         """
-        token = ""
+        token: object = ""
         while True:
-            more = {"continue": token} if token else {}
+            more = {"continue": str(token)} if token else {}
             try:
                 answer = self.request("GET", path, query={**query, "limit": str(PAGE_SIZE), **more})
             except ApiError as error:
@@ -205,8 +210,14 @@ class Api:
                         f"listing {path} took too long: {error.message}"
                     ) from error
                 raise
-            yield answer.get("items") or []
-            token = (answer.get("metadata") or {}).get("continue") or ""
+            metadata = answer.get("metadata")
+            last, token = token, metadata.get("continue") if isinstance(metadata, dict) else ""
+            items = answer.get("items", "none") or []
+            # A part of a listing must not pass for the whole: what it lacks would count as gone.
+            is_listing = isinstance(items, list) and all(isinstance(each, dict) for each in items)
+            if not is_listing or not isinstance(token or "", str) or (token and token == last):
+                raise LauncherUnavailable(f"listing {path}: the answer is not a page of a listing")
+            yield items
             if not token:
                 return
 
@@ -250,7 +261,7 @@ class Api:
         if status < HTTPStatus.BAD_REQUEST:
             try:
                 answer = json.loads(data) if data else {}
-            except ValueError:
+            except (ValueError, RecursionError):
                 answer = None
             if isinstance(answer, dict):
                 return answer

@@ -2,21 +2,26 @@
 
 In: names, UIDs, manifests. Out: typed views. A refusal becomes LauncherRefused with the remedy.
 Nothing is decided here. This is the one place that reads raw objects, also those of a watch. Fields
-as of `batch/v1` Job and `v1` Pod, https://kubernetes.io/docs/reference/kubernetes-api/.
+as of `batch/v1` Job and `v1` Pod, https://kubernetes.io/docs/reference/kubernetes-api/. A missing
+field, or one of another type, counts as empty: an odd object never stops the others.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from http import HTTPStatus
 from itertools import chain
+from typing import Any
 
+from enrollgate.common.strict_json import parse_instant
 from enrollgate.launchers.base import LauncherRefused
 from enrollgate.launchers.kubernetes.api import Api, ApiError, Json
 from enrollgate.launchers.kubernetes.request_pool import RequestPool
 from enrollgate.launchers.kubernetes.views import (
     CLAIM,
     INSTALLATION,
+    NEVER,
     RECORDED,
     WORKER,
     EventView,
@@ -35,6 +40,10 @@ _JOB_NAME = "batch.kubernetes.io/job-name"
 # The refusal of an admission policy or webhook, under whatever status it chose:
 # https://kubernetes.io/docs/reference/access-authn-authz/validating-admission-policy/
 _DENIED = re.compile(r"denied (the )?request")
+
+
+# Characters of a text, at most; a termination message has 4096.
+_TEXT_LIMIT = 2**15
 
 
 class QuotaExceeded(Exception):
@@ -62,15 +71,14 @@ class JobClient:
 
     def list_unrecorded(self, installation: str) -> list[JobView]:
         """List the Jobs of an installation whose outcome is not in the database yet."""
-        return [
-            parse_job(raw)
-            for raw in self._list(self._jobs, {"labelSelector": job_selector(installation)})
-        ]
+        selector = {"labelSelector": job_selector(installation)}
+        jobs = map(parse_job, self._list(self._jobs, selector))
+        return [job for job in jobs if job.name]
 
     def find(self, name: str) -> JobView | None:
         """Read a Job; None if there is none."""
         try:
-            return parse_job(self._request("GET", f"{self._jobs}/{name}"))
+            return replace(parse_job(self._request("GET", f"{self._jobs}/{name}")), name=name)
         except ApiError as error:
             if error.status == HTTPStatus.NOT_FOUND:
                 return None
@@ -80,21 +88,28 @@ class JobClient:
         """Read these Jobs one by one; those that do not exist are left out."""
         return [job for job in self._pool.map(self.find, names) if job is not None]
 
-    def pods_by_job(self, names: Sequence[str]) -> Mapping[str, list[PodView]]:
-        """List the pods of each of these Jobs, with one listing for many Jobs."""
+    def pods_by_job(self, uids: Mapping[str, str | None]) -> Mapping[str, list[PodView]]:
+        """List the pods of these Jobs, with one listing for many Jobs.
+
+        `uids` has the name and the UID of each Job. Only pods that this very Job owns count: a
+        label can be on any pod. The UID is None for a Job that is gone. Its pods count by the name,
+        also those that were orphaned on purpose (`kubectl delete job --cascade=orphan`).
+        """
+        names = list(uids)
         pods: dict[str, list[PodView]] = {name: [] for name in names}
         batches = (
             names[start : start + JOBS_PER_POD_LISTING]
             for start in range(0, len(names), JOBS_PER_POD_LISTING)
         )
 
-        def list_pods(batch: Sequence[str]) -> list[Json]:
+        def list_pods(batch: Sequence[str]) -> list[PodView]:
             selector = f"{_JOB_NAME} in ({','.join(batch)})"
             path = f"/api/v1/namespaces/{self._namespace}/pods"
-            return list(self._list(path, {"labelSelector": selector}))
+            return [parse_pod(raw) for raw in self._list(path, {"labelSelector": selector})]
 
-        for raw in chain.from_iterable(self._pool.map(list_pods, batches)):
-            pods[raw["metadata"]["labels"][_JOB_NAME]].append(parse_pod(raw))
+        for pod in chain.from_iterable(self._pool.map(list_pods, batches)):
+            if pod.job in uids and uids[pod.job] in (None, pod.job_uid):
+                pods[pod.job].append(pod)
         return pods
 
     def events(self, name: str) -> list[EventView]:
@@ -105,17 +120,17 @@ class JobClient:
             for raw in self._list(path, {"fieldSelector": f"involvedObject.name={name}"})
         ]
 
-    def create(self, manifest: Json) -> str:
-        """Create a Job and return its UID. Raises NameTaken or QuotaExceeded."""
+    def create(self, manifest: Json) -> str | None:
+        """Create a Job. Return its UID, if the answer has it. Raises NameTaken or QuotaExceeded."""
         try:
-            uid: str = self._request("POST", self._jobs, body=manifest)["metadata"]["uid"]
+            answer = self._request("POST", self._jobs, body=manifest)
         except ApiError as error:
             if error.status == HTTPStatus.CONFLICT:
                 raise NameTaken(error.message) from error
             if error.status == HTTPStatus.FORBIDDEN and "exceeded quota" in error.message:
                 raise QuotaExceeded(error.message) from error
             raise self._refused(error) from error
-        return uid
+        return _text(_object(answer, "metadata"), "uid") or None
 
     def delete(self, job: JobView, *, keep_name: bool = False) -> None:
         """Delete this very Job, and its pods in the background. Idempotent.
@@ -180,40 +195,40 @@ class JobClient:
 
 
 def parse_job(raw: Json) -> JobView:
-    """Read a Job."""
-    metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
-    labels = metadata.get("labels") or {}
-    uncounted = status.get("uncountedTerminatedPods") or {}
+    """Read a Job. The name is empty if there is none: then it is no Job."""
+    metadata, status = _object(raw, "metadata"), _object(raw, "status")
+    labels = _object(metadata, "labels")
+    uncounted = _object(status, "uncountedTerminatedPods")
     # Which field was written when:
     # https://kubernetes.io/docs/reference/using-api/server-side-apply/
     status_writes = [
         _time(entry, "time")
-        for entry in metadata.get("managedFields") or ()
+        for entry in _objects(metadata, "managedFields")
         if entry.get("subresource") == "status"
     ]
     return JobView(
-        name=metadata["name"],
-        uid=metadata["uid"],
-        installation=labels.get(INSTALLATION),
+        name=_text(metadata, "name"),
+        uid=_text(metadata, "uid"),
+        installation=_text(labels, INSTALLATION) or None,
         is_recorded=RECORDED in labels,
-        created=datetime.fromisoformat(metadata["creationTimestamp"]),
+        created=_time(metadata, "creationTimestamp") or NEVER,
         started=_time(status, "startTime"),
-        is_suspended=bool(spec.get("suspend")),
+        is_suspended=_object(raw, "spec").get("suspend") is True,
         is_deleting=bool(metadata.get("deletionTimestamp")),
-        ready_pods=int(status.get("ready") or 0),
-        current_pods=int(status.get("active") or 0)
-        + int(status.get("terminating") or 0)
-        + sum(len(uncounted.get(kind) or ()) for kind in ("succeeded", "failed")),
-        failed_pods=int(status.get("failed") or 0),
+        ready_pods=_count(status, "ready"),
+        current_pods=_count(status, "active")
+        + _count(status, "terminating")
+        + sum(len(_list(uncounted, kind)) for kind in ("succeeded", "failed")),
+        failed_pods=_count(status, "failed"),
         status_changed=max(filter(None, status_writes), default=None),
-        result=parse_job_result(status.get("conditions") or ()),
-        claim_id=labels.get(CLAIM) or "",
+        result=_parse_job_result(status),
+        claim_id=_text(labels, CLAIM),
     )
 
 
-def parse_job_result(conditions: Iterable[Json]) -> JobResult | None:
+def _parse_job_result(status: Json) -> JobResult | None:
     """Read how a Job ended, from `Complete` or `Failed`; None while it is unfinished."""
-    for condition in conditions:
+    for condition in _objects(status, "conditions"):
         kind = condition.get("type")
         if kind in ("Complete", "Failed") and condition.get("status") == "True":
             return JobResult(
@@ -227,65 +242,74 @@ def parse_job_result(conditions: Iterable[Json]) -> JobResult | None:
 
 def parse_pod(raw: Json) -> PodView:
     """Read a pod."""
-    metadata, status = raw["metadata"], raw.get("status") or {}
-    conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
-    scheduled = conditions.get("PodScheduled") or {}
+    metadata, status = _object(raw, "metadata"), _object(raw, "status")
+    labels = _object(metadata, "labels")
+    conditions = {_text(each, "type"): each for each in _objects(status, "conditions")}
+    scheduled = _object(conditions, "PodScheduled")
     unscheduled = disruption = ""
     if scheduled.get("status") == "False":
         unscheduled = _text(scheduled, "message") or "no node yet"
-    target = conditions.get("DisruptionTarget") or {}
+    target = _object(conditions, "DisruptionTarget")
     if target.get("status") == "True":
         disruption = _text(target, "message") or _text(target, "reason")
-    containers = status.get("containerStatuses") or ()
+    containers = _objects(status, "containerStatuses")
     worker: Json = next((each for each in containers if each.get("name") == WORKER), {})
-    state = worker.get("state") or {}
-    waiting, terminated = state.get("waiting") or {}, state.get("terminated")
+    state = _object(worker, "state")
+    waiting, terminated = _object(state, "waiting"), _object(state, "terminated")
     termination = None
     if terminated:
         termination = Termination(
-            exit_code=int(terminated.get("exitCode", -1)),
+            exit_code=_count(terminated, "exitCode", -1),
             reason=_text(terminated, "reason"),
             message=_text(terminated, "message"),
             at=_time(terminated, "finishedAt"),
         )
+    # https://kubernetes.io/docs/concepts/overview/working-with-objects/owners-dependents/
+    owners = (
+        each
+        for each in _objects(metadata, "ownerReferences")
+        if each.get("kind") == "Job" and each.get("controller") is True
+    )
+    owner: Json = next(owners, {})
     return PodView(
-        name=metadata["name"],
+        name=_text(metadata, "name"),
+        job=_text(owner, "name") or _text(labels, _JOB_NAME),
+        job_uid=_text(owner, "uid"),
         phase=_text(status, "phase") or "Pending",
         reason=_text(status, "reason"),
         message=_text(status, "message") or _failed_init_container(status),
-        created=datetime.fromisoformat(metadata["creationTimestamp"]),
+        created=_time(metadata, "creationTimestamp") or NEVER,
         delete_by=_time(metadata, "deletionTimestamp"),
-        has_started=bool(state.get("running") or terminated),
+        has_started=bool(_object(state, "running") or terminated),
         waiting_reason=_text(waiting, "reason"),
         waiting_message=_text(waiting, "message"),
         unscheduled=unscheduled,
         disruption=disruption,
         termination=termination,
-        started_at=_time(terminated or state.get("running") or {}, "startedAt"),
-        claim_id=(metadata.get("labels") or {}).get(CLAIM) or "",
+        started_at=_time(terminated or _object(state, "running"), "startedAt"),
+        claim_id=_text(labels, CLAIM),
     )
 
 
 def _failed_init_container(pod_status: Json) -> str:
     """Say which init container (of a job template) failed, so that the worker never started."""
-    for container in pod_status.get("initContainerStatuses") or ():
-        terminated = (container.get("state") or {}).get("terminated") or {}
-        if terminated.get("exitCode"):
+    for container in _objects(pod_status, "initContainerStatuses"):
+        terminated = _object(_object(container, "state"), "terminated")
+        if code := _count(terminated, "exitCode"):
             return (
-                f"init container {container['name']} ended with exit code "
-                f"{terminated['exitCode']}: {_text(terminated, 'message')}"
+                f"init container {_text(container, 'name')} ended with exit code "
+                f"{code}: {_text(terminated, 'message')}"
             )
     return ""
 
 
 def parse_event(raw: Json) -> EventView:
     """Read an Event."""
-    series = raw.get("series") or {}
     return EventView(
         reason=_text(raw, "reason"),
         message=_text(raw, "message"),
         is_warning=raw.get("type") == "Warning",
-        last_seen=_text(series, "lastObservedTime")
+        last_seen=_text(_object(raw, "series"), "lastObservedTime")
         or _text(raw, "lastTimestamp")
         or _text(raw, "eventTime"),
     )
@@ -296,18 +320,38 @@ def changed_run(event: Json) -> str | None:
 
     `event` is a watch event of Jobs.
     """
-    job = event.get("object") or {}
-    conditions = (job.get("status") or {}).get("conditions") or ()
-    if event.get("type") != "DELETED" and parse_job_result(conditions) is None:
+    job = _object(event, "object")
+    if event.get("type") != "DELETED" and _parse_job_result(_object(job, "status")) is None:
         return None
-    name: str | None = (job.get("metadata") or {}).get("name")
-    return name
+    return _text(_object(job, "metadata"), "name") or None
 
 
-def _text(raw: Json, field: str) -> str:
-    return str(raw.get(field) or "")
+def _object(raw: Mapping[str, Any], field: str) -> Json:
+    value = raw.get(field)
+    # kopf gives views of its own, which are mappings and no dictionaries.
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _list(raw: Json, field: str) -> Sequence[object]:
+    value = raw.get(field)
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _objects(raw: Json, field: str) -> list[Json]:
+    return [dict(each) for each in _list(raw, field) if isinstance(each, Mapping)]
+
+
+def _text(raw: Mapping[str, Any], field: str) -> str:
+    value = raw.get(field)
+    return value[:_TEXT_LIMIT] if isinstance(value, str) else ""
+
+
+def _count(raw: Json, field: str, default: int = 0) -> int:
+    value = raw.get(field)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31:
+        return value
+    return default
 
 
 def _time(raw: Json, field: str) -> datetime | None:
-    value = raw.get(field)
-    return datetime.fromisoformat(value) if value else None
+    return parse_instant(_text(raw, field))

@@ -29,7 +29,7 @@ from enrollgate.launchers.kubernetes.events import EventRecorder
 from enrollgate.launchers.kubernetes.job_client import JobClient, NameTaken, QuotaExceeded
 from enrollgate.launchers.kubernetes.manifest import JobSettings, build_job
 from enrollgate.launchers.kubernetes.request_pool import RequestPool
-from enrollgate.launchers.kubernetes.views import JobResult, JobView, PodView
+from enrollgate.launchers.kubernetes.views import NEVER, JobResult, JobView, PodView
 
 _LOG = structlog.get_logger(__name__)
 # A pod that should have been gone for this long counts as gone, even if its node never confirmed
@@ -93,7 +93,7 @@ class KubernetesLauncher:
                 del observed[name]
             else:
                 observed[name] = observation
-        for name, pods in self._jobs.pods_by_job(list(missing)).items():
+        for name, pods in self._jobs.pods_by_job(dict.fromkeys(missing)).items():
             running = [pod for pod in pods if self._may_run(pod)]
             if running:
                 observed[name] = Observation(
@@ -107,7 +107,7 @@ class KubernetesLauncher:
         Events are read only where no pod is left.
         """
         finished = [(job, job.result) for job in jobs if job.result is not None]
-        pods = self._jobs.pods_by_job([job.name for job, _ in finished])
+        pods = self._jobs.pods_by_job({job.name: job.uid for job, _ in finished})
 
         def observe(pair: tuple[JobView, JobResult]) -> Observation:
             job, result = pair
@@ -136,7 +136,7 @@ class KubernetesLauncher:
             return (
                 replace(_observe(job), phase=Phase.LIVE) if job else Observation(name, Phase.LIVE)
             )
-        pods = self._jobs.pods_by_job([name])[name]
+        pods = self._jobs.pods_by_job({name: job.uid})[name]
         current = [pod for pod in pods if not pod.is_finished]
         if current and not any(map(self._may_run, current)):
             return None
@@ -190,7 +190,7 @@ class KubernetesLauncher:
             # It was created before the database was restored or replaced.
             self._jobs.delete(job, keep_name=True)
             return None
-        return LaunchResult(LaunchOutcome.ADOPTED, job.uid, job.created)
+        return LaunchResult(LaunchOutcome.ADOPTED, job.uid, _observe(job).launched_at)
 
     def stop(self, name: str, uid: str | None, *, keep_name: bool = False) -> None:
         """See `Launcher.stop`."""
@@ -229,5 +229,5 @@ def _observe(job: JobView) -> Observation:
         is_ending=job.is_deleting and job.result is None,
         uid=job.uid,
         claim_id=job.claim_id,
-        launched_at=job.created,
+        launched_at=job.created if job.created < NEVER else None,
     )

@@ -4,7 +4,7 @@
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from enrollgate.domain.observation import Phase
 
@@ -19,6 +19,8 @@ CLAIM = f"{DOMAIN}/claim"
 RECORDED = f"{DOMAIN}/recorded"
 # The container that does the work.
 WORKER = "worker"
+# The time of an object that does not say when it was created: it is never late.
+NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ class Termination:
 class PodView:
     """One pod of a Job.
 
+    `job` and `job_uid` name the Job that owns it. Without an owner, `job` is what its label says,
+    and `job_uid` is empty: a label alone proves nothing.
     `delete_by` is the time by which a deleted pod should be gone. `has_started` says whether the
     worker runs or has run. `waiting_reason` is the kubelet's word for why it does not run yet.
     `unscheduled` is the scheduler's message, empty once the pod has a node. `disruption` says why
@@ -91,6 +95,8 @@ class PodView:
     """
 
     name: str
+    job: str
+    job_uid: str
     phase: str
     reason: str
     message: str

@@ -20,6 +20,7 @@ a tiny picture. Connections break so that nobody notices. So every file is read 
 """
 
 import atexit
+import contextlib
 import functools
 import json
 import os
@@ -29,9 +30,11 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from enrollgate.common.environment import inherited_environment
+from enrollgate.common.strict_json import SIZE_LIMIT, parse_json
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.course import Expected, Fetched
 from enrollgate.worker.file_check import Findings, is_short
@@ -146,6 +149,9 @@ def _choose_extension(findings: Findings, wanted: str, known: Family) -> str:
     return wanted or findings.extensions[0]
 
 
+_FINDINGS = TypeAdapter(Findings)
+
+
 class FileChecker:
     """The process that checks files. It is started when it is needed, and again if it dies."""
 
@@ -170,22 +176,23 @@ class FileChecker:
         deadline = time.monotonic() + _TIMEOUT + file.stat().st_size / _MIN_RATE
         with self._lock:
             answer = self._ask(file, stop, deadline)
-        if answer is None:
-            return Findings(
-                "a file", Family.UNKNOWN.value, problem="broken", detail="its parser did not end"
-            )
-        if "error" in answer:
-            raise OSError(answer["error"], os.strerror(answer["error"]), str(file))
-        lists = {name: tuple(answer[name]) for name in ("extensions", "streams")}
-        return Findings(**answer | lists)
+        # What parses a hostile file may answer anything.
+        detail = "its parser did not end" if answer is None else "its parser failed"
+        with contextlib.suppress(ValueError):
+            match parse_json(answer or b""):
+                case {"error": int(number)}:
+                    raise OSError(number, os.strerror(number), str(file))
+                case found:
+                    return _FINDINGS.validate_python(found)
+        return Findings("a file", Family.UNKNOWN.value, problem="broken", detail=detail)
 
     def close(self) -> None:
         """End the process."""
         with self._lock:
             self._end()
 
-    def _ask(self, file: Path, stop: threading.Event, deadline: float) -> dict[str, Any] | None:
-        """Return the answer as JSON, None if the process died or did not answer in time."""
+    def _ask(self, file: Path, stop: threading.Event, deadline: float) -> bytes | None:
+        """Return the answer in JSON, None if the process died or did not answer in time."""
         process = self._running()
         requests, answers = process.stdin, process.stdout
         if requests is None or answers is None:
@@ -202,7 +209,7 @@ class FileChecker:
                         raise Failure(Reason.STOPPED, message)
                     if selector.select(_POLL_INTERVAL):
                         block = os.read(answers.fileno(), 1 << 16)
-                        if not block:
+                        if not block or len(line) > SIZE_LIMIT:
                             break
                         line += block
         except BrokenPipeError:
@@ -212,8 +219,7 @@ class FileChecker:
                 self._end()
         if not line.endswith(b"\n"):
             return None
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        return line
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from enrollgate.common.files import file_md5, write_atomically
+from enrollgate.common.strict_json import parse_json
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.domain.report import LeftOutItem
 from enrollgate.worker.course import Delivered, Fetched, Item, OnBytes, Validators
@@ -34,6 +35,8 @@ from enrollgate.worker.names import course_name, course_suffix, item_name, secti
 MANIFEST = "manifest.json"
 _PART = ".enrollgate-part"
 _CHUNK = 1 << 20
+# Bytes of a manifest, at most: more than 100,000 items.
+_MANIFEST_LIMIT = 2**26
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,9 +289,7 @@ class Directory:
             "left_out": self._left_out,
             "items": [
                 {"item": item_id, **entry}
-                for item_id, entry in sorted(
-                    self._items.items(), key=lambda pair: int(pair[1].get("index", 0))
-                )
+                for item_id, entry in sorted(self._items.items(), key=lambda pair: pair[1]["index"])
             ],
         }
         path = self._folder() / MANIFEST
@@ -299,15 +300,30 @@ class Directory:
 def _read_manifest(path: Path) -> _Manifest:
     """Read what earlier attempts delivered.
 
-    A damaged manifest counts as none: all items are delivered again.
+    A damaged manifest counts as none: all items are delivered again. So is the item of a damaged
+    entry.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return _Manifest(
-            str(content["course"]), {str(entry.pop("item")): entry for entry in content["items"]}
-        )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        content = parse_json(path.read_bytes(), _MANIFEST_LIMIT)
+    except (OSError, ValueError):
         return _Manifest()
+    match content:
+        case {"course": str(course), "items": [*entries]}:
+            pass
+        case _:
+            return _Manifest()
+    items = dict[str, dict[str, Any]]()
+    for entry in entries:
+        match entry:
+            case {
+                "item": str(item_id),
+                "index": int(),
+                "file": str(file),
+                "bytes": int(),
+                "md5": str(),
+            } if "\0" not in file:
+                items[item_id] = {key: value for key, value in entry.items() if key != "item"}
+    return _Manifest(course, items)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from Cryptodome.Cipher import AES
 from Cryptodome.Util.Padding import unpad
 
 from enrollgate.common.files import write_private
+from enrollgate.common.strict_json import parse_json
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.containers import CutError, check_fragment
 from enrollgate.worker.downloaders.direct import DurableHttpFD, FileReplaced, remove_note
@@ -262,10 +263,15 @@ def _truncate_to_checkpoint(stream: Path, checkpoint: Path) -> None:
     have its full name and only some of its bytes.
     """
     size = 0
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        state = json.loads(checkpoint.read_bytes())["downloader"]
-        if int(state["current_fragment"]["index"]) > 0:
-            size = int(state["extra_state"]["size"])
+    with contextlib.suppress(OSError, ValueError):
+        match parse_json(checkpoint.read_bytes()):
+            case {
+                "downloader": {
+                    "current_fragment": {"index": int(index)},
+                    "extra_state": {"size": int(written)},
+                }
+            } if index > 0:
+                size = written
     if stream.is_file() and 0 < size <= stream.stat().st_size:
         os.truncate(stream, size)
     else:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Protocol
 
+from enrollgate.common.strict_json import parse_json
 from enrollgate.worker.course import Validators
 
 # Seconds from a Last-Modified to the Date of its answer, after which the file cannot have changed
@@ -68,10 +69,20 @@ class Version:
     def decode(text: str) -> "Version | None":
         """Return the version of this JSON; None if it is none."""
         try:
-            content = json.loads(text)
-            return Version(Validators(**content["validators"]), str(content["condition"]))
-        except (ValueError, TypeError, KeyError):
+            content = parse_json(text)
+        except ValueError:
             return None
+        match content:
+            case {
+                "validators": {
+                    "length": int() | None as length,
+                    "etag": str(etag),
+                    "last_modified": str(last_modified),
+                },
+                "condition": str(condition),
+            }:
+                return Version(Validators(length, etag, last_modified), condition)
+        return None
 
 
 def read_version(headers: Headers) -> Version:

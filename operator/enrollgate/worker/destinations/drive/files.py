@@ -4,13 +4,13 @@ In comes a value of `json.loads`, out goes a `File` or an `UnreadableResponse`. 
 module sees a field of an unexpected type.
 """
 
-import json
 import mimetypes
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from enrollgate.common.strict_json import parse_json as parse_strictly
 from enrollgate.worker.destinations.drive.errors import UnreadableResponse
 
 # MIME types by extension: the standard library's, and what it lacks. The operating system's table
@@ -55,6 +55,8 @@ FIELDS = (
     "driveId,shortcutDetails"
 )
 _ALWAYS = ("id", "name", "mimeType", "createdTime", "trashed")
+# Bytes of an answer, at most. A page of a listing has some hundred kilobytes.
+_ANSWER_LIMIT = 2**24
 _ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _SIZE = re.compile(r"\d{1,15}")
 _MD5 = re.compile(r"[0-9a-f]{32}")
@@ -96,8 +98,8 @@ def media_type(file: Path) -> str:
 def parse_json(content: bytes) -> dict[str, object]:
     """Return the JSON object of an answer. Raises UnreadableResponse."""
     try:
-        answer = json.loads(content)
-    except (ValueError, RecursionError):  # no JSON, no text, or nested too deep
+        answer = parse_strictly(content, _ANSWER_LIMIT)
+    except ValueError:
         answer = None
     if not isinstance(answer, dict):
         raise UnreadableResponse("no JSON object")
@@ -140,9 +142,14 @@ def parse_file(answer: object) -> File:
 
 def parse_id(value: object) -> str:
     """Return the value if it can be a file's id. Raises UnreadableResponse."""
-    if not isinstance(value, str) or not _ID.fullmatch(value):
+    if not isinstance(value, str) or not is_id(value):
         raise UnreadableResponse("no id")
     return value
+
+
+def is_id(value: str) -> bool:
+    """Return whether the text can be the id of a file or a folder."""
+    return _ID.fullmatch(value) is not None
 
 
 def _text(

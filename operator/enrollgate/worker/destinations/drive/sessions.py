@@ -10,7 +10,10 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from enrollgate.common.files import write_private
+from enrollgate.worker.destinations.drive.files import is_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,9 @@ class Session:
 
     def __repr__(self) -> str:
         return f"Session({self.file_id}, {self.size} bytes)"  # without the URI
+
+
+_SESSION = TypeAdapter(Session)
 
 
 class SessionStore:
@@ -72,7 +78,8 @@ class SessionStore:
     def load_folder_id(self, key: str) -> str | None:
         """Return the id that a folder was created with, or was about to be created with."""
         with contextlib.suppress(OSError, ValueError):
-            return self._path(key, ".folder").read_text(encoding="utf-8") or None
+            folder_id = self._path(key, ".folder").read_text(encoding="utf-8")
+            return folder_id if is_id(folder_id) else None
         return None
 
     def save_folder_id(self, key: str, folder_id: str) -> None:
@@ -90,6 +97,7 @@ class SessionStore:
 def _read_session(path: Path) -> Session | None:
     """Return the session in a file, or None if the file is missing or damaged."""
     try:
-        return Session(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        session = _SESSION.validate_json(path.read_bytes(), strict=True)
+    except (OSError, ValueError):
         return None
+    return session if is_id(session.file_id) and is_id(session.parent) else None

@@ -20,6 +20,9 @@ TEXTS = {
     "encoded, nearly addresses": "x%40a.",
     "nearly URLs": "a://",
     "escape sequences": "\x1b[31m",
+    "headers": "Cookie: a=b\n",
+    "tokens": "token=abc upload_id=abc ",
+    "fragments": "http://x/#a=b;c=d ",
 }
 
 

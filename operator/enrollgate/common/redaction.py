@@ -1,18 +1,45 @@
 """Keep e-mail addresses, credentials and control characters out of logs and databases."""
 
 import re
-import traceback
+from collections.abc import Iterator
+from traceback import TracebackException
 
 # What ends a part of an e-mail address.
 _END = r"\s<>\"'(),;:/=&?"
-_DOMAIN = rf"(?:[^@%.{_END}]++\.)+[A-Za-z]{{2,}}"
+# The last label begins with a letter, unlike that of a version; it may be of any script (IDN).
+_LABEL = rf"[^@%.\u3002\uff0e\uff61{_END}]++"
+_DOMAIN = (
+    rf"(?:(?:{_LABEL}[.\u3002\uff0e\uff61])+[^\W\d_][A-Za-z0-9\-\u0080-\U0010ffff]*+"
+    r"|localhost\b)"
+)
+# An `@` in a URL, encoded once or several times.
+_AT = r"%(?:25)*+40"
 # Each pattern begins where a word or a host begins and looks at no character twice: its time is
 # linear in the text.
 _EMAIL = re.compile(
-    rf"(?<![^@{_END}])[^@{_END}]++@{_DOMAIN}|(?<![^@%{_END}])[^@%{_END}]++%40{_DOMAIN}"
+    rf"(?<![^@{_END}])[^@{_END}]++@{_DOMAIN}"
+    rf"|(?:(?<![^@{_END}])|(?<=%40)|(?<=%2540))(?:[^@%{_END}]++|%(?!(?:25)*+40))++{_AT}{_DOMAIN}"
 )
 # A URL's host with a user name, its path, and its query to the end of the word.
 _URL = re.compile(r"://([^/\s?#\"'<>]*+)([^\s?\"'<>]*+)(\?[^\s\"'<>]*+)?")
+# Parameters in a URL's path or fragment, as in `;token=abc` and `#access_token=abc`.
+_PARAMETERS = re.compile(r"([;#])[^;#=]*+=.*", re.DOTALL)
+# The query of a relative URL.
+_QUERY = re.compile(r"\?[^\s=\"'<>?]++=[^\s\"'<>]*+")
+# Headers to the end of the line, or of the quotes that a program printed them in.
+_HEADER = re.compile(
+    r"((?:cookie2?|authorization)[\"']?[ \t]{0,2}[:=][ \t]{0,2})"
+    r"(?:\"[^\"\r\n]++\"?|'[^'\r\n]++'?|[^\s\"'][^\r\n]*+)|\b(bearer[ \t]{1,2})[\w.~+/=-]{12,}+",
+    re.IGNORECASE,
+)
+# `name=value` and `"name": "value"`, where the name ends with one of these words.
+_SECRET = re.compile(
+    r"((?:token|passw(?:or)?d|secret|signature|upload_?id|sess(?:ion)?_?id|api_?key)"
+    r"(?:\\?[\"']?[ \t]?=[ \t]?[\"']?|\\?[\"'][ \t]?:[ \t]?\\?[\"']))[^\s\"'&;,<>\\]++",
+    re.IGNORECASE,
+)
+_HEADER_WORDS = ("cookie", "authorization", "bearer")
+_SECRET_WORDS = ("token", "passw", "secret", "signature", "upload", "sess", "key")
 _SPACE = re.compile(r"(\s+)")
 # What a terminal or a log viewer would obey: control characters, other line ends, and marks that
 # change the direction of text. Joiners stay, since Persian, Indic scripts and emoji need them.
@@ -28,15 +55,19 @@ _ESCAPES: dict[int, int | str] = {character: character for character in range(0x
 _ESCAPES |= {control: chr(control).encode("unicode_escape").decode() for control in _CONTROLS}
 # How many characters are looked at for each one that may be returned.
 _LOOKED_AT = 16
+# Of a traceback: frames of each exception, and exceptions one behind the other.
+_MAX_FRAMES = 30
+_MAX_CAUSES = 5
 
 
 def redact(text: str, limit: int = 1000) -> str:
     """Return the text without secrets, cut to `limit` characters.
 
-    E-mail addresses, user names in URLs and URL queries are removed: a signed URL is a credential.
-    Control characters are escaped (`\\n`, `\\x1b`), so the result is one line. Single surrogates
-    are replaced, since no database stores them. The time is linear in `limit`, however long the
-    text is.
+    E-mail addresses, user names and parameters in URLs, the headers Cookie and Authorization, and
+    values named as tokens or passwords are removed: a signed URL is a credential. Control
+    characters are escaped (`\\n`, `\\x1b`), so the result is one line. Single surrogates are
+    replaced, since no database stores them. The time is linear in `limit`, however long the text
+    is.
     """
     if len(text) > _LOOKED_AT * limit:
         text = text[: _LOOKED_AT * limit]
@@ -44,27 +75,59 @@ def redact(text: str, limit: int = 1000) -> str:
         kept = max(text.rfind(space) for space in " \t\n")
         text = f"{text[: kept + 1]}..."
     text = text.encode("utf-8", "replace").decode()
-    if "://" in text or "@" in text or "%40" in text:
-        text = "".join(
-            _EMAIL.sub("<e-mail>", _URL.sub(_shorten_url, word))
-            if "://" in word or "@" in word or "%40" in word
-            else word
-            for word in _SPACE.split(text)
-        )
+    if any(mark in text for mark in ("=", ":", "earer", "EARER")):
+        lowered = text.lower()
+        if any(word in lowered for word in _HEADER_WORDS):
+            text = _HEADER.sub(r"\1\2...", text)
+        if any(word in lowered for word in _SECRET_WORDS):
+            text = _SECRET.sub(r"\1...", text)
+    if any(mark in text for mark in ("@", "://", "?", "%40", "%25")):
+        text = "".join(map(_redact_word, _SPACE.split(text)))
     if not text.isprintable():
         text = text.translate(_ESCAPES)
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def _redact_word(word: str) -> str:
+    if "://" in word:
+        word = _URL.sub(_shorten_url, word)
+    if "?" in word and "=" in word:
+        word = _QUERY.sub("?...", word)
+    if "@" in word or "%" in word:
+        word = _EMAIL.sub("<e-mail>", word)
+    return word
+
+
 def _shorten_url(url: re.Match[str]) -> str:
-    """Return a URL from its `://` on, without user name and query."""
+    """Return a URL from its `://` on, without user name, query and other parameters."""
     _, _, host = url[1].rpartition("@")
-    return f"://{host}{url[2]}{'?...' if url[3] else ''}"
+    path = _PARAMETERS.sub(r"\1...", url[2]) if "=" in url[2] else url[2]
+    return f"://{host}{path}{'?...' if url[3] else ''}"
 
 
-def redacted_traceback() -> str:
-    """Return the traceback of the current exception, each of its lines redacted."""
-    return "".join(f"{redact(line)}\n" for line in traceback.format_exc().splitlines())
+def redacted_traceback(error: BaseException) -> str:
+    """Return the error's traceback without local variables, each of its lines redacted.
+
+    A message of several lines becomes one, so that it cannot pass for lines of the log. The last
+    frames and causes are shown, some dozens at most.
+    """
+    described = TracebackException.from_exception(error, limit=-_MAX_FRAMES, compact=True)
+    return "".join(f"{line}\n" for line in _traceback_lines(described, _MAX_CAUSES))
+
+
+def _traceback_lines(described: TracebackException, depth: int) -> Iterator[str]:
+    earlier = described.__cause__
+    if earlier is None and not described.__suppress_context__:
+        earlier = described.__context__
+    if earlier is not None and depth:
+        yield from _traceback_lines(earlier, depth - 1)
+        yield "It led to this exception:"
+    yield "Traceback (most recent call last):"
+    for frame in described.stack.format():
+        yield from map(redact, frame.splitlines())
+    yield redact("".join(described.format_exception_only()).strip())
+    for each in (described.exceptions or ())[: depth and _MAX_CAUSES]:
+        yield from (f"  | {line}" for line in _traceback_lines(each, depth - 1))
 
 
 def printable(text: str) -> str:

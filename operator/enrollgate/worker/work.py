@@ -53,7 +53,7 @@ def work(
     except MemoryError:
         report = Report(Reason.OOM_KILLED, "the worker needed more memory than it may take")
     except Exception as error:  # noqa: BLE001 -- a bug, too, must end in a report
-        sys.stderr.write(redacted_traceback())
+        sys.stderr.write(redacted_traceback(error))
         report = Report(Reason.WORKER_CRASHED, f"{type(error).__name__}: {redact(str(error), 300)}")
     result = "complete" if report.reason is None else f"{report.reason}: {redact(report.message)}"
     progress.end(f"{order.attempt_tag} task {order.task_id}: {result}")

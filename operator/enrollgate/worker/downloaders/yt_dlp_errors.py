@@ -42,7 +42,7 @@ def errors_as_failures() -> Iterator[None]:
             sys.stderr.write(f"yt-dlp: {failure.message}\n")
         raise failure from error
     except EXTRACTOR_BUGS as error:
-        sys.stderr.write(redacted_traceback())
+        sys.stderr.write(redacted_traceback(error))
         message = f"yt-dlp's extractor for this site failed ({type(error).__name__})"
         remedy = "Update yt-dlp: a newer version may fix it."
         raise Failure(Reason.UNSUPPORTED_COURSE, message, remedy=remedy) from error

@@ -455,8 +455,15 @@ def real_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     monkeypatch.setattr(sys, "stderr", stderr)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
+    for module, hook in (
+        (sys, "excepthook"),
+        (threading, "excepthook"),
+        (logging, "raiseExceptions"),
+    ):
+        monkeypatch.setattr(module, hook, getattr(module, hook))
     configure_logging("json", "debug")
     yield stderr
+    logging.captureWarnings(False)
     root.handlers[:] = handlers
     root.setLevel(level)
 

@@ -102,7 +102,7 @@ async def _run(settings: Settings) -> None:
         stopped.set()
 
     try:
-        with serving(settings.http_port, health):
+        with serving(settings.http_address, settings.http_port, health):
             _LOG.info(
                 "operator started",
                 launcher="kubernetes",

@@ -75,7 +75,7 @@ def run_operator(settings: Settings) -> None:
 
     try:
         handle_signals(stop)
-        with serving(settings.http_port, health):
+        with serving(settings.http_address, settings.http_port, health):
             _LOG.info("operator started", launcher="local", installation=settings.installation)
             runner.run()
         _LOG.info("operator stopped; live runs continue and are adopted at the next start")

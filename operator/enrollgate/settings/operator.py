@@ -5,6 +5,7 @@ the end check what only makes sense together.
 """
 
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -129,6 +130,12 @@ class Settings(WorkerSettings):
         le=65535,
         description="The port that serves /livez, /readyz and /metrics (Prometheus); 0: none.",
     )
+    http_address: str = Field(
+        "127.0.0.1",
+        description="The IP address that serves them; `*`: all addresses of the machine, IPv6 and "
+        "IPv4. The chart sets `*`: the kubelet and Prometheus ask the pod's address.",
+        examples=["*"],
+    )
     log_format: Literal["text", "json"] = Field(
         "text", description="`text` for people, `json` for machines."
     )
@@ -163,6 +170,14 @@ class Settings(WorkerSettings):
                 "lower-case letters, digits and -; begin with a letter"
             )
         return value
+
+    @field_validator("http_address")
+    @classmethod
+    def _ip_address(cls, value: str) -> str:
+        try:
+            return value if value == "*" else str(ip_address(value))
+        except ValueError:
+            raise ValueError("write an IP address such as 127.0.0.1 or ::1, or * for all") from None
 
     @field_validator("local_memory_limit")
     @classmethod

@@ -59,6 +59,7 @@ def test_the_defaults_of_the_chart_are_those_of_the_settings(
     assert different == {
         "database_url",
         "destination",
+        "http_address",
         "http_port",
         "installation",
         "launcher",

@@ -1,16 +1,26 @@
 """`enrollgate run`: the operator, on this machine or in a cluster, until a signal stops it."""
 
+import structlog
+
 from enrollgate.commands.console import fail, settings_or_fail
 from enrollgate.control.wiring import Misconfigured, run_operator
 from enrollgate.database import DatabaseMisconfigured
 from enrollgate.telemetry.http import PortUnavailable
 from enrollgate.telemetry.logging import configure_logging
 
+_LOG = structlog.get_logger(__name__)
+
 
 def run() -> None:
     """Run the operator. Ends the command with 2 if something is misconfigured, 1 if it crashes."""
     settings = settings_or_fail()
     configure_logging(settings.log_format, settings.log_level)
+    if settings.allowed_hosts and settings.download_command:
+        _LOG.warning(
+            "ENROLLGATE_ALLOWED_HOSTS does not bind ENROLLGATE_DOWNLOAD_COMMAND: only the course's "
+            "URL is checked before the command starts; to limit what it contacts, use a "
+            "NetworkPolicy or a firewall"
+        )
     try:
         if settings.launcher == "local":
             run_operator(settings)

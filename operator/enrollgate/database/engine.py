@@ -6,10 +6,11 @@ failing.
 """
 
 import hashlib
+import os
 import sqlite3
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -333,6 +334,14 @@ def _open_sqlite(url: URL) -> Engine:
     engine = create_engine(
         url, hide_parameters=True, connect_args={"timeout": _SQLITE_LOCK_TIMEOUT}
     )
+
+    @event.listens_for(engine, "do_connect")
+    def create_file(*_: object) -> None:
+        """Create the file for its owner alone: it holds e-mail addresses. SQLite's WAL follows."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        with suppress(OSError):  # SQLite says what is wrong
+            if url.database and url.database != ":memory:":
+                os.close(os.open(url.database, flags, 0o600))
 
     @event.listens_for(engine, "connect")
     def prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

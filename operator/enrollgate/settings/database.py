@@ -1,5 +1,6 @@
 """Where the database is: the settings in parts, and how a database URL is parsed."""
 
+import re
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
@@ -47,12 +48,19 @@ def parse_database_url(text: str) -> "URL":
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 
+    is_odd = text.count("@") > 1 or re.search(r"%(?![0-9A-Fa-f]{2})", text)
+    if is_odd and not text.startswith("sqlite"):
+        raise ValueError(
+            "its user or password has an @ or % that is not percent-encoded: write %40 for @ and "
+            "%25 for %, or set ENROLLGATE_DATABASE__HOST, __USER, __NAME and __PASSWORD instead"
+        )
     try:
         url = make_url(text)
-    except (ArgumentError, ValueError) as error:
+    except (ArgumentError, ValueError):
         raise ValueError(
-            "it is not a database URL: write mysql://user:password@host:port/name"
-        ) from error
+            "it is not a database URL: write mysql://user:password@host:port/name, and "
+            "percent-encode special characters of the password"
+        ) from None
     options = sorted(set(url.query) - {"charset"})
     if options:
         raise ValueError(

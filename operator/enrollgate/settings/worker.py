@@ -100,7 +100,8 @@ class WorkerSettings(BaseSettings):
         (),
         description="The hosts that may be contacted, comma-separated; `*.example.com` means its "
         "subdomains. Empty: every public host, over https. For plain http or a private address, "
-        "list the host itself.",
+        "list the host itself. Of a download command, only the course's URL is checked: what the "
+        "command contacts then is its own affair.",
         examples=["courses.example.com,*.cdn.example.com"],
     )
     min_download_rate: ByteSize = Field(

@@ -48,12 +48,14 @@ def parse_database_url(text: str) -> "URL":
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 
+    unencoded = ValueError(
+        "its user or password has an @, / or % that is not percent-encoded: write %40 for @, %2F "
+        "for / and %25 for %, or set ENROLLGATE_DATABASE__HOST, __USER, __NAME and __PASSWORD "
+        "instead"
+    )
     is_odd = text.count("@") > 1 or re.search(r"%(?![0-9A-Fa-f]{2})", text)
     if is_odd and not text.startswith("sqlite"):
-        raise ValueError(
-            "its user or password has an @ or % that is not percent-encoded: write %40 for @ and "
-            "%25 for %, or set ENROLLGATE_DATABASE__HOST, __USER, __NAME and __PASSWORD instead"
-        )
+        raise unencoded
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
@@ -61,6 +63,8 @@ def parse_database_url(text: str) -> "URL":
             "it is not a database URL: write mysql://user:password@host:port/name, and "
             "percent-encode special characters of the password"
         ) from None
+    if "@" in (url.database or "") and url.drivername != "sqlite":
+        raise unencoded
     options = sorted(set(url.query) - {"charset"})
     if options:
         raise ValueError(

@@ -83,12 +83,12 @@ def _soak(
         if elapsed >= task * TASK_INTERVAL:
             task += 1
             node.add(task, "enrolled")
-            if task % 10 == 5:  # while the task before it runs
-                node.write_status(task - 1, "failed")
-            elif task % 10 == 7:
-                node.delete(task - 1)
-            elif task % 10 == 9:
-                node.write_status(task - 1, ODD)
+        elif task % 10 == 5:  # its run has most likely begun
+            node.write_status(task, "failed")
+        elif task % 10 == 7:
+            node.delete(task)
+        elif task % 10 == 9:
+            node.write_status(task, ODD)
         if elapsed >= seconds * WARM_UP:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
                 response.read()
@@ -111,7 +111,7 @@ def describe_growth(name: str, times: list[float], values: list[float]) -> dict[
     The growth is that of a straight line through all samples: one odd sample decides nothing.
     """
     tenth = max(1, len(values) // 10)
-    start, end = statistics.mean(values[:tenth]), statistics.mean(values[-tenth:])
+    start, end = statistics.fmean(values[:tenth]), statistics.fmean(values[-tenth:])
     slope = statistics.linear_regression(times, values).slope
     growth = slope * (times[-1] - times[0])
     allowed = MEMORY_GROWTH * start if name.startswith("memory") else COUNT_GROWTH
@@ -119,7 +119,7 @@ def describe_growth(name: str, times: list[float], values: list[float]) -> dict[
         "what": name,
         "start": start,
         "end": end,
-        "peak": max(values),
+        "peak": float(max(values)),
         "slope_per_hour": slope * 3600,
         "growth_relative_to_allowed": growth / allowed,
         "flat": growth <= allowed,

@@ -130,15 +130,15 @@ class MemoryLauncher:
             bytes_delivered=300,
             destination_url="file:///x",
         )
-        self._end(name, Phase.SUCCEEDED, report)
+        self.end(name, Phase.SUCCEEDED, report)
 
     def fail(self, name: str, reason: Reason = Reason.ACCESS_DENIED) -> None:
-        self._end(name, Phase.FAILED, Report(reason, "the site said no"))
+        self.end(name, Phase.FAILED, Report(reason, "the site said no"))
 
     def stick(self, name: str) -> None:
-        self._end(name, Phase.STUCK, Report(Reason.IMAGE_PULL_BACK_OFF, "there is no such image"))
+        self.end(name, Phase.STUCK, Report(Reason.IMAGE_PULL_BACK_OFF, "there is no such image"))
 
-    def _end(self, name: str, phase: Phase, report: Report) -> None:
+    def end(self, name: str, phase: Phase, report: Report) -> None:
         run = self.runs.get(name, Observation(name, phase))
         self.runs[name] = replace(run, phase=phase, report=report)
 

@@ -1,8 +1,9 @@
 """Faults and events in any order, with the real reconciler on SQLite.
 
-Node.js writes rows, time passes, runs end or disappear. At any point of a pass the operator may
-crash, Node.js may write, a second operator may run a pass, or the database or the launcher may be
-away. After each step the promises must hold. Once the faults stop, every task must end.
+Node.js writes, replaces and deletes rows, time passes, runs end, report nonsense or disappear. At
+any point of a pass the operator may crash,
+Node.js may write, a second operator may run a pass, or the database or the launcher may be away.
+After each step the promises must hold. Once the faults stop, every task must end.
 """
 
 import os
@@ -24,14 +25,16 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import text
 from tests.interruptions import Interruption, interrupted_operator
-from tests.world import World
+from tests.world import COURSE, World
 
 from enrollgate.database import DatabaseUnavailable
+from enrollgate.domain.account import cookies_name
 from enrollgate.domain.observation import Phase
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
 from enrollgate.launchers import LauncherUnavailable
+from enrollgate.launchers.local.exit_result import ExitResult, RunResult, parse_report, result_of
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +42,21 @@ pytestmark = pytest.mark.slow
 POINTS = st.integers(0, 40)
 WAITING = ("pending", "paid", "processing")
 ALIVE = (Phase.LIVE, Phase.STUCK)
+# Reports that no worker writes, and some that only look odd.
+ODD_REPORTS = (
+    "",
+    "null",
+    "[" * 4096,
+    '{"reason": null, "message": 5}',
+    '{"reason": "SiteError", "message": "x", "items_failed": "many"}',
+    '{"reason": "SiteError", "message": "x", "items_failed": 1e999}',
+    '{"reason": "SiteError", "message": "x", "bytes_delivered": ' + "9" * 3950 + "}",
+    '{"reason": "SiteError", "message": "x", "bytes_delivered": 18446744073709551616}',
+    '{"reason": "SiteError", "message": "\\ud800 \\u0000 \\n"}',
+    '{"reason": "Unheard", "message": "x"}',
+    '{"reason": "SiteError", "message": "' + "x" * 10_000 + '"}',
+    '{"reason": null, "message": "", "destination_url": "\\ud800"}',
+)
 
 
 class OperatorCrashed(BaseException):
@@ -65,6 +83,8 @@ class Promises(RuleBasedStateMachine):
         self.written: dict[int, str | None] = {}
         # Finished tasks and their statuses, until Node.js writes to them again.
         self.over: dict[int, str] = {}
+        # How many courses and accounts were made up.
+        self.versions = 0
         self.restart()
 
     def teardown(self) -> None:
@@ -83,8 +103,19 @@ class Promises(RuleBasedStateMachine):
         self.second = interrupted_operator(self.world, Interruption(), self.only_what_is_enrolled)
 
     def only_what_is_enrolled(self, order: RunOrder) -> None:
-        status = self.world.status(order.task_id)
-        assert status == "enrolled" or order.task_id in self.moved, f"launched a task at {status!r}"
+        if order.task_id not in self.moved:
+            status, url, cookies = self.row(order.task_id)
+            assert status == "enrolled", f"launched a task at {status!r}"
+            assert (order.course_url, order.cookies_name) == (url, cookies), "launched what was"
+
+    def row(self, task: int) -> tuple[str | None, str | None, str | None]:
+        """Return the status of a task, its course and the name of its account's cookies."""
+        with self.world.database.read_transaction() as connection:
+            row = connection.execute(
+                text("SELECT status, course_url, email FROM download_tasks WHERE id = :id"),
+                {"id": task},
+            ).one_or_none()
+        return (row[0], row[1], cookies_name(row[2])) if row else (None, None, None)
 
     # Node.js
 
@@ -101,10 +132,44 @@ class Promises(RuleBasedStateMachine):
     def node_writes_a_status(self, task: int, status: str | None) -> None:
         if task not in self.written or self.world.status(task) == "completed":
             return  # The row is deleted or completed: an application does not write to it again.
-        self.world.set(task, status)
+        self.world.sql(
+            "UPDATE download_tasks SET status = :status WHERE id = :id",
+            status=status,
+            id=task,
+        )
+        self.note_write(task, status)
+
+    def note_write(self, task: int, status: str | None) -> None:
         self.written[task] = status
         self.moved.add(task)
         self.over.pop(task, None)
+
+    @rule(task=tasks, status=st.sampled_from([*WAITING, "enrolled", "enrolled", "failed"]))
+    def node_replaces_a_row(self, task: int, status: str) -> None:
+        self.versions += 1
+        self.world.sql(
+            "REPLACE INTO download_tasks (id, status, email, course_url) "
+            "VALUES (:id, :status, :email, :url)",
+            id=task,
+            status=status,
+            email=f"ada{self.versions}@example.com",
+            url=f"{COURSE}/{self.versions}",
+        )
+        self.note_write(task, status)
+
+    @rule(task=tasks, is_course=st.booleans())
+    def node_corrects_a_row(self, task: int, is_course: bool) -> None:
+        if task not in self.written or self.world.status(task) == "completed":
+            return
+        self.versions += 1
+        self.world.sql(
+            "UPDATE download_tasks SET course_url = :url WHERE id = :id"
+            if is_course
+            else "UPDATE download_tasks SET email = :url || '@example.com' WHERE id = :id",
+            id=task,
+            url=f"{COURSE}/{self.versions}" if is_course else f"ada{self.versions}",
+        )
+        self.moved.add(task)
 
     @rule(task=tasks)
     def node_deletes_a_row(self, task: int) -> None:
@@ -132,6 +197,24 @@ class Promises(RuleBasedStateMachine):
             self.world.launcher.stick(name)
         else:
             self.world.launcher.lose(name)
+
+    @precondition(lambda self: self.world.launcher.live)
+    @rule(
+        data=st.data(),
+        content=st.sampled_from(ODD_REPORTS),
+        code=st.sampled_from([0, 1, 69, 75, -9]),
+    )
+    def a_run_ends_with_an_odd_report(self, data: st.DataObject, content: str, code: int) -> None:
+        """Let a launcher make of the report what it can, as the supervisor does."""
+        name = data.draw(st.sampled_from(sorted(self.world.launcher.live)))
+        result = result_of(ExitResult(code, parse_report(content)), 1, None, 60)
+        assert result is not None
+        result = RunResult.decode(result.encode())
+        self.world.launcher.end(
+            name, Phase.SUCCEEDED if result.succeeded else Phase.FAILED, result.report
+        )
+        if result.succeeded:
+            self.succeeded.add(name)
 
     @rule(lingering=st.booleans())
     def stopped_runs_stay_live(self, lingering: bool) -> None:
@@ -199,7 +282,9 @@ class Promises(RuleBasedStateMachine):
         data=st.data(),
         points=POINTS,
         task=tasks,
-        status=st.sampled_from([*WAITING, "enrolled", "failed", "odd", "deleted"]),
+        status=st.sampled_from(
+            [*WAITING, "enrolled", "failed", "odd", "deleted", "replaced", "corrected"]
+        ),
     )
     def a_pass_during_which_node_writes(
         self, data: st.DataObject, points: int, task: int, status: str
@@ -207,6 +292,10 @@ class Promises(RuleBasedStateMachine):
         def write() -> None:
             if status == "deleted":
                 self.node_deletes_a_row(task)
+            elif status == "replaced":
+                self.node_replaces_a_row(task, "enrolled")
+            elif status == "corrected":
+                self.node_corrects_a_row(task, is_course=True)
             else:
                 self.node_writes_a_status(task, status)
 
@@ -246,11 +335,15 @@ class Promises(RuleBasedStateMachine):
                 .scalars()
                 .all()
             )
+        orders = {order.name: order for order in self.world.launcher.orders}
         for task in completed:
+            _, url, cookies = self.row(task)
             assert any(
-                run.name in self.succeeded and run.outcome == "succeeded"
+                run.name in self.succeeded
+                and run.outcome == "succeeded"
+                and (orders[run.name].course_url, orders[run.name].cookies_name) == (url, cookies)
                 for run in self.world.runs(task)
-            )
+            ), f"task {task} is completed, and its course was not delivered"
 
     @invariant()
     def what_is_over_stays_as_it_is(self) -> None:
@@ -280,6 +373,12 @@ class Promises(RuleBasedStateMachine):
     def once_the_faults_stop_every_task_ends(self) -> None:
         self.world.launcher.lingering = False
         self.restart()
+        self.come_to_rest()
+        self.operator.reconcile()
+        assert self.world.scalar("SELECT COUNT(*) FROM enrollgate_tasks") == 0
+
+    def come_to_rest(self) -> None:
+        """Make passes until every task has ended."""
         for _ in range(200):
             self.operator.reconcile()
             self.world.clock.advance(30)
@@ -291,19 +390,17 @@ class Promises(RuleBasedStateMachine):
                 else:
                     self.world.launcher.succeed(name)
                     self.succeeded.add(name)
+            self.no_task_runs_twice_at_once()
             open_tasks = self.world.scalar(
                 "SELECT COUNT(*) FROM download_tasks "
-                "WHERE status IN ('pending', 'paid', 'processing', 'enrolled')"
+                "WHERE status IN ('pending', 'paid', 'processing', 'enrolled') "
             )
             unfinished = self.world.scalar(
-                "SELECT COUNT(*) FROM enrollgate_runs WHERE finished_at IS NULL"
+                "SELECT COUNT(*) FROM enrollgate_runs WHERE finished_at IS NULL "
             )
             if not open_tasks and not unfinished and not self.world.launcher.runs:
-                break
-        else:
-            raise AssertionError(f"tasks are left hanging: {self.world.runs()}")
-        self.operator.reconcile()
-        assert self.world.scalar("SELECT COUNT(*) FROM enrollgate_tasks") == 0
+                return
+        raise AssertionError(f"tasks are left hanging: {self.world.runs()}")
 
 
 TestPromises = Promises.TestCase

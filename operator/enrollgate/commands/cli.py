@@ -72,6 +72,14 @@ def status(
 
 
 @app.command()
+def plan(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show what the operator would launch and fail if it started now. Does and writes nothing."""
+    from enrollgate.commands.plan import print_plan
+
+    print_plan(as_json=as_json)
+
+
+@app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Check the database, the task table, the destination and the tools; say how to fix them."""
     from enrollgate.commands.doctor import print_checks

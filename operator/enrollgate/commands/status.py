@@ -123,7 +123,7 @@ def to_json(overview: Overview) -> dict[str, Any]:
 
 def render(overview: Overview, tables: Tables) -> RenderableType:
     """Return the overview as tables for a terminal."""
-    shown = [_task_table(overview, tables), _run_table(overview), _failure_table(overview)]
+    shown = [task_table(overview.tasks, tables), _run_table(overview), _failure_table(overview)]
     if overview.incomplete:
         title = "Completed, with items left out (ENROLLGATE_INCOMPLETE)"
         table = Table("task", "finished at (UTC)", "result", title=title, title_justify="left")
@@ -179,20 +179,21 @@ def _cell(text: str | None) -> Text:
     return Text(printable(text or ""))
 
 
-def _task_table(overview: Overview, tables: Tables) -> Table:
+def task_table(counts: queries.StatusCounts, tables: Tables) -> Table:
+    """Return the numbers of tasks by status as a table."""
     table = Table("status", title="Tasks by status", title_justify="left")
     table.add_column("tasks", justify="right")
     table.add_column("meaning")
     unknown = Text(_MEANINGS[TaskState.UNKNOWN], style="yellow")
-    for count in overview.tasks.listed:
+    for count in counts.listed:
         state = tables.statuses.state(count.configured_status)
         table.add_row(
             _cell("NULL" if count.status is None else count.status),
             str(count.tasks),
             unknown if state is TaskState.UNKNOWN else _MEANINGS[state],
         )
-    if others := overview.tasks.others:
-        table.add_row(f"{others} other statuses", str(overview.tasks.tasks_of_others), unknown)
+    if counts.others:
+        table.add_row(f"{counts.others} other statuses", str(counts.tasks_of_others), unknown)
     return table
 
 

@@ -123,6 +123,7 @@ class Reconciler:
         self._progress = progress
         self._new_claim_id = new_claim_id
         self._warned = set[str | None]()
+        self._warned_of_ids = False
         # The tasks whose rows were held when they were last tried: the others come first.
         self._held = set[int]()
         # Rows that this part of the pass has waited for without getting them.
@@ -233,6 +234,10 @@ class Reconciler:
         self._enrolled = seen.count(statuses.enrolled)
         self._warn_of_unknown_statuses(seen.unknown_statuses.items())
         metrics.TASKS.labels("unknown").set(seen.unknown)
+        if seen.without_key and not self._warned_of_ids:
+            self._warned_of_ids = True
+            problem = "rows whose id is no whole number from 0 on are left alone; give them one"
+            _LOG.warning(problem, rows=seen.without_key)
         if seen.new:
             for task in tasks.track_new(self._database, self._tables, now):
                 self._log_decision(task.task_id, task.status, 0.0)

@@ -100,7 +100,8 @@ class OperatorRunner:
             try:
                 if self._database.is_sqlite:
                     migrate(self._database)  # no deployment step migrates the embedded database
-                require_usable(self._database, self._tables)
+                for check in require_usable(self._database, self._tables):
+                    _LOG.warning(check.detail, check=check.name, remedy=check.remedy)
                 return True
             except DatabaseUnavailable as error:
                 failures += 1

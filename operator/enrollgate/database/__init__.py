@@ -3,7 +3,9 @@
 They are written with SQLAlchemy Core, for PyMySQL and SQLite.
 
     engine      opens a database, runs transactions, sorts its errors
+    errors      what the servers' errors mean, and what to do about them
     tables      describes the tables
+    task_table  asks the database what Node.js's table is like
     backlog     asks whether there is anything to do at the gate
     tasks       the set-based statements about tasks
     runs        the statements about runs
@@ -14,13 +16,8 @@ They are written with SQLAlchemy Core, for PyMySQL and SQLite.
 It imports `domain` and `common` only.
 """
 
-from enrollgate.database.engine import (
-    Database,
-    DatabaseMisconfigured,
-    DatabaseUnavailable,
-    RowHeld,
-    open_database,
-)
+from enrollgate.database.engine import Database, open_database
+from enrollgate.database.errors import DatabaseMisconfigured, DatabaseUnavailable, RowHeld
 from enrollgate.database.migrate import migrate
 from enrollgate.database.tables import Tables
 

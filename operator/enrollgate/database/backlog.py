@@ -40,6 +40,7 @@ class Backlog:
     `now` is that moment by the database's clock. `tracked` is the number of tracked tasks,
     `waiting_since` since when the longest known waiting one is known. `unknown_statuses` maps
     unknown statuses of untracked tasks to their numbers, for UNKNOWN_STATUS_LIMIT of them.
+    `without_key` is the number of open rows whose id our tables cannot hold: they are left alone.
     """
 
     now: datetime
@@ -47,6 +48,7 @@ class Backlog:
     tracked: int
     waiting_since: datetime | None
     unknown_statuses: Mapping[str | None, int] = field(default_factory=dict)
+    without_key: int = 0
 
     @classmethod
     def from_rows(cls, rows: Iterable[Sequence[Any]]) -> Self:
@@ -65,6 +67,7 @@ class Backlog:
                 filter(None, (row[4] for row in parts.get("waiting", ()))), default=None
             ),
             unknown_statuses={row[1]: int(row[3]) for row in parts.get("unknown", ())},
+            without_key=int(parts["without key"][0][3]),
         )
 
     @property
@@ -112,7 +115,7 @@ def load_backlog(database: Database, tables: Tables) -> Backlog:
             func.count().label("tasks"),
         )
         .select_from(with_tracking)
-        .where(tables.status.is_(None) | tables.status.not_in(finished))
+        .where(tables.status.is_(None) | tables.status.not_in(finished), tables.has_key())
         .group_by(tables.status, tracked_tasks.c.last_seen_status)
         .subquery("by_status")
     )
@@ -147,6 +150,9 @@ def load_backlog(database: Database, tables: Tables) -> Backlog:
             null(),
         ).group_by(configured.c.status, configured.c.last_seen),
         select(*unknown.c),
+        select(literal("without key"), null(), null(), func.count(), null())
+        .select_from(tables.tasks)
+        .where(tables.status.in_(tables.statuses.open), tables.lacks_key()),
         select(literal("tracked"), null(), null(), func.count(), null()).select_from(tracked_tasks),
         # One part for each status: so each is a single look into the index.
         *(

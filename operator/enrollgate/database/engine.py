@@ -7,6 +7,7 @@ failing.
 
 import hashlib
 import os
+import re
 import sqlite3
 import ssl
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
-from pymysql.constants import CR, ER
+from pymysql.constants import ER
 from sqlalchemy import (
     URL,
     ColumnElement,
@@ -47,6 +48,12 @@ from tenacity import (
 )
 
 from enrollgate.common.redaction import redact
+from enrollgate.database.errors import (
+    KNOWN,
+    SQLITE,
+    DatabaseMisconfigured,
+    DatabaseUnavailable,
+)
 from enrollgate.database.tables import INSTANT
 
 T = TypeVar("T")
@@ -64,83 +71,14 @@ _RETRY_WAIT = wait_exponential_jitter(multiplier=0.02, max=0.5, jitter=0.5)
 
 _SESSION = (
     "SET SESSION sql_mode='STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION', "
-    f"SESSION innodb_lock_wait_timeout={LOCK_TIMEOUT}, SESSION lock_wait_timeout={LOCK_TIMEOUT}"
+    f"SESSION innodb_lock_wait_timeout={LOCK_TIMEOUT}, SESSION lock_wait_timeout={LOCK_TIMEOUT}, "
+    # Whatever the server's defaults are: they are meant for people who type statements.
+    "SESSION sql_safe_updates=0, SESSION sql_big_selects=1, "
+    "SESSION sql_select_limit=18446744073709551615"
 )
 # Named locks belong to the server, which may have other databases with an installation of the same
 # name. A lock's name has 64 characters at most.
 _LOCK_NAME = "CONCAT(:name, '-', LEFT(SHA2(DATABASE(), 256), 12))"
-
-# Error numbers that `pymysql.constants` does not list,
-# https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html
-_ACCESS_DENIED_NO_PASSWORD = 1698
-_READ_ONLY_MODE = 1836
-_ACCOUNT_HAS_BEEN_LOCKED = 3118
-_SECURE_TRANSPORT_REQUIRED = 3159
-_READ_ONLY = "the server is read-only: point Enrollgate at the primary"
-_PRIVILEGE = "grant the user the privilege that the message names"
-_EXPIRED = "the user's password is expired: set a new one"
-_REMEDIES = {
-    ER.DBACCESS_DENIED_ERROR: "grant the user access to this database",
-    ER.ACCESS_DENIED_ERROR: "check the user name and the password in ENROLLGATE_DATABASE_URL or "
-    "ENROLLGATE_DATABASE__PASSWORD",
-    ER.BAD_DB_ERROR: "create the database, or correct its name in ENROLLGATE_DATABASE_URL or "
-    "ENROLLGATE_DATABASE__NAME",
-    ER.BAD_FIELD_ERROR: "name the column that exists in ENROLLGATE_ID_COLUMN, _STATUS_COLUMN, "
-    "_EMAIL_COLUMN or _COURSE_URL_COLUMN",
-    ER.HOST_NOT_PRIVILEGED: "let the user log in from this host: CREATE USER 'name'@'%', and grant "
-    "it the same",
-    ER.TABLEACCESS_DENIED_ERROR: "grant the user SELECT and UPDATE on the task table, and ALL on "
-    "the tables enrollgate_*",
-    ER.COLUMNACCESS_DENIED_ERROR: "grant the user SELECT on the task table's columns and UPDATE on "
-    "its status column",
-    ER.NO_SUCH_TABLE: "let Node.js create the task table (or name it in ENROLLGATE_TASK_TABLE), "
-    "and run `enrollgate migrate`",
-    ER.SPECIFIC_ACCESS_DENIED_ERROR: _PRIVILEGE,
-    ER.WARN_DATA_TRUNCATED: "the status column cannot hold a status; if it is an ENUM, add the "
-    "status to it",
-    ER.OPTION_PREVENTS_STATEMENT: _READ_ONLY,
-    ER.PROCACCESS_DENIED_ERROR: _PRIVILEGE,
-    _ACCESS_DENIED_NO_PASSWORD: "let the user log in with a password: this one may only log in "
-    "through the server's own socket",
-    ER.MUST_CHANGE_PASSWORD: _EXPIRED,
-    _READ_ONLY_MODE: _READ_ONLY,
-    ER.MUST_CHANGE_PASSWORD_LOGIN: _EXPIRED,
-    CR.CR_SSL_CONNECTION_ERROR: "let the server speak TLS, or remove ENROLLGATE_DATABASE__TLS_CA",
-    CR.CR_AUTH_PLUGIN_CANNOT_LOAD: "let the user log in by a method that PyMySQL supports, such as "
-    "caching_sha2_password",
-    _ACCOUNT_HAS_BEEN_LOCKED: "the user's account is locked: ALTER USER ... ACCOUNT UNLOCK",
-    _SECURE_TRANSPORT_REQUIRED: "the server requires TLS: set ENROLLGATE_DATABASE__TLS_CA",
-}
-_CERTIFICATE_REMEDIES = {
-    "mismatch": "name the server in ENROLLGATE_DATABASE__HOST (or _URL) as its certificate does, "
-    "or set ENROLLGATE_DATABASE__TLS_VERIFY_HOSTNAME=false",
-    "expired": "renew the server's certificate",
-    "": "name the CA that signed the server's certificate in ENROLLGATE_DATABASE__TLS_CA",
-}
-_SQLITE_REMEDIES = {
-    "no such table": _REMEDIES[ER.NO_SUCH_TABLE],
-    "no such column": _REMEDIES[ER.BAD_FIELD_ERROR],
-    "readonly database": "make the file and its folder writable",
-    "unable to open": "check that the file's folder exists (`enrollgate migrate` creates it) "
-    "and is writable",
-    "not a database": "point ENROLLGATE_DATABASE_URL at a SQLite file",
-    "full": "free some disk space",
-}
-
-
-class DatabaseUnavailable(Exception):
-    """The database is away, the connection broke, or a transaction was in the way: try again."""
-
-
-class RowHeld(DatabaseUnavailable):
-    """Another transaction held a row, or its table, for longer than LOCK_TIMEOUT.
-
-    Other rows may be free.
-    """
-
-
-class DatabaseMisconfigured(Exception):
-    """The database refuses what we do, until someone fixes what the message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,24 +341,13 @@ def translated() -> Iterator[None]:
         code = error_code(error)
         detail = error.orig.args[-1] if error.orig is not None and error.orig.args else error
         detail = redact(str(detail), 300)
-        if code is None:  # SQLite
-            for part, remedy in _SQLITE_REMEDIES.items():
-                if part in detail:
-                    raise DatabaseMisconfigured(f"{detail}: {remedy}") from error
-            raise DatabaseUnavailable(detail) from error
-        numbered = f"{detail} (MySQL error {code})"
-        known = _REMEDIES.get(code)
-        if "CERTIFICATE_VERIFY_FAILED" in detail:
-            known = next(each for part, each in _CERTIFICATE_REMEDIES.items() if part in detail)
-        if known is not None:
-            raise DatabaseMisconfigured(f"{numbered}: {known}") from error
-        if code == ER.LOCK_WAIT_TIMEOUT:
-            message = "another transaction holds a row, or the table"
-            raise RowHeld(f"{message} (MySQL error {code}): end it soon") from error
-        if isinstance(error, ProgrammingError):
-            message = f"{numbered}: see the server's error reference"
-            raise DatabaseMisconfigured(message) from error
-        raise DatabaseUnavailable(numbered) from error
+        problem = detail if code is None else f"{detail} (MySQL error {code})"
+        for known in KNOWN:
+            if (code or SQLITE) in known.codes and (match := re.search(known.words, detail)):
+                raise known.error(problem, match.expand(known.remedy)) from error
+        if code is not None and isinstance(error, ProgrammingError):
+            raise DatabaseMisconfigured(problem, "see the server's error reference") from error
+        raise DatabaseUnavailable(problem) from error
     except SQLAlchemyError as error:
         raise DatabaseUnavailable(
             f"the database did not answer: {redact(str(error), 300)}"

@@ -11,7 +11,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from enrollgate.database.engine import Database, DatabaseMisconfigured, NamedLock
+from enrollgate.database.engine import Database, NamedLock
+from enrollgate.database.errors import DatabaseMisconfigured
 
 # Not Alembic's default name, which another program in the same database may use.
 VERSION_TABLE = "enrollgate_schema_version"

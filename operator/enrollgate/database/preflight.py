@@ -1,6 +1,7 @@
 """What `doctor` checks in the database, and what must be right before the operator starts.
 
-Nothing here changes a row.
+Both run the same checks: the operator starts exactly if none of them fails. Nothing here changes a
+row.
 """
 
 import re
@@ -8,86 +9,132 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy import (
-    BINARY,
-    VARBINARY,
-    Connection,
-    Enum,
-    Integer,
-    LargeBinary,
-    String,
-    delete,
-    false,
-    func,
-    insert,
-    inspect,
-    literal,
-    select,
-    text,
-    update,
-)
-from sqlalchemy.exc import NoSuchTableError
+from sqlalchemy import Connection, delete, false, func, insert, literal, select, text, update
 
-from enrollgate.database.engine import Database, DatabaseMisconfigured, DatabaseUnavailable
+from enrollgate.database.engine import Database
+from enrollgate.database.errors import DatabaseMisconfigured, DatabaseUnavailable
 from enrollgate.database.migrate import current, head, is_newer
 from enrollgate.database.queries import count_by_status
 from enrollgate.database.tables import Tables, runs, tracked_tasks
+from enrollgate.database.task_table import Column, TaskTable, describe_task_table
 from enrollgate.domain.check import Check, Severity, failed, ok, warning
 
 _OLDEST = {"mysql": (8, 4), "mariadb": (10, 11)}
+# How many ids a check names, at most.
+_IDS = 3
 
 
 def check_database(database: Database, tables: Tables) -> Iterator[Check]:
     """Yield every check of the database; the first failure explains the later ones."""
     try:
-        if database.is_sqlite and not Path(database.place).exists():
-            # To connect would create it.
-            remedy = "`enrollgate migrate` creates it; else correct ENROLLGATE_DATABASE_URL"
-            yield failed("database", f"there is no SQLite file {database.place}", remedy)
-            return
-        yield _check_server(database)
-        yield _check_migration(database)
-        structure = list(_check_structure(database, tables))
-        yield from structure
-        if all(check.severity is not Severity.FAILED for check in structure):
-            yield _check_privileges(database, tables)
-            yield _check_statuses(database, tables)
-        if not database.is_sqlite:
-            with database.read_transaction() as connection:
-                settings = text("SELECT @@log_bin, @@binlog_format")
-                enabled, log_format = connection.execute(settings).one()
-            if enabled and str(log_format).upper() == "STATEMENT":
-                remedy = "set binlog_format to ROW or MIXED: READ COMMITTED needs one of them"
-                yield failed("binary log", "its format is STATEMENT", remedy)
-            else:
-                yield ok("binary log", f"format {log_format}" if enabled else "off")
+        if (problem := _check_file(database)) is not None:
+            yield problem
+        else:
+            yield from _check_all(database, tables)
     except (DatabaseUnavailable, DatabaseMisconfigured) as error:
-        yield failed(
-            "database",
-            str(error),
-            "see the message; ENROLLGATE_DATABASE_URL says which database is meant",
-        )
+        remedy = "see the message; ENROLLGATE_DATABASE_URL says which database is meant"
+        yield failed("database", error.problem, error.remedy or remedy)
 
 
-def require_usable(database: Database, tables: Tables) -> None:
-    """Check that the operator can work with this database.
+def require_usable(database: Database, tables: Tables) -> list[Check]:
+    """Check that the operator can work with this database. Return the warnings.
 
     Raises DatabaseMisconfigured if it cannot, DatabaseUnavailable if the database is away.
     """
-    database.now()
-    problems = [
-        check
-        for check in (
-            _check_migration(database),
-            *_check_structure(database, tables),
-            _check_privileges(database, tables),
-        )
-        if check.severity is Severity.FAILED
-    ]
+    checks = list(_check_all(database, tables))
+    problems = [check for check in checks if check.severity is Severity.FAILED]
     if problems:
         raise DatabaseMisconfigured(
             "\n".join(f"{check.detail}: {check.remedy}" for check in problems)
         )
+    return [check for check in checks if check.severity is Severity.WARNING]
+
+
+def check_task_table(database: Database, tables: Tables) -> Iterator[Check]:
+    """Yield the checks of Node.js's table alone.
+
+    Raises DatabaseUnavailable or DatabaseMisconfigured.
+    """
+    if (problem := _check_file(database)) is not None:
+        yield problem
+        return
+    with database.read_transaction() as connection:
+        table = describe_task_table(connection, tables)
+    name, columns = tables.columns.table, tables.columns
+    if table is None:
+        remedy = (
+            "let Node.js create it, name the right one in ENROLLGATE_TASK_TABLE, or grant the user "
+            f"SELECT and UPDATE ({columns.status}) on the one that it may not see"
+        )
+        yield failed("task table", f"there is no table {name}", remedy)
+        return
+    if not table.has_transactions:
+        remedy = f"ALTER TABLE {_quoted(database, name)} ENGINE=InnoDB"
+        yield failed("task table", f"{name}: its engine {table.engine} has no transactions", remedy)
+    else:
+        yield ok("task table", name)
+    wanted = {
+        "ENROLLGATE_ID_COLUMN": columns.id,
+        "ENROLLGATE_STATUS_COLUMN": columns.status,
+        "ENROLLGATE_EMAIL_COLUMN": columns.email,
+        "ENROLLGATE_COURSE_URL_COLUMN": columns.course_url,
+    }
+    missing = {
+        variable: column
+        for variable, column in wanted.items()
+        if column.lower() not in table.columns
+    }
+    for variable, column in missing.items():
+        have = ", ".join(each.name for each in table.columns.values())
+        remedy = f"name it in {variable}, or grant the user SELECT on it; the table has: {have}"
+        yield failed("columns", f"{name} has no column {column}", remedy)
+    if missing:
+        return
+    yield ok("columns", ", ".join(wanted.values()))
+    yield from _check_ids(database, tables, table)
+    yield _check_status_column(tables, table.columns[columns.status.lower()])
+    if table.has_index(columns.status):
+        yield ok("index on status", "there is one")
+    elif table.engine is None and not database.is_sqlite:
+        yield ok("index on status", f"{name} is a view: its tables have the indexes")
+    else:
+        names = _quoted(database, name), _quoted(database, columns.status)
+        remedy = f"with many rows, add one: CREATE INDEX ix_status ON {names[0]} ({names[1]})"
+        yield warning("index on status", "there is none: every pass reads the whole table", remedy)
+
+
+def _check_file(database: Database) -> Check | None:
+    """Return the problem that there is no SQLite file, if so: to connect would create it."""
+    if not database.is_sqlite or Path(database.place).exists():
+        return None
+    remedy = "`enrollgate migrate` creates it; else correct ENROLLGATE_DATABASE_URL"
+    return failed("database", f"there is no SQLite file {database.place}", remedy)
+
+
+def _check_all(database: Database, tables: Tables) -> Iterator[Check]:
+    yield _check_server(database)
+    yield (migration := _check_migration(database))
+    structure = list(check_task_table(database, tables))
+    yield from structure
+    if all(check.severity is not Severity.FAILED for check in (migration, *structure)):
+        yield (privileges := _check_privileges(database, tables))
+        if privileges.severity is not Severity.FAILED:
+            yield _check_statuses(database, tables)
+    if not database.is_sqlite:
+        with database.read_transaction() as connection:
+            settings = text("SELECT @@log_bin, @@binlog_format")
+            enabled, log_format = connection.execute(settings).one()
+        if enabled and str(log_format).upper() == "STATEMENT":
+            remedy = "set binlog_format to ROW or MIXED: READ COMMITTED needs one of them"
+            yield failed("binary log", "its format is STATEMENT", remedy)
+        else:
+            yield ok("binary log", f"format {log_format}" if enabled else "off")
+
+
+def _quoted(database: Database, name: str) -> str:
+    """Return the name of a table or column as it is written in SQL."""
+    quote = database.engine.dialect.identifier_preparer.quote_identifier
+    return ".".join(quote(part) for part in name.split("."))
 
 
 def _check_server(database: Database) -> Check:
@@ -133,87 +180,69 @@ def _check_migration(database: Database) -> Check:
     return ok("our tables", f"revision {revision}")
 
 
-def _check_structure(database: Database, tables: Tables) -> Iterator[Check]:
-    columns, name = tables.columns, tables.columns.table
+def _check_ids(database: Database, tables: Tables, table: TaskTable) -> Iterator[Check]:
+    """Check that the ids are integers that our tables hold, and that each is there once."""
+    column = table.columns[tables.columns.id.lower()]
+    if not column.is_integer:
+        # MySQL would convert any other type, and mix up tasks.
+        remedy = "name the table's integer key in ENROLLGATE_ID_COLUMN"
+        yield failed("id column", f"{column.name} is {column.type}, not an integer", remedy)
+        return
+    key, several = tables.id, func.count() > 1
+    twice = select(key).where(tables.has_key()).group_by(key).having(several).limit(_IDS)
+    without = select(func.count()).select_from(tables.tasks).where(tables.lacks_key())
     with database.read_transaction() as connection:
-        inspector = inspect(connection)
-        try:
-            found = {
-                column["name"]: column
-                for column in inspector.get_columns(tables.tasks.name, tables.tasks.schema)
-            }
-        except NoSuchTableError:
-            remedy = "let Node.js create it, or name the right one in ENROLLGATE_TASK_TABLE"
-            yield failed("task table", f"there is no table {name}", remedy)
-            return
-        yield ok("task table", name)
-        wanted = {
-            "ENROLLGATE_ID_COLUMN": columns.id,
-            "ENROLLGATE_STATUS_COLUMN": columns.status,
-            "ENROLLGATE_EMAIL_COLUMN": columns.email,
-            "ENROLLGATE_COURSE_URL_COLUMN": columns.course_url,
-        }
-        missing = {variable: column for variable, column in wanted.items() if column not in found}
-        for variable, column in missing.items():
-            have = ", ".join(found)
-            yield failed(
-                "columns",
-                f"{name} has no column {column}",
-                f"name it in {variable}; the table has: {have}",
-            )
-        if missing:
-            return
-        yield ok("columns", ", ".join(wanted.values()))
-        # Our tables hold the key as an integer: MySQL would convert any other type, and mix up
-        # tasks.
-        if isinstance(key_type := found[columns.id]["type"], Integer):
-            yield ok("id column", str(key_type))
-        else:
-            remedy = "name the table's integer key in ENROLLGATE_ID_COLUMN"
-            yield failed("id column", f"{columns.id} is {key_type}, not an integer", remedy)
-        yield _check_status_type(tables, found[columns.status]["type"])
-        indexes = inspector.get_indexes(tables.tasks.name, tables.tasks.schema)
-        if any(index["column_names"][:1] == [columns.status] for index in indexes):
-            yield ok("index on status", "there is one")
-        else:
-            remedy = f"with many rows, add one: CREATE INDEX ix_status ON {name} ({columns.status})"
-            problem = "there is none: every pass reads the whole table"
-            yield warning("index on status", problem, remedy)
+        # A look at all rows, where no key makes it needless.
+        is_unique = table.is_unique(column.name)
+        ids = [] if is_unique else list(connection.scalars(twice))
+        others = connection.scalar(without) or 0
+    if ids:
+        problem = f"several rows have the {column.name} {', '.join(map(str, ids))}"
+        remedy = "give each row its own, and add a PRIMARY KEY, or name it in ENROLLGATE_ID_COLUMN"
+        yield failed("id column", problem, remedy)
+    elif others:
+        problem = (
+            f"{others} rows have no whole number from 0 on as {column.name}, and are left alone"
+        )
+        yield warning("id column", problem, f"give them one; make {column.name} the PRIMARY KEY")
+    elif not is_unique and (table.engine is not None or database.is_sqlite):
+        problem = f"{column.name} is {column.type}, and no key keeps it unique"
+        remedy = "make it the PRIMARY KEY, or add a UNIQUE index: rows that share an id fail"
+        yield warning("id column", problem, remedy)
+    else:
+        yield ok("id column", column.type)
 
 
-def _check_status_type(tables: Tables, kind: object) -> Check:
-    if isinstance(kind, Enum):
-        values = {value.lower() for value in kind.enums}
-        absent = [each for each in tables.statuses.known if each.lower() not in values]
-        written = (tables.statuses.completed, tables.statuses.failed)
-        needed = [each for each in written if each in absent]
-        if needed:
-            return failed(
-                "status column",
-                f"it is an ENUM without {', '.join(map(repr, needed))}, "
-                "which Enrollgate must write",
-                "add the status to the ENUM, or name yours in ENROLLGATE_STATUS_COMPLETED and "
-                "ENROLLGATE_STATUS_FAILED",
-            )
-        if absent:
+def _check_status_column(tables: Tables, column: Column) -> Check:
+    """Check that the column can hold the statuses, and that they mean the same to it."""
+    statuses, kind = tables.statuses, column.type
+    if column.is_generated:
+        remedy = "name the column that it is computed from in ENROLLGATE_STATUS_COLUMN"
+        return failed("status column", f"{column.name} is a generated column, read-only", remedy)
+    if not (column.is_integer or column.is_text or column.values):
+        problem = f"it is {kind}, which is neither text nor a whole number"
+        return failed("status column", problem, "make it a VARCHAR or an ENUM")
+    absent = [status for status in statuses.known if not column.can_hold(status)]
+    if absent:
+        problem = f"it is {kind}, which cannot hold {', '.join(map(repr, absent))}"
+        remedy = f"widen it to {max(map(len, absent))} characters or more"
+        if column.is_integer:
+            # A comparison would convert the text: to MySQL, 'pending' equals 0.
+            remedy = "name its numbers in ENROLLGATE_STATUS_*"
+        elif column.values:
             problem = f"it is an ENUM without {', '.join(map(repr, absent))}"
-            return warning("status column", problem, "nothing, if meant")
+            if column.is_case_sensitive:
+                problem += f"; {column.collation} tells upper case from lower case"
+            values = ", ".join(map(repr, column.values[:20]))
+            remedy = f"name its values in ENROLLGATE_STATUS_*, or add the status; it has: {values}"
+        # Node.js may have no use for a waiting status.
+        is_needed = column.is_integer or not set(absent) <= set(statuses.waiting)
+        return (failed if is_needed else warning)("status column", problem, remedy)
+    if column.values:
         return ok("status column", "an ENUM with every status")
-    if isinstance(kind, LargeBinary | BINARY | VARBINARY):
-        return failed(
-            "status column", f"it is {kind}, which is not text", "make it a VARCHAR or an ENUM"
-        )
-    longest = max(len(status) for status in (tables.statuses.completed, tables.statuses.failed))
-    if isinstance(kind, String) and kind.length is not None and kind.length < longest:
-        return failed(
-            "status column",
-            f"it holds {kind.length} characters only",
-            f"widen it to {longest} or more",
-        )
-    detail = str(kind)
-    if isinstance(kind, String) and (collation := kind.collation) and collation.endswith("_ci"):
-        detail += f" (collation {collation}: upper and lower case are the same to it)"
-    return ok("status column", detail)
+    if column.collation and not column.is_case_sensitive:
+        kind += f" (collation {column.collation}: upper and lower case are the same to it)"
+    return ok("status column", kind)
 
 
 def _check_privileges(database: Database, tables: Tables) -> Check:
@@ -235,11 +264,8 @@ def _check_privileges(database: Database, tables: Tables) -> Check:
     try:
         for statement in statements:
             database.run_in_transaction(partial(Connection.execute, statement=statement))
-    except (DatabaseMisconfigured, DatabaseUnavailable) as error:
-        remedy = (
-            f"grant SELECT and UPDATE on {tables.columns.table}, and all privileges on enrollgate_*"
-        )
-        return failed("privileges", str(error), remedy)
+    except DatabaseMisconfigured as error:
+        return failed("privileges", error.problem, error.remedy)
     return ok("privileges", "may read tasks, write their status, and keep runs")
 
 

@@ -1,18 +1,19 @@
-"""What `status` shows: tasks by status, unfinished runs, the latest failures. Reads only.
+"""What `status` and `plan` show: tasks by status, runs, failures, what comes next. Reads only.
 
 Kept apart from `runs`: no decision depends on these statements.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from heapq import nlargest
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, func, null, select
 
 from enrollgate.database.backlog import UNKNOWN_STATUS_LIMIT
 from enrollgate.database.engine import Database
-from enrollgate.database.tables import Tables, runs
+from enrollgate.database.migrate import current
+from enrollgate.database.tables import Tables, runs, tracked_tasks
 
 # Accounts that `doctor` compares with the cookies files.
 _MAX_ACCOUNTS = 100_000
@@ -107,6 +108,58 @@ _VIEW: tuple[ColumnElement[Any], ...] = (
     runs.c.message,
     runs.c.remedy,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRow:
+    """A waiting or enrolled row as it is now. `since` is when it was first seen, None if never."""
+
+    task_id: int
+    status: str
+    email: str | None
+    course_url: str | None
+    since: datetime | None
+
+
+def first_open_rows(
+    database: Database, tables: Tables, *statuses: str, limit: int
+) -> list[OpenRow]:
+    """Return the rows with these statuses that have no unfinished run, lowest id first.
+
+    Our tables need not exist yet.
+    """
+    columns = tables.id, tables.status, tables.email, tables.course_url
+    where = tables.status.in_(statuses), tables.has_key()
+    if current(database) is None:
+        statement = select(*columns, null()).where(*where)
+    else:
+        has_run = select(runs.c.id).where(runs.c.task_id == tables.id, runs.c.active == 1).exists()
+        statement = (
+            select(*columns, tracked_tasks.c.first_seen_at)
+            .select_from(
+                tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id)
+            )
+            .where(*where, ~has_run)
+        )
+    with database.read_transaction() as connection:
+        found = connection.execute(statement.order_by(tables.id).limit(limit))
+        return [OpenRow(*row) for row in found]
+
+
+def count_overdue(database: Database, tables: Tables, timeout: float) -> int:
+    """Return how many waiting tasks were first seen `timeout` seconds ago, or earlier."""
+    if current(database) is None:
+        return 0
+    statement = (
+        select(func.count())
+        .select_from(tables.tasks.join(tracked_tasks, tracked_tasks.c.task_id == tables.id))
+        .where(
+            tables.status.in_(tables.statuses.waiting),
+            tracked_tasks.c.first_seen_at <= database.now() - timedelta(seconds=timeout),
+        )
+    )
+    with database.read_transaction() as connection:
+        return connection.execute(statement).scalar_one()
 
 
 def unfinished_runs(database: Database, limit: int = 50) -> list[RunView]:

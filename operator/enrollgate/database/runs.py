@@ -7,6 +7,7 @@ did. Every statement about `enrollgate_runs` is here, except the read-only queri
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -151,6 +152,7 @@ def _build_claim(
         )
         .select_from(tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id))
         .where(tables.is_enrolled(), ~has_run, is_as_counted)
+        .group_by(tables.id)  # where no key keeps ids unique, one row of several
         .order_by(tables.id)
         .limit(slots)
         .subquery("chosen")
@@ -225,8 +227,9 @@ def _read_unfinished(
         .where(*conditions)
         .order_by(runs.c.id)
     )
-    return [
-        UnfinishedRun(
+    found = dict[int, UnfinishedRun]()
+    for row in connection.execute(statement):
+        run = UnfinishedRun(
             run_id=row.id,
             task_id=row.task_id,
             run_number=row.run_number,
@@ -238,8 +241,8 @@ def _read_unfinished(
                 else tables.statuses.state(row.configured_status)
             ),
             task_status=row.status,
-            email=_as_text(row.email),
-            course_url=_as_text(row.course_url),
+            email=row.email,
+            course_url=row.course_url,
             content_sha256=row.content_sha256,
             is_changed=bool(row.is_changed),
             claim_id=row.claim_id or "",
@@ -249,18 +252,13 @@ def _read_unfinished(
             stop_message=row.message or "",
             since=row.first_seen_at,
         )
-        for row in connection.execute(statement)
-    ]
-
-
-def _as_text(value: object) -> str | None:
-    """Return the value as text.
-
-    MySQL gives bytes for a VARBINARY; SQLite gives a BLOB or a number in any column.
-    """
-    if value is None:
-        return None
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+        # A view, or a table without a key, may have two rows with one id.
+        twin = found.get(run.run_id)
+        if twin is not None:
+            is_claimed = run.task is TaskState.ENROLLED and not run.is_changed
+            run = replace(run if is_claimed else twin, is_ambiguous=True)
+        found[run.run_id] = run
+    return list(found.values())
 
 
 def count_unfinished(database: Database, *, installation: str) -> int:
@@ -496,7 +494,7 @@ def compare_and_set(
         .where(tables.id == task_id, unchanged, *conditions)
         .values({tables.status: to})
     )
-    return connection.execute(statement).rowcount == 1
+    return connection.execute(statement).rowcount > 0
 
 
 def insert_refusal(

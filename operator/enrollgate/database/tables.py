@@ -13,6 +13,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Computed,
+    Dialect,
     Index,
     Integer,
     LargeBinary,
@@ -25,9 +26,14 @@ from sqlalchemy import (
     cast,
     func,
     literal,
+    quoted_name,
 )
+from sqlalchemy.dialects.mysql import BIGINT as MYSQL_BIGINT
 from sqlalchemy.dialects.mysql import DATETIME as MYSQL_DATETIME
-from sqlalchemy.types import DateTime
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import Boolean, DateTime, TypeDecorator
 
 from enrollgate.domain.task import Statuses, TaskColumns
 
@@ -35,6 +41,8 @@ from enrollgate.domain.task import Statuses, TaskColumns
 INSTANT = DateTime().with_variant(MYSQL_DATETIME(fsp=6), "mysql", "mariadb")
 # SQLite numbers rows by itself only if the column's type is exactly INTEGER.
 KEY = BigInteger().with_variant(Integer(), "sqlite")
+# The task's id. A BIGINT would not hold those of a BIGINT UNSIGNED from 2^63 on.
+TASK_ID = KEY.with_variant(MYSQL_BIGINT(unsigned=True), "mysql", "mariadb")
 
 # Characters of a configured status, at most. Other statuses are cut to this length.
 STATUS_LENGTH = 64
@@ -46,7 +54,7 @@ ours = MetaData()
 tracked_tasks = Table(
     "enrollgate_tasks",
     ours,
-    Column("task_id", KEY, primary_key=True, autoincrement=False),
+    Column("task_id", TASK_ID, primary_key=True, autoincrement=False),
     Column("first_seen_at", INSTANT, nullable=False),
     Column("last_seen_status", String(STATUS_LENGTH), nullable=False),
     Column("enrolled_seen_at", INSTANT),
@@ -61,7 +69,7 @@ runs = Table(
     "enrollgate_runs",
     ours,
     Column("id", KEY, primary_key=True, autoincrement=True),
-    Column("task_id", KEY, nullable=False),
+    Column("task_id", TASK_ID, nullable=False),
     Column("run_number", Integer, nullable=False),
     Column("name", String(63), nullable=False),
     Column("installation", String(63), nullable=False),
@@ -88,6 +96,56 @@ runs = Table(
 )
 
 
+class _AnyText(TypeDecorator[str]):
+    """Text, whatever the type of Node.js's column.
+
+    MySQL gives bytes for a VARBINARY and numbers for a TINYINT; SQLite gives a BLOB or a number in
+    any column.
+    """
+
+    impl = String
+    cache_ok = True
+
+    def process_result_value(
+        self,
+        value: object,
+        dialect: Dialect,  # noqa: ARG002 -- TypeDecorator's signature
+    ) -> str | None:
+        """Return the value of a row as text."""
+        if value is None:
+            return None
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+class _HasKey(FunctionElement[bool]):
+    """The condition that a row's id is a number that our tables can hold."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+class _LacksKey(_HasKey):
+    """The opposite condition, also for NULL."""
+
+    inherit_cache = True
+
+
+def _compile(element: type[_HasKey], condition: str, *dialects: str) -> None:
+    def build(each: _HasKey, compiler: SQLCompiler, **options: object) -> str:
+        return condition.format(compiler.process(each.clauses, **options))
+
+    compiles(element, *dialects)(build)
+
+
+# An integer column holds nothing else than numbers. The server drops a condition that is always
+# true, and finds the negative ids by the key.
+_compile(_HasKey, "({0} >= 0)")
+_compile(_LacksKey, "({0} < 0 OR {0} IS NULL)")
+# In SQLite, a value of any type can be in any column: https://www.sqlite.org/datatype3.html
+_compile(_HasKey, "(typeof({0}) = 'integer')", "sqlite")
+_compile(_LacksKey, "(typeof({0}) <> 'integer')", "sqlite")
+
+
 @dataclass(frozen=True, slots=True)
 class Tables:
     """The task table under this deployment's names, and what its statuses mean."""
@@ -100,14 +158,15 @@ class Tables:
     def named(cls, columns: TaskColumns, statuses: Statuses) -> "Tables":
         """Build the task table with these names; `table` may be `schema.table`."""
         schema, _, name = columns.table.rpartition(".")
+        # Always quoted: each version of a server reserves other words.
         table = Table(
-            name,
+            quoted_name(name, quote=True),
             MetaData(),
-            Column(columns.id, BigInteger, primary_key=True),
-            Column(columns.status, String),
-            Column(columns.email, String),
-            Column(columns.course_url, String),
-            schema=schema or None,
+            Column(quoted_name(columns.id, quote=True), BigInteger, primary_key=True),
+            Column(quoted_name(columns.status, quote=True), _AnyText),
+            Column(quoted_name(columns.email, quote=True), _AnyText),
+            Column(quoted_name(columns.course_url, quote=True), _AnyText),
+            schema=quoted_name(schema, quote=True) if schema else None,
         )
         return cls(table, columns, statuses)
 
@@ -131,13 +190,21 @@ class Tables:
         """Return the column of the course URL."""
         return self.tasks.c[self.columns.course_url]
 
+    def has_key(self) -> ColumnElement[bool]:
+        """Build the condition: our tables can hold the row's id. A row without one is no task."""
+        return _HasKey(self.id)
+
+    def lacks_key(self) -> ColumnElement[bool]:
+        """Build the condition: the row's id is NULL, negative, or in SQLite no integer."""
+        return _LacksKey(self.id)
+
     def is_enrolled(self) -> ColumnElement[bool]:
         """Build the condition: the task is enrolled."""
-        return self.status == self.statuses.enrolled
+        return (self.status == self.statuses.enrolled) & self.has_key()
 
     def is_open(self) -> ColumnElement[bool]:
         """Build the condition: the task is waiting or enrolled."""
-        return self.status.in_(self.statuses.open)
+        return self.status.in_(self.statuses.open) & self.has_key()
 
     def is_unknown(self) -> ColumnElement[bool]:
         """Build the condition: the status is NULL or none of the configured ones."""

@@ -219,6 +219,9 @@ def _launch_or_reject(run: UnfinishedRun, policy: Policy) -> Launch | Record:
     A row needs an e-mail address and a course URL that is allowed.
     """
     try:
+        if run.is_ambiguous:
+            message = f"several rows have the id {run.task_id}: give each row its own"
+            raise Failure(Reason.INVALID_TASK, message)
         if run.email is None or not run.email.strip():
             message = "the row has no e-mail: write the enrolled account into the e-mail column"
             raise Failure(Reason.INVALID_TASK, message)

@@ -44,6 +44,7 @@ class UnfinishedRun:
     where a restored database gives its name again. `lost_before` is how many runs of this task were
     lost in a row before this one. `stop_reason` and `stop_message` say why it is being stopped.
     `since` is when its task was first seen at the gate (UTC), None once the task has left it.
+    `is_ambiguous` says that several rows have the task's id.
     """
 
     run_id: int
@@ -62,6 +63,7 @@ class UnfinishedRun:
     stop_reason: Reason | None = None
     stop_message: str = ""
     since: datetime | None = None
+    is_ambiguous: bool = False
 
 
 def run_name(installation: str, task_id: int, run_number: int) -> str:

@@ -1,11 +1,11 @@
 """Where the database is: the settings in parts, and how a database URL is parsed."""
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from enrollgate.settings.types import SomePath
+from enrollgate.settings.types import TRIMMED, Line, SomePath
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -16,17 +16,17 @@ class DatabaseSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    host: str | None = Field(
+    host: Line | None = Field(
         None, min_length=1, description="Host of the MySQL or MariaDB server.", examples=["mysql"]
     )
     port: int = Field(3306, ge=1, le=65535, description="Port of the server.")
-    user: str | None = Field(
+    user: Line | None = Field(
         None, description="User that Enrollgate logs in as.", examples=["enrollgate"]
     )
-    password: SecretStr = Field(
+    password: Annotated[SecretStr, TRIMMED] = Field(
         SecretStr(""), description="The user's password. It is best put in a secrets folder."
     )
-    name: str | None = Field(
+    name: Line | None = Field(
         None, description="The database (schema) that holds the task table.", examples=["courses"]
     )
     tls_ca: SomePath | None = Field(

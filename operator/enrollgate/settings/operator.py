@@ -7,7 +7,7 @@ the end check what only makes sense together.
 import re
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
 
@@ -15,7 +15,7 @@ from enrollgate.domain.destination import DirectoryDestination
 from enrollgate.domain.task import Statuses, TaskColumns
 from enrollgate.settings.database import DatabaseSettings, parse_database_url
 from enrollgate.settings.kubernetes import KubernetesSettings
-from enrollgate.settings.types import Seconds, SomePath, TextList
+from enrollgate.settings.types import TRIMMED, Seconds, SomePath, TextList
 from enrollgate.settings.validators import check_statuses
 from enrollgate.settings.worker import WorkerSettings
 
@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 
 # Bytes that a worker takes at most with a small course, and a reserve.
 _LEAST_MEMORY = 256 * 2**20
-_IDENTIFIER = re.compile(r"[A-Za-z0-9_$]{1,64}")
+# What MySQL allows in a quoted name (https://dev.mysql.com/doc/refman/8.4/en/identifiers.html), but
+# for spaces, quotes and what looks like a statement.
+_IDENTIFIER = re.compile(r"(?!`)[^\s\x00-\x1f\x7f;'\"\\\U00010000-\U0010ffff]{1,64}(?<!`)")
 
 
 class Settings(WorkerSettings):
     """All settings, those of the workers included."""
 
     # the database
-    database_url: SecretStr | None = Field(
+    database_url: Annotated[SecretStr | None, TRIMMED] = Field(
         None,
         description="Where the task table is: `mysql://user:password@host:port/name`, or "
         "`sqlite:////absolute/path`. If neither this nor ENROLLGATE_DATABASE__HOST is set: an "
@@ -149,8 +151,8 @@ class Settings(WorkerSettings):
         parts = value.split(".")
         if len(parts) > 2 or not all(_IDENTIFIER.fullmatch(part) for part in parts):
             raise ValueError(
-                "write a table name, or schema.table: letters, digits, _ and $, "
-                "at most 64 characters each"
+                "write a table name, or schema.table, as they are, without quotes: 1 to 64 "
+                "characters each"
             )
         return value
 
@@ -158,7 +160,7 @@ class Settings(WorkerSettings):
     @classmethod
     def _column_name(cls, value: str) -> str:
         if not _IDENTIFIER.fullmatch(value):
-            raise ValueError("write a column name: letters, digits, _ and $, at most 64 characters")
+            raise ValueError("write a column name, as it is, without quotes: 1 to 64 characters")
         return value
 
     @field_validator("installation")

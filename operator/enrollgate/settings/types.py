@@ -9,7 +9,13 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+)
 from pydantic_settings import NoDecode
 
 _SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -77,6 +83,10 @@ Seconds = Annotated[
     Field(gt=0, allow_inf_nan=False),
     AfterValidator(_at_most_ten_years),
 ]
+# Without the spaces and the newline that `echo` or an editor has put around it.
+Line = Annotated[str, StringConstraints(strip_whitespace=True)]
+# The same for a secret: `settings.loading` recognizes one by its type alone.
+TRIMMED = BeforeValidator(lambda value: value.strip() if isinstance(value, str) else value)
 SomePath = Annotated[Path, BeforeValidator(_parse_path)]
 TextList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_list)]
 Argv = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_command)]

@@ -58,7 +58,8 @@ def build_job(order: RunOrder, settings: JobSettings) -> Json:
     """Build the Job of one run. The template cannot change its name, namespace or own labels."""
     own_labels = {
         INSTALLATION: settings.installation,
-        TASK: str(order.task_id),
+        # A label begins with a letter or a digit.
+        TASK: str(order.task_id).replace("-", "minus-"),
         RUN: str(order.run_number),
         CLAIM: order.claim_id,
     }

@@ -5,7 +5,7 @@ Revision ID: 0001
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects.mysql import DATETIME
+from sqlalchemy.dialects.mysql import BIGINT, DATETIME
 
 revision = "0001"
 down_revision = None
@@ -13,6 +13,7 @@ branch_labels = None
 depends_on = None
 
 _KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_TASK_ID = _KEY.with_variant(BIGINT(unsigned=True), "mysql", "mariadb")
 _INSTANT = sa.DateTime().with_variant(DATETIME(fsp=6), "mysql", "mariadb")
 _MYSQL = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
 _MARIADB = {
@@ -30,7 +31,7 @@ def upgrade() -> None:
     """
     _create(
         "enrollgate_tasks",
-        sa.Column("task_id", _KEY, primary_key=True, autoincrement=False),
+        sa.Column("task_id", _TASK_ID, primary_key=True, autoincrement=False),
         sa.Column("first_seen_at", _INSTANT, nullable=False),
         sa.Column("last_seen_status", sa.String(64), nullable=False),
         sa.Column("enrolled_seen_at", _INSTANT),
@@ -39,7 +40,7 @@ def upgrade() -> None:
     _create(
         "enrollgate_runs",
         sa.Column("id", _KEY, primary_key=True, autoincrement=True),
-        sa.Column("task_id", _KEY, nullable=False),
+        sa.Column("task_id", _TASK_ID, nullable=False),
         sa.Column("run_number", sa.Integer, nullable=False),
         sa.Column("name", sa.String(63), nullable=False),
         sa.Column("installation", sa.String(63), nullable=False),

@@ -29,7 +29,7 @@ _CHUNK = 4096
 
 @dataclass(frozen=True)
 class Course:
-    """A course of a task: its first, or the one that replaced it."""
+    """A course of a task: its first, or one that replaced it."""
 
     task_id: int
     version: int
@@ -43,10 +43,6 @@ class Course:
         return f"Course {self.name}"
 
     @property
-    def account(self) -> str:
-        return f"account-{self.name}@example.com"
-
-    @property
     def lectures(self) -> list[bytes]:
         """Return the files that the course lists. Each has bytes of its own."""
         return [_make_lecture(f"{self.name}/{number}") for number in range(1, LECTURES + 1)]
@@ -57,6 +53,7 @@ class Request:
     """One line of the site's log."""
 
     course: str
+    account: str
     path: str
     status: int
 
@@ -80,7 +77,8 @@ class WatchfulSite:
         self.violations: list[str] = []
         # Requests that are answered with 503 instead.
         self.refuse_next = 0
-        self._enrolled = set[str]()
+        # Accounts, without the domain of their e-mail, and courses.
+        self._enrolled = set[tuple[str, str]]()
         self._lock = threading.Lock()
         # The task that each open connection is for, by the client's port.
         self._connections: dict[int, int] = {}
@@ -113,7 +111,7 @@ class WatchfulSite:
     def enroll(self, account: str, course: str) -> None:
         """Enroll the account: from now on, requests for the course are right."""
         with self._lock:
-            self._enrolled.add(f"{course} {account}")
+            self._enrolled.add((account.partition("@")[0], course))
 
     def cookies_file(self, account: str) -> str:
         """Return the account's cookies in the Netscape format."""
@@ -122,10 +120,10 @@ class WatchfulSite:
             f"127.0.0.1\tFALSE\t/\tFALSE\t4102444800\tsession\t{account.partition('@')[0]}\n"
         )
 
-    def admit(self, course: Course, session: str, port: int) -> int:
+    def admit(self, course: Course, account: str, port: int) -> int:
         """Note who asks for a course over the connection from this port. Returns a status."""
         with self._lock:
-            is_enrolled = f"{course.name} {course.account}" in self._enrolled
+            is_enrolled = (account, course.name) in self._enrolled
             others = [
                 other
                 for other, task_id in self._connections.items()
@@ -135,10 +133,7 @@ class WatchfulSite:
             refused = self.refuse_next > 0
             self.refuse_next -= refused
         if not is_enrolled:
-            self.violations.append(f"early: a request for {course.name}, which is not enrolled")
-            return 403
-        if course.account.partition("@")[0] != session:
-            self.violations.append(f"wrong account: {course.name} was asked for by {session!r}")
+            self.violations.append(f"early: {account} is not enrolled in {course.name}")
             return 403
         if others:
             owners = self._owners()
@@ -196,8 +191,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         course = Course(int(match[1]), int(match[2]))
         session = re.search(r"session=([\w-]+)", self.headers.get("Cookie") or "")
-        status = site.admit(course, session[1] if session else "", self.client_address[1])
-        site.record(Request(course.name, path, status))
+        account = session[1] if session else "nobody"
+        status = site.admit(course, account, self.client_address[1])
+        site.record(Request(course.name, account, path, status))
         if status != 200:
             self._send(status, b"not now", "text/plain")
         elif match[3] is None:

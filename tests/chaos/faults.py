@@ -4,11 +4,11 @@
 supervisors and workers, the database server, the disk and the site.
 """
 
-import contextlib
 import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -19,6 +19,18 @@ from tests.e2e.operator_process import OperatorProcess
 
 # Steps that a frozen process stays frozen, at most.
 _LONGEST_FREEZE = 12
+_FILLER = "filler"
+# What no worker writes.
+_NONSENSE = (
+    b"",
+    b"\xff\xfe\x00",
+    b'{"reason": null, "message": 5}',
+    b'{"reason": "SiteError", "message": "x", "items_failed": "many", "items_delivered": 1e999}',
+    b'{"reason": "SiteError", "message": "x", "bytes_delivered": ' + b"9" * 3950 + b"}",
+    b"[" * 4096,
+    b'{"reason": "\\ud800", "message": "\\u0000"}',
+    b'{"reason": "SiteError", "message": "' + b"x" * 2**20 + b'"}',
+)
 _SUPERVISOR = "enrollgate.launchers.local.supervisor"
 
 
@@ -26,12 +38,19 @@ class Machine:
     """Operators that are started again whenever they end, and all that runs beside them."""
 
     def __init__(
-        self, operators: Mapping[OperatorProcess, int], server: Server, site: WatchfulSite
+        self,
+        operators: Mapping[OperatorProcess, int],
+        server: Server,
+        site: WatchfulSite,
+        disk: Path,
     ) -> None:
         # Each with the number of its processes: they share a work directory.
         self.operators = operators
         self.server = server
         self.site = site
+        self.disk = disk
+        # The step at which the disk has room again.
+        self._full_until = 0
         # How often each fault has happened.
         self.done = Counter[str]()
         # What is frozen, and the step at which it continues.
@@ -44,6 +63,8 @@ class Machine:
         for until, process in [*self._frozen]:
             if self._step >= until:
                 self._thaw(until, process)
+        if self._step >= self._full_until:
+            (self.disk / _FILLER).unlink(missing_ok=True)
         for operator, count in self.operators.items():
             if sum(process.poll() is None for process in operator.processes) < count:
                 operator.start()
@@ -56,18 +77,18 @@ class Machine:
         """End all faults."""
         for until, process in [*self._frozen]:
             self._thaw(until, process)
-        self.site.refuse_next = 0
+        self.site.refuse_next = self._full_until = 0
         self.step()
 
     def _thaw(self, until: int, process: psutil.Process) -> None:
         self._frozen.remove((until, process))
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGCONT)
 
     def runs(self) -> list[psutil.Process]:
         """Return the supervisors and workers, and whatever they started."""
         found = []
-        folders = [str(operator.folder) for operator in self.operators]
+        folders = [str(operator.folder) for operator in self.operators] + [str(self.disk)]
         for process in psutil.process_iter():
             try:
                 environment, arguments = process.environ(), process.cmdline()
@@ -123,27 +144,44 @@ class Machine:
         assert self.server.process is not None
         return self.server.process.pid
 
+    def fill_the_disk(self, random: Random) -> str:
+        steps = random.randint(1, _LONGEST_FREEZE)
+        self._full_until = self._step + steps
+        with suppress(OSError), (self.disk / _FILLER).open("ab") as filler:
+            while True:
+                filler.write(bytes(4096))
+                filler.flush()
+        return f"for {steps} steps"
+
+    def spoil_the_report_of_a_run(self, random: Random) -> str:
+        """Write nonsense where a worker tells how far it is and how it ended, and kill it."""
+        worker = random.choice([each for each in self.runs() if _kind(each) == "worker"])
+        report = Path(worker.environ()["ENROLLGATE_REPORT_PATH"])
+        nonsense = random.choice(_NONSENSE)
+        for path in (report, report.with_name("progress.json")):
+            path.write_bytes(nonsense)
+        worker.kill()
+        return f"{report.parent.name}: {nonsense[:40]!r}"
+
     def refuse_requests(self, random: Random) -> str:
         self.site.refuse_next = random.randint(1, 6)
         return f"the next {self.site.refuse_next} requests"
 
-    def hit(self, fault: Callable[[Random], str], random: Random) -> str:
-        """Let a fault happen, if there is something to hit. Returns what happened."""
-        name = fault.__name__
+    def hit(self, fault: Callable[[Random], str], random: Random) -> str | None:
+        """Let a fault happen. Returns what it hit, None if there is nothing to hit."""
         try:
             what = fault(random)
-        except (IndexError, psutil.NoSuchProcess):  # nothing of the kind runs now
-            return f"{name}: nothing to hit"
-        self.done[name] += 1
-        return f"{name}: {what}"
+        except (IndexError, psutil.NoSuchProcess):
+            return None
+        self.done[fault.__name__] += 1
+        return what
 
 
 def _kind(process: psutil.Process) -> str:
     return "supervisor" if _SUPERVISOR in process.cmdline() else "worker"
 
 
-def leftovers(folder: Path) -> list[str]:
+def leftovers(work_dir: Path) -> list[str]:
     """Return what must not be there once all runs have ended."""
-    work = folder / "work"
-    places = [*(work / "runs").iterdir(), *(work / "finished").glob("*/scratch")]
-    return [str(place.relative_to(folder)) for place in places]
+    places = [*(work_dir / "runs").iterdir(), *(work_dir / "finished").glob("*/scratch")]
+    return [str(place.relative_to(work_dir)) for place in places]

@@ -9,18 +9,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tests.chaos.course_site import Course
-from tests.chaos.node import ODD, OPEN, Row, Write
+from tests.chaos.course_site import Course, Request
+from tests.chaos.node import ODD, OPEN, Wanted, Write
 
 # How a run may end if its own row and the faults are to blame. An `AccessDenied`, for example,
 # would be a run that was too early.
 EXPECTED_REASONS = frozenset(
     {
+        "DiskFull",
         "EnrollmentTimeout",
         "EnrollmentWithdrawn",
         "Lost",
         "NetworkError",
         "SiteError",
+        "TaskChanged",
         "TaskFailed",
         "TaskNotFound",
         "UnexpectedStatus",
@@ -87,10 +89,9 @@ def check_all_files(courses: Sequence[Course], destination: Path) -> Iterator[st
             yield f"{path.relative_to(destination)} is no lecture"
 
 
-def completed_rows(history: Sequence[Write]) -> list[Row]:
-    """Return the rows that operators completed, as they were at that moment."""
-    return [
-        write.after
-        for write in history
-        if write.by_operator and write.after is not None and write.after.status == "completed"
-    ]
+def check_requests(completed: Sequence[Wanted], log: Sequence[Request]) -> Iterator[str]:
+    """Promise 4: a completed row's course was read by that row's account."""
+    readers = {(request.course, request.account) for request in log if request.status == 200}
+    for wanted in completed:
+        if (wanted.course.name, wanted.account.partition("@")[0]) not in readers:
+            yield f"{wanted.course.title}: completed, and never read by {wanted.account}"

@@ -38,6 +38,14 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What a row asks for: a course, for an account."""
+
+    course: Course
+    account: str
+
+
+@dataclass(frozen=True)
 class Write:
     """One write to a row, in the order in which the writes happened."""
 
@@ -57,8 +65,8 @@ class Node:
         self._url = make_url(url)
         self._site = site
         self._cookies = cookies
-        # The newest course of each task that was ever written.
-        self.courses: dict[int, Course] = {}
+        # What the row of each task asked for last.
+        self.wanted: dict[int, Wanted] = {}
 
     @property
     def operator_url(self) -> str:
@@ -142,29 +150,52 @@ class Node:
 
     def add(self, task_id: int, status: str) -> None:
         """Insert a row for a new task."""
-        course = self._prepare(task_id, 1, status)
-        self.execute(self._insert("INSERT", course, status))
+        self.execute(self._insert("INSERT", task_id, 1, status))
 
-    def _prepare(self, task_id: int, version: int, status: str) -> Course:
-        course = self.courses[task_id] = Course(task_id, version)
-        path = self._cookies / cookies_name(course.account)
-        path.write_text(self._site.cookies_file(course.account))
-        if status == "enrolled":
-            self._site.enroll(course.account, course.name)
-        return course
+    def replace(self, task_id: int, status: str, random: Random) -> None:
+        """Put another row in a task's place, perhaps under its live run."""
+        version = self.wanted[task_id].course.version + 1
+        if random.random() < 0.5:
+            self.execute(self._insert("REPLACE", task_id, version, status))
+        else:
+            self.delete(task_id)
+            self.execute(self._insert("INSERT", task_id, version, status))
 
-    def _insert(self, verb: str, course: Course, status: str) -> str:
-        url = self._site.course_url(course.name)
-        return (
-            f"{verb} INTO download_tasks (id, status, email, course_url) "
-            f"VALUES ({course.task_id}, '{status}', '{course.account}', '{url}')"
+    def correct(self, task_id: int, random: Random) -> None:
+        """Give a task another course or another account, perhaps under its live run."""
+        before = self.wanted[task_id]
+        version = before.course.version + 1
+        if random.random() < 0.5:
+            self.wanted[task_id] = Wanted(Course(task_id, version), before.account)
+        else:
+            self.wanted[task_id] = Wanted(before.course, _account(task_id, version))
+        wanted = self._prepare(task_id, "enrolled")
+        self.execute(
+            f"UPDATE download_tasks SET status = 'enrolled', email = '{wanted.account}', "
+            f"course_url = '{self._site.course_url(wanted.course.name)}' "
+            f"WHERE id = {task_id} AND status <> 'completed'"
         )
+
+    def _insert(self, verb: str, task_id: int, version: int, status: str) -> str:
+        self.wanted[task_id] = Wanted(Course(task_id, version), _account(task_id, version))
+        wanted = self._prepare(task_id, status)
+        return (
+            f"{verb} INTO download_tasks (id, status, email, course_url) VALUES ({task_id}, "
+            f"'{status}', '{wanted.account}', '{self._site.course_url(wanted.course.name)}')"
+        )
+
+    def _prepare(self, task_id: int, status: str) -> Wanted:
+        """Do what comes before the write: cookies and, if it is due, the enrollment."""
+        wanted = self.wanted[task_id]
+        path = self._cookies / cookies_name(wanted.account)
+        path.write_text(self._site.cookies_file(wanted.account))
+        if status == "enrolled":
+            self._site.enroll(wanted.account, wanted.course.name)
+        return wanted
 
     def write_status(self, task_id: int, status: str) -> None:
         """Set a task's status, whatever it is now; only a completed one is left alone."""
-        course = self.courses[task_id]
-        if status == "enrolled":
-            self._site.enroll(course.account, course.name)
+        self._prepare(task_id, status)
         self.execute(
             f"UPDATE download_tasks SET status = '{status}' "
             f"WHERE id = {task_id} AND status <> 'completed'"
@@ -197,11 +228,24 @@ class Node:
             )
         ]
 
-    def course_at(self, url: str | None) -> Course:
-        """Return the course with this URL."""
-        match = re.search(r"/courses/(\d+)-(\d+)/feed$", url or "")
-        assert match, f"no course has the URL {url}"
-        return Course(int(match[1]), int(match[2]))
+    def completed(self) -> list[Wanted]:
+        """Return what operators have completed, as their rows were at that moment."""
+        found = list[Wanted]()
+        for write in self.history():
+            if write.by_operator and write.after and write.after.status == "completed":
+                match = re.search(r"/courses/(\d+)-(\d+)/feed$", write.after.course_url or "")
+                assert match, f"no course has the URL {write.after.course_url}"
+                course = Course(int(match[1]), int(match[2]))
+                found.append(Wanted(course, write.after.email or ""))
+        return found
+
+    def all_courses(self) -> list[Course]:
+        """Return every course that a row has ever named."""
+        return [
+            Course(task_id, version)
+            for task_id, wanted in self.wanted.items()
+            for version in range(1, wanted.course.version + 1)
+        ]
 
     def is_quiet(self) -> bool:
         """Return whether no task is open and no run unfinished."""
@@ -215,3 +259,7 @@ class Node:
 
 def _row(images: list[object]) -> Row:
     return Row(*(None if image is None else str(image) for image in images))
+
+
+def _account(task_id: int, version: int) -> str:
+    return f"account-{task_id}-{version}@example.com"

@@ -8,17 +8,18 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from tests.chaos.course_site import Course, WatchfulSite
+from tests.chaos.course_site import Course, Request, WatchfulSite
 from tests.chaos.invariants import (
     check_all_files,
     check_delivered,
     check_ends,
+    check_requests,
     check_writes,
 )
-from tests.chaos.node import Row, Write
+from tests.chaos.node import Row, Wanted, Write
 
 ROW = Row("enrolled", "ada@example.com", "https://courses.example.com/1", "Node.js")
-COURSE = Course(1, 1)
+COURSE, ACCOUNT = Course(1, 1), "ada@example.com"
 
 
 def to(status: str, before: Row = ROW, **changes: str) -> Write:
@@ -68,9 +69,17 @@ def test_incomplete_doubled_or_foreign_files_are_noticed(tmp_path: Path) -> None
     assert list(check_all_files([Course(2, 1)], tmp_path)), "of another course"
 
 
+def test_course_that_its_account_never_read_is_noticed() -> None:
+    wanted = Wanted(COURSE, ACCOUNT)
+    right = Request(COURSE.name, "ada", "/courses/1-1/feed", 200)
+    assert not list(check_requests([wanted], [right]))
+    for wrong in (replace(right, account="bob"), replace(right, status=403)):
+        assert list(check_requests([wanted], [wrong]))
+
+
 def ask(site: WatchfulSite, connection: HTTPConnection) -> int:
     path = site.course_url(COURSE.name).removeprefix(f"http://{site.host}")
-    session = COURSE.account.partition("@")[0]
+    session = ACCOUNT.partition("@")[0]
     connection.request("GET", path, headers={"Cookie": f"session={session}"})
     response = connection.getresponse()
     response.read()
@@ -89,7 +98,7 @@ def test_two_processes_at_one_course_are_noticed() -> None:
         closing(HTTPConnection(site.host)) as first,
         closing(HTTPConnection(site.host)) as second,
     ):
-        site.enroll(COURSE.account, COURSE.name)
+        site.enroll(ACCOUNT, COURSE.name)
         assert ask(site, first) == ask(site, second) == 200
         assert site.violations == [], "one process may have several connections"
         script = (
@@ -98,6 +107,6 @@ def test_two_processes_at_one_course_are_noticed() -> None:
             "connection.getresponse().read()"
         )
         path = site.course_url(COURSE.name).removeprefix(f"http://{site.host}")
-        arguments = [site.host, path, f"session={COURSE.account.partition('@')[0]}"]
+        arguments = [site.host, path, f"session={ACCOUNT.partition('@')[0]}"]
         subprocess.run([sys.executable, "-c", script, *arguments], check=True)
         assert [words.partition(":")[0] for words in site.violations] == ["twice"]

@@ -1,5 +1,5 @@
 # Start with `make demo` and `make test`. Each target installs what it needs.
-.PHONY: help demo test test-quick test-cluster chaos control-plane bench lint format types imports docs lock clean setup databases node webservers packager yt-dlp-tests tools manifests image
+.PHONY: help demo test test-quick test-cluster chaos control-plane bench lint format types imports docs lock clean setup databases node pm2 systemd webservers packager yt-dlp-tests tools manifests image
 BIN := .venv/bin
 
 help: ## List the targets
@@ -11,7 +11,7 @@ setup: ## Create .venv from the lock file
 demo: setup ## Show the four cases of the contract on this machine
 	@$(BIN)/python -m examples.demo
 
-test: setup databases node webservers packager yt-dlp-tests tools lint types imports ## Check everything and run all tests except those on a cluster
+test: setup databases node pm2 systemd webservers packager yt-dlp-tests tools lint types imports ## Check everything and run all tests except those on a cluster
 	@$(BIN)/python -m scripts.docs.settings --check docs/settings.md
 	@$(BIN)/python -m scripts.docs.reasons --check docs/reasons.md
 	@$(BIN)/python -m scripts.docs.chart_readme --check charts/enrollgate/README.md
@@ -49,6 +49,12 @@ yt-dlp-tests: setup ## Fetch yt-dlp's own tests, which run on our request handle
 
 node: ## Install Node.js and npm for the tests
 	@scripts/node >/dev/null || true
+
+pm2: ## Install pm2 for the tests
+	@scripts/pm2 >/dev/null || true
+
+systemd: ## Install systemd-analyze for the tests
+	@scripts/systemd >/dev/null || true
 
 tools: setup ## Install helm and kubectl for the tests
 	@scripts/helm-kubectl >/dev/null

@@ -80,6 +80,7 @@ class InterruptedLauncher:
         self._world = world
         self._interruption = interruption
         self._before_launch = before_launch
+        self.place = world.launcher.place
 
     def observe(
         self, expected: Collection[str], *, only: bool = False

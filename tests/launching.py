@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.planner import Launch
-from enrollgate.domain.run import RunState, UnfinishedRun
+from enrollgate.domain.run import RunPlace, RunState, UnfinishedRun
 from enrollgate.domain.task import TaskState
 from enrollgate.launchers import Launcher
 
@@ -22,6 +22,7 @@ def build_launch(order: RunOrder) -> Launch:
         task_status="enrolled",
         email="ada@example.com",
         course_url=order.course_url,
+        place=RunPlace("memory", "test"),
     )
     return Launch(run, order)
 

@@ -21,11 +21,13 @@ from enrollgate.domain.planner import Launch
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
+from enrollgate.domain.run import RunPlace
 from enrollgate.domain.run_event import RunEvent
 from enrollgate.domain.task import Statuses, TaskColumns
 from enrollgate.launchers import Launcher, LauncherUnavailable
 
 EPOCH = datetime(2026, 1, 1, 12, 0, 0)  # noqa: DTZ001 -- times in the database have no zone
+PLACE = RunPlace("memory", "test")
 COURSE = "https://courses.example.com/course/1"
 
 
@@ -61,6 +63,7 @@ class MemoryLauncher:
     taken: set[str] = field(default_factory=set)
     full: bool = False
     events: list[tuple[str, RunEvent]] = field(default_factory=list)
+    place: RunPlace = PLACE
     # Stopped runs stay live until this is switched off.
     lingering: bool = False
 

@@ -63,7 +63,7 @@ class OperatorProcess:
         others = {
             name: value for name, value in os.environ.items() if not name.startswith("ENROLLGATE_")
         }
-        self._environment = (
+        self.environment = (
             others
             | {
                 "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
@@ -81,7 +81,7 @@ class OperatorProcess:
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "enrollgate", *arguments],
-            env=self._environment,
+            env=self.environment,
             capture_output=True,
             text=True,
             check=False,
@@ -91,7 +91,7 @@ class OperatorProcess:
         with (self.folder / "operator.log").open("ab") as log:
             process = subprocess.Popen(
                 [*self.prefix, sys.executable, "-m", "enrollgate", "run"],
-                env=self._environment,
+                env=self.environment,
                 stderr=log,
                 cwd=self.folder,
             )

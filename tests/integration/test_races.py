@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection, text
 from tests.interruptions import Interruption, interrupted_operator
 from tests.launching import launch
-from tests.world import COURSE, EPOCH, World
+from tests.world import COURSE, EPOCH, PLACE, World
 
 from enrollgate.database import Database, runs, tasks
 from enrollgate.database.engine import NamedLock, T
@@ -156,6 +156,7 @@ def test_two_operators_that_claim_at_once_keep_to_the_limit(database_url: str) -
                 world.tables,
                 claim_id="c",
                 installation="test",
+                place=PLACE,
                 limit=5,
                 unfinished=0,
             )
@@ -220,7 +221,13 @@ def test_claim_counts_the_runs_of_a_claim_that_is_not_committed(
 
         def claim(database: Database) -> list[UnfinishedRun]:
             return runs.claim(
-                database, first.tables, claim_id="c", installation="test", limit=2, unfinished=0
+                database,
+                first.tables,
+                claim_id="c",
+                installation="test",
+                place=PLACE,
+                limit=2,
+                unfinished=0,
             )
 
         def refuse() -> None:
@@ -285,6 +292,7 @@ def test_operators_that_claim_and_refuse_all_the_time_keep_to_the_limit(
                     world.tables,
                     claim_id="c",
                     installation="test",
+                    place=PLACE,
                     limit=4,
                     unfinished=0,
                 )
@@ -324,7 +332,13 @@ def test_focused_pass_leaves_runs_that_another_operator_claimed(
         first = f"test-{task}-1"
         world.set(task, "enrolled")
         claimed = runs.claim(
-            world.database, world.tables, claim_id="c", installation="test", limit=10, unfinished=1
+            world.database,
+            world.tables,
+            claim_id="c",
+            installation="test",
+            place=PLACE,
+            limit=10,
+            unfinished=1,
         )
         assert [run.name for run in claimed] == [first]
         launch(world.launcher, [RunOrder(first, task, 1, COURSE, "cookies.txt", "c")])

@@ -20,6 +20,7 @@ from tests.world import World
 from enrollgate.commands import status
 from enrollgate.commands.status import load_overview, render
 from enrollgate.database import open_database
+from enrollgate.database.queries import RunView
 from enrollgate.domain.report import Report
 
 pytestmark = pytest.mark.slow
@@ -142,7 +143,7 @@ def test_status_without_permission_for_the_progress_omits_it(
             assert terminal.wait() == 0, terminal.text
         assert "test-1-1" in terminal.text
 
-        def refused(_name: str) -> None:
+        def refused(_run: RunView) -> None:
             raise PermissionError(13, "Permission denied")
 
         overview = load_overview(world.database, world.tables, refused)

@@ -24,11 +24,12 @@ from enrollgate.domain.planner import (
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
-from enrollgate.domain.run import Outcome, RunState, UnfinishedRun
+from enrollgate.domain.run import Outcome, RunPlace, RunState, UnfinishedRun
 from enrollgate.domain.task import TaskState
 
 POLICY = Policy(max_lost_runs=2)
 NAME = "test-7-1"
+HERE = RunPlace("local", "dir-1", "host-1", "machine-1", "/var/lib/enrollgate", "boot-1")
 DONE = Report(None, "the course is complete")
 DENIED = Report(Reason.ACCESS_DENIED, "403")
 STATUS = {
@@ -59,6 +60,7 @@ def make_run(task: TaskState, state: RunState, lost_before: int = 0) -> Unfinish
         task_status=STATUS[task],
         email="ada@example.com",
         course_url="https://courses.example.com/1",
+        place=HERE,
         lost_before=lost_before,
         stop_reason=Reason.TASK_FAILED if stopping else None,
         stop_message="why" if stopping else "",
@@ -71,6 +73,7 @@ def decide(task: TaskState, state: RunState, seen: str, lost_before: int = 0) ->
         [make_run(task, state, lost_before)],
         {} if observation is None else {NAME: observation},
         POLICY,
+        HERE,
     )
     assert len(actions) <= 1
     return actions[0] if actions else None
@@ -168,8 +171,8 @@ def test_lost_run_is_replaced_up_to_the_limit() -> None:
 
 def test_orphans_are_stopped_while_live_and_then_discarded() -> None:
     live, failed = Observation(NAME, Phase.LIVE), Observation(NAME, Phase.FAILED, DENIED)
-    assert plan([], {NAME: live}, POLICY) == (StopOrphan(live),)
-    assert plan([], {NAME: failed}, POLICY) == (DiscardOrphan(failed),)
+    assert plan([], {NAME: live}, POLICY, HERE) == (StopOrphan(live),)
+    assert plan([], {NAME: failed}, POLICY, HERE) == (DiscardOrphan(failed),)
 
 
 def test_run_order_names_the_cookies_file_and_never_the_account() -> None:
@@ -208,7 +211,7 @@ def test_changed_row_moves_only_by_what_node_wrote(
 ) -> None:
     run = replace(make_run(task, state), is_changed=True)
     observed = {} if SEEN[seen] is None else {NAME: SEEN[seen]}
-    (action,) = plan([run], {name: each for name, each in observed.items() if each}, POLICY)
+    (action,) = plan([run], {name: each for name, each in observed.items() if each}, POLICY, HERE)
     assert isinstance(action, Stop | Record)
     assert not (isinstance(action, Stop) and action.fail_task)
     assert not (isinstance(action, Record) and action.move_task)
@@ -220,17 +223,63 @@ def test_changed_row_moves_only_by_what_node_wrote(
 def test_live_orphan_of_another_claim_is_stopped_and_its_run_waits(state: RunState) -> None:
     run = replace(make_run(TaskState.ENROLLED, state), claim_id="ours")
     orphan = Observation(NAME, Phase.LIVE, claim_id="another")
-    assert plan([run], {NAME: orphan}, POLICY) == (StopOrphan(orphan),)
+    assert plan([run], {NAME: orphan}, POLICY, HERE) == (StopOrphan(orphan),)
 
 
 def test_ended_orphan_of_another_claim_is_discarded_and_its_run_launched() -> None:
     run = replace(make_run(TaskState.ENROLLED, C), claim_id="ours")
     orphan = Observation(NAME, Phase.SUCCEEDED, DONE, claim_id="another")
-    launched, discarded = plan([run], {NAME: orphan}, POLICY)
+    launched, discarded = plan([run], {NAME: orphan}, POLICY, HERE)
     assert isinstance(launched, Launch) and launched.order.claim_id == "ours"
     assert discarded == DiscardOrphan(orphan)
 
 
 def test_run_that_is_ending_is_not_adopted() -> None:
     run = make_run(TaskState.ENROLLED, C)
-    assert plan([run], {NAME: Observation(NAME, Phase.LIVE, is_ending=True)}, POLICY) == ()
+    assert plan([run], {NAME: Observation(NAME, Phase.LIVE, is_ending=True)}, POLICY, HERE) == ()
+
+
+OTHER_PLACES = {
+    "another work directory": replace(HERE, place_id="dir-2", work_dir="/root/var"),
+    "another host with a copy of the machine id": replace(HERE, host="host-2", boot_id="boot-2"),
+    "another host of the same name": replace(HERE, machine_id="machine-2", boot_id="boot-2"),
+    "a cluster": RunPlace("kubernetes", "courses"),
+}
+SAME_PLACES = {
+    "here": HERE,
+    "before a reboot": replace(HERE, boot_id="boot-0"),
+    "another container of this kernel": replace(HERE, host="host-2", machine_id="", work_dir="/w"),
+}
+
+
+@pytest.mark.parametrize("place", OTHER_PLACES.values(), ids=OTHER_PLACES)
+@pytest.mark.parametrize("state", [RunState.CLAIMED, RunState.LAUNCHED, RunState.STOPPING])
+@pytest.mark.parametrize("seen", SEEN)
+@pytest.mark.parametrize("task", TaskState)
+def test_run_elsewhere_is_never_decided_about(
+    place: RunPlace, state: RunState, seen: str, task: TaskState
+) -> None:
+    observation = SEEN[seen]
+    observed = {} if observation is None else {NAME: observation}
+    assert plan([replace(make_run(task, state), place=place)], observed, POLICY, HERE) == ()
+
+
+@pytest.mark.parametrize("place", SAME_PLACES.values(), ids=SAME_PLACES)
+def test_absent_run_of_the_same_place_is_lost(place: RunPlace) -> None:
+    run = replace(make_run(TaskState.ENROLLED, RunState.LAUNCHED), place=place)
+    (action,) = plan([run], {}, POLICY, HERE)
+    assert isinstance(action, Record) and action.outcome is Outcome.LOST
+    was_restarted = place.boot_id != HERE.boot_id
+    assert ("restarted" in action.message, "killed" in action.message) == (
+        was_restarted,
+        not was_restarted,
+    )
+
+
+def test_run_of_another_namespace_is_not_observed_by_a_cluster_operator() -> None:
+    run = replace(
+        make_run(TaskState.ENROLLED, RunState.LAUNCHED), place=RunPlace("kubernetes", "courses")
+    )
+    assert plan([run], {}, POLICY, RunPlace("kubernetes", "other")) == ()
+    (action,) = plan([run], {}, POLICY, RunPlace("kubernetes", "courses"))
+    assert isinstance(action, Record) and action.outcome is Outcome.LOST

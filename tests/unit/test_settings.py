@@ -49,7 +49,7 @@ def test_the_defaults_are_those_of_the_contract(
     )
     assert settings.statuses().waiting == ("pending", "paid", "processing")
     assert settings.task_columns().table == "download_tasks"
-    assert settings.sqlalchemy_url().database == str(tmp_path / "var" / "enrollgate.db")
+    assert settings.sqlalchemy_url().database == str(settings.work_dir / "enrollgate.db")
     assert settings.destination == DirectoryDestination(tmp_path / "downloads")
 
 
@@ -442,3 +442,32 @@ def test_the_command_accepts_what_a_launcher_passes() -> None:
         set(RunOrder("school-1-1", 1, 1, "https://a.example/x", "cookies.txt").variables())
         <= RUN_VARIABLES
     )
+
+
+@pytest.mark.parametrize(
+    ("user", "state", "work_dir"),
+    [
+        (0, "/state", "/var/lib/enrollgate"),
+        (1000, "/state", "/state/enrollgate"),
+        (1000, None, "/home/ada/.local/state/enrollgate"),
+        (1000, "relative", "/home/ada/.local/state/enrollgate"),
+    ],
+)
+def test_default_work_dir_is_the_same_wherever_the_operator_starts(
+    monkeypatch: pytest.MonkeyPatch, user: int, state: str | None, work_dir: str
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    if state is not None:
+        monkeypatch.setenv("XDG_STATE_HOME", state)
+    assert load(monkeypatch).work_dir == Path(work_dir)
+
+
+def test_relative_work_dir_and_sqlite_path_begin_at_the_current_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load(monkeypatch, WORK_DIR="var", DATABASE_URL="sqlite:///tasks.db")
+    assert settings.work_dir == tmp_path / "var"
+    assert settings.sqlalchemy_url().database == str(tmp_path / "tasks.db")

@@ -80,6 +80,22 @@ def plan(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
 
 
 @app.command()
+def release(
+    place: Annotated[
+        str | None, typer.Argument(help="The place's id. Omit it to list the places.")
+    ] = None,
+) -> None:
+    """Release the unfinished runs of a machine, work directory or cluster that is gone for good.
+
+    They are recorded as lost, and new runs follow. If one of them still runs, its course is
+    downloaded twice.
+    """
+    from enrollgate.commands.release import release
+
+    release(place)
+
+
+@app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Check the database, the task table, the destination and the tools; say how to fix them."""
     from enrollgate.commands.doctor import print_checks

@@ -30,11 +30,18 @@ from enrollgate.control.wiring import (
     build_tables,
     lease_name,
 )
-from enrollgate.database import DatabaseMisconfigured, DatabaseUnavailable, queries
+from enrollgate.database import (
+    Database,
+    DatabaseMisconfigured,
+    DatabaseUnavailable,
+    queries,
+    runs,
+)
 from enrollgate.database.preflight import check_database
 from enrollgate.domain.check import Check, Severity, failed, ok, warning
 from enrollgate.domain.destination import DriveDestination
 from enrollgate.launchers.kubernetes import check_access
+from enrollgate.launchers.local.place import find_place, why_not_start
 from enrollgate.settings.operator import Settings
 
 _HELM_TEST = "check it with `helm test`, which runs in a pod like a worker's"
@@ -63,7 +70,13 @@ def run_checks(settings: Settings) -> Iterator[Check]:
     database, tables = build_database(settings), build_tables(settings)
     accounts: frozenset[str] | None = None
     try:
-        yield from check_database(database, tables)
+        is_usable = True
+        for check in check_database(database, tables):
+            is_usable = is_usable and check.severity is not Severity.FAILED
+            yield check
+        if settings.launcher == "local" and is_usable:
+            with contextlib.suppress(DatabaseUnavailable, DatabaseMisconfigured):
+                yield check_place(settings, database)
         if settings.cookies_dir is not None:
             with contextlib.suppress(DatabaseUnavailable, DatabaseMisconfigured):
                 accounts = queries.account_emails(database, tables)
@@ -77,6 +90,26 @@ def run_checks(settings: Settings) -> Iterator[Check]:
     yield check_cookies(settings, accounts)
     yield check_downloader(settings)
     yield check_hosts(settings)
+
+
+def check_place(settings: Settings, database: Database) -> Check:
+    """Check that no unfinished run is where an operator here must not start. Raises as `runs`."""
+    try:
+        here = find_place(settings.work_dir)
+    except OSError as error:
+        remedy = f"let user {os.getuid()} read it"
+        return failed("place of runs", f"{settings.work_dir}: {error.strerror}", remedy)
+    elsewhere = runs.unfinished_elsewhere(database, installation=settings.installation, here=here)
+    if problem := why_not_start(here, elsewhere):
+        return failed("place of runs", problem, "docs/local.md explains places")
+    if elsewhere:
+        places = "; ".join(map(str, elsewhere))
+        return warning(
+            "place of runs",
+            f"there are unfinished runs elsewhere, which are waited for: {places}",
+            "if a place is gone for good: enrollgate release",
+        )
+    return ok("place of runs", str(here))
 
 
 def check_cluster(settings: Settings) -> Check:

@@ -20,7 +20,7 @@ from enrollgate.database.preflight import check_task_table
 from enrollgate.domain.check import Severity
 from enrollgate.domain.planner import Launch, Record, plan
 from enrollgate.domain.policy import Policy
-from enrollgate.domain.run import RunState, UnfinishedRun, run_name
+from enrollgate.domain.run import RunPlace, RunState, UnfinishedRun, run_name
 from enrollgate.domain.task import TaskState
 
 # Enrolled rows that are looked at one by one.
@@ -82,6 +82,7 @@ def load_preview(database: Database, tables: Tables, policy: Policy, installatio
     def count(*statuses: str) -> int:
         return sum(each.tasks for each in counts.listed if each.configured_status in statuses)
 
+    here = RunPlace("plan", installation)  # nothing is launched, so any place will do
     enrolled = queries.first_open_rows(database, tables, tables.statuses.enrolled, limit=_LOOKED_AT)
     claimed = [
         UnfinishedRun(
@@ -94,10 +95,11 @@ def load_preview(database: Database, tables: Tables, policy: Policy, installatio
             task_status=row.status,
             email=row.email,
             course_url=row.course_url,
+            place=here,
         )
         for row in enrolled
     ]
-    actions = plan(claimed, {}, policy)
+    actions = plan(claimed, {}, policy, here)
     waiting = queries.first_open_rows(database, tables, *tables.statuses.waiting, limit=_IDS)
     return Preview(
         tasks=counts,

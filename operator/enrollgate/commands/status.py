@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -39,9 +40,9 @@ _MEANINGS = {
 }
 
 Progress = Mapping[str, object]
-# Returns a run's progress by the run's name, None if it is not known on this machine. May raise
-# OSError: the file may belong to another user.
-ProgressReader = Callable[[str], Progress | None]
+# Returns a run's progress, None if it is not known on this machine. May raise OSError: the file may
+# belong to another user.
+ProgressReader = Callable[[queries.RunView], Progress | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,10 @@ def print_status(*, as_json: bool, watch: bool) -> None:
 
         def load() -> Overview:
             return load_overview(
-                database, tables, lambda name: read_progress(settings.work_dir, name)
+                database,
+                tables,
+                # The operator's work directory is often not the default one of whoever asks.
+                lambda run: read_progress(Path(run.work_dir or settings.work_dir), run.name),
             )
 
         try:
@@ -85,7 +89,7 @@ def load_overview(database: Database, tables: Tables, read: ProgressReader) -> O
     progress = {}
     for run in runs:
         try:
-            found = read(run.name)
+            found = read(run)
         except OSError:
             continue
         if found is not None:
@@ -106,7 +110,7 @@ def to_json(overview: Overview) -> dict[str, Any]:
     def plain(run: queries.RunView) -> dict[str, Any]:
         return {
             key: value.isoformat() + "Z" if isinstance(value, datetime) else value
-            for key, value in asdict(run).items()
+            for key, value in (asdict(run) | {"where": run.where}).items()
         }
 
     return {
@@ -198,7 +202,7 @@ def task_table(counts: queries.StatusCounts, tables: Tables) -> Table:
 
 
 def _run_table(overview: Overview) -> Table:
-    headings = ("run", "task", "number", "state", "age", "progress")
+    headings = ("run", "task", "number", "state", "age", "progress", "where")
     table = Table(*headings, title="Unfinished runs", title_justify="left")
     for run in overview.runs:
         age = (overview.now - (run.launched_at or run.claimed_at)).total_seconds()
@@ -215,9 +219,10 @@ def _run_table(overview: Overview) -> Table:
             _cell(run.state),
             f"{age:.0f} s",
             _cell(described),
+            _cell(run.where),
         )
     if not overview.runs:
-        table.add_row("none", *[""] * 5)
+        table.add_row("none", *[""] * 6)
     return table
 
 

@@ -58,7 +58,7 @@ def find(pid: int) -> Process | None:
     fields = stat[stat.rindex(b")") + 2 :].split()
     if fields[0] in b"ZX":
         return None
-    return Process(pid, f"{_boot_id()}:{int(fields[19])}", int(fields[1]), int(fields[3]))
+    return Process(pid, f"{boot_id()}:{int(fields[19])}", int(fields[1]), int(fields[3]))
 
 
 def is_alive(pid: int, started: str) -> bool:
@@ -206,7 +206,7 @@ def kill_orphans(leader: int, started: str, path: Path) -> bool:
     pid now: the kernel reuses a pid only when the session of that number is empty. Returns False
     if the leader is alive.
     """
-    if started.split(":", 1)[0] != _boot_id():
+    if started.split(":", 1)[0] != boot_id():
         return True
 
     def orphans() -> list[Process]:
@@ -230,8 +230,8 @@ def _kill_until_gone(find_members: Callable[[], list[Process]]) -> bool:
 
 
 @cache
-def _boot_id() -> str:
-    """Return the id of this start of the machine."""
+def boot_id() -> str:
+    """Return the id of this start of the machine, the same in all its containers (random(4))."""
     try:
         return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -13,11 +13,12 @@ there are.
 A pass may be interrupted anywhere, at any time, by anything: the next one continues from what it
 finds. A run exists in the database before it exists at the launcher, and its name follows from its
 task and run number, so creating it again creates nothing new. Between passes only hints are kept:
-which unknown statuses were warned about, and whose rows were held.
+which unknown statuses and other places were warned about, and whose rows were held.
 """
 
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -43,7 +44,7 @@ from enrollgate.domain.planner import (
 )
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import START_FAILURES, Reason, explain
-from enrollgate.domain.run import Outcome, RunState, UnfinishedRun
+from enrollgate.domain.run import Outcome, RunPlace, RunState, UnfinishedRun
 from enrollgate.domain.task import TaskState
 from enrollgate.launchers import Launcher, LauncherRefused, RunEvent, RunEventType
 from enrollgate.telemetry import metrics
@@ -128,6 +129,8 @@ class Reconciler:
         self._held = set[int]()
         # Rows that this part of the pass has waited for without getting them.
         self._waits = 0
+        # The other places with runs, as they were logged.
+        self._elsewhere = frozenset[RunPlace]()
         # Of the last full pass: for the numbers in summaries only.
         self._waiting = self._enrolled = 0
 
@@ -146,8 +149,9 @@ class Reconciler:
         now = seen.now
         expired = self._tend_gate(seen)
         unfinished = runs.unfinished(self._database, self._tables, installation=self._installation)
-        observed = self._launcher.observe([run.name for run in unfinished])
-        applied = self._apply(plan(unfinished, observed, self._policy), now)
+        self._warn_of_runs_elsewhere(unfinished)
+        observed, actions = self._plan(unfinished, only=False)
+        applied = self._apply(actions, now)
         with_run = sum(run.task is TaskState.ENROLLED for run in unfinished)
         is_work_left = self._enrolled > with_run or applied.finished > 0
         remaining = len(unfinished) - applied.finished
@@ -167,8 +171,8 @@ class Reconciler:
         unfinished = runs.unfinished(
             self._database, self._tables, installation=self._installation, names=changed
         )
-        observed = self._launcher.observe([run.name for run in unfinished], only=True)
-        applied = self._apply(plan(unfinished, observed, self._policy), now)
+        observed, actions = self._plan(unfinished, only=True)
+        applied = self._apply(actions, now)
         remaining = runs.count_unfinished(self._database, installation=self._installation)
         claimed = self._launch_claimed(now, remaining, is_work_left=applied.finished > 0)
         return self._summarize(
@@ -195,12 +199,36 @@ class Reconciler:
             self._tables,
             claim_id=self._new_claim_id(),
             installation=self._installation,
+            place=self._launcher.place,
             limit=limit,
             unfinished=remaining,
         )
         # A run that was just claimed is created, or adopted if another operator has created it
         # meanwhile: the plan needs no observation of it.
-        return len(claimed), self._apply(plan(claimed, {}, self._policy), now)
+        actions = plan(claimed, {}, self._policy, self._launcher.place)
+        return len(claimed), self._apply(actions, now)
+
+    def _plan(
+        self, unfinished: Collection[UnfinishedRun], *, only: bool
+    ) -> tuple[Mapping[str, Observation], tuple[Action, ...]]:
+        """Observe the runs that are here, and plan."""
+        here = self._launcher.place
+        expected = [run.name for run in unfinished if here.can_observe(run.place)]
+        observed = self._launcher.observe(expected, only=only)
+        return observed, plan(unfinished, observed, self._policy, here)
+
+    def _warn_of_runs_elsewhere(self, unfinished: Iterable[UnfinishedRun]) -> None:
+        """Say once for each other place that its runs are waited for."""
+        here = self._launcher.place
+        elsewhere = Counter(run.place for run in unfinished if not here.can_observe(run.place))
+        for place in elsewhere.keys() - self._elsewhere:
+            _LOG.warning(
+                "runs elsewhere are waited for, since only an operator there can observe them; "
+                "if that place is gone for good, release them with `enrollgate release`",
+                place=str(place),
+                runs=elsewhere[place],
+            )
+        self._elsewhere = frozenset(elsewhere)
 
     def _summarize(
         self,

@@ -37,7 +37,8 @@ class OperatorRunner:
     While another replica works, waking the loop does nothing: our first pass is a full one.
 
     `build_reconciler` returns a fresh one each time this replica starts to work: nothing is
-    remembered from before.
+    remembered from before. `check_place` is called once the database is ready: what it raises,
+    other than DatabaseUnavailable, ends the work.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class OperatorRunner:
         health: Health,
         random: Random,
         elector: LeaderElector | None = None,
+        check_place: Callable[[], None] = lambda: None,
     ) -> None:
+        self._check_place = check_place
         self._database = database
         self._tables = tables
         self._build_reconciler = build_reconciler
@@ -102,6 +105,7 @@ class OperatorRunner:
                     migrate(self._database)  # no deployment step migrates the embedded database
                 for check in require_usable(self._database, self._tables):
                     _LOG.warning(check.detail, check=check.name, remedy=check.remedy)
+                self._check_place()
                 return True
             except DatabaseUnavailable as error:
                 failures += 1

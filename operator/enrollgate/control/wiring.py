@@ -23,7 +23,7 @@ from enrollgate.common.signals import handle_signals
 from enrollgate.control.leader_election import LeaderElector
 from enrollgate.control.reconciler import Reconciler
 from enrollgate.control.runner import OperatorRunner
-from enrollgate.database import Database, Tables, open_database
+from enrollgate.database import Database, Tables, open_database, runs
 from enrollgate.domain.policy import Policy
 from enrollgate.launchers import Launcher, LauncherRefused
 from enrollgate.launchers.kubernetes import (
@@ -34,6 +34,7 @@ from enrollgate.launchers.kubernetes import (
     read_template,
 )
 from enrollgate.launchers.local.launcher import LocalLauncher
+from enrollgate.launchers.local.place import after_stop, why_not_start
 from enrollgate.settings.operator import Settings
 from enrollgate.telemetry.health import Health
 from enrollgate.telemetry.http import serving
@@ -55,14 +56,26 @@ def run_operator(settings: Settings) -> None:
     The runs continue and are adopted by the next operator.
 
     A database that is away is waited for. Raises DatabaseMisconfigured if the operator cannot work
-    with it, Misconfigured if the work directory cannot be used, and PortUnavailable if the HTTP
-    port is taken.
+    with it, Misconfigured if the work directory cannot be used or is not that of the unfinished
+    runs, and PortUnavailable if the HTTP port is taken.
     """
     health = build_health(settings)
     database = build_database(settings)
     # The launcher wakes the runner's loop, and the runner's reconciler uses the launcher.
+
+    def check_place() -> None:
+        here, installation = launcher.place, settings.installation
+        elsewhere = runs.unfinished_elsewhere(database, installation=installation, here=here)
+        if problem := why_not_start(here, elsewhere):
+            raise Misconfigured(problem)
+
     runner = build_runner(
-        settings, database=database, launcher=lambda: launcher, health=health, random=build_random()
+        settings,
+        database=database,
+        launcher=lambda: launcher,
+        health=health,
+        random=build_random(),
+        check_place=check_place,
     )
     try:
         launcher = build_local_launcher(settings, on_change=runner.loop.wake)
@@ -76,9 +89,19 @@ def run_operator(settings: Settings) -> None:
     try:
         handle_signals(stop)
         with serving(settings.http_address, settings.http_port, health):
-            _LOG.info("operator started", launcher="local", installation=settings.installation)
+            _LOG.info(
+                "operator started",
+                launcher="local",
+                installation=settings.installation,
+                work_dir=str(settings.work_dir),
+                database=database.place,
+            )
             runner.run()
-        _LOG.info("operator stopped; live runs continue and are adopted at the next start")
+        try:
+            runs_left = after_stop(launcher.count_live())
+        except LauncherRefused as error:
+            runs_left = f"they cannot be observed now: {error}"
+        _LOG.info("operator stopped", runs=runs_left)
     finally:
         launcher.close()
         database.close()
@@ -92,6 +115,7 @@ def build_runner(
     health: Health,
     random: Random,
     elector: LeaderElector | None = None,
+    check_place: Callable[[], None] = lambda: None,
 ) -> OperatorRunner:
     """Build the work of an operator from these parts. `launcher` is called when the work begins."""
     tables = build_tables(settings)
@@ -111,6 +135,7 @@ def build_runner(
         health=health,
         random=random,
         elector=elector,
+        check_place=check_place,
     )
 
 

@@ -14,6 +14,7 @@ from enrollgate.database.backlog import UNKNOWN_STATUS_LIMIT
 from enrollgate.database.engine import Database
 from enrollgate.database.migrate import current
 from enrollgate.database.tables import Tables, runs, tracked_tasks
+from enrollgate.domain.run import RunPlace
 
 # Accounts that `doctor` compares with the cookies files.
 _MAX_ACCOUNTS = 100_000
@@ -58,6 +59,10 @@ class RunView:
     task_id: int
     run_number: int
     installation: str
+    launcher: str | None
+    place_id: str | None
+    host: str | None
+    work_dir: str | None
     state: str
     first_seen_at: datetime | None
     enrolled_seen_at: datetime | None
@@ -70,6 +75,20 @@ class RunView:
     reason: str | None
     message: str | None
     remedy: str | None
+
+    @property
+    def where(self) -> str:
+        """Describe the run's place; empty for a run that was never to be launched."""
+        if self.launcher is None:
+            return ""
+        return str(
+            RunPlace(
+                self.launcher,
+                self.place_id or "",
+                host=self.host or "",
+                work_dir=self.work_dir or "",
+            )
+        )
 
 
 def count_by_status(database: Database, tables: Tables) -> StatusCounts:
@@ -95,6 +114,10 @@ _VIEW: tuple[ColumnElement[Any], ...] = (
     runs.c.task_id,
     runs.c.run_number,
     runs.c.installation,
+    runs.c.launcher,
+    runs.c.place_id,
+    runs.c.host,
+    runs.c.work_dir,
     runs.c.state,
     runs.c.first_seen_at,
     runs.c.enrolled_seen_at,

@@ -7,7 +7,7 @@ did. Every statement about `enrollgate_runs` is here, except the read-only queri
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -16,6 +16,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Insert,
+    RowMapping,
     Select,
     String,
     case,
@@ -34,13 +35,15 @@ from enrollgate.database.engine import Database
 from enrollgate.database.tables import INSTANT, Tables, runs, tracked_tasks
 from enrollgate.domain.planner import Record, Stop
 from enrollgate.domain.reasons import Reason, explain
-from enrollgate.domain.run import Outcome, RunState, UnfinishedRun, run_name
+from enrollgate.domain.run import Outcome, RunPlace, RunState, UnfinishedRun, run_name
 from enrollgate.domain.task import TaskState
 
 # Characters of a recorded message or remedy, at most.
 MESSAGE_LIMIT = 1000
 
 _REASONS = {reason.value: reason for reason in Reason}
+# In the order of RunPlace's fields.
+_PLACE = tuple(runs.c[each.name] for each in fields(RunPlace))
 _lost, _other = runs.alias("lost"), runs.alias("other")
 _LAST_NOT_LOST = (
     select(func.coalesce(func.max(_other.c.run_number), 0))
@@ -67,10 +70,11 @@ def claim(
     *,
     claim_id: str,
     installation: str,
+    place: RunPlace,
     limit: int,
     unfinished: int,
 ) -> list[UnfinishedRun]:
-    """Claim runs for enrolled tasks that have no unfinished run, lowest id first.
+    """Claim runs for enrolled tasks that have no unfinished run, lowest id first, for this place.
 
     Return exactly the runs that this call has claimed.
 
@@ -91,6 +95,7 @@ def claim(
                     database.clock_expression(),
                     claim_id=claim_id,
                     installation=installation,
+                    place=place,
                     slots=limit - counted,
                     unfinished=counted,
                 )
@@ -129,6 +134,7 @@ def _build_claim(
     *,
     claim_id: str,
     installation: str,
+    place: RunPlace,
     slots: int,
     unfinished: int,
 ) -> Insert:
@@ -168,6 +174,7 @@ def _build_claim(
         "installation": literal(installation),
         "claim_id": literal(claim_id),
         "content_sha256": chosen.c.content_sha256,
+        **{name: literal(value) for name, value in asdict(place).items()},
         "state": literal(RunState.CLAIMED.value),
         "first_seen_at": chosen.c.first_seen_at,
         "enrolled_seen_at": chosen.c.enrolled_seen_at,
@@ -206,6 +213,7 @@ def _read_unfinished(
             runs.c.run_number,
             runs.c.name,
             runs.c.state,
+            *_PLACE,
             tables.id.is_(None).label("is_missing"),
             tables.configured_status(tables.status).label("configured_status"),
             tables.status.label("status"),
@@ -243,6 +251,7 @@ def _read_unfinished(
             task_status=row.status,
             email=row.email,
             course_url=row.course_url,
+            place=_place(row._mapping),
             content_sha256=row.content_sha256,
             is_changed=bool(row.is_changed),
             claim_id=row.claim_id or "",
@@ -259,6 +268,28 @@ def _read_unfinished(
             run = replace(run if is_claimed else twin, is_ambiguous=True)
         found[run.run_id] = run
     return list(found.values())
+
+
+def _place(row: RowMapping) -> RunPlace:
+    return RunPlace(*(row[column] or "" for column in _PLACE))
+
+
+def unfinished_elsewhere(
+    database: Database, *, installation: str, here: RunPlace
+) -> dict[RunPlace, list[str]]:
+    """Return the names of the unfinished runs that an operator here cannot observe, by place."""
+    statement = (
+        select(runs.c.name, *_PLACE)
+        .where(runs.c.active == 1, runs.c.installation == installation)
+        .order_by(runs.c.id)
+    )
+    found = dict[RunPlace, list[str]]()
+    with database.read_transaction() as connection:
+        for row in connection.execute(statement):
+            place = _place(row._mapping)
+            if not here.can_observe(place):
+                found.setdefault(place, []).append(row.name)
+    return found
 
 
 def count_unfinished(database: Database, *, installation: str) -> int:

@@ -75,6 +75,13 @@ runs = Table(
     Column("installation", String(63), nullable=False),
     Column("claim_id", String(32)),
     Column("content_sha256", String(64)),
+    # Where the run is carried out (`RunPlace`). NULL if it was never to be launched.
+    Column("launcher", String(16)),
+    Column("place_id", String(64)),
+    Column("host", String(255)),
+    Column("machine_id", String(64)),
+    Column("work_dir", Text),
+    Column("boot_id", String(64)),
     Column("state", String(16), nullable=False),
     Column("first_seen_at", INSTANT),
     Column("enrolled_seen_at", INSTANT),

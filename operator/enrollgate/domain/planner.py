@@ -22,6 +22,9 @@ revoked (as failed if it never started), whatever its task says by then. A run a
 without an unfinished row is an orphan: it is stopped while live, then discarded. So is a run of an
 unfinished row's name that was launched for another claim (the database was restored). Its row is
 decided about once the name is free. A run that is ending is never adopted.
+
+A run that is recorded at another place (another work directory, host, launcher or namespace) needs
+no action: only an operator there can observe it. That it is not seen here means nothing.
 """
 
 from collections.abc import Iterable, Mapping
@@ -35,7 +38,7 @@ from enrollgate.domain.order import RunOrder
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import START_FAILURES, Failure, Reason, explain
 from enrollgate.domain.report import Report
-from enrollgate.domain.run import Outcome, RunState, UnfinishedRun
+from enrollgate.domain.run import Outcome, RunPlace, RunState, UnfinishedRun
 from enrollgate.domain.task import TaskState
 
 
@@ -123,11 +126,14 @@ _CHANGED = "the row has another e-mail or course URL than when its run was claim
 
 
 def plan(
-    runs: Iterable[UnfinishedRun], observed: Mapping[str, Observation], policy: Policy
+    runs: Iterable[UnfinishedRun],
+    observed: Mapping[str, Observation],
+    policy: Policy,
+    here: RunPlace,
 ) -> tuple[Action, ...]:
     """Return all actions of one pass, in the order of the runs, orphans last.
 
-    A run may need no action.
+    A run may need no action. `here` is the place that was observed.
 
     `observed` must have been read *after* `runs`: only then is an absent run a lost one.
     """
@@ -140,7 +146,9 @@ def plan(
             orphans.pop(run.name, None)
         elif seen is not None and seen.is_live:
             continue
-        action = _decide(run, None if is_orphan else seen, policy)
+        if not here.can_observe(run.place):
+            continue
+        action = _decide(run, None if is_orphan else seen, policy, here)
         if action is not None:
             actions.append(action)
     actions += [
@@ -150,7 +158,7 @@ def plan(
 
 
 def _decide(  # noqa: PLR0911 -- one return for each cell of the matrix
-    run: UnfinishedRun, seen: Observation | None, policy: Policy
+    run: UnfinishedRun, seen: Observation | None, policy: Policy, here: RunPlace
 ) -> Action | None:
     if run.state is RunState.STOPPING:
         reason = run.stop_reason or Reason.STOPPED
@@ -165,7 +173,7 @@ def _decide(  # noqa: PLR0911 -- one return for each cell of the matrix
             return Stop(run, seen, reason, _CHANGED)
         return Record(run, seen, Outcome.REVOKED, reason, _CHANGED, report=report)
     if run.task is TaskState.ENROLLED:
-        return _decide_enrolled(run, seen, policy)
+        return _decide_enrolled(run, seen, policy, here)
     if run.task is TaskState.UNKNOWN:
         reason, message = Reason.UNEXPECTED_STATUS, unexpected_status_message(run.task_status)
         if seen is not None and seen.is_live:
@@ -179,11 +187,21 @@ def _decide(  # noqa: PLR0911 -- one return for each cell of the matrix
     return _record_result(run, seen, move_task=False)
 
 
-def _decide_enrolled(run: UnfinishedRun, seen: Observation | None, policy: Policy) -> Action | None:
+def _decide_enrolled(
+    run: UnfinishedRun, seen: Observation | None, policy: Policy, here: RunPlace
+) -> Action | None:
     if seen is None:
         if run.state is RunState.CLAIMED:
             return _launch_or_reject(run, policy)
         reason, message = Reason.LOST, "the run disappeared without a result"
+        if here.launcher == "local":
+            was_restarted = here.boot_id != run.place.boot_id
+            message = (
+                "the machine was restarted during the run"
+                if was_restarted
+                else "the run's processes were killed (by a service manager, a stopped container, "
+                "the kernel's out-of-memory killer or a person)"
+            )
         if run.lost_before >= policy.max_lost_runs:
             message += f", {run.lost_before + 1} times in a row"
             return Record(run, None, Outcome.FAILED, reason, message, move_task=True)

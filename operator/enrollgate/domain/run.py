@@ -36,6 +36,51 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class RunPlace:
+    """Where a run is carried out, recorded at its claim. Only an operator there can observe it.
+
+    `launcher` is `local` or `kubernetes`. `place_id` is the work directory's own id, or the
+    namespace. Only a local place has the rest: the host's name and its machine id (empty if it has
+    none), the work directory's path, and the id of the host's current boot.
+    """
+
+    launcher: str
+    place_id: str
+    host: str = ""
+    machine_id: str = ""
+    work_dir: str = ""
+    boot_id: str = ""
+
+    def __str__(self) -> str:
+        """Describe the place to people."""
+        if self.launcher == "local":
+            return f"{self.work_dir} on host {self.host}"
+        return f"{self.launcher} namespace {self.place_id}"
+
+    def shares_machine_with(self, other: "RunPlace") -> bool:
+        """Return whether both places are local, and on one machine for certain.
+
+        One boot id means one kernel: containers share it, and file locks work between them. After
+        a reboot, the machine id and the host's name must both be the same, since copied machines
+        and containers may share one of them.
+        """
+        if {self.launcher, other.launcher} != {"local"}:
+            return False
+        return self.boot_id == other.boot_id != "unknown" or (
+            (self.machine_id, self.host) == (other.machine_id, other.host)
+        )
+
+    def can_observe(self, other: "RunPlace") -> bool:
+        """Return whether an operator here sees every run that is recorded there.
+
+        Only then is a run lost that it does not see.
+        """
+        if (self.launcher, self.place_id) != (other.launcher, other.place_id):
+            return False
+        return self.launcher != "local" or self.shares_machine_with(other)
+
+
+@dataclass(frozen=True, slots=True)
 class UnfinishedRun:
     """A run that is not finished, with its task as the same statement saw it.
 
@@ -45,6 +90,7 @@ class UnfinishedRun:
     lost in a row before this one. `stop_reason` and `stop_message` say why it is being stopped.
     `since` is when its task was first seen at the gate (UTC), None once the task has left it.
     `is_ambiguous` says that several rows have the task's id.
+    `place` is where the run is carried out.
     """
 
     run_id: int
@@ -56,6 +102,7 @@ class UnfinishedRun:
     task_status: str | None
     email: str | None
     course_url: str | None
+    place: RunPlace
     content_sha256: str | None = None
     is_changed: bool = False
     claim_id: str = ""

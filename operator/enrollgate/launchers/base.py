@@ -12,6 +12,7 @@ from typing import Protocol
 
 from enrollgate.domain.observation import LaunchOutcome, LaunchResult, Observation, Phase
 from enrollgate.domain.planner import Launch
+from enrollgate.domain.run import RunPlace
 from enrollgate.domain.run_event import RunEvent, RunEventType
 
 __all__ = [
@@ -50,6 +51,11 @@ class Launcher(Protocol):
 
     Every method may be called again after a crash at any point.
     """
+
+    @property
+    def place(self) -> RunPlace:
+        """Return where this launcher's runs are. It does not change."""
+        ...
 
     def observe(
         self, expected: Collection[str], *, only: bool = False

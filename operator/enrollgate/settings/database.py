@@ -1,6 +1,7 @@
 """Where the database is: the settings in parts, and how a database URL is parsed."""
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
@@ -40,7 +41,7 @@ class DatabaseSettings(BaseModel):
 
 
 def parse_database_url(text: str) -> "URL":
-    """Return the address as SQLAlchemy's URL.
+    """Return the address as SQLAlchemy's URL. A relative SQLite path becomes absolute.
 
     Raises ValueError whose message never shows the address: it may carry a password.
     """
@@ -73,7 +74,7 @@ def parse_database_url(text: str) -> "URL":
     if url.drivername == "sqlite":
         if not url.database:
             raise ValueError("it names no file: write sqlite:////absolute/path")
-        return url
+        return url.set(database=str(Path(url.database).absolute()))
     if url.drivername not in ("mysql", "mysql+pymysql", "mariadb", "mariadb+pymysql"):
         raise ValueError(f"{url.drivername!r} is not supported: use mysql:// or sqlite:///")
     if not url.host or not url.database:

@@ -4,6 +4,7 @@
 the end check what only makes sense together.
 """
 
+import os
 import re
 from ipaddress import ip_address
 from pathlib import Path
@@ -27,6 +28,23 @@ _LEAST_MEMORY = 256 * 2**20
 # What MySQL allows in a quoted name (https://dev.mysql.com/doc/refman/8.4/en/identifiers.html), but
 # for spaces, quotes and what looks like a statement.
 _IDENTIFIER = re.compile(r"(?!`)[^\s\x00-\x1f\x7f;'\"\\\U00010000-\U0010ffff]{1,64}(?<!`)")
+
+
+def default_work_dir() -> Path:
+    """Return the folder of local runs if none is set: the same one wherever the operator starts.
+
+    Root has /var/lib/enrollgate, other users a folder for state.
+    https://specifications.freedesktop.org/basedir-spec/latest/
+    """
+    state = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if os.geteuid() == 0:
+        state = Path("/var/lib")
+    elif not state.is_absolute():  # then the specification wants it ignored
+        try:
+            state = Path.home().absolute() / ".local" / "state"
+        except RuntimeError:  # a user without a home folder, as in a container
+            state = Path("/var/lib")
+    return state / "enrollgate"
 
 
 class Settings(WorkerSettings):
@@ -110,11 +128,14 @@ class Settings(WorkerSettings):
     installation: str = Field(
         "enrollgate",
         description="The name of this installation: the first part of its runs' names. Two "
-        "installations that share a database or a work folder need two names. To replace a "
-        "machine that died, use its name: the replacement then takes over its runs.",
+        "installations that share a database or a work folder need two names.",
     )
     work_dir: SomePath = Field(
-        Path("var"), description="The folder of local runs: their logs, reports and scratch files."
+        default_factory=default_work_dir,
+        description="The folder of local runs: their logs, reports and scratch files. Default: "
+        "/var/lib/enrollgate for root, else $XDG_STATE_HOME/enrollgate or "
+        "~/.local/state/enrollgate. A relative path begins at the folder where the operator is "
+        "started. All operators of one installation on one machine need the same folder.",
     )
     local_memory_limit: ByteSize = Field(
         ByteSize(2 * 2**30),

@@ -22,6 +22,7 @@ import structlog
 from enrollgate.domain.observation import LaunchOutcome, LaunchResult, Observation, Phase
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.planner import Launch
+from enrollgate.domain.run import RunPlace
 from enrollgate.domain.run_event import RunEvent
 from enrollgate.launchers.kubernetes.api import Api, ConnectionDetails
 from enrollgate.launchers.kubernetes.diagnosis import build_report, explain_not_started, is_overdue
@@ -59,6 +60,7 @@ class KubernetesLauncher:
     ) -> None:
         self.api = api
         self.namespace = settings.namespace
+        self.place = RunPlace("kubernetes", settings.namespace)
         self._settings = settings
         self._start_timeout = start_timeout
         self._clock = clock

@@ -1,4 +1,4 @@
-"""The local launcher: one supervised child process per run, on one machine, without a cluster.
+"""The local launcher: one supervised process per run, on one machine, without a cluster.
 
 In come the reconciler's launches, stops and discards. Out come observations, read from the run
 directories (`run_directory`).
@@ -47,7 +47,9 @@ from enrollgate.domain.planner import Launch
 from enrollgate.domain.run import is_run_of
 from enrollgate.domain.run_event import RunEvent
 from enrollgate.launchers.base import LauncherRefused
+from enrollgate.launchers.local import detach
 from enrollgate.launchers.local.environment import child_environment
+from enrollgate.launchers.local.place import create_place, network_file_system
 from enrollgate.launchers.local.run_directory import (
     RunDirectory,
     RunSpec,
@@ -61,6 +63,7 @@ _LOG = structlog.get_logger(__name__)
 # Seconds between two searches for what is older than `run_ttl`.
 SWEEP_INTERVAL = 600.0
 _BALLAST = "-" * 16384
+_DETACH = str(Path(detach.__file__))
 # These errors pass when other processes end: the launch is tried again in the next pass.
 _MACHINE_IS_FULL = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 _REMEDIES = {
@@ -72,6 +75,8 @@ _REMEDIES = {
     errno.EIO: "look in the kernel's log for errors of its disk",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "raise the limit of open files (fs.file-max)",
+    errno.EOPNOTSUPP: "put the work directory on a local disk, where files can be locked",
+    errno.ENOSYS: "put the work directory on a local disk, where files can be locked",
     errno.ENOLCK: "put the work directory on a local disk, where files can be locked",
 }
 _DEFAULT_REMEDY = "check that ENROLLGATE_WORK_DIR is a directory on a local disk"
@@ -130,7 +135,15 @@ class LocalLauncher:
         self._clock = clock
         self._swept_at = float("-inf")
         with _available(work_dir):
-            work_dir.mkdir(parents=True, exist_ok=True)
+            work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.place = create_place(work_dir)
+            if kind := network_file_system(work_dir):
+                _LOG.warning(
+                    "the work directory is on a network file system, whose locks may not show "
+                    "whether a run is live: set ENROLLGATE_WORK_DIR to a local disk",
+                    work_dir=str(work_dir),
+                    file_system=kind,
+                )
             for folder in (self._runs, self._finished):
                 folder.mkdir(mode=0o700, exist_ok=True)
         self._on_change = on_change
@@ -224,6 +237,11 @@ class LocalLauncher:
     def close(self) -> None:
         """End the watching thread. Live runs continue."""
         self._watcher.close()
+
+    def count_live(self) -> int:
+        """Return how many runs are live. Raises LauncherRefused."""
+        with _available(self._runs):
+            return sum(run.is_live() for run in self._list_runs(self._runs))
 
     def _directory(self, name: str) -> RunDirectory:
         if not is_run_name(name):
@@ -326,24 +344,23 @@ class LocalLauncher:
         )
         write_private(run.ballast, _BALLAST)
         write_private(run.spec, spec.encode())
-        module = "enrollgate.launchers.local.supervisor"
         log = os.open(run.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            supervisor = subprocess.Popen(
-                [sys.executable, "-P", "-m", module, str(run.path)],
+            started = subprocess.run(
+                [sys.executable, "-P", _DETACH, str(run.path)],
                 env=self._environment,
                 cwd=run.path,
                 stdin=lock,
-                stdout=log,
+                stdout=subprocess.PIPE,
                 stderr=log,
-                start_new_session=True,
+                check=False,
             )
         finally:
             os.close(log)
-        # Popen must not wait for it: the watcher does, or the next operator.
-        supervisor.returncode = 0
-        if not self._watcher.watch(supervisor.pid):
-            self._on_change()  # it has ended already
+        if started.returncode == detach.EXIT_MACHINE_IS_FULL:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(run.path))
+        if not started.stdout or not self._watcher.watch(int(started.stdout)):
+            self._on_change()  # it was not started, or has ended already
 
     def _discard(self, run: RunDirectory) -> None:
         """Move a run that is not live to finished/."""

@@ -1,10 +1,8 @@
 """Supervise one local run: a small detached process that does what the Job controller does in a
 cluster.
 
-    python -m enrollgate.launchers.local.supervisor RUN_DIRECTORY
-
-The local launcher starts it, with the run's lock (taken) as standard input and the run's log as
-output. In comes the run's `spec.json`. Out goes `result.json`, written last.
+The local launcher starts it through `detach`, with the run's lock (taken) as standard input and the
+run's log as output. In comes the run's `spec.json`. Out goes `result.json`, written last.
 
 It runs the worker until it succeeds, fails for good, has used up its attempts or its time, or is
 asked to end. It leaves no process of the run alive. It kills the worker with all its processes if

@@ -1,8 +1,8 @@
 """Notice at once that a process has ended, whether this operator or an earlier one started it.
 
 In come pids, out goes a call of `on_exit` from a thread. Each process is watched through a pidfd;
-without one it is looked at every second. A child of this operator is reaped when it ends, so that
-no zombie stays.
+without one it is looked at every second. A supervisor's parent is init. In a container that is
+this operator itself: then it reaps the process, so that no zombie stays.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ class Watcher:
     def watch(self, pid: int, started: str | None = None) -> bool:
         """Watch the process with this pid and start time. Returns False if it has ended.
 
-        Omit `started` only for a child that was not reaped yet: nothing else can have its pid.
+        Omit `started` only for a process that has just been started: nothing else has its pid yet.
         """
         process = find(pid)
         if process is None or started not in (None, process.started):
@@ -116,5 +116,5 @@ class Watcher:
 
 
 def _reap(pid: int) -> None:
-    with contextlib.suppress(ChildProcessError):  # not a child of this operator
+    with contextlib.suppress(ChildProcessError):  # init reaps it
         os.waitpid(pid, os.WNOHANG)

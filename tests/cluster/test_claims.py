@@ -1,4 +1,4 @@
-"""A database is restored while a Job of a later claim is live."""
+"""Which claim a Job belongs to, and when it was launched, started and ended."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.cluster.control_plane import Cluster
-from tests.cluster.jobs import list_pods
+from tests.cluster.jobs import ORDER, delete, ended, list_pods, make_job, wait_until_gone
 from tests.job_settings import job_settings
 from tests.world import World
 
@@ -41,7 +41,10 @@ def launcher(namespace: str, operator_kubeconfig: Path, image: str) -> Iterator[
 def test_restored_task_runs_again_once_the_pod_of_its_old_job_is_gone(
     cluster: Cluster, namespace: str, launcher: KubernetesLauncher, sqlite_url: str
 ) -> None:
-    """The worker ignores SIGTERM, and the operator is restarted in the middle."""
+    """The database was restored while the Job was live.
+
+    The worker ignores SIGTERM, and the operator is restarted in the middle.
+    """
     with closing(World(sqlite_url)) as world:
         task = world.add("enrolled")
         world.new_operator(launcher=launcher).reconcile()
@@ -58,3 +61,30 @@ def test_restored_task_runs_again_once_the_pod_of_its_old_job_is_gone(
         cluster.wait_for(is_running_again)
         (run,) = world.runs(task)
         assert (run.name, run.state) == (f"test-{task}-1", "launched")
+
+
+@pytest.mark.usefixtures("nodes")
+def test_ended_job_is_observed_with_the_instants_of_its_worker(
+    cluster: Cluster, namespace: str, operator_kubeconfig: Path, image: str
+) -> None:
+    ended(cluster, make_job(cluster, namespace, "sleep 2", image))
+    launcher = KubernetesLauncher(
+        Cluster.api_for(operator_kubeconfig),
+        job_settings(namespace, "harness", image),
+        start_timeout=900,
+        concurrency=2,
+        clock=utc_now,
+    )
+    with closing(launcher):
+        seen = launcher.observe([ORDER.name])[ORDER.name]
+        (pod,) = list_pods(cluster, namespace)
+        assert pod.termination is not None
+        assert (seen.started_at, seen.finished_at) == (pod.started_at, pod.termination.at)
+        assert seen.launched_at and seen.started_at and seen.finished_at
+        assert seen.launched_at <= seen.started_at < seen.finished_at
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod.name}"
+        delete(cluster, path)
+        wait_until_gone(cluster, path)
+        left = launcher.observe([ORDER.name])[ORDER.name]
+        assert left.started_at and left.finished_at, "the Job itself says so"
+        assert left.started_at < left.finished_at

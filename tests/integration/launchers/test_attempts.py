@@ -2,6 +2,7 @@
 
 import json
 import os
+from datetime import timedelta
 
 import pytest
 from tests.integration.launchers.harness import (
@@ -41,6 +42,19 @@ def test_successful_run_is_observed_with_its_report(harness: LocalLauncherHarnes
     assert seen.report is not None
     assert (seen.report.message, seen.report.items_delivered) == ("all there", 3)
     assert "hello" in harness.run(seen.name).log.read_text()
+
+
+def test_finished_run_is_observed_with_its_own_instants(harness: LocalLauncherHarness) -> None:
+    """A later operator, perhaps hours later, observes the same."""
+    launcher = harness.launcher("report(None)")
+    name = start(launcher)
+    live = launcher.observe([name])[name]
+    seen = wait_until_finished(launcher, name)
+    assert seen.launched_at and seen.started_at and seen.finished_at
+    assert seen.launched_at == live.launched_at
+    # The clock of files is some milliseconds late.
+    assert seen.launched_at - timedelta(seconds=1) <= seen.started_at < seen.finished_at
+    assert harness.launcher("").observe([name]) == {name: seen}
 
 
 def test_worker_gets_its_order_and_settings_but_no_secrets(

@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 
 import pytest
+from rich.console import Console
 from sqlalchemy import select
 from tests.world import EPOCH, World
 
-from enrollgate.commands.status import load_overview, to_json
+from enrollgate.commands.status import load_overview, render, to_json
 from enrollgate.database.tables import runs
 
 NAMES = (
@@ -176,3 +178,19 @@ def test_status_shows_the_instants_as_json(world: World) -> None:
     assert run["task_id"] == task
     assert run["enrolled_seen_at"] == run["claimed_at"] == "2026-01-01T12:00:00Z"
     assert run["started_at"] is None
+
+
+def test_status_shows_how_long_a_task_waited_and_its_run_lasts(world: World) -> None:
+    task = world.add("enrolled")
+    world.launcher.full = True
+    world.reconcile()
+    world.launcher.full = False
+    world.clock.advance(30)
+    world.reconcile()
+    world.clock.advance(60)
+    shown = Console(width=120, file=StringIO())
+    overview = load_overview(world.database, world.tables, lambda _name: None)
+    shown.print(render(overview, world.tables))
+    assert isinstance(shown.file, StringIO)
+    (line,) = [line for line in shown.file.getvalue().splitlines() if f"test-{task}-1" in line]
+    assert "30 s" in line and "60 s" in line

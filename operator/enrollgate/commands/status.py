@@ -202,9 +202,13 @@ def task_table(counts: queries.StatusCounts, tables: Tables) -> Table:
 
 
 def _run_table(overview: Overview) -> Table:
-    headings = ("run", "task", "number", "state", "age", "progress", "where")
+    headings = ("run", "task", "number", "state", "waited", "age", "progress", "where")
     table = Table(*headings, title="Unfinished runs", title_justify="left")
+    table.caption = "waited: from `enrolled` to the launch; age: since the launch"
+    table.caption_justify = "left"
     for run in overview.runs:
+        enrolled, launched = run.enrolled_seen_at or run.claimed_at, run.launched_at or overview.now
+        waited = (launched - enrolled).total_seconds()
         age = (overview.now - (run.launched_at or run.claimed_at)).total_seconds()
         described = ""
         if (progress := overview.progress.get(run.name)) is not None:
@@ -217,12 +221,13 @@ def _run_table(overview: Overview) -> Table:
             str(run.task_id),
             str(run.run_number),
             _cell(run.state),
+            f"{waited:.0f} s",
             f"{age:.0f} s",
             _cell(described),
             _cell(run.where),
         )
     if not overview.runs:
-        table.add_row("none", *[""] * 6)
+        table.add_row("none", *[""] * 7)
     return table
 
 

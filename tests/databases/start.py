@@ -29,8 +29,9 @@ def _own(folder: Path) -> None:
 def start_mariadb(folder: Path, *options: str) -> Server:
     """Start a fresh MariaDB in this folder, with these options. Raises ServerAbsent."""
     program = _mariadb_program()
-    data = folder / "data"
+    data, temporary = folder / "data", folder / "tmp"
     _own(folder)
+    _own(temporary)
     installer = shutil.which("mariadb-install-db") or "/usr/bin/mariadb-install-db"
     _run(
         *as_user(
@@ -39,6 +40,8 @@ def start_mariadb(folder: Path, *options: str) -> Server:
             f"--datadir={data}",
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
+            # Not shared: a server that starts removes the temporary tables that it finds there.
+            f"--tmpdir={temporary}",
         )
     )
     _own(data)
@@ -54,7 +57,7 @@ def start_mariadb(folder: Path, *options: str) -> Server:
         "--innodb-buffer-pool-size=256M",
         "--character-set-server=utf8mb4",
         "--collation-server=utf8mb4_general_ci",
-        "--tmpdir=/tmp",
+        f"--tmpdir={temporary}",
         *options,
     )
     server = Server(command, folder, port, ready=lambda _port: _set_password(folder / "socket"))
@@ -69,8 +72,8 @@ def _mariadb_program() -> str:
     raise ServerAbsent("no mariadbd: run scripts/mariadb, or set ENROLLGATE_TEST_MARIADB_URL")
 
 
-def start_mysql(folder: Path) -> Server:
-    """Start a fresh MySQL in this folder. Raises ServerAbsent."""
+def start_mysql(folder: Path, *options: str) -> Server:
+    """Start a fresh MySQL in this folder, with these options. Raises ServerAbsent."""
     root = REPOSITORY / ".cache" / "mysql" / "root"
     loader = next(iter(root.glob("usr/lib*/ld-linux-x86-64.so.2")), None)
     program = root / "usr" / "sbin" / "mysqld"
@@ -79,6 +82,7 @@ def start_mysql(folder: Path) -> Server:
             "no MySQL server unpacked: run scripts/mysql, or set ENROLLGATE_TEST_MYSQL_URL"
         )
     _own(folder)
+    _own(folder / "tmp")
     libraries = ":".join(
         str(path) for path in (root / "usr/lib/x86_64-linux-gnu", root / "usr/lib/mysql/private")
     )
@@ -90,7 +94,11 @@ def start_mysql(folder: Path) -> Server:
         "--no-defaults",
         f"--datadir={folder}/data",
     ]
-    messages = [f"--lc-messages-dir={root}/usr/share/mysql", "--secure-file-priv=", "--tmpdir=/tmp"]
+    messages = [
+        f"--lc-messages-dir={root}/usr/share/mysql",
+        "--secure-file-priv=",
+        f"--tmpdir={folder}/tmp",
+    ]
     _run(*as_user(*base, "--initialize-insecure", *messages))
     port = free_port()
     command = as_user(
@@ -103,6 +111,7 @@ def start_mysql(folder: Path) -> Server:
         "--innodb-flush-log-at-trx-commit=2",
         "--skip-log-bin",
         f"--pid-file={folder}/pid",
+        *options,
     )
     server = Server(command, folder, port, ready=lambda _port: _set_password(folder / "socket"))
     server.start()

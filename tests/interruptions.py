@@ -12,7 +12,7 @@ from tests.world import World
 
 from enrollgate.control.reconciler import Reconciler
 from enrollgate.database import Database
-from enrollgate.database.engine import NamedLock, T
+from enrollgate.database.engine import T
 from enrollgate.domain.observation import LaunchResult, Observation
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.planner import Launch
@@ -59,11 +59,9 @@ class InterruptedDatabase(Database):
             yield connection
         self._interruption.point()
 
-    def run_in_transaction(
-        self, change: Callable[[Connection], T], *, lock: NamedLock | None = None
-    ) -> T:
+    def run_in_transaction(self, change: Callable[[Connection], T]) -> T:
         self._interruption.point()
-        result = super().run_in_transaction(change, lock=lock)
+        result = super().run_in_transaction(change)
         self._interruption.point()
         return result
 

@@ -15,7 +15,7 @@ from tests.launching import launch
 from tests.world import COURSE, EPOCH, PLACE, World
 
 from enrollgate.database import Database, runs, tasks
-from enrollgate.database.engine import NamedLock, T
+from enrollgate.database.engine import T
 from enrollgate.domain.observation import LaunchOutcome
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.policy import Policy
@@ -185,16 +185,14 @@ class HeldBeforeCommit(Database):
         super().__init__(real.engine, real.clock)
         self.has_written, self.may_commit = threading.Event(), threading.Event()
 
-    def run_in_transaction(
-        self, change: Callable[[Connection], T], *, lock: NamedLock | None = None
-    ) -> T:
+    def run_in_transaction(self, change: Callable[[Connection], T]) -> T:
         def change_and_wait(connection: Connection) -> T:
             result = change(connection)
             self.has_written.set()
             assert self.may_commit.wait(60)
             return result
 
-        return super().run_in_transaction(change_and_wait, lock=lock)
+        return super().run_in_transaction(change_and_wait)
 
 
 @pytest.mark.parametrize("is_refused", [False, True], ids=["claims only", "and a refusal"])

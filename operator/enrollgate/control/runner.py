@@ -97,7 +97,7 @@ class OperatorRunner:
 
         Return False if stopped meanwhile.
         """
-        failures = 0
+        failures, logged = 0, ""
         while not self._stopped.is_set():
             self._health.record_pass(is_ready=False)
             try:
@@ -109,7 +109,8 @@ class OperatorRunner:
                 return True
             except DatabaseUnavailable as error:
                 failures += 1
-                _LOG.warning("waiting for the database", error=str(error))
+                log = _LOG.warning if str(error) != logged else _LOG.debug
+                log("waiting for the database", error=(logged := str(error)))
                 self._stopped.wait(delay(failures, RETRY_BACKOFF, self._random))
         return False
 

@@ -11,8 +11,7 @@ import re
 import sqlite3
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
@@ -23,10 +22,12 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    Integer,
     create_engine,
     event,
     func,
     literal,
+    literal_column,
     select,
     text,
 )
@@ -50,6 +51,7 @@ from tenacity import (
 from enrollgate.common.redaction import redact
 from enrollgate.database.errors import (
     KNOWN,
+    READ_ONLY,
     SQLITE,
     DatabaseMisconfigured,
     DatabaseUnavailable,
@@ -59,10 +61,13 @@ from enrollgate.database.tables import INSTANT
 T = TypeVar("T")
 
 # Seconds to open a connection.
-CONNECT_TIMEOUT = 10
+CONNECT_TIMEOUT = 5
 # Seconds that one statement may take; the slowest, tracking new tasks without an index, takes a
-# few.
-STATEMENT_TIMEOUT = 120
+# few. With CONNECT_TIMEOUT it is what a connection that dies silently costs: 30 seconds.
+STATEMENT_TIMEOUT = 25
+# Seconds after which the server ends a session that sends nothing. So the rows that a frozen
+# operator holds are free again before Node.js gives up: by default, it waits 50 seconds for a row.
+IDLE_TIMEOUT = 30
 # Seconds to wait for a row, or a whole table (LOCK TABLES, ALTER), that another transaction holds.
 LOCK_TIMEOUT = 3
 # Seconds to wait for another writer: SQLite has one lock, for the whole file.
@@ -74,42 +79,9 @@ _SESSION = (
     f"SESSION innodb_lock_wait_timeout={LOCK_TIMEOUT}, SESSION lock_wait_timeout={LOCK_TIMEOUT}, "
     # Whatever the server's defaults are: they are meant for people who type statements.
     "SESSION sql_safe_updates=0, SESSION sql_big_selects=1, "
-    "SESSION sql_select_limit=18446744073709551615"
+    "SESSION sql_select_limit=18446744073709551615, "
+    f"SESSION wait_timeout={IDLE_TIMEOUT}"
 )
-# Named locks belong to the server, which may have other databases with an installation of the same
-# name. A lock's name has 64 characters at most.
-_LOCK_NAME = "CONCAT(:name, '-', LEFT(SHA2(DATABASE(), 256), 12))"
-
-
-@dataclass(frozen=True, slots=True)
-class NamedLock:
-    """A lock of the MySQL server that makes transactions run one after the other.
-
-    `timeout` is the seconds to wait for it, less than STATEMENT_TIMEOUT; `refusal` is the error
-    message after that.
-    """
-
-    name: str
-    timeout: int
-    refusal: str
-
-    @contextmanager
-    def hold(self, connection: Connection) -> Iterator[None]:
-        """Hold the lock, also while a transaction inside commits. Raises DatabaseUnavailable."""
-        values = {"name": self.name, "seconds": self.timeout}
-        lock = text(f"SELECT GET_LOCK({_LOCK_NAME}, :seconds)")
-        taken = connection.execute(lock, values).scalar()
-        connection.commit()
-        if taken != 1:
-            raise DatabaseUnavailable(self.refusal)
-        try:
-            yield
-        finally:
-            try:
-                connection.execute(text(f"SELECT RELEASE_LOCK({_LOCK_NAME})"), {"name": self.name})
-                connection.commit()
-            except DBAPIError:
-                connection.invalidate()  # the lock goes with its connection
 
 
 class Clock(Protocol):
@@ -164,18 +136,13 @@ class Database:
 
         Raises DatabaseUnavailable or DatabaseMisconfigured.
         """
-        with translated(), self.engine.begin() as connection:
+        with self._translated(), self.engine.begin() as connection:
             yield connection
 
-    def run_in_transaction(
-        self, change: Callable[[Connection], T], *, lock: NamedLock | None = None
-    ) -> T:
+    def run_in_transaction(self, change: Callable[[Connection], T]) -> T:
         """Run `change` in a transaction that writes.
 
         It is tried up to five times, if other transactions are in its way.
-
-        With `lock`, the transactions of that lock run one after the other, each seeing what the one
-        before committed.
 
         Raises DatabaseUnavailable (RowHeld, if a row was held for too long) or
         DatabaseMisconfigured. If the connection breaks during the commit, nobody knows whether it
@@ -184,15 +151,10 @@ class Database:
         engine = self.engine.execution_options(enrollgate_writes=True)
 
         def attempt() -> T:
-            with ExitStack() as stack:
-                connection = stack.enter_context(engine.connect())
-                # SQLite has one writer at a time anyway.
-                if lock is not None and not self.is_sqlite:
-                    stack.enter_context(lock.hold(connection))
-                stack.enter_context(connection.begin())
+            with engine.begin() as connection:
                 return change(connection)
 
-        with translated():
+        with self._translated():
             return Retrying(
                 retry=retry_if_exception(_is_conflict),
                 stop=stop_after_attempt(5),
@@ -200,14 +162,54 @@ class Database:
                 reraise=True,
             )(attempt)
 
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Translate errors; after one that is not about a row, throw all connections away.
+
+        After a failover, a connection to the old primary may stay open, and answer for ever.
+        """
+        try:
+            with translated():
+                yield
+        except DatabaseUnavailable as error:
+            if type(error) is DatabaseUnavailable:
+                self.engine.dispose()
+            raise
+
     def clock_expression(self) -> ColumnElement[datetime]:
         """Build the expression of the time now, UTC, by the database's clock."""
         return self.clock(is_sqlite=self.is_sqlite)
 
-    def now(self) -> datetime:
-        """Return the time of the database's clock, UTC."""
+    def read_only_expression(self) -> ColumnElement[int]:
+        """Build the expression: 1 if the server is read-only, as a replica or an old primary is.
+
+        MariaDB 12 shows `read_only` as a word, the others as a number. Replicas of Amazon Aurora
+        set `innodb_read_only`.
+        """
+        if self.is_sqlite:
+            return literal(0)
+        is_read_only = "CONCAT(@@global.read_only) NOT IN ('0', 'OFF')"
+        return literal_column(f"({is_read_only} OR @@global.innodb_read_only)", Integer)
+
+    def require_primary(self, *, is_read_only: bool) -> None:
+        """Raise DatabaseUnavailable if the server is read-only.
+
+        Its rows may be old, and an administrator's account could write to it all the same. Call it
+        within a transaction: so the next one begins on a fresh connection.
+        """
+        if is_read_only:
+            raise DatabaseUnavailable(f"{self.place} is read-only", READ_ONLY)
+
+    def now(self, *, on_primary: bool = False) -> datetime:
+        """Return the time of the database's clock, UTC.
+
+        With `on_primary`, raise DatabaseUnavailable if the server is read-only.
+        """
+        statement = select(self.clock_expression(), self.read_only_expression())
         with self.read_transaction() as connection:
-            return connection.execute(select(self.clock_expression())).scalar_one()
+            now, is_read_only = connection.execute(statement).one()
+            self.require_primary(is_read_only=on_primary and bool(is_read_only))
+        return now
 
     def close(self) -> None:
         """Close every connection."""
@@ -325,7 +327,8 @@ def _is_conflict(error: BaseException) -> bool:
         # For example, another operator inserted a run with the same number at the same moment.
         return True
     return isinstance(error, OperationalError) and (
-        error_code(error) == ER.LOCK_DEADLOCK or "database is locked" in str(error.orig)
+        # ER_TRANSACTION_ROLLBACK_DURING_COMMIT: another member of a replication group was first.
+        error_code(error) in (ER.LOCK_DEADLOCK, 3101) or "database is locked" in str(error.orig)
     )
 
 

@@ -48,6 +48,10 @@ SQLITE = 0
 # The server is away as long as it says so: a person must act, but no setting need be wrong.
 _AWAY, _WRONG = DatabaseUnavailable, DatabaseMisconfigured
 _ADDRESS = "ENROLLGATE_DATABASE_URL or ENROLLGATE_DATABASE__HOST"
+READ_ONLY = (
+    "the server takes no writes: waiting for the primary. If this is a replica, name the primary "
+    f"in {_ADDRESS}"
+)
 _TLS_CA = "ENROLLGATE_DATABASE__TLS_CA"
 _GRANTS = "docs/operations.md has all GRANTs"
 _VIEW = "name the table behind the view in ENROLLGATE_TASK_TABLE, or "
@@ -258,10 +262,47 @@ KNOWN = (
         "set the server's binlog_format to ROW or MIXED: READ COMMITTED needs one of them",
     ),
     Known(
-        (ER.OPTION_PREVENTS_STATEMENT, 1836),  # ER_READ_ONLY_MODE
+        # 1792: ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION, 1836: ER_READ_ONLY_MODE
+        (ER.OPTION_PREVENTS_STATEMENT, ER.READ_ONLY_TRANSACTION, 1792, 1836),
         "",
-        _WRONG,
-        "the server is read-only: point Enrollgate at the primary",
+        _AWAY,
+        READ_ONLY,
+    ),
+    Known(
+        (ER.CON_COUNT_ERROR,),
+        "",
+        _AWAY,
+        "the server has no free connection: raise max_connections, or close some",
+    ),
+    Known(
+        (ER.TOO_MANY_USER_CONNECTIONS,),
+        "",
+        _AWAY,
+        "the user has no free connection: raise its MAX_USER_CONNECTIONS",
+    ),
+    Known(
+        (ER.USER_LIMIT_REACHED,),
+        "",
+        _AWAY,
+        "the user's limit is reached: ALTER USER ... WITH a higher one",
+    ),
+    Known(
+        (ER.UNKNOWN_COM_ERROR,),
+        "WSREP",
+        _AWAY,
+        "wait until this node has joined its cluster, or name another node",
+    ),
+    Known(
+        (3032,),  # ER_SERVER_OFFLINE_MODE
+        "",
+        _AWAY,
+        "set offline_mode=OFF when the server may work again",
+    ),
+    Known(
+        (3100,),  # ER_RUN_HOOK_ERROR
+        "",
+        _AWAY,
+        "wait until the replication group has a majority and a primary again",
     ),
     Known(
         (ER.LOCK_WAIT_TIMEOUT,),

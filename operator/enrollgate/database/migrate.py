@@ -9,18 +9,26 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from pymysql.constants import ER
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random
 
-from enrollgate.database.engine import Database, NamedLock
-from enrollgate.database.errors import DatabaseMisconfigured
+from enrollgate.database.engine import Database, error_code
+from enrollgate.database.errors import DatabaseMisconfigured, DatabaseUnavailable
 
 # Not Alembic's default name, which another program in the same database may use.
 VERSION_TABLE = "enrollgate_schema_version"
-_ONE_AT_A_TIME = NamedLock(
-    "enrollgate_migrate",
-    60,
-    "another `enrollgate migrate` is still running: try again when it has finished",
-)
+# Another migration has just made the table, column, key or index that this one was about to make.
+_MADE_MEANWHILE = {ER.TABLE_EXISTS_ERROR, ER.DUP_FIELDNAME, ER.DUP_KEYNAME}
+
+
+class _Overtaken(DatabaseUnavailable):
+    """Another migration runs at the same time: look again at what is left to do."""
+
+    def __init__(self) -> None:
+        super().__init__("other migrations run at the same time: try again when they have ended")
 
 
 def _configuration(connection: Connection | None = None) -> Config:
@@ -36,8 +44,9 @@ def migrate(database: Database) -> tuple[str | None, str]:
     """Upgrade our tables. Return the revision before (None on a first run) and after.
 
     The tables of a newer version are left as they are: it has only added to what this one knows.
-    MySQL commits every DDL statement by itself, so a named lock keeps two migrations from running
-    at the same time. On SQLite the IMMEDIATE transaction does.
+    Two migrations may run at the same time. MySQL commits every DDL statement by itself, so no row
+    lock keeps them apart, and a cluster or a proxy may refuse GET_LOCK. Instead, every step can be
+    repeated: the one that comes second looks again at what is left to do.
 
     Raises DatabaseUnavailable or DatabaseMisconfigured.
     """
@@ -46,7 +55,14 @@ def migrate(database: Database) -> tuple[str | None, str]:
         before = _revision(connection)
         if before is not None and is_newer(before):
             return before, before
-        command.upgrade(_configuration(connection), "head")
+        try:
+            command.upgrade(_configuration(connection), "head")
+        except CommandError as error:  # the revision is not the one that was read any more
+            raise _Overtaken() from error
+        except DBAPIError as error:
+            if error_code(error) in _MADE_MEANWHILE:
+                raise _Overtaken() from error
+            raise
         return before, head()
 
     if database.is_sqlite:
@@ -59,7 +75,12 @@ def migrate(database: Database) -> tuple[str | None, str]:
                 "create it, or name another file in ENROLLGATE_DATABASE_URL "
                 "(without it, the file is in ENROLLGATE_WORK_DIR)"
             ) from error
-    return database.run_in_transaction(upgrade, lock=_ONE_AT_A_TIME)
+    return Retrying(
+        retry=retry_if_exception_type(_Overtaken),
+        stop=stop_after_attempt(20),
+        wait=wait_random(max=0.5),
+        reraise=True,
+    )(lambda: database.run_in_transaction(upgrade))
 
 
 def _revision(connection: Connection) -> str | None:

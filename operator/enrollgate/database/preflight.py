@@ -112,6 +112,7 @@ def _check_file(database: Database) -> Check | None:
 
 
 def _check_all(database: Database, tables: Tables) -> Iterator[Check]:
+    database.now(on_primary=True)
     yield _check_server(database)
     yield (migration := _check_migration(database))
     structure = list(check_task_table(database, tables))

@@ -4,6 +4,7 @@ The database and the reconciler are the real ones. The test moves the clock. `Me
 implements the `Launcher` protocol, and the test decides how each run ends.
 """
 
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -32,10 +33,14 @@ COURSE = "https://courses.example.com/course/1"
 
 
 class DrivenClock:
-    """A clock that only the test moves."""
+    """A clock that only the test moves.
+
+    `advance` lets time pass; `step` sets the clock, and no time passes.
+    """
 
     def __init__(self) -> None:
         self.now = EPOCH
+        self._stepped = 0.0
 
     def __call__(self, *, is_sqlite: bool) -> ColumnElement[datetime]:
         now = literal(self.now, INSTANT)
@@ -44,9 +49,13 @@ class DrivenClock:
     def advance(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
+    def step(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+        self._stepped += seconds
+
     @property
     def elapsed(self) -> float:
-        return (self.now - EPOCH).total_seconds()
+        return (self.now - EPOCH).total_seconds() - self._stepped
 
 
 @dataclass
@@ -199,7 +208,12 @@ class World:
             launcher or self.launcher,
             self.policy,
             installation="test",
+            monotonic=self.monotonic,
         )
+
+    def monotonic(self) -> float:
+        """Return the seconds that passed, by the clock that belongs to the database's."""
+        return self.clock.elapsed if self.database_clock is self.clock else time.monotonic()
 
     def restart(self) -> None:
         self.operator = self.new_operator()

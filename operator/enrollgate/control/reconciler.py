@@ -20,8 +20,8 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import structlog
@@ -30,6 +30,7 @@ from enrollgate.common.redaction import redact
 from enrollgate.database import Database, RowHeld, Tables, backlog, runs, tasks
 from enrollgate.database.backlog import Backlog
 from enrollgate.database.runs import Recorded
+from enrollgate.domain.clock import SMALLEST_STEP, ClockReading
 from enrollgate.domain.gate import closed_line, open_line, timeout_message, waiting_line
 from enrollgate.domain.observation import LaunchOutcome, Observation, Phase
 from enrollgate.domain.planner import (
@@ -103,6 +104,8 @@ class Reconciler:
 
     `progress` is called after each task, so that a long pass is not mistaken for a dead one.
     `new_claim_id` returns at most 32 letters and digits, other ones each time.
+    `monotonic` returns seconds of a clock that nobody sets: with it, a step of the database's clock
+    is noticed, and the waiting tasks wait as long as they would have without.
     """
 
     def __init__(
@@ -115,6 +118,7 @@ class Reconciler:
         installation: str,
         progress: Callable[[], None] = lambda: None,
         new_claim_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+        monotonic: Callable[[], float] | None = None,
     ) -> None:
         self._database = database
         self._tables = tables
@@ -123,6 +127,9 @@ class Reconciler:
         self._installation = installation
         self._progress = progress
         self._new_claim_id = new_claim_id
+        self._monotonic = monotonic
+        # Of the last full pass: a step of the clock is seen by comparing two.
+        self._clock: ClockReading | None = None
         self._warned = set[str | None]()
         self._warned_of_ids = False
         # The tasks whose rows were held when they were last tried: the others come first.
@@ -145,9 +152,10 @@ class Reconciler:
 
     def _full_pass(self) -> PassSummary:
         sent_before = self._database.statements
+        before = self._monotonic() if self._monotonic else 0.0
         seen = backlog.load_backlog(self._database, self._tables)
         now = seen.now
-        expired = self._tend_gate(seen)
+        expired = self._tend_gate(seen, self._follow_clock(seen, before))
         unfinished = runs.unfinished(self._database, self._tables, installation=self._installation)
         self._warn_of_runs_elsewhere(unfinished)
         observed, actions = self._plan(unfinished, only=False)
@@ -167,7 +175,7 @@ class Reconciler:
 
     def _focused_pass(self, changed: Collection[str]) -> PassSummary:
         sent_before = self._database.statements
-        now = self._database.now()
+        now = self._database.now(on_primary=True)
         unfinished = runs.unfinished(
             self._database, self._tables, installation=self._installation, names=changed
         )
@@ -255,7 +263,34 @@ class Reconciler:
 
     # the gate
 
-    def _tend_gate(self, seen: Backlog) -> int:
+    def _follow_clock(self, seen: Backlog, before: float) -> int:
+        """Move the waits with the database's clock, if it was set since the last full pass.
+
+        Return how many steps of the clock `seen.now` comes after.
+        """
+        last = self._clock
+        corrected = max(seen.clock_steps, last.corrected if last else 0)
+        after = self._monotonic() if self._monotonic else 0.0
+        reading = ClockReading(seen.now, before, after, corrected)
+        if self._monotonic and last and (step := reading.step_since(last)):
+            moved = tasks.move_waits(self._database, step, clock_steps=last.corrected)
+            reading = replace(reading, corrected=max(corrected, last.corrected + 1))
+            _LOG.warning(
+                "the database's clock was set: tasks wait as long as without that",
+                step_seconds=round(step.total_seconds(), 1),
+                tasks=moved,
+            )
+        elif seen.begins_in_future(timedelta(seconds=SMALLEST_STEP)):
+            moved = tasks.restart_future_waits(self._database, seen.now)
+            _LOG.warning(
+                "the database's clock was set back while no operator worked: "
+                "tasks that began to wait in its future begin now",
+                tasks=moved,
+            )
+        self._clock = reading
+        return reading.corrected
+
+    def _tend_gate(self, seen: Backlog, clock_steps: int) -> int:
         """Track what is at the gate; fail what has timed out. Return the number of the latter."""
         now, statuses = seen.now, self._tables.statuses
         self._waiting = seen.count(*statuses.waiting)
@@ -267,10 +302,12 @@ class Reconciler:
             problem = "rows whose id is no whole number from 0 on are left alone; give them one"
             _LOG.warning(problem, rows=seen.without_key)
         if seen.new:
-            for task in tasks.track_new(self._database, self._tables, now):
+            for task in tasks.track_new(self._database, self._tables, now, clock_steps=clock_steps):
                 self._log_decision(task.task_id, task.status, 0.0)
         if seen.changed:
-            for change in tasks.record_changes(self._database, self._tables, now):
+            for change in tasks.record_changes(
+                self._database, self._tables, now, clock_steps=clock_steps
+            ):
                 is_fresh = change.was not in statuses.waiting
                 elapsed = 0.0 if is_fresh else (now - change.since).total_seconds()
                 self._log_decision(change.task_id, change.status, elapsed)

@@ -130,6 +130,7 @@ def build_runner(
             policy,
             installation=settings.installation,
             progress=health.heartbeat,
+            monotonic=boot_time,
         ),
         check_interval=settings.check_interval,
         health=health,
@@ -265,6 +266,14 @@ def build_elector(settings: Settings, launcher: KubernetesLauncher) -> LeaderEle
         monotonic=time.monotonic,
         clock=utc_now,
     )
+
+
+def boot_time() -> float:
+    """Return the seconds since this machine started. Nobody sets that clock.
+
+    It counts the time that the machine was suspended, too.
+    """
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def utc_now() -> datetime:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Self
 
-from sqlalchemy import String, cast, func, literal, null, select, union_all
+from sqlalchemy import ColumnElement, Select, String, cast, func, literal, null, select, union_all
 
 from enrollgate.database.engine import Database
 from enrollgate.database.tables import STATUS_LENGTH, Tables, tracked_tasks
@@ -38,15 +38,18 @@ class Backlog:
     """The whole backlog in a few numbers, all read at one moment by one statement.
 
     `now` is that moment by the database's clock. `tracked` is the number of tracked tasks,
-    `waiting_since` since when the longest known waiting one is known. `unknown_statuses` maps
-    unknown statuses of untracked tasks to their numbers, for UNKNOWN_STATUS_LIMIT of them.
-    `without_key` is the number of open rows whose id our tables cannot hold: they are left alone.
+    `waiting_since` since when the longest known waiting one is known, `latest_since` since when the
+    latest. `clock_steps` is the highest of the tracked tasks. `unknown_statuses` maps unknown
+    statuses of untracked tasks to their numbers, for UNKNOWN_STATUS_LIMIT of them. `without_key` is
+    the number of open rows whose id our tables cannot hold: they are left alone.
     """
 
     now: datetime
     groups: tuple[Group, ...]
     tracked: int
     waiting_since: datetime | None
+    latest_since: datetime | None = None
+    clock_steps: int = 0
     unknown_statuses: Mapping[str | None, int] = field(default_factory=dict)
     without_key: int = 0
 
@@ -66,6 +69,10 @@ class Backlog:
             waiting_since=min(
                 filter(None, (row[4] for row in parts.get("waiting", ()))), default=None
             ),
+            latest_since=max(
+                filter(None, (row[4] for row in parts.get("latest", ()))), default=None
+            ),
+            clock_steps=int(parts["clock_steps"][0][3] or 0),
             unknown_statuses={row[1]: int(row[3]) for row in parts.get("unknown", ())},
             without_key=int(parts["without key"][0][3]),
         )
@@ -94,6 +101,10 @@ class Backlog:
         """Return how many untracked tasks have an unknown status."""
         return sum(g.tasks for g in self.groups if g.status is None and g.last_seen is None)
 
+    def begins_in_future(self, tolerance: timedelta) -> bool:
+        """Return whether a task has begun to wait later than now, by more than `tolerance`."""
+        return self.latest_since is not None and self.latest_since > self.now + tolerance
+
     def is_timeout_over(self, timeout: float) -> bool:
         """Return whether a waiting task has been known for `timeout` seconds."""
         limit = self.now - timedelta(seconds=timeout)
@@ -104,8 +115,30 @@ class Backlog:
         return sum(g.tasks for g in self.groups if g.status in statuses)
 
 
+def _part(
+    kind: str,
+    status: ColumnElement[Any] | None = None,
+    last_seen: ColumnElement[Any] | None = None,
+    *,
+    number: ColumnElement[Any] | None = None,
+    instant: ColumnElement[Any] | None = None,
+) -> Select[Any]:
+    """Build one part of the statement; `Backlog.from_rows` reads its rows."""
+    absent: ColumnElement[Any] = null()
+    return select(
+        literal(kind),
+        absent if status is None else status,
+        absent if last_seen is None else last_seen,
+        literal(0) if number is None else number,
+        absent if instant is None else instant,
+    )
+
+
 def load_backlog(database: Database, tables: Tables) -> Backlog:
-    """Read the backlog, and the clock, by one statement over the open and the tracked tasks."""
+    """Read the backlog, and the clock, by one statement over the open and the tracked tasks.
+
+    Raises DatabaseUnavailable, also if the server is read-only.
+    """
     with_tracking = tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id)
     finished = (tables.statuses.completed, tables.statuses.failed)
     by_status = (
@@ -125,42 +158,37 @@ def load_backlog(database: Database, tables: Tables) -> Backlog:
         by_status.c.tasks,
     ).subquery("configured")
     unknown = (
-        select(
-            literal("unknown"),
-            cast(tables.status, String(STATUS_LENGTH)),
-            null(),
-            func.count(),
-            null(),
-        )
+        _part("unknown", cast(tables.status, String(STATUS_LENGTH)), number=func.count())
         .select_from(with_tracking)
         .where(tables.is_unknown(), tracked_tasks.c.task_id.is_(None))
         .group_by(tables.status)
         .limit(UNKNOWN_STATUS_LIMIT)
         .subquery("unknown")
     )
-    first_seen = func.min(tracked_tasks.c.first_seen_at)
+    tasks = func.sum(configured.c.tasks)
+    first_seen = tracked_tasks.c.first_seen_at
+    instants = {"waiting": func.min(first_seen), "latest": func.max(first_seen)}
+    is_read_only, now = database.read_only_expression(), database.clock_expression()
     statement = union_all(
         # The first part gives the columns their types.
-        select(literal("clock"), null(), null(), literal(0), database.clock_expression()),
-        select(
-            literal("tasks"),
-            configured.c.status,
-            configured.c.last_seen,
-            func.sum(configured.c.tasks),
-            null(),
-        ).group_by(configured.c.status, configured.c.last_seen),
+        _part("clock", number=is_read_only, instant=now),
+        _part("tasks", configured.c.status, configured.c.last_seen, number=tasks).group_by(
+            configured.c.status, configured.c.last_seen
+        ),
         select(*unknown.c),
-        select(literal("without key"), null(), null(), func.count(), null())
+        _part("without key", number=func.count())
         .select_from(tables.tasks)
         .where(tables.status.in_(tables.statuses.open), tables.lacks_key()),
-        select(literal("tracked"), null(), null(), func.count(), null()).select_from(tracked_tasks),
+        _part("tracked", number=func.count()).select_from(tracked_tasks),
+        _part("clock_steps", number=func.max(tracked_tasks.c.clock_steps)),
         # One part for each status: so each is a single look into the index.
         *(
-            select(literal("waiting"), null(), null(), literal(0), first_seen).where(
-                tracked_tasks.c.last_seen_status == status
-            )
+            _part(part, instant=instant).where(tracked_tasks.c.last_seen_status == status)
+            for part, instant in instants.items()
             for status in tables.statuses.waiting
         ),
     )
     with database.read_transaction() as connection:
-        return Backlog.from_rows(connection.execute(statement))
+        rows = connection.execute(statement).all()
+        database.require_primary(is_read_only=any(r[0] == "clock" and r[3] for r in rows))
+        return Backlog.from_rows(rows)

@@ -50,7 +50,8 @@ STATUS_LENGTH = 64
 ours = MetaData()
 
 # One row for each task that is waiting or enrolled: since when it is known, and since when as
-# enrolled. Deleted when the task is finished.
+# enrolled. Deleted when the task is finished. `clock_steps` counts how often these instants were
+# moved because the database's clock was set: so two operators that notice one step move them once.
 tracked_tasks = Table(
     "enrollgate_tasks",
     ours,
@@ -58,6 +59,7 @@ tracked_tasks = Table(
     Column("first_seen_at", INSTANT, nullable=False),
     Column("last_seen_status", String(STATUS_LENGTH), nullable=False),
     Column("enrolled_seen_at", INSTANT),
+    Column("clock_steps", Integer, nullable=False, server_default="0"),
     Index("ix_enrollgate_tasks_status_seen", "last_seen_status", "first_seen_at"),
 )
 

@@ -8,8 +8,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
-from sqlalchemy import Connection, Update, case, delete, insert, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Update,
+    case,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+    update,
+)
 
 from enrollgate.database.engine import Database
 from enrollgate.database.runs import compare_and_set, insert_refusal
@@ -59,8 +72,12 @@ class LeftTask:
     has_run: bool
 
 
-def track_new(database: Database, tables: Tables, now: datetime) -> Iterator[TrackedTask]:
+def track_new(
+    database: Database, tables: Tables, now: datetime, *, clock_steps: int
+) -> Iterator[TrackedTask]:
     """Track every open task that is not tracked yet, by one statement, then yield those.
+
+    `clock_steps` is how many steps of the database's clock `now` comes after: see `move_waits`.
 
     Two operators that do this at the same time track each task once.
     """
@@ -70,6 +87,7 @@ def track_new(database: Database, tables: Tables, now: datetime) -> Iterator[Tra
             literal(now, INSTANT),
             tables.configured_status(tables.status),
             case((tables.is_enrolled(), literal(now, INSTANT))),
+            literal(clock_steps),
         )
         .select_from(tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id))
         .where(tables.is_open(), tracked_tasks.c.task_id.is_(None))
@@ -79,7 +97,8 @@ def track_new(database: Database, tables: Tables, now: datetime) -> Iterator[Tra
         tracked_tasks.c.first_seen_at,
         tracked_tasks.c.last_seen_status,
     )
-    statement = insert(tracked_tasks).from_select((*columns, tracked_tasks.c.enrolled_seen_at), new)
+    written = (*columns, tracked_tasks.c.enrolled_seen_at, tracked_tasks.c.clock_steps)
+    statement = insert(tracked_tasks).from_select(written, new)
     # Skip the rows whose key is taken.
     statement = statement.prefix_with("OR IGNORE" if database.is_sqlite else "IGNORE")
     database.run_in_transaction(lambda connection: connection.execute(statement))
@@ -93,7 +112,9 @@ def track_new(database: Database, tables: Tables, now: datetime) -> Iterator[Tra
             yield TrackedTask(task_id, status, since)
 
 
-def record_changes(database: Database, tables: Tables, now: datetime) -> Iterator[Change]:
+def record_changes(
+    database: Database, tables: Tables, now: datetime, *, clock_steps: int
+) -> Iterator[Change]:
     """Record the status changes of tracked tasks and yield them, batch by batch.
 
     A task that went back from enrolled to waiting gets a fresh enrollment timeout.
@@ -124,17 +145,54 @@ def record_changes(database: Database, tables: Tables, now: datetime) -> Iterato
             update(tracked_tasks)
             .where(tracked_tasks.c.task_id.in_(ids), tracked_tasks.c.last_seen_status == was)
             .values(
-                last_seen_status=status,
-                first_seen_at=(
-                    tracked_tasks.c.first_seen_at if was in tables.statuses.waiting else now
-                ),
-                enrolled_seen_at=now if status == tables.statuses.enrolled else None,
+                {
+                    "last_seen_status": status,
+                    "enrolled_seen_at": now if status == tables.statuses.enrolled else None,
+                }
+                | (
+                    {}
+                    if was in tables.statuses.waiting
+                    else {"first_seen_at": now, "clock_steps": clock_steps}
+                )
             )
             for (was, status), ids in moves.items()
         ]
         database.run_in_transaction(partial(execute_all, statements=updates))
         yield from changes
         batch = statement.where(tables.id > changes[-1].task_id)
+
+
+def move_waits(database: Database, step: timedelta, *, clock_steps: int) -> int:
+    """Move the instants of the tracked tasks with the database's clock, which was set by `step`.
+
+    Return how many tasks were moved. Of several operators that notice one step, one moves each
+    task: those that were corrected for more than `clock_steps` steps are left.
+    """
+
+    def moved(instant: ColumnElement[datetime]) -> ColumnElement[Any]:
+        if database.is_sqlite:
+            # To the millisecond, in the form in which SQLAlchemy writes instants.
+            seconds = f"{step.total_seconds():+.3f} seconds"
+            return func.strftime("%Y-%m-%d %H:%M:%f", instant, seconds).concat("000")
+        return func.timestampadd(text("MICROSECOND"), step // timedelta(microseconds=1), instant)
+
+    instants = (tracked_tasks.c.first_seen_at, tracked_tasks.c.enrolled_seen_at)
+    statement = (
+        update(tracked_tasks)
+        .where(tracked_tasks.c.clock_steps <= clock_steps)
+        .values({each: moved(each) for each in instants} | {"clock_steps": clock_steps + 1})
+    )
+    return database.run_in_transaction(lambda connection: connection.execute(statement).rowcount)
+
+
+def restart_future_waits(database: Database, now: datetime) -> int:
+    """Let waits that begin in the future begin now. Return how many.
+
+    They were written before the clock was set back, while no operator worked.
+    """
+    since = tracked_tasks.c.first_seen_at
+    statement = update(tracked_tasks).where(since > now).values(first_seen_at=now)
+    return database.run_in_transaction(lambda connection: connection.execute(statement).rowcount)
 
 
 def due(database: Database, tables: Tables, now: datetime, timeout: float) -> list[TrackedTask]:

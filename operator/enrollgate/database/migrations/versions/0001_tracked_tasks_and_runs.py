@@ -35,6 +35,7 @@ def upgrade() -> None:
         sa.Column("first_seen_at", _INSTANT, nullable=False),
         sa.Column("last_seen_status", sa.String(64), nullable=False),
         sa.Column("enrolled_seen_at", _INSTANT),
+        sa.Column("clock_steps", sa.Integer, nullable=False, server_default="0"),
         indexes={"ix_enrollgate_tasks_status_seen": ["last_seen_status", "first_seen_at"]},
     )
     _create(

@@ -1,0 +1,155 @@
+"""The database's clock is set while tasks wait: each still waits as long as it may."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime
+
+import pytest
+from sqlalchemy import ColumnElement, func, literal, text
+from tests.world import World
+
+from enrollgate.database.engine import database_clock
+from enrollgate.database.tables import INSTANT
+
+HOUR = 3600.0
+
+
+@pytest.fixture
+def world(database_url: str) -> Iterator[World]:
+    with closing(World(database_url)) as made:
+        yield made
+
+
+def passes(world: World, seconds: float) -> None:
+    """Make a pass every 10 seconds, as long as `seconds`."""
+    for _ in range(round(seconds / 10)):
+        world.clock.advance(10)
+        world.reconcile()
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [(HOUR,), (-HOUR,), (HOUR, -HOUR), (-HOUR, HOUR), (HOUR, HOUR), (-30.0,), (45.0,)],
+    ids=str,
+)
+def test_clock_that_is_set_fails_no_task_early_or_late(
+    world: World, steps: tuple[float, ...]
+) -> None:
+    task = world.add("processing")
+    world.reconcile()
+    for step in steps:
+        passes(world, 60)
+        world.clock.step(step)
+        world.reconcile()
+        assert world.status(task) == "processing"
+    passes(world, 290 - 60 * len(steps))
+    assert world.status(task) == "processing"
+    passes(world, 10)
+    assert world.status(task) == "failed"
+
+
+@pytest.mark.parametrize("step", [HOUR, -HOUR])
+def test_clock_that_is_set_and_restart_keep_the_time_waited(world: World, step: float) -> None:
+    task = world.add("processing")
+    world.reconcile()
+    passes(world, 100)
+    world.clock.step(step)
+    world.reconcile()
+    world.restart()
+    passes(world, 190)
+    assert world.status(task) == "processing"
+    world.restart()
+    passes(world, 10)
+    assert world.status(task) == "failed"
+
+
+def test_hour_without_an_operator_is_no_step(world: World) -> None:
+    task = world.add("processing")
+    world.reconcile()
+    world.clock.advance(HOUR)
+    world.restart()
+    world.reconcile()
+    assert world.status(task) == "failed"
+
+
+def test_hour_of_a_frozen_operator_is_no_step(world: World) -> None:
+    task = world.add("processing")
+    world.reconcile()
+    world.clock.advance(HOUR)
+    world.reconcile()
+    assert world.status(task) == "failed"
+
+
+@pytest.mark.parametrize("step", [HOUR, -HOUR])
+def test_step_that_two_operators_notice_moves_each_task_once(world: World, step: float) -> None:
+    first, second = world.operator, world.new_operator()
+    early = world.add("processing")
+    first.reconcile()
+    second.reconcile()
+    world.clock.advance(100)
+    for number in range(3):
+        late = world.add("processing")
+        (first, second)[number % 2].reconcile()
+        (second, first)[number % 2].reconcile()
+        world.clock.step(step)
+        (first, second)[number % 2].reconcile()
+        after = world.add("processing")
+        (second, first)[number % 2].reconcile()
+        first.reconcile()
+        assert waited(world, early) == pytest.approx(100, abs=0.01)
+        assert waited(world, late) == waited(world, after) == pytest.approx(0, abs=0.01)
+        world.sql("DELETE FROM download_tasks WHERE id <> :id", id=early)
+        first.reconcile()
+
+
+def waited(world: World, task: int) -> float:
+    with world.database.read_transaction() as connection:
+        statement = text("SELECT first_seen_at FROM enrollgate_tasks WHERE task_id = :id")
+        since = connection.execute(
+            statement.columns(first_seen_at=INSTANT), {"id": task}
+        ).scalar_one()
+    assert isinstance(since, datetime)
+    return (world.clock.now - since).total_seconds()
+
+
+def test_clock_set_back_without_an_operator_costs_one_timeout_at_most(world: World) -> None:
+    task = world.add("processing")
+    world.reconcile()
+    world.clock.step(-HOUR)
+    world.restart()
+    world.reconcile()
+    passes(world, 290)
+    assert world.status(task) == "processing"
+    passes(world, 10)
+    assert world.status(task) == "failed"
+
+
+def test_enrolled_task_is_launched_whatever_the_clock_says(world: World) -> None:
+    waiting = world.add("processing")
+    world.reconcile()
+    for step in (HOUR, -2 * HOUR, HOUR):
+        world.clock.step(step)
+        task = world.add("enrolled")
+        world.reconcile()
+        assert f"test-{task}-1" in world.launcher.live
+    assert world.status(waiting) == "processing"
+
+
+def test_servers_own_clock_that_is_set_fails_no_task(server_database_url: str) -> None:
+    """By the server's own function, moved: the time that passes is the real one."""
+    offset = [0]
+
+    def clock(*, is_sqlite: bool) -> ColumnElement[datetime]:
+        now = database_clock(is_sqlite=is_sqlite)
+        return func.timestampadd(text("SECOND"), literal(offset[0]), now, type_=INSTANT)
+
+    with closing(World(server_database_url, database_clock=clock)) as world:
+        task = world.add("processing")
+        world.reconcile()
+        for offset[0] in (3600, 7200, 0, -3600, 0):
+            world.reconcile()
+            assert world.status(task) == "processing"
+        since = world.scalar(
+            "SELECT TIMESTAMPDIFF(SECOND, first_seen_at, UTC_TIMESTAMP(6)) FROM enrollgate_tasks"
+        )
+        assert 0 <= since < 300

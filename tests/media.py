@@ -7,9 +7,12 @@ lecture can have any size in bytes: it is a real video and a box of random bytes
 import functools
 import io
 import math
+import tempfile
 import zipfile
 from array import array
+from collections.abc import Iterable
 from fractions import Fraction
+from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
@@ -56,23 +59,65 @@ def make_media(
     container, video, audio, sample_rate = _KINDS[kind]
     output = io.BytesIO()
     with av.open(output, "w", format=container, options=dict(options)) as file:
-        file.flags |= 0x0400  # AVFMT_FLAG_BITEXACT: no version and no random numbers
-        picture = file.add_stream(video, rate=_RATE) if video else None
-        sound = file.add_stream(audio, rate=sample_rate, layout="mono")
-        assert isinstance(sound, av.AudioStream)
-        if picture is not None:
-            assert isinstance(picture, av.VideoStream)
-            picture.width, picture.height, picture.pix_fmt = _WIDTH, _HEIGHT, "yuv420p"
-            picture.codec_context.gop_size = _RATE  # a segment may begin every second
-            _draw(file, picture, seed, round(seconds * _RATE))
-        _play(file, sound, seed, round(seconds * sample_rate))
+        times = range(round(seconds * _RATE)) if video else ()
+        _encode(file, (video, audio, sample_rate), seed, times, seconds)
     return output.getvalue()
 
 
-def _draw(file: OutputContainer, stream: av.VideoStream, seed: int, frames: int) -> None:
+def _encode(
+    file: OutputContainer,
+    codecs: tuple[str, str, int],
+    seed: int,
+    times: Iterable[int],
+    seconds: float,
+) -> None:
+    """Write pictures at these times (tenths of a second), and a tone of so many seconds."""
+    video, audio, sample_rate = codecs
+    file.flags |= 0x0400  # AVFMT_FLAG_BITEXACT: no version and no random numbers
+    picture = file.add_stream(video, rate=_RATE) if times else None
+    sound = file.add_stream(audio, rate=sample_rate, layout="mono") if seconds else None
+    if picture is not None:
+        assert isinstance(picture, av.VideoStream)
+        picture.width, picture.height, picture.pix_fmt = _WIDTH, _HEIGHT, "yuv420p"
+        picture.codec_context.gop_size = _RATE  # a segment may begin every second
+        _draw(file, picture, seed, times)
+    if sound is not None:
+        assert isinstance(sound, av.AudioStream)
+        _play(file, sound, seed, round(seconds * sample_rate))
+
+
+class Packaged(NamedTuple):
+    """A stream that FFmpeg has packaged."""
+
+    manifest: str
+    files: dict[str, bytes]  # by the names in the manifest
+
+
+@functools.cache
+def package(
+    muxer: str,
+    pictures: tuple[int, ...],
+    seconds: float,
+    options: tuple[tuple[str, str], ...],
+    seed: int = 1,
+) -> Packaged:
+    """Return a stream of FFmpeg's muxer `hls` or `dash`: pictures and a tone, or one of the two.
+
+    `pictures` are their times in tenths of a second, `seconds` is the length of the tone.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        manifest = Path(name) / f"stream.{'m3u8' if muxer == 'hls' else 'mpd'}"
+        with av.open(str(manifest), "w", format=muxer, options=dict(options)) as file:
+            _encode(file, ("libx264", "aac", 16_000), seed, pictures, seconds)
+        text = manifest.read_text()
+        manifest.unlink()
+        return Packaged(text, {each.name: each.read_bytes() for each in Path(name).iterdir()})
+
+
+def _draw(file: OutputContainer, stream: av.VideoStream, seed: int, times: Iterable[int]) -> None:
     """Write a moving edge on a background whose color is the seed's."""
     background = Random(seed).randbytes(3)
-    for number in range(frames):
+    for number in times:
         frame = av.VideoFrame(_WIDTH, _HEIGHT, "yuv420p")
         for plane, color in zip(frame.planes, background, strict=True):
             row = bytes([255 - color]) * (number % plane.line_size)
@@ -131,6 +176,23 @@ def fmp4_parts(seconds: float = 1, seed: int = 1) -> tuple[bytes, list[bytes]]:
             parts[-1] += data[position:end]
         position = end
     return parts[0], parts[1:]
+
+
+def package_mp4(seconds: float) -> Packaged:
+    """Return an HLS stream of fragmented MP4, with several fragments of MP4 in each segment."""
+    init, parts = fmp4_parts(seconds)
+    size = math.ceil(len(parts) / 5)
+    groups = [b"".join(parts[start : start + size]) for start in range(0, len(parts), size)]
+    starts = list[float]()
+    for group in groups:
+        with av.open(io.BytesIO(init + group), "r", format="mov") as media:
+            packet = next(iter(media.demux(media.streams.video[0])))
+            starts.append(float((packet.dts or 0) * packet.time_base))
+    lengths = [end - start for start, end in zip(starts, [*starts[1:], seconds], strict=True)]
+    lines = "".join(f"#EXTINF:{each:.6f},\n{n}.m4s\n" for n, each in enumerate(lengths))
+    head = '#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:3\n#EXT-X-MAP:URI="init.mp4"\n'
+    files = {f"{number}.m4s": group for number, group in enumerate(groups)}
+    return Packaged(f"{head}{lines}#EXT-X-ENDLIST\n", {"init.mp4": init, **files})
 
 
 def make_document(kind: str, seed: int = 1) -> bytes:

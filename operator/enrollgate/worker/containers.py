@@ -22,14 +22,19 @@ class CutError(Exception):
     """The end of a file is missing, or a part of it is. The text says how that was noticed."""
 
 
-def check_structure(file: BinaryIO, kind: FileType, size: int) -> None:
-    """Check a whole file of `size` bytes. Raises CutError."""
+def check_structure(file: BinaryIO, kind: FileType, size: int) -> bool:
+    """Check a whole file of `size` bytes. Raises CutError.
+
+    Returns whether it announces how long it plays. MP4 in fragments does if it begins with an index
+    of all of them. Else FFmpeg adds up its packets, and muxers guess the length of the last ones.
+    """
     file.seek(0)
     head = file.read(HEAD_SIZE)
-    announced = 0
+    announced, has_duration = 0, kind.demuxer not in ("mpegts", "mpeg", "aac")
     if kind == MP4:
-        for _ in iter_boxes(file, 0, size):
-            pass
+        names = [name for name, _ in iter_boxes(file, 0, size)]
+        samples = names[names.index("moof") :] if "moof" in names else []
+        has_duration = not samples or ("sidx" in names and "sidx" not in samples)
     elif kind == MPEG_TS:
         _check_packets(file, 0, size)
     elif kind.demuxer == "ogg":
@@ -58,6 +63,7 @@ def check_structure(file: BinaryIO, kind: FileType, size: int) -> None:
             announced = int.from_bytes(head[start : start + 4])
     if announced > size:
         raise CutError(f"it announces {announced:,} bytes and has {size:,}")
+    return has_duration
 
 
 def check_fragment(file: BinaryIO, kind: FileType, start: int, end: int) -> None:

@@ -4,8 +4,9 @@ FFmpeg's parsers and the standard library's archive readers meet bytes that anyb
 chosen. So they run in a process that has no network code of ours, few file descriptors, bounded
 memory and bounded CPU time, and whose crash costs one item. `verification` starts it.
 
-Protocol: a line with a path as JSON comes in on standard input, a line with `Findings` as JSON goes
-out. One process checks many files, one after the other.
+Protocol: a line with two paths as JSON comes in on standard input, the file's and that of the log
+of its fragments, or null. A line with `Findings` as JSON goes out. One process checks many files,
+one after the other.
 
 FFmpeg gets an open file and the name of its format, never a path or a URL. So it cannot choose a
 playlist's parser, and what a file names is never opened.
@@ -22,7 +23,7 @@ import resource
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -36,6 +37,7 @@ from enrollgate.worker.file_types import (
     FileType,
     recognise,
 )
+from enrollgate.worker.fragments import Fragment, Timeline, read_fragments
 
 # Limits of the process: bytes of memory, open files, and seconds of CPU for one file, plus some for
 # each gigabyte.
@@ -77,8 +79,11 @@ class Findings:
     size: int = 0  # bytes
 
 
-def check(path: Path) -> Findings:
-    """Return what the file is, and whether it is whole. Raises OSError if it cannot be read."""
+def check(path: Path, fragments: Sequence[Fragment] = ()) -> Findings:
+    """Return what the file is, and whether it is whole. Raises OSError if it cannot be read.
+
+    `fragments` are those that the file of a stream consists of.
+    """
     with path.open("rb") as file:
         head, size = file.read(HEAD_SIZE), os.fstat(file.fileno()).st_size
         kind = recognise(head)
@@ -88,7 +93,7 @@ def check(path: Path) -> Findings:
         try:
             match kind.family:
                 case Family.MEDIA:
-                    return _check_media(file, kind, findings)
+                    return _check_media(file, kind, findings, fragments)
                 case Family.DOCUMENT | Family.IMAGE:
                     return _check_document(file, kind, findings)
                 case Family.TEXT:
@@ -123,18 +128,22 @@ class _Clock:
         return self._played + self._length
 
 
-def _check_media(file: BinaryIO, kind: FileType, findings: Findings) -> Findings:
+def _check_media(
+    file: BinaryIO, kind: FileType, findings: Findings, fragments: Sequence[Fragment]
+) -> Findings:
     """Read every packet. Damage in the middle of a format without check sums stays unnoticed."""
     import av  # only media need it, and it takes a moment to load
 
-    check_structure(file, kind, findings.size)
+    has_duration = check_structure(file, kind, findings.size)
     file.seek(0)
     jumps = kind.demuxer in ("mpegts", "mpeg", "aac")
+    has_times = kind.demuxer in ("mpegts", "mov", "matroska")
+    timeline = Timeline(fragments, has_times=has_times, has_lengths=kind.demuxer == "mov")
     try:
         with av.open(
             file, "r", format=kind.demuxer, options=_PROBE, metadata_errors="replace"
         ) as media:
-            announced = media.duration / 1_000_000 if media.duration and not jumps else 0.0
+            announced = media.duration / 1_000_000 if media.duration and has_duration else 0.0
             types = tuple(sorted({each.type for each in media.streams}))
             # A cover picture is a video stream without time.
             streams = [
@@ -150,17 +159,21 @@ def _check_media(file: BinaryIO, kind: FileType, findings: Findings) -> Findings
                 unit = units[packet.stream_index]
                 if packet.size and unit:
                     time = packet.dts if packet.dts is not None else packet.pts
-                    clocks[packet.stream_index].add(
-                        None if time is None else time * unit, (packet.duration or 0) * unit
-                    )
+                    seconds = None if time is None else time * unit
+                    length = (packet.duration or 0) * unit
+                    clocks[packet.stream_index].add(seconds, length)
+                    if fragments:
+                        timeline.add(packet.stream_index, packet.pos, seconds, length)
     except (av.error.FFmpegError, UnicodeError, ValueError) as error:
         return replace(findings, problem="broken", detail=f"{error}"[:200])
-    seconds = max((clock.played for clock in clocks.values()), default=0.0)
-    findings = replace(findings, streams=types, seconds=round(seconds, 3))
+    played = max((clock.played for clock in clocks.values()), default=0.0)
+    findings = replace(findings, streams=types, seconds=round(played, 3))
     # FLAC counts its samples. Others round, or their streams differ in length.
-    if is_short(seconds, announced) or (kind.demuxer == "flac" and announced - seconds > 0.01):
-        detail = f"it announces {announced:.0f} s and plays {seconds:.0f} s"
+    if is_short(played, announced) or (kind.demuxer == "flac" and announced - played > 0.01):
+        detail = f"it announces {announced:.0f} s and plays {played:.0f} s"
         return replace(findings, problem="cut", detail=detail)
+    if (cut := timeline.find_cut()) is not None:
+        return replace(findings, problem="cut", detail=cut)
     return findings
 
 
@@ -263,7 +276,7 @@ def serve() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin:
-        path = Path(json.loads(line))
+        path, log = (each and Path(each) for each in json.loads(line))
         try:
             # Beyond these seconds of CPU the kernel kills this process.
             seconds = _CPU_SECONDS + _CPU_SECONDS_PER_GB * path.stat().st_size // 1_000_000_000
@@ -272,7 +285,7 @@ def serve() -> None:
                 resource.getrlimit(resource.RLIMIT_CPU)[1],
             )
             resource.setrlimit(resource.RLIMIT_CPU, limits)
-            answer = asdict(check(path))
+            answer = asdict(check(path, read_fragments(log) if log else ()))
         except OSError as error:
             answer = {"error": error.errno}
         except MemoryError:

@@ -9,6 +9,7 @@ a tiny picture. Connections break so that nobody notices. So every file is read 
 | MP4, M4A, MOV | the lengths of its boxes; the duration that it announces |
 | Matroska, WebM | the length of its segment; the duration that it announces |
 | MPEG-TS | whole packets; the playlist's duration |
+| the fragments of a stream | what the playlist says of each (`fragments`) |
 | WAV, AVI, AIFF, WebP, BMP, 7-Zip | the length that it announces |
 | FLAC | the number of samples |
 | MP3 | the length in its first frame, if it has one (Xing, Info) |
@@ -46,18 +47,21 @@ _TIMEOUT, _MIN_RATE = 120, 2_000_000
 _POLL_INTERVAL = 0.5
 # Pictures with fewer bytes are no lectures' slides: sites answer so to what they refuse.
 _TINY_IMAGE = 1_000
-# Seconds and share by which a stream may play longer than its playlist says.
-_MAX_EXCESS = 0.2
+# The share by which a stream may play longer than its playlist says: packagers list the pictures,
+# and the sound may go on.
+_MAX_EXCESS = 1.0
 
 
-def verify(fetched: Fetched, stop: threading.Event) -> Fetched:
+def verify(fetched: Fetched, stop: threading.Event, fragments: Path | None = None) -> Fetched:
     """Return the file with the extension that its content asks for.
+
+    `fragments` is the log of the fragments that the file of a stream consists of.
 
     Raises Failure: SiteError if something else was sent, IncompleteDownload if its end is missing,
     Stopped.
     """
     expected = fetched.expected or Expected(fetched.file.suffix)
-    findings = file_checker().check(fetched.file, stop)
+    findings = file_checker().check(fetched.file, stop, fragments)
     return Fetched(fetched.file, fetched.validators, expected, judge(findings, expected))
 
 
@@ -116,8 +120,7 @@ def _compare_duration(findings: Findings, expected: Expected) -> None:
     """Raise Failure (IncompleteDownload) if media play noticeably shorter than was listed.
 
     A tenth is tolerated, and 5 s, or a minute if the listing may be rounded to minutes. Of a
-    stream, what its playlist leaves open is tolerated. It must not be longer by a fifth, either:
-    it may have a fragment twice.
+    stream, what its playlist leaves open is tolerated. It must not be twice as long, either.
     """
     if findings.seconds is None or not expected.seconds:
         return
@@ -168,14 +171,14 @@ class FileChecker:
             finally:
                 self._lock.release()
 
-    def check(self, file: Path, stop: threading.Event) -> Findings:
+    def check(self, file: Path, stop: threading.Event, fragments: Path | None = None) -> Findings:
         """Return the findings. A file that kills or blocks the process is broken.
 
         Raises Failure (Stopped), and OSError if the file cannot be read.
         """
         deadline = time.monotonic() + _TIMEOUT + file.stat().st_size / _MIN_RATE
         with self._lock:
-            answer = self._ask(file, stop, deadline)
+            answer = self._ask([file, fragments], stop, deadline)
         # What parses a hostile file may answer anything.
         detail = "its parser did not end" if answer is None else "its parser failed"
         with contextlib.suppress(ValueError):
@@ -191,7 +194,9 @@ class FileChecker:
         with self._lock:
             self._end()
 
-    def _ask(self, file: Path, stop: threading.Event, deadline: float) -> bytes | None:
+    def _ask(
+        self, paths: list[Path | None], stop: threading.Event, deadline: float
+    ) -> bytes | None:
         """Return the answer in JSON, None if the process died or did not answer in time."""
         process = self._running()
         requests, answers = process.stdin, process.stdout
@@ -199,7 +204,7 @@ class FileChecker:
             raise AssertionError("it was started with pipes")
         line = b""
         try:
-            requests.write(json.dumps(str(file)).encode() + b"\n")
+            requests.write(json.dumps([path and str(path) for path in paths]).encode() + b"\n")
             requests.flush()
             with selectors.DefaultSelector() as selector:
                 selector.register(answers, selectors.EVENT_READ)

@@ -103,7 +103,7 @@ def test_a_stream_shorter_than_its_playlist_is_not_delivered(tmp_path: Path) -> 
     with FaultySite([]) as site:
         serve_hls(site, [ts_segment(20_000, n) for n in range(4)], seconds=2.0)
         report = run(order_for(site, tmp_path, course_url=f"{site.url}{HLS}"))
-    assert report.reason is Reason.INCOMPLETE_DOWNLOAD and "listed with 8 s" in report.message
+    assert report.reason is Reason.INCOMPLETE_DOWNLOAD and "listed with 2.0 s" in report.message
 
 
 @pytest.mark.parametrize("body", [ERRORS["random bytes"], ERRORS["text"]])

@@ -46,6 +46,7 @@ from enrollgate.worker.downloaders.yt_dlp_compat import (
     request_handlers,
 )
 from enrollgate.worker.file_types import recognise_file
+from enrollgate.worker.fragments import log_path
 from enrollgate.worker.verification import verify
 
 # yt-dlp's downloaders that use the request handler, and the class that we use for each.
@@ -209,13 +210,16 @@ class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
         # A stream of subtitles is no media. It is checked as text.
         is_media = not subtitle and info.get("ext") not in SUBTITLES
         if isinstance(downloader, DurableFragmentFD) and is_media:
-            self.playlists[name] = _expect_stream(downloader, info)
-            self.verify_media(name)
+            self.playlists[name] = _expect_stream(downloader)
+            log = log_path(Path(name))
+            self.verify_media(name, log)
+            log.unlink(missing_ok=True)
         return result
 
-    def verify_media(self, name: str) -> str:
+    def verify_media(self, name: str, fragments: Path | None = None) -> str:
         """Check a downloaded file before ffmpeg reads it. Return the name of FFmpeg's demuxer.
 
+        `fragments` is the log of a stream's fragments, before ffmpeg rewrites the stream.
         Raises Failure, after it removed the file: the next attempt starts over.
         """
         file = Path(name)
@@ -224,7 +228,7 @@ class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
         if version not in self._verified:
             expected = self.playlists.get(name, Expected(is_media=True))
             try:
-                verify(Fetched(file, expected=expected), self.stop)
+                verify(Fetched(file, expected=expected), self.stop, fragments)
             except Failure as failure:
                 if failure.reason is not Reason.STOPPED:
                     file.unlink()
@@ -233,18 +237,13 @@ class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
         return self._verified[version]
 
 
-def _expect_stream(downloader: FileDownloader, info: dict[str, Any]) -> Expected:
+def _expect_stream(downloader: DurableFragmentFD) -> Expected:
     """Return what the playlist says of a stream's duration."""
-    if isinstance(downloader, DurableHlsFD):
-        # Old playlists round each segment to whole seconds; a tenth is tolerated anyway.
-        return Expected(is_media=True, seconds=downloader.seconds, slack=2.0)
-    fragments = info.get("fragments")
-    listed = fragments if isinstance(fragments, list | tuple) else ()
-    lengths = [float(each["duration"]) for each in listed if each.get("duration")]
-    if not lengths:
-        return Expected(is_media=True)
-    # Without a timeline, the last fragment is listed with the length of the others.
-    return Expected(is_media=True, seconds=sum(lengths), slack=max(lengths) + 2.0)
+    lengths = [each.seconds for each in downloader.listed]
+    # Old playlists round each segment to whole seconds; a tenth is tolerated anyway. Those of DASH
+    # may list the last fragment with the length of the others.
+    slack = 2.0 if isinstance(downloader, DurableHlsFD) else max(lengths, default=0.0) + 2.0
+    return Expected(is_media=True, seconds=sum(lengths) or None, slack=slack)
 
 
 def close_connections(ydl: YoutubeDL, *, but: str | None = None) -> None:

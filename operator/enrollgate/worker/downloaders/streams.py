@@ -4,7 +4,8 @@ A stream consists of fragments. yt-dlp counts a fragment as appended even if the
 continues a killed worker's file without looking at its length. The stream then lacks a fragment or
 has one twice, and passes as complete. Here a fragment takes these steps:
 
-    downloaded -> appended -> on the disk -> checked -> in the checkpoint, with the stream's length
+    downloaded -> appended -> on the disk -> checked -> in the log of fragments
+        -> in the checkpoint, with the stream's length
 
 The checkpoint is yt-dlp's `.ytdl` file. Bytes beyond its length are cut off before the stream is
 continued. yt-dlp also holds a whole fragment in memory, and some sites send a lecture as a single
@@ -14,10 +15,11 @@ fragment. Here it is appended, and decrypted, block by block.
 import contextlib
 import functools
 import glob
+import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,23 @@ from enrollgate.worker.downloaders.direct import DurableHttpFD, FileReplaced, re
 from enrollgate.worker.downloaders.pages import refuse_page, refuse_page_as_key
 from enrollgate.worker.downloaders.versions import Version
 from enrollgate.worker.downloaders.yt_dlp_compat import DashSegmentsFD, FragmentFD, HlsFD
-from enrollgate.worker.file_types import HEAD_SIZE, Family, recognise
+from enrollgate.worker.file_types import (
+    HEAD_SIZE,
+    MATROSKA,
+    MP4,
+    MPEG_TS,
+    Family,
+    FileType,
+    recognise,
+)
+from enrollgate.worker.fragments import (
+    Fragment,
+    Listed,
+    encode_fragment,
+    log_path,
+    read_fragments,
+)
+from enrollgate.worker.identity import digest, unsigned
 from enrollgate.worker.scratch import CHUNK_SIZE
 
 _Blocks = Iterator[bytes]
@@ -46,15 +64,22 @@ _DRM = re.compile(
 
 
 # What a media playlist says of each segment (RFC 8216, 4.3.2.1), in seconds.
-_DURATION = re.compile(r"(?m)^#EXTINF:\s*(\d+(?:\.\d+)?)")
+_DURATION = re.compile(r"#EXTINF:\s*(\d+)(\.\d+)?")
 # yt-dlp leaves out segments that are marked so.
 _ADVERTISEMENT = re.compile(r"(?m)^#(ANVATO-SEGMENT-INFO|UPLYNK-SEGMENT)")
+# Seconds by which the last fragment may be shorter than its playlist says, because it is rounded,
+# or because sound and pictures do not end together: some list the pictures' times for the sound.
+_SLACK_OF_WHOLE_SECONDS, _SLACK_OF_ONE_TRACK = 1.25, 2.0
+# Whose fragments are never the same, because their times are in them.
+_TIMED = {kind.demuxer for kind in (MPEG_TS, MP4, MATROSKA)}
 
 
 class DurableFragmentFD(FragmentFD):  # type: ignore[misc]  # yt-dlp has no types
     """What HLS and DASH have in common. `ctx` is yt-dlp's state of one stream's download."""
 
     _result: object = None
+    # What the playlist says of each fragment, in their order. Empty: unknown.
+    listed: Sequence[Listed] = ()
 
     def real_download(self, filename: str, info_dict: dict[str, Any]) -> object:
         """Download the stream and return whether it is complete.
@@ -67,7 +92,8 @@ class DurableFragmentFD(FragmentFD):  # type: ignore[misc]  # yt-dlp has no type
 
     def _prepare_frag_download(self, ctx: dict[str, Any]) -> None:
         stream, checkpoint = self.temp_name(ctx["filename"]), self.ytdl_filename(ctx["filename"])
-        _truncate_to_checkpoint(Path(stream), Path(checkpoint))
+        kept = _truncate_to_checkpoint(Path(stream), Path(checkpoint))
+        ctx["addresses"] = {each.digest: each.address for each in kept}
         super()._prepare_frag_download(ctx)
         ctx["dl"] = DurableHttpFD(self.ydl, ctx["dl"].params)
         # Byte ranges of one file must be of one version of it, in later attempts, too.
@@ -91,16 +117,22 @@ class DurableFragmentFD(FragmentFD):  # type: ignore[misc]  # yt-dlp has no type
         yt-dlp must list all of them. If it left out the first ones itself, the others would get
         wrong numbers (they may be encrypted with them) and wrong byte ranges.
         """
-        missing = (each for each in fragments if each["frag_index"] > ctx["checkpoint_index"])
+
+        def iterate() -> Iterator[dict[str, Any]]:
+            for fragment in fragments:
+                if fragment["frag_index"] > ctx["checkpoint_index"]:
+                    ctx["fragment"] = fragment  # one is downloaded and appended after the other
+                    yield fragment
+
         ctx["is_text"] = info.get("ext") in SUBTITLES
         if (pack := options.get("pack_func")) is not None:
             # yt-dlp shifts the times of subtitles. It expects a fragment as a whole.
             options["pack_func"] = lambda blocks, index: [pack(b"".join(blocks), index)]
         try:
-            self._result = super().download_and_append_fragments(ctx, missing, info, **options)
+            self._result = super().download_and_append_fragments(ctx, iterate(), info, **options)
             return self._result
-        except FileReplaced:
-            # What was appended is of the old version.
+        except (FileReplaced, _FragmentRepeated):
+            # What was appended is of the old version, or is itself in a wrong place.
             ctx["dest_stream"].close()
             Path(self.ytdl_filename(ctx["filename"])).unlink(missing_ok=True)
             raise
@@ -114,24 +146,38 @@ class DurableFragmentFD(FragmentFD):  # type: ignore[misc]  # yt-dlp has no type
         return _read_blocks(file) if file.stat().st_size else None
 
     def _append_fragment(self, ctx: dict[str, Any], blocks: Iterable[bytes]) -> None:
-        stream = ctx["dest_stream"]
+        stream, content = ctx["dest_stream"], hashlib.blake2b(digest_size=16)
         start = os.fstat(stream.fileno()).st_size
         with contextlib.ExitStack() as on_error:
             # Otherwise buffered bytes would be written as soon as the disk has room again.
             on_error.callback(stream.close)
-            stream.writelines(blocks)
+            for block in blocks:
+                content.update(block)
+                stream.write(block)
             stream.flush()
             os.fdatasync(stream.fileno())
+            size = os.fstat(stream.fileno()).st_size
+            address = "".join(str(ctx["fragment"].get(name)) for name in ("url", "byte_range"))
+            index = ctx["fragment_index"]
+            listed = self.listed[index - 1] if index <= len(self.listed) else Listed()
+            fragment = Fragment(size, content.hexdigest(), digest(unsigned(address)), listed)
             if not ctx["is_text"]:
-                _check_appended(Path(ctx["tmpfilename"]), start)
+                kind = _check_appended(Path(ctx["tmpfilename"]), start)
+                first = ctx["addresses"].setdefault(fragment.digest, fragment.address)
+                is_media = kind.demuxer in _TIMED and (listed.seconds > 0 or not self.listed)
+                if first != fragment.address and is_media and listed.continues:
+                    message = "the site sent the same fragment of the stream twice"
+                    raise _FragmentRepeated(Reason.INCOMPLETE_DOWNLOAD, message)
+            with log_path(Path(ctx["filename"])).open("a", encoding="utf-8") as log:
+                log.write(encode_fragment(fragment))
             on_error.pop_all()
         state = ctx.setdefault("extra_state", {})
-        state["size"] = os.fstat(stream.fileno()).st_size
+        state["size"] = size
         state["versions"] = {key: each.encode() for key, each in ctx["dl"].versions.items()}
         self._write_ytdl_file(ctx)
-        fragment = ctx.pop("fragment_filename_sanitized")
-        self.try_remove(fragment)
-        remove_note(Path(fragment))
+        file = ctx.pop("fragment_filename_sanitized")
+        self.try_remove(file)
+        remove_note(Path(file))
 
     def _write_ytdl_file(self, ctx: dict[str, Any]) -> None:
         checkpoint = {
@@ -150,8 +196,6 @@ class DurableHlsFD(DurableFragmentFD, HlsFD):  # type: ignore[misc]  # yt-dlp ha
     """
 
     _has_map = False
-    # Seconds that the playlist announces. None: unknown.
-    seconds: float | None = None
 
     def can_download(
         self, manifest: str, info: dict[str, Any], allow_unplayable_formats: bool = False
@@ -165,7 +209,8 @@ class DurableHlsFD(DurableFragmentFD, HlsFD):  # type: ignore[misc]  # yt-dlp ha
             raise Failure(Reason.DRM_PROTECTED, "this stream is DRM-protected")
         self._has_map = "#EXT-X-MAP" in manifest
         if not _ADVERTISEMENT.search(manifest):
-            self.seconds = sum(map(float, _DURATION.findall(manifest)))
+            is_one_track = "none" in (info.get("vcodec"), info.get("acodec"))
+            self.listed = _list_fragments(manifest, is_one_track=is_one_track)
         return bool(super().can_download(manifest, info, allow_unplayable_formats))
 
     def decrypter(
@@ -208,17 +253,64 @@ class DurableDashFD(DurableFragmentFD, DashSegmentsFD):  # type: ignore[misc]  #
         self, fmt: dict[str, Any], ctx: dict[str, Any], extra_query: object
     ) -> Iterator[dict[str, Any]]:
         """Yield the fragments, each file once: the ranges of one file make up that file."""
-        seen = set[str]()
-        for fragment in super()._get_fragments(fmt, ctx, extra_query):
-            if fragment["url"] not in seen:
-                seen.add(fragment["url"])
-                yield fragment
+        fragments = list(super()._get_fragments(fmt, ctx, extra_query))
+        firsts = dict[str, dict[str, Any]]()
+        said = fmt["fragments"] if isinstance(fmt["fragments"], list | tuple) else ()
+        seconds = [0.0] * len(fragments)
+        for fragment in fragments:
+            first = firsts.setdefault(fragment["url"], fragment)
+            each = said[fragment["index"]] if said else {}
+            seconds[first["index"]] += float(each.get("duration") or 0)
+        # Without a timeline, the last fragment is listed with the length of the others.
+        is_exact = len(set(seconds) - {0.0}) > 1
+        # An initial section in the middle begins another period.
+        self.listed = [
+            Listed(each, _slack(each) if is_exact else None, continues=seconds[number - 1] > 0)
+            for number, each in enumerate(seconds)
+        ]
+        yield from firsts.values()
 
 
-def _check_appended(stream: Path, start: int) -> None:
+class _FragmentRepeated(Failure):
+    """The site sent a fragment of the stream in place of another."""
+
+
+def _list_fragments(manifest: str, *, is_one_track: bool) -> list[Listed]:
+    """Return what an HLS playlist says of each fragment, in the order in which yt-dlp fetches them.
+
+    `is_one_track`: pictures and sound are streams of their own.
+    """
+    fragments, seconds, continues = list[Listed](), 0.0, True
+    lines = [line.strip() for line in manifest.splitlines()]
+    durations = [found.groups() for line in lines if (found := _DURATION.match(line))]
+    is_exact = all(fraction for _, fraction in durations)
+    # Some list the same whole number for all, whatever the last one has.
+    is_known = is_exact or len(set(durations)) > 1
+    least = max(_SLACK_OF_ONE_TRACK * is_one_track, 0 if is_exact else _SLACK_OF_WHOLE_SECONDS)
+    for line in lines:
+        if found := _DURATION.match(line):
+            seconds = float("".join(filter(None, found.groups())))
+        elif line == "#EXT-X-DISCONTINUITY":
+            continues = False
+        elif line.startswith("#EXT-X-MAP"):
+            fragments.append(Listed())
+        elif line and not line.startswith("#"):
+            slack = max(least, _slack(seconds)) if is_known else None
+            fragments.append(Listed(seconds, slack, continues))
+            seconds, continues = 0.0, True
+    return fragments
+
+
+def _slack(seconds: float) -> float:
+    """Return how many seconds the last fragment may lack if its length is listed exactly."""
+    return min(0.75, max(0.3, seconds * 0.3))
+
+
+def _check_appended(stream: Path, start: int) -> FileType:
     """Check that the bytes from `start` on are a whole fragment of the same kind as the first one.
 
-    Raises Failure: SiteError if something else was sent, IncompleteDownload if its end is missing.
+    Returns that kind. Raises Failure: SiteError if something else was sent, IncompleteDownload if
+    its end is missing.
     """
     with stream.open("rb") as file:
         first = recognise(file.read(HEAD_SIZE))
@@ -232,6 +324,7 @@ def _check_appended(stream: Path, start: int) -> None:
         except CutError as cut:
             message = f"a fragment of the stream is not whole: {cut}"
             raise Failure(Reason.INCOMPLETE_DOWNLOAD, message) from cut
+    return kind
 
 
 def _read_blocks(file: Path) -> _Blocks:
@@ -256,8 +349,10 @@ def _decrypt_blocks(blocks: _Blocks, key: bytes, iv: bytes) -> _Blocks:
         raise Failure(Reason.INCOMPLETE_DOWNLOAD, message) from error
 
 
-def _truncate_to_checkpoint(stream: Path, checkpoint: Path) -> None:
+def _truncate_to_checkpoint(stream: Path, checkpoint: Path) -> list[Fragment]:
     """Bring a partial stream back to the length in its checkpoint, or remove both.
+
+    Returns the fragments that it has. So many are in its log, too.
 
     Downloaded fragments that were not appended are removed, too: after a power failure a file may
     have its full name and only some of its bytes.
@@ -272,10 +367,15 @@ def _truncate_to_checkpoint(stream: Path, checkpoint: Path) -> None:
                 }
             } if index > 0:
                 size = written
-    if stream.is_file() and 0 < size <= stream.stat().st_size:
+    log = log_path(stream)
+    kept = [each for each in read_fragments(log) if each.end <= size]
+    if stream.is_file() and 0 < size <= stream.stat().st_size and kept and kept[-1].end == size:
         os.truncate(stream, size)
+        write_private(log, "".join(map(encode_fragment, kept)))
     else:
-        stream.unlink(missing_ok=True)
-        checkpoint.unlink(missing_ok=True)
+        kept = []
+        for file in (stream, checkpoint, log):
+            file.unlink(missing_ok=True)
     for fragment in stream.parent.glob(f"{glob.escape(stream.name)}-Frag*[0-9]"):
         fragment.unlink()
+    return kept

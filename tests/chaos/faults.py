@@ -19,6 +19,8 @@ from tests.e2e.operator_process import OperatorProcess
 
 # Steps that a frozen process stays frozen, at most.
 _LONGEST_FREEZE = 12
+# Steps between two starts of an operator's processes.
+_RESTART_PAUSE = 4
 _FILLER = "filler"
 # What no worker writes.
 _NONSENSE = (
@@ -31,7 +33,6 @@ _NONSENSE = (
     b'{"reason": "\\ud800", "message": "\\u0000"}',
     b'{"reason": "SiteError", "message": "' + b"x" * 2**20 + b'"}',
 )
-_SUPERVISOR = "enrollgate.launchers.local.supervisor"
 
 
 class Machine:
@@ -49,6 +50,8 @@ class Machine:
         self.server = server
         self.site = site
         self.disk = disk
+        # The step from which something like systemd may start each operator again.
+        self._start_at = Counter[OperatorProcess]()
         # The step at which the disk has room again.
         self._full_until = 0
         # How often each fault has happened.
@@ -66,8 +69,10 @@ class Machine:
         if self._step >= self._full_until:
             (self.disk / _FILLER).unlink(missing_ok=True)
         for operator, count in self.operators.items():
-            if sum(process.poll() is None for process in operator.processes) < count:
+            alive = sum(process.poll() is None for process in operator.processes)
+            if alive < count and self._step >= self._start_at[operator]:
                 operator.start()
+                self._start_at[operator] = self._step + _RESTART_PAUSE
 
     def is_frozen(self, pid: int) -> bool:
         """Return whether this process is frozen now."""
@@ -88,17 +93,27 @@ class Machine:
     def runs(self) -> list[psutil.Process]:
         """Return the supervisors and workers, and whatever they started."""
         found = []
-        folders = [str(operator.folder) for operator in self.operators] + [str(self.disk)]
         for process in psutil.process_iter():
-            try:
-                environment, arguments = process.environ(), process.cmdline()
-            except psutil.Error:
-                continue
-            scratch = environment.get("ENROLLGATE_SCRATCH_DIR", "")
-            place = arguments[-1] if _SUPERVISOR in arguments else scratch
-            if any(place.startswith(folder) for folder in folders):
-                found.append(process)
+            with suppress(psutil.Error):
+                scratch = process.environ().get("ENROLLGATE_SCRATCH_DIR", "")
+                if scratch.startswith(str(self.disk)) or self._kind(process) == "supervisor":
+                    found.append(process)
         return found
+
+    def _kind(self, process: psutil.Process) -> str:
+        """Return what a process is. A supervisor's last argument is the run's directory."""
+        directory = Path([*process.cmdline(), ""][-1])
+        is_supervisor = directory.parent.name == "runs" and directory.is_relative_to(self.disk)
+        return "supervisor" if is_supervisor else "worker"
+
+    def stop(self) -> None:
+        """Stop the operators. Their runs continue."""
+        for operator in self.operators:
+            operator.stop_all()
+
+    def leftovers(self) -> list[Path]:
+        """Return what must not be there once all runs have ended."""
+        return [*self.disk.glob("*/runs/*"), *self.disk.glob("*/finished/*/scratch")]
 
     # The faults
 
@@ -117,13 +132,13 @@ class Machine:
 
     def kill_a_process_of_a_run(self, random: Random) -> str:
         process = random.choice(self.runs())
-        kind = _kind(process)
+        kind = self._kind(process)
         process.kill()
         return f"{kind} {process.pid}"
 
     def freeze_a_process_of_a_run(self, random: Random) -> str:
         process = random.choice(self.runs())
-        return f"{_kind(process)} {self._freeze(process.pid, random)}"
+        return f"{self._kind(process)} {self._freeze(process.pid, random)}"
 
     def _freeze(self, pid: int, random: Random) -> str:
         process, steps = psutil.Process(pid), random.randint(1, _LONGEST_FREEZE)
@@ -155,7 +170,7 @@ class Machine:
 
     def spoil_the_report_of_a_run(self, random: Random) -> str:
         """Write nonsense where a worker tells how far it is and how it ended, and kill it."""
-        worker = random.choice([each for each in self.runs() if _kind(each) == "worker"])
+        worker = random.choice([each for each in self.runs() if self._kind(each) == "worker"])
         report = Path(worker.environ()["ENROLLGATE_REPORT_PATH"])
         nonsense = random.choice(_NONSENSE)
         for path in (report, report.with_name("progress.json")):
@@ -175,13 +190,3 @@ class Machine:
             return None
         self.done[fault.__name__] += 1
         return what
-
-
-def _kind(process: psutil.Process) -> str:
-    return "supervisor" if _SUPERVISOR in process.cmdline() else "worker"
-
-
-def leftovers(work_dir: Path) -> list[str]:
-    """Return what must not be there once all runs have ended."""
-    places = [*(work_dir / "runs").iterdir(), *(work_dir / "finished").glob("*/scratch")]
-    return [str(place.relative_to(work_dir)) for place in places]

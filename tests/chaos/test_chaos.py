@@ -19,7 +19,7 @@ import pymysql
 import pytest
 from sqlalchemy import make_url
 from tests.chaos.course_site import WatchfulSite
-from tests.chaos.faults import Machine, leftovers
+from tests.chaos.faults import Machine
 from tests.chaos.invariants import (
     check_all_files,
     check_delivered,
@@ -152,21 +152,27 @@ def chaos(own_mariadb: Server, tmp_path: Path) -> Iterator[Chaos]:
         with closing(open_database(make_url(url))) as database:
             migrate(database)
         node.create_operator()
-        operator = OperatorProcess(
-            tmp_path,
-            node.operator_url,
-            site,
-            ENROLLMENT_TIMEOUT="15",
-            STOP_GRACE="5",
-            WORK_DIR=str(disk / "work"),
-            DESTINATION=f"directory:{disk / 'courses'}",
-        )
-        machine = Machine({operator: 2}, own_mariadb, site, disk)
+        (elsewhere := tmp_path / "elsewhere").mkdir()
+        operators = {
+            # Two that share a work directory, and one in another place.
+            OperatorProcess(
+                folder,
+                node.operator_url,
+                site,
+                ENROLLMENT_TIMEOUT="15",
+                STOP_GRACE="5",
+                WORK_DIR=str(disk / name),
+                DESTINATION=f"directory:{disk / 'courses'}",
+                COOKIES_DIR=str(tmp_path / "cookies"),
+            ): processes
+            for name, folder, processes in (("here", tmp_path, 2), ("elsewhere", elsewhere, 1))
+        }
+        machine = Machine(operators, own_mariadb, site, disk)
         try:
             yield Chaos(machine, node, random)
         finally:
             machine.calm()
-            operator.stop_all()
+            machine.stop()
             for process in machine.runs():
                 process.kill()
 
@@ -180,8 +186,8 @@ def test_promises_hold_when_everything_dies_at_random(chaos: Chaos) -> None:
     chaos.run(TASKS)
     chaos.come_to_rest()
 
-    [operator] = machine.operators
-    operator.stop_all()
+    machine.stop()
+    log = "".join(operator.log for operator in machine.operators)
     history = node.history()
     reasons = defaultdict[int, list[str | None]](list)
     for task, reason in node.query("SELECT task_id, reason FROM enrollgate_runs"):
@@ -198,12 +204,12 @@ def test_promises_hold_when_everything_dies_at_random(chaos: Chaos) -> None:
         *check_all_files(node.all_courses(), destination),
         *check_requests(completed, machine.site.log),
         *(f"still running: {process}" for process in machine.runs()),
-        *(f"left behind: {path}" for path in leftovers(machine.disk / "work")),
+        *(f"left behind: {path}" for path in machine.leftovers()),
     ]
     if broken:
-        print(operator.log)
+        print(log)
         pytest.fail("\n".join([f"ENROLLGATE_CHAOS_SEED={SEED}", *broken]), pytrace=False)
     assert node.query(others) == untouched
     healthy = sorted(node.wanted)[-HEALTHY:]
     assert {course.task_id for course in courses} >= set(healthy)
-    assert "@example.com" not in operator.log
+    assert "@example.com" not in log

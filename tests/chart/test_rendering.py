@@ -2,6 +2,7 @@
 
 import json
 import os
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from tests.chart.rendering import (
 from tests.cluster.chart import CHART
 from tests.job_settings import job_settings
 
+from enrollgate.domain.hosts import is_public, parse_address
 from enrollgate.domain.order import RunOrder
 from enrollgate.launchers.kubernetes import permissions
 from enrollgate.launchers.kubernetes.manifest import build_job
@@ -678,6 +680,88 @@ def test_network_policies_select_the_right_pods(tmp_path: Path) -> None:
         "night-workers": {"worker", "doctor"},
         "night-doctor": {"doctor"},
     }
+
+
+def allowed_by(policy: Json, address: str) -> bool:
+    """Say whether the policy's blocks of addresses allow one, on some port of the web."""
+    found = ip_address(address)
+    blocks = [
+        peer["ipBlock"]
+        for rule in policy["spec"]["egress"]
+        for peer in rule.get("to", ())
+        if "ipBlock" in peer and {"protocol": "TCP", "port": 443} in rule["ports"]
+    ]
+    assert blocks
+    return any(
+        found in ip_network(block["cidr"])
+        and not any(found in ip_network(each) for each in block.get("except", ()))
+        for block in blocks
+    )
+
+
+def test_network_policy_blocks_the_addresses_that_the_worker_refuses(tmp_path: Path) -> None:
+    policy = one(render(tmp_path, EVERYTHING), "NetworkPolicy", "-workers")
+    blocks = [
+        peer["ipBlock"]
+        for rule in policy["spec"]["egress"]
+        for peer in rule.get("to", ())
+        if "ipBlock" in peer
+    ]
+    networks = [ip_network(each) for block in blocks for each in block.get("except", ())]
+    networks += [ip_network(f"{first}.0.0.0/8") for first in range(256)]
+    candidates = ["8.8.8.8", "1.1.1.1", "169.254.169.254", "168.63.129.16", "100.100.100.200"]
+    for network in networks:
+        for number in (
+            int(network[0]) - 1,
+            int(network[0]),
+            int(network[-1]),
+            int(network[-1]) + 1,
+        ):
+            if 0 <= number < 2**network.max_prefixlen:
+                kind = IPv4Address if network.version == 4 else IPv6Address
+                candidates.append(str(kind(number)))
+    for address in candidates:
+        found = parse_address(address)
+        assert found is not None
+        if found.version == 4:
+            assert allowed_by(policy, address) == is_public(found), address
+        else:
+            assert is_public(found) or not allowed_by(policy, address), address
+    for address in ("2606:4700:4700::1111", "2a00:1450:4001::1", "64:ff9b::808:808"):
+        assert allowed_by(policy, address), address
+    for address in (
+        *("::1", "::ffff:10.0.0.1", "fe80::1", "fc00::1", "fd00:ec2::254", "ff02::1"),
+        *("64:ff9b::a9fe:a9fe", "64:ff9b::a00:1", "64:ff9b:1::1", "2002:a00:1::", "2001:db8::1"),
+    ):
+        assert not allowed_by(policy, address), address
+
+
+def test_network_policy_allows_dns_to_the_cluster_s_resolver_only(tmp_path: Path) -> None:
+    policies = [
+        each
+        for each in render(tmp_path, REQUIRED | {"networkPolicy": {"enabled": True}})
+        if each["kind"] == "NetworkPolicy"
+    ]
+    resolver = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+        "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+    }
+    peers = {
+        policy["metadata"]["name"]: [
+            rule.get("to")
+            for rule in policy["spec"]["egress"]
+            if any(port["port"] == 53 for port in rule["ports"])
+        ]
+        for policy in policies
+    }
+    assert peers == {
+        "school-enrollgate-operator": [[resolver]],
+        "school-enrollgate-migration": [[resolver]],
+        "school-enrollgate-workers": [[resolver]],
+        "school-enrollgate-doctor": [],
+    }
+    changed = one(render(tmp_path, EVERYTHING), "NetworkPolicy", "-workers")
+    assert changed["spec"]["egress"][0]["to"] == EVERYTHING["networkPolicy"]["dns"]
 
 
 def test_releases_in_one_namespace_have_distinct_names(tmp_path: Path) -> None:

@@ -160,6 +160,18 @@ def test_run_refuses_a_database_without_the_task_table(environment: dict[str, st
     )
 
 
+def test_run_warns_that_hosts_do_not_bind_a_download_command(environment: dict[str, str]) -> None:
+    hosts = {"ENROLLGATE_ALLOWED_HOSTS": "courses.example.com"}
+    command = {
+        "ENROLLGATE_DOWNLOADER": "command",
+        "ENROLLGATE_DOWNLOAD_COMMAND": "fetch {course_url} {output_dir}",
+    }
+    warning = "ENROLLGATE_ALLOWED_HOSTS does not bind ENROLLGATE_DOWNLOAD_COMMAND"
+    assert warning in run(environment | hosts | command, "run").stderr
+    assert warning not in run(environment | command, "run").stderr
+    assert warning not in run(environment | hosts, "run").stderr
+
+
 def test_run_in_kubernetes_mode_names_what_is_missing(environment: dict[str, str]) -> None:
     done = run(environment | {"ENROLLGATE_LAUNCHER": "kubernetes"}, "run")
     assert done.returncode == 2 and "needs ENROLLGATE_KUBERNETES__IMAGE" in done.stderr

@@ -1,6 +1,7 @@
 """Rows, sites and other programs that cause trouble for one task, and for no other."""
 
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
@@ -11,7 +12,7 @@ from enrollgate.database import DatabaseUnavailable, RowHeld
 from enrollgate.domain.account import cookies_name
 from enrollgate.domain.observation import Observation, Phase
 from enrollgate.domain.reasons import Reason
-from enrollgate.domain.report import FailedItem, Report
+from enrollgate.domain.report import FailedItem, LeftOutItem, Report
 
 
 def test_half_an_emoji_in_a_title_is_recorded_and_delays_no_other_task(
@@ -142,3 +143,56 @@ def test_same_installation_in_another_database_of_the_server_is_separate(
                 other.reconcile()
             world.reconcile()
             assert world.launcher.live == [f"test-{task}-1"]
+
+
+ODD_TEXTS = [
+    "\ud800",
+    "\x00",
+    "\U0001f600",
+    "\u202e",
+    "\x1b[2J",
+    "'; DROP TABLE x; --",
+    "\\",
+    "é" * 9,
+]
+
+
+def test_odd_reports_are_recorded_and_stop_no_other_task(database_url: str) -> None:
+    """What a report may hold after it was read, and what no worker could have written."""
+    largest = 2**63 - 1
+    reports = [
+        Report(Reason.SITE_ERROR, text * 2000, remedy=text * 2000, destination_url=text * 2000)
+        for text in ODD_TEXTS
+    ]
+    reports += [
+        Report(
+            Reason.SITE_ERROR,
+            "",
+            largest,
+            largest,
+            largest,
+            largest,
+            1e9,
+            failed_items=tuple(FailedItem(text, Reason.SITE_ERROR, text) for text in ODD_TEXTS),
+            left_out_items=tuple(LeftOutItem(text, text) for text in ODD_TEXTS),
+            retry_after=1e9,
+        ),
+        Report(None, ""),
+    ]
+    with closing(World(database_url)) as world:
+        odd = [world.add("enrolled") for _ in reports]
+        for _ in range(5):
+            world.reconcile()
+        for task, report in zip(odd, reports, strict=True):
+            name = f"test-{task}-1"
+            world.launcher.runs[name] = replace(
+                world.launcher.runs[name], phase=Phase.FAILED, report=report
+            )
+        good = world.add("enrolled")
+        for _ in range(5):
+            world.reconcile()
+        assert {world.status(task) for task in odd} == {"failed"}
+        assert world.launcher.live == [f"test-{good}-1"]
+        for task in odd:
+            (run,) = world.runs(task)
+            assert str(run.message).isprintable() and len(str(run.message)) <= 1000

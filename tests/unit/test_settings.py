@@ -471,3 +471,52 @@ def test_relative_work_dir_and_sqlite_path_begin_at_the_current_folder(
     settings = load(monkeypatch, WORK_DIR="var", DATABASE_URL="sqlite:///tasks.db")
     assert settings.work_dir == tmp_path / "var"
     assert settings.sqlalchemy_url().database == str(tmp_path / "tasks.db")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://u:hunter@2@db:3306/courses",
+        "mysql://user@host:hunter2@db/courses",
+        "mysql://u:hunter@2/x@db:3306/courses",
+        "mysql://u:hunter2@x:9y@db/courses",
+        "mysql://u/x:hunter2@db/courses",
+        "mysql://u:hunter2%@db/courses",
+        "mysql://u:%hunter2@db/courses",
+    ],
+)
+def test_unencoded_password_is_explained_and_never_shown(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENROLLGATE_DATABASE_URL", url)
+    with pytest.raises(SettingsError) as refusal:
+        load_settings()
+    assert "write %40 for @" in str(refusal.value) and "__PASSWORD" in str(refusal.value)
+    assert "hunter" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("url", ["mysql://u:hunter2@db:99x/courses", "mysql://u:hunter2/courses"])
+def test_malformed_database_url_is_never_shown(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENROLLGATE_DATABASE_URL", url)
+    with pytest.raises(SettingsError) as refusal:
+        load_settings()
+    assert "hunter" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("password", ["p#s", "p:s", "p?a=b", "p[s]", "p+s", "p s", "p/s"])
+def test_password_with_other_characters_is_taken_as_it_is(
+    password: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENROLLGATE_DATABASE_URL", f"mysql://u:{password}@db/courses")
+    assert load_settings().sqlalchemy_url().password == password
+
+
+@pytest.mark.parametrize(("value", "shown"), [("::1", "::1"), ("*", "*"), ("0.0.0.0", "0.0.0.0")])
+def test_http_address_is_an_ip_address_or_all(
+    value: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENROLLGATE_HTTP_ADDRESS", value)
+    assert load_settings().http_address == shown
+    monkeypatch.setenv("ENROLLGATE_HTTP_ADDRESS", "localhost")
+    with pytest.raises(SettingsError, match="write an IP address"):
+        load_settings()

@@ -136,8 +136,8 @@ class Report:
             self,
             message=redact(self.message),
             remedy=redact(self.remedy),
-            destination_id=self.destination_id[:_URL_LIMIT],
-            destination_url=self.destination_url[:_URL_LIMIT],
+            destination_id=_parse_text(self.destination_id)[:_URL_LIMIT],
+            destination_url=_parse_text(self.destination_url)[:_URL_LIMIT],
             failed_items=tuple(
                 FailedItem(redact(each.item, _TITLE_LIMIT), each.reason, redact(each.message, 200))
                 for each in self.failed_items

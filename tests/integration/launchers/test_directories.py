@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 import subprocess
 import sys
 from functools import partial
@@ -21,6 +22,7 @@ from enrollgate.domain.observation import LaunchOutcome, Phase
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.run import is_run_of
+from enrollgate.domain.run_event import RunEvent, RunEventType
 from enrollgate.launchers.base import LauncherUnavailable
 from enrollgate.launchers.local.launcher import SWEEP_INTERVAL
 from enrollgate.launchers.local.run_directory import read_progress
@@ -379,3 +381,45 @@ def test_run_name_belongs_to_one_installation(name: str, installations: set[str]
     assert {
         one for one in ("a", "a-1", "a-1-2", "ab", "b") if is_run_of(one, name)
     } == installations
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022])
+def test_run_directory_is_private_whatever_the_umask(
+    harness: LocalLauncherHarness, umask: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        launcher = harness.launcher("note('x')\n" + SUCCEED)
+        name = build_order().name
+        launch(launcher, [build_order()])
+        launcher.record_event(name, None, RunEvent(RunEventType.LAUNCHED, "two\nlines \x1b"))
+        wait_until_finished(launcher, name)
+    finally:
+        os.umask(before)
+    run = harness.run(name)
+    # The report is written by the worker: here, that is a script of the test.
+    written = [path for path in run.path.iterdir() if path != run.report]
+    folders = [run.path, run.path.parent, *filter(Path.is_dir, written)]
+    assert {oct(path.stat().st_mode & 0o777) for path in folders} == {"0o700"}
+    files = [path for path in written if path.is_file()]
+    assert {run.result, run.spec, run.log, run.supervisor} <= set(files)
+    assert {oct(path.stat().st_mode & 0o777) for path in files} == {"0o600"}
+    assert r"two\nlines \x1b" in run.log.read_text()
+
+
+@pytest.mark.parametrize("name", ["result.json", "supervisor.json", "spec.json", "progress.json"])
+def test_odd_entries_in_a_run_directory_block_nothing(
+    harness: LocalLauncherHarness, name: str
+) -> None:
+    """A pipe has no end, a socket cannot be opened, and a device never ends."""
+    launcher = harness.launcher(SUCCEED)
+    runs = [harness.run(build_order(number).name).path for number in range(1, 5)]
+    for folder in runs:
+        folder.mkdir()
+    os.mkfifo(runs[0] / name)
+    (runs[1] / name).symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(runs[2] / name))
+        (runs[3] / name).write_bytes(b"\xff" * 2**21)
+        assert launcher.observe() == {}
+        assert read_progress(harness.work_dir, build_order().name) is None

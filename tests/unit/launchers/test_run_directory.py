@@ -1,12 +1,19 @@
 import fcntl
+import json
 import os
+import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from tests.odd_json import TEXTS, mutated
 
 from enrollgate.common.backoff import Backoff
 from enrollgate.common.processes import Process
 from enrollgate.domain.order import RunOrder
+from enrollgate.domain.report import REPORT_LIMIT, Report
+from enrollgate.launchers.local.exit_result import RunResult
 from enrollgate.launchers.local.run_directory import (
     RunDirectory,
     RunSpec,
@@ -22,6 +29,9 @@ SPEC = RunSpec(
     5,
     Backoff(),
 )
+
+NOW = datetime(2026, 11, 28, tzinfo=UTC)
+RESULT = RunResult(True, Report(None, "3 items"), 2, NOW, NOW)
 
 
 @pytest.fixture
@@ -103,3 +113,52 @@ def test_entries_that_are_not_files_count_as_absent(run: RunDirectory) -> None:
     assert run.read_result() is None
     run.supervisor.symlink_to(run.supervisor)
     assert run.read_supervisor() is None
+
+
+@given(TEXTS | mutated(json.loads(SPEC.encode())).map(json.dumps))
+def test_decode_any_spec_is_one_or_value_error(text: str) -> None:
+    try:
+        spec = RunSpec.decode(text)
+    except ValueError:
+        return
+    assert isinstance(spec.max_attempts, int) and all(
+        type(each) is str for each in spec.worker_argv
+    )
+    assert RunSpec.decode(spec.encode()) == spec
+
+
+@given(TEXTS | mutated(json.loads(RESULT.encode())).map(json.dumps))
+def test_decode_any_result_is_one_or_value_error(text: str) -> None:
+    try:
+        result = RunResult.decode(text)
+    except ValueError:
+        return
+    assert len(result.report.encode()) <= REPORT_LIMIT and type(result.succeeded) is bool
+    for instant in (result.started_at, result.finished_at):
+        assert instant is None or 1970 <= instant.year < 9000
+
+
+PROGRESS = {
+    "items_done": 3,
+    "items_total": None,
+    "bytes": 5,
+    "current": "Lecture 1",
+    "updated_at": 1.5,
+}
+
+
+@given(TEXTS | mutated(PROGRESS).map(json.dumps))
+def test_read_any_progress_is_bounded_and_typed(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunDirectory(Path(folder) / "runs" / "a-1-1")
+        run.path.mkdir(parents=True)
+        run.progress.write_bytes(text.encode("utf-8", "surrogatepass"))
+        found = read_progress(Path(folder), "a-1-1")
+    for name, value in (found or {}).items():
+        assert name in PROGRESS and type(value) in (int, float, str, bool, type(None))
+        assert len(str(value)) <= 200
+
+
+def test_read_progress_keeps_every_known_field(run: RunDirectory, tmp_path: Path) -> None:
+    run.progress.write_text(json.dumps(PROGRESS | {"current": "a\x1b \ud800", "new": [1]}))
+    assert read_progress(tmp_path, run.name) == PROGRESS | {"current": r"a\x1b ?"}

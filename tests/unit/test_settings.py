@@ -327,6 +327,38 @@ def test_the_database_url_is_built_from_its_parts(monkeypatch: pytest.MonkeyPatc
     )
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", " ", " \n"])
+def test_spaces_and_newlines_around_secrets_are_ignored(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: str
+) -> None:
+    """As `echo secret | base64` puts one at the end."""
+    address = "mysql://u:secret@db/courses"
+    settings = load(monkeypatch, DATABASE_URL=f" {address}{end}")
+    assert settings.sqlalchemy_url().database == "courses"
+    monkeypatch.delenv("ENROLLGATE_DATABASE_URL")
+    parts = {"HOST": "db", "USER": "u", "PASSWORD": "secret", "NAME": "courses", "PORT": "3307"}
+    settings = load(
+        monkeypatch, **{f"DATABASE__{name}": f"{text}{end}" for name, text in parts.items()}
+    )
+    url = settings.sqlalchemy_url()
+    found = (url.host, url.username, url.password, url.database, url.port)
+    assert found == ("db", "u", "secret", "courses", 3307)
+    for name in parts:
+        monkeypatch.delenv(f"ENROLLGATE_DATABASE__{name}")
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "ENROLLGATE_DATABASE_URL").write_text(address + end)
+    settings = load(monkeypatch, SECRETS_DIR=str(tmp_path / "secrets"))
+    assert settings.sqlalchemy_url().password == "secret"
+
+
+@pytest.mark.parametrize("name", ["order", "my-tasks", "Übersicht", "we`ird", "100%"])
+def test_any_name_of_a_table_and_column_is_accepted(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    settings = load(monkeypatch, TASK_TABLE=f"app.{name}", STATUS_COLUMN=name)
+    assert (settings.task_table, settings.status_column) == (f"app.{name}", name)
+
+
 def test_a_secret_file_wins_over_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -128,7 +128,7 @@ KNOWN = (
         "",
         _WRONG,
         "check the user name and the password in ENROLLGATE_DATABASE_URL or "
-        f"ENROLLGATE_DATABASE__PASSWORD; an account with REQUIRE SSL also needs {_TLS_CA}",
+        f"ENROLLGATE_DATABASE__PASSWORD; if the server or the account requires TLS, set {_TLS_CA}",
     ),
     Known(
         (1698,),  # ER_ACCESS_DENIED_NO_PASSWORD_ERROR

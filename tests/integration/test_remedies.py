@@ -136,7 +136,8 @@ def test_server_that_does_not_answer_is_waited_for(monkeypatch: pytest.MonkeyPat
         for each in (first, second):
             each.setblocking(False)
             each.connect_ex(full.getsockname())
-        url = URL.create("mysql+pymysql", "u", "p", *full.getsockname(), "d")
+        host, port = full.getsockname()
+        url = URL.create("mysql+pymysql", "u", "p", host, port, "d")
         with closing(open_database(url)) as database:
             with pytest.raises(DatabaseUnavailable) as caught:
                 database.now()

@@ -81,6 +81,8 @@ class Promises(RuleBasedStateMachine):
         self.succeeded = set[str]()
         # What Node.js wrote last to each task.
         self.written: dict[int, str | None] = {}
+        # When Node.js added the rows to which it has not written since, in seconds.
+        self.added = dict[int, float]()
         # Finished tasks and their statuses, until Node.js writes to them again.
         self.over: dict[int, str] = {}
         # How many courses and accounts were made up.
@@ -123,6 +125,7 @@ class Promises(RuleBasedStateMachine):
     def node_adds_a_task(self, status: str | None) -> int:
         task = self.world.add(status)
         self.written[task] = status
+        self.added[task] = self.world.clock.elapsed
         return task
 
     @rule(
@@ -141,6 +144,7 @@ class Promises(RuleBasedStateMachine):
 
     def note_write(self, task: int, status: str | None) -> None:
         self.written[task] = status
+        self.added.pop(task, None)
         self.moved.add(task)
         self.over.pop(task, None)
 
@@ -183,6 +187,14 @@ class Promises(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1, 10, 70, 299, 300, 301]))
     def time_passes(self, seconds: int) -> None:
         self.world.clock.advance(seconds)
+
+    @rule(seconds=st.sampled_from([-3600, -45, 45, 3600]))
+    def the_databases_clock_is_set(self, seconds: int) -> None:
+        """Both operators know the time before it, and one works on: else it is no step."""
+        self.a_pass()
+        self.a_pass_of_the_second_operator()
+        self.world.clock.step(seconds)
+        self.a_pass()
 
     @precondition(lambda self: self.world.launcher.live)
     @rule(data=st.data(), how=st.sampled_from(["succeed", "fail", "lose", "stick"]))
@@ -363,6 +375,13 @@ class Promises(RuleBasedStateMachine):
         for task, status in self.written.items():
             if status == "failed":
                 assert self.world.status(task) == "failed"
+
+    @invariant()
+    def no_enrollment_times_out_early(self) -> None:
+        for task, added in self.added.items():
+            waited = self.world.clock.elapsed - added
+            if self.written.get(task) in WAITING and waited < self.world.policy.enrollment_timeout:
+                assert self.world.status(task) == self.written[task], f"failed after {waited} s"
 
     @invariant()
     def every_failure_of_ours_has_its_reason(self) -> None:

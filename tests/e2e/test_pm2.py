@@ -66,7 +66,7 @@ def test_run_outlives_the_operator_that_pm2_ends_and_is_adopted(
     pm2(action, *(["enrollgate"] if action != "kill" else []))
     if action != "restart":
         wait_until(lambda: "operator stopped" in logged(tmp_path))
-        assert "1 live runs continue" in logged(tmp_path)
+        assert "live: 1; they continue" in logged(tmp_path)
         assert worker.is_running() and operator.status(1) == "enrolled"
         pm2("start", str(ecosystem))
     assert worker.is_running(), logged(tmp_path)

@@ -89,7 +89,6 @@ def test_live_run_in_another_directory_of_this_machine_stops_the_start(
     assert problem is not None
     assert f"ENROLLGATE_WORK_DIR={harness.work_dir}" in problem and "live: 1" in problem
     assert launcher.count_live() == 1
-    assert "1 live runs continue" in after_stop(launcher.count_live())
 
 
 def test_only_runs_that_may_be_ours_stop_the_start(tmp_path: Path) -> None:
@@ -103,3 +102,23 @@ def test_only_runs_that_may_be_ours_stop_the_start(tmp_path: Path) -> None:
         problem = why_not_start(here, {place: ["a-3-1"]})
         assert problem is not None and words in problem
         assert f"enrollgate release {place.place_id}" in problem
+
+
+@pytest.mark.parametrize(
+    ("cgroups", "words"),
+    [
+        ("0::/user.slice/user-0.slice/session-1.scope\n", "live: 2; they continue"),
+        (
+            "0::/system.slice/enrollgate.service\n",
+            "unless systemd kills them with enrollgate.service",
+        ),
+        (
+            "9:name=systemd:/system.slice/pm2-root.service\n8:pids:/\n",
+            "unless systemd kills them with pm2-root.service",
+        ),
+    ],
+)
+def test_last_words_say_who_may_kill_the_runs(tmp_path: Path, cgroups: str, words: str) -> None:
+    (tmp_path / "cgroup").write_text(cgroups)
+    assert words in after_stop(2, tmp_path / "cgroup")
+    assert after_stop(0, tmp_path / "cgroup") == "no run is live"

@@ -147,22 +147,27 @@ def live_runs(place: RunPlace, names: Iterable[str]) -> list[str] | None:
         return None
 
 
-def after_stop(live: int) -> str:
+def after_stop(live: int, cgroups: Path = Path("/proc/self/cgroup")) -> str:
     """Say what becomes of so many live runs when the operator has ended.
 
     They left its process tree, but not its control group: systemd or a container may end them.
+    `cgroups` names the control groups of this process.
     """
     if not live:
         return "no run is live"
-    unit = ""
+    unit = None
     with contextlib.suppress(OSError):
         # cgroups(7): hierarchy:controllers:/system.slice/name.service
-        groups = Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="replace")
-        unit = next(iter(re.findall(r"/([^/\n]+\.service)$", groups, re.MULTILINE)), "")
+        text = cgroups.read_text(encoding="utf-8", errors="replace")
+        unit = re.search(r"/([^/\n]+\.service)$", text, re.MULTILINE)
+    condition = ""
     if unit:
-        condition = f"unless systemd ends them with {unit} (KillMode=process leaves them alone)"
+        condition = (
+            f" unless systemd kills them with {unit[1]} (KillMode=process leaves them alone)"
+        )
     elif any(Path(path).exists() for path in _CONTAINER_FILES):
-        condition = "unless this container ends, too"
-    else:
-        condition = "in the background"
-    return f"{live} live runs continue, {condition}; the next start adopts or repeats them"
+        condition = " unless this container ends"
+    return (
+        f"live: {live}; they continue{condition}. The next start adopts them, and launches again "
+        "what was killed"
+    )

@@ -123,6 +123,11 @@ class _Clock:
         self._length = length
 
     @property
+    def has_packets(self) -> bool:
+        """Return whether there was any packet."""
+        return self._last is not None
+
+    @property
     def played(self) -> float:
         """Return the seconds until the end of the last packet."""
         return self._played + self._length
@@ -166,6 +171,9 @@ def _check_media(
                         timeline.add(packet.stream_index, packet.pos, seconds, length)
     except (av.error.FFmpegError, UnicodeError, ValueError) as error:
         return replace(findings, problem="broken", detail=f"{error}"[:200])
+    if streams and not any(clock.has_packets for clock in clocks.values()):
+        # Such as a film whose samples are in another file, which is never opened.
+        return replace(findings, streams=types, problem="cut", detail="it has nothing to play")
     played = max((clock.played for clock in clocks.values()), default=0.0)
     findings = replace(findings, streams=types, seconds=round(played, 3))
     # FLAC counts its samples. Others round, or their streams differ in length.

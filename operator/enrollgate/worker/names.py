@@ -25,6 +25,8 @@ _RESERVED_BY_WINDOWS = re.compile(
 _KEPT = frozenset("\u200c\u200d\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd") | {
     chr(code) for code in (*range(0x600, 0x606), *range(0xE0020, 0xE0080))
 }
+# What `Item.number` puts before the title.
+_NUMBER = re.compile(r"\d+(?:\.\d+)*(?= - )")
 _AT_THE_ENDS = " .\u200c\u200d"
 
 
@@ -103,3 +105,13 @@ def item_name(item: Item, suffix: str, *, taken: bool = False) -> str:
     unique = f" ({item.key[:8]})" if taken else ""
     label = f".{safe_name(item.label, 24)}" if item.label else ""
     return f"{item.number} - {title}{unique}{label}{extension}"
+
+
+def renumber(name: str, item: Item) -> str:
+    """Return the name of a delivered file with the item's number of today.
+
+    A course that grows to 100 items gets numbers of three digits, and an inserted item moves those
+    after it. A name without a number was given by a person, and stays.
+    """
+    number = _NUMBER.match(name)
+    return name if number is None else item.number + name[number.end() :]

@@ -380,3 +380,25 @@ def test_a_validator_that_drive_has_no_room_for_is_left_out(bench: Bench) -> Non
     drive.deliver(build_item(1), Fetched(bench.file(10), validators), ignore_bytes)
     found = bench.open_drive().find(build_item(1))
     assert found is not None and found.validators == replace(validators, etag="")
+
+
+def test_a_course_that_grows_to_100_items_gets_longer_numbers(bench: Bench) -> None:
+    drive = bench.open_drive()
+    bench.deliver(drive, 99, "Start")
+    drive = bench.open_drive()
+    grown = replace(build_item(99, "Start"), widths=(3,))
+    found = drive.find(grown)
+    assert found is not None and found.path == "01 - Start/099 - Lecture 99.mp4"
+    assert bench.only_file()["name"] == "099 - Lecture 99.mp4"
+    bench.only_file()["name"] = "my favourite.mp4"
+    again = bench.open_drive().find(replace(grown, index=100))
+    assert again is not None and bench.only_file()["name"] == "my favourite.mp4"
+
+
+def test_a_file_that_drive_does_not_rename_is_there_all_the_same(bench: Bench) -> None:
+    bench.deliver(bench.open_drive(), 99)
+    drive = bench.open_drive()
+    for _ in range(20):
+        bench.emulator.faults.script("update", Fault(status=500))
+    assert drive.find(replace(build_item(99), widths=(3,))) is not None
+    assert bench.only_file()["name"] == "99 - Lecture 99.mp4"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.faulty_site import Fault, FaultySite, Lecture
 from tests.media import lecture
-from tests.orders import delivered, order_for, run
+from tests.orders import delivered, manifest, order_for, run
 
 from enrollgate.worker.downloaders.yt_dlp import YtDlp
 
@@ -81,3 +81,27 @@ def test_a_file_name_that_is_not_utf8_is_delivered_with_escapes(
     assert list(delivered(tmp_path)) == ["task 7 [task-7]/01 - caf_xe9.txt"]
     again = run(order)
     assert (again.reason, again.items_skipped) == (None, 1), "it is found again"
+
+
+def test_a_course_that_grows_past_99_items_keeps_its_names_in_order(tmp_path: Path) -> None:
+    content = lecture()
+    with FaultySite([Lecture(f"L{n}", content, "") for n in range(1, 3)]) as site:
+        assert run(order_for(site, tmp_path)).reason is None
+        assert [Path(name).name for name in delivered(tmp_path)] == ["01 - L1.mp4", "02 - L2.mp4"]
+        site.lectures = [Lecture(f"L{n}", content) for n in range(1, 102)]
+        report = run(order_for(site, tmp_path))
+        assert (report.reason, report.items_delivered, report.items_skipped) == (None, 99, 2)
+        names = [f"{n:03d} - L{n}.mp4" for n in range(1, 102)]
+        assert [Path(name).name for name in delivered(tmp_path)] == names
+        assert sorted(str(entry["file"]) for entry in manifest(tmp_path)) == names
+        assert run(order_for(site, tmp_path)).items_skipped == 101
+
+
+def test_an_inserted_lecture_renumbers_those_after_it(site: FaultySite, tmp_path: Path) -> None:
+    site.pages["/c"] = feed(site, [1, 2])
+    site.pages |= {f"/play?id={n}": ("video/mp4", lecture(5000 + n, n)) for n in (1, 2, 3)}
+    assert run(order_for(site, tmp_path, course_url=f"{site.url}/c")).reason is None
+    site.pages["/c"] = feed(site, [1, 3, 2])
+    assert run(order_for(site, tmp_path, course_url=f"{site.url}/c")).reason is None
+    names = [Path(name).name for name in delivered(tmp_path)]
+    assert names == ["01 - L1.mp4", "02 - L3.mp4", "03 - L2.mp4"]

@@ -13,13 +13,14 @@ The manifest also names its course. If a task's course URL is corrected, the new
 folder of its own. The files of the wrong course stay, and never count as files of the right one.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,13 @@ from enrollgate.domain.report import LeftOutItem
 from enrollgate.worker.course import Delivered, Fetched, Item, OnBytes, Validators
 from enrollgate.worker.disk import destination_failure
 from enrollgate.worker.identity import public_url
-from enrollgate.worker.names import course_name, course_suffix, item_name, section_name
+from enrollgate.worker.names import (
+    course_name,
+    course_suffix,
+    item_name,
+    renumber,
+    section_name,
+)
 
 MANIFEST = "manifest.json"
 _PART = ".enrollgate-part"
@@ -99,7 +106,10 @@ class Directory:
         return new, _Manifest()
 
     def find(self, item: Item) -> Delivered | None:
-        """Return the item if the manifest lists it and its file is unchanged."""
+        """Return the item if the manifest lists it and its file is unchanged.
+
+        If the item's number has changed, the file is renamed.
+        """
         with self._lock:
             self._listed.add(item.item_id)
             entry = self._items.get(item.item_id)
@@ -107,9 +117,29 @@ class Directory:
             return None
         found = self._verify(item.item_id, entry)
         if found is not None:
+            found = self._renumber(item, found)
             with self._lock:
                 self._counted.add(item.item_id)
         return found
+
+    def _renumber(self, item: Item, found: Delivered) -> Delivered:
+        """Give the item's file its number of today. Raises Failure."""
+        source = self._folder() / found.path
+        path = self._folder() / section_name(item) / renumber(source.name, item)
+        with _as_failures(), self._lock:
+            target = self._require_inside(path)
+            place = self._relative(target)
+            if target.exists() or self._owners.get(place, item.item_id) != item.item_id:
+                return found  # it has that name already, or another item has
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source.rename(target)
+            self._owners.pop(found.path, None)
+            self._owners[place] = item.item_id
+            self._items[item.item_id] |= {"file": place, "index": item.index}
+            self._write_manifest()
+            with contextlib.suppress(OSError):
+                source.parent.rmdir()  # the folder of its old section, if it is empty now
+        return replace(found, path=place)
 
     def _verify(self, item_id: str, entry: dict[str, Any]) -> Delivered | None:
         """Return what the manifest says of an item if its file is unchanged."""

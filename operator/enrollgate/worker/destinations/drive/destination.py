@@ -43,7 +43,7 @@ from enrollgate.worker.destinations.drive.retry import FEW_ATTEMPTS, RetryPolicy
 from enrollgate.worker.destinations.drive.sessions import SessionStore
 from enrollgate.worker.destinations.drive.uploads import UploadRequest, Uploads
 from enrollgate.worker.identity import course_key
-from enrollgate.worker.names import course_name, item_name, section_name
+from enrollgate.worker.names import course_name, item_name, renumber, section_name
 from enrollgate.worker.order import WorkOrder
 
 # Bytes of the name and the value of a property, together.
@@ -134,7 +134,10 @@ class Drive:
         self._use(courses)
 
     def find(self, item: Item) -> Delivered | None:
-        """Return the item if Drive has a complete file of it."""
+        """Return the item if Drive has a complete file of it.
+
+        If the item's number has changed, the file is renamed.
+        """
         with self._lock:
             self._listed.add(item.key)
             files = self._files.get(item.key, [])
@@ -147,9 +150,31 @@ class Drive:
         newest = max(filter(_is_complete, files), key=_age, default=None)
         if newest is None:
             return None
+        newest = self._renumber(item, newest)
         with self._lock:
             self._counted[item.key] = newest.file_id
         return _delivered(item, newest)
+
+    def _renumber(self, item: Item, file: File) -> File:
+        """Give the item's file its number of today. If that fails, it keeps its name."""
+        name, source = renumber(file.name, item), next(iter(file.parents), "")
+        try:
+            folder = self._section_folder(item)
+            if not source or (name, source) == (file.name, folder):
+                return file
+            with self._lock:
+                if self._names.setdefault((folder, name), item.key) != item.key:
+                    return file
+            renamed = self._retry_policy.with_few_attempts().call(
+                partial(self._client.update, file.file_id, {"name": name}, source, folder)
+            )
+        except Failure:
+            self._retry_policy.raise_if_stopped()
+            return file
+        with self._lock:
+            others = [each for each in self._files.get(item.key, ()) if each is not file]
+            self._files[item.key] = [*others, renamed]
+        return renamed
 
     def deliver(self, item: Item, fetched: Fetched, on_bytes: OnBytes) -> Delivered:
         """Upload and verify the file, then move other files of the same item to the trash.

@@ -196,3 +196,17 @@ def test_drive_gets_subtitles_and_an_index_with_its_own_addresses(
         if each["name"].endswith((".mp4", ".vtt")):
             address = f"https://drive.google.com/file/d/{each['id']}/view"
             assert f'href="{address}"' in page.read_text()
+
+
+def test_two_tracks_of_one_language_are_both_delivered(site: FaultySite, tmp_path: Path) -> None:
+    """Subtitles and those for deaf people, as two `<track>`s of English."""
+    site.pages["/deaf.vtt"] = ("text/vtt", _vtt("[sighs] clay"))
+    tracks = [f'<track srclang="en" src="/{name}.vtt">' for name in ("en", "deaf")]
+    for attempt, order in enumerate((tracks, tracks[::-1]), 1):
+        page = f'<title>Clay</title><video src="/1.mp4">{"".join(order)}</video>'
+        site.pages["/page"] = ("text/html", page.encode())
+        report = run(order_for(site, tmp_path, course_url=f"{site.url}/page", attempt=attempt))
+        assert report.reason is None, report
+        names = {path: text for path, text in delivered(tmp_path).items() if "vtt" in path}
+        assert sorted(names.values()) == sorted([_vtt("en"), _vtt("[sighs] clay")])
+        assert sorted(path.partition(".")[2] for path in names) == ["en-2.vtt", "en.vtt"]

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from enrollgate.settings.worker import WorkerSettings
 from enrollgate.worker.course import ItemKind
 from enrollgate.worker.downloaders.entries import Entry
+from enrollgate.worker.identity import digest, unsigned
 
 # Formats of subtitles, the best first. Any other comes after them.
 _SUBTITLE_FORMATS = ("vtt", "srt", "ass", "ttml")
@@ -22,6 +23,8 @@ _PROTOCOLS = (None, "http", "https", "m3u8", "m3u8_native")
 # The end of YouTube's name for the language in which a machine heard a video. It translates that
 # into every other language.
 _ORIGINAL = "-orig"
+# The language of a track that names none (https://www.rfc-editor.org/rfc/rfc5646#section-4.1).
+_UNKNOWN = "und"
 # The type of an entry whose content is known: it has a `text` and an extension.
 TEXT = "text"
 
@@ -70,16 +73,21 @@ def find_companions(info: Entry, settings: WorkerSettings) -> list[Companion]:
         }
     spellings = Counter(_tag(each) for each in wanted)
     found = [
-        _subtitle(info, language, track, is_alone=spellings[_tag(language)] == 1)
-        for language, track in wanted.items()
+        _subtitle(info, language, track, number, is_alone=spellings[_tag(language)] == 1)
+        for language, tracks in wanted.items()
+        for number, track in enumerate(tracks, 0 if len(tracks) == 1 else 1)
     ]
     picture = _thumbnail(info) if settings.thumbnails else None
     return found if picture is None else [*found, picture]
 
 
-def _tracks(listed: object) -> dict[str, Entry]:
-    """Return the best track of each language. What is no list of tracks counts as none."""
-    best = dict[str, Entry]()
+def _tracks(listed: object) -> dict[str, list[Entry]]:
+    """Return the tracks of each language in its best format. What is no list of tracks is none.
+
+    Several formats are one text. Several tracks of one format are several texts, such as subtitles
+    and those for deaf people.
+    """
+    best = dict[str, list[Entry]]()
     for language, tracks in listed.items() if isinstance(listed, dict) else ():
         usable = [
             track
@@ -88,16 +96,25 @@ def _tracks(listed: object) -> dict[str, Entry]:
             and (track.get("url") or track.get("data"))
             and track.get("protocol") in _PROTOCOLS
         ]
-        if usable:
-            best[str(language)] = min(usable, key=_rank)
+        ranks = [_rank(track) for track in usable]
+        same = [track for track, rank in zip(usable, ranks, strict=True) if rank == min(ranks)]
+        if same:
+            named = {_text_name(track): track for track in reversed(same)}
+            best[str(language or _UNKNOWN)] = list(reversed(named.values()))
     return best
 
 
-def _rank(track: Entry) -> int:
+def _text_name(track: Entry) -> str:
+    """Return what tells a track from others of its language, in every attempt."""
+    return digest(str(track.get("data") or unsigned(str(track["url"]))))
+
+
+def _rank(track: Entry) -> tuple[int, bool]:
+    """Return the place of a track's format. A file comes before a list of segments."""
     extension = _subtitle_extension(track)
-    if extension in _SUBTITLE_FORMATS:
-        return _SUBTITLE_FORMATS.index(extension)
-    return len(_SUBTITLE_FORMATS)
+    known = extension in _SUBTITLE_FORMATS
+    rank = _SUBTITLE_FORMATS.index(extension) if known else len(_SUBTITLE_FORMATS)
+    return rank, bool(track.get("protocol")) and str(track["protocol"]).startswith("m3u8")
 
 
 def _subtitle_extension(track: Entry) -> str:
@@ -120,10 +137,19 @@ def _tag(language: str) -> str:
     return language.replace("_", "-").lower()
 
 
-def _subtitle(info: Entry, language: str, track: Entry, *, is_alone: bool) -> Companion:
-    """Return a subtitle. If another language has the same tag, its own spelling names it."""
+def _subtitle(
+    info: Entry, language: str, track: Entry, number: int, *, is_alone: bool
+) -> Companion:
+    """Return a subtitle. `number` counts the tracks of its language, if there are several.
+
+    If another language has the same tag, its own spelling names it.
+    """
     label = language.replace("_", "-") if is_alone else language
     name, extension = _tag(language) if is_alone else language, _subtitle_extension(track)
+    if number:
+        name = f"{name}:{_text_name(track)}"
+    if number > 1:
+        label = f"{label}-{number}"
     if track.get("data"):
         entry: Entry = {"_type": TEXT, "text": str(track["data"]), "ext": extension}
     else:

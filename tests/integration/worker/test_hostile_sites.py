@@ -13,10 +13,13 @@ from tests.media import lecture, ts_segment
 from tests.orders import delivered, make_order, run
 from tests.raw_site import RawSite, answer
 from tests.repository import REPOSITORY
+from yt_dlp import YoutubeDL
 from yt_dlp.extractor.common import InfoExtractor
 
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.domain.report import Report
+from enrollgate.worker.downloaders import guarded
+from enrollgate.worker.downloaders.extractors import GenericIE
 from enrollgate.worker.downloaders.guarded import open_youtube_dl
 from enrollgate.worker.downloaders.yt_dlp import YtDlp
 from enrollgate.worker.downloaders.yt_dlp_compat import Request
@@ -121,6 +124,45 @@ def test_an_extractor_that_enrolls_is_refused(tmp_path: Path, way: str) -> None:
     assert refused.value.reason is Reason.ACCESS_DENIED
     assert "so it was not sent" in refused.value.message
     assert sent == (["/hop"] if way == "redirect" else [])
+
+
+class UdemyCourseIE(InfoExtractor):  # type: ignore[misc]  # yt-dlp has no types
+    """An extractor that goes on if it could not enroll: `result` says with what.
+
+    It has the name of one that is asked before the generic extractor.
+    """
+
+    _VALID_URL = r"(?P<base>http[^?]+/try)\?(?P<result>.+)"
+
+    def _real_extract(self, url: str) -> object:
+        base, result = self._match_valid_url(url).group("base", "result")
+        self._download_webpage(f"{base}/course/subscribe/", result, fatal=False)
+        preview = self.url_result(f"{base}/preview.mp4")
+        results: dict[str, Callable[[], object]] = {
+            "nothing": lambda: self.playlist_result([]),
+            "previews": lambda: self.playlist_result([preview], "1", "A course"),
+            "one": lambda: preview,
+            "missing": lambda: self._download_json(f"{base}/gone", result),
+            "error": lambda: self._search_regex("x", "y", "the course"),
+        }
+        return results[result]()
+
+
+@pytest.mark.parametrize("result", ["nothing", "previews", "one", "missing", "error"])
+def test_a_refused_enrollment_that_an_extractor_ignores_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: str
+) -> None:
+    def add(ydl: YoutubeDL) -> None:
+        for extractor in (UdemyCourseIE(), GenericIE()):
+            ydl.add_info_extractor(extractor)
+
+    monkeypatch.setattr(guarded, "add_extractors", add)
+    with RawSite() as site:
+        site.answers["/try/preview.mp4"] = lambda _: [answer(lecture(), kind="video/mp4")]
+        url = f"{site.url}/try?{result}"
+        report = run(make_order(tmp_path, course_url=url, allowed_hosts=(site.host,)))
+        assert report.reason is Reason.ACCESS_DENIED, report
+        assert not any("subscribe" in each.path for each in site.requests)
 
 
 def test_the_list_of_the_accounts_courses_is_read(tmp_path: Path) -> None:

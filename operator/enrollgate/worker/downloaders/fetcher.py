@@ -162,7 +162,7 @@ class Fetcher:
         Raises Failure.
         """
         info: dict[str, Any] | None = entry
-        self._ydl.last_page = None
+        self._ydl.last_page = self._ydl.refused = None
         try:
             for _ in range(MAX_REDIRECTS):
                 if not info or info.get("_type", "video") not in ("url", "url_transparent"):
@@ -197,7 +197,7 @@ class Fetcher:
         Raises Failure, and NestedPlaylist if the entry turns out to be a playlist.
         """
         self._on_bytes = on_bytes
-        self._ydl.last_page = None
+        self._ydl.last_page = self._ydl.refused = None
         self._folder = self._naming.folder = folder
         self._received.clear()
         self._step = ()
@@ -237,14 +237,18 @@ class Fetcher:
         on_bytes(size, size)
         # Only such an entry's own URL can be asked again for the same file.
         validators = version.validators if version else Validators()
-        return Fetched(file, validators, self._expect(downloads[0], extension))
+        return Fetched(file, validators, expected)
 
     def _raise_if_page_explains(self, failure: Failure, entry: Entry) -> None:
-        """Raise the Failure that a page says on which yt-dlp found nothing for an entry.
+        """Raise the Failure that explains why yt-dlp found nothing for an entry.
 
         Where media was listed, any page is the site's failure. Else only a maintenance page is.
         """
-        if failure.reason is not Reason.UNSUPPORTED_COURSE or self._ydl.last_page is None:
+        if failure.reason not in (Reason.UNSUPPORTED_COURSE, Reason.COURSE_NOT_FOUND):
+            return
+        if self._ydl.refused is not None:
+            raise self._ydl.refused
+        if failure.reason is Reason.COURSE_NOT_FOUND or self._ydl.last_page is None:
             return
         found = explain_last_page(self._ydl)
         extension = determine_ext(unsmuggle(str(entry.get("url") or ""))[0], "")

@@ -135,6 +135,8 @@ class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
     site: SiteAccess
     # The page that was read last: it explains why nothing was found on it.
     last_page: InspectedResponse | None = None
+    # Why a request that would enroll was not sent. Extractors may ignore that it was not.
+    refused: Failure | None = None
     _pages_in_a_row = 0
 
     def __init__(self, options: dict[str, Any], stop: threading.Event) -> None:
@@ -149,7 +151,14 @@ class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
     def urlopen(self, req: Request | str) -> Response:
         """Send a request, when its host allows it. Raises RequestRefused if it does not."""
         request = Request(req) if isinstance(req, str) else req
-        response = self.site.send(request, lambda: super(_GuardedYoutubeDL, self).urlopen(request))
+        try:
+            response = self.site.send(
+                request, lambda: super(_GuardedYoutubeDL, self).urlopen(request)
+            )
+        except RequestRefused as error:
+            if error.failure.reason is Reason.ACCESS_DENIED:
+                self.refused = error.failure
+            raise
         self.latest_headers = response.headers
         if isinstance(response, InspectedResponse):
             self.last_page = response
@@ -253,7 +262,13 @@ def close_connections(ydl: YoutubeDL, *, but: str | None = None) -> None:
 
 
 def explain_last_page(ydl: YoutubeDL) -> Failure | None:
-    """Return why yt-dlp found nothing on the page that it read last. None: it does not say."""
+    """Return why yt-dlp found nothing, by a refused request or by the page that it read last.
+
+    None: neither says it.
+    """
+    if ydl.refused is not None:
+        refused: Failure = ydl.refused
+        return refused
     page = ydl.last_page.answer if ydl.last_page is not None else None
     return explain_page(page) if page is not None else None
 

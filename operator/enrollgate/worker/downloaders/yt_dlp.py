@@ -126,6 +126,7 @@ class YtDlp:
             if not info:
                 message = "yt-dlp finds nothing to download on this page"
                 raise Failure(Reason.UNSUPPORTED_COURSE, message)
+            self._raise_if_refused()
         title = _fix_surrogates(info.get("title") or info.get("id") or "course")
         extractor = str(info.get("extractor_key") or "Generic")
         description = _description(info)
@@ -226,9 +227,19 @@ class YtDlp:
         except LoginRequired as required:
             raise self._explain_login(required).of_course() from required
         except Failure as failure:
+            if failure.reason is Reason.COURSE_NOT_FOUND:
+                self._raise_if_refused()
             if failure.reason is Reason.UNSUPPORTED_COURSE:
                 self._raise_if_page_explains()
             raise
+
+    def _raise_if_refused(self) -> None:
+        """Raise Failure (AccessDenied) if the site wanted to enroll the account.
+
+        What an extractor lists without that is what anybody may see, and not the course.
+        """
+        if self._ydl.refused is not None:
+            raise self._ydl.refused
 
     def _raise_if_page_explains(self) -> None:
         found = explain_last_page(self._ydl)
@@ -244,6 +255,7 @@ class YtDlp:
             for item in items:
                 is_empty = False
                 yield item
+            self._raise_if_refused()
         if is_empty:
             self._raise_if_page_explains()
 

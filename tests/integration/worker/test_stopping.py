@@ -89,6 +89,28 @@ def test_a_playlist_of_100_000_segments_stops_when_asked(
     assert (report.reason, report.message != FORCED) == (Reason.STOPPED, True), report
 
 
+def test_a_feed_of_100_000_items_stops_when_asked(tmp_path: Path) -> None:
+    """It takes yt-dlp about 20 seconds to read it."""
+    stopper = Stopper()
+    with RawSite() as site:
+        items = "".join(
+            f"<item><title>L{n}</title><guid>{n}</guid><pubDate>Tue, 02 Jan 2024 10:00:00 GMT"
+            f'</pubDate><enclosure url="{site.url}/{n}.mp4" type="video/mp4"/></item>'
+            for n in range(100_000)
+        )
+        feed = f"<rss><channel><title>A course</title>{items}</channel></rss>".encode()
+
+        def respond(_: Received) -> Iterator[bytes]:
+            yield answer(feed, kind="application/rss+xml")
+            assert stopper.process is not None
+            stopper.process.send_signal(signal.SIGTERM)
+
+        site.answers["/course"] = respond
+        report = stopped_run(site, tmp_path, stopper)
+        assert len(site.requests) == 1
+    assert (report.reason, report.message != FORCED) == (Reason.STOPPED, True), report
+
+
 def test_a_page_that_drips_stops_when_asked(tmp_path: Path) -> None:
     stopper = Stopper()
 

@@ -39,6 +39,8 @@ _CURRICULUM = {
 }
 # Pages of one curriculum, at most.
 _MAX_PAGES = 50
+# Items of a feed that yt-dlp reads between two looks at whether the run must stop.
+_ITEMS_AT_ONCE = 500
 _VIDEO_TYPES = ("video", "videomashup", "")
 # The parts of a page that only an account without the course gets.
 _OFFER = re.compile(
@@ -216,18 +218,38 @@ class UdemyAssetIE(_NeverEnrolls, YtDlpUdemyIE):  # type: ignore[misc]  # yt-dlp
 
 
 class GenericIE(YtDlpGenericIE):  # type: ignore[misc]  # yt-dlp has no types
-    """Any site. The transcripts of a feed become the subtitles of its items."""
+    """Any site. The transcripts of a feed become the subtitles of its items.
+
+    An entry has `is_media` if the feed says that its address is that of a video or a sound.
+    """
 
     def _extract_rss(self, url: str, video_id: str, doc: ElementTree.Element) -> Entry:
-        feed: Entry = super()._extract_rss(url, video_id, doc)
+        """Return the feed as a playlist.
+
+        yt-dlp reads a part of it at a time: a long feed takes it longer than a worker may take to
+        stop. Raises Failure (Stopped).
+        """
+        items = doc.findall("./channel/item")
+        feed: Entry = super()._extract_rss(url, video_id, _without_items(doc))
+        for start in range(0, len(items), _ITEMS_AT_ONCE):
+            if self._downloader.stop.is_set():
+                raise Failure(Reason.STOPPED, "asked to stop; the next attempt lists the course")
+            part = _without_items(doc)
+            part[0].extend(items[start : start + _ITEMS_AT_ONCE])
+            feed["entries"] += self._extract_items(url, video_id, part)
+        return feed
+
+    def _extract_items(self, url: str, video_id: str, doc: ElementTree.Element) -> list[Entry]:
+        entries: list[Entry] = super()._extract_rss(url, video_id, doc)["entries"]
         listed = [
             item
             for item in doc.findall("./channel/item")
             if any(each.get("url") for each in item.findall("./enclosure")) or item.findtext("link")
         ]
-        entries = feed["entries"]
         if len(entries) == len(listed):
             for entry, item in zip(entries, listed, strict=True):
+                types = [each.get("type", "") for each in item.findall("./enclosure")]
+                entry["is_media"] = any(each.startswith(("video/", "audio/")) for each in types)
                 subtitles = dict[str, list[Entry]]()
                 for each in item.findall(f"{_PODCAST}transcript"):
                     extension = _TRANSCRIPTS.get(each.get("type", "").lower())
@@ -236,7 +258,15 @@ class GenericIE(YtDlpGenericIE):  # type: ignore[misc]  # yt-dlp has no types
                         subtitles.setdefault(each.get("language") or "und", []).append(track)
                 if subtitles:
                     entry["subtitles"] = subtitles
-        return feed
+        return entries
+
+
+def _without_items(feed: ElementTree.Element) -> ElementTree.Element:
+    """Return an RSS feed with the title and the description of another, and no items."""
+    rss = ElementTree.Element("rss")
+    channel = ElementTree.SubElement(rss, "channel")
+    channel.extend(feed.findall("./channel/title") + feed.findall("./channel/description"))
+    return rss
 
 
 def _lecture(element: Entry, course_id: str, path: str) -> Entry:

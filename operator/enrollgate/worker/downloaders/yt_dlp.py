@@ -378,19 +378,36 @@ class YtDlp:
         self, entries: Iterable[Entry | None], extractor: str, prefix: str = ""
     ) -> Iterator[tuple[int, Entry, str]]:
         """Yield the entries with their positions and names, in their order."""
-        listed = _iter_entries(entries)
+        listed = self._iter_entries(entries)
         if isinstance(entries, list | tuple):
             # All names are known before the first is chosen.
-            pairs = list(listed)
-            names = choose_names(
-                [candidates(entry, extractor, prefix) for _, entry in pairs], self._names
-            )
-            for (index, entry), name in zip(pairs, names, strict=True):
+            known = [(*each, candidates(each[1], extractor, prefix)) for each in listed]
+            names = choose_names([each for *_, each in known], self._names)
+            for (index, entry, _), name in zip(known, names, strict=True):
                 yield index, entry, name
             return
         for index, entry in listed:
             names = choose_names(iter([candidates(entry, extractor, prefix)]), self._names)
             yield index, entry, next(names)
+
+    def _iter_entries(self, entries: Iterable[Entry | None]) -> Iterator[tuple[int, Entry]]:
+        """Yield the entries with their positions, counted from 1, without those that are gone.
+
+        Raises Failure if yt-dlp fails to list the next one (None: it is gone), or if the run must
+        stop.
+        """
+        iterator, position = iter(entries), 0
+        while True:
+            if self._stop.is_set():
+                raise Failure(Reason.STOPPED, "asked to stop; the next attempt lists it again")
+            with errors_as_failures():
+                try:
+                    entry = next(iterator)
+                except StopIteration:
+                    return
+            position += 1
+            if entry is not None:
+                yield position, entry
 
     def _unfold(self, parent: Item, playlist: Entry) -> list[Item]:
         """Return the items of a playlist that was listed as one item.
@@ -408,9 +425,7 @@ class YtDlp:
             message = f"the course's playlists list more than {_MAX_ITEMS_OF_PLAYLISTS:,} items"
             raise Failure(Reason.UNSUPPORTED_COURSE, message, remedy=remedy)
         entries = list[Entry | None]()
-        for number, entry in _iter_entries(playlist.get("entries") or ()):
-            if self._stop.is_set():
-                raise Failure(Reason.STOPPED, "asked to stop; the next attempt lists it again")
+        for number, entry in self._iter_entries(playlist.get("entries") or ()):
             if number > _MAX_NESTED_ITEMS:
                 raise Failure(
                     Reason.UNSUPPORTED_COURSE,
@@ -438,23 +453,6 @@ class YtDlp:
             raise Failure(Reason.UNSUPPORTED_COURSE, message)
         single = replace(items[0], part=parent.part, widths=parent.widths)
         return items if len(items) > 1 else [single]
-
-
-def _iter_entries(entries: Iterable[Entry | None]) -> Iterator[tuple[int, Entry]]:
-    """Yield the entries with their positions, counted from 1, without those that are gone (None).
-
-    Raises Failure if yt-dlp fails to list the next one.
-    """
-    iterator, position = iter(entries), 0
-    while True:
-        with errors_as_failures():
-            try:
-                entry = next(iterator)
-            except StopIteration:
-                return
-        position += 1
-        if entry is not None:
-            yield position, entry
 
 
 def _facts(entry: Entry) -> dict[str, Any]:

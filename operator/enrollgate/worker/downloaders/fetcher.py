@@ -26,7 +26,7 @@ from enrollgate.worker.downloaders.guarded import (
     explain_last_page,
     open_youtube_dl,
 )
-from enrollgate.worker.downloaders.pages import is_page
+from enrollgate.worker.downloaders.pages import is_page, refuse_answer
 from enrollgate.worker.downloaders.site_access import InspectedResponse, SiteAccess
 from enrollgate.worker.downloaders.versions import is_current, read_version
 from enrollgate.worker.downloaders.yt_dlp_compat import HTTPError, Request, RequestError
@@ -233,6 +233,8 @@ class Fetcher:
         if extension.isascii() and len(extension) > 1:
             # yt-dlp names only media. What the site's name says is checked like any other.
             file = file.rename(file.with_name(f"{file.stem}.{safe_name(extension[1:], 16)}"))
+        expected = self._expect(downloads[0], extension)
+        refuse_answer(file, expected.extension, self._naming.url)
         size = file.stat().st_size
         on_bytes(size, size)
         # Only such an entry's own URL can be asked again for the same file.
@@ -252,7 +254,7 @@ class Fetcher:
             return
         found = explain_last_page(self._ydl)
         extension = determine_ext(unsmuggle(str(entry.get("url") or ""))[0], "")
-        if extension in KNOWN_EXTENSIONS:
+        if extension in KNOWN_EXTENSIONS or entry.get("is_media"):
             message = "the site sent a web page instead of the media"
             raise found or Failure(Reason.SITE_ERROR, message)
         if found and found.reason is Reason.SITE_ERROR:

@@ -124,6 +124,24 @@ _LOGIN_WORDS = re.compile(
     r"|(?:token|jwt|credentials)[ _](?:has |have |is |are )?(?:expired|invalid|not valid)",
     re.IGNORECASE,
 )
+# The same in what programs exchange, with capital letters and underscores taken apart. APIs send
+# it with HTTP 200, too: the status is then in the body.
+_LOGIN_CODES = re.compile(
+    r"""["'<][a-z ]{0,20}(?:code|status|error)[a-z ]{0,10}["'>]\s{0,9}:?\s{0,9}["']?401\b"""
+    r"|\bunauthori[sz]ed\b|\b(?:authentication|authorization|sign in) (?:is )?(?:required|needed)"
+    r"|\b(?:need|needs|require|requires|no) (?:to )?(?:log ?in|login|sign ?in|authenti)"
+    r"|\bnot (?:logged|signed) ?(?:in|on)\b|\b(?:login|session) (?:timeout|needed|expired)\b",
+    re.IGNORECASE,
+)
+_NEW_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])|[_-]")
+# Where a program is sent to: `{"redirect": "/login"}`.
+_REDIRECT_FIELD = re.compile(
+    r"""["'][a-z_-]{0,20}(?:redirect|location|url|href)[a-z_-]{0,10}["']\s{0,9}:\s{0,9}"""
+    r"""["']([^"'\s]{1,2000})["']""",
+    re.IGNORECASE,
+)
+# Characters that people read on a page that says nothing but why it is there.
+_BRIEF_PAGE = 500
 _MAINTENANCE_WORDS = re.compile(
     r"\bmaintenance\b|\b(?:be|are) (?:right )?back (?:soon|shortly|later|online)\b"
     r"|\btemporarily (?:unavailable|down|offline|closed|out of service)\b"
@@ -211,15 +229,19 @@ def explain_page(answer: Answer) -> Failure | None:
     has_form = _PASSWORD_FIELD.search(text) or _LOGIN_FORM.search(text)
     if has_form or _LOGIN_TITLE.fullmatch(_title(text)) or is_login_url(answer.url):
         return login_required("its login page instead of the course")
-    for found in _PAGE_REDIRECT.finditer(text):
-        target = urljoin(answer.url, next(filter(None, found.groups())))
+    redirects = [_PAGE_REDIRECT] if answer.is_html else [_PAGE_REDIRECT, _REDIRECT_FIELD]
+    for found in (found for pattern in redirects for found in pattern.finditer(text)):
+        target = urljoin(answer.url, next(filter(None, found.groups())).replace("\\/", "/"))
         if is_login_url(target):
             return login_required("a redirect to its login page")
     if _CAPTCHA_WIDGET.search(text) or _BOT_TITLE.search(_title(text)):
         return bot_check(answer.status)
-    if not answer.is_html and _LOGIN_WORDS.search(text[:_MAX_WORDS]):
+    visible = _visible(text)
+    said = visible if answer.is_html else _NEW_WORD.sub(" ", text[:_MAX_WORDS])
+    is_brief = not answer.is_html or len(visible) < _BRIEF_PAGE
+    if is_brief and (_LOGIN_WORDS.search(said) or _LOGIN_CODES.search(said)):
         return login_required("an answer that says so")
-    if _MAINTENANCE_WORDS.search(_visible(text)):
+    if _MAINTENANCE_WORDS.search(visible):
         return Failure(Reason.SITE_ERROR, "the site is closed for a while, as its page says")
     return None
 

@@ -50,7 +50,7 @@ def test_an_answer_that_asks_for_a_login_is_one(
     assert (report.reason, delivered(tmp_path)) == (Reason.COOKIES_EXPIRED, {}), report
 
 
-def test_an_account_without_cookies_is_told_so(site: FaultySite, tmp_path: Path) -> None:
+def test_an_account_without_cookies_learns_so(site: FaultySite, tmp_path: Path) -> None:
     site.pages["/course/7"] = (JSON, LOGINS["django"][1].encode())
     (tmp_path / "none").mkdir()
     order = order_for(

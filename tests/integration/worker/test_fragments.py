@@ -165,7 +165,7 @@ def test_an_unusual_stream_is_delivered(
 
 
 def join(*streams: Packaged, tag: str) -> Packaged:
-    """Return streams one after the other, whose clocks all begin anew."""
+    """Return streams one after the other, each with a clock of its own."""
     files, lines = dict[str, bytes](), list[str]()
     for number, stream in enumerate(streams):
         lines += [tag] * bool(lines)

@@ -149,7 +149,7 @@ class UdemyCourseIE(InfoExtractor):  # type: ignore[misc]  # yt-dlp has no types
 
 
 @pytest.mark.parametrize("result", ["nothing", "previews", "one", "missing", "error"])
-def test_a_refused_enrollment_that_an_extractor_ignores_is_told(
+def test_an_extractor_that_ignores_a_refused_enrollment_is_denied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: str
 ) -> None:
     def add(ydl: YoutubeDL) -> None:

@@ -59,9 +59,11 @@ class InterruptedDatabase(Database):
             yield connection
         self._interruption.point()
 
-    def run_in_transaction(self, change: Callable[[Connection], T]) -> T:
+    def run_in_transaction(
+        self, change: Callable[[Connection], T], *, of_one_row: bool = False
+    ) -> T:
         self._interruption.point()
-        result = super().run_in_transaction(change)
+        result = super().run_in_transaction(change, of_one_row=of_one_row)
         self._interruption.point()
         return result
 

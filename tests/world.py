@@ -70,6 +70,9 @@ class MemoryLauncher:
     stopping: set[str] = field(default_factory=set)
     available: bool = True
     taken: set[str] = field(default_factory=set)
+    # Runs whose launch is refused, by task, with the reason; and those that raise an error.
+    refused: dict[int, str] = field(default_factory=dict)
+    broken: set[int] = field(default_factory=set)
     full: bool = False
     events: list[tuple[str, RunEvent]] = field(default_factory=list)
     place: RunPlace = PLACE
@@ -94,6 +97,12 @@ class MemoryLauncher:
             raise LauncherUnavailable("the launcher is away")
         if not self.full:
             for launch in launches:
+                task = launch.order.task_id
+                if task in self.broken:
+                    raise TypeError("an error that nobody foresaw")
+                if task in self.refused:
+                    yield launch, LaunchResult(LaunchOutcome.REFUSED, refusal=self.refused[task])
+                    continue
                 outcome = self._launch(launch.order)
                 if outcome is not None:
                     yield launch, LaunchResult(outcome)

@@ -144,7 +144,7 @@ def test_row_without_a_usable_id_is_left_alone_and_counted(
         assert world.launcher.live == ["test-1-1"]
         assert {run.task_id for run in world.runs()} == {1}
         seen = load_backlog(world.database, world.tables)
-        assert (seen.without_key, seen.new, seen.left) == (2, 0, 0)
+        assert (seen.without_key, seen.new, seen.left) == (2, {}, 0)
 
 
 def test_any_value_as_id_in_sqlite_is_left_alone_and_counted(sqlite_url: str) -> None:

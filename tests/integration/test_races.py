@@ -185,14 +185,16 @@ class HeldBeforeCommit(Database):
         super().__init__(real.engine, real.clock)
         self.has_written, self.may_commit = threading.Event(), threading.Event()
 
-    def run_in_transaction(self, change: Callable[[Connection], T]) -> T:
+    def run_in_transaction(
+        self, change: Callable[[Connection], T], *, of_one_row: bool = False
+    ) -> T:
         def change_and_wait(connection: Connection) -> T:
             result = change(connection)
             self.has_written.set()
             assert self.may_commit.wait(60)
             return result
 
-        return super().run_in_transaction(change_and_wait)
+        return super().run_in_transaction(change_and_wait, of_one_row=of_one_row)
 
 
 @pytest.mark.parametrize("is_refused", [False, True], ids=["claims only", "and a refusal"])

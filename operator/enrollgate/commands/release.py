@@ -11,7 +11,7 @@ from enrollgate.control.wiring import build_tables
 from enrollgate.database import runs
 from enrollgate.domain.planner import Record
 from enrollgate.domain.reasons import Reason
-from enrollgate.domain.run import Outcome, RunPlace, UnfinishedRun
+from enrollgate.domain.run import Outcome, RunPlace, RunState, UnfinishedRun
 from enrollgate.launchers.local.place import live_runs
 
 
@@ -20,7 +20,11 @@ def release(place_id: str | None) -> None:
     settings = settings_or_fail()
     tables = build_tables(settings)
     with database_or_fail(settings) as database:
-        unfinished = runs.unfinished(database, tables, installation=settings.installation)
+        found = runs.unfinished(
+            database, tables, database.now(), installation=settings.installation
+        )
+        # Of a run that has ended, nothing is left at its place.
+        unfinished = [run for run in found if run.state is not RunState.ENDED]
         if place_id is None:
             _list(unfinished)
             return

@@ -3,6 +3,7 @@
 import structlog
 
 from enrollgate.commands.console import fail, settings_or_fail
+from enrollgate.control.loop import LoopFailed
 from enrollgate.control.wiring import Misconfigured, run_operator
 from enrollgate.database import DatabaseMisconfigured
 from enrollgate.telemetry.http import PortUnavailable
@@ -23,7 +24,10 @@ def run() -> None:
         )
     try:
         if settings.launcher == "local":
-            run_operator(settings)
+            try:
+                run_operator(settings)
+            except LoopFailed as error:
+                fail(error, 1)
             return
         # kopf is imported for a cluster only.
         from enrollgate.control.kopf_controller import Crashed, run_in_cluster

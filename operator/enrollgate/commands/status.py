@@ -1,4 +1,4 @@
-"""`enrollgate status`: tasks by status, unfinished runs with their progress, the latest failures.
+"""`enrollgate status`: tasks by status and set aside, unfinished runs, the latest failures.
 
 The database gives the rows; the progress of a local run comes from its file. Both are loaded into
 one `Overview`, which is printed as tables or as JSON.
@@ -51,6 +51,7 @@ class Overview:
 
     now: datetime
     tasks: queries.StatusCounts
+    set_aside: list[queries.SetAsideTask]
     runs: list[queries.RunView]
     progress: dict[str, Progress]
     failures: list[queries.RunView]
@@ -97,6 +98,7 @@ def load_overview(database: Database, tables: Tables, read: ProgressReader) -> O
     return Overview(
         now=database.now(),
         tasks=queries.count_by_status(database, tables),
+        set_aside=queries.tasks_set_aside(database),
         runs=runs,
         progress=progress,
         failures=queries.latest_failures(database),
@@ -107,16 +109,18 @@ def load_overview(database: Database, tables: Tables, read: ProgressReader) -> O
 def to_json(overview: Overview) -> dict[str, Any]:
     """Return the overview as plain data; instants are in ISO 8601, UTC."""
 
-    def plain(run: queries.RunView) -> dict[str, Any]:
+    def plain(row: queries.RunView | queries.SetAsideTask) -> dict[str, Any]:
+        where = {"where": row.where} if isinstance(row, queries.RunView) else {}
         return {
             key: value.isoformat() + "Z" if isinstance(value, datetime) else value
-            for key, value in (asdict(run) | {"where": run.where}).items()
+            for key, value in (asdict(row) | where).items()
         }
 
     return {
         "now": overview.now.isoformat() + "Z",
         "tasks": [asdict(count) for count in overview.tasks.listed],
         "tasks_of_other_statuses": overview.tasks.tasks_of_others,
+        "set_aside": [plain(task) for task in overview.set_aside],
         "runs": [
             plain(run) | {"progress": overview.progress.get(run.name)} for run in overview.runs
         ],
@@ -128,6 +132,14 @@ def to_json(overview: Overview) -> dict[str, Any]:
 def render(overview: Overview, tables: Tables) -> RenderableType:
     """Return the overview as tables for a terminal."""
     shown = [task_table(overview.tasks, tables), _run_table(overview), _failure_table(overview)]
+    if overview.set_aside:
+        title = "Set aside: refused by the database or the launcher, to be tried again"
+        headings = ("task", "tries", "next try (UTC)", "refusal")
+        table = Table(*headings, title=title, title_justify="left")
+        for task in overview.set_aside:
+            retry_at = f"{task.retry_at:%Y-%m-%d %H:%M:%S}"
+            table.add_row(str(task.task_id), str(task.refusals), retry_at, _cell(task.message))
+        shown.insert(1, table)
     if overview.incomplete:
         title = "Completed, with items left out (ENROLLGATE_INCOMPLETE)"
         table = Table("task", "finished at (UTC)", "result", title=title, title_justify="left")

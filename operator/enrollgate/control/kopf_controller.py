@@ -27,6 +27,7 @@ import structlog
 
 from enrollgate.common.redaction import redact
 from enrollgate.control.leader_election import LeaderElectionForbidden
+from enrollgate.control.loop import LoopFailed
 from enrollgate.control.wiring import (
     build_database,
     build_elector,
@@ -117,7 +118,7 @@ async def _run(settings: Settings) -> None:
             )
             await _run_both(watching, runner.run, stop)
         _LOG.info("operator stopped; live Jobs continue and are adopted at the next start")
-    except LeaderElectionForbidden as error:
+    except (LeaderElectionForbidden, LoopFailed) as error:
         raise Crashed(str(error)) from error
     finally:
         launcher.close()

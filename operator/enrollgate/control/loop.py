@@ -6,6 +6,9 @@ A full pass is made at every interval, and at once when asked for without a name
 have changed get a focused pass at once; for many at a time, one full pass is cheaper. A pass that
 fails is aborted, logged once for each new cause, and tried again, in full, after a growing pause;
 nothing is decided from what could not be read.
+
+The reconciler confines the errors of single tasks. What still reaches the loop unforeseen aborts a
+pass, too. Only if that happens in several passes in a row, the loop ends (`LoopFailed`).
 """
 
 import threading
@@ -16,9 +19,11 @@ from random import Random
 import structlog
 
 from enrollgate.common.backoff import Backoff, delay
+from enrollgate.common.redaction import redact
 from enrollgate.control.reconciler import PassSummary
 from enrollgate.database import DatabaseMisconfigured, DatabaseUnavailable
 from enrollgate.launchers import LauncherUnavailable
+from enrollgate.telemetry import metrics
 
 _LOG = structlog.get_logger(__name__)
 _EXPECTED = (DatabaseMisconfigured, DatabaseUnavailable, LauncherUnavailable)
@@ -28,6 +33,12 @@ ENDING_INTERVAL = 2.0
 LONGEST_PAUSE = 90.0
 # Changed runs that a focused pass looks at, at most; more of them make a full pass.
 FOCUS_LIMIT = 200
+# Passes in a row that may fail with an unforeseen error before the loop ends.
+UNFORESEEN_LIMIT = 5
+
+
+class LoopFailed(Exception):
+    """The passes fail again and again with an error that nobody foresaw; the process must end."""
 
 
 class Loop:
@@ -58,6 +69,7 @@ class Loop:
         self._ending = frozenset[str]()
         self._full_pass_due = monotonic()
         self._failures = 0
+        self._unforeseen = 0
         self._last_error = ""
 
     def wake(self, name: str | None = None) -> None:
@@ -74,6 +86,11 @@ class Loop:
         self._stopped.set()
         self._woken.set()
 
+    @property
+    def is_stopping(self) -> bool:
+        """Return whether the loop ends after the current pass."""
+        return self._stopped.is_set()
+
     def reset(self) -> None:
         """Undo `stop`, so that `run` can work again. Its first pass is a full one."""
         with self._lock:
@@ -83,7 +100,7 @@ class Loop:
     def run(self, reconcile: Callable[[Collection[str] | None], PassSummary]) -> None:
         """Repeat `reconcile` until stopped.
 
-        Its argument is the names of the changed runs, or None for a full pass.
+        Its argument is the names of the changed runs, or None for a full pass. Raises LoopFailed.
         """
         while not self._stopped.is_set():
             self._woken.clear()
@@ -91,11 +108,16 @@ class Loop:
             try:
                 summary = reconcile(changed)
             except _EXPECTED as error:
+                self._unforeseen = 0
+                self._stopped.wait(self._record_failure(error))
+                continue
+            except Exception as error:  # noqa: BLE001 -- one such error must not stop all tasks
+                self._record_unforeseen(error)
                 self._stopped.wait(self._record_failure(error))
                 continue
             if self._failures:
                 _LOG.info("passes succeed again", failed_passes=self._failures)
-            self._failures, self._last_error = 0, ""
+            self._failures, self._unforeseen, self._last_error = 0, 0, ""
             self._after_pass(summary)
             with self._lock:
                 if summary.more:
@@ -117,6 +139,22 @@ class Loop:
             self._full_pass_due = now + self._interval
             return None
 
+    def _record_unforeseen(self, error: Exception) -> None:
+        """Log and count an unforeseen error, now being handled. Raises LoopFailed in the end."""
+        metrics.UNEXPECTED_ERRORS.inc()
+        self._unforeseen += 1
+        _LOG.error(
+            "an unexpected error in a pass. Please report it, with this traceback",
+            error=type(error).__name__,
+            exc_info=error,
+        )
+        if self._unforeseen >= UNFORESEEN_LIMIT:
+            raise LoopFailed(
+                f"{self._unforeseen} passes in a row failed with an unexpected error, at last "
+                f"{type(error).__name__}: {redact(str(error), 300)}; report it, with the traceback "
+                "in the log"
+            ) from error
+
     def _record_failure(self, error: Exception) -> float:
         """Log an aborted pass, once for each new cause. Return the seconds to pause after it."""
         self._failures += 1
@@ -128,7 +166,7 @@ class Loop:
             pause = min(error.retry_after, LONGEST_PAUSE) * (
                 1 + self._backoff.jitter * self._random.random()
             )
-        cause = f"{type(error).__name__}: {error}"
+        cause = f"{type(error).__name__}: {redact(str(error))}"
         log = _LOG.error if cause != self._last_error else _LOG.debug
         log(
             "the pass was aborted and will be tried again",

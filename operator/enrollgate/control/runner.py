@@ -76,8 +76,8 @@ class OperatorRunner:
     def run(self) -> None:
         """Work until stopped.
 
-        Raises DatabaseMisconfigured, LeaderElectionForbidden, and any unexpected error: then the
-        process must end.
+        Raises DatabaseMisconfigured, LeaderElectionForbidden, LoopFailed, and any unexpected error
+        outside the passes: then the process must end.
         """
         if not self._prepare():
             return

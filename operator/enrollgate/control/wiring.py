@@ -57,7 +57,8 @@ def run_operator(settings: Settings) -> None:
 
     A database that is away is waited for. Raises DatabaseMisconfigured if the operator cannot work
     with it, Misconfigured if the work directory cannot be used or is not that of the unfinished
-    runs, and PortUnavailable if the HTTP port is taken.
+    runs, PortUnavailable if the HTTP port is taken, and LoopFailed if the passes fail again and
+    again with an unexpected error.
     """
     health = build_health(settings)
     database = build_database(settings)
@@ -120,7 +121,7 @@ def build_runner(
     """Build the work of an operator from these parts. `launcher` is called when the work begins."""
     tables = build_tables(settings)
     policy = build_policy(settings)
-    return OperatorRunner(
+    runner = OperatorRunner(
         database=database,
         tables=tables,
         build_reconciler=lambda: Reconciler(
@@ -131,6 +132,7 @@ def build_runner(
             installation=settings.installation,
             progress=health.heartbeat,
             monotonic=boot_time,
+            is_stopping=lambda: runner.loop.is_stopping,
         ),
         check_interval=settings.check_interval,
         health=health,
@@ -138,6 +140,7 @@ def build_runner(
         elector=elector,
         check_place=check_place,
     )
+    return runner
 
 
 def build_database(settings: Settings) -> Database:

@@ -17,7 +17,12 @@ It imports `domain` and `common` only.
 """
 
 from enrollgate.database.engine import Database, open_database
-from enrollgate.database.errors import DatabaseMisconfigured, DatabaseUnavailable, RowHeld
+from enrollgate.database.errors import (
+    DatabaseMisconfigured,
+    DatabaseUnavailable,
+    RowHeld,
+    RowRefused,
+)
 from enrollgate.database.migrate import migrate
 from enrollgate.database.tables import Tables
 
@@ -26,6 +31,7 @@ __all__ = [
     "DatabaseMisconfigured",
     "DatabaseUnavailable",
     "RowHeld",
+    "RowRefused",
     "Tables",
     "migrate",
     "open_database",

@@ -13,11 +13,16 @@ from typing import Any, Self
 from sqlalchemy import ColumnElement, Select, String, cast, func, literal, null, select, union_all
 
 from enrollgate.database.engine import Database
-from enrollgate.database.tables import STATUS_LENGTH, Tables, tracked_tasks
+from enrollgate.database.tables import STATUS_LENGTH, Tables, runs, tracked_tasks
 
 # How many unknown statuses one backlog names, at most: an application may write a new one for each
 # row.
 UNKNOWN_STATUS_LIMIT = 20
+# What is set aside: tracked tasks, and the tasks of runs that have ended.
+_SET_ASIDE = (
+    tracked_tasks.c.retry_at.is_not(None),
+    (runs.c.active == 1) & runs.c.retry_at.is_not(None),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +44,10 @@ class Backlog:
 
     `now` is that moment by the database's clock. `tracked` is the number of tracked tasks,
     `waiting_since` since when the longest known waiting one is known, `latest_since` since when the
-    latest. `clock_steps` is the highest of the tracked tasks. `unknown_statuses` maps unknown
-    statuses of untracked tasks to their numbers, for UNKNOWN_STATUS_LIMIT of them. `without_key` is
-    the number of open rows whose id our tables cannot hold: they are left alone.
+    latest. `clock_steps` is the highest of the tracked tasks. `set_aside` is the number of tasks
+    that the database or the launcher refused, and that are tried again later. `unknown_statuses`
+    maps unknown statuses of untracked tasks to their numbers, for UNKNOWN_STATUS_LIMIT of them.
+    `without_key` is the number of open rows whose id our tables cannot hold: they are left alone.
     """
 
     now: datetime
@@ -50,6 +56,7 @@ class Backlog:
     waiting_since: datetime | None
     latest_since: datetime | None = None
     clock_steps: int = 0
+    set_aside: int = 0
     unknown_statuses: Mapping[str | None, int] = field(default_factory=dict)
     without_key: int = 0
 
@@ -66,6 +73,7 @@ class Backlog:
                 for _, status, last_seen, tasks, _ in parts.get("tasks", ())
             ),
             tracked=int(parts["tracked"][0][3]),
+            set_aside=sum(int(row[3]) for row in parts["set aside"]),
             waiting_since=min(
                 filter(None, (row[4] for row in parts.get("waiting", ()))), default=None
             ),
@@ -78,9 +86,11 @@ class Backlog:
         )
 
     @property
-    def new(self) -> int:
-        """Return how many open tasks are not tracked yet."""
-        return sum(g.tasks for g in self.groups if g.status is not None and g.last_seen is None)
+    def new(self) -> Mapping[str, int]:
+        """Return how many open tasks are not tracked yet, by status."""
+        return {
+            g.status: g.tasks for g in self.groups if g.status is not None and g.last_seen is None
+        }
 
     @property
     def changed(self) -> int:
@@ -140,7 +150,6 @@ def load_backlog(database: Database, tables: Tables) -> Backlog:
     Raises DatabaseUnavailable, also if the server is read-only.
     """
     with_tracking = tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id)
-    finished = (tables.statuses.completed, tables.statuses.failed)
     by_status = (
         select(
             tables.status.label("status"),
@@ -148,7 +157,7 @@ def load_backlog(database: Database, tables: Tables) -> Backlog:
             func.count().label("tasks"),
         )
         .select_from(with_tracking)
-        .where(tables.status.is_(None) | tables.status.not_in(finished), tables.has_key())
+        .where(tables.status.is_(None) | ~tables.is_finished(), tables.has_key())
         .group_by(tables.status, tracked_tasks.c.last_seen_status)
         .subquery("by_status")
     )
@@ -180,6 +189,7 @@ def load_backlog(database: Database, tables: Tables) -> Backlog:
         .select_from(tables.tasks)
         .where(tables.status.in_(tables.statuses.open), tables.lacks_key()),
         _part("tracked", number=func.count()).select_from(tracked_tasks),
+        *(_part("set aside", number=func.count()).where(each) for each in _SET_ASIDE),
         _part("clock_steps", number=func.max(tracked_tasks.c.clock_steps)),
         # One part for each status: so each is a single look into the index.
         *(

@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
@@ -33,6 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import (
+    DataError,
     DBAPIError,
     IntegrityError,
     OperationalError,
@@ -50,11 +52,15 @@ from tenacity import (
 
 from enrollgate.common.redaction import redact
 from enrollgate.database.errors import (
+    ABOUT_FILE,
+    ABOUT_ROW,
+    ABOUT_SERVER,
     KNOWN,
     READ_ONLY,
     SQLITE,
     DatabaseMisconfigured,
     DatabaseUnavailable,
+    RowRefused,
 )
 from enrollgate.database.tables import INSTANT
 
@@ -139,12 +145,17 @@ class Database:
         with self._translated(), self.engine.begin() as connection:
             yield connection
 
-    def run_in_transaction(self, change: Callable[[Connection], T]) -> T:
+    def run_in_transaction(
+        self, change: Callable[[Connection], T], *, of_one_row: bool = False
+    ) -> T:
         """Run `change` in a transaction that writes.
 
         It is tried up to five times, if other transactions are in its way.
 
-        Raises DatabaseUnavailable (RowHeld, if a row was held for too long) or
+        With `of_one_row`, `change` writes one task. Whatever a statement of it is refused for is
+        then about that task alone: `RowRefused`, unless the server or the connection is at fault.
+
+        Raises DatabaseUnavailable (RowHeld, if a row was held for too long; RowRefused) or
         DatabaseMisconfigured. If the connection breaks during the commit, nobody knows whether it
         took place: every change must be harmless to repeat.
         """
@@ -154,7 +165,7 @@ class Database:
             with engine.begin() as connection:
                 return change(connection)
 
-        with self._translated():
+        with self._translated(of_one_row=of_one_row):
             return Retrying(
                 retry=retry_if_exception(_is_conflict),
                 stop=stop_after_attempt(5),
@@ -163,13 +174,13 @@ class Database:
             )(attempt)
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self, *, of_one_row: bool = False) -> Iterator[None]:
         """Translate errors; after one that is not about a row, throw all connections away.
 
         After a failover, a connection to the old primary may stay open, and answer for ever.
         """
         try:
-            with translated():
+            with translated(of_one_row=of_one_row):
                 yield
         except DatabaseUnavailable as error:
             if type(error) is DatabaseUnavailable:
@@ -285,6 +296,9 @@ def _open_sqlite(url: URL) -> Engine:
 
     @event.listens_for(engine, "connect")
     def prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+        driver = cast(sqlite3.Connection, connection)
+        # Bytes that are not UTF-8 in one row must not fail the statement that reads all rows.
+        driver.text_factory = partial(str, encoding="utf-8", errors="replace")
         connection.isolation_level = None  # the driver must not begin transactions of its own
         cursor = connection.cursor()
         # The change to WAL is refused at once, without waiting, while another connection makes it.
@@ -324,19 +338,43 @@ def error_code(error: DBAPIError) -> int | None:
 def _is_conflict(error: BaseException) -> bool:
     """Return whether another transaction was in the way, so that a retry may succeed."""
     if isinstance(error, IntegrityError):
-        # For example, another operator inserted a run with the same number at the same moment.
-        return True
+        # For example, another operator inserted a run with the same number at the same moment. A
+        # row of Node.js's table is refused for good.
+        is_ours = (error.statement or "").startswith("INSERT INTO enrollgate_")
+        return is_ours and error_code(error) in (ER.DUP_ENTRY, None)
     return isinstance(error, OperationalError) and (
         # ER_TRANSACTION_ROLLBACK_DURING_COMMIT: another member of a replication group was first.
         error_code(error) in (ER.LOCK_DEADLOCK, 3101) or "database is locked" in str(error.orig)
     )
 
 
+def _is_refusal(error: DBAPIError, *, of_one_row: bool) -> bool:
+    """Return whether the statement was refused for what it writes into a row.
+
+    A trigger may refuse a row with any number and any text, so in a transaction of one row every
+    error is a refusal that does not concern the server. States of class 45 are for triggers only:
+    https://dev.mysql.com/doc/refman/8.4/en/signal.html
+    """
+    if (getattr(error.orig, "sqlstate", None) or "").startswith("45"):
+        return True
+    if error.connection_invalidated or error.statement is None:
+        return False
+    code = error_code(error)
+    if not (of_one_row or isinstance(error, IntegrityError | DataError) or code in ABOUT_ROW):
+        return False
+    if code is None:
+        result = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_INTERNAL)
+        return result & 0xFF not in ABOUT_FILE
+    is_about_connection = code == 0 or 2000 <= code < 2100 or 9000 <= code < 9100
+    return not is_about_connection and code not in ABOUT_SERVER
+
+
 @contextmanager
-def translated() -> Iterator[None]:
+def translated(*, of_one_row: bool = False) -> Iterator[None]:
     """Turn SQLAlchemy's errors into ours, without secrets or row contents.
 
-    Raises DatabaseUnavailable or DatabaseMisconfigured.
+    This is the one place that sorts them: away (DatabaseUnavailable), held or refused for one row
+    (RowHeld, RowRefused; see `run_in_transaction`), or misconfigured (DatabaseMisconfigured).
     """
     try:
         yield
@@ -345,9 +383,17 @@ def translated() -> Iterator[None]:
         detail = error.orig.args[-1] if error.orig is not None and error.orig.args else error
         detail = redact(str(detail), 300)
         problem = detail if code is None else f"{detail} (MySQL error {code})"
+        is_refused = _is_refusal(error, of_one_row=of_one_row)
+        if is_refused and re.search(r"no such|doesn't exist|Unknown column", detail):
+            # Each pass reads the task table, so the table and its columns do exist.
+            remedy = "a trigger of the task table needs it: create it, or drop the trigger"
+            raise RowRefused(problem, remedy) from error
         for known in KNOWN:
             if (code or SQLITE) in known.codes and (match := re.search(known.words, detail)):
-                raise known.error(problem, match.expand(known.remedy)) from error
+                kind = RowRefused if is_refused else known.error
+                raise kind(problem, match.expand(known.remedy)) from error
+        if is_refused:
+            raise RowRefused(problem) from error
         if code is not None and isinstance(error, ProgrammingError):
             raise DatabaseMisconfigured(problem, "see the server's error reference") from error
         raise DatabaseUnavailable(problem) from error

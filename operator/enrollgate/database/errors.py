@@ -3,6 +3,7 @@
 `engine.translated` looks errors up in it.
 """
 
+import sqlite3
 from typing import NamedTuple
 
 from pymysql.constants import CR, ER
@@ -24,6 +25,13 @@ class RowHeld(DatabaseUnavailable):
     """Another transaction held a row, or its table, for longer than `engine.LOCK_TIMEOUT`.
 
     Other rows may be free.
+    """
+
+
+class RowRefused(DatabaseUnavailable):
+    """The database refuses to write one row, for example by a CHECK or a trigger.
+
+    Other rows may be written. It refuses again until someone fixes what the message names.
     """
 
 
@@ -320,4 +328,78 @@ KNOWN = (
     ),
     Known((SQLITE,), "not a database", _WRONG, "point ENROLLGATE_DATABASE_URL at a SQLite file"),
     Known((SQLITE,), "is full", _WRONG, "free some disk space"),
+)
+# Errors of a row that PyMySQL does not know as IntegrityError or DataError: a missing
+# partition (1526), a SIGNAL (1644), a CHECK of MySQL (3819) or MariaDB (4025).
+ABOUT_ROW = frozenset({1526, 1644, 3819, 4025})
+# Errors of the server itself, or of the session: no row has a part in them. So are the client's own
+# errors (from 2000) and ProxySQL's (from 9000).
+ABOUT_SERVER = frozenset(
+    {
+        *(code for known in KNOWN if known.error is _AWAY for code in known.codes),
+        ER.DISK_FULL,
+        ER.ERROR_ON_READ,
+        ER.ERROR_ON_WRITE,
+        ER.GET_ERRNO,
+        ER.OUTOFMEMORY,
+        ER.OUT_OF_SORTMEMORY,
+        ER.CON_COUNT_ERROR,
+        ER.OUT_OF_RESOURCES,
+        ER.SERVER_SHUTDOWN,
+        ER.NORMAL_SHUTDOWN,
+        ER.GOT_SIGNAL,
+        ER.SHUTDOWN_COMPLETE,
+        ER.FORCING_CLOSE,
+        ER.UNKNOWN_ERROR,
+        ER.RECORD_FILE_FULL,
+        ER.HOST_IS_BLOCKED,
+        ER.HOST_NOT_PRIVILEGED,
+        ER.ABORTING_CONNECTION,
+        ER.NEW_ABORTING_CONNECTION,
+        ER.NET_PACKET_TOO_LARGE,
+        ER.NET_READ_ERROR_FROM_PIPE,
+        ER.NET_FCNTL_ERROR,
+        ER.NET_PACKETS_OUT_OF_ORDER,
+        ER.NET_UNCOMPRESS_ERROR,
+        ER.NET_READ_ERROR,
+        ER.NET_READ_INTERRUPTED,
+        ER.NET_ERROR_ON_WRITE,
+        ER.NET_WRITE_INTERRUPTED,
+        ER.ERROR_DURING_COMMIT,
+        ER.TOO_MANY_USER_CONNECTIONS,
+        ER.LOCK_TABLE_FULL,
+        ER.LOCK_DEADLOCK,
+        ER.LOCK_WAIT_TIMEOUT,
+        ER.USER_LIMIT_REACHED,
+        ER.OPTION_PREVENTS_STATEMENT,
+        ER.QUERY_INTERRUPTED,
+        ER.MUST_CHANGE_PASSWORD,
+        1047,  # ER_UNKNOWN_COM_ERROR: WSREP has not yet prepared node for application use (Galera)
+        1792,  # ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION
+        1836,  # ER_READ_ONLY_MODE
+        1927,  # ER_CONNECTION_KILLED (MariaDB)
+        1969,  # ER_STATEMENT_TIMEOUT (MariaDB)
+        3024,  # ER_QUERY_TIMEOUT
+        3100,  # ER_RUN_HOOK_ERROR (group replication)
+        3101,  # ER_TRANSACTION_ROLLBACK_DURING_COMMIT
+        3168,  # ER_SERVER_ISNT_AVAILABLE
+        4031,  # ER_CLIENT_INTERACTION_TIMEOUT
+    }
+)
+# SQLite's primary result codes that concern the file and not a row, https://sqlite.org/rescode.html
+ABOUT_FILE = frozenset(
+    {
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOTADB,
+    }
 )

@@ -1,6 +1,6 @@
-"""What `status` and `plan` show: tasks by status, runs, failures, what comes next. Reads only.
+"""What `status` and `plan` show: tasks by status or set aside, runs, failures, what comes next.
 
-Kept apart from `runs`: no decision depends on these statements.
+Reads only. Kept apart from `runs`: no decision depends on these statements.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from heapq import nlargest
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, null, select
+from sqlalchemy import ColumnElement, func, null, select, union_all
 
 from enrollgate.database.backlog import UNKNOWN_STATUS_LIMIT
 from enrollgate.database.engine import Database
@@ -213,6 +213,39 @@ def latest_incomplete(database: Database, limit: int = 10) -> list[RunView]:
     )
     with database.read_transaction() as connection:
         return [RunView(*row) for row in connection.execute(statement)]
+
+
+@dataclass(frozen=True, slots=True)
+class SetAsideTask:
+    """A task that the database or the launcher refused, and that is tried again at `retry_at`.
+
+    `refusals` counts the tries in a row, `message` says why. `run_name` is the run that has ended
+    and whose task cannot be moved, if there is one.
+    """
+
+    task_id: int
+    run_name: str | None
+    refusals: int
+    message: str | None
+    retry_at: datetime
+
+
+def tasks_set_aside(database: Database, limit: int = 50) -> list[SetAsideTask]:
+    """Return the tasks that are set aside, those first that are tried next."""
+    at_gate = select(
+        tracked_tasks.c.task_id,
+        null().label("name"),
+        tracked_tasks.c.refusals,
+        tracked_tasks.c.refusal,
+        tracked_tasks.c.retry_at.label("retry_at"),
+    ).where(tracked_tasks.c.retry_at.is_not(None))
+    ended = select(
+        runs.c.task_id, runs.c.name, runs.c.refusals, runs.c.refusal, runs.c.retry_at
+    ).where(runs.c.active == 1, runs.c.retry_at.is_not(None))
+    both = union_all(ended, at_gate).subquery("set_aside")
+    statement = select(both).order_by(both.c.retry_at, both.c.task_id).limit(limit)
+    with database.read_transaction() as connection:
+        return [SetAsideTask(*row) for row in connection.execute(statement)]
 
 
 def latest_failures(database: Database, limit: int = 10) -> list[RunView]:

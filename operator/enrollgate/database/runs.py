@@ -1,5 +1,9 @@
 """Runs in the database: claimed before they exist, recorded when their task moves.
 
+If the database refuses to move the task, the run's outcome is recorded all the same: the run has
+`ENDED`. It takes no slot any more, and it keeps its task from being claimed again, until its task
+can be moved (`finish`).
+
 `claim` returns the runs that the planner decides about; `unfinished` returns those of earlier
 passes in the same form. `mark_launched`, `mark_stopping` and `record` write what the reconciler
 did. Every statement about `enrollgate_runs` is here, except the read-only queries for people
@@ -7,7 +11,7 @@ did. Every statement about `enrollgate_runs` is here, except the read-only queri
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -33,7 +37,7 @@ from sqlalchemy import (
 from enrollgate.common.redaction import redact
 from enrollgate.database.engine import Database
 from enrollgate.database.tables import INSTANT, Tables, runs, tracked_tasks
-from enrollgate.domain.planner import Record, Stop
+from enrollgate.domain.planner import Finish, Record, Stop
 from enrollgate.domain.reasons import Reason, explain
 from enrollgate.domain.run import Outcome, RunPlace, RunState, UnfinishedRun, run_name
 from enrollgate.domain.task import TaskState
@@ -41,6 +45,7 @@ from enrollgate.domain.task import TaskState
 # Characters of a recorded message or remedy, at most.
 MESSAGE_LIMIT = 1000
 
+_STATES = [state.value for state in RunState]
 _REASONS = {reason.value: reason for reason in Reason}
 # In the order of RunPlace's fields.
 _PLACE = tuple(runs.c[each.name] for each in fields(RunPlace))
@@ -62,6 +67,51 @@ _LOST_IN_A_ROW = (
     .correlate(runs)
     .scalar_subquery()
 )
+# What decisions need to know of a run, and of its tracked task.
+_READ = (
+    runs.c.id,
+    runs.c.task_id,
+    runs.c.run_number,
+    runs.c.name,
+    runs.c.state,
+    runs.c.content_sha256,
+    runs.c.claim_id,
+    runs.c.outcome,
+    runs.c.reason,
+    runs.c.message,
+    runs.c.refusals,
+    tracked_tasks.c.first_seen_at,
+    func.coalesce(tracked_tasks.c.refusals, 0).label("launch_refusals"),
+    _LOST_IN_A_ROW.label("lost_before"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """Until when a task is set aside, and why. `message` says what to do."""
+
+    message: str
+    retry_at: datetime
+
+    @property
+    def columns(self) -> dict[str, object]:
+        """Return the values of the columns that say so."""
+        return {"refusal": redact(self.message, MESSAGE_LIMIT), "retry_at": self.retry_at}
+
+
+def is_not_set_aside(now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
+    """Build the condition that a tracked task is not set aside."""
+    return tracked_tasks.c.retry_at.is_(None) | (tracked_tasks.c.retry_at <= now)
+
+
+def mark_set_aside(connection: Connection, task_id: int, until: SetAside) -> bool:
+    """Set a tracked task aside. Return whether it is tracked."""
+    statement = (
+        update(tracked_tasks)
+        .where(tracked_tasks.c.task_id == task_id)
+        .values({**until.columns, "refusals": tracked_tasks.c.refusals + 1})
+    )
+    return connection.execute(statement).rowcount == 1
 
 
 def claim(
@@ -76,7 +126,7 @@ def claim(
 ) -> list[UnfinishedRun]:
     """Claim runs for enrolled tasks that have no unfinished run, lowest id first, for this place.
 
-    Return exactly the runs that this call has claimed.
+    Those that are set aside are left out. Return exactly the runs that this call has claimed.
 
     The rows are claimed with their content, so that a later change is noticed. `claim_id` is unique
     to this call. `limit` is how many unfinished runs the installation may have, `unfinished` how
@@ -157,7 +207,7 @@ def _build_claim(
             func.coalesce(tracked_tasks.c.enrolled_seen_at, now).label("enrolled_seen_at"),
         )
         .select_from(tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id))
-        .where(tables.is_enrolled(), ~has_run, is_as_counted)
+        .where(tables.is_enrolled(), ~has_run, is_not_set_aside(now), is_as_counted)
         .group_by(tables.id)  # where no key keeps ids unique, one row of several
         .order_by(tables.id)
         .limit(slots)
@@ -187,15 +237,27 @@ def _build_claim(
 def unfinished(
     database: Database,
     tables: Tables,
+    now: datetime,
     *,
     installation: str,
     names: Collection[str] | None = None,
 ) -> list[UnfinishedRun]:
     """Return the unfinished runs of this installation with their tasks.
 
+    A run that has ended is left out before its `retry_at`, unless its task has another status now.
+    A run whose state only a newer version knows is left out, too.
+
     With `names`, return only the runs that have these names. One statement reads them.
     """
-    conditions = [runs.c.active == 1, runs.c.installation == installation]
+    conditions = [
+        runs.c.active == 1,
+        runs.c.installation == installation,
+        runs.c.state.in_(_STATES),
+        (runs.c.state != RunState.ENDED.value)
+        | (runs.c.retry_at <= now)
+        | tables.status.is_(None)
+        | (tables.status != tables.statuses.enrolled),
+    ]
     if names is not None:
         conditions.append(runs.c.name.in_(names))
     with database.read_transaction() as connection:
@@ -208,24 +270,14 @@ def _read_unfinished(
     """Return these runs with their tasks as the same statement sees them."""
     statement = (
         select(
-            runs.c.id,
-            runs.c.task_id,
-            runs.c.run_number,
-            runs.c.name,
-            runs.c.state,
+            *_READ,
             *_PLACE,
             tables.id.is_(None).label("is_missing"),
             tables.configured_status(tables.status).label("configured_status"),
             tables.status.label("status"),
             tables.email.label("email"),
             tables.course_url.label("course_url"),
-            runs.c.content_sha256,
             (runs.c.content_sha256 != tables.content_sha256()).label("is_changed"),
-            runs.c.claim_id,
-            _LOST_IN_A_ROW.label("lost_before"),
-            runs.c.reason,
-            runs.c.message,
-            tracked_tasks.c.first_seen_at,
         )
         .select_from(
             runs.outerjoin(tables.tasks, tables.id == runs.c.task_id).outerjoin(
@@ -260,6 +312,9 @@ def _read_unfinished(
             stop_reason=_REASONS.get(row.reason, Reason.STOPPED) if row.reason else None,
             stop_message=row.message or "",
             since=row.first_seen_at,
+            outcome=Outcome(row.outcome) if row.outcome else None,
+            refusals=row.refusals,
+            launch_refusals=row.launch_refusals,
         )
         # A view, or a table without a key, may have two rows with one id.
         twin = found.get(run.run_id)
@@ -293,14 +348,16 @@ def unfinished_elsewhere(
 
 
 def count_unfinished(database: Database, *, installation: str) -> int:
-    """Return how many runs of this installation are unfinished."""
+    """Return how many slots the runs of this installation take."""
     with database.read_transaction() as connection:
         return connection.execute(_count_unfinished(installation)).scalar_one()
 
 
 def _count_unfinished(installation: str) -> Select[int]:
     return select(func.count(runs.c.id)).where(
-        runs.c.active == 1, runs.c.installation == installation
+        runs.c.active == 1,
+        runs.c.installation == installation,
+        runs.c.state != RunState.ENDED.value,
     )
 
 
@@ -323,12 +380,12 @@ def still_enrolled(database: Database, tables: Tables, names: Collection[str]) -
 
 
 def unfinished_claims(database: Database, names: Collection[str]) -> dict[str, str]:
-    """Return the claim ids of the unfinished runs that have these names, by name.
+    """Return the claim ids of the runs with these names that have not ended, by name.
 
     This is the last check before an orphan is stopped.
     """
     statement = select(runs.c.name, runs.c.claim_id).where(
-        runs.c.name.in_(names), runs.c.active == 1
+        runs.c.name.in_(names), runs.c.active == 1, runs.c.state != RunState.ENDED.value
     )
     with database.read_transaction() as connection:
         return {name: claim_id or "" for name, claim_id in connection.execute(statement)}
@@ -403,38 +460,50 @@ class Recorded(StrEnum):
     MOVED = "moved"
     # The run is finished. Its task had changed since it was read, or was not to be moved.
     LEFT = "left"
+    # The run has ended. Its task is set aside, because its status cannot be written now.
+    SET_ASIDE = "set aside"
     # Nothing was written: another operator has changed the run since it was read.
     OVERTAKEN = "overtaken"
 
 
-def mark_stopping(database: Database, tables: Tables, stop: Stop) -> bool:
+def mark_stopping(
+    database: Database, tables: Tables, stop: Stop, *, until: SetAside | None = None
+) -> bool:
     """Record why a run is stopped, before it is stopped.
 
-    If the action says so, the same transaction fails the task.
+    If the action says so, the same transaction fails the task. Raises RowRefused if the database
+    refuses that. Then repeat it with `until`: the task fails when the run has ended.
 
     Return False, with nothing written, if another operator has finished the run meanwhile.
     """
 
     def change(connection: Connection) -> None:
-        if stop.fail_task:
+        if stop.fail_task and until is None:
             _move_task(connection, tables, stop.run, TaskState.FAILED)
-        values = {
+        values: dict[str, object] = {
             "state": RunState.STOPPING.value,
             "reason": stop.reason.value,
             "message": redact(stop.message, MESSAGE_LIMIT),
             "remedy": redact(stop.remedy, MESSAGE_LIMIT) or None,
         }
+        if until is not None:
+            values |= {**until.columns, "refusals": runs.c.refusals + 1}
         _update_run(connection, stop.run, values)
 
     try:
-        database.run_in_transaction(change)
+        database.run_in_transaction(change, of_one_row=True)
     except _Overtaken:
         return False
     return True
 
 
-def record(database: Database, tables: Tables, action: Record) -> Recorded:
+def record(
+    database: Database, tables: Tables, action: Record, *, until: SetAside | None = None
+) -> Recorded:
     """Finish a run and move its task in one transaction.
+
+    Raises RowRefused if the database refuses to move the task. Then repeat it with `until`: the
+    outcome is recorded, and `finish` moves the task later.
 
     Nothing is written if the run's state is not the one that was read any more.
 
@@ -447,15 +516,22 @@ def record(database: Database, tables: Tables, action: Record) -> Recorded:
     def change(connection: Connection) -> Recorded:
         # The task first, then its tracking, then the run: every transaction takes its locks in this
         # order.
-        moved = action.task_to is not None and _move_task(
-            connection, tables, action.run, action.task_to
+        moved = (
+            until is None
+            and action.task_to is not None
+            and _move_task(connection, tables, action.run, action.task_to)
         )
-        values: dict[str, object] = {
+        ends: dict[str, object] = {
             "state": RunState.FINISHED.value,
+            "finished_at": _bounded(database, seen.finished_at if seen else None),
+        }
+        if until is not None:
+            ends = {"state": RunState.ENDED.value, "refusals": runs.c.refusals + 1}
+            ends |= until.columns
+        values: dict[str, object] = ends | {
             "started_at": (
                 _bounded(database, seen.started_at) if seen and seen.started_at else None
             ),
-            "finished_at": _bounded(database, seen.finished_at if seen else None),
             "recorded_at": database.clock_expression(),
             "outcome": action.outcome.value,
             "reason": action.reason.value if action.reason else None,
@@ -470,12 +546,69 @@ def record(database: Database, tables: Tables, action: Record) -> Recorded:
         if seen is not None and action.run.state is RunState.CLAIMED:  # it was never recorded
             values["launched_at"] = _bounded(database, seen.launched_at)
         _update_run(connection, action.run, values, runs.c.state == action.run.state.value)
+        if until is not None:
+            return Recorded.SET_ASIDE
         return Recorded.MOVED if moved else Recorded.LEFT
 
     try:
-        return database.run_in_transaction(change)
+        return database.run_in_transaction(change, of_one_row=True)
     except _Overtaken:
         return Recorded.OVERTAKEN
+
+
+def finish(
+    database: Database,
+    tables: Tables,
+    action: Finish,
+    *,
+    until: SetAside | None = None,
+) -> Recorded:
+    """Finish a run that has ended, and move its task in the same transaction.
+
+    Raises RowRefused if the database refuses that again. Then repeat it with `until`.
+    """
+
+    def change(connection: Connection) -> Recorded:
+        if until is not None:
+            values = {**until.columns, "refusals": runs.c.refusals + 1}
+            _update_run(connection, action.run, values)
+            return Recorded.SET_ASIDE
+        moved = action.task_to is not None and _move_task(
+            connection, tables, action.run, action.task_to
+        )
+        values = {"state": RunState.FINISHED.value, "retry_at": None}
+        values["finished_at"] = runs.c.recorded_at
+        _update_run(connection, action.run, values, runs.c.state == RunState.ENDED.value)
+        return Recorded.MOVED if moved else Recorded.LEFT
+
+    try:
+        return database.run_in_transaction(change, of_one_row=True)
+    except _Overtaken:
+        return Recorded.OVERTAKEN
+
+
+def release(
+    database: Database, tables: Tables, run: UnfinishedRun, now: datetime, until: SetAside
+) -> bool:
+    """Give up a claimed run that was not launched, and set its task aside.
+
+    The run's row is deleted, so that the next claim gets the same name. If the launcher has created
+    the run after all, or another operator does at this moment, that one adopts it.
+
+    Return False, with nothing written, if another operator has changed the run meanwhile.
+    """
+
+    def change(connection: Connection) -> bool:
+        claimed = (runs.c.id == run.run_id, runs.c.state == RunState.CLAIMED.value)
+        if connection.execute(delete(runs).where(*claimed)).rowcount != 1:
+            return False
+        if not mark_set_aside(connection, run.task_id, until):
+            first = {"task_id": run.task_id, "first_seen_at": now, "refusals": 1}
+            first |= {"last_seen_status": tables.statuses.enrolled, **until.columns}
+            connection.execute(insert(tracked_tasks).values(first))
+        return True
+
+    return database.run_in_transaction(change, of_one_row=True)
 
 
 def _update_run(

@@ -52,6 +52,8 @@ ours = MetaData()
 # One row for each task that is waiting or enrolled: since when it is known, and since when as
 # enrolled. Deleted when the task is finished. `clock_steps` counts how often these instants were
 # moved because the database's clock was set: so two operators that notice one step move them once.
+# While the database refuses to fail the task, or the launcher to launch its run, the task is set
+# aside until `retry_at`: `refusals` counts the tries in a row, `refusal` says why.
 tracked_tasks = Table(
     "enrollgate_tasks",
     ours,
@@ -60,13 +62,18 @@ tracked_tasks = Table(
     Column("last_seen_status", String(STATUS_LENGTH), nullable=False),
     Column("enrolled_seen_at", INSTANT),
     Column("clock_steps", Integer, nullable=False, server_default="0"),
+    Column("refusals", Integer, nullable=False, server_default="0"),
+    Column("refusal", Text),
+    Column("retry_at", INSTANT),
     Index("ix_enrollgate_tasks_status_seen", "last_seen_status", "first_seen_at"),
+    Index("ix_enrollgate_tasks_retry", "retry_at"),
 )
 
 # Every run ever claimed. `active` is 1 while the run is unfinished and NULL after that, so the
 # unique key on it allows one unfinished run per task. `claim_id` tells two claims of one name apart
 # (the second one after a restore), `content_sha256` is the row's content as it was claimed. What
-# each instant means: docs/operations.md.
+# each instant means: docs/operations.md. The last three columns are as in `enrollgate_tasks`: the
+# database refuses to move the task of a run that has ended.
 runs = Table(
     "enrollgate_runs",
     ours,
@@ -97,6 +104,9 @@ runs = Table(
     Column("message", Text),
     Column("remedy", Text),
     Column("result", JSON(none_as_null=True)),
+    Column("refusals", Integer, nullable=False, server_default="0"),
+    Column("refusal", Text),
+    Column("retry_at", INSTANT),
     Column("active", Integer, Computed("CASE WHEN finished_at IS NULL THEN 1 END", persisted=True)),
     UniqueConstraint("task_id", "run_number", name="uq_enrollgate_runs_run_number"),
     UniqueConstraint("task_id", "active", name="uq_enrollgate_runs_active"),

@@ -1,49 +1,56 @@
 """The gate, set by set: which tasks are new, which changed, which timed out, which left.
 
-These statements run only when the backlog says that there is something to do. Everything that
-writes `status` is a compare-and-set of one row in a short transaction of its own.
+These statements run only when the backlog says that there is something to do, and each handles a
+limited number of tasks: the next pass handles the rest. Everything that writes `status` is a
+compare-and-set of one row in a short transaction of its own.
+
+A task that the database refuses to write is set aside: nothing tries it again before `retry_at`, or
+before Node.js changes its status.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Update,
-    case,
-    delete,
-    func,
-    insert,
-    literal,
-    select,
-    text,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, text, update
 
 from enrollgate.database.engine import Database
-from enrollgate.database.runs import compare_and_set, insert_refusal
-from enrollgate.database.tables import INSTANT, Tables, runs, tracked_tasks
+from enrollgate.database.errors import RowRefused
+from enrollgate.database.runs import (
+    SetAside,
+    compare_and_set,
+    insert_refusal,
+    is_not_set_aside,
+    mark_set_aside,
+)
+from enrollgate.database.tables import Tables, runs, tracked_tasks
 from enrollgate.domain.gate import unexpected_status_message
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.task import TaskState
 
 # Rows of ours that one statement names, at most.
 BATCH = 500
-# Tasks that one pass fails for their timeout, at most: a flood of them must not delay the runs.
-EXPIRY_LIMIT = 1000
+# Tasks that one pass tracks, records as changed, or stops to track; of each, at most. A flood must
+# not delay the runs.
+GATE_LIMIT = 2000
+# Tasks that one pass fails for their timeout, or for an unknown status; of each, at most. Each
+# takes a transaction of its own.
+EXPIRY_LIMIT = 100
 
 
 @dataclass(frozen=True, slots=True)
 class TrackedTask:
-    """A task at the gate: its configured status when last seen, and since when it is known."""
+    """A task at the gate: its configured status when last seen, and since when it is known.
+
+    `refusals` is how often in a row the database refused to fail it.
+    """
 
     task_id: int
     status: str
     since: datetime
+    refusals: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,60 +76,95 @@ class LeftTask:
     state: TaskState
     was: str
     since: datetime
+    refusals: int
     has_run: bool
 
 
+# Called with the id of a task for which one of our statements was refused, and the error.
+OnRefusal = Callable[[int, RowRefused], None]
+
+
 def track_new(
-    database: Database, tables: Tables, now: datetime, *, clock_steps: int
-) -> Iterator[TrackedTask]:
-    """Track every open task that is not tracked yet, by one statement, then yield those.
+    database: Database,
+    tables: Tables,
+    now: datetime,
+    statuses: Collection[str],
+    *,
+    clock_steps: int,
+    on_refusal: OnRefusal,
+) -> list[TrackedTask]:
+    """Track the tasks with these open statuses that are not tracked yet, and return them.
 
     `clock_steps` is how many steps of the database's clock `now` comes after: see `move_waits`.
 
-    Two operators that do this at the same time track each task once.
+    At most GATE_LIMIT tasks. Two operators that do this at the same time track each task once: the
+    database refuses the second one, which reads again.
     """
     new = (
-        select(
-            tables.id,
-            literal(now, INSTANT),
-            tables.configured_status(tables.status),
-            case((tables.is_enrolled(), literal(now, INSTANT))),
-            literal(clock_steps),
-        )
+        select(tables.id, tables.configured_status(tables.status))
         .select_from(tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id))
-        .where(tables.is_open(), tracked_tasks.c.task_id.is_(None))
+        .where(tables.is_open(), tables.status.in_(statuses), tracked_tasks.c.task_id.is_(None))
+        .limit(GATE_LIMIT)
     )
-    columns = (
-        tracked_tasks.c.task_id,
-        tracked_tasks.c.first_seen_at,
-        tracked_tasks.c.last_seen_status,
-    )
-    written = (*columns, tracked_tasks.c.enrolled_seen_at, tracked_tasks.c.clock_steps)
-    statement = insert(tracked_tasks).from_select(written, new)
-    # Skip the rows whose key is taken.
-    statement = statement.prefix_with("OR IGNORE" if database.is_sqlite else "IGNORE")
-    database.run_in_transaction(lambda connection: connection.execute(statement))
-    added = select(*columns).where(
-        tracked_tasks.c.last_seen_status.in_(tables.statuses.open),
-        tracked_tasks.c.first_seen_at == now,
-    )
-    with database.read_transaction() as connection:
-        rows = connection.execution_options(yield_per=1000).execute(added)
-        for task_id, since, status in rows:
-            yield TrackedTask(task_id, status, since)
+
+    def read(connection: Connection) -> list[TrackedTask]:
+        # In the order of the ids; where no key keeps them unique, one row of several.
+        found = {row[0]: TrackedTask(row[0], str(row[1]), now) for row in connection.execute(new)}
+        return [found[task_id] for task_id in sorted(found)]
+
+    def track(connection: Connection, found: Sequence[TrackedTask] = ()) -> list[TrackedTask]:
+        chosen = list(found) or read(connection)
+        rows = [
+            {
+                "task_id": task.task_id,
+                "first_seen_at": now,
+                "last_seen_status": task.status,
+                "enrolled_seen_at": now if task.status == tables.statuses.enrolled else None,
+                "clock_steps": clock_steps,
+            }
+            for task in chosen
+        ]
+        if rows:
+            connection.execute(insert(tracked_tasks), rows)
+        return chosen
+
+    try:
+        return database.run_in_transaction(track)
+    except RowRefused:
+        with database.read_transaction() as connection:
+            found = read(connection)
+        return _one_by_one(database, found, lambda one: partial(track, found=[one]), on_refusal)
 
 
 def record_changes(
-    database: Database, tables: Tables, now: datetime, *, clock_steps: int
+    database: Database, tables: Tables, now: datetime, *, clock_steps: int, on_refusal: OnRefusal
 ) -> Iterator[Change]:
     """Record the status changes of tracked tasks and yield them, batch by batch.
 
-    A task that went back from enrolled to waiting gets a fresh enrollment timeout.
+    A task that went back from enrolled to waiting gets a fresh enrollment timeout. A task that was
+    set aside is tried again. At most GATE_LIMIT tasks.
     """
 
-    def execute_all(connection: Connection, *, statements: Iterable[Update]) -> None:
-        for statement in statements:
-            connection.execute(statement)
+    def record(connection: Connection, *, changes: Iterable[Change]) -> None:
+        moves = dict[tuple[str, str], list[int]]()
+        for change in changes:
+            moves.setdefault((change.was, change.status), []).append(change.task_id)
+        for (was, status), ids in moves.items():
+            is_waiting = was in tables.statuses.waiting
+            statement = update(tracked_tasks).where(
+                tracked_tasks.c.task_id.in_(ids), tracked_tasks.c.last_seen_status == was
+            )
+            connection.execute(
+                statement.values(
+                    last_seen_status=status,
+                    first_seen_at=tracked_tasks.c.first_seen_at if is_waiting else now,
+                    clock_steps=tracked_tasks.c.clock_steps if is_waiting else clock_steps,
+                    enrolled_seen_at=now if status == tables.statuses.enrolled else None,
+                    refusals=0,
+                    refusal=None,
+                    retry_at=None,
+                )
+            )
 
     status = tables.configured_status(tables.status)
     statement = (
@@ -133,32 +175,18 @@ def record_changes(
         .limit(BATCH)
     )
     batch = statement
-    while True:
+    for _ in range(GATE_LIMIT // BATCH):
         with database.read_transaction() as connection:
             changes = [Change(*row) for row in connection.execute(batch)]
         if not changes:
             return
-        moves = dict[tuple[str, str], list[int]]()
-        for change in changes:
-            moves.setdefault((change.was, change.status), []).append(change.task_id)
-        updates = [
-            update(tracked_tasks)
-            .where(tracked_tasks.c.task_id.in_(ids), tracked_tasks.c.last_seen_status == was)
-            .values(
-                {
-                    "last_seen_status": status,
-                    "enrolled_seen_at": now if status == tables.statuses.enrolled else None,
-                }
-                | (
-                    {}
-                    if was in tables.statuses.waiting
-                    else {"first_seen_at": now, "clock_steps": clock_steps}
-                )
+        try:
+            database.run_in_transaction(partial(record, changes=changes))
+            yield from changes
+        except RowRefused:
+            yield from _one_by_one(
+                database, changes, lambda one: partial(record, changes=[one]), on_refusal
             )
-            for (was, status), ids in moves.items()
-        ]
-        database.run_in_transaction(partial(execute_all, statements=updates))
-        yield from changes
         batch = statement.where(tables.id > changes[-1].task_id)
 
 
@@ -176,7 +204,8 @@ def move_waits(database: Database, step: timedelta, *, clock_steps: int) -> int:
             return func.strftime("%Y-%m-%d %H:%M:%f", instant, seconds).concat("000")
         return func.timestampadd(text("MICROSECOND"), step // timedelta(microseconds=1), instant)
 
-    instants = (tracked_tasks.c.first_seen_at, tracked_tasks.c.enrolled_seen_at)
+    tracked = tracked_tasks.c
+    instants = (tracked.first_seen_at, tracked.enrolled_seen_at, tracked.retry_at)
     statement = (
         update(tracked_tasks)
         .where(tracked_tasks.c.clock_steps <= clock_steps)
@@ -195,16 +224,58 @@ def restart_future_waits(database: Database, now: datetime) -> int:
     return database.run_in_transaction(lambda connection: connection.execute(statement).rowcount)
 
 
+_Task = TypeVar("_Task", TrackedTask, Change, LeftTask)
+
+
+def _one_by_one(
+    database: Database,
+    tasks: Iterable[_Task],
+    change: Callable[[_Task], Callable[[Connection], object]],
+    on_refusal: OnRefusal,
+) -> list[_Task]:
+    """Change each task in a transaction of its own, so that one does not keep the others back.
+
+    Return those that were not refused.
+    """
+    done = []
+    for task in tasks:
+        try:
+            database.run_in_transaction(change(task), of_one_row=True)
+            done.append(task)
+        except RowRefused as error:
+            on_refusal(task.task_id, error)
+    return done
+
+
+def set_aside(database: Database, task_id: int, until: SetAside) -> None:
+    """Record that a tracked task is set aside."""
+    database.run_in_transaction(partial(mark_set_aside, task_id=task_id, until=until))
+
+
+def end_set_aside(database: Database, task_ids: Collection[int]) -> None:
+    """Record that these tasks are not set aside any more."""
+    statement = (
+        update(tracked_tasks)
+        .where(tracked_tasks.c.task_id.in_(task_ids))
+        .values(refusals=0, refusal=None, retry_at=None)
+    )
+    database.run_in_transaction(lambda connection: connection.execute(statement))
+
+
 def due(database: Database, tables: Tables, now: datetime, timeout: float) -> list[TrackedTask]:
     """Return the waiting tasks whose `timeout` (seconds) is over, longest known first.
 
-    At most EXPIRY_LIMIT tasks are returned.
+    At most EXPIRY_LIMIT tasks are returned, and none that is set aside.
     """
     statement = (
         select(
-            tracked_tasks.c.task_id, tracked_tasks.c.last_seen_status, tracked_tasks.c.first_seen_at
+            tracked_tasks.c.task_id,
+            tracked_tasks.c.last_seen_status,
+            tracked_tasks.c.first_seen_at,
+            tracked_tasks.c.refusals,
         )
         .where(
+            is_not_set_aside(now),
             tracked_tasks.c.last_seen_status.in_(tables.statuses.waiting),
             tracked_tasks.c.first_seen_at <= now - timedelta(seconds=timeout),
         )
@@ -228,7 +299,9 @@ def expire(
     installation: str,
     message: str,
 ) -> bool:
-    """Fail a task whose enrollment timeout is over. Return whether it was failed. Raises RowHeld.
+    """Fail a task whose enrollment timeout is over. Return whether it was failed.
+
+    Raises RowHeld or RowRefused.
 
     A task whose status Node.js changes at the same moment is left alone.
     """
@@ -243,7 +316,7 @@ def reject(
 
     Return whether it was failed.
 
-    Raises RowHeld.
+    Raises RowHeld or RowRefused.
     """
     reason, message = Reason.UNEXPECTED_STATUS, unexpected_status_message(task.status)
     return _refuse(database, tables, task, reason, message, now=now, installation=installation)
@@ -294,13 +367,16 @@ def _refuse(
         return True
 
     try:
-        return database.run_in_transaction(change)
+        return database.run_in_transaction(change, of_one_row=True)
     except _ClockMoved:
         return False
 
 
-def left_gate(database: Database, tables: Tables) -> Iterator[list[LeftTask]]:
-    """Yield the tracked tasks that are finished, unknown by now or deleted, batch by batch."""
+def left_gate(database: Database, tables: Tables, now: datetime) -> Iterator[list[LeftTask]]:
+    """Yield the tracked tasks that are finished, unknown by now or deleted, batch by batch.
+
+    Those that are set aside are left out.
+    """
     has_run = (
         select(runs.c.id)
         .where(runs.c.task_id == tracked_tasks.c.task_id, runs.c.active == 1)
@@ -314,10 +390,15 @@ def left_gate(database: Database, tables: Tables) -> Iterator[list[LeftTask]]:
             tables.configured_status(tables.status),
             tracked_tasks.c.last_seen_status,
             tracked_tasks.c.first_seen_at,
+            tracked_tasks.c.refusals,
             has_run,
         )
         .select_from(tracked_tasks.outerjoin(tables.tasks, tracked_tasks.c.task_id == tables.id))
-        .where(tables.id.is_(None) | tables.is_finished() | tables.is_unknown())
+        .where(
+            tables.id.is_(None)
+            | tables.is_finished()
+            | (tables.is_unknown() & is_not_set_aside(now))
+        )
         .order_by(tracked_tasks.c.task_id)
         .limit(BATCH)
     )
@@ -334,16 +415,25 @@ def left_gate(database: Database, tables: Tables) -> Iterator[list[LeftTask]]:
                 TaskState.MISSING if is_missing else tables.statuses.state(configured),
                 was,
                 since,
+                refusals,
                 bool(run),
             )
-            for task_id, status, is_missing, configured, was, since, run in rows
+            for task_id, status, is_missing, configured, was, since, refusals, run in rows
         ]
         batch = statement.where(tracked_tasks.c.task_id > rows[-1][0])
 
 
-def untrack(database: Database, task_ids: Iterable[int]) -> None:
-    """Stop tracking these tasks; one that comes back gets a fresh enrollment timeout."""
-    ids = list(task_ids)
-    if ids:
-        statement = delete(tracked_tasks).where(tracked_tasks.c.task_id.in_(ids))
-        database.run_in_transaction(lambda connection: connection.execute(statement))
+def untrack(database: Database, left: Sequence[LeftTask], on_refusal: OnRefusal) -> list[LeftTask]:
+    """Stop tracking these tasks, and return them; one that comes back gets a fresh timeout."""
+
+    def remove(connection: Connection, *, tasks: Iterable[LeftTask]) -> None:
+        ids = [task.task_id for task in tasks]
+        connection.execute(delete(tracked_tasks).where(tracked_tasks.c.task_id.in_(ids)))
+
+    if not left:
+        return []
+    try:
+        database.run_in_transaction(partial(remove, tasks=left))
+        return list(left)
+    except RowRefused:
+        return _one_by_one(database, left, lambda one: partial(remove, tasks=[one]), on_refusal)

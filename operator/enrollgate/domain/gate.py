@@ -6,6 +6,7 @@ another part of the line, or for another line.
 """
 
 import re
+from collections.abc import Mapping
 
 from enrollgate.common.redaction import redact
 
@@ -30,6 +31,12 @@ def closed_line(task_id: int, status: str, why: str, elapsed: float, limit: floa
     """Return the line: Node.js or Enrollgate finished the task."""
     shown, timing = _shown(status), f"({elapsed:.0f}s/{limit:.0f}s)"
     return f"ENROLL CHECK task={task_id} status={shown} {redact(why)} {timing}"
+
+
+def unlisted_line(counts: Mapping[str, int]) -> str:
+    """Return the line that sums up the decisions of a pass that got no line of their own."""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    return f"ENROLL CHECK {sum(counts.values())} more tasks in this pass: {kinds}"
 
 
 def timeout_message(limit: float) -> str:

@@ -56,16 +56,19 @@ class LaunchOutcome(Enum):
     ADOPTED = "adopted"
     # An object that is not ours has the name. This run can never be launched.
     NAME_TAKEN = "name taken"
+    # This one launch was refused; those of other runs are not concerned. Try it again later.
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchResult:
     """The answer to one launch.
 
-    `uid` is the Job's UID; None for a local run or a taken name. `launched_at` is when the run was
-    created; it has a time zone.
+    `uid` is the Job's UID; None for a local run, and if there is no Job. `launched_at` is when the
+    run was created; it has a time zone. `refusal` says why a launch was refused, and what to do.
     """
 
     outcome: LaunchOutcome
     uid: str | None = None
     launched_at: datetime | None = None
+    refusal: str = ""

@@ -17,6 +17,8 @@ gets a run of its own. "Other" is waiting, completed, failed or missing.
 A live run that is *stuck* (it did not start in time) is stopped, and its task fails, if the task is
 enrolled.
 
+A run in state `ended` needs only its task moved, if that is still enrolled.
+
 A run in state `stopping` is stopped again while it is live. Once it has ended it is recorded as
 revoked (as failed if it never started), whatever its task says by then. A run at the launcher
 without an unfinished row is an orphan: it is stopped while live, then discarded. So is a run of an
@@ -101,6 +103,17 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Finish:
+    """Finish a run that has ended. Its task's status was refused before: try to write it again.
+
+    `task_to` is None if the task needs no move any more.
+    """
+
+    run: UnfinishedRun
+    task_to: TaskState | None
+
+
+@dataclass(frozen=True, slots=True)
 class StopOrphan:
     """Stop a live run that has no unfinished row, or another claim than its row."""
 
@@ -114,7 +127,7 @@ class DiscardOrphan:
     observation: Observation
 
 
-Action = Launch | Adopt | Stop | Record | StopOrphan | DiscardOrphan
+Action = Launch | Adopt | Stop | Record | Finish | StopOrphan | DiscardOrphan
 
 _WITHDRAWN: dict[TaskState, tuple[Reason, str]] = {
     TaskState.WAITING: (Reason.ENROLLMENT_WITHDRAWN, "the task went back to a waiting status"),
@@ -146,7 +159,7 @@ def plan(
             orphans.pop(run.name, None)
         elif seen is not None and seen.is_live:
             continue
-        if not here.can_observe(run.place):
+        if not here.can_observe(run.place) and run.state is not RunState.ENDED:
             continue
         action = _decide(run, None if is_orphan else seen, policy, here)
         if action is not None:
@@ -166,7 +179,15 @@ def _decide(  # noqa: PLR0911 -- one return for each cell of the matrix
             return Stop(run, seen, reason, run.stop_message)
         outcome = Outcome.FAILED if reason in START_FAILURES else Outcome.REVOKED
         report = seen.report if seen else None
-        return Record(run, seen, outcome, reason, run.stop_message, report=report)
+        # Its task was to fail when it was stopped, and the database refused that.
+        is_left = run.refusals > 0 and run.task is TaskState.ENROLLED and not run.is_changed
+        return Record(
+            run, seen, outcome, reason, run.stop_message, report=report, move_task=is_left
+        )
+    if run.state is RunState.ENDED:
+        task_to = TaskState.COMPLETED if run.outcome is Outcome.SUCCEEDED else TaskState.FAILED
+        is_left = run.task is TaskState.ENROLLED and not run.is_changed
+        return Finish(run, task_to if is_left else None)
     if run.is_changed and run.task in (TaskState.ENROLLED, TaskState.UNKNOWN):
         reason, report = Reason.TASK_CHANGED, seen.report if seen else None
         if seen is not None and seen.is_live:

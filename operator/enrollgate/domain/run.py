@@ -21,6 +21,9 @@ class RunState(StrEnum):
     LAUNCHED = "launched"
     # Being stopped; finished once its launcher shows it no longer live.
     STOPPING = "stopping"
+    # Its outcome is recorded, and nothing of it runs. Only the status of its task is still to be
+    # written, because the database refused it.
+    ENDED = "ended"
     FINISHED = "finished"
 
 
@@ -89,8 +92,10 @@ class UnfinishedRun:
     where a restored database gives its name again. `lost_before` is how many runs of this task were
     lost in a row before this one. `stop_reason` and `stop_message` say why it is being stopped.
     `since` is when its task was first seen at the gate (UTC), None once the task has left it.
-    `is_ambiguous` says that several rows have the task's id.
-    `place` is where the run is carried out.
+    `is_ambiguous` says that several rows have the task's id. `place` is where the run is carried
+    out. `outcome` is known if the run has `ENDED`. `refusals` is how often the database refused to
+    write the task's status, `launch_refusals` how often the launcher refused to launch a run of
+    this task in a row.
     """
 
     run_id: int
@@ -111,6 +116,9 @@ class UnfinishedRun:
     stop_message: str = ""
     since: datetime | None = None
     is_ambiguous: bool = False
+    outcome: Outcome | None = None
+    refusals: int = 0
+    launch_refusals: int = 0
 
 
 def run_name(installation: str, task_id: int, run_number: int) -> str:

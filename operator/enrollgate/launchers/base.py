@@ -43,7 +43,16 @@ class LauncherUnavailable(Exception):
 
 
 class LauncherRefused(LauncherUnavailable):
-    """This one request was refused. A request about another run may succeed."""
+    """This one request was refused. A request about another run may succeed.
+
+    `concerns_all` says that it does not seem so: a permission or the namespace is missing.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after: float = 0.0, concerns_all: bool = False
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.concerns_all = concerns_all
 
 
 class Launcher(Protocol):
@@ -81,8 +90,10 @@ class Launcher(Protocol):
 
         A launch is taken from `launches` only shortly before it is carried out, so that it can be
         checked as late as possible. A launch that is not yielded could not be started now (full
-        machine, quota): try it again later. Nothing is started before the first result is asked
-        for.
+        machine, quota): try it again later. One that is `REFUSED` concerns no other run.
+        Nothing is started before the first result is asked for.
+
+        Raises LauncherUnavailable, LauncherRefused if no run can be launched.
         """
         ...
 

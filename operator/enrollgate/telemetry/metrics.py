@@ -22,6 +22,24 @@ RUNS_FINISHED = Counter(
 TASKS_EXPIRED = Counter(
     "enrollgate_tasks_expired", "Tasks failed by the enrollment timeout.", registry=REGISTRY
 )
+TASKS_SET_ASIDE = Gauge(
+    "enrollgate_tasks_set_aside",
+    "Tasks that the database or the launcher refused, and that are tried again later.",
+    registry=REGISTRY,
+)
+REFUSALS = Counter(
+    "enrollgate_refusals",
+    "Times that the database or the launcher refused one task.",
+    ["by"],
+    registry=REGISTRY,
+)
+for _by in ("database", "launcher"):
+    REFUSALS.labels(_by)  # so that `increase()` sees the first one
+UNEXPECTED_ERRORS = Counter(
+    "enrollgate_unexpected_errors",
+    "Unexpected errors in the handling of one task, or of a whole pass.",
+    registry=REGISTRY,
+)
 PASSES = Counter(
     "enrollgate_passes", "Passes that completed or were aborted.", ["result"], registry=REGISTRY
 )

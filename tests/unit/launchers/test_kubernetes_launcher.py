@@ -13,10 +13,10 @@ import pytest
 import urllib3
 from kubernetes import client
 from tests.job_settings import job_settings
-from tests.launching import launch
+from tests.launching import build_launch, launch
 
 from enrollgate.control.wiring import utc_now
-from enrollgate.domain.observation import Phase
+from enrollgate.domain.observation import LaunchOutcome, Phase
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.run_event import RunEvent, RunEventType
@@ -96,6 +96,30 @@ def test_a_refusal_for_one_job_does_not_end_the_other_requests() -> None:
         ),
         (
             403,
+            'jobs.batch "x" is forbidden: unable to create new content in namespace courses '
+            "because it is being terminated",
+            "grant the operator",
+        ),
+        (401, "Unauthorized", "service account still exists"),
+        (404, 'namespaces "courses" not found', "see that the namespace 'courses' exists"),
+    ],
+)
+def test_a_refusal_that_concerns_all_jobs_raises_with_the_remedy(
+    status: int, message: str, remedy: str
+) -> None:
+    api = ScriptedApi(
+        lambda _path: (status, {}, json.dumps({"reason": "Invalid", "message": message}).encode())
+    )
+    order = RunOrder(NAMES[0], 1, 1, "https://courses.example.com/1", "cookies.txt")
+    with open_launcher(api) as launcher, pytest.raises(LauncherRefused, match=remedy):
+        launch(launcher, [order])
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "remedy"),
+    [
+        (
+            403,
             'admission webhook "guard.example.com" denied the request: no',
             "see the admission policy or webhook",
         ),
@@ -109,16 +133,40 @@ def test_a_refusal_for_one_job_does_not_end_the_other_requests() -> None:
             'Job.batch "x" is invalid: spec.template.spec.containers: Required value',
             "KUBERNETES__JOB_TEMPLATE",
         ),
-        (404, 'namespaces "courses" not found', "see that the namespace 'courses' exists"),
+        (
+            403,
+            'jobs.batch "x" is forbidden: failed quota: q: must specify limits.cpu',
+            "must specify",
+        ),
+        (413, "Request entity too large: limit is 3145728", "see what it says"),
+        (500, 'failed calling webhook "guard.example.com": EOF', "failed calling webhook"),
     ],
 )
-def test_a_refused_job_raises_with_the_remedy(status: int, message: str, remedy: str) -> None:
-    api = ScriptedApi(
-        lambda _path: (status, {}, json.dumps({"reason": "Invalid", "message": message}).encode())
-    )
-    order = RunOrder(NAMES[0], 1, 1, "https://courses.example.com/1", "cookies.txt")
-    with open_launcher(api) as launcher, pytest.raises(LauncherRefused, match=remedy):
-        launch(launcher, [order])
+def test_a_refusal_of_one_job_lets_the_other_jobs_be_created(
+    status: int, message: str, remedy: str
+) -> None:
+    refusal = json.dumps({"reason": "Invalid", "message": message}).encode()
+
+    class OneRefused(ScriptedApi):
+        def _send(self, *arguments: Any) -> Answer:
+            body = arguments[3]
+            name = body["metadata"]["name"]
+            is_refused = name == NAMES[0]
+            created = json.dumps({"metadata": {"name": name, "uid": "1"}}).encode()
+            return (status, {}, refusal) if is_refused else (201, {}, created)
+
+    launches = [
+        build_launch(RunOrder(name, 1, 1, "https://courses.example.com/1", "cookies.txt"))
+        for name in NAMES[:3]
+    ]
+    with open_launcher(OneRefused(lambda _path: NOT_FOUND)) as launcher:
+        results = [result for _, result in launcher.launch(launches)]
+    assert [result.outcome for result in results] == [
+        LaunchOutcome.REFUSED,
+        LaunchOutcome.LAUNCHED,
+        LaunchOutcome.LAUNCHED,
+    ]
+    assert remedy in results[0].refusal
 
 
 def test_each_served_request_calls_progress() -> None:

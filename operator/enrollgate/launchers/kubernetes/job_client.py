@@ -40,6 +40,20 @@ _JOB_NAME = "batch.kubernetes.io/job-name"
 # The refusal of an admission policy or webhook, under whatever status it chose:
 # https://kubernetes.io/docs/reference/access-authn-authz/validating-admission-policy/
 _DENIED = re.compile(r"denied (the )?request")
+# What concerns every object, https://kubernetes.io/docs/reference/access-authn-authz/rbac/ and
+# https://kubernetes.io/docs/tasks/administer-cluster/namespaces/#deleting-a-namespace
+_FORBIDDEN_TO_ALL = re.compile(r'User ".*" cannot |because it is being terminated')
+
+
+# Statuses that, without those words, are about one object.
+_ABOUT_OBJECT = frozenset(
+    {
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.FORBIDDEN,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+    }
+)
 
 
 # Characters of a text, at most; a termination message has 4096.
@@ -191,7 +205,12 @@ class JobClient:
             remedy = "see that the operator's service account still exists"
         else:
             remedy = "see what it says; the tasks wait meanwhile"
-        return LauncherRefused(f"the Kubernetes API server refused a request: {error}; {remedy}")
+        # It said no to this very object, or to the operator?
+        is_about_object = _DENIED.search(error.message) or error.status in _ABOUT_OBJECT
+        return LauncherRefused(
+            f"the Kubernetes API server refused a request: {error}; {remedy}",
+            concerns_all=not is_about_object or bool(_FORBIDDEN_TO_ALL.search(error.message)),
+        )
 
 
 def parse_job(raw: Json) -> JobView:

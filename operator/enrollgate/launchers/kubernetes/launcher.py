@@ -3,7 +3,8 @@
     observe   list our unrecorded Jobs (or read the named ones); then ask about the pods of the
     finished, overdue and missing ones
     launch    create the Job; if its name exists: adopt it if it is of the same claim, delete it if
-    it is of another claim of ours, else the name is taken; if a quota is exceeded: wait
+    it is of another claim of ours, else the name is taken; if a quota is exceeded: wait; if the
+    server refuses this very Job: report that for this run alone
     stop      read the Job again, then delete that very Job (UID) with background propagation, or in
     the foreground if its name must stay taken
     discard   label the Job as recorded: it leaves the listing and the watch, and the TTL controller
@@ -24,6 +25,7 @@ from enrollgate.domain.order import RunOrder
 from enrollgate.domain.planner import Launch
 from enrollgate.domain.run import RunPlace
 from enrollgate.domain.run_event import RunEvent
+from enrollgate.launchers.base import LauncherRefused
 from enrollgate.launchers.kubernetes.api import Api, ConnectionDetails
 from enrollgate.launchers.kubernetes.diagnosis import build_report, explain_not_started, is_overdue
 from enrollgate.launchers.kubernetes.events import EventRecorder
@@ -171,6 +173,14 @@ class KubernetesLauncher:
 
     def _create_or_adopt(self, order: RunOrder) -> LaunchResult | None:
         """Create the Job, or adopt the existing one. None: not possible now, try again later."""
+        try:
+            return self._try_to_create(order)
+        except LauncherRefused as error:
+            if error.concerns_all:
+                raise
+            return LaunchResult(LaunchOutcome.REFUSED, refusal=str(error))
+
+    def _try_to_create(self, order: RunOrder) -> LaunchResult | None:
         try:
             uid = self._jobs.create(build_job(order, self._settings))
         except QuotaExceeded as error:

@@ -66,6 +66,23 @@ _BALLAST = "-" * 16384
 _DETACH = str(Path(detach.__file__))
 # These errors pass when other processes end: the launch is tried again in the next pass.
 _MACHINE_IS_FULL = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+# These errors are about the run's own directory, if the folder around it can be used.
+_ABOUT_ONE_PATH = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.EEXIST,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOTDIR,
+        errno.ENOTEMPTY,
+        errno.EILSEQ,
+        errno.EINVAL,
+        errno.ETXTBSY,
+        errno.EBUSY,
+    }
+)
 _REMEDIES = {
     errno.ENOSPC: "free some space on its disk",
     errno.EDQUOT: "raise the disk quota of the operator's user, or free some space",
@@ -158,8 +175,15 @@ class LocalLauncher:
             for run in self._list_runs(self._runs):
                 if only and run.name not in expected:
                     continue
-                with _available(run.path):
-                    observation = self._observe_run(run)
+                try:
+                    with _available(run.path):
+                        observation = self._observe_run(run)
+                except LauncherRefused as error:
+                    if not self._is_about_one(error):
+                        raise
+                    # Nobody can say that it has ended: a second run must not start beside it.
+                    _LOG.warning("a run counts as live", run=run.name, error=str(error))
+                    observation = Observation(run.name, Phase.LIVE)
                 if observation is not None:
                     observations[run.name] = observation
         return observations
@@ -173,18 +197,24 @@ class LocalLauncher:
                 raise ValueError(
                     f"{order.name!r} is not a run of installation {self._installation}"
                 )
-            with _available(run.path):
-                try:
+            try:
+                with _available(run.path):
                     outcome = self._launch(run, order)
-                except OSError as error:
-                    if error.errno not in _MACHINE_IS_FULL:
-                        raise
+            except LauncherRefused as error:
+                if (
+                    isinstance(error.__cause__, OSError)
+                    and error.__cause__.errno in _MACHINE_IS_FULL
+                ):
                     _LOG.warning(
                         "no process can be started now; the next pass tries again",
                         run=order.name,
-                        error=error.strerror,
+                        error=str(error),
                     )
                     return
+                if not self._is_about_one(error):
+                    raise
+                yield launch, LaunchResult(LaunchOutcome.REFUSED, refusal=str(error))
+                continue
             if outcome is not None:
                 yield launch, LaunchResult(outcome, launched_at=_launched_at(run))
 
@@ -242,6 +272,11 @@ class LocalLauncher:
         """Return how many runs are live. Raises LauncherRefused."""
         with _available(self._runs):
             return sum(run.is_live() for run in self._list_runs(self._runs))
+
+    def _is_about_one(self, error: LauncherRefused) -> bool:
+        """Return whether the error is about one run's directory, and the others can be used."""
+        number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
+        return number in _ABOUT_ONE_PATH and os.access(self._runs, os.R_OK | os.W_OK | os.X_OK)
 
     def _directory(self, name: str) -> RunDirectory:
         if not is_run_name(name):

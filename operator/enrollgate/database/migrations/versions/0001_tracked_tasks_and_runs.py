@@ -3,6 +3,8 @@
 Revision ID: 0001
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.mysql import BIGINT, DATETIME
@@ -36,7 +38,11 @@ def upgrade() -> None:
         sa.Column("last_seen_status", sa.String(64), nullable=False),
         sa.Column("enrolled_seen_at", _INSTANT),
         sa.Column("clock_steps", sa.Integer, nullable=False, server_default="0"),
-        indexes={"ix_enrollgate_tasks_status_seen": ["last_seen_status", "first_seen_at"]},
+        *_set_aside(),
+        indexes={
+            "ix_enrollgate_tasks_status_seen": ["last_seen_status", "first_seen_at"],
+            "ix_enrollgate_tasks_retry": ["retry_at"],
+        },
     )
     _create(
         "enrollgate_runs",
@@ -66,6 +72,7 @@ def upgrade() -> None:
         sa.Column("message", sa.Text),
         sa.Column("remedy", sa.Text),
         sa.Column("result", sa.JSON),
+        *_set_aside(),
         sa.Column(
             "active",
             sa.Integer,
@@ -77,6 +84,15 @@ def upgrade() -> None:
             "ix_enrollgate_runs_active": ["active", "installation"],
             "ix_enrollgate_runs_finished": ["finished_at"],
         },
+    )
+
+
+def _set_aside() -> tuple[sa.Column[Any], ...]:
+    """Return the columns that say why, and until when, a task is set aside."""
+    return (
+        sa.Column("refusals", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("refusal", sa.Text),
+        sa.Column("retry_at", _INSTANT),
     )
 
 

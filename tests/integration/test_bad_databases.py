@@ -2,10 +2,12 @@
 
 import io
 import logging
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from operator import methodcaller
 
 import pytest
@@ -64,24 +66,41 @@ def test_migration_when_repeated_changes_nothing(database: Database) -> None:
     assert current(database) == head()
 
 
+MIGRATE = """
+import sys
+from sqlalchemy import make_url
+from enrollgate.database import migrate, open_database
+database = open_database(make_url(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+print(migrate(database)[1])
+"""
+
+
 def test_many_migrations_at_once_all_succeed(database_url: str) -> None:
-    results: list[object] = []
-    start = threading.Barrier(6)
-
-    def run() -> None:
-        with closing(open_database(make_url(database_url))) as database:
-            try:
-                start.wait()
-                results.append(migrate(database)[1])
-            except BaseException as error:
-                results.append(error)
-
-    threads = [threading.Thread(target=run) for _ in range(start.parties)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert results == [head()] * start.parties
+    """In processes of their own: Alembic is not made for threads."""
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", MIGRATE, database_url],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                )
+            )
+            for _ in range(6)
+        ]
+        for process in processes:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        assert [process.communicate()[0] for process in processes] == [f"{head()}\n"] * 6
+    with closing(open_database(make_url(database_url))) as database:
+        assert current(database) == head()
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,15 @@ from enrollgate.database.errors import DatabaseMisconfigured, DatabaseUnavailabl
 
 # Not Alembic's default name, which another program in the same database may use.
 VERSION_TABLE = "enrollgate_schema_version"
-# Another migration has just made the table, column, key or index that this one was about to make.
-_MADE_MEANWHILE = {ER.TABLE_EXISTS_ERROR, ER.DUP_FIELDNAME, ER.DUP_KEYNAME}
+# Another migration has just made the table, column, key or index that this one was about to make,
+# or is making it while this one looks at it (1684: ER_WARN_I_S_SKIPPED_TABLE).
+_MADE_MEANWHILE = {
+    ER.TABLE_EXISTS_ERROR,
+    ER.DUP_FIELDNAME,
+    ER.DUP_KEYNAME,
+    ER.TABLE_DEF_CHANGED,
+    1684,
+}
 
 
 class _Overtaken(DatabaseUnavailable):

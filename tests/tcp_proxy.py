@@ -59,7 +59,11 @@ class TcpProxy:
         with contextlib.suppress(OSError):  # closed
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._target), _TIMEOUT)
+                try:
+                    server = socket.create_connection(("127.0.0.1", self._target), _TIMEOUT)
+                except ConnectionError:  # the server is down
+                    client.close()
+                    continue
                 server.settimeout(None)
                 with self._lock:
                     self._sockets += [client, server]

@@ -14,7 +14,7 @@ from random import Random
 
 import psutil
 from tests.chaos.course_site import WatchfulSite
-from tests.databases import Server
+from tests.databases.pair import ReplicatedPair
 from tests.e2e.operator_process import OperatorProcess
 
 # Steps that a frozen process stays frozen, at most.
@@ -41,13 +41,13 @@ class Machine:
     def __init__(
         self,
         operators: Mapping[OperatorProcess, int],
-        server: Server,
+        databases: ReplicatedPair,
         site: WatchfulSite,
         disk: Path,
     ) -> None:
         # Each with the number of its processes: they share a work directory.
         self.operators = operators
-        self.server = server
+        self.databases = databases
         self.site = site
         self.disk = disk
         # The step from which something like systemd may start each operator again.
@@ -83,7 +83,6 @@ class Machine:
         for until, process in [*self._frozen]:
             self._thaw(until, process)
         self.site.refuse_next = self._full_until = 0
-        self.step()
 
     def _thaw(self, until: int, process: psutil.Process) -> None:
         self._frozen.remove((until, process))
@@ -110,6 +109,15 @@ class Machine:
         """Stop the operators. Their runs continue."""
         for operator in self.operators:
             operator.stop_all()
+
+    def kill_all(self) -> None:
+        """Leave no process behind, whatever has failed."""
+        self.calm()
+        self.stop()
+        runs = self.runs()
+        for process in runs:
+            process.kill()
+        psutil.wait_procs(runs, timeout=60)
 
     def leftovers(self) -> list[Path]:
         """Return what must not be there once all runs have ended."""
@@ -147,17 +155,23 @@ class Machine:
         return f"{pid} for {steps} steps"
 
     def kill_the_database(self, random: Random) -> str:
-        self.server.kill()
-        self.server.start()
+        self.databases.primary.kill()
+        self.databases.primary.start()
         return "it was started again"
+
+    def switch_to_the_replica(self, random: Random) -> str:
+        if self.is_frozen(self.database_pid):
+            raise IndexError
+        self.databases.switch()
+        return f"it is the primary now, at port {self.databases.primary.port}"
 
     def freeze_the_database(self, random: Random) -> str:
         return self._freeze(self.database_pid, random)
 
     @property
     def database_pid(self) -> int:
-        assert self.server.process is not None
-        return self.server.process.pid
+        assert self.databases.primary.process is not None
+        return self.databases.primary.process.pid
 
     def fill_the_disk(self, random: Random) -> str:
         steps = random.randint(1, _LONGEST_FREEZE)
@@ -186,7 +200,7 @@ class Machine:
         """Let a fault happen. Returns what it hit, None if there is nothing to hit."""
         try:
             what = fault(random)
-        except (IndexError, psutil.NoSuchProcess):
+        except (IndexError, OSError, psutil.NoSuchProcess):
             return None
         self.done[fault.__name__] += 1
         return what

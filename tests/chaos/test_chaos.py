@@ -28,7 +28,7 @@ from tests.chaos.invariants import (
     check_writes,
 )
 from tests.chaos.node import WAITING, Node
-from tests.databases import Server
+from tests.databases.pair import replicated_pair
 from tests.databases.server import fresh_database
 from tests.e2e.operator_process import OperatorProcess
 from tests.small_disk import small_disk
@@ -72,6 +72,7 @@ class Chaos:
             machine.refuse_requests,
             machine.kill_the_database,
             machine.freeze_the_database,
+            machine.switch_to_the_replica,
             machine.fill_the_disk,
             machine.spoil_the_report_of_a_run,
         ]
@@ -140,10 +141,11 @@ class Chaos:
 
 
 @pytest.fixture
-def chaos(own_mariadb: Server, tmp_path: Path) -> Iterator[Chaos]:
+def chaos(tmp_path: Path) -> Iterator[Chaos]:
     random, site = Random(SEED), WatchfulSite(rate=60_000)
     with (
-        fresh_database(own_mariadb.url("")) as url,
+        replicated_pair() as databases,
+        fresh_database(databases.url("")) as url,
         site.serving(),
         small_disk(tmp_path / "disk", 65_536) as disk,
     ):
@@ -167,14 +169,11 @@ def chaos(own_mariadb: Server, tmp_path: Path) -> Iterator[Chaos]:
             ): processes
             for name, folder, processes in (("here", tmp_path, 2), ("elsewhere", elsewhere, 1))
         }
-        machine = Machine(operators, own_mariadb, site, disk)
+        machine = Machine(operators, databases, site, disk)
         try:
             yield Chaos(machine, node, random)
         finally:
-            machine.calm()
-            machine.stop()
-            for process in machine.runs():
-                process.kill()
+            machine.kill_all()
 
 
 @pytest.mark.timeout(600 + 10 * TASKS)

@@ -6,6 +6,7 @@ with the privileges that the README names, and no more.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ WAITING = ("pending", "paid", "processing")
 OPEN = (*WAITING, "enrolled")
 # A status that nobody documents.
 ODD = "archived"
+# The note of rows that the database lets no operator update.
+REFUSED = "refused"
 OPERATOR, PASSWORD = "operator", "only-for-tests"
 _COLUMNS = ("status", "email", "course_url", "note")
 
@@ -65,6 +68,8 @@ class Node:
         self._url = make_url(url)
         self._site = site
         self._cookies = cookies
+        # How often Node.js did what is unusual.
+        self.done = Counter[str]()
         # What the row of each task asked for last.
         self.wanted: dict[int, Wanted] = {}
 
@@ -97,6 +102,10 @@ class Node:
                     ("DELETE", "OLD.id", 1, 0, f"{old}, {none}"),
                 )
             ),
+            "CREATE TRIGGER refusal BEFORE UPDATE ON download_tasks FOR EACH ROW "
+            f"IF OLD.note = '{REFUSED}' AND USER() LIKE '{OPERATOR}@%' THEN "
+            "SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'this row is locked by the accountants'; "
+            "END IF",
             "INSERT INTO download_tasks (id, status, email, course_url) VALUES "
             "(900001, 'completed', 'old@example.com', 'https://courses.example.com/old'), "
             "(900002, 'failed', 'old@example.com', 'https://courses.example.com/old'), "
@@ -154,6 +163,7 @@ class Node:
 
     def replace(self, task_id: int, status: str, random: Random) -> None:
         """Put another row in a task's place, perhaps under its live run."""
+        self.done["replace"] += 1
         version = self.wanted[task_id].course.version + 1
         if random.random() < 0.5:
             self.execute(self._insert("REPLACE", task_id, version, status))
@@ -163,6 +173,7 @@ class Node:
 
     def correct(self, task_id: int, random: Random) -> None:
         """Give a task another course or another account, perhaps under its live run."""
+        self.done["correct"] += 1
         before = self.wanted[task_id]
         version = before.course.version + 1
         if random.random() < 0.5:
@@ -208,7 +219,17 @@ class Node:
 
     def delete(self, task_id: int) -> None:
         """Delete a task's row."""
+        self.done["delete"] += 1
         self.execute(f"DELETE FROM download_tasks WHERE id = {task_id}")
+
+    def refuse(self, task_id: int) -> None:
+        """Let the database refuse what operators write to this row."""
+        self.done["refuse"] += 1
+        self.execute(f"UPDATE download_tasks SET note = '{REFUSED}' WHERE id = {task_id}")
+
+    def accept_all(self) -> None:
+        """Let the database accept everything again."""
+        self.execute(f"UPDATE download_tasks SET note = 'Node.js' WHERE note = '{REFUSED}'")
 
     # What happened
 

@@ -43,7 +43,7 @@ PACE = 0.3
 # The share of steps in which something fails.
 FAULTS = 0.4
 # Seconds without any change after which nothing is expected any more.
-SILENCE = 120.0
+SILENCE = 300.0
 # Tasks that Node.js adds after the faults: they must be completed.
 HEALTHY = 3
 
@@ -109,6 +109,10 @@ class Chaos:
             self.node.replace(task, status, random)
         elif change < 0.18:
             self.node.correct(task, random)
+        elif change < 0.24:
+            self.node.refuse(task)
+        elif change < 0.28:
+            self.node.accept_all()
         elif change < 0.45:
             self.node.flip(task, random)
         else:  # what Node.js does most: an enrollment has finished
@@ -117,10 +121,11 @@ class Chaos:
     def come_to_rest(self) -> None:
         """End the faults, add healthy tasks, and wait until nothing is open or running."""
         self.machine.calm()
+        self.node.accept_all()
         first = max(self.node.wanted, default=0) + 1
         for task in range(first, first + HEALTHY):
             self.node.add(task, "enrolled")
-        self.tell(f"the faults are over: {dict(self.machine.done)}")
+        self.tell(f"the faults are over: {dict(self.machine.done)}, {dict(self.node.done)}")
         seen, changed_at = None, time.monotonic()
         while not self.node.is_quiet():
             self.machine.step()

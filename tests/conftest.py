@@ -14,9 +14,18 @@ from typing import NoReturn
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 from tests.databases import Server, ServerAbsent, start_mariadb, start_mysql
 from tests.databases.server import fresh_database
 
+# A loaded machine is slow at times: that is no failure. 100 examples of each property.
+settings.register_profile(
+    "enrollgate",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("enrollgate")
 _ABSENT = set[str]()
 _LEFT_OUT = set[str]()
 _DESELECTED = Counter[str]()

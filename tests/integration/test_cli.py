@@ -160,6 +160,23 @@ def test_run_refuses_a_database_without_the_task_table(environment: dict[str, st
     )
 
 
+def test_crash_of_a_command_shows_no_address_and_no_local_variable(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import enrollgate.commands.status as status\n"
+        "def fail(**options):\n"
+        "    password = 'hunter' + '2'\n"
+        "    raise ValueError('of ada@example.com\\nENROLL CHECK task=1')\n"
+        "status.print_status = fail\n"
+    )
+    path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{environment['PYTHONPATH']}"}
+    done = run(environment | path, "status")
+    assert done.returncode == 1
+    assert done.stderr.endswith("ValueError: of <e-mail>\\nENROLL CHECK task=1\n")
+    assert "in fail" in done.stderr and "hunter2" not in done.stderr
+
+
 def test_run_warns_that_hosts_do_not_bind_a_download_command(environment: dict[str, str]) -> None:
     hosts = {"ENROLLGATE_ALLOWED_HOSTS": "courses.example.com"}
     command = {

@@ -5,6 +5,7 @@ codes: 0 success; 1 an error, or a failed check; 2 the command line, a setting o
 wrong. `work` has its own exit codes, in docs/reasons.md.
 """
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ import typer
 
 from enrollgate import version as installed_version
 from enrollgate.commands.console import OUT
+from enrollgate.common.redaction import redacted_traceback
 
 app = typer.Typer(
     name="enrollgate",
@@ -37,6 +39,8 @@ def version(
     ] = False,
 ) -> None:
     """Print the version."""
+    # Python's own hook shows an exception's message as it is, with addresses and URLs in it.
+    sys.excepthook = lambda _kind, error, _frames: sys.stderr.write(redacted_traceback(error))
     if show:
         OUT.print(f"enrollgate {installed_version()}")
         raise typer.Exit

@@ -273,7 +273,7 @@ class Node:
         statuses = ", ".join(f"'{status}'" for status in OPEN)
         [(count,)] = self.query(
             f"SELECT (SELECT COUNT(*) FROM download_tasks WHERE status IN ({statuses})) "
-            "+ (SELECT COUNT(*) FROM enrollgate_runs WHERE finished_at IS NULL)"
+            "+ (SELECT COUNT(*) FROM enrollgate_runs WHERE active = 1)"
         )
         return count == 0
 

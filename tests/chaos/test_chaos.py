@@ -141,7 +141,7 @@ class Chaos:
     def describe(self) -> str:
         """Return what is open, for a message."""
         rows = self.node.query("SELECT id, status FROM download_tasks WHERE id < 900000")
-        runs = self.node.query("SELECT name, state FROM enrollgate_runs WHERE finished_at IS NULL")
+        runs = self.node.query("SELECT name, state FROM enrollgate_runs WHERE active = 1")
         return f"seed {SEED}; rows {rows}; unfinished runs {runs}"
 
 

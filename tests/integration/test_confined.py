@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, select
 from structlog.testing import capture_logs
-from tests.world import World
+from tests.world import EPOCH, World
 
 from enrollgate.control.reconciler import LONGEST_SET_ASIDE, SET_ASIDE
 from enrollgate.database import Tables, queries
+from enrollgate.database.tables import runs
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.task import Statuses, TaskColumns
@@ -52,6 +53,15 @@ def _signal(what: str) -> Refusal:
         f"IF {_GUARD} THEN SIGNAL SQLSTATE {what}; END IF; END"
     )
     return Refusal((trigger,), ("DROP TRIGGER guard",), "the guard says no")
+
+
+def _replace(by: str) -> Refusal:
+    """Return a trigger that writes another status in place of ours, and raises no error."""
+    trigger = (
+        "CREATE TRIGGER guard BEFORE UPDATE ON download_tasks FOR EACH ROW BEGIN "
+        f"IF {_GUARD} THEN SET NEW.status = {by}; END IF; END"
+    )
+    return Refusal((trigger,), ("DROP TRIGGER guard",), "a trigger of the task table")
 
 
 SERVER = {
@@ -141,6 +151,9 @@ SERVER = {
         "Incorrect string value",
         refuses_all=True,
     ),
+    "trigger that keeps the status": _replace("OLD.status"),
+    "trigger that writes another status": _replace("'archived'"),
+    "trigger that writes no status": _replace("NULL"),
     "too long": Refusal(
         ("ALTER TABLE download_tasks MODIFY status VARCHAR(10)",),
         ("ALTER TABLE download_tasks MODIFY status VARCHAR(32)",),
@@ -154,6 +167,17 @@ SERVER = {
     ),
 }
 SQLITE = {
+    **{
+        f"trigger that writes {by}": Refusal(
+            (
+                "CREATE TRIGGER guard AFTER UPDATE ON download_tasks FOR EACH ROW WHEN "
+                f"{_GUARD} BEGIN UPDATE download_tasks SET status = {by} WHERE id = NEW.id; END",
+            ),
+            ("DROP TRIGGER guard",),
+            "a trigger of the task table",
+        )
+        for by in ("OLD.status", "'archived'", "NULL")
+    },
     "check": Refusal(
         (
             *_RECREATE,
@@ -357,6 +381,39 @@ def test_ended_run_whose_row_node_changes_is_finished_at_once(database_url: str)
         world.set(task, "enrolled")
         world.reconcile()
         assert world.launcher.live == [f"test-{task}-2"]
+
+
+def test_ended_run_whose_course_node_changes_is_followed_by_another(database_url: str) -> None:
+    with closing(guarded(database_url)) as world:
+        task = world.add("enrolled", LOCKED)
+        world.reconcile()
+        world.launcher.succeed(f"test-{task}-1")
+        world.reconcile()
+        world.sql("UPDATE download_tasks SET course_url = 'https://courses.example.com/2'")
+        for _ in range(2):
+            world.clock.advance(LONGEST_SET_ASIDE)
+            world.reconcile()
+        assert [run.state for run in world.runs(task)] == ["finished", "launched"]
+        assert world.launcher.orders[-1].course_url == "https://courses.example.com/2"
+
+
+def test_run_whose_result_is_refused_for_hours_keeps_when_it_ended(database_url: str) -> None:
+    with closing(guarded(database_url)) as world:
+        task = world.add("enrolled", LOCKED)
+        world.reconcile()
+        world.clock.advance(60)
+        world.launcher.succeed(f"test-{task}-1")
+        world.reconcile()
+        world.clock.advance(7200)
+        world.reconcile()
+        world.sql("DROP TRIGGER guard")
+        world.clock.advance(LONGEST_SET_ASIDE)
+        world.reconcile()
+        statement = select(runs.c.state, runs.c.finished_at, runs.c.recorded_at)
+        with world.database.read_transaction() as connection:
+            state, *instants = connection.execute(statement).one()
+        assert world.status(task) == "completed" and state == "finished"
+        assert [(each - EPOCH).total_seconds() for each in instants] == [60, 60]
 
 
 @pytest.mark.parametrize("kind", ["unknown", "stuck"])

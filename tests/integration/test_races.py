@@ -303,7 +303,7 @@ def test_operators_that_claim_and_refuse_all_the_time_keep_to_the_limit(
                     )
                 if mine:
                     world.sql(
-                        "UPDATE enrollgate_runs SET finished_at = claimed_at WHERE name = :name",
+                        "UPDATE enrollgate_runs SET state = 'finished' WHERE name = :name",
                         name=mine[0].name,
                     )
 

@@ -414,9 +414,7 @@ class Promises(RuleBasedStateMachine):
                 "SELECT COUNT(*) FROM download_tasks "
                 "WHERE status IN ('pending', 'paid', 'processing', 'enrolled') "
             )
-            unfinished = self.world.scalar(
-                "SELECT COUNT(*) FROM enrollgate_runs WHERE finished_at IS NULL "
-            )
+            unfinished = self.world.scalar("SELECT COUNT(*) FROM enrollgate_runs WHERE active = 1 ")
             if not open_tasks and not unfinished and not self.world.launcher.runs:
                 return
         raise AssertionError(f"tasks are left hanging: {self.world.runs()}")

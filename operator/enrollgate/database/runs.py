@@ -36,6 +36,7 @@ from sqlalchemy import (
 
 from enrollgate.common.redaction import redact
 from enrollgate.database.engine import Database
+from enrollgate.database.errors import RowRefused
 from enrollgate.database.tables import INSTANT, Tables, runs, tracked_tasks
 from enrollgate.domain.planner import Finish, Record, Stop
 from enrollgate.domain.reasons import Reason, explain
@@ -521,14 +522,12 @@ def record(
             and action.task_to is not None
             and _move_task(connection, tables, action.run, action.task_to)
         )
-        ends: dict[str, object] = {
-            "state": RunState.FINISHED.value,
-            "finished_at": _bounded(database, seen.finished_at if seen else None),
-        }
+        ends: dict[str, object] = {"state": RunState.FINISHED.value}
         if until is not None:
             ends = {"state": RunState.ENDED.value, "refusals": runs.c.refusals + 1}
             ends |= until.columns
         values: dict[str, object] = ends | {
+            "finished_at": _bounded(database, seen.finished_at if seen else None),
             "started_at": (
                 _bounded(database, seen.started_at) if seen and seen.started_at else None
             ),
@@ -577,7 +576,6 @@ def finish(
             connection, tables, action.run, action.task_to
         )
         values = {"state": RunState.FINISHED.value, "retry_at": None}
-        values["finished_at"] = runs.c.recorded_at
         _update_run(connection, action.run, values, runs.c.state == RunState.ENDED.value)
         return Recorded.MOVED if moved else Recorded.LEFT
 
@@ -650,7 +648,8 @@ def compare_and_set(
     was.
 
     This is the only statement that writes Node.js's table:
-    `UPDATE ... SET status = to WHERE id = ? AND status = ?`.
+    `UPDATE ... SET status = to WHERE id = ? AND status = ?`. The status is read back, since a
+    trigger may have replaced it without an error. Raises RowRefused then.
     """
     unchanged = tables.status.is_(None) if status is None else tables.status == status
     statement = (
@@ -658,7 +657,19 @@ def compare_and_set(
         .where(tables.id == task_id, unchanged, *conditions)
         .values({tables.status: to})
     )
-    return connection.execute(statement).rowcount > 0
+    if connection.execute(statement).rowcount == 0:
+        return False
+    # A row that is not there any more has left a view.
+    written = select(tables.status).where(
+        tables.id == task_id, tables.status.is_(None) | (tables.status != to)
+    )
+    for (instead,) in connection.execute(written):
+        kept = "NULL" if instead is None else repr(redact(str(instead), 64))
+        raise RowRefused(
+            f"the database wrote {kept} in place of {to!r}: a trigger of the task table sets the "
+            "status; let it accept what Enrollgate writes, or drop it"
+        )
+    return True
 
 
 def insert_refusal(

@@ -107,7 +107,7 @@ runs = Table(
     Column("refusals", Integer, nullable=False, server_default="0"),
     Column("refusal", Text),
     Column("retry_at", INSTANT),
-    Column("active", Integer, Computed("CASE WHEN finished_at IS NULL THEN 1 END", persisted=True)),
+    Column("active", Integer, Computed("CASE WHEN state <> 'finished' THEN 1 END", persisted=True)),
     UniqueConstraint("task_id", "run_number", name="uq_enrollgate_runs_run_number"),
     UniqueConstraint("task_id", "active", name="uq_enrollgate_runs_active"),
     Index("ix_enrollgate_runs_active", "active", "installation"),

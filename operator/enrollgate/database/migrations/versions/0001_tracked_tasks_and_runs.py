@@ -76,7 +76,7 @@ def upgrade() -> None:
         sa.Column(
             "active",
             sa.Integer,
-            sa.Computed("CASE WHEN finished_at IS NULL THEN 1 END", persisted=True),
+            sa.Computed("CASE WHEN state <> 'finished' THEN 1 END", persisted=True),
         ),
         sa.UniqueConstraint("task_id", "run_number", name="uq_enrollgate_runs_run_number"),
         sa.UniqueConstraint("task_id", "active", name="uq_enrollgate_runs_active"),

@@ -5,7 +5,7 @@ implements the `Launcher` protocol, and the test decides how each run ends.
 """
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -208,7 +208,12 @@ class World:
         return open_database(make_url(self.url), clock=self.database_clock)
 
     def new_operator(
-        self, database: Database | None = None, launcher: Launcher | None = None
+        self,
+        database: Database | None = None,
+        launcher: Launcher | None = None,
+        *,
+        progress: Callable[[], None] = lambda: None,
+        is_stopping: Callable[[], bool] = lambda: False,
     ) -> Reconciler:
         """Return an operator that has just started and remembers nothing."""
         return Reconciler(
@@ -217,6 +222,8 @@ class World:
             launcher or self.launcher,
             self.policy,
             installation="test",
+            progress=progress,
+            is_stopping=is_stopping,
             monotonic=self.monotonic,
         )
 

@@ -16,7 +16,7 @@ from tests.integration.launchers.harness import (
     wait_for,
     wait_until_finished,
 )
-from tests.launching import discard, launch
+from tests.launching import build_launch, discard, launch
 
 from enrollgate.domain.observation import LaunchOutcome, Phase
 from enrollgate.domain.order import RunOrder
@@ -423,3 +423,34 @@ def test_odd_entries_in_a_run_directory_block_nothing(
         (runs[3] / name).write_bytes(b"\xff" * 2**21)
         assert launcher.observe() == {}
         assert read_progress(harness.work_dir, build_order().name) is None
+
+
+@pytest.mark.parametrize("entry", ["log", "lock"])
+def test_directory_that_cannot_be_used_refuses_one_launch_only(
+    harness: LocalLauncherHarness, entry: str
+) -> None:
+    launcher = harness.launcher(SUCCEED)
+    bad, good = build_order(1), build_order(2)
+    (harness.run(bad.name).path / getattr(harness.run(bad.name), entry).name).mkdir(parents=True)
+    results = list(launcher.launch([build_launch(bad), build_launch(good)]))
+    assert [result.outcome for _, result in results] == [
+        LaunchOutcome.REFUSED,
+        LaunchOutcome.LAUNCHED,
+    ]
+    assert entry in results[0][1].refusal and "Is a directory" in results[0][1].refusal
+    assert wait_until_finished(launcher, good.name).phase is Phase.SUCCEEDED
+
+
+def test_directory_that_cannot_be_read_counts_as_live_and_hides_no_other(
+    harness: LocalLauncherHarness,
+) -> None:
+    """A second run must not start beside one that may still be there."""
+    launcher = harness.launcher(SUCCEED)
+    bad, good = start(launcher, 1), start(launcher, 2)
+    wait_until_finished(launcher, bad)
+    wait_until_finished(launcher, good)
+    harness.run(bad).result.unlink()
+    harness.run(bad).lock.unlink()
+    harness.run(bad).lock.symlink_to(harness.run(bad).lock)
+    seen = launcher.observe()
+    assert (seen[bad].phase, seen[good].phase) == (Phase.LIVE, Phase.SUCCEEDED)

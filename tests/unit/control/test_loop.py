@@ -9,13 +9,20 @@ import pytest
 from structlog.testing import capture_logs
 
 from enrollgate.common.backoff import Backoff
-from enrollgate.control.loop import FOCUS_LIMIT, LONGEST_PAUSE, Loop
+from enrollgate.control.loop import (
+    FOCUS_LIMIT,
+    LONGEST_PAUSE,
+    UNFORESEEN_LIMIT,
+    Loop,
+    LoopFailed,
+)
 from enrollgate.control.reconciler import PassSummary
 from enrollgate.control.runner import RETRY_BACKOFF
 from enrollgate.control.wiring import build_health
 from enrollgate.database import DatabaseUnavailable
 from enrollgate.launchers import LauncherUnavailable
 from enrollgate.settings.operator import Settings
+from enrollgate.telemetry import metrics
 
 SUMMARY = PassSummary(
     waiting=0, enrolled=0, unfinished=0, launched=0, finished=0, expired=0, statements=3
@@ -204,3 +211,35 @@ def test_stopped_loop_works_again_after_a_reset() -> None:
     loop.reset()
     loop.run(reconcile)
     assert passes_made == [None, None]
+
+
+def test_unforeseen_error_aborts_the_pass_and_the_next_one_goes_on() -> None:
+    loop = make_loop(interval=0.001)
+    raised = [KeyError("a"), DatabaseUnavailable("gone"), *[KeyError("b")] * (UNFORESEEN_LIMIT - 1)]
+
+    def reconcile(_changed: Collection[str] | None) -> PassSummary:
+        if raised:
+            raise raised.pop(0)
+        loop.stop()
+        return SUMMARY
+
+    before = metrics.UNEXPECTED_ERRORS._value.get()
+    with capture_logs() as logs:
+        loop.run(reconcile)
+    assert metrics.UNEXPECTED_ERRORS._value.get() - before == UNFORESEEN_LIMIT
+    found = [entry for entry in logs if "unexpected error" in str(entry["event"])]
+    assert len(found) == UNFORESEEN_LIMIT
+    assert all(isinstance(entry["exc_info"], KeyError) for entry in found)
+
+
+def test_unforeseen_error_in_pass_after_pass_ends_the_loop() -> None:
+    loop = make_loop(interval=0.001)
+    passes = list[int]()
+
+    def reconcile(_changed: Collection[str] | None) -> PassSummary:
+        passes.append(1)
+        raise KeyError("ada@example.com")
+
+    with pytest.raises(LoopFailed, match="5 passes in a row failed.*KeyError.*report it") as raised:
+        loop.run(reconcile)
+    assert len(passes) == UNFORESEEN_LIMIT and "ada@" not in str(raised.value)

@@ -261,6 +261,7 @@ def _check_privileges(database: Database, tables: Tables) -> Check:
         ),
         update(runs).where(nothing).values(state=""),
         delete(tracked_tasks).where(nothing),
+        delete(runs).where(nothing),
     )
     try:
         for statement in statements:

@@ -399,8 +399,9 @@ def test_read_only_user_is_refused_before_the_first_pass(server_database_url: st
         ("enrollgate_tasks", "SELECT, UPDATE, DELETE", "INSERT"),
         ("enrollgate_tasks", "SELECT, INSERT, DELETE", "UPDATE"),
         ("enrollgate_tasks", "SELECT, INSERT, UPDATE", "DELETE"),
-        ("enrollgate_runs", "SELECT, UPDATE", "INSERT"),
-        ("enrollgate_runs", "SELECT, INSERT", "UPDATE"),
+        ("enrollgate_runs", "SELECT, UPDATE, DELETE", "INSERT"),
+        ("enrollgate_runs", "SELECT, INSERT, DELETE", "UPDATE"),
+        ("enrollgate_runs", "SELECT, INSERT, UPDATE", "DELETE"),
         ("download_tasks", "SELECT", "UPDATE"),
     ],
 )
@@ -410,7 +411,7 @@ def test_missing_privilege_is_found_before_the_first_pass(
     everything = {
         "download_tasks": "SELECT, UPDATE",
         "enrollgate_tasks": "SELECT, INSERT, UPDATE, DELETE",
-        "enrollgate_runs": "SELECT, INSERT, UPDATE",
+        "enrollgate_runs": "SELECT, INSERT, UPDATE, DELETE",
         "enrollgate_schema_version": "SELECT",
     }
     name = make_url(server_database_url).database
@@ -437,7 +438,7 @@ def test_user_with_the_documented_privileges_can_do_everything(
     granted = (
         f"SELECT, UPDATE (status) ON {name}.download_tasks",
         f"SELECT, INSERT, UPDATE, DELETE ON {name}.enrollgate_tasks",
-        f"SELECT, INSERT, UPDATE ON {name}.enrollgate_runs",
+        f"SELECT, INSERT, UPDATE, DELETE ON {name}.enrollgate_runs",
         f"SELECT ON {name}.enrollgate_schema_version",
     )
     with (

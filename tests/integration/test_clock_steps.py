@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import ColumnElement, func, literal, text
+from tests.interruptions import Interruption, interrupted_operator
 from tests.world import World
 
 from enrollgate.database.engine import database_clock
@@ -78,6 +79,45 @@ def test_hour_of_a_frozen_operator_is_no_step(world: World) -> None:
     world.clock.advance(HOUR)
     world.reconcile()
     assert world.status(task) == "failed"
+
+
+def test_operator_frozen_during_a_pass_fails_no_new_task(world: World) -> None:
+    """The pass has read the clock; then it is frozen for an hour, and goes on."""
+    interruption = Interruption()
+    world.operator = interrupted_operator(world, interruption)
+    back = world.add("enrolled")
+    world.reconcile()
+    world.add("processing")
+    world.set(back, "processing")
+    later = list[int]()
+
+    def freeze() -> None:
+        world.clock.advance(HOUR)
+        later.append(world.add("processing"))
+
+    with interruption.after(1, freeze):
+        world.reconcile()
+    passes(world, 290)
+    assert world.status(later[0]) == world.status(back) == "processing"
+    passes(world, 20)
+    assert world.status(later[0]) == world.status(back) == "failed"
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_pause_of_a_run_that_was_set_aside_ends_after_a_step_back(
+    world: World, is_seen: bool
+) -> None:
+    task = world.add("enrolled")
+    world.add("processing")
+    world.reconcile()
+    late = f"{world.clock.now + timedelta(seconds=500):%Y-%m-%d %H:%M:%S.%f}"
+    world.sql("UPDATE enrollgate_runs SET state = 'ended', retry_at = :late", late=late)
+    world.clock.step(-HOUR)
+    if not is_seen:
+        world.restart()
+    world.reconcile()
+    passes(world, 10)
+    assert [run.state for run in world.runs(task)] != ["ended"], "it was not looked at again"
 
 
 @pytest.mark.parametrize("step", [HOUR, -HOUR])

@@ -353,13 +353,19 @@ class Reconciler:
         if self._monotonic and last and (step := reading.step_since(last)):
             moved = tasks.move_waits(self._database, step, clock_steps=last.corrected)
             reading = replace(reading, corrected=max(corrected, last.corrected + 1))
+            if step < timedelta():
+                tasks.restart_future_waits(
+                    self._database, seen.now, longest_pause=LONGEST_SET_ASIDE
+                )
             _LOG.warning(
                 "the database's clock was set: tasks wait as long as without that",
                 step_seconds=round(step.total_seconds(), 1),
                 tasks=moved,
             )
         elif seen.begins_in_future(timedelta(seconds=SMALLEST_STEP)):
-            moved = tasks.restart_future_waits(self._database, seen.now)
+            moved = tasks.restart_future_waits(
+                self._database, seen.now, longest_pause=LONGEST_SET_ASIDE
+            )
             _LOG.warning(
                 "the database's clock was set back while no operator worked: "
                 "tasks that began to wait in its future begin now",

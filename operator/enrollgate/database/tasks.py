@@ -14,7 +14,17 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+    update,
+)
 
 from enrollgate.database.engine import Database
 from enrollgate.database.errors import RowRefused
@@ -25,7 +35,7 @@ from enrollgate.database.runs import (
     is_not_set_aside,
     mark_set_aside,
 )
-from enrollgate.database.tables import Tables, runs, tracked_tasks
+from enrollgate.database.tables import INSTANT, Tables, runs, tracked_tasks
 from enrollgate.domain.gate import unexpected_status_message
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.task import TaskState
@@ -38,6 +48,8 @@ GATE_LIMIT = 2000
 # Tasks that one pass fails for their timeout, or for an unknown status; of each, at most. Each
 # takes a transaction of its own.
 EXPIRY_LIMIT = 100
+# Seconds after its reading of the clock for which a pass may track tasks: see `_is_recent`.
+_PASS_LIMIT = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +96,14 @@ class LeftTask:
 OnRefusal = Callable[[int, RowRefused], None]
 
 
+def _is_recent(database: Database, now: datetime) -> ColumnElement[bool]:
+    """Build the condition that the pass read `now` lately, and was not frozen since.
+
+    Else tasks that are new by now would begin to wait when it was frozen, and time out at once.
+    """
+    return database.clock_expression() <= literal(now + timedelta(seconds=_PASS_LIMIT), INSTANT)
+
+
 def track_new(
     database: Database,
     tables: Tables,
@@ -108,8 +128,11 @@ def track_new(
     )
 
     def read(connection: Connection) -> list[TrackedTask]:
+        recent = new.where(_is_recent(database, now))
         # In the order of the ids; where no key keeps them unique, one row of several.
-        found = {row[0]: TrackedTask(row[0], str(row[1]), now) for row in connection.execute(new)}
+        found = {
+            row[0]: TrackedTask(row[0], str(row[1]), now) for row in connection.execute(recent)
+        }
         return [found[task_id] for task_id in sorted(found)]
 
     def track(connection: Connection, found: Sequence[TrackedTask] = ()) -> list[TrackedTask]:
@@ -177,7 +200,8 @@ def record_changes(
     batch = statement
     for _ in range(GATE_LIMIT // BATCH):
         with database.read_transaction() as connection:
-            changes = [Change(*row) for row in connection.execute(batch)]
+            recent = batch.where(_is_recent(database, now))
+            changes = [Change(*row) for row in connection.execute(recent)]
         if not changes:
             return
         try:
@@ -214,14 +238,21 @@ def move_waits(database: Database, step: timedelta, *, clock_steps: int) -> int:
     return database.run_in_transaction(lambda connection: connection.execute(statement).rowcount)
 
 
-def restart_future_waits(database: Database, now: datetime) -> int:
-    """Let waits that begin in the future begin now. Return how many.
+def restart_future_waits(database: Database, now: datetime, *, longest_pause: float) -> int:
+    """Let waits that begin in the future begin now, and pauses that end too late end now.
 
-    They were written before the clock was set back, while no operator worked.
+    They were written before the clock was set back. No pause takes more than `longest_pause`
+    seconds. Return how many waits were restarted.
     """
-    since = tracked_tasks.c.first_seen_at
-    statement = update(tracked_tasks).where(since > now).values(first_seen_at=now)
-    return database.run_in_transaction(lambda connection: connection.execute(statement).rowcount)
+    since, latest = tracked_tasks.c.first_seen_at, now + timedelta(seconds=longest_pause)
+
+    def change(connection: Connection) -> int:
+        for table in (tracked_tasks, runs):
+            connection.execute(update(table).where(table.c.retry_at > latest).values(retry_at=now))
+        waits = update(tracked_tasks).where(since > now).values(first_seen_at=now)
+        return connection.execute(waits).rowcount
+
+    return database.run_in_transaction(change)
 
 
 _Task = TypeVar("_Task", TrackedTask, Change, LeftTask)

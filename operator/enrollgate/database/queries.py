@@ -192,9 +192,16 @@ def unfinished_runs(database: Database, limit: int = 50) -> list[RunView]:
         return [RunView(*row) for row in connection.execute(statement)]
 
 
-def account_emails(database: Database, tables: Tables) -> frozenset[str] | None:
-    """Return the e-mail addresses of all tasks; None if there are very many accounts."""
+def account_emails(
+    database: Database, tables: Tables, *, of_open_tasks: bool = False
+) -> frozenset[str] | None:
+    """Return the e-mail addresses of all tasks; None if there are very many accounts.
+
+    With `of_open_tasks`, only those of waiting and enrolled tasks.
+    """
     statement = select(tables.email).distinct().limit(_MAX_ACCOUNTS + 1)
+    if of_open_tasks:
+        statement = statement.where(tables.is_open())
     with database.read_transaction() as connection:
         found = frozenset(email for email in connection.scalars(statement) if email)
     return found if len(found) <= _MAX_ACCOUNTS else None

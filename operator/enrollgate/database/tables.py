@@ -33,7 +33,7 @@ from sqlalchemy.dialects.mysql import DATETIME as MYSQL_DATETIME
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import Boolean, DateTime, TypeDecorator
+from sqlalchemy.types import DateTime, NullType, TypeDecorator
 
 from enrollgate.domain.task import Statuses, TaskColumns
 
@@ -139,7 +139,8 @@ class _AnyText(TypeDecorator[str]):
 class _HasKey(FunctionElement[bool]):
     """The condition that a row's id is a number that our tables can hold."""
 
-    type = Boolean()
+    # Not Boolean: for MySQL, which has none, SQLAlchemy would add `= 1`, which no index serves.
+    type = NullType()  # type: ignore[assignment]  # see above
     inherit_cache = True
 
 
@@ -156,9 +157,9 @@ def _compile(element: type[_HasKey], condition: str, *dialects: str) -> None:
     compiles(element, *dialects)(build)
 
 
-# An integer column holds nothing else than numbers. The server drops a condition that is always
-# true, and finds the negative ids by the key.
-_compile(_HasKey, "({0} >= 0)")
+# An integer column holds nothing else than numbers. The first condition must not look like a range
+# of the key, which MySQL would read instead of the index on the status; the second one should.
+_compile(_HasKey, "(SIGN({0}) >= 0)")
 _compile(_LacksKey, "({0} < 0 OR {0} IS NULL)")
 # In SQLite, a value of any type can be in any column: https://www.sqlite.org/datatype3.html
 _compile(_HasKey, "(typeof({0}) = 'integer')", "sqlite")

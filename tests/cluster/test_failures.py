@@ -15,6 +15,7 @@ from tests.cluster.steps import running_job, wait_for_log
 from tests.cluster.world import ClusterWorld, Run
 
 from enrollgate.control.wiring import utc_now
+from enrollgate.launchers.kubernetes import ApiError
 
 
 def failed_run(world: ClusterWorld, task: int) -> Run:
@@ -286,6 +287,59 @@ def test_a_broken_job_template_is_logged_and_tasks_wait(world: ClusterWorld) -> 
     world.start_operator()
     world.succeed(running_job(world, task))
     world.wait_for_status(task, "completed")
+
+
+def test_a_job_that_a_policy_denies_waits_and_the_others_are_launched(
+    world: ClusterWorld, cluster: Cluster
+) -> None:
+    path = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
+    name = f"no-first-job.{world.namespace}"
+    jobs = {"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["CREATE"]}
+    label = {"kubernetes.io/metadata.name": world.namespace}
+    denial = "object.metadata.name != 'school-1-1'"
+    policy = {
+        "metadata": {"name": name},
+        "spec": {
+            "matchConstraints": {"resourceRules": [{**jobs, "resources": ["jobs"]}]},
+            "validations": [{"expression": denial, "message": "not this course"}],
+        },
+    }
+    binding = {
+        "metadata": {"name": name},
+        "spec": {
+            "policyName": name,
+            "validationActions": ["Deny"],
+            "matchResources": {"namespaceSelector": {"matchLabels": label}},
+        },
+    }
+    container = {"name": "c", "image": "i"}
+    pod = {"restartPolicy": "Never", "containers": [container]}
+    probe = {"metadata": {"name": "school-1-1"}, "spec": {"template": {"spec": pod}}}
+
+    def is_in_force() -> bool:
+        try:
+            jobs_path = f"/apis/batch/v1/namespaces/{world.namespace}/jobs"
+            cluster.api.request("POST", jobs_path, query={"dryRun": "All"}, body=probe)
+        except ApiError as error:
+            return "not this course" in error.message
+        return False
+
+    try:
+        cluster.create(path, policy)
+        cluster.create(path.replace("policies", "policybindings"), binding)
+        cluster.wait_for(is_in_force, what="the policy is in force")
+        denied, other = world.add(count=2)
+        world.start_operator()
+        world.succeed(running_job(world, other))
+        world.wait_for_status(other, "completed")
+        assert world.status(denied) == "enrolled" and world.tasks_of_jobs() == [(other, 1)]
+        assert world.log.count("the launcher refuses a task; it is set aside") == 1
+        assert "not this course" in world.log
+    finally:
+        cluster.api.request("DELETE", f"{path.replace('policies', 'policybindings')}/{name}")
+        cluster.api.request("DELETE", f"{path}/{name}")
+    world.succeed(running_job(world, denied))
+    world.wait_for_status(denied, "completed")
 
 
 def test_a_missing_permission_is_logged_and_other_work_goes_on(

@@ -10,13 +10,17 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import typer
 from tests.faulty_site import Fault, FaultySite, Lecture
 from tests.media import lecture
 from tests.world import World
 
+from enrollgate.commands.run import run as run_command
+from enrollgate.control.loop import LoopFailed
 from enrollgate.domain.observation import Observation, Phase
 from enrollgate.domain.reasons import Reason, exit_code
 from enrollgate.domain.report import Report
+from enrollgate.settings.operator import Settings
 
 
 @pytest.fixture
@@ -285,6 +289,37 @@ def test_status_shows_tasks_runs_and_failures_with_remedies(
     assert data["runs"][0]["name"] == "test-2-1" and data["runs"][0]["progress"] is None
     (failure,) = data["failures"]
     assert failure["task_id"] == late and "ENROLLGATE_ENROLLMENT_TIMEOUT" in failure["remedy"]
+
+
+def test_status_shows_the_tasks_that_are_set_aside(
+    environment: dict[str, str], sqlite_url: str
+) -> None:
+    world = World(sqlite_url)
+    assert "Set aside" not in run(environment, "status").stdout
+    task = world.add("enrolled")
+    world.launcher.refused[task] = "the policy says no"
+    world.reconcile()
+    world.close()
+    text = " ".join(run(environment, "status").stdout.split())
+    assert "Set aside" in text and "the policy says no" in text
+    (row,) = json.loads(run(environment, "status", "--json").stdout)["set_aside"]
+    assert (row["task_id"], row["refusals"], row["message"]) == (task, 1, "the policy says no")
+    assert row["retry_at"].endswith("Z")
+
+
+def test_loop_that_fails_again_and_again_ends_the_operator_with_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_settings: Settings) -> None:
+        raise LoopFailed("5 passes in a row failed")
+
+    monkeypatch.setattr("enrollgate.commands.run.settings_or_fail", Settings)
+    monkeypatch.setattr("enrollgate.commands.run.configure_logging", lambda *_: None)
+    monkeypatch.setattr("enrollgate.commands.run.run_operator", fail)
+    with pytest.raises(typer.Exit) as ended:
+        run_command()
+    assert ended.value.exit_code == 1
+    assert "5 passes in a row failed" in capsys.readouterr().err
 
 
 def test_status_shows_what_completed_with_items_left_out(

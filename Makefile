@@ -37,6 +37,7 @@ control-plane: ## Build etcd and the Kubernetes programs for the tests (once, ab
 databases: ## Install the database servers for the tests
 	@scripts/mariadb >/dev/null || true
 	@scripts/mysql >/dev/null || true
+	@scripts/faketime >/dev/null || true
 
 webservers: ## Install the web servers and download programs for the tests
 	@scripts/webservers >/dev/null || true

@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import ColumnElement, func, literal, text
+from tests.conftest import absent
+from tests.databases import Server
+from tests.databases.server import fresh_database
 from tests.interruptions import Interruption, interrupted_operator
 from tests.world import World
 
@@ -193,3 +197,36 @@ def test_servers_own_clock_that_is_set_fails_no_task(server_database_url: str) -
             "SELECT TIMESTAMPDIFF(SECOND, first_seen_at, UTC_TIMESTAMP(6)) FROM enrollgate_tasks"
         )
         assert 0 <= since < 300
+
+
+def test_real_servers_clock_that_is_set_fails_no_task(own_mariadb: Server) -> None:
+    """libfaketime sets the clock of the server process while it works."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+    if library is None:
+        absent("libfaketime", "run scripts/faketime")
+    setting = own_mariadb.folder / "clock"
+    setting.write_text("+0")
+    variables = {
+        "LD_PRELOAD": library,
+        "FAKETIME_TIMESTAMP_FILE": setting,
+        "FAKETIME_NO_CACHE": 1,
+        "DONT_FAKE_MONOTONIC": 1,
+    }
+    own_mariadb.stop()
+    environment = [f"{name}={value}" for name, value in variables.items()]
+    own_mariadb.command = ["env", *environment, *own_mariadb.command]
+    own_mariadb.start()
+    with (
+        fresh_database(own_mariadb.url("")) as url,
+        closing(World(url, database_clock=database_clock)) as world,
+    ):
+        task = world.add("processing")
+        world.reconcile()
+        for hours in (1, 2, 0, -1, 0):
+            setting.write_text(f"{hours * HOUR:+.0f}")
+            ahead = world.database.now() - datetime.now(UTC).replace(tzinfo=None)
+            assert ahead / timedelta(hours=1) == pytest.approx(hours, abs=0.1)
+            world.reconcile()
+            assert world.status(task) == "processing"
+        waited = "SELECT TIMESTAMPDIFF(SECOND, first_seen_at, UTC_TIMESTAMP(6))"
+        assert 0 <= world.scalar(f"{waited} FROM enrollgate_tasks") < 300

@@ -280,9 +280,10 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         True,
     ),
     Reason.LOST: Explanation(
-        "The run disappeared (machine restarted, Job deleted) more often than it is launched "
-        "again.",
-        "Find out why runs disappear here. Then set `enrolled` again.",
+        "The run disappeared (machine restarted, processes killed, Job deleted) more often than it "
+        "is launched again.",
+        "Find out why runs disappear here; docs/local.md lists what kills local runs. Then set "
+        "`enrolled` again.",
         False,
     ),
     Reason.WORKER_CRASHED: Explanation(

@@ -68,8 +68,11 @@ def find_place(work_dir: Path) -> RunPlace:
             place_id = found
     with contextlib.suppress(OSError):
         machine_id = Path("/etc/machine-id").read_text(encoding="ascii", errors="replace").strip()
-    if machine_id:
-        # machine-id(5): it is confidential, so only a keyed hash of it may leave the machine.
+    # machine-id(5): an image may say `uninitialized`, or have an empty file.
+    if re.fullmatch("[0-9a-f]{32}", machine_id) is None:
+        machine_id = ""
+    else:
+        # It is confidential, so only a keyed hash of it may leave the machine.
         machine_id = hmac.digest(machine_id.encode(), b"enrollgate", "sha256").hex()[:32]
     return RunPlace(
         "local",
@@ -123,7 +126,8 @@ def why_not_start(here: RunPlace, elsewhere: Mapping[RunPlace, Iterable[str]]) -
                 problems.append(
                     f"{count} are in {place}, this machine, but that folder cannot be read from "
                     "here, or was replaced since. Start the operator where it can be read (as its "
-                    "owner, in its container). If the folder is gone and none of the runs has a "
+                    "owner, in its container), or give this one an ENROLLGATE_INSTALLATION of its "
+                    "own. If the folder is gone and none of the runs has a "
                     f"process any more, release them: {release}"
                 )
             else:

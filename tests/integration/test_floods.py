@@ -9,7 +9,7 @@ from sqlalchemy import event
 from structlog.testing import capture_logs
 from tests.world import World
 
-from enrollgate.control.reconciler import LINE_LIMIT
+from enrollgate.control.reconciler import END_LIMIT, LINE_LIMIT
 from enrollgate.database.tasks import EXPIRY_LIMIT, GATE_LIMIT
 from enrollgate.domain.policy import Policy
 
@@ -164,4 +164,23 @@ def test_operator_that_is_to_end_begins_no_further_task(sqlite_url: str, kind: s
     while world.reconcile().more:
         pass
     assert len(world.launcher.live) == 200
+    world.close()
+
+
+def test_flood_of_results_is_recorded_by_pass_after_pass(sqlite_url: str) -> None:
+    world = World(sqlite_url, Policy(max_concurrent_runs=END_LIMIT + 200))
+    rows = END_LIMIT + 100
+    pour(world, FLOODS["enrolled"], rows)
+    while world.reconcile().more:
+        pass
+    names = list(world.launcher.live)
+    assert len(names) == rows
+    for name in names:
+        world.launcher.succeed(name)
+    late = world.add("enrolled")
+    first = world.reconcile()
+    assert first.finished == END_LIMIT and first.more
+    assert world.launcher.live == [f"test-{late}-1"], "launches do not wait for the rest"
+    second = world.reconcile()
+    assert second.finished == 100 and not second.more
     world.close()

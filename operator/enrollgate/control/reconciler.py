@@ -26,6 +26,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import TypeVar
 
 import structlog
@@ -82,6 +83,8 @@ _LOG = structlog.get_logger(__name__)
 # Rows held by other transactions that each part of a pass waits for, before it continues without
 # the rest.
 HELD_LIMIT = 3
+# Runs that one pass records or stops, at most.
+END_LIMIT = 1000
 # Runs launched before that is recorded in the database.
 LAUNCH_BATCH = 500
 # Runs launched between two checks of whether their tasks are still enrolled.
@@ -621,7 +624,9 @@ class Reconciler:
         """Apply the actions: ends first, launches last and in batches."""
         recorded = list[Observation]()
         ends = [action for action in actions if isinstance(action, Stop | Record | Finish)]
-        for end in self._reachable(ends, lambda end: end.run.task_id):
+        ends.sort(key=lambda end: isinstance(end, Finish))  # their slots are free already
+        self._is_limited |= len(ends) > END_LIMIT
+        for end in islice(self._reachable(ends, lambda end: end.run.task_id), END_LIMIT):
             with self._confined(end.run.task_id):
                 if isinstance(end, Stop):
                     self._stop(end, now)

@@ -276,7 +276,8 @@ class LocalLauncher:
     def _is_about_one(self, error: LauncherRefused) -> bool:
         """Return whether the error is about one run's directory, and the others can be used."""
         number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
-        return number in _ABOUT_ONE_PATH and os.access(self._runs, os.R_OK | os.W_OK | os.X_OK)
+        can_use = self._runs.is_dir() and os.access(self._runs, os.R_OK | os.W_OK | os.X_OK)
+        return can_use and number in _ABOUT_ONE_PATH
 
     def _directory(self, name: str) -> RunDirectory:
         if not is_run_name(name):

@@ -37,7 +37,7 @@ def test_expired_cookies_are_named_by_their_file(
     tmp_path: Path, expiries: tuple[float, ...], severity: Severity, words: str
 ) -> None:
     file = write(tmp_path, cookies_name(EMAIL), *expiries)
-    check = check_cookies_files([file], {EMAIL}, NOW)
+    check = check_cookies_files([file], {EMAIL}, (), NOW)
     assert check.severity is severity and words in check.detail
     assert "secret" not in check.detail and "@" not in check.detail
 
@@ -49,15 +49,26 @@ def test_a_file_of_no_account_is_named(tmp_path: Path) -> None:
         write(tmp_path, cookies_name(EMAIL), 0),
         write(tmp_path, "cookies.txt", 0),
     ]
-    check = check_cookies_files(files, {EMAIL}, NOW)
+    check = check_cookies_files(files, {EMAIL}, (), NOW)
     assert check.severity is Severity.WARNING and files[0].name in check.detail
     assert files[2].name not in check.detail and "ada@" not in check.detail
-    unknown = check_cookies_files([files[0], files[3]], None, NOW)
+    unknown = check_cookies_files([files[0], files[3]], None, (), NOW)
     assert unknown.severity is Severity.OK
 
 
 def test_a_file_that_is_no_cookies_file_fails(tmp_path: Path) -> None:
     file = tmp_path / "cookies.txt"
     file.write_text('[{"name": "a"}]')
-    check = check_cookies_files([file], None, NOW)
+    check = check_cookies_files([file], None, (), NOW)
     assert check.severity is Severity.FAILED and "JSON export" in check.detail
+
+
+def test_open_tasks_without_a_cookies_file_are_named_by_it(tmp_path: Path) -> None:
+    bob = "bob@example.com"
+    files = [write(tmp_path, cookies_name(EMAIL), 0)]
+    check = check_cookies_files(files, {EMAIL, bob}, {EMAIL, bob}, NOW)
+    assert check.severity is Severity.WARNING and "@" not in check.detail
+    assert f"accounts of open tasks have no file: {cookies_name(bob)}" in check.detail
+    assert check_cookies_files(files, {EMAIL, bob}, {EMAIL}, NOW).severity is Severity.OK
+    files.append(write(tmp_path, "cookies.txt", 0))
+    assert check_cookies_files(files, {EMAIL, bob}, {EMAIL, bob}, NOW).severity is Severity.OK

@@ -1,4 +1,4 @@
-"""What `enrollgate doctor` says of the accounts' cookies files: unreadable, expired, unused.
+"""What `enrollgate doctor` says of the cookies files: missing, unreadable, expired, unused.
 
 Files are named by their own names, which do not show the account.
 """
@@ -18,11 +18,16 @@ _ACCOUNT_FILE = re.compile(r"cookies-[0-9a-f]{32}\.txt")
 _NAMES = 5
 
 
-def check_cookies_files(files: list[Path], emails: Collection[str] | None, now: float) -> Check:
+def check_cookies_files(
+    files: list[Path],
+    emails: Collection[str] | None,
+    open_emails: Collection[str],
+    now: float,
+) -> Check:
     """Check the contents of cookies files, and whose they are.
 
-    `emails` are the accounts of all tasks, None if they are not known. `now` is in seconds since
-    the epoch.
+    `emails` are the accounts of all tasks, None if they are not known; `open_emails` those of tasks
+    that wait or run. `now` is in seconds since the epoch.
     """
     unreadable, expired, soon = list[str](), list[str](), list[str]()
     for file in files:
@@ -49,11 +54,19 @@ def check_cookies_files(files: list[Path], emails: Collection[str] | None, now: 
         if file.name != DEFAULT_COOKIES_NAME
         and not (_ACCOUNT_FILE.fullmatch(file.name) and (known is None or file.name in known))
     ]
+    names = {file.name for file in files}
+    missing = sorted({cookies_name(email) for email in open_emails} - names)
+    if DEFAULT_COOKIES_NAME in names:  # it serves the accounts without a file of their own
+        missing = []
     export = "export the cookies of these accounts again"
     if expired:
         return failed("cookies", f"all cookies have expired: {_listed(expired)}", export)
     if unreadable:
         return failed("cookies", _listed(unreadable), f"{export}, in the Netscape format")
+    if missing:
+        problem = f"accounts of open tasks have no file: {_listed(missing)}"
+        remedy = "if the course site needs a login, export their cookies to files of these names"
+        return warning("cookies", problem, remedy)
     if unused:
         remedy = "compute the names again as docs/settings.md says, or remove the files"
         return warning("cookies", f"no task's account has these files: {_listed(unused)}", remedy)

@@ -68,7 +68,7 @@ def print_checks(*, as_json: bool) -> bool:
 def run_checks(settings: Settings) -> Iterator[Check]:
     """Give one check after the other, in the order in which to fix them."""
     database, tables = build_database(settings), build_tables(settings)
-    accounts: frozenset[str] | None = None
+    accounts = open_accounts = None
     try:
         is_usable = True
         for check in check_database(database, tables):
@@ -80,6 +80,7 @@ def run_checks(settings: Settings) -> Iterator[Check]:
         if settings.cookies_dir is not None:
             with contextlib.suppress(DatabaseUnavailable, DatabaseMisconfigured):
                 accounts = queries.account_emails(database, tables)
+                open_accounts = queries.account_emails(database, tables, of_open_tasks=True)
     finally:
         database.close()
     if settings.launcher == "kubernetes":
@@ -87,7 +88,7 @@ def run_checks(settings: Settings) -> Iterator[Check]:
     else:
         yield check_folder("work folder", settings.work_dir, "ENROLLGATE_WORK_DIR")
     yield check_destination(settings)
-    yield check_cookies(settings, accounts)
+    yield check_cookies(settings, accounts, open_accounts)
     yield check_downloader(settings)
     yield check_hosts(settings)
 
@@ -170,10 +171,13 @@ def check_folder(name: str, folder: Path, variable: str) -> Check:
     return ok(name, f"{folder} {state}, {free:.1f} GiB free")
 
 
-def check_cookies(settings: Settings, accounts: frozenset[str] | None) -> Check:
+def check_cookies(
+    settings: Settings, accounts: frozenset[str] | None, open_accounts: frozenset[str] | None
+) -> Check:
     """Check the cookies folder and its files.
 
-    `accounts` are the e-mail addresses of all tasks, None if they are not known.
+    `accounts` are the e-mail addresses of all tasks, `open_accounts` those of waiting and enrolled
+    ones; None if they are not known.
     """
     folder, secret = settings.cookies_dir, settings.kubernetes.cookies_secret
     if folder is None and settings.launcher == "kubernetes" and secret:
@@ -196,7 +200,7 @@ def check_cookies(settings: Settings, accounts: frozenset[str] | None) -> Check:
     if not files:
         remedy = "add cookies.txt, or one file per account (docs/settings.md)"
         return warning("cookies", f"{folder} is empty", remedy)
-    return check_cookies_files(files, accounts, time.time())
+    return check_cookies_files(files, accounts, open_accounts or (), time.time())
 
 
 def check_downloader(settings: Settings) -> Check:

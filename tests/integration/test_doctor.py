@@ -1,8 +1,12 @@
 """`doctor` and the start of the operator decide alike, and rightly, on real tables and servers."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from operator import methodcaller
+from pathlib import Path
 
 import pytest
 from sqlalchemy import make_url
@@ -418,3 +422,41 @@ def test_binary_log_of_statements_is_refused_with_the_remedy() -> None:
                             "INSERT INTO download_tasks (id, status) VALUES (1, 'x')",
                         )
                     )
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (f"CREATE TABLE download_tasks ({COLUMNS.replace(' PRIMARY KEY', '')})", "the id 1"),
+        (f"CREATE TABLE download_tasks ({COLUMNS.replace('VARCHAR(32)', 'TINYINT')})", "TINYINT"),
+        (
+            f"CREATE TABLE download_tasks ({COLUMNS.replace('VARCHAR(32)', f'ENUM({CAPITALS})')})"
+            " COLLATE utf8mb4_bin",
+            "ENUM without 'pending'",
+        ),
+    ],
+    ids=["two rows of one id", "numbers", "capitals"],
+)
+def test_both_commands_end_with_the_same_words(
+    mariadb_url: str, tmp_path: Path, table: str, words: str
+) -> None:
+    two = "INSERT INTO download_tasks (id) VALUES (1), (1)"
+    with opened(mariadb_url, table, *([] if "PRIMARY KEY" in table else [two])):
+        settings = {
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "ENROLLGATE_DATABASE_URL": mariadb_url,
+            "ENROLLGATE_WORK_DIR": str(tmp_path / "work"),
+            "ENROLLGATE_DESTINATION": f"directory:{tmp_path / 'courses'}",
+        }
+        others = {key: text for key, text in os.environ.items() if not key.startswith("ENROLL")}
+        for command, exit_code in (("doctor", 1), ("run", 2)):
+            done = subprocess.run(
+                [sys.executable, "-m", "enrollgate", command],
+                env=others | settings,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=120,
+            )
+            assert done.returncode == exit_code, done
+            assert words in done.stdout + done.stderr and "Traceback" not in done.stderr, done

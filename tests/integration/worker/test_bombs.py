@@ -1,5 +1,6 @@
 """Sites that never stop sending: each is refused, in little memory, with a reason that says why."""
 
+import gzip
 import itertools
 import json
 import os
@@ -131,6 +132,40 @@ def test_a_bomb_is_refused_in_little_memory(name: str, tmp_path: Path) -> None:
     assert peak < MOST_MEMORY
 
 
+MANIFESTS = [
+    ("/s.m3u8", PLAYLIST),
+    ("/s.m3u8", "application/octet-stream"),
+    ("/s.m3u8", "video/mp2t"),
+    ("/s.mpd", "application/octet-stream"),
+    ("/s.f4m", "application/octet-stream"),
+    ("/s.f4m", "video/f4m"),
+    ("/watch", "application/dash+xml"),
+    ("/watch", PLAYLIST),
+]
+
+
+@pytest.mark.parametrize(("path", "kind"), MANIFESTS)
+@pytest.mark.parametrize("body", ["zeros", "text"])
+def test_what_comes_instead_of_a_manifest_costs_little_memory(
+    tmp_path: Path, path: str, kind: str, body: str
+) -> None:
+    """1 GB of zeros in gzip, or a line of text.
+
+    What is in an `.f4m` does not matter: only another program could fetch its stream.
+    """
+    zeros = gzip.compress(bytes(8 << 20)) * 128
+    with RawSite() as site:
+        site.answers[path] = lambda _: (
+            [head(GZIP, kind=kind), zeros]
+            if body == "zeros"
+            else [answer(b"Internal error. Please contact support.", kind=kind)]
+        )
+        reason, message, peak = run_measured(site, tmp_path, path)
+    is_f4m = "f4m" in message and path.endswith("f4m")
+    assert reason is (Reason.UNSUPPORTED_COURSE if is_f4m else Reason.SITE_ERROR), message
+    assert peak < MOST_MEMORY
+
+
 def test_endless_redirects_are_refused(tmp_path: Path) -> None:
     counter = itertools.count()
 
@@ -163,10 +198,12 @@ def test_pages_that_lead_to_the_next_without_end_are_refused(tmp_path: Path) -> 
     assert next(counter) < 100
 
 
-def run_measured(site: RawSite, tmp_path: Path) -> tuple[Reason | None, str, int]:
+def run_measured(
+    site: RawSite, tmp_path: Path, path: str = "/course"
+) -> tuple[Reason | None, str, int]:
     """Run the worker as a process. Return its reason, its message and its peak memory in MiB."""
     done = subprocess.run(
-        [sys.executable, "-c", WORKER, f"{site.url}/course", site.host, tmp_path],
+        [sys.executable, "-c", WORKER, f"{site.url}{path}", site.host, tmp_path],
         env=os.environ | {"PYTHONPATH": f"{REPOSITORY / 'operator'}:{REPOSITORY}"},
         capture_output=True,
         text=True,

@@ -39,6 +39,8 @@ class _Rule(NamedTuple):
 # In words a site says it of single lectures, too, which are only locked.
 _LOGIN = (Reason.ACCESS_DENIED, "the site asks for a login: {text}", LoginRequired)
 
+_NO_PLAYLIST = "the site sent something else instead of a playlist"
+
 # The first rule that matches applies. Rules of words come last: they are used only if no error in
 # the chain matches one of the others.
 _RULES = (
@@ -96,6 +98,8 @@ _RULES = (
     _Rule("did not get any data blocks", Reason.INCOMPLETE_DOWNLOAD),
     _Rule("giving up after", Reason.NETWORK_ERROR),
     _Rule("timed out", Reason.NETWORK_ERROR),
+    _Rule("no m3u header", Reason.SITE_ERROR, _NO_PLAYLIST),
+    _Rule("failed to parse xml", Reason.SITE_ERROR, _NO_PLAYLIST),
     _Rule("no video formats", Reason.UNSUPPORTED_COURSE),
     _Rule("unsupported url", Reason.UNSUPPORTED_COURSE),
     _Rule("", Reason.UNSUPPORTED_COURSE),

@@ -202,9 +202,13 @@ class DurableHlsFD(DurableFragmentFD, HlsFD):  # type: ignore[misc]  # yt-dlp ha
     ) -> bool:
         """Return whether yt-dlp supports the stream.
 
-        Raises Failure (DrmProtected) before any part of a protected stream, or its key, is
-        requested.
+        Raises Failure: SiteError if it is no playlist, DrmProtected before any part of a protected
+        stream, or its key, is requested.
         """
+        if not manifest.lstrip("\ufeff \t\r\n").startswith("#EXTM3U"):
+            # yt-dlp would take each line for the address of a fragment.
+            message = "the site sent something else instead of a playlist"
+            raise Failure(Reason.SITE_ERROR, message)
         if _DRM.search(manifest):
             raise Failure(Reason.DRM_PROTECTED, "this stream is DRM-protected")
         self._has_map = "#EXT-X-MAP" in manifest

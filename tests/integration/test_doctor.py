@@ -118,6 +118,16 @@ def test_number_that_the_status_column_cannot_hold_is_refused(
         assert checks(database, tables)["status column"].severity is Severity.FAILED
 
 
+def test_status_with_an_address_or_a_newline_is_not_shown(database_url: str) -> None:
+    """The operator logs the warnings when it starts."""
+    with closing(World(database_url)) as world:
+        world.add("asked by ada@example.com")
+        world.add("odd\nENROLL CHECK task=77")
+        check = checks(world.database, world.tables)["statuses found"]
+        assert check.severity is Severity.WARNING and "odd" in check.detail
+        assert "ada" not in check.detail and "\n" not in check.detail
+
+
 CAPITALS = "'PENDING', 'PAID', 'PROCESSING', 'ENROLLED', 'COMPLETED', 'FAILED'"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, delete, false, func, insert, literal, select, text, update
 
+from enrollgate.common.redaction import redact
 from enrollgate.database.engine import Database
 from enrollgate.database.errors import DatabaseMisconfigured, DatabaseUnavailable
 from enrollgate.database.migrate import current, head, is_newer
@@ -274,14 +275,14 @@ def _check_privileges(database: Database, tables: Tables) -> Check:
 def _check_statuses(database: Database, tables: Tables) -> Check:
     counts = count_by_status(database, tables)
     found = [
-        f"{'NULL' if each.status is None else each.status or repr('')}: {each.tasks}"
+        f"{'NULL' if each.status is None else redact(each.status) or repr('')}: {each.tasks}"
         for each in counts.listed
     ]
     if counts.others:
         found.append(f"{counts.tasks_of_others} with {counts.others} other statuses")
     all_found = ", ".join(found) or "no rows yet"
     unknown = [
-        "NULL" if each.status is None else repr(each.status)
+        "NULL" if each.status is None else f"'{redact(each.status)}'"
         for each in counts.listed
         if each.configured_status is None
     ]

@@ -13,30 +13,20 @@ from pathlib import Path
 from tests.cluster.control_plane.certificates import Authority
 from tests.udemy_site.course import write_files
 from tests.udemy_site.server import SECRET, UdemyServer
+from tests.webservers.nginx import NGINX_HEAD
 from tests.webservers.process import running
 
 _FILE_HOSTS = ("mp4-c", "hls-c", "vtt-c", "att-c", "img-c")
 NAMES = ("www.udemy.com", *(f"{host}.udemycdn.com" for host in _FILE_HOSTS))
-_CONFIG = """
-daemon off;
-worker_processes 1;
-user root;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{ worker_connections 128; }}
-http {{
+_CONFIG = (
+    NGINX_HEAD
+    + """
     types {{ video/mp4 mp4; text/vtt vtt; application/pdf pdf; image/jpeg jpg;
              application/vnd.apple.mpegurl m3u8; video/mp2t ts; application/zip zip; }}
-    default_type application/octet-stream;
     log_format requests escape=json '{{"host":"$host","path":"$request_uri","status":$status,'
         '"method":"$request_method","sent":$body_bytes_sent,'
         '"encoding":"$sent_http_content_encoding"}}';
     access_log {folder}/access.log requests;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
     ssl_certificate {certificate};
     ssl_certificate_key {key};
     server {{
@@ -68,6 +58,7 @@ http {{
     }}
 }}
 """
+)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from tests.databases.server import free_port
 from tests.webservers.process import running
 from tests.webservers.site import NAME, SECRET, CourseFiles, WebServer
 
-_CONFIG = """
+# The start of each configuration, with the block `http` left open. It fills in `folder`.
+NGINX_HEAD = """
 daemon off;
 master_process on;
 worker_processes 1;
@@ -32,22 +33,26 @@ pid {folder}/nginx.pid;
 error_log {folder}/error.log;
 events {{ worker_connections 128; }}
 http {{
-    types {{
-        video/mp4 mp4;
-        text/html html;
-        application/rss+xml xml;
-    }}
     default_type application/octet-stream;
-    log_format requests escape=json '{{"path":"$request_uri","status":$status,'
-        '"method":"$request_method","sent":$body_bytes_sent,'
-        '"range":"$http_range","if_range":"$http_if_range",'
-        '"encoding":"$sent_http_content_encoding","protocol":"$server_protocol"}}';
-    access_log {folder}/access.log requests;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
+"""
+_CONFIG = (
+    NGINX_HEAD
+    + """
+    types {{
+        video/mp4 mp4;
+        text/html html;
+        application/rss+xml xml;
+    }}
+    log_format requests escape=json '{{"path":"$request_uri","status":$status,'
+        '"method":"$request_method","sent":$body_bytes_sent,'
+        '"range":"$http_range","if_range":"$http_if_range",'
+        '"encoding":"$sent_http_content_encoding","protocol":"$server_protocol"}}';
+    access_log {folder}/access.log requests;
     proxy_cache_path {folder}/cache keys_zone=slices:1m;
     limit_req_zone $server_name zone=few:1m rate=60r/m;
     server {{
@@ -142,6 +147,7 @@ http {{
     }}
 }}
 """
+)
 
 
 @contextmanager

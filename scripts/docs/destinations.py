@@ -131,7 +131,7 @@ deliveries in a row fail.
 """
 _TAIL = f"""
 A connection counts as lost if no bytes move for {SOCKET_TIMEOUT:.0f} s. Request bodies are sent in
-blocks of a few KiB, each with that timeout of its own, so a slow upload is not a lost connection.
+blocks of 64 KiB, each with that timeout of its own, so a slow upload is not a lost connection.
 After any error in an upload, Enrollgate asks Drive how much it has (308 with `Range`; without
 `Range`: nothing) before it sends more.
 

@@ -156,7 +156,7 @@ class WatchfulSite:
             and connection.pid is not None
         }
 
-    def forget(self, port: int) -> None:
+    def drop(self, port: int) -> None:
         """Note that a connection is closed."""
         with self._lock:
             self._connections.pop(port, None)
@@ -174,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
     def finish(self) -> None:
-        self.watchful_site.forget(self.client_address[1])
+        self.watchful_site.drop(self.client_address[1])
         super().finish()
 
     def do_HEAD(self) -> None:

@@ -43,7 +43,7 @@ PACE = 0.3
 # The share of steps in which something fails.
 FAULTS = 0.4
 # Seconds without any change after which nothing is expected any more.
-SILENCE = 300.0
+QUIET_TIME = 300.0
 # Tasks that Node.js adds after the faults: they must be completed.
 HEALTHY = 3
 
@@ -57,7 +57,7 @@ class Chaos:
         self.random = random
         self.started = time.monotonic()
 
-    def tell(self, what: str) -> None:
+    def report(self, what: str) -> None:
         print(f"{time.monotonic() - self.started:7.1f} s  {what}", flush=True)
 
     def run(self, tasks: int) -> None:
@@ -92,7 +92,7 @@ class Chaos:
                 if what is None:  # nothing of the kind runs now: later
                     faults.insert(0, fault)
                 else:
-                    self.tell(f"{fault.__name__}: {what}")
+                    self.report(f"{fault.__name__}: {what}")
             time.sleep(PACE)
 
     def _write(self, step: int, random: Random) -> None:
@@ -125,7 +125,7 @@ class Chaos:
         first = max(self.node.wanted, default=0) + 1
         for task in range(first, first + HEALTHY):
             self.node.add(task, "enrolled")
-        self.tell(f"the faults are over: {dict(self.machine.done)}, {dict(self.node.done)}")
+        self.report(f"the faults are over: {dict(self.machine.done)}, {dict(self.node.done)}")
         seen, changed_at = None, time.monotonic()
         while not self.node.is_quiet():
             self.machine.step()
@@ -133,10 +133,10 @@ class Chaos:
             now = writes, len(self.machine.site.log)
             if now != seen:
                 seen, changed_at = now, time.monotonic()
-            if time.monotonic() - changed_at > SILENCE:
+            if time.monotonic() - changed_at > QUIET_TIME:
                 raise AssertionError(f"nothing moves, and tasks are open: {self.describe()}")
             time.sleep(PACE)
-        self.tell("everything is quiet")
+        self.report("everything is quiet")
 
     def describe(self) -> str:
         """Return what is open, for a message."""
@@ -199,7 +199,7 @@ def test_promises_hold_when_everything_dies_at_random(chaos: Chaos) -> None:
     destination = machine.disk / "courses"
     completed = node.completed()
     courses = [wanted.course for wanted in completed]
-    chaos.tell(f"{len(completed)} completed, {len(machine.site.log)} requests")
+    chaos.report(f"{len(completed)} completed, {len(machine.site.log)} requests")
     broken = [
         *machine.site.violations,
         *check_writes(history),

@@ -1,4 +1,4 @@
-"""A flood in front of a real operator: it stays ready, launches, and ends when it is told to."""
+"""A flood in front of a real operator: it stays ready, launches, and ends when it is asked to."""
 
 import signal
 import urllib.request

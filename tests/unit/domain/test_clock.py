@@ -1,4 +1,4 @@
-"""A clock that was set, told from time that passed."""
+"""A clock that was set, as opposed to time that passed."""
 
 from datetime import datetime, timedelta
 

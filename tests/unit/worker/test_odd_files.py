@@ -7,13 +7,15 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import httplib2
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.odd_json import TEXTS, VALUES, mutated
 
 from enrollgate.worker.course import Fetched, Item
 from enrollgate.worker.destinations.directory import MANIFEST, Directory
-from enrollgate.worker.destinations.drive.errors import UnreadableResponse
+from enrollgate.worker.destinations.drive.client import build_error
+from enrollgate.worker.destinations.drive.errors import FailedRequest, UnreadableResponse, classify
 from enrollgate.worker.destinations.drive.files import parse_file, parse_json
 from enrollgate.worker.destinations.drive.sessions import Session, SessionStore
 from enrollgate.worker.downloaders.versions import Version
@@ -117,3 +119,25 @@ def test_session_file_that_was_saved_is_loaded(tmp_path: Path) -> None:
 def test_odd_version_file_is_a_version_or_none(text: str) -> None:
     version = Version.decode(text)
     assert version is None or Version.decode(version.encode()) == version
+
+
+REFUSAL = {
+    "error": {
+        "code": 403,
+        "message": "The user has exceeded the rate",
+        "errors": [{"reason": "userRateLimitExceeded"}],
+        "details": [{"reason": "X"}],
+    }
+}
+
+
+@given(
+    st.sampled_from([400, 401, 403, 404, 429, 500, 503]),
+    st.binary(max_size=80) | mutated(REFUSAL).map(json.dumps).map(str.encode),
+    st.text(max_size=30),
+)
+def test_odd_refusal_of_drive_is_a_failed_request(status: int, body: bytes, date: str) -> None:
+    response = httplib2.Response({"date": date, "retry-after": date})
+    response.status = status
+    error = build_error(response, body)
+    assert isinstance(classify(error), FailedRequest)

@@ -220,7 +220,7 @@ class Client:
         }
         response, content = self._send(request.uri, request.method, request.body, headers)
         if response.status != 200:
-            raise _build_error(response, content)
+            raise build_error(response, content)
         if not response.get("location"):
             raise UnreadableResponse("no session")
         try:
@@ -259,7 +259,7 @@ class Client:
         if response.status in (200, 201):
             return parse_file(parse_json(content))
         if response.status != 308:
-            raise _build_error(response, content)
+            raise build_error(response, content)
         kept = re.fullmatch(r"(?:bytes=)?0-(\d{1,18})", response.get("range", "0--1").strip())
         position = int(kept[1]) + 1 if kept else 0
         if (kept is None and "range" in response) or position > most:
@@ -313,7 +313,7 @@ class Client:
         """
         response, content = self._send(request.uri, request.method, request.body, request.headers)
         if response.status != 200:
-            raise _build_error(response, content)
+            raise build_error(response, content)
         return parse_json(content)
 
     def _files(self) -> Any:
@@ -333,7 +333,7 @@ class Client:
         return files
 
 
-def _build_error(response: Any, content: bytes) -> Exception:
+def build_error(response: Any, content: bytes) -> Exception:
     """Build the exception for an answer that is not a success."""
     try:
         error: Exception = HttpError(response, content)

@@ -1,7 +1,7 @@
 """Faults and events in any order, with the real reconciler on SQLite.
 
-Node.js writes, replaces and deletes rows, time passes, runs end, report nonsense or disappear. At
-any point of a pass the operator may crash,
+Node.js writes, replaces and deletes rows, time passes, runs end, report nonsense or disappear. The
+database refuses rows and the launcher refuses runs. At any point of a pass the operator may crash,
 Node.js may write, a second operator may run a pass, or the database or the launcher may be away.
 After each step the promises must hold. Once the faults stop, every task must end.
 """
@@ -57,6 +57,8 @@ ODD_REPORTS = (
     '{"reason": "SiteError", "message": "' + "x" * 10_000 + '"}',
     '{"reason": null, "message": "", "destination_url": "\\ud800"}',
 )
+# The note of rows whose status the database does not let the operator write.
+REFUSED = "refused"
 
 
 class OperatorCrashed(BaseException):
@@ -87,6 +89,11 @@ class Promises(RuleBasedStateMachine):
         self.over: dict[int, str] = {}
         # How many courses and accounts were made up.
         self.versions = 0
+        # Only the operator writes a status and leaves the note.
+        self.world.sql(
+            "CREATE TRIGGER refusal BEFORE UPDATE OF status ON download_tasks "
+            f"WHEN NEW.note = '{REFUSED}' BEGIN SELECT RAISE(ABORT, 'not this row'); END"
+        )
         self.restart()
 
     def teardown(self) -> None:
@@ -136,7 +143,7 @@ class Promises(RuleBasedStateMachine):
         if task not in self.written or self.world.status(task) == "completed":
             return  # The row is deleted or completed: an application does not write to it again.
         self.world.sql(
-            "UPDATE download_tasks SET status = :status WHERE id = :id",
+            "UPDATE download_tasks SET status = :status, note = 'Node.js' WHERE id = :id",
             status=status,
             id=task,
         )
@@ -174,6 +181,26 @@ class Promises(RuleBasedStateMachine):
             url=f"{COURSE}/{self.versions}" if is_course else f"ada{self.versions}",
         )
         self.moved.add(task)
+
+    @rule(task=tasks)
+    def the_database_refuses_a_row(self, task: int) -> None:
+        self.world.sql(f"UPDATE download_tasks SET note = '{REFUSED}' WHERE id = :id", id=task)
+
+    @rule()
+    def the_database_accepts_all_rows(self) -> None:
+        self.world.sql("UPDATE download_tasks SET note = 'Node.js'")
+
+    @rule(task=tasks, is_known=st.booleans())
+    def the_launcher_refuses_a_task(self, task: int, is_known: bool) -> None:
+        if is_known:
+            self.world.launcher.refused[task] = "an admission webhook says no"
+        else:
+            self.world.launcher.broken.add(task)
+
+    @rule()
+    def the_launcher_accepts_all_tasks(self) -> None:
+        self.world.launcher.refused.clear()
+        self.world.launcher.broken.clear()
 
     @rule(task=tasks)
     def node_deletes_a_row(self, task: int) -> None:
@@ -390,14 +417,19 @@ class Promises(RuleBasedStateMachine):
                 assert any(run.reason for run in self.world.runs(task))
 
     def once_the_faults_stop_every_task_ends(self) -> None:
+        """Refused tasks hold nobody up; once they are accepted, they end, too."""
         self.world.launcher.lingering = False
         self.restart()
-        self.come_to_rest()
-        self.operator.reconcile()
-        assert self.world.scalar("SELECT COUNT(*) FROM enrollgate_tasks") == 0
+        launcher = self.world.launcher
+        self.come_to_rest({*launcher.refused, *launcher.broken})
+        self.the_database_accepts_all_rows()
+        self.the_launcher_accepts_all_tasks()
+        self.come_to_rest(set())
 
-    def come_to_rest(self) -> None:
-        """Make passes until every task has ended."""
+    def come_to_rest(self, refused: set[int]) -> None:
+        """Make passes until every task has ended that nothing refuses."""
+        without = ",".join(map(str, {0, *refused}))
+        refusing = f"(SELECT id FROM download_tasks WHERE note = '{REFUSED}' OR id IN ({without}))"
         for _ in range(200):
             self.operator.reconcile()
             self.world.clock.advance(30)
@@ -413,9 +445,16 @@ class Promises(RuleBasedStateMachine):
             open_tasks = self.world.scalar(
                 "SELECT COUNT(*) FROM download_tasks "
                 "WHERE status IN ('pending', 'paid', 'processing', 'enrolled') "
+                f"AND id NOT IN {refusing}"
             )
-            unfinished = self.world.scalar("SELECT COUNT(*) FROM enrollgate_runs WHERE active = 1 ")
-            if not open_tasks and not unfinished and not self.world.launcher.runs:
+            unfinished = self.world.scalar(
+                "SELECT COUNT(*) FROM enrollgate_runs WHERE active = 1 "
+                f"AND task_id NOT IN {refusing}"
+            )
+            tracked = self.world.scalar(
+                f"SELECT COUNT(*) FROM enrollgate_tasks WHERE task_id NOT IN {refusing}"
+            )
+            if not any((open_tasks, unfinished, tracked, self.world.launcher.runs)):
                 return
         raise AssertionError(f"tasks are left hanging: {self.world.runs()}")
 

@@ -840,15 +840,19 @@ class Reconciler:
         if not orphans:
             return
         names = [orphan.observation.name for orphan in orphans]
-        ours = runs.unfinished_claims(self._database, names)
+        claims = runs.claims(self._database, names, installation=self._installation)
         finished = list[Observation]()
         for orphan in orphans:
             name = orphan.observation.name
-            if name in ours and orphan.observation.claim_id in (None, ours[name]):
+            claim_id, has_ended = claims.get(name, ("", True))
+            is_of_row = name in claims and orphan.observation.claim_id in (None, claim_id)
+            if is_of_row and not has_ended:
                 continue
             if isinstance(orphan, DiscardOrphan):
                 finished.append(orphan.observation)
             elif not orphan.observation.is_ending:
                 _LOG.warning("stopping a run that has no unfinished row of its claim", run=name)
-                self._ask_to_stop(orphan.observation, keep_name=True)
+                # The name of a run that is recorded as ended is never claimed again. Any other
+                # must stay taken until the orphan's processes are gone.
+                self._ask_to_stop(orphan.observation, keep_name=not is_of_row)
         self._discard(finished)

@@ -29,6 +29,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    or_,
     select,
     true,
     update,
@@ -40,7 +41,14 @@ from enrollgate.database.errors import RowRefused
 from enrollgate.database.tables import INSTANT, Tables, runs, tracked_tasks
 from enrollgate.domain.planner import Finish, Record, Stop
 from enrollgate.domain.reasons import Reason, explain
-from enrollgate.domain.run import Outcome, RunPlace, RunState, UnfinishedRun, run_name
+from enrollgate.domain.run import (
+    Outcome,
+    RunPlace,
+    RunState,
+    UnfinishedRun,
+    parse_run_name,
+    run_name,
+)
 from enrollgate.domain.task import TaskState
 
 # Characters of a recorded message or remedy, at most.
@@ -380,16 +388,26 @@ def still_enrolled(database: Database, tables: Tables, names: Collection[str]) -
         return set(connection.execute(statement).scalars())
 
 
-def unfinished_claims(database: Database, names: Collection[str]) -> dict[str, str]:
-    """Return the claim ids of the runs with these names that have not ended, by name.
+def claims(
+    database: Database, names: Collection[str], *, installation: str
+) -> dict[str, tuple[str, bool]]:
+    """Return the claim id of each run with one of these names, and whether it has ended.
 
     This is the last check before an orphan is stopped.
     """
-    statement = select(runs.c.name, runs.c.claim_id).where(
-        runs.c.name.in_(names), runs.c.active == 1, runs.c.state != RunState.ENDED.value
+    parsed = (parse_run_name(installation, name) for name in names)
+    largest = (1 << (63 if database.is_sqlite else 64)) - 1  # of what `task_id` holds
+    # An index finds the runs by it. There is none on their names.
+    task_ids = [each[0] for each in parsed if each is not None and abs(each[0]) <= largest]
+    has_ended = or_(runs.c.active.is_(None), runs.c.state == RunState.ENDED.value)
+    statement = select(runs.c.name, runs.c.claim_id, has_ended).where(
+        runs.c.task_id.in_(task_ids), runs.c.name.in_(names)
     )
     with database.read_transaction() as connection:
-        return {name: claim_id or "" for name, claim_id in connection.execute(statement)}
+        return {
+            name: (claim_id or "", bool(ended))
+            for name, claim_id, ended in connection.execute(statement)
+        }
 
 
 def mark_launched(database: Database, launched: Mapping[str, datetime | None]) -> set[str]:

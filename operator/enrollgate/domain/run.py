@@ -129,11 +129,16 @@ def run_name(installation: str, task_id: int, run_number: int) -> str:
     return f"{installation}-{task_id}-{run_number}"
 
 
-def is_run_of(installation: str, name: str) -> bool:
-    """Return whether `run_name` builds this name for this installation.
+def parse_run_name(installation: str, name: str) -> tuple[int, int] | None:
+    """Return the task's id and the run number; None if `run_name` does not build this name so.
 
     For example, `a-1-2-3` is a run of `a-1` and not of `a`.
     """
-    return (
-        re.fullmatch(rf"{re.escape(installation)}-(0|-?[1-9][0-9]*)-[1-9][0-9]*", name) is not None
-    )
+    pattern = rf"{re.escape(installation)}-(0|-?[1-9][0-9]*)-([1-9][0-9]*)"
+    match = re.fullmatch(pattern, name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def is_run_of(installation: str, name: str) -> bool:
+    """Return whether `run_name` builds this name for this installation."""
+    return parse_run_name(installation, name) is not None

@@ -60,8 +60,8 @@ A course with lectures of 1 to 50 MB goes from a site to a Drive. The bandwidth 
 table. The bare transfers move the same bytes in one direction and do nothing else. yt-dlp is its
 command with its defaults, followed by one plain upload per file.
 
-This row is of 28 November 2026, measured beside test suites on the same two cores. The worker also
-checks every file to its end, which costs CPU.""",
+This row is of 28 November 2026. The worker also checks every file to its end, which costs CPU. Its
+start, the first file and the last one take a few seconds in any course.""",
     ),
     "drive_memory": (
         "The worker's memory",

@@ -5,14 +5,17 @@ A run belongs to the row as it was claimed: its id, account and course URL.
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 from tests.world import COURSE, MemoryLauncher, World
 
+from enrollgate.database import runs
 from enrollgate.domain.account import cookies_name
 from enrollgate.domain.observation import LaunchResult, Observation, Phase
 from enrollgate.domain.planner import Launch
+from enrollgate.domain.run import UnfinishedRun
 
 OTHER_COURSE = "https://courses.example.com/course/2"
 Change = Callable[[World, int], None]
@@ -334,3 +337,24 @@ def test_restored_claim_adopts_the_run_that_it_launched(world: World) -> None:
     world.reconcile()
     assert world.launcher.live == [first] and len(world.launcher.orders) == 1
     assert world.runs(task)[0].state == "launched"
+
+
+@pytest.mark.parametrize("status", ["failed", "completed"])
+def test_a_task_set_back_within_one_pass_gets_a_fresh_run(
+    world: World, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    task, first = launch_first(world)
+    world.set(task, status)
+    read = runs.unfinished
+
+    def set_back_first(*arguments: Any, **options: Any) -> list[UnfinishedRun]:
+        world.set(task, "enrolled")
+        monkeypatch.setattr(runs, "unfinished", read)
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(runs, "unfinished", set_back_first)
+    world.reconcile()
+    assert first in world.launcher.stopping
+    world.reconcile()
+    assert [run.outcome for run in world.runs(task)] == ["revoked", None]
+    assert world.launcher.live == [f"test-{task}-2"]

@@ -161,6 +161,19 @@ def test_stopping_run_is_revoked_once_it_has_ended_for_any_task(
         assert short(decide(task, S, seen)) == "record revoked TaskFailed"
 
 
+@pytest.mark.parametrize(
+    ("report", "reason"),
+    [
+        (Report(Reason.NETWORK_ERROR, "x"), Reason.NETWORK_ERROR),
+        (Report(None, "", items_delivered=2, items_failed=3), Reason.INCOMPLETE_DOWNLOAD),
+    ],
+)
+def test_success_with_a_report_of_failures_is_no_success(report: Report, reason: Reason) -> None:
+    seen = Observation(NAME, Phase.SUCCEEDED, report)
+    (action,) = plan([make_run(TaskState.ENROLLED, L)], {NAME: seen}, POLICY, HERE)
+    assert short(action) == f"record failed {reason}, task to failed"
+
+
 def test_lost_run_is_replaced_up_to_the_limit() -> None:
     assert short(decide(TaskState.ENROLLED, L, "absent", lost_before=1)) == "record lost Lost"
     assert (

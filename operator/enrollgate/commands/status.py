@@ -21,7 +21,7 @@ from rich.text import Text
 
 from enrollgate.commands.console import OUT, settings_or_fail
 from enrollgate.commands.database import database_or_fail
-from enrollgate.common.redaction import printable
+from enrollgate.common.redaction import printable, redact
 from enrollgate.control.wiring import build_tables
 from enrollgate.database import Database, DatabaseUnavailable, Tables, queries
 from enrollgate.domain.reasons import Reason, explain
@@ -118,7 +118,10 @@ def to_json(overview: Overview) -> dict[str, Any]:
 
     return {
         "now": overview.now.isoformat() + "Z",
-        "tasks": [asdict(count) for count in overview.tasks.listed],
+        "tasks": [
+            asdict(count) | {"status": count.status and redact(count.status)}
+            for count in overview.tasks.listed
+        ],
         "tasks_of_other_statuses": overview.tasks.tasks_of_others,
         "set_aside": [plain(task) for task in overview.set_aside],
         "runs": [
@@ -204,7 +207,7 @@ def task_table(counts: queries.StatusCounts, tables: Tables) -> Table:
     for count in counts.listed:
         state = tables.statuses.state(count.configured_status)
         table.add_row(
-            _cell("NULL" if count.status is None else count.status),
+            _cell("NULL" if count.status is None else redact(count.status)),
             str(count.tasks),
             unknown if state is TaskState.UNKNOWN else _MEANINGS[state],
         )

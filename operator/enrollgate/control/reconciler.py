@@ -189,6 +189,8 @@ class Reconciler:
         self._unlisted = Counter[str]()
         # Whether a part of this pass has reached its limit.
         self._is_limited = False
+        # Tasks with a run that this pass has seen finished or deleted at the gate.
+        self._left = dict[int, TaskState]()
         # Of the last full pass: for the numbers in summaries only.
         self._waiting = self._enrolled = 0
 
@@ -199,6 +201,7 @@ class Reconciler:
         aborted, and the next one does what it did not get to.
         """
         self._lines, self._is_limited = 0, False
+        self._left.clear()
         with metrics.timed_pass():
             try:
                 return self._full_pass() if changed is None else self._focused_pass(changed)
@@ -295,6 +298,9 @@ class Reconciler:
         actions, orphans, here = list[Action](), dict(observed), self._launcher.place
         for run in unfinished:
             seen = orphans.pop(run.name, None)
+            if run.task is TaskState.ENROLLED and run.task_id in self._left:
+                # Node.js set the task back meanwhile: a fresh start, with a new run.
+                run = replace(run, task=self._left[run.task_id])  # noqa: PLW2901 -- as it was seen
             is_planned = list[bool]()
             with self._confined(run.task_id):
                 found = {} if seen is None else {run.name: seen}
@@ -429,6 +435,7 @@ class Reconciler:
                 why = "row deleted" if task.state is TaskState.MISSING else task.state.value
                 elapsed = (now - task.since).total_seconds()
                 self._log_closed(task.task_id, task.status or task.was, f"over: {why}", elapsed)
+            self._left |= {task.task_id: task.state for task in known if task.has_run}
             untracked += len(known)
             # What happens to a task with a run is decided together with that run.
             unknown += (t for t in left if t.state is TaskState.UNKNOWN and not t.has_run)
@@ -539,7 +546,8 @@ class Reconciler:
         except RowHeld as error:
             self._held.add(task_id)
             self._waits += 1
-            _LOG.warning("a task is left to the next pass", task=task_id, error=str(error))
+            log = _LOG.warning if self._is_new(task_id, error) else _LOG.debug
+            log("a task is left to the next pass", task=task_id, error=str(error))
         except RowRefused as error:
             self._note_statement_refused(task_id, error)
         except (DatabaseUnavailable, DatabaseMisconfigured, LauncherUnavailable):

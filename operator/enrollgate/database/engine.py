@@ -53,6 +53,7 @@ from tenacity import (
 from enrollgate.common.redaction import redact
 from enrollgate.database.errors import (
     ABOUT_FILE,
+    ABOUT_READ_ONLY,
     ABOUT_ROW,
     ABOUT_SERVER,
     KNOWN,
@@ -163,7 +164,18 @@ class Database:
 
         def attempt() -> T:
             with engine.begin() as connection:
-                return change(connection)
+                try:
+                    return change(connection)
+                except DBAPIError as error:
+                    if not of_one_row or error_code(error) not in ABOUT_READ_ONLY:
+                        raise
+                    # A trigger may refuse a row with the number of a read-only server.
+                    if connection.execute(select(self.read_only_expression())).scalar():
+                        raise
+                    raise RowRefused(
+                        f"{redact(str(error.orig), 300)}",
+                        "the server does take writes: a trigger of the task table refuses the row",
+                    ) from error
 
         with self._translated(of_one_row=of_one_row):
             return Retrying(

@@ -63,6 +63,9 @@ READ_ONLY = (
 _TLS_CA = "ENROLLGATE_DATABASE__TLS_CA"
 _GRANTS = "docs/operations.md has all GRANTs"
 _VIEW = "name the table behind the view in ENROLLGATE_TASK_TABLE, or "
+# A server that takes no writes. 1792: ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION,
+# 1836: ER_READ_ONLY_MODE
+ABOUT_READ_ONLY = (ER.OPTION_PREVENTS_STATEMENT, ER.READ_ONLY_TRANSACTION, 1792, 1836)
 # The first that matches counts. Numbers: https://dev.mysql.com/doc/mysql-errors/8.4/en/ and
 # https://mariadb.com/kb/en/mariadb-error-codes/ (4151), and PyMySQL's own from 2000 on.
 KNOWN = (
@@ -270,8 +273,7 @@ KNOWN = (
         "set the server's binlog_format to ROW or MIXED: READ COMMITTED needs one of them",
     ),
     Known(
-        # 1792: ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION, 1836: ER_READ_ONLY_MODE
-        (ER.OPTION_PREVENTS_STATEMENT, ER.READ_ONLY_TRANSACTION, 1792, 1836),
+        ABOUT_READ_ONLY,
         "",
         _AWAY,
         READ_ONLY,

@@ -29,6 +29,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    not_,
     or_,
     select,
     true,
@@ -666,8 +667,9 @@ def compare_and_set(
     was.
 
     This is the only statement that writes Node.js's table:
-    `UPDATE ... SET status = to WHERE id = ? AND status = ?`. The status is read back, since a
-    trigger may have replaced it without an error. Raises RowRefused then.
+    `UPDATE ... SET status = to WHERE id = ? AND status = ?`. The row is read back, since a
+    trigger may have replaced the status, or changed what the conditions are about, without an
+    error. Raises RowRefused then.
     """
     unchanged = tables.status.is_(None) if status is None else tables.status == status
     statement = (
@@ -678,14 +680,19 @@ def compare_and_set(
     if connection.execute(statement).rowcount == 0:
         return False
     # A row that is not there any more has left a view.
-    written = select(tables.status).where(
-        tables.id == task_id, tables.status.is_(None) | (tables.status != to)
+    is_other = tables.status.is_(None) | (tables.status != to)
+    written = select(tables.status, is_other).where(
+        tables.id == task_id, or_(is_other, *(not_(each) for each in conditions))
     )
-    for (instead,) in connection.execute(written):
+    for instead, has_other_status in connection.execute(written):
         kept = "NULL" if instead is None else repr(redact(str(instead), 64))
+        did = (
+            f"wrote {kept} in place of {to!r}" if has_other_status else f"changed more than {to!r}"
+        )
+        what = "status" if has_other_status else "e-mail or the course URL"
         raise RowRefused(
-            f"the database wrote {kept} in place of {to!r}: a trigger of the task table sets the "
-            "status; let it accept what Enrollgate writes, or drop it"
+            f"the database {did}: a trigger of the task table sets the {what}; let it accept what "
+            "Enrollgate writes, or drop it"
         )
     return True
 

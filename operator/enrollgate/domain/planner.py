@@ -245,6 +245,9 @@ def _record_result(run: UnfinishedRun, seen: Observation, *, move_task: bool) ->
     if seen.phase is Phase.FAILED:
         outcome = Outcome.FAILED
         reason = (report.reason if report else None) or Reason.WORKER_CRASHED
+    elif report is not None and (report.reason is not None or report.items_failed):
+        # The worker ended well, and says that it did not. In doubt, the course is not complete.
+        outcome, reason = Outcome.FAILED, report.reason or Reason.INCOMPLETE_DOWNLOAD
     message = explain(reason).means if reason else ""
     remedy = ""
     if report is not None:

@@ -23,13 +23,13 @@ from sqlalchemy import (
     RowMapping,
     Select,
     String,
+    and_,
     case,
     cast,
     delete,
     func,
     insert,
     literal,
-    not_,
     or_,
     select,
     true,
@@ -679,22 +679,22 @@ def compare_and_set(
     )
     if connection.execute(statement).rowcount == 0:
         return False
-    # A row that is not there any more has left a view.
-    is_other = tables.status.is_(None) | (tables.status != to)
-    written = select(tables.status, is_other).where(
-        tables.id == task_id, or_(is_other, *(not_(each) for each in conditions))
+    as_written = and_(tables.status == to, *conditions)
+    has_other_status = tables.status.is_(None) | (tables.status != to)
+    # None, if the row has left a view. Several, if no key keeps ids unique.
+    found = connection.execute(
+        select(tables.status, has_other_status, as_written).where(tables.id == task_id)
+    ).all()
+    if not found or any(is_as_written for *_, is_as_written in found):
+        return True
+    instead, is_other, _ = found[0]
+    kept = "NULL" if instead is None else repr(redact(str(instead), 64))
+    did = f"wrote {kept} in place of {to!r}" if is_other else f"changed more than {to!r}"
+    what = "status" if is_other else "e-mail or the course URL"
+    raise RowRefused(
+        f"the database {did}: a trigger of the task table sets the {what}; let it accept what "
+        "Enrollgate writes, or drop it"
     )
-    for instead, has_other_status in connection.execute(written):
-        kept = "NULL" if instead is None else repr(redact(str(instead), 64))
-        did = (
-            f"wrote {kept} in place of {to!r}" if has_other_status else f"changed more than {to!r}"
-        )
-        what = "status" if has_other_status else "e-mail or the course URL"
-        raise RowRefused(
-            f"the database {did}: a trigger of the task table sets the {what}; let it accept what "
-            "Enrollgate writes, or drop it"
-        )
-    return True
 
 
 def insert_refusal(

@@ -207,9 +207,8 @@ def test_a_playlist_takes_no_token_to_another_site(tmp_path: Path) -> None:
         )
         kind = "application/vnd.apple.mpegurl"
         site.answers["/v.m3u8"] = lambda _: [answer(playlist.encode(), kind=kind)]
-        site.answers["/1.ts"] = other.answers["/2.ts"] = lambda _: [
-            answer(ts_segment(7_000), kind="video/mp2t")
-        ]
+        site.answers["/1.ts"] = lambda _: [answer(ts_segment(7_000, 1), kind="video/mp2t")]
+        other.answers["/2.ts"] = lambda _: [answer(ts_segment(7_000, 2), kind="video/mp2t")]
         info = {
             **{"id": "1", "title": "x", "ext": "ts", "protocol": "m3u8_native"},
             "url": f"{site.url}/v.m3u8",

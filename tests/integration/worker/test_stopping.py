@@ -1,5 +1,6 @@
 """A worker that is asked to stop does so by itself, wherever it is: it need not be killed."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -70,17 +71,26 @@ def test_a_playlist_of_100_000_segments_stops_when_asked(
         body = playlist(site, key if path == "/key" else "")
         look = stopper.at(number, path, site)
 
-        def respond(content: bytes, kind: str) -> Callable[[Received], list[bytes]]:
+        def respond(
+            content: bytes | Iterator[bytes], kind: str
+        ) -> Callable[[Received], list[bytes]]:
             def send(request: Received) -> list[bytes]:
                 look(request)
-                return [answer(content, kind=kind)]
+                return [answer(content if isinstance(content, bytes) else next(content), kind=kind)]
 
             return send
 
+        def segments() -> Iterator[bytes]:
+            for number in itertools.count():
+                # A packet of padding (ISO/IEC 13818-1, section 2.4.3.3) makes each another one.
+                segment = SEGMENT + b"\x47\x1f\xff\x10" + number.to_bytes(184)
+                if path == "/key":
+                    cipher = AES.new(KEY, AES.MODE_CBC, bytes(16))
+                    segment = cipher.encrypt(pad(segment, AES.block_size))
+                yield segment
+
         site.answers["/course"] = respond(body, "application/vnd.apple.mpegurl")
-        encrypted = AES.new(KEY, AES.MODE_CBC, bytes(16)).encrypt(pad(SEGMENT, AES.block_size))
-        segment = encrypted if path == "/key" else SEGMENT
-        site.answers["/1.ts"] = respond(segment, "video/mp2t")
+        site.answers["/1.ts"] = respond(segments(), "video/mp2t")
         site.answers["/key"] = respond(KEY, "application/octet-stream")
         report = stopped_run(site, tmp_path, stopper)
         assert stopper.sent_at is not None

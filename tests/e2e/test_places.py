@@ -14,17 +14,11 @@ from pathlib import Path
 
 import pytest
 from examples.demo.site import CourseSite
-from tests.e2e.operator_process import OperatorProcess, course_site, wait_until
+from tests.e2e.operator_process import OperatorProcess, wait_until
 
 from enrollgate.common import processes
 
 COURSE = "bread"
-
-
-@pytest.fixture
-def site() -> Iterator[CourseSite]:
-    with course_site(throttle=10_000) as running:
-        yield running
 
 
 @contextmanager

@@ -12,17 +12,11 @@ import psutil
 import pytest
 from examples.demo.site import CourseSite
 from tests.conftest import absent
-from tests.e2e.operator_process import OperatorProcess, course_site, wait_until
+from tests.e2e.operator_process import OperatorProcess, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COURSE = "ceramics"
 Pm2 = Callable[..., str]
-
-
-@pytest.fixture
-def site() -> Iterator[CourseSite]:
-    with course_site(throttle=10_000) as running:
-        yield running
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 from examples.demo.site import CourseSite
 from tests.conftest import absent, left_out
 from tests.databases.server import die_with_parent
-from tests.e2e.operator_process import OperatorProcess, course_site, wait_until
+from tests.e2e.operator_process import OperatorProcess, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COURSE = "ceramics"
@@ -27,12 +27,6 @@ mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/system
 exec /lib/systemd/systemd --user --log-target=console --unit=basic.target
 """
 Systemctl = Callable[..., str]
-
-
-@pytest.fixture
-def site() -> Iterator[CourseSite]:
-    with course_site(throttle=10_000) as running:
-        yield running
 
 
 @pytest.fixture

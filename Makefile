@@ -1,5 +1,5 @@
 # Start with `make demo` and `make test`. Each target installs what it needs.
-.PHONY: help demo test test-quick test-cluster chaos control-plane bench lint format types imports docs lock clean setup databases node pm2 systemd webservers packager yt-dlp-tests tools manifests image
+.PHONY: help demo test test-quick test-cluster chaos control-plane bench lint format types imports docs lock clean setup databases node pm2 systemd webservers chromium packager yt-dlp-tests tools manifests image
 BIN := .venv/bin
 
 help: ## List the targets
@@ -11,7 +11,7 @@ setup: ## Create .venv from the lock file
 demo: setup ## Show the four cases of the contract on this machine
 	@$(BIN)/python -m examples.demo
 
-test: setup databases node pm2 systemd webservers packager yt-dlp-tests tools lint types imports ## Check everything and run all tests except those on a cluster
+test: setup databases node pm2 systemd webservers chromium packager yt-dlp-tests tools lint types imports ## Check everything and run all tests except those on a cluster
 	@$(BIN)/python -m scripts.docs.settings --check docs/settings.md
 	@$(BIN)/python -m scripts.docs.reasons --check docs/reasons.md
 	@$(BIN)/python -m scripts.docs.chart_readme --check charts/enrollgate/README.md
@@ -41,6 +41,9 @@ databases: ## Install the database servers for the tests
 
 webservers: ## Install the web servers and download programs for the tests
 	@scripts/webservers >/dev/null || true
+
+chromium: ## Install Chromium and axe-core for the tests of the page
+	@scripts/chromium >/dev/null || true
 
 packager: setup ## Fetch the packager that makes streams for the tests
 	@scripts/packager >/dev/null || true

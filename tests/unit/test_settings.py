@@ -552,3 +552,37 @@ def test_http_address_is_an_ip_address_or_all(
     monkeypatch.setenv("ENROLLGATE_HTTP_ADDRESS", "localhost")
     with pytest.raises(SettingsError, match="write an IP address"):
         load_settings()
+
+
+TOKEN = "0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        {"WEB__ADDRESS": "*", "WEB__TOKEN": TOKEN},
+        {"WEB__ADDRESS": "192.0.2.1", "WEB__BEHIND_PROXY": "true"},
+        {"WEB__ADDRESS": "::1"},
+    ],
+)
+def test_a_page_that_is_protected_is_accepted(
+    monkeypatch: pytest.MonkeyPatch, good: dict[str, str]
+) -> None:
+    assert load(monkeypatch, **good).web.address == good["WEB__ADDRESS"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"WEB__ADDRESS": "*"}, "set ENROLLGATE_WEB__TOKEN, or ENROLLGATE_WEB__BEHIND_PROXY=true"),
+        ({"WEB__ADDRESS": "0.0.0.0"}, "would show the page to everyone"),
+        ({"WEB__ADDRESS": "localhost"}, "write an IP address"),
+        ({"WEB__TOKEN": TOKEN[:-1]}, "make one with `openssl rand -hex 16`"),
+        ({"WEB__TOKEN": TOKEN, "WEB__BEHIND_PROXY": "true"}, "are both set: keep one"),
+    ],
+)
+def test_a_page_open_to_everyone_is_refused(
+    monkeypatch: pytest.MonkeyPatch, wrong: dict[str, str], expected: str
+) -> None:
+    message = refusal(monkeypatch, **wrong)
+    assert expected in message and TOKEN[:-1] not in message

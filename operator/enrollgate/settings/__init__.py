@@ -2,7 +2,8 @@
 
     operator               all settings; a launcher's workers need only those of `worker`
     worker                 the settings that a launcher hands over to its workers
-    database, kubernetes   the groups `ENROLLGATE_DATABASE__*` and `ENROLLGATE_KUBERNETES__*`
+    database, kubernetes,  the groups `ENROLLGATE_DATABASE__*`, `ENROLLGATE_KUBERNETES__*` and
+    web                    `ENROLLGATE_WEB__*`
     loading                reads the settings and reports everything that is wrong with them
     sources                where values come from beside the environment
     types, validators      how a value is written, and what it must satisfy

@@ -18,6 +18,7 @@ from enrollgate.settings.database import DatabaseSettings, parse_database_url
 from enrollgate.settings.kubernetes import KubernetesSettings
 from enrollgate.settings.types import TRIMMED, Seconds, SomePath, TextList
 from enrollgate.settings.validators import check_statuses
+from enrollgate.settings.web import WebSettings
 from enrollgate.settings.worker import WorkerSettings
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ class Settings(WorkerSettings):
         "IPv4. The chart sets `*`: the kubelet and Prometheus ask the pod's address.",
         examples=["*"],
     )
+    web: WebSettings = Field(WebSettings(), description="For the command `enrollgate web`.")
     log_format: Literal["text", "json"] = Field(
         "text", description="`text` for people, `json` for machines."
     )
@@ -262,6 +264,21 @@ class Settings(WorkerSettings):
             raise ValueError(
                 "ENROLLGATE_KUBERNETES__SCRATCH_VOLUME must be more than "
                 "ENROLLGATE_SCRATCH_LIMIT: otherwise workers are evicted"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_web(self) -> Self:
+        web = self.web
+        if web.token is not None and web.behind_proxy:
+            raise ValueError(
+                "ENROLLGATE_WEB__TOKEN and ENROLLGATE_WEB__BEHIND_PROXY are both set: keep one"
+            )
+        if not (web.is_loopback or web.token or web.behind_proxy):
+            raise ValueError(
+                f"ENROLLGATE_WEB__ADDRESS={web.address} would show the page to everyone who can "
+                "reach it: set ENROLLGATE_WEB__TOKEN, or ENROLLGATE_WEB__BEHIND_PROXY=true if a "
+                "proxy decides who may open it"
             )
         return self
 

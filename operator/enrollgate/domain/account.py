@@ -16,3 +16,13 @@ def cookies_name(email: str) -> str:
     """Return the name of the account's cookies file in ENROLLGATE_COOKIES_DIR."""
     digest = hashlib.sha256(email.strip().lower().encode()).hexdigest()
     return f"cookies-{digest[:32]}.txt"
+
+
+def mask_account(email: str) -> str:
+    """Return the e-mail address so that its owner recognizes it, and nobody can write to it.
+
+    `ada@example.com` becomes `a***@example.com`.
+    """
+    name, _, host = email.strip().rpartition("@")
+    masked = f"{(name or host)[:1]}***"
+    return f"{masked}@{host}" if name else masked

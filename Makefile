@@ -14,6 +14,7 @@ demo: setup ## Show the four cases of the contract on this machine
 test: setup databases node pm2 systemd webservers chromium packager yt-dlp-tests tools lint types imports ## Check everything and run all tests except those on a cluster
 	@$(BIN)/python -m scripts.docs.settings --check docs/settings.md
 	@$(BIN)/python -m scripts.docs.reasons --check docs/reasons.md
+	@$(BIN)/python -m scripts.docs.reasons --json --check docs/reasons.json
 	@$(BIN)/python -m scripts.docs.chart_readme --check charts/enrollgate/README.md
 	@$(BIN)/python -m scripts.manifests --check
 	@$(BIN)/python -m scripts.docs.destinations --check docs/destinations.md
@@ -86,6 +87,7 @@ manifests: setup tools ## Render manifests/base from the chart
 docs: setup ## Generate the pages that come from code (settings, reasons, destinations, benchmarks, chart)
 	@$(BIN)/python -m scripts.docs.settings > docs/settings.md
 	@$(BIN)/python -m scripts.docs.reasons > docs/reasons.md
+	@$(BIN)/python -m scripts.docs.reasons --json > docs/reasons.json
 	@$(BIN)/python -m scripts.docs.destinations > docs/destinations.md
 	@$(BIN)/python -m benchmarks.page > docs/benchmarks.md
 	@$(BIN)/python -m scripts.docs.chart_readme > charts/enrollgate/README.md

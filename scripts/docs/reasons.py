@@ -1,10 +1,12 @@
-"""Generate docs/reasons.md: `python -m scripts.docs.reasons [--check FILE]`."""
+"""Generate docs/reasons.md and .json: `python -m scripts.docs.reasons [--json] [--check FILE]`."""
 
+import json
 import sys
 
 from scripts.docs.generated import print_or_check
 
-from enrollgate.domain.reasons import EXPLANATIONS, exit_code
+from enrollgate.commands.reasons import to_json
+from enrollgate.domain.reasons import EXPLANATIONS, Reason, exit_code
 
 _HEAD = """# Reasons and exit codes
 
@@ -25,7 +27,8 @@ in the log and in `enrollgate status`. *Retry* says whether another attempt can 
 | --- | --- | --- | --- | --- |
 """
 _TAIL = """
-This page is generated: `make docs`.
+This page is generated: `make docs`. [reasons.json](reasons.json) has the same for front ends, as
+does `enrollgate reasons --json`. A reason's name never changes; new ones may be added.
 """
 
 
@@ -40,4 +43,7 @@ def render() -> str:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--json"]:
+        page = json.dumps([to_json(reason) for reason in Reason], indent=2) + "\n"
+        sys.exit(print_or_check(page, sys.argv[2:]))
     sys.exit(print_or_check(render(), sys.argv[1:]))

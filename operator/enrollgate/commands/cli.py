@@ -12,18 +12,20 @@ from typing import Annotated
 import typer
 
 from enrollgate import version as installed_version
-from enrollgate.commands.console import OUT
-from enrollgate.common.redaction import redacted_traceback
 
+# `-h` as well as `--help`, for every command.
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     name="enrollgate",
     help="Downloads the course of each enrolled task row: one run per task, and only after the "
     "database shows `enrolled`. docs/contract.md lists all promises.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings=_CONTEXT,
 )
-drive_app = typer.Typer(help="Google Drive as destination.", no_args_is_help=True)
+drive_app = typer.Typer(
+    help="Google Drive as destination.", no_args_is_help=True, context_settings=_CONTEXT
+)
 app.add_typer(drive_app, name="drive")
 
 
@@ -40,10 +42,16 @@ def version(
 ) -> None:
     """Print the version."""
     # Python's own hook shows an exception's message as it is, with addresses and URLs in it.
-    sys.excepthook = lambda _kind, error, _frames: sys.stderr.write(redacted_traceback(error))
+    sys.excepthook = _show_crash
     if show:
-        OUT.print(f"enrollgate {installed_version()}")
+        typer.echo(f"enrollgate {installed_version()}")
         raise typer.Exit
+
+
+def _show_crash(_kind: object, error: BaseException, _frames: object) -> None:
+    from enrollgate.common.redaction import redacted_traceback
+
+    sys.stderr.write(redacted_traceback(error))
 
 
 @app.command()
@@ -73,6 +81,19 @@ def status(
     from enrollgate.commands.status import print_status
 
     print_status(as_json=as_json, watch=watch)
+
+
+@app.command()
+def reasons(
+    name: Annotated[
+        str | None, typer.Argument(help="One reason, such as AccessDenied. Omit it for all.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what each reason means and what to do about it."""
+    from enrollgate.commands.reasons import print_reasons
+
+    print_reasons(name, as_json=as_json)
 
 
 @app.command()

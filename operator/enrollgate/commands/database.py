@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from enrollgate.commands.console import fail
-from enrollgate.control.wiring import build_database
 from enrollgate.database import Database, DatabaseMisconfigured, DatabaseUnavailable
+from enrollgate.database.configured import build_database
 from enrollgate.settings.operator import Settings
 
 

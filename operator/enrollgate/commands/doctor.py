@@ -25,9 +25,7 @@ from enrollgate.common.redaction import printable, redact
 from enrollgate.control.wiring import (
     Misconfigured,
     NoCluster,
-    build_database,
     build_kubernetes_launcher,
-    build_tables,
     lease_name,
 )
 from enrollgate.database import (
@@ -37,6 +35,7 @@ from enrollgate.database import (
     queries,
     runs,
 )
+from enrollgate.database.configured import build_database, build_tables
 from enrollgate.database.preflight import check_database
 from enrollgate.domain.check import Check, Severity, failed, ok, warning
 from enrollgate.domain.destination import DriveDestination

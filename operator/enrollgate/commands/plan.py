@@ -14,8 +14,9 @@ from enrollgate.commands.console import OUT, fail, settings_or_fail
 from enrollgate.commands.database import database_or_fail
 from enrollgate.commands.status import task_table
 from enrollgate.common.redaction import printable
-from enrollgate.control.wiring import build_policy, build_tables
+from enrollgate.control.wiring import build_policy
 from enrollgate.database import Database, Tables, queries
+from enrollgate.database.configured import build_tables
 from enrollgate.database.preflight import check_task_table
 from enrollgate.domain.check import Severity
 from enrollgate.domain.planner import Launch, Record, plan

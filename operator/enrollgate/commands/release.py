@@ -7,8 +7,8 @@ lost that is recorded at another place: only a person can know that the place is
 from enrollgate.commands.console import OUT, fail, settings_or_fail
 from enrollgate.commands.database import database_or_fail
 from enrollgate.common.redaction import printable
-from enrollgate.control.wiring import build_tables
 from enrollgate.database import runs
+from enrollgate.database.configured import build_tables
 from enrollgate.domain.planner import Record
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.run import Outcome, RunPlace, RunState, UnfinishedRun

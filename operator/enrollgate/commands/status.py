@@ -22,8 +22,8 @@ from rich.text import Text
 from enrollgate.commands.console import OUT, settings_or_fail
 from enrollgate.commands.database import database_or_fail
 from enrollgate.common.redaction import printable, redact
-from enrollgate.control.wiring import build_tables
 from enrollgate.database import Database, DatabaseUnavailable, Tables, queries
+from enrollgate.database.configured import build_tables
 from enrollgate.domain.reasons import Reason, explain
 from enrollgate.domain.task import TaskState
 from enrollgate.launchers.local.run_directory import read_progress

@@ -29,7 +29,6 @@ from enrollgate.common.redaction import redact
 from enrollgate.control.leader_election import LeaderElectionForbidden
 from enrollgate.control.loop import LoopFailed
 from enrollgate.control.wiring import (
-    build_database,
     build_elector,
     build_health,
     build_kubernetes_launcher,
@@ -37,6 +36,7 @@ from enrollgate.control.wiring import (
     build_runner,
 )
 from enrollgate.database import DatabaseMisconfigured
+from enrollgate.database.configured import build_database
 from enrollgate.launchers.kubernetes import ConnectionDetails, changed_run, job_selector
 from enrollgate.launchers.kubernetes.tls import without_strict
 from enrollgate.settings.operator import Settings

@@ -23,7 +23,8 @@ from enrollgate.common.signals import handle_signals
 from enrollgate.control.leader_election import LeaderElector
 from enrollgate.control.reconciler import Reconciler
 from enrollgate.control.runner import OperatorRunner
-from enrollgate.database import Database, Tables, open_database, runs
+from enrollgate.database import Database, runs
+from enrollgate.database.configured import build_database, build_tables
 from enrollgate.domain.policy import Policy
 from enrollgate.launchers import Launcher, LauncherRefused
 from enrollgate.launchers.kubernetes import (
@@ -141,20 +142,6 @@ def build_runner(
         check_place=check_place,
     )
     return runner
-
-
-def build_database(settings: Settings) -> Database:
-    """Build the database that the settings name. Does not connect yet."""
-    return open_database(
-        settings.sqlalchemy_url(),
-        tls_ca=settings.database.tls_ca,
-        tls_verify_hostname=settings.database.tls_verify_hostname,
-    )
-
-
-def build_tables(settings: Settings) -> Tables:
-    """Build the task table and its statuses as the settings name them."""
-    return Tables.named(settings.task_columns(), settings.statuses())
 
 
 def build_policy(settings: Settings) -> Policy:

@@ -12,8 +12,9 @@ They are written with SQLAlchemy Core, for PyMySQL and SQLite.
     queries     what `status` shows
     preflight   what `doctor` checks, and what must be right before the operator starts
     migrate     creates our tables
+    configured  builds the database and its tables from the settings
 
-It imports `domain` and `common` only.
+It imports `settings`, `domain` and `common` only.
 """
 
 from enrollgate.database.engine import Database, open_database

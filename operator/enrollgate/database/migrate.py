@@ -1,15 +1,12 @@
 """Creates and upgrades our two tables, by Alembic.
 
-A migration only adds. It is harmless to repeat and safe to run twice at once.
+A migration only adds. It is harmless to repeat and safe to run twice at once. Alembic is imported
+where it is used: commands that only read must start quickly.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from pymysql.constants import ER
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -17,6 +14,10 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from enrollgate.database.engine import Database, error_code
 from enrollgate.database.errors import DatabaseMisconfigured, DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
 # Not Alembic's default name, which another program in the same database may use.
 VERSION_TABLE = "enrollgate_schema_version"
@@ -38,7 +39,9 @@ class _Overtaken(DatabaseUnavailable):
         super().__init__("other migrations run at the same time: try again when they have ended")
 
 
-def _configuration(connection: Connection | None = None) -> Config:
+def _configuration(connection: Connection | None = None) -> "Config":
+    from alembic.config import Config
+
     configuration = Config()
     configuration.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     configuration.set_main_option("path_separator", "os")
@@ -57,6 +60,8 @@ def migrate(database: Database) -> tuple[str | None, str]:
 
     Raises DatabaseUnavailable or DatabaseMisconfigured.
     """
+    from alembic import command
+    from alembic.util import CommandError
 
     def upgrade(connection: Connection) -> tuple[str | None, str]:
         before = _revision(connection)
@@ -91,14 +96,22 @@ def migrate(database: Database) -> tuple[str | None, str]:
 
 
 def _revision(connection: Connection) -> str | None:
+    from alembic.runtime.migration import MigrationContext
+
     return MigrationContext.configure(
         connection, opts={"version_table": VERSION_TABLE}
     ).get_current_revision()
 
 
+def _scripts() -> "ScriptDirectory":
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(_configuration())
+
+
 def head() -> str:
     """Return the newest revision that this program knows."""
-    revision = ScriptDirectory.from_config(_configuration()).get_current_head()
+    revision = _scripts().get_current_head()
     if revision is None:
         raise AssertionError("the package carries no migrations")
     return revision
@@ -109,7 +122,7 @@ def is_newer(revision: str) -> bool:
 
     That is so after a `helm rollback`, for example.
     """
-    known = ScriptDirectory.from_config(_configuration()).walk_revisions()
+    known = _scripts().walk_revisions()
     return revision not in {script.revision for script in known}
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import event, select
 from structlog.testing import capture_logs
 from tests.world import EPOCH, World
 
-from enrollgate.control.reconciler import LONGEST_SET_ASIDE, SET_ASIDE
+from enrollgate.control.confinement import LONGEST_SET_ASIDE, SET_ASIDE
 from enrollgate.database import Tables, queries
 from enrollgate.database.tables import runs
 from enrollgate.domain.policy import Policy

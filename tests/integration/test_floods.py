@@ -9,7 +9,8 @@ from sqlalchemy import event
 from structlog.testing import capture_logs
 from tests.world import World
 
-from enrollgate.control.reconciler import END_LIMIT, LINE_LIMIT
+from enrollgate.control.reconciler import END_LIMIT
+from enrollgate.control.task_log import LINE_LIMIT
 from enrollgate.database.tasks import EXPIRY_LIMIT, GATE_LIMIT
 from enrollgate.domain.policy import Policy
 

@@ -14,7 +14,7 @@ from tests.interruptions import Interruption, interrupted_operator
 from tests.launching import launch
 from tests.world import COURSE, EPOCH, PLACE, World
 
-from enrollgate.database import Database, runs, tasks
+from enrollgate.database import Database, claims, tasks
 from enrollgate.database.engine import T
 from enrollgate.domain.observation import LaunchOutcome
 from enrollgate.domain.order import RunOrder
@@ -151,7 +151,7 @@ def test_two_operators_that_claim_at_once_keep_to_the_limit(database_url: str) -
 
         def claim(world: World) -> None:
             ready.wait()
-            mine = runs.claim(
+            mine = claims.claim(
                 world.database,
                 world.tables,
                 claim_id="c",
@@ -220,7 +220,7 @@ def test_claim_counts_the_runs_of_a_claim_that_is_not_committed(
         held = HeldBeforeCommit(first.database)
 
         def claim(database: Database) -> list[UnfinishedRun]:
-            return runs.claim(
+            return claims.claim(
                 database,
                 first.tables,
                 claim_id="c",
@@ -287,7 +287,7 @@ def test_operators_that_claim_and_refuse_all_the_time_keep_to_the_limit(
                     "WHERE id = :id AND status = 'processing'",
                     id=task,
                 )
-                mine = runs.claim(
+                mine = claims.claim(
                     world.database,
                     world.tables,
                     claim_id="c",
@@ -331,7 +331,7 @@ def test_focused_pass_leaves_runs_that_another_operator_claimed(
         world.reconcile()
         first = f"test-{task}-1"
         world.set(task, "enrolled")
-        claimed = runs.claim(
+        claimed = claims.claim(
             world.database,
             world.tables,
             claim_id="c",

@@ -8,7 +8,9 @@ They are written with SQLAlchemy Core, for PyMySQL and SQLite.
     task_table  asks the database what Node.js's table is like
     backlog     asks whether there is anything to do at the gate
     tasks       the set-based statements about tasks
-    runs        the statements about runs
+    claims      claims runs for enrolled tasks
+    runs        reads and records the claimed runs
+    set_aside   sets tasks aside that are refused
     queries     what `status` shows
     preflight   what `doctor` checks, and what must be right before the operator starts
     migrate     creates our tables

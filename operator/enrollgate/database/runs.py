@@ -1,34 +1,28 @@
-"""Runs in the database: claimed before they exist, recorded when their task moves.
+"""Claimed runs in the database: read, marked as launched or stopping, recorded.
 
 If the database refuses to move the task, the run's outcome is recorded all the same: the run has
 `ENDED`. It takes no slot any more, and it keeps its task from being claimed again, until its task
 can be moved (`finish`).
 
-`claim` returns the runs that the planner decides about; `unfinished` returns those of earlier
-passes in the same form. `mark_launched`, `mark_stopping` and `record` write what the reconciler
-did. Every statement about `enrollgate_runs` is here, except the read-only queries for people
-(`queries`).
+`unfinished` returns the runs that the planner decides about, in the same form as `claims.claim`.
+`mark_launched`, `mark_stopping` and `record` write what the reconciler did.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Insert,
     RowMapping,
     Select,
-    String,
     and_,
     case,
     cast,
     delete,
     func,
-    insert,
     literal,
     or_,
     select,
@@ -39,7 +33,8 @@ from sqlalchemy import (
 from enrollgate.common.redaction import redact
 from enrollgate.database.engine import Database
 from enrollgate.database.errors import RowRefused
-from enrollgate.database.tables import INSTANT, Tables, runs, tracked_tasks
+from enrollgate.database.set_aside import SetAside
+from enrollgate.database.tables import INSTANT, MESSAGE_LIMIT, Tables, runs, tracked_tasks
 from enrollgate.domain.planner import Finish, Record, Stop
 from enrollgate.domain.reasons import Reason, explain
 from enrollgate.domain.run import (
@@ -48,12 +43,8 @@ from enrollgate.domain.run import (
     RunState,
     UnfinishedRun,
     parse_run_name,
-    run_name,
 )
 from enrollgate.domain.task import TaskState
-
-# Characters of a recorded message or remedy, at most.
-MESSAGE_LIMIT = 1000
 
 _STATES = [state.value for state in RunState]
 _REASONS = {reason.value: reason for reason in Reason}
@@ -96,154 +87,6 @@ _READ = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class SetAside:
-    """Until when a task is set aside, and why. `message` says what to do."""
-
-    message: str
-    retry_at: datetime
-
-    @property
-    def columns(self) -> dict[str, object]:
-        """Return the values of the columns that say so."""
-        return {"refusal": redact(self.message, MESSAGE_LIMIT), "retry_at": self.retry_at}
-
-
-def is_not_set_aside(now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
-    """Build the condition that a tracked task is not set aside."""
-    return tracked_tasks.c.retry_at.is_(None) | (tracked_tasks.c.retry_at <= now)
-
-
-def mark_set_aside(connection: Connection, task_id: int, until: SetAside) -> bool:
-    """Set a tracked task aside. Return whether it is tracked."""
-    statement = (
-        update(tracked_tasks)
-        .where(tracked_tasks.c.task_id == task_id)
-        .values({**until.columns, "refusals": tracked_tasks.c.refusals + 1})
-    )
-    return connection.execute(statement).rowcount == 1
-
-
-def claim(
-    database: Database,
-    tables: Tables,
-    *,
-    claim_id: str,
-    installation: str,
-    place: RunPlace,
-    limit: int,
-    unfinished: int,
-) -> list[UnfinishedRun]:
-    """Claim runs for enrolled tasks that have no unfinished run, lowest id first, for this place.
-
-    Those that are set aside are left out. Return exactly the runs that this call has claimed.
-
-    The rows are claimed with their content, so that a later change is noticed. `claim_id` is unique
-    to this call. `limit` is how many unfinished runs the installation may have, `unfinished` how
-    many the caller has counted.
-
-    Two operators that claim at the same time keep to the limit together: see `_next_id`. Also,
-    unique keys allow no task to be claimed twice.
-    """
-
-    def change(connection: Connection) -> list[UnfinishedRun]:
-        counted = unfinished
-        for _ in range(2):
-            inserted = connection.execute(
-                _build_claim(
-                    tables,
-                    database.clock_expression(),
-                    claim_id=claim_id,
-                    installation=installation,
-                    place=place,
-                    slots=limit - counted,
-                    unfinished=counted,
-                )
-            )
-            if inserted.rowcount:
-                # `_build_claim` inserts them in the order of their ids, without gaps. Of explicit
-                # ids, both databases report the last one:
-                # https://dev.mysql.com/doc/c-api/8.4/en/mysql-insert-id.html
-                last: int = inserted.lastrowid
-                mine = runs.c.id.between(last - inserted.rowcount + 1, last)
-                return _read_unfinished(connection, tables, mine)
-            recounted = connection.execute(_count_unfinished(installation)).scalar_one()
-            if not counted < recounted < limit:
-                break
-            counted = recounted  # another operator has claimed meanwhile, and left slots free
-        return []
-
-    return database.run_in_transaction(change)
-
-
-def _next_id() -> ColumnElement[int]:
-    """Build the expression of the id that follows the last run's. Every new run takes its id so.
-
-    This is how inserting transactions run as if one after the other, without a lock of their own.
-    Of two that do not see each other's runs, both begin with the same id. The second one waits for
-    the first, is refused (a duplicate key), and `run_in_transaction` tries it again: then it counts
-    the first one's runs. An id by AUTO_INCREMENT would let both commit, above the limit.
-    """
-    last = runs.alias("last")
-    return select(func.coalesce(func.max(last.c.id), 0) + 1).scalar_subquery()
-
-
-def _build_claim(
-    tables: Tables,
-    now: ColumnElement[datetime],
-    *,
-    claim_id: str,
-    installation: str,
-    place: RunPlace,
-    slots: int,
-    unfinished: int,
-) -> Insert:
-    """Build the statement that claims up to `slots` runs.
-
-    It claims none if more than `unfinished` runs are unfinished.
-    """
-    previous = (
-        select(func.max(runs.c.run_number)).where(runs.c.task_id == tables.id).scalar_subquery()
-    )
-    has_run = select(runs.c.id).where(runs.c.task_id == tables.id, runs.c.active == 1).exists()
-    is_as_counted = _count_unfinished(installation).scalar_subquery() <= unfinished
-    chosen = (
-        select(
-            tables.id.label("task_id"),
-            (func.coalesce(previous, 0) + 1).label("run_number"),
-            tables.content_sha256().label("content_sha256"),
-            # A focused pass claims tasks that no full pass has seen yet.
-            func.coalesce(tracked_tasks.c.first_seen_at, now).label("first_seen_at"),
-            func.coalesce(tracked_tasks.c.enrolled_seen_at, now).label("enrolled_seen_at"),
-        )
-        .select_from(tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id))
-        .where(tables.is_enrolled(), ~has_run, is_not_set_aside(now), is_as_counted)
-        .group_by(tables.id)  # where no key keeps ids unique, one row of several
-        .order_by(tables.id)
-        .limit(slots)
-        .subquery("chosen")
-    )
-    task_id, run_number = cast(chosen.c.task_id, String(20)), cast(chosen.c.run_number, String(20))
-    position = func.row_number().over(order_by=chosen.c.task_id)
-    values: dict[str, ColumnElement[Any]] = {
-        "id": _next_id() + position - 1,
-        "task_id": chosen.c.task_id,
-        "run_number": chosen.c.run_number,
-        # As `run_name` builds it.
-        "name": literal(f"{installation}-") + task_id + literal("-") + run_number,
-        "installation": literal(installation),
-        "claim_id": literal(claim_id),
-        "content_sha256": chosen.c.content_sha256,
-        **{name: literal(value) for name, value in asdict(place).items()},
-        "state": literal(RunState.CLAIMED.value),
-        "first_seen_at": chosen.c.first_seen_at,
-        "enrolled_seen_at": chosen.c.enrolled_seen_at,
-        "claimed_at": now,
-    }
-    rows = select(*values.values()).order_by(chosen.c.task_id)
-    return insert(runs).from_select(list(values), rows)
-
-
 def unfinished(
     database: Database,
     tables: Tables,
@@ -271,10 +114,10 @@ def unfinished(
     if names is not None:
         conditions.append(runs.c.name.in_(names))
     with database.read_transaction() as connection:
-        return _read_unfinished(connection, tables, *conditions)
+        return read_unfinished(connection, tables, *conditions)
 
 
-def _read_unfinished(
+def read_unfinished(
     connection: Connection, tables: Tables, *conditions: ColumnElement[bool]
 ) -> list[UnfinishedRun]:
     """Return these runs with their tasks as the same statement sees them."""
@@ -360,10 +203,11 @@ def unfinished_elsewhere(
 def count_unfinished(database: Database, *, installation: str) -> int:
     """Return how many slots the runs of this installation take."""
     with database.read_transaction() as connection:
-        return connection.execute(_count_unfinished(installation)).scalar_one()
+        return connection.execute(select_unfinished_count(installation)).scalar_one()
 
 
-def _count_unfinished(installation: str) -> Select[int]:
+def select_unfinished_count(installation: str) -> Select[int]:
+    """Build the statement that counts the slots which the runs of this installation take."""
     return select(func.count(runs.c.id)).where(
         runs.c.active == 1,
         runs.c.installation == installation,
@@ -604,30 +448,6 @@ def finish(
         return Recorded.OVERTAKEN
 
 
-def release(
-    database: Database, tables: Tables, run: UnfinishedRun, now: datetime, until: SetAside
-) -> bool:
-    """Give up a claimed run that was not launched, and set its task aside.
-
-    The run's row is deleted, so that the next claim gets the same name. If the launcher has created
-    the run after all, or another operator does at this moment, that one adopts it.
-
-    Return False, with nothing written, if another operator has changed the run meanwhile.
-    """
-
-    def change(connection: Connection) -> bool:
-        claimed = (runs.c.id == run.run_id, runs.c.state == RunState.CLAIMED.value)
-        if connection.execute(delete(runs).where(*claimed)).rowcount != 1:
-            return False
-        if not mark_set_aside(connection, run.task_id, until):
-            first = {"task_id": run.task_id, "first_seen_at": now, "refusals": 1}
-            first |= {"last_seen_status": tables.statuses.enrolled, **until.columns}
-            connection.execute(insert(tracked_tasks).values(first))
-        return True
-
-    return database.run_in_transaction(change, of_one_row=True)
-
-
 def _update_run(
     connection: Connection,
     run: UnfinishedRun,
@@ -694,42 +514,4 @@ def compare_and_set(
     raise RowRefused(
         f"the database {did}: a trigger of the task table sets the {what}; let it accept what "
         "Enrollgate writes, or drop it"
-    )
-
-
-def insert_refusal(
-    connection: Connection,
-    task_id: int,
-    reason: Reason,
-    message: str,
-    *,
-    since: datetime,
-    now: datetime,
-    installation: str,
-) -> None:
-    """Record why a task failed at the gate: a finished run that was never launched.
-
-    `since` is when the task was first seen.
-    """
-    last: int | None = connection.execute(
-        select(func.max(runs.c.run_number)).where(runs.c.task_id == task_id)
-    ).scalar()
-    run_number = (last or 0) + 1
-    connection.execute(
-        insert(runs).values(
-            id=_next_id(),
-            task_id=task_id,
-            run_number=run_number,
-            name=run_name(installation, task_id, run_number),
-            installation=installation,
-            state=RunState.FINISHED.value,
-            first_seen_at=since,
-            claimed_at=now,
-            finished_at=now,
-            recorded_at=now,
-            outcome=Outcome.FAILED.value,
-            reason=reason.value,
-            message=redact(message, MESSAGE_LIMIT),
-            remedy=explain(reason).remedy,
-        )
     )

@@ -5,6 +5,7 @@ definition.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import (
     JSON,
@@ -46,6 +47,8 @@ TASK_ID = KEY.with_variant(MYSQL_BIGINT(unsigned=True), "mysql", "mariadb")
 
 # Characters of a configured status, at most. Other statuses are cut to this length.
 STATUS_LENGTH = 64
+# Characters of a recorded message or remedy, at most.
+MESSAGE_LIMIT = 1000
 
 ours = MetaData()
 
@@ -113,6 +116,11 @@ runs = Table(
     Index("ix_enrollgate_runs_active", "active", "installation"),
     Index("ix_enrollgate_runs_finished", "finished_at"),
 )
+
+
+def is_not_set_aside(now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
+    """Build the condition that a tracked task is not set aside."""
+    return tracked_tasks.c.retry_at.is_(None) | (tracked_tasks.c.retry_at <= now)
 
 
 class _AnyText(TypeDecorator[str]):

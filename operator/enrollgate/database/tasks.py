@@ -26,16 +26,11 @@ from sqlalchemy import (
     update,
 )
 
+from enrollgate.database.claims import insert_refusal
 from enrollgate.database.engine import Database
 from enrollgate.database.errors import RowRefused
-from enrollgate.database.runs import (
-    SetAside,
-    compare_and_set,
-    insert_refusal,
-    is_not_set_aside,
-    mark_set_aside,
-)
-from enrollgate.database.tables import INSTANT, Tables, runs, tracked_tasks
+from enrollgate.database.runs import compare_and_set
+from enrollgate.database.tables import INSTANT, Tables, is_not_set_aside, runs, tracked_tasks
 from enrollgate.domain.gate import unexpected_status_message
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.task import TaskState
@@ -276,21 +271,6 @@ def _one_by_one(
         except RowRefused as error:
             on_refusal(task.task_id, error)
     return done
-
-
-def set_aside(database: Database, task_id: int, until: SetAside) -> None:
-    """Record that a tracked task is set aside."""
-    database.run_in_transaction(partial(mark_set_aside, task_id=task_id, until=until))
-
-
-def end_set_aside(database: Database, task_ids: Collection[int]) -> None:
-    """Record that these tasks are not set aside any more."""
-    statement = (
-        update(tracked_tasks)
-        .where(tracked_tasks.c.task_id.in_(task_ids))
-        .values(refusals=0, refusal=None, retry_at=None)
-    )
-    database.run_in_transaction(lambda connection: connection.execute(statement))
 
 
 def due(database: Database, tables: Tables, now: datetime, timeout: float) -> list[TrackedTask]:

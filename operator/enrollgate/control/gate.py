@@ -1,0 +1,236 @@
+"""The gate: which tasks are known, since when they wait, and which of them fail there.
+
+New tasks are tracked, status changes recorded, finished and deleted tasks untracked; tasks whose
+enrollment timed out (`expire`) or whose status became unknown (`reject`) fail. Each part handles a
+limited number of tasks, so that a flood delays no run.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import structlog
+
+from enrollgate.common.redaction import redact
+from enrollgate.control.confinement import LONGEST_SET_ASIDE, Confinement
+from enrollgate.control.task_log import TaskLog
+from enrollgate.database import Database, RowRefused, Tables, backlog, set_aside, tasks
+from enrollgate.database.backlog import Backlog
+from enrollgate.domain.clock import SMALLEST_STEP, ClockReading
+from enrollgate.domain.gate import timeout_message
+from enrollgate.domain.policy import Policy
+from enrollgate.domain.reasons import Reason
+from enrollgate.domain.task import TaskState
+from enrollgate.telemetry import metrics
+
+_LOG = structlog.get_logger(__name__)
+
+
+class Gate:
+    """Tends the tasks at the gate.
+
+    `monotonic` returns seconds of a clock that nobody sets: with it, a step of the database's clock
+    is noticed, and the waiting tasks wait as long as they would have without.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        tables: Tables,
+        policy: Policy,
+        confinement: Confinement,
+        log: TaskLog,
+        *,
+        installation: str,
+        monotonic: Callable[[], float] | None,
+    ) -> None:
+        self._database = database
+        self._tables = tables
+        self._policy = policy
+        self._confinement = confinement
+        self._log = log
+        self._installation = installation
+        self._monotonic = monotonic
+        # Of the last full pass: a step of the clock is seen by comparing two.
+        self._clock: ClockReading | None = None
+        self._warned = set[str | None]()
+        self._warned_of_ids = False
+        # Waiting and enrolled tasks of the last full pass: for the numbers in summaries only.
+        self.waiting = self.enrolled = 0
+        # Whether a part of this pass has reached its limit.
+        self.is_limited = False
+        # Tasks with a run that this pass has seen finished or deleted.
+        self.left = dict[int, TaskState]()
+
+    def begin_pass(self) -> None:
+        """Forget what the last pass has seen."""
+        self.is_limited = False
+        self.left.clear()
+
+    def follow_clock(self, seen: Backlog, before: float) -> int:
+        """Move the waits with the database's clock, if it was set since the last full pass.
+
+        Return how many steps of the clock `seen.now` comes after.
+        """
+        last = self._clock
+        corrected = max(seen.clock_steps, last.corrected if last else 0)
+        after = self._monotonic() if self._monotonic else 0.0
+        reading = ClockReading(seen.now, before, after, corrected)
+        if self._monotonic and last and (step := reading.step_since(last)):
+            moved = tasks.move_waits(self._database, step, clock_steps=last.corrected)
+            reading = replace(reading, corrected=max(corrected, last.corrected + 1))
+            if step < timedelta():
+                tasks.restart_future_waits(
+                    self._database, seen.now, longest_pause=LONGEST_SET_ASIDE
+                )
+            _LOG.warning(
+                "the database's clock was set: tasks wait as long as without that",
+                step_seconds=round(step.total_seconds(), 1),
+                tasks=moved,
+            )
+        elif seen.begins_in_future(timedelta(seconds=SMALLEST_STEP)):
+            moved = tasks.restart_future_waits(
+                self._database, seen.now, longest_pause=LONGEST_SET_ASIDE
+            )
+            _LOG.warning(
+                "the database's clock was set back while no operator worked: "
+                "tasks that began to wait in its future begin now",
+                tasks=moved,
+            )
+        self._clock = reading
+        return reading.corrected
+
+    def tend(self, seen: Backlog, clock_steps: int) -> list[tasks.LeftTask]:
+        """Track what is at the gate. Return the tasks to fail: their status became unknown."""
+        now, statuses = seen.now, self._tables.statuses
+        self.waiting = seen.count(*statuses.waiting)
+        self.enrolled = seen.count(statuses.enrolled)
+        self._warn_of_unknown_statuses(seen.unknown_statuses.items())
+        metrics.TASKS.labels("unknown").set(seen.unknown)
+        if seen.without_key and not self._warned_of_ids:
+            self._warned_of_ids = True
+            problem = "rows whose id is no whole number from 0 on are left alone; give them one"
+            _LOG.warning(problem, rows=seen.without_key)
+        metrics.TASKS_SET_ASIDE.set(seen.set_aside)
+        if new := seen.new:
+            # Enrolled tasks first: their runs are claimed in this pass.
+            first = [statuses.enrolled] if statuses.enrolled in new else statuses.waiting
+            if sum(new.values()) <= tasks.GATE_LIMIT:
+                first = statuses.open
+            found = tasks.track_new(
+                self._database,
+                self._tables,
+                now,
+                first,
+                clock_steps=clock_steps,
+                on_refusal=self._confinement.note_refused,
+            )
+            for task in found:
+                self._log.log_decision(task.task_id, task.status, 0.0)
+            self.is_limited |= sum(new.values()) > tasks.GATE_LIMIT
+        if seen.changed:
+            changes = tasks.record_changes(
+                self._database,
+                self._tables,
+                now,
+                clock_steps=clock_steps,
+                on_refusal=self._confinement.note_refused,
+            )
+            for change in changes:
+                is_fresh = change.was not in statuses.waiting
+                elapsed = 0.0 if is_fresh else (now - change.since).total_seconds()
+                self._log.log_decision(change.task_id, change.status, elapsed)
+            self.is_limited |= seen.changed > tasks.GATE_LIMIT
+        return self._untrack_left(now) if seen.left else []
+
+    def _untrack_left(self, now: datetime) -> list[tasks.LeftTask]:
+        """Stop tracking finished and deleted tasks. Return those whose status became unknown."""
+        untracked, unknown = 0, list[tasks.LeftTask]()
+        for left in tasks.left_gate(self._database, self._tables, now):
+            known = [task for task in left if task.state is not TaskState.UNKNOWN]
+            for task in tasks.untrack(self._database, known, self._confinement.note_refused):
+                why = "row deleted" if task.state is TaskState.MISSING else task.state.value
+                elapsed = (now - task.since).total_seconds()
+                self._log.log_closed(task.task_id, task.status or task.was, f"over: {why}", elapsed)
+            self.left |= {task.task_id: task.state for task in known if task.has_run}
+            untracked += len(known)
+            # What happens to a task with a run is decided together with that run.
+            unknown += (t for t in left if t.state is TaskState.UNKNOWN and not t.has_run)
+            self._confinement.progress()
+            if max(untracked, len(unknown)) >= tasks.GATE_LIMIT or self._confinement.is_stopping():
+                self.is_limited = True
+                break
+        return unknown
+
+    def expire(self, now: datetime) -> int:
+        """Fail the tasks whose enrollment timeout is over. Return how many were failed."""
+        limit = self._policy.enrollment_timeout
+        message = timeout_message(limit)
+        expired = refused = 0
+        due = tasks.due(self._database, self._tables, now, limit)
+        for task in self._confinement.reachable(due, lambda task: task.task_id):
+            with self._confinement.confined(task.task_id):
+                try:
+                    is_failed = tasks.expire(
+                        self._database,
+                        self._tables,
+                        task,
+                        now,
+                        installation=self._installation,
+                        message=message,
+                    )
+                except RowRefused as error:
+                    self._set_aside(task, error, now)
+                    refused += 1
+                    continue
+                if is_failed:
+                    expired += 1
+                    metrics.TASKS_EXPIRED.inc()
+                    elapsed = (now - task.since).total_seconds()
+                    self._log.log_closed(task.task_id, task.status, f"{message}, failed", elapsed)
+        self.is_limited |= expired + refused >= tasks.EXPIRY_LIMIT
+        return expired
+
+    def reject(self, unknown: list[tasks.LeftTask], now: datetime) -> None:
+        """Fail the tasks whose status became an unknown one, EXPIRY_LIMIT of them at most."""
+        tried = 0
+        for task in self._confinement.reachable(unknown, lambda task: task.task_id):
+            if tried == tasks.EXPIRY_LIMIT:
+                self.is_limited = True
+                return
+            tried += 1
+            with self._confinement.confined(task.task_id):
+                try:
+                    is_failed = tasks.reject(
+                        self._database, self._tables, task, now, installation=self._installation
+                    )
+                except RowRefused as error:
+                    self._set_aside(task, error, now)
+                    continue
+                if is_failed:
+                    why = f"rejected, failed: {Reason.UNEXPECTED_STATUS}"
+                    elapsed = (now - task.since).total_seconds()
+                    self._log.log_closed(task.task_id, str(task.status), why, elapsed)
+
+    def _warn_of_unknown_statuses(self, unknown: Iterable[tuple[str | None, int]]) -> None:
+        for status, count in unknown:
+            if status in self._warned or len(self._warned) >= backlog.UNKNOWN_STATUS_LIMIT:
+                continue
+            self._warned.add(status)
+            _LOG.warning(
+                "rows with an unknown status are left alone; if it has a meaning, "
+                "name it in ENROLLGATE_STATUS_*",
+                status="NULL" if status is None else redact(status),
+                tasks=count,
+            )
+            if len(self._warned) == backlog.UNKNOWN_STATUS_LIMIT:
+                _LOG.warning("further unknown statuses are counted but not named")
+
+    def _set_aside(
+        self, task: tasks.TrackedTask | tasks.LeftTask, error: RowRefused, now: datetime
+    ) -> None:
+        """Set a task aside that the database refuses to fail."""
+        until = self._confinement.set_aside_until(
+            task.task_id, task.refusals, "database", str(error), now
+        )
+        set_aside.set_aside(self._database, task.task_id, until)

@@ -1,0 +1,134 @@
+"""Launches claimed runs, and records that they exist.
+
+A run exists in the database before it exists at the launcher, and its name follows from its task
+and run number, so creating it again creates nothing new.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from enrollgate.control.confinement import Confinement
+from enrollgate.database import Database, Tables, claims, runs, set_aside
+from enrollgate.domain.observation import LaunchOutcome, LaunchResult
+from enrollgate.domain.planner import Launch
+from enrollgate.domain.run import UnfinishedRun
+from enrollgate.launchers import Launcher, RunEvent, RunEventType
+from enrollgate.telemetry import metrics
+
+_LOG = structlog.get_logger(__name__)
+# Runs launched between two checks of whether their tasks are still enrolled.
+CHECK_BATCH = 50
+UNFORESEEN = (
+    "an unexpected error of Enrollgate: report it, with the traceback in the operator's log"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """How many runs were launched and given up, and those whose names other objects have."""
+
+    launched: int
+    given_up: int
+    taken: list[UnfinishedRun]
+
+
+class RunLauncher:
+    """Launches runs whose tasks are enrolled at that moment."""
+
+    def __init__(
+        self, database: Database, tables: Tables, launcher: Launcher, confinement: Confinement
+    ) -> None:
+        self._database = database
+        self._tables = tables
+        self._launcher = launcher
+        self._confinement = confinement
+
+    def launch(self, launches: list[Launch], now: datetime) -> Launched:
+        """Launch the runs whose tasks are enrolled now."""
+        results = self._ask_to_launch(launches)
+        taken = [
+            launch.run for launch, result in results if result.outcome is LaunchOutcome.NAME_TAKEN
+        ]
+        refused = [
+            (launch.run, result.refusal)
+            for launch, result in results
+            if result.outcome is LaunchOutcome.REFUSED
+        ]
+        exists = (LaunchOutcome.LAUNCHED, LaunchOutcome.ADOPTED)
+        launched = self.mark_launched(
+            [
+                (launch.run, result.uid, result.launched_at)
+                for launch, result in results
+                if result.outcome in exists
+            ]
+        )
+        given_up = 0
+        for run, why in refused:
+            with self._confinement.confined(run.task_id):
+                given_up += self.release(run, why, now)
+        return Launched(launched, given_up, taken)
+
+    def _ask_to_launch(self, launches: list[Launch]) -> list[tuple[Launch, LaunchResult]]:
+        """Ask the launcher for all at once; after an unforeseen error, for each alone."""
+        results = [
+            (each, LaunchResult(LaunchOutcome.REFUSED, refusal=UNFORESEEN)) for each in launches
+        ]
+        unforeseen = results
+        with self._confinement.confined(None):
+            results = list(self._launcher.launch(self._still_enrolled(launches)))
+        if results is not unforeseen or len(launches) < 2:
+            return results
+        results = []
+        for launch, refusal in unforeseen:
+            alone = [(launch, refusal)]
+            with self._confinement.confined(launch.run.task_id):
+                alone = list(self._launcher.launch(self._still_enrolled([launch])))
+            results += alone
+        return results
+
+    def _still_enrolled(self, launches: list[Launch]) -> Iterator[Launch]:
+        """Yield the launches whose tasks are enrolled at the moment when they are asked for."""
+        for start in range(0, len(launches), CHECK_BATCH):
+            if self._confinement.is_stopping():
+                return
+            batch = launches[start : start + CHECK_BATCH]
+            names = runs.still_enrolled(
+                self._database, self._tables, [launch.run.name for launch in batch]
+            )
+            yield from (launch for launch in batch if launch.run.name in names)
+
+    def mark_launched(
+        self, existing: list[tuple[UnfinishedRun, str | None, datetime | None]]
+    ) -> int:
+        """Record that these runs (with their Jobs' UIDs) exist, and since when.
+
+        Announce and count those not recorded before.
+        """
+        if not existing:
+            return 0
+        new = runs.mark_launched(
+            self._database, {run.name: launched_at for run, _, launched_at in existing}
+        )
+        metrics.RUNS_LAUNCHED.inc(len(new))
+        for run, uid, _ in existing:
+            if run.name in new:
+                _LOG.info("run launched", run=run.name, task=run.task_id, run_number=run.run_number)
+                message = f"task {run.task_id} is enrolled: run {run.run_number} was launched"
+                event = RunEvent(RunEventType.LAUNCHED, message)
+                self._launcher.record_event(run.name, uid, event)
+        if refused := [run.task_id for run, *_ in existing if run.launch_refusals]:
+            set_aside.end_set_aside(self._database, refused)
+        return len(new)
+
+    def release(self, run: UnfinishedRun, why: str, now: datetime) -> bool:
+        """Give up a claimed run that cannot be launched now, and set its task aside.
+
+        Return False if another operator has changed the run.
+        """
+        until = self._confinement.set_aside_until(
+            run.task_id, run.launch_refusals, "launcher", why, now
+        )
+        return claims.release(self._database, self._tables, run, now, until)

@@ -412,6 +412,7 @@ def test_missing_privilege_is_found_before_the_first_pass(
         "download_tasks": "SELECT, UPDATE",
         "enrollgate_tasks": "SELECT, INSERT, UPDATE, DELETE",
         "enrollgate_runs": "SELECT, INSERT, UPDATE, DELETE",
+        "enrollgate_operators": "SELECT, INSERT, UPDATE",
         "enrollgate_schema_version": "SELECT",
     }
     name = make_url(server_database_url).database
@@ -439,6 +440,7 @@ def test_user_with_the_documented_privileges_can_do_everything(
         f"SELECT, UPDATE (status) ON {name}.download_tasks",
         f"SELECT, INSERT, UPDATE, DELETE ON {name}.enrollgate_tasks",
         f"SELECT, INSERT, UPDATE, DELETE ON {name}.enrollgate_runs",
+        f"SELECT, INSERT, UPDATE ON {name}.enrollgate_operators",
         f"SELECT ON {name}.enrollgate_schema_version",
     )
     with (

@@ -303,8 +303,8 @@ def limited(url: str, *granted: str) -> Iterator[str]:
 
 def own_tables(name: str | None) -> tuple[str, ...]:
     return tuple(
-        f"SELECT, INSERT, UPDATE, DELETE ON {name}.{table}"
-        for table in ("enrollgate_tasks", "enrollgate_runs", "enrollgate_schema_version")
+        f"SELECT, INSERT, UPDATE, DELETE ON {name}.enrollgate_{table}"
+        for table in ("tasks", "runs", "operators", "schema_version")
     )
 
 

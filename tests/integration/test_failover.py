@@ -114,6 +114,7 @@ def working(world: World, database: Database) -> Iterator[threading.Thread]:
     """Run an operator on this database in a thread, and stop it at the end."""
     runner = OperatorRunner(
         database=database,
+        installation="test",
         tables=world.tables,
         build_reconciler=lambda: world.new_operator(database),
         check_interval=0.05,

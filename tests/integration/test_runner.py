@@ -49,6 +49,7 @@ class Work:
         self.world = world
         self.runner = OperatorRunner(
             database=world.database,
+            installation="test",
             tables=world.tables,
             build_reconciler=self.build_reconciler,
             check_interval=0.01,

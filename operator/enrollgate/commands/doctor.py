@@ -36,7 +36,7 @@ from enrollgate.database import (
     runs,
 )
 from enrollgate.database.configured import build_database, build_tables
-from enrollgate.database.preflight import check_database
+from enrollgate.database.preflight import check_database, check_view
 from enrollgate.domain.check import Check, Severity, failed, ok, warning
 from enrollgate.domain.destination import DriveDestination
 from enrollgate.launchers.kubernetes import check_access
@@ -73,6 +73,9 @@ def run_checks(settings: Settings) -> Iterator[Check]:
         for check in check_database(database, tables):
             is_usable = is_usable and check.severity is not Severity.FAILED
             yield check
+        if is_usable:
+            with contextlib.suppress(DatabaseUnavailable):
+                yield check_view(database, tables, settings.installation)
         if settings.launcher == "local" and is_usable:
             with contextlib.suppress(DatabaseUnavailable, DatabaseMisconfigured):
                 yield check_place(settings, database)

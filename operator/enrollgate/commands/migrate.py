@@ -1,13 +1,24 @@
-"""`enrollgate migrate`: create or upgrade the tables that Enrollgate owns."""
+"""`enrollgate migrate`: create or upgrade the tables and the view that Enrollgate owns."""
 
 from enrollgate.commands.console import OUT, settings_or_fail
 from enrollgate.commands.database import database_or_fail
+from enrollgate.common.redaction import printable
 from enrollgate.database import migrate as migrate_database
+from enrollgate.database.configured import build_tables
+from enrollgate.database.task_status import VIEW, ensure_view
 
 
 def migrate() -> None:
-    """Migrate the tables, and print the revision before or after."""
-    with database_or_fail(settings_or_fail()) as database:
+    """Migrate the tables and the view, and print the revision before or after.
+
+    Without the view, a line says what is missing: the operator works all the same.
+    """
+    settings = settings_or_fail()
+    with database_or_fail(settings) as database:
         before, after = migrate_database(database)
+        problem = ensure_view(database, build_tables(settings), settings.installation)
     done = f"already at revision {after}" if before == after else f"migrated to revision {after}"
     OUT.print(f"{database.place}: {done}", markup=False, soft_wrap=True)
+    if problem:
+        without = f"without {VIEW}: {problem.problem}: {problem.remedy}"
+        OUT.print(printable(without), markup=False, soft_wrap=True)

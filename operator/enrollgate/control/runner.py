@@ -22,6 +22,7 @@ from enrollgate.control.loop import Loop
 from enrollgate.control.reconciler import PassSummary, Reconciler
 from enrollgate.database import Database, DatabaseUnavailable, Tables, migrate
 from enrollgate.database.preflight import require_usable
+from enrollgate.database.task_status import ensure_view
 from enrollgate.telemetry import metrics
 from enrollgate.telemetry.health import Health
 
@@ -46,6 +47,7 @@ class OperatorRunner:
         *,
         database: Database,
         tables: Tables,
+        installation: str,
         build_reconciler: Callable[[], Reconciler],
         check_interval: float,
         health: Health,
@@ -56,6 +58,7 @@ class OperatorRunner:
         self._check_place = check_place
         self._database = database
         self._tables = tables
+        self._installation = installation
         self._build_reconciler = build_reconciler
         self._health = health
         self._random = random
@@ -105,6 +108,8 @@ class OperatorRunner:
                     migrate(self._database)  # no deployment step migrates the embedded database
                 for check in require_usable(self._database, self._tables):
                     _LOG.warning(check.detail, check=check.name, remedy=check.remedy)
+                if problem := ensure_view(self._database, self._tables, self._installation):
+                    _LOG.warning(problem.problem, check="task view", remedy=problem.remedy)
                 self._check_place()
                 return True
             except DatabaseUnavailable as error:

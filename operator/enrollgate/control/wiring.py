@@ -125,6 +125,7 @@ def build_runner(
     runner = OperatorRunner(
         database=database,
         tables=tables,
+        installation=settings.installation,
         build_reconciler=lambda: Reconciler(
             database,
             tables,

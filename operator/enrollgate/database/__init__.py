@@ -1,10 +1,11 @@
-"""Every SQL statement of the project, about Node.js's task table and our two tables.
+"""Every SQL statement of the project, about Node.js's task table and our own tables.
 
 They are written with SQLAlchemy Core, for PyMySQL and SQLite.
 
     engine      opens a database, runs transactions, sorts its errors
     errors      what the servers' errors mean, and what to do about them
     tables      describes the tables
+    task_status the view of Node.js's tasks, for Node.js and for people
     task_table  asks the database what Node.js's table is like
     backlog     asks whether there is anything to do at the gate
     tasks       the set-based statements about tasks

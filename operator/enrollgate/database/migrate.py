@@ -1,4 +1,4 @@
-"""Creates and upgrades our two tables, by Alembic.
+"""Creates and upgrades our tables, by Alembic.
 
 A migration only adds. It is harmless to repeat and safe to run twice at once. Alembic is imported
 where it is used: commands that only read must start quickly.

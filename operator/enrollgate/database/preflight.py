@@ -16,7 +16,8 @@ from enrollgate.database.engine import Database
 from enrollgate.database.errors import DatabaseMisconfigured, DatabaseUnavailable
 from enrollgate.database.migrate import current, head, is_newer
 from enrollgate.database.queries import count_by_status
-from enrollgate.database.tables import Tables, runs, tracked_tasks
+from enrollgate.database.tables import Tables, operators, runs, tracked_tasks
+from enrollgate.database.task_status import VIEW, find_view_problem
 from enrollgate.database.task_table import Column, TaskTable, describe_task_table
 from enrollgate.domain.check import Check, Severity, failed, ok, warning
 
@@ -104,6 +105,16 @@ def check_task_table(database: Database, tables: Tables) -> Iterator[Check]:
         yield warning("index on status", "there is none: every pass reads the whole table", remedy)
 
 
+def check_view(database: Database, tables: Tables, installation: str) -> Check:
+    """Check that Node.js can read the view of its tasks. The operator works without it.
+
+    Raises DatabaseUnavailable.
+    """
+    if problem := find_view_problem(database, tables, installation):
+        return warning("task view", problem.problem, problem.remedy)
+    return ok("task view", VIEW)
+
+
 def _check_file(database: Database) -> Check | None:
     """Return the problem that there is no SQLite file, if so: to connect would create it."""
     if not database.is_sqlite or Path(database.place).exists():
@@ -165,7 +176,7 @@ def _check_migration(database: Database) -> Check:
     if revision is None:
         return failed(
             "our tables",
-            "the tables enrollgate_tasks and enrollgate_runs do not exist",
+            "the tables enrollgate_tasks, enrollgate_runs and enrollgate_operators do not exist",
             "run `enrollgate migrate`",
         )
     if is_newer(revision):
@@ -261,6 +272,8 @@ def _check_privileges(database: Database, tables: Tables) -> Check:
             ["task_id", "run_number", "name", "installation", "state", "claimed_at"], claimed
         ),
         update(runs).where(nothing).values(state=""),
+        insert(operators).from_select(["installation"], select(runs.c.installation).where(nothing)),
+        update(operators).where(nothing).values(version=""),
         delete(tracked_tasks).where(nothing),
         delete(runs).where(nothing),
     )

@@ -1,4 +1,4 @@
-"""The tables as SQLAlchemy sees them: Node.js's, under the names of this deployment, and our two.
+"""The tables as SQLAlchemy sees them: Node.js's, under the names of this deployment, and ours.
 
 Kept apart from the statements, so that the migration, the checks and the statements share one
 definition.
@@ -15,6 +15,7 @@ from sqlalchemy import (
     ColumnElement,
     Computed,
     Dialect,
+    Double,
     Index,
     Integer,
     LargeBinary,
@@ -49,6 +50,8 @@ TASK_ID = KEY.with_variant(MYSQL_BIGINT(unsigned=True), "mysql", "mariadb")
 STATUS_LENGTH = 64
 # Characters of a recorded message or remedy, at most.
 MESSAGE_LIMIT = 1000
+# Characters of the title of an item, at most.
+ITEM_LENGTH = 255
 
 ours = MetaData()
 
@@ -107,6 +110,18 @@ runs = Table(
     Column("message", Text),
     Column("remedy", Text),
     Column("result", JSON(none_as_null=True)),
+    # How far the run is, as its worker said at `progress_at`: docs/node.md.
+    Column("attempt", Integer),
+    Column("attempts", Integer),
+    Column("percent", Integer),
+    Column("items_done", Integer),
+    Column("items_total", Integer),
+    Column("bytes_done", BigInteger),
+    Column("bytes_total", BigInteger),
+    Column("bytes_per_second", BigInteger),
+    Column("current_item", String(ITEM_LENGTH)),
+    Column("progress_at", INSTANT),
+    Column("destination_url", Text),
     Column("refusals", Integer, nullable=False, server_default="0"),
     Column("refusal", Text),
     Column("retry_at", INSTANT),
@@ -115,6 +130,23 @@ runs = Table(
     UniqueConstraint("task_id", "active", name="uq_enrollgate_runs_active"),
     Index("ix_enrollgate_runs_active", "active", "installation"),
     Index("ix_enrollgate_runs_finished", "finished_at"),
+)
+
+# One row for each installation whose operator has worked: its limits, and a sign of life of each
+# pass. `task_view` is the digest of the view that it has created last (`task_status`).
+operators = Table(
+    "enrollgate_operators",
+    ours,
+    Column("installation", String(63), primary_key=True),
+    Column("version", String(64)),
+    Column("launcher", String(16)),
+    Column("last_pass_at", INSTANT),
+    Column("pass_seconds", Double),
+    Column("enrollment_timeout", Double),
+    Column("max_concurrent_runs", Integer),
+    Column("check_interval", Double),
+    Column("started_at", INSTANT),
+    Column("task_view", String(64)),
 )
 
 

@@ -1,4 +1,4 @@
-"""Our two tables: the tracked tasks and the runs.
+"""Our tables: the tracked tasks, the runs and the operators.
 
 Revision ID: 0001
 """
@@ -72,6 +72,17 @@ def upgrade() -> None:
         sa.Column("message", sa.Text),
         sa.Column("remedy", sa.Text),
         sa.Column("result", sa.JSON),
+        sa.Column("attempt", sa.Integer),
+        sa.Column("attempts", sa.Integer),
+        sa.Column("percent", sa.Integer),
+        sa.Column("items_done", sa.Integer),
+        sa.Column("items_total", sa.Integer),
+        sa.Column("bytes_done", sa.BigInteger),
+        sa.Column("bytes_total", sa.BigInteger),
+        sa.Column("bytes_per_second", sa.BigInteger),
+        sa.Column("current_item", sa.String(255)),
+        sa.Column("progress_at", _INSTANT),
+        sa.Column("destination_url", sa.Text),
         *_set_aside(),
         sa.Column(
             "active",
@@ -84,6 +95,20 @@ def upgrade() -> None:
             "ix_enrollgate_runs_active": ["active", "installation"],
             "ix_enrollgate_runs_finished": ["finished_at"],
         },
+    )
+    _create(
+        "enrollgate_operators",
+        sa.Column("installation", sa.String(63), primary_key=True),
+        sa.Column("version", sa.String(64)),
+        sa.Column("launcher", sa.String(16)),
+        sa.Column("last_pass_at", _INSTANT),
+        sa.Column("pass_seconds", sa.Double),
+        sa.Column("enrollment_timeout", sa.Double),
+        sa.Column("max_concurrent_runs", sa.Integer),
+        sa.Column("check_interval", sa.Double),
+        sa.Column("started_at", _INSTANT),
+        sa.Column("task_view", sa.String(64)),
+        indexes={},
     )
 
 

@@ -1,0 +1,286 @@
+"""The view `enrollgate_task_status`: one row for each known task, for Node.js and for people.
+
+It is created under the names of this deployment, so it is not part of the migration. Its
+definition is a plain join, which MySQL and MariaDB merge into the query that reads it. So a query
+for one id reads a few rows by their keys, however many tasks there are. docs/node.md describes the
+columns.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Integer,
+    MetaData,
+    Select,
+    String,
+    Table,
+    Text,
+    case,
+    cast,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    text,
+    update,
+)
+
+from enrollgate.database.engine import Database
+from enrollgate.database.errors import DatabaseMisconfigured, DatabaseUnavailable
+from enrollgate.database.tables import (
+    INSTANT,
+    ITEM_LENGTH,
+    STATUS_LENGTH,
+    TASK_ID,
+    Tables,
+    operators,
+    runs,
+    tracked_tasks,
+)
+from enrollgate.domain.run import Outcome, RunState
+
+VIEW = "enrollgate_task_status"
+# A task with this many tasks ahead of it, or more, has no position: to count them would be slow.
+POSITION_LIMIT = 10_000
+
+# The view as the queries for people read it.
+task_status = Table(
+    VIEW,
+    MetaData(),
+    Column("task_id", TASK_ID, primary_key=True),
+    Column("state", String(16)),
+    Column("status", String(STATUS_LENGTH)),
+    Column("since", INSTANT),
+    Column("seconds_left", Integer),
+    Column("queue_position", Integer),
+    Column("run_number", Integer),
+    Column("run_name", String(63)),
+    Column("attempt", Integer),
+    Column("attempts", Integer),
+    Column("percent", Integer),
+    Column("items_done", Integer),
+    Column("items_total", Integer),
+    Column("bytes_done", BigInteger),
+    Column("bytes_total", BigInteger),
+    Column("bytes_per_second", BigInteger),
+    Column("current_item", String(ITEM_LENGTH)),
+    Column("destination_url", Text),
+    Column("reason", String(64)),
+    Column("message", Text),
+    Column("remedy", Text),
+    Column("first_seen_at", INSTANT),
+    Column("enrolled_seen_at", INSTANT),
+    Column("claimed_at", INSTANT),
+    Column("launched_at", INSTANT),
+    Column("started_at", INSTANT),
+    Column("finished_at", INSTANT),
+    Column("recorded_at", INSTANT),
+    Column("progress_at", INSTANT),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ViewProblem:
+    """Why the view is not there, or not up to date, and what to do about it."""
+
+    problem: str
+    remedy: str
+
+
+def ensure_view(database: Database, tables: Tables, installation: str) -> ViewProblem | None:
+    """Create the view, or replace one of another definition. Return why that is impossible.
+
+    The operator works without the view, so a missing privilege is no error.
+    """
+    problem = find_view_problem(database, tables, installation)
+    if problem is None:
+        return None
+    definition = build_definition(database, tables, installation)
+    mine = operators.c.installation == installation
+    row = {"installation": installation, "task_view": _digest(definition)}
+
+    def replace(connection: Connection) -> None:
+        # A server commits each DDL statement. To repeat this after a crash does no harm.
+        if database.is_sqlite:
+            connection.exec_driver_sql(f"DROP VIEW IF EXISTS {VIEW}")
+        connection.exec_driver_sql(definition)
+        if connection.execute(select(operators.c.installation).where(mine)).first() is None:
+            connection.execute(insert(operators).values(row))
+        else:
+            connection.execute(update(operators).where(mine).values(row))
+
+    try:
+        database.run_in_transaction(replace)
+    # Whatever the server has against this statement: the tables were usable a moment ago.
+    except (DatabaseMisconfigured, DatabaseUnavailable) as error:
+        return ViewProblem(f"{problem.problem}, and to create it: {error.problem}", problem.remedy)
+    return None
+
+
+def find_view_problem(database: Database, tables: Tables, installation: str) -> ViewProblem | None:
+    """Return why the view cannot be read, or does not fit the settings; None if all is well.
+
+    Raises DatabaseUnavailable.
+    """
+    columns = f"{tables.columns.id}, {tables.columns.status}"
+    remedy = (
+        f"grant the user SELECT, CREATE, CREATE VIEW, DROP on {VIEW} and SELECT ({columns}) on "
+        f"{tables.columns.table} (docs/operations.md has all GRANTs), then run `enrollgate migrate`"
+    )
+    if database.is_sqlite:
+        remedy = "run `enrollgate migrate`"
+    wanted = _digest(build_definition(database, tables, installation))
+    recorded = select(operators.c.task_view).where(operators.c.installation == installation)
+    try:
+        with database.read_transaction() as connection:
+            connection.execute(select(task_status).where(task_status.c.task_id == 0))
+            if connection.scalar(recorded) != wanted:
+                return ViewProblem(f"{VIEW} was made for other settings or another version", remedy)
+    except DatabaseMisconfigured as error:
+        return ViewProblem(f"{VIEW} cannot be read: {error.problem}", remedy)
+    return None
+
+
+def build_definition(database: Database, tables: Tables, installation: str) -> str:
+    """Build the statement that creates the view. Its reader needs no right on our tables."""
+    compiled = _build_view(tables, installation, is_sqlite=database.is_sqlite).compile(
+        dialect=database.engine.dialect, compile_kwargs={"literal_binds": True}
+    )
+    create = "CREATE VIEW" if database.is_sqlite else "CREATE OR REPLACE ALGORITHM=MERGE VIEW"
+    return f"{create} {VIEW} AS {compiled}"
+
+
+def _digest(definition: str) -> str:
+    return hashlib.sha256(definition.encode()).hexdigest()
+
+
+def _build_view(tables: Tables, installation: str, *, is_sqlite: bool) -> Select[Any]:
+    """Build the query behind the view.
+
+    A run of an earlier round is not shown once its task is open again. `state` follows from the run
+    while there is one, then from the status; that of a finished task may have got another meaning
+    for Node.js, so the last run's outcome counts then.
+    """
+    run, later, tracked, status = (
+        runs.alias("run"),
+        runs.alias("later"),
+        tracked_tasks,
+        tables.status,
+    )
+    is_active, statuses = run.c.active == 1, tables.statuses
+    is_of_this_round = or_(is_active, status.not_in(statuses.open), status.is_(None))
+    is_set_aside = tracked.c.retry_at.is_not(None)
+    held, queued, running, waiting = "held", "queued", "running", "waiting"
+    by_state = [
+        (is_active & (run.c.state == RunState.ENDED.value), held, run.c.recorded_at),
+        (
+            is_active & (run.c.state == RunState.CLAIMED.value),
+            queued,
+            run.c.enrolled_seen_at,
+        ),
+        (is_active, running, func.coalesce(run.c.launched_at, run.c.claimed_at)),
+        (status == statuses.completed, "completed", run.c.recorded_at),
+        (status == statuses.failed, "failed", run.c.recorded_at),
+        (is_set_aside, held, tracked.c.first_seen_at),
+        (status == statuses.enrolled, queued, tracked.c.enrolled_seen_at),
+        (
+            status.in_(statuses.waiting) | tracked.c.task_id.is_not(None),
+            waiting,
+            tracked.c.first_seen_at,
+        ),
+        (run.c.outcome == Outcome.SUCCEEDED.value, "completed", run.c.recorded_at),
+    ]
+    state = case(*((when, literal(name)) for when, name, _ in by_state), else_=literal("failed"))
+    since = case(*((when, instant) for when, _, instant in by_state), else_=run.c.recorded_at)
+    is_waiting = run.c.id.is_(None) & status.in_(statuses.waiting) & ~is_set_aside
+    is_queued = run.c.id.is_(None) & (status == statuses.enrolled) & ~is_set_aside
+    left = operators.c.enrollment_timeout - _seconds_since(tracked.c.first_seen_at, is_sqlite)
+    refusal = func.coalesce(run.c.refusal, tracked.c.refusal)
+    source = (
+        tables.tasks.outerjoin(tracked, tracked.c.task_id == tables.id)
+        .outerjoin(run, (run.c.task_id == tables.id) & is_of_this_round)
+        .outerjoin(
+            later, (later.c.task_id == run.c.task_id) & (later.c.run_number > run.c.run_number)
+        )
+        .outerjoin(operators, operators.c.installation == installation)
+    )
+    return (
+        select(
+            tables.id.label("task_id"),
+            state.label("state"),
+            status.label("status"),
+            since.label("since"),
+            case((is_waiting, case((left > 0, cast(left, Integer)), else_=0))).label(
+                "seconds_left"
+            ),
+            case((is_queued, _queue_position(tables))).label("queue_position"),
+            run.c.run_number,
+            run.c.name.label("run_name"),
+            run.c.attempt,
+            run.c.attempts,
+            case((status == statuses.completed, 100), else_=run.c.percent).label("percent"),
+            run.c.items_done,
+            run.c.items_total,
+            run.c.bytes_done,
+            run.c.bytes_total,
+            case((is_active, run.c.bytes_per_second)).label("bytes_per_second"),
+            case((is_active, run.c.current_item)).label("current_item"),
+            run.c.destination_url,
+            run.c.reason,
+            case((is_set_aside | run.c.retry_at.is_not(None), refusal), else_=run.c.message).label(
+                "message"
+            ),
+            run.c.remedy,
+            func.coalesce(run.c.first_seen_at, tracked.c.first_seen_at).label("first_seen_at"),
+            func.coalesce(run.c.enrolled_seen_at, tracked.c.enrolled_seen_at).label(
+                "enrolled_seen_at"
+            ),
+            run.c.claimed_at,
+            run.c.launched_at,
+            run.c.started_at,
+            run.c.finished_at,
+            run.c.recorded_at,
+            run.c.progress_at,
+        )
+        .select_from(source)
+        .where(
+            tables.has_key(),
+            later.c.id.is_(None),
+            or_(status.in_(statuses.known), tracked.c.task_id.is_not(None), run.c.id.is_not(None)),
+        )
+    )
+
+
+def _seconds_since(instant: ColumnElement[Any], is_sqlite: bool) -> ColumnElement[Any]:
+    """Build the seconds from an instant to now, by the server's clock."""
+    if is_sqlite:
+        return (func.julianday("now") - func.julianday(instant)) * 86_400
+    now = func.utc_timestamp(text("6"))
+    return func.timestampdiff(text("MICROSECOND"), instant, now) / 1_000_000
+
+
+def _queue_position(tables: Tables) -> ColumnElement[Any]:
+    """Build the place in the queue, from 1 on: launches are in the order of the ids.
+
+    Only our own table is asked, which has an index on the status. NULL beyond POSITION_LIMIT.
+    """
+    ahead, live = tracked_tasks.alias("ahead"), runs.alias("live")
+    is_ahead = (
+        ahead.c.last_seen_status == tables.statuses.enrolled,
+        ahead.c.task_id < tables.id,
+        ahead.c.retry_at.is_(None),
+        ~exists().where(live.c.task_id == ahead.c.task_id, live.c.active == 1).correlate(ahead),
+    )
+    too_many = (select(ahead.c.task_id).where(*is_ahead).correlate(tables.tasks).limit(1)).offset(
+        POSITION_LIMIT - 1
+    )
+    count = select(func.count() + 1).where(*is_ahead).correlate(tables.tasks)
+    return case((too_many.scalar_subquery().is_(None), count.scalar_subquery()))

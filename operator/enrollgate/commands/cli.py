@@ -84,6 +84,17 @@ def status(
 
 
 @app.command()
+def explain(
+    task: Annotated[str, typer.Argument(help="The row's id, or the name of a run or Job.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show why a task is where it is, what happened to it, and what to do."""
+    from enrollgate.commands.explain import explain
+
+    explain(task, as_json=as_json)
+
+
+@app.command()
 def reasons(
     name: Annotated[
         str | None, typer.Argument(help="One reason, such as AccessDenied. Omit it for all.")

@@ -14,13 +14,15 @@ WIDTH = 80
 _LABEL = 12
 
 
-def paragraph(label: str, text: str, *, indent: int = 2, secret: bool = False) -> list[str]:
+def paragraph(
+    label: str, text: str, *, indent: int = 2, outside: bool = False, label_width: int = _LABEL
+) -> list[str]:
     """Return the lines of a labelled text. Control characters are removed.
 
-    With `secret`, the text comes from outside: addresses and credentials in it are removed, too.
+    With `outside`, the text comes from outside: addresses and credentials in it are removed, too.
     """
-    begin = f"{'':{indent}}{label:{_LABEL}}"
-    shown = printable(redact(text, 4000) if secret else text) or "-"
+    begin = f"{'':{indent}}{label:{label_width}}"
+    shown = printable(redact(text, 4000) if outside else text) or "-"
     return textwrap.wrap(
         shown,
         width=WIDTH,

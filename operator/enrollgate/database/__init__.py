@@ -13,6 +13,7 @@ They are written with SQLAlchemy Core, for PyMySQL and SQLite.
     runs        reads and records the claimed runs
     set_aside   sets tasks aside that are refused
     queries     what `status` shows
+    task_details what `explain` shows
     preflight   what `doctor` checks, and what must be right before the operator starts
     migrate     creates our tables
     configured  builds the database and its tables from the settings

@@ -3,21 +3,23 @@
 Reads only. Kept apart from `runs`: no decision depends on these statements.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from heapq import nlargest
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, null, select, union_all
+from sqlalchemy import ColumnElement, Connection, func, null, select, union_all
 
 from enrollgate.database.backlog import UNKNOWN_STATUS_LIMIT
 from enrollgate.database.engine import Database
 from enrollgate.database.migrate import current
-from enrollgate.database.tables import Tables, runs, tracked_tasks
+from enrollgate.database.tables import Tables, operators, runs, tracked_tasks
 from enrollgate.domain.run import RunPlace
 
 # Accounts that `doctor` compares with the cookies files.
 _MAX_ACCOUNTS = 100_000
+# Seconds without a pass after which an operator counts as down, at least.
+LATE_AFTER = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,9 @@ class RunView:
 
     Times are UTC. The task was first seen, and first seen as enrolled, at the first two. The run's
     worker began at `started_at`, the run ended at `finished_at`, and the operator wrote that down
-    at `recorded_at`.
+    at `recorded_at`. The columns from `attempt` on are its progress, as of `progress_at`; each is
+    None if it is not known. While the database refuses to write the task's status, `refusal` says
+    why, and `retry_at` when it is tried again.
     """
 
     name: str
@@ -75,6 +79,19 @@ class RunView:
     reason: str | None
     message: str | None
     remedy: str | None
+    attempt: int | None
+    attempts: int | None
+    percent: int | None
+    items_done: int | None
+    items_total: int | None
+    bytes_done: int | None
+    bytes_total: int | None
+    bytes_per_second: int | None
+    current_item: str | None
+    progress_at: datetime | None
+    destination_url: str | None
+    refusal: str | None
+    retry_at: datetime | None
 
     @property
     def where(self) -> str:
@@ -109,28 +126,45 @@ def count_by_status(database: Database, tables: Tables) -> StatusCounts:
     )
 
 
-_VIEW: tuple[ColumnElement[Any], ...] = (
-    runs.c.name,
-    runs.c.task_id,
-    runs.c.run_number,
-    runs.c.installation,
-    runs.c.launcher,
-    runs.c.place_id,
-    runs.c.host,
-    runs.c.work_dir,
-    runs.c.state,
-    runs.c.first_seen_at,
-    runs.c.enrolled_seen_at,
-    runs.c.claimed_at,
-    runs.c.launched_at,
-    runs.c.started_at,
-    runs.c.finished_at,
-    runs.c.recorded_at,
-    runs.c.outcome,
-    runs.c.reason,
-    runs.c.message,
-    runs.c.remedy,
-)
+# The columns of a RunView.
+RUN_COLUMNS: tuple[ColumnElement[Any], ...] = tuple(runs.c[each.name] for each in fields(RunView))
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorView:
+    """An installation's operator: its limits, and when it made its last pass. Instants are UTC."""
+
+    installation: str
+    version: str | None
+    launcher: str | None
+    last_pass_at: datetime | None
+    pass_seconds: float | None
+    enrollment_timeout: float | None
+    max_concurrent_runs: int | None
+    check_interval: float | None
+    started_at: datetime | None
+
+    def is_late(self, now: datetime) -> bool:
+        """Return whether it has made no pass for so long that it must be down."""
+        longest = max(LATE_AFTER, 3 * (self.check_interval or 0) + (self.pass_seconds or 0))
+        return self.last_pass_at is None or now - self.last_pass_at > timedelta(seconds=longest)
+
+
+_OPERATOR_COLUMNS = tuple(operators.c[each.name] for each in fields(OperatorView))
+
+
+def read_operators(database: Database) -> list[OperatorView]:
+    """Return the operators of all installations, by name."""
+    statement = select(*_OPERATOR_COLUMNS).order_by(operators.c.installation).limit(50)
+    with database.read_transaction() as connection:
+        return [OperatorView(*row) for row in connection.execute(statement)]
+
+
+def operator_of(connection: Connection, installation: str) -> OperatorView | None:
+    """Return the operator of an installation; None if none has made a pass yet."""
+    statement = select(*_OPERATOR_COLUMNS).where(operators.c.installation == installation)
+    found = connection.execute(statement).first()
+    return OperatorView(*found) if found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +221,7 @@ def count_overdue(database: Database, tables: Tables, timeout: float) -> int:
 
 def unfinished_runs(database: Database, limit: int = 50) -> list[RunView]:
     """Return the unfinished runs of all installations, oldest first."""
-    statement = select(*_VIEW).where(runs.c.active == 1).order_by(runs.c.id).limit(limit)
+    statement = select(*RUN_COLUMNS).where(runs.c.active == 1).order_by(runs.c.id).limit(limit)
     with database.read_transaction() as connection:
         return [RunView(*row) for row in connection.execute(statement)]
 
@@ -213,7 +247,7 @@ def latest_incomplete(database: Database, limit: int = 10) -> list[RunView]:
     The worker's message says so.
     """
     statement = (
-        select(*_VIEW)
+        select(*RUN_COLUMNS)
         .where(runs.c.outcome == "succeeded", runs.c.message.like("%items left out%"))
         .order_by(runs.c.finished_at.desc(), runs.c.id.desc())
         .limit(limit)
@@ -258,7 +292,7 @@ def tasks_set_aside(database: Database, limit: int = 50) -> list[SetAsideTask]:
 def latest_failures(database: Database, limit: int = 10) -> list[RunView]:
     """Return the runs that failed last, newest first."""
     statement = (
-        select(*_VIEW)
+        select(*RUN_COLUMNS)
         .where(runs.c.outcome == "failed")
         .order_by(runs.c.finished_at.desc(), runs.c.id.desc())
         .limit(limit)

@@ -9,6 +9,7 @@
     manifest      an order becomes a Job (pure)
     diagnosis     a Job, its pods and Events become a report (pure)
     events        the Events that `kubectl describe job` shows
+    run_details   what a cluster knows of one run, for `enrollgate explain`
     access        whether the operator has its permissions, for `enrollgate doctor`
 
 Only `control` and `commands` may import this package. It never imports kopf.

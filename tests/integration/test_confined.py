@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import event, select, text
 from structlog.testing import capture_logs
 from tests.world import EPOCH, World
 
-from enrollgate.control.confinement import LONGEST_SET_ASIDE, SET_ASIDE
-from enrollgate.database import Tables, queries
+from enrollgate.control.confinement import HELD_LIMIT, LONGEST_SET_ASIDE, SET_ASIDE
+from enrollgate.database import Tables, engine, queries
 from enrollgate.database.tables import runs
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
@@ -84,6 +84,17 @@ SERVER = {
     "signal of a read-only server": _signal(
         "'HY000' SET MESSAGE_TEXT = 'the guard says no', MYSQL_ERRNO = 1290"
     ),
+    # States and numbers of a deadlock, a shutdown, a full disk, a lost and a refused connection.
+    **{
+        f"signal of {state} {number}": _signal(
+            f"'{state}' SET MESSAGE_TEXT = 'the guard says no', MYSQL_ERRNO = {number}"
+        )
+        for state, number in (
+            *(("40001", 1213), ("08S01", 1053), ("HY000", 1021), ("HY000", 1114)),
+            *(("HY000", 2006), ("HY000", 2013), ("45000", 2006), ("45000", 1213)),
+            *(("08S01", 4031), ("HY000", 9001)),
+        )
+    },
     "signal with a state": _signal("'22012' SET MESSAGE_TEXT = 'the guard says no'"),
     "foreign key": Refusal(
         (
@@ -336,6 +347,119 @@ def test_refused_result_is_kept_and_its_run_is_not_repeated(
             (run,) = world.runs(task)
             assert (run.state, run.outcome) == ("finished", recorded)
             assert bad not in [task for task, _ in set_aside(world)]
+
+
+_LOOP = (
+    "CREATE VIEW numbers AS WITH RECURSIVE counted(x) AS "
+    "(SELECT 1 UNION ALL SELECT x + 1 FROM counted WHERE x < 1000000000) SELECT x FROM counted",
+    "CREATE TRIGGER guard BEFORE UPDATE ON download_tasks FOR EACH ROW WHEN "
+    f"{_GUARD} BEGIN SELECT COUNT(*) FROM numbers; END",
+)
+_SLEEP = (
+    "CREATE TRIGGER guard BEFORE UPDATE ON download_tasks FOR EACH ROW BEGIN "
+    f"IF {_GUARD} THEN DO SLEEP(40); END IF; END",
+)
+
+
+@pytest.mark.parametrize("end", ["timeout", "result", "stop"])
+def test_trigger_that_sleeps_costs_one_short_wait_and_its_task_is_named(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(engine, "ROW_TIMEOUT", 1)
+    with closing(World(database_url)) as world:
+        first = "pending" if end == "timeout" else "enrolled"
+        bad, *others = (world.add(first, LOCKED), world.add(first), world.add(first))
+        world.reconcile()
+        if end == "timeout":
+            world.clock.advance(300)
+        for task in (bad, *others):
+            if end == "result":
+                world.launcher.succeed(f"test-{task}-1")
+            elif end == "stop":
+                world.launcher.stick(f"test-{task}-1")
+        for statement in _LOOP if world.database.is_sqlite else _SLEEP:
+            world.sql(statement)
+        with capture_logs() as logs:
+            for _ in range(2):
+                world.reconcile()
+        assert {world.status(task) for task in others} == {
+            "completed" if end == "result" else "failed"
+        }
+        # A stop is recorded once its run has ended, and that is a second try.
+        assert set_aside(world) == [(bad, 2 if end == "stop" else 1)]
+        named = [entry for entry in logs if "is set aside" in str(entry["event"])]
+        assert {entry["task"] for entry in named} == {bad}
+        assert "took more than 1 s" in str(named[0]["error"])
+        world.reconcile()
+        assert set_aside(world) == [(bad, 2 if end == "stop" else 1)], "it is not tried at once"
+        world.sql("DROP TRIGGER guard")
+        world.clock.advance(2 * SET_ASIDE)
+        for _ in range(2):
+            world.reconcile()
+        assert world.status(bad) == ("completed" if end == "result" else "failed")
+        assert set_aside(world) == []
+
+
+def test_many_triggers_that_sleep_delay_a_pass_by_a_few_waits(
+    server_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "ROW_TIMEOUT", 1)
+    with closing(World(server_database_url)) as world:
+        for _ in range(HELD_LIMIT + 2):
+            world.add("pending", LOCKED)
+        world.reconcile()
+        world.sql(*_SLEEP)
+        world.clock.advance(300)
+        world.reconcile()
+        assert len(set_aside(world)) == HELD_LIMIT, "the others are left to the next passes"
+        world.reconcile()
+        assert len(set_aside(world)) == HELD_LIMIT + 2
+
+
+@pytest.mark.parametrize("end", ["timeout", "result", "stop"])
+def test_row_that_stays_locked_is_waited_for_twice_and_then_set_aside(
+    server_database_url: str, end: str
+) -> None:
+    with (
+        closing(World(server_database_url)) as world,
+        closing(World(server_database_url, create=False)) as node,
+    ):
+        bad = world.add("pending" if end == "timeout" else "enrolled")
+        world.reconcile()
+        world.clock.advance(300)
+        if end == "result":
+            world.launcher.succeed(f"test-{bad}-1")
+        elif end == "stop":
+            world.launcher.stick(f"test-{bad}-1")
+        with node.database.engine.begin() as connection:
+            connection.execute(text("UPDATE download_tasks SET note = 'not committed'"))
+            world.reconcile()
+            assert set_aside(world) == [], "most locks are short"
+            world.reconcile()
+            assert set_aside(world) == [(bad, 1)]
+            assert "another transaction holds" in str(queries.tasks_set_aside(world.database))
+        world.clock.advance(SET_ASIDE)
+        for _ in range(2):
+            world.reconcile()
+        assert world.status(bad) == ("completed" if end == "result" else "failed")
+        assert len(world.runs(bad)) == 1 and set_aside(world) == []
+
+
+@pytest.mark.parametrize("end", ["timeout", "result"])
+def test_trigger_that_claims_a_lock_is_set_aside(server_database_url: str, end: str) -> None:
+    """With the state of a real lock, only its repetition tells it."""
+    with closing(World(server_database_url)) as world:
+        bad = world.add("pending" if end == "timeout" else "enrolled", LOCKED)
+        world.reconcile()
+        world.clock.advance(300)
+        if end == "result":
+            world.launcher.succeed(f"test-{bad}-1")
+        case = _signal("'HY000' SET MESSAGE_TEXT = 'the guard says no', MYSQL_ERRNO = 1205")
+        world.sql(*case.statements)
+        for _ in range(2):
+            world.reconcile()
+        assert set_aside(world) == [(bad, 1)]
+        assert "the guard says no" in str(queries.tasks_set_aside(world.database))
 
 
 def guarded(database_url: str, policy: Policy | None = None) -> World:

@@ -8,6 +8,7 @@ from sqlalchemy import text
 from tests.databases.server import fresh_database
 from tests.world import COURSE, World
 
+from enrollgate.control.confinement import SET_ASIDE
 from enrollgate.database import DatabaseUnavailable, RowHeld
 from enrollgate.domain.account import cookies_name
 from enrollgate.domain.observation import Observation, Phase
@@ -85,6 +86,7 @@ def test_many_held_rows_delay_no_launch_and_no_other_row(
             world.reconcile()
             assert world.status(late) == "failed", "those that were held before were tried last"
             assert {world.status(task) for task in held} == {"processing"}
+        world.clock.advance(SET_ASIDE)
         world.reconcile()
         assert {world.status(task) for task in held} == {"failed"}
 

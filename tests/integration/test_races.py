@@ -14,6 +14,7 @@ from tests.interruptions import Interruption, interrupted_operator
 from tests.launching import launch
 from tests.world import COURSE, EPOCH, PLACE, World
 
+from enrollgate.control.confinement import SET_ASIDE
 from enrollgate.database import Database, claims, tasks
 from enrollgate.database.engine import T
 from enrollgate.domain.observation import LaunchOutcome
@@ -122,6 +123,7 @@ def test_row_held_by_an_open_transaction_delays_no_other_task(
                 for task in each
                 if task != first
             }
+        world.clock.advance(SET_ASIDE)
         world.reconcile()
         world.reconcile()
         assert world.status(first) == ("completed" if held == "done" else "failed")

@@ -135,12 +135,14 @@ def command_name(process: Process) -> str:
 
 
 def mentions_path(process: Process, path: Path) -> bool:
-    """Return whether the path is in the process's environment, arguments or working directory."""
-    wanted = os.fsencode(path)
+    """Return whether the process's environment, arguments or working directory name the path, or a
+    path below it.
+    """
+    wanted = re.compile(re.escape(os.fsencode(path)) + rb"[/\0]")
     folder = _PROC / str(process.pid)
     for name in ("environ", "cmdline"):
         try:
-            if wanted in (folder / name).read_bytes():
+            if wanted.search((folder / name).read_bytes()):
                 return True
         except OSError:
             continue

@@ -17,6 +17,7 @@ from enrollgate.database import (
     DatabaseUnavailable,
     RowHeld,
     RowRefused,
+    RowTimedOut,
 )
 from enrollgate.database.set_aside import SetAside
 from enrollgate.launchers import LauncherUnavailable
@@ -51,6 +52,8 @@ class Confinement:
         self._held = set[int | None]()
         # Rows that this part of the pass has waited for without getting them.
         self._waits = 0
+        # The tasks whose rows were locked when they were last written: see `written`.
+        self._locked = set[int]()
         # Errors of single tasks that were announced in the log: task and type.
         self._announced = set[tuple[int | None, str]]()
 
@@ -85,6 +88,25 @@ class Confinement:
                     exc_info=error if is_new else None,
                 )
         self.progress()
+
+    @contextmanager
+    def written(self, task_id: int) -> Iterator[None]:
+        """Write one task. A row that is locked for the second time in a row counts as refused.
+
+        So it is set aside: the next passes do not wait for it. A trigger can claim a lock, too.
+        """
+        try:
+            yield
+        except RowTimedOut:
+            self._waits += 1
+            raise
+        except RowHeld as error:
+            if task_id not in self._locked:
+                self._locked.add(task_id)
+                raise
+            self._waits += 1
+            raise RowRefused(error.problem, error.remedy) from error
+        self._locked.discard(task_id)
 
     def note_refused(self, task_id: int | None, error: RowRefused) -> None:
         """Log once that a statement about a task was refused; the next pass tries it again."""

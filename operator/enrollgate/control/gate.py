@@ -171,14 +171,15 @@ class Gate:
         for task in self._confinement.reachable(due, lambda task: task.task_id):
             with self._confinement.confined(task.task_id):
                 try:
-                    is_failed = tasks.expire(
-                        self._database,
-                        self._tables,
-                        task,
-                        now,
-                        installation=self._installation,
-                        message=message,
-                    )
+                    with self._confinement.written(task.task_id):
+                        is_failed = tasks.expire(
+                            self._database,
+                            self._tables,
+                            task,
+                            now,
+                            installation=self._installation,
+                            message=message,
+                        )
                 except RowRefused as error:
                     self._set_aside(task, error, now)
                     refused += 1
@@ -201,9 +202,14 @@ class Gate:
             tried += 1
             with self._confinement.confined(task.task_id):
                 try:
-                    is_failed = tasks.reject(
-                        self._database, self._tables, task, now, installation=self._installation
-                    )
+                    with self._confinement.written(task.task_id):
+                        is_failed = tasks.reject(
+                            self._database,
+                            self._tables,
+                            task,
+                            now,
+                            installation=self._installation,
+                        )
                 except RowRefused as error:
                     self._set_aside(task, error, now)
                     continue

@@ -342,7 +342,8 @@ class Reconciler:
         name, uid = stop.run.name, stop.observation.uid
         if stop.run.state is not RunState.STOPPING:
             try:
-                is_ours = runs.mark_stopping(self._database, self._tables, stop)
+                with self._confinement.written(stop.run.task_id):
+                    is_ours = runs.mark_stopping(self._database, self._tables, stop)
             except RowRefused as error:
                 if not stop.fail_task:
                     raise
@@ -386,7 +387,8 @@ class Reconciler:
         """
         run, reason = action.run, action.reason
         try:
-            recorded = runs.record(self._database, self._tables, action)
+            with self._confinement.written(run.task_id):
+                recorded = runs.record(self._database, self._tables, action)
         except RowRefused as error:
             if action.task_to is None:
                 raise
@@ -429,7 +431,8 @@ class Reconciler:
         """Try again to move the task of a run that has ended."""
         run = action.run
         try:
-            recorded = runs.finish(self._database, self._tables, action)
+            with self._confinement.written(run.task_id):
+                recorded = runs.finish(self._database, self._tables, action)
         except RowRefused as error:
             until = self._confinement.set_aside_until(
                 run.task_id, run.refusals, "database", str(error), now

@@ -27,6 +27,7 @@ from enrollgate.database.errors import (
     DatabaseUnavailable,
     RowHeld,
     RowRefused,
+    RowTimedOut,
 )
 from enrollgate.database.migrate import migrate
 from enrollgate.database.tables import Tables
@@ -37,6 +38,7 @@ __all__ = [
     "DatabaseUnavailable",
     "RowHeld",
     "RowRefused",
+    "RowTimedOut",
     "Tables",
     "migrate",
     "open_database",

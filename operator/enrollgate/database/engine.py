@@ -10,6 +10,7 @@ import os
 import re
 import sqlite3
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -17,16 +18,19 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
-from pymysql.constants import ER
+import pymysql
+from pymysql.constants import CR, ER
 from sqlalchemy import (
     URL,
     ColumnElement,
     Connection,
     Engine,
+    ExceptionContext,
     Integer,
     create_engine,
     event,
     func,
+    insert,
     literal,
     literal_column,
     select,
@@ -43,6 +47,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.pool import ConnectionPoolEntry
 from tenacity import (
+    RetryCallState,
     Retrying,
     retry_if_exception,
     retry_if_exception_type,
@@ -53,7 +58,6 @@ from tenacity import (
 from enrollgate.common.redaction import redact
 from enrollgate.database.errors import (
     ABOUT_FILE,
-    ABOUT_READ_ONLY,
     ABOUT_ROW,
     ABOUT_SERVER,
     KNOWN,
@@ -62,8 +66,9 @@ from enrollgate.database.errors import (
     DatabaseMisconfigured,
     DatabaseUnavailable,
     RowRefused,
+    RowTimedOut,
 )
-from enrollgate.database.tables import INSTANT
+from enrollgate.database.tables import INSTANT, tracked_tasks
 
 T = TypeVar("T")
 
@@ -77,6 +82,11 @@ STATEMENT_TIMEOUT = 25
 IDLE_TIMEOUT = 30
 # Seconds to wait for a row, or a whole table (LOCK TABLES, ALTER), that another transaction holds.
 LOCK_TIMEOUT = 3
+# Seconds that a statement about one row may take. It is longer than LOCK_TIMEOUT, so that a lock is
+# named as one. A trigger that sleeps or loops must not delay the other tasks for STATEMENT_TIMEOUT.
+ROW_TIMEOUT = 6
+# Steps of SQLite's virtual machine between two looks at the clock: some milliseconds.
+_SQLITE_STEPS = 100_000
 # Seconds to wait for another writer: SQLite has one lock, for the whole file.
 _SQLITE_LOCK_TIMEOUT = 10
 _RETRY_WAIT = wait_exponential_jitter(multiplier=0.02, max=0.5, jitter=0.5)
@@ -155,35 +165,82 @@ class Database:
 
         With `of_one_row`, `change` writes one task. Whatever a statement of it is refused for is
         then about that task alone: `RowRefused`, unless the server or the connection is at fault.
+        A trigger may raise any number, also that of a lost connection. So an error of the server
+        counts only if the server answers no ping, or takes no writes. Each statement is limited to
+        ROW_TIMEOUT (RowTimedOut).
 
         Raises DatabaseUnavailable (RowHeld, if a row was held for too long; RowRefused) or
         DatabaseMisconfigured. If the connection breaks during the commit, nobody knows whether it
         took place: every change must be harmless to repeat.
         """
         engine = self.engine.execution_options(enrollgate_writes=True)
+        thread_id = 0
 
         def attempt() -> T:
+            nonlocal thread_id
             with engine.begin() as connection:
-                try:
+                if not of_one_row:
                     return change(connection)
-                except DBAPIError as error:
-                    if not of_one_row or error_code(error) not in ABOUT_READ_ONLY:
-                        raise
-                    # A trigger may refuse a row with the number of a read-only server.
-                    if connection.execute(select(self.read_only_expression())).scalar():
-                        raise
-                    raise RowRefused(
-                        f"{redact(str(error.orig), 300)}",
-                        "the server does take writes: a trigger of the task table refuses the row",
-                    ) from error
+                with _limited(connection) as thread_id:
+                    return change(connection)
+
+        def is_over(state: RetryCallState) -> bool:
+            error = state.outcome.exception() if state.outcome else None
+            return state.attempt_number >= (5 if error and _is_conflict(error) else 2)
 
         with self._translated(of_one_row=of_one_row):
-            return Retrying(
-                retry=retry_if_exception(_is_conflict),
-                stop=stop_after_attempt(5),
-                wait=_RETRY_WAIT,
-                reraise=True,
-            )(attempt)
+            try:
+                return Retrying(
+                    retry=retry_if_exception(
+                        lambda error: _is_conflict(error) or (of_one_row and _is_dubious(error))
+                    ),
+                    stop=is_over,
+                    wait=_RETRY_WAIT,
+                    reraise=True,
+                )(attempt)
+            except DBAPIError as error:
+                if not of_one_row:
+                    raise
+                detail = redact(str(error.orig), 300)
+                if _is_timeout(error) and self._interrupt(thread_id):
+                    raise RowTimedOut(
+                        f"a statement about this row took more than {ROW_TIMEOUT} s: {detail}",
+                        "a trigger of the task table sleeps, loops or waits: correct or drop it",
+                    ) from error
+                if _is_dubious(error) and self._takes_writes():
+                    raise RowRefused(
+                        detail,
+                        "the server does answer and take writes: a trigger of the task table "
+                        "raises this error, or another transaction is always in the way",
+                    ) from error
+                raise
+
+    def _interrupt(self, thread_id: int) -> bool:
+        """Kill the connection that did not answer in time, so that it gives its locks free.
+
+        Return whether the server still worked at its statement. Else the connection was dead, or
+        led to another server: that says nothing about the row.
+        """
+        if self.is_sqlite:
+            return True
+        try:
+            with self.engine.begin() as connection:
+                connection.exec_driver_sql(f"KILL {thread_id:d}")  # a user may kill its own
+        except DBAPIError as error:
+            return error_code(error) == ER.KILL_DENIED_ERROR
+        return True
+
+    def _takes_writes(self) -> bool:
+        """Return whether the server takes a write to a table of ours. It is rolled back."""
+        row = {"task_id": 2**63 - 1, "first_seen_at": datetime(1970, 1, 1), "last_seen_status": ""}  # noqa: DTZ001 -- times in the database have no zone
+        try:
+            with self.engine.connect() as connection:
+                is_read_only = connection.execute(select(self.read_only_expression())).scalar()
+                connection.execute(insert(tracked_tasks), row)
+                connection.rollback()
+        except DBAPIError:
+            return False
+        return not is_read_only
 
     @contextmanager
     def _translated(self, *, of_one_row: bool = False) -> Iterator[None]:
@@ -290,7 +347,42 @@ def open_database(
                     f"ENROLLGATE_DATABASE__TLS_CA={tls_ca}: {problem}: {remedy}"
                 ) from error
 
+    event.listen(engine, "handle_error", _keep_answering)
     return Database(engine, clock)
+
+
+def _keep_answering(context: ExceptionContext) -> None:
+    """Keep a connection that still answers: a trigger has raised the number of a lost one."""
+    if not context.is_disconnect or context.connection is None:
+        return
+    driver = cast(pymysql.Connection, context.connection.connection.driver_connection)
+    with suppress(pymysql.Error):
+        driver.ping()
+        context.is_disconnect = False
+
+
+@contextmanager
+def _limited(connection: Connection) -> Iterator[int]:
+    """Limit each statement to ROW_TIMEOUT. Yield the id of the connection at its server.
+
+    No server limits an UPDATE in a way that MySQL and MariaDB share, so the answer is not waited
+    for longer. SQLite interrupts its own work.
+    """
+    driver = connection.connection.driver_connection
+    if isinstance(driver, sqlite3.Connection):
+        until = time.monotonic() + ROW_TIMEOUT
+        driver.set_progress_handler(lambda: time.monotonic() > until, _SQLITE_STEPS)
+        try:
+            yield 0
+        finally:
+            driver.set_progress_handler(None, 0)
+    else:
+        mysql = cast(pymysql.Connection, driver)
+        mysql._read_timeout = ROW_TIMEOUT  # a private name, read before each answer
+        try:
+            yield mysql.thread_id()
+        finally:
+            mysql._read_timeout = STATEMENT_TIMEOUT
 
 
 def _open_sqlite(url: URL) -> Engine:
@@ -347,8 +439,29 @@ def error_code(error: DBAPIError) -> int | None:
     return arguments[0] if arguments and isinstance(arguments[0], int) else None
 
 
+def _is_timeout(error: DBAPIError) -> bool:
+    """Return whether a statement was given up because it took too long."""
+    if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_INTERRUPT:
+        return True
+    is_lost = error_code(error) == CR.CR_SERVER_LOST and error.connection_invalidated
+    return is_lost and "timed out" in str(error.orig)
+
+
+def _is_dubious(error: BaseException) -> bool:
+    """Return whether an error of the server or the connection may be one that a trigger raises.
+
+    The connection still answers. A row that is held is told by its own error.
+    """
+    if not isinstance(error, DBAPIError) or error.connection_invalidated or _is_refusal(error):
+        return False
+    code = error_code(error) or 0
+    return (code in ABOUT_SERVER or code >= 2000) and code != ER.LOCK_WAIT_TIMEOUT
+
+
 def _is_conflict(error: BaseException) -> bool:
     """Return whether another transaction was in the way, so that a retry may succeed."""
+    if (getattr(getattr(error, "orig", None), "sqlstate", None) or "").startswith("45"):
+        return False
     if isinstance(error, IntegrityError):
         # For example, another operator inserted a run with the same number at the same moment. A
         # row of Node.js's table is refused for good.
@@ -360,7 +473,7 @@ def _is_conflict(error: BaseException) -> bool:
     )
 
 
-def _is_refusal(error: DBAPIError, *, of_one_row: bool) -> bool:
+def _is_refusal(error: DBAPIError, *, of_one_row: bool = False) -> bool:
     """Return whether the statement was refused for what it writes into a row.
 
     A trigger may refuse a row with any number and any text, so in a transaction of one row every

@@ -35,6 +35,13 @@ class RowRefused(DatabaseUnavailable):
     """
 
 
+class RowTimedOut(RowRefused):
+    """A statement about one row took longer than `engine.ROW_TIMEOUT`: a trigger sleeps or loops.
+
+    Each such row costs that time, so a pass tries few of them.
+    """
+
+
 class DatabaseMisconfigured(DatabaseError):
     """The database refuses what we do, until someone fixes what the message names."""
 

@@ -2,13 +2,16 @@
 
 import errno
 import os
+import pathlib
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from tests.integration.launchers.harness import (
     LocalLauncherHarness,
     build_order,
@@ -16,7 +19,8 @@ from tests.integration.launchers.harness import (
     wait_for,
     wait_until_finished,
 )
-from tests.launching import build_launch, discard, launch
+from tests.launching import discard, launch
+from tests.unprivileged import modes_apply
 
 from enrollgate.domain.observation import LaunchOutcome, Phase
 from enrollgate.domain.order import RunOrder
@@ -24,10 +28,12 @@ from enrollgate.domain.reasons import Reason
 from enrollgate.domain.run import is_run_of
 from enrollgate.domain.run_event import RunEvent, RunEventType
 from enrollgate.launchers.base import LauncherUnavailable
-from enrollgate.launchers.local.launcher import SWEEP_INTERVAL
+from enrollgate.launchers.local.launcher import SWEEP_INTERVAL, LocalLauncher
 from enrollgate.launchers.local.run_directory import read_progress
 
 SUCCEED = "report(None)"
+# The user `nobody` of most systems.
+OTHER_USER = 65534
 
 
 def test_observe_empty_work_directory_returns_no_runs(harness: LocalLauncherHarness) -> None:
@@ -58,25 +64,154 @@ def test_launch_when_only_a_spec_exists_completes_it(
     assert wait_until_finished(launcher, name).phase is Phase.SUCCEEDED
 
 
-def test_damaged_result_counts_as_none_and_harms_no_other_run(
+def test_damaged_result_is_a_crash_and_can_be_launched_again(
     harness: LocalLauncherHarness,
 ) -> None:
     launcher = harness.launcher(SUCCEED)
-    whole, damaged, folder = (start(launcher, task_id) for task_id in (1, 2, 3))
-    for name in (whole, damaged, folder):
+    whole, damaged = start(launcher, 1), start(launcher, 2)
+    for name in (whole, damaged):
         wait_until_finished(launcher, name)
     harness.run(damaged).result.write_text("\0" * 40)
-    harness.run(folder).result.unlink()
-    harness.run(folder).result.mkdir()
-    wait_for(lambda: set(launcher.observe()) == {whole})
-    outcomes = launch(launcher, [build_order(1), build_order(2), build_order(3)])
-    assert list(outcomes.values()) == [
-        LaunchOutcome.ADOPTED,
-        LaunchOutcome.LAUNCHED,
-        LaunchOutcome.LAUNCHED,
-    ]
-    for name in (damaged, folder):
-        assert wait_until_finished(launcher, name).phase is Phase.SUCCEEDED
+    seen = wait_until_finished(launcher, damaged)
+    assert seen.report is not None and seen.report.reason is Reason.WORKER_CRASHED
+    assert "its result.json is damaged" in seen.report.message
+    outcomes = launch(launcher, [build_order(1), build_order(2)])
+    assert list(outcomes.values()) == [LaunchOutcome.ADOPTED, LaunchOutcome.LAUNCHED]
+    assert wait_until_finished(launcher, damaged).phase is Phase.SUCCEEDED
+
+
+ODD = {
+    "a directory": "(pathlib.Path({name!r}) / 'in it').mkdir(parents=True)",
+    "a named pipe": "os.mkfifo({name!r})",
+    "a symbolic link": "os.symlink('/dev/zero', {name!r})",
+    "an endless link": "os.symlink({name!r}, {name!r})",
+    "a huge file": "open({name!r}, 'wb').truncate(2**31)",
+    "an unreadable file": "os.close(os.open({name!r}, os.O_CREAT | os.O_WRONLY, 0))",
+}
+
+
+@pytest.fixture
+def unprivileged(harness: LocalLauncherHarness) -> Iterator[LocalLauncherHarness]:
+    """A harness to which modes apply, whoever runs the test."""
+    with modes_apply():
+        yield harness
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("result.json", "report.json", "log", "stop", "lock", "scratch", "ballast"),
+        *("spec.json", "supervisor.json", "progress.json"),
+    ],
+)
+def test_odd_entry_that_a_worker_leaves_ends_its_own_run_only(
+    unprivileged: LocalLauncherHarness, name: str, kind: str
+) -> None:
+    """The worker's folder is the run's directory: a download command may leave anything there."""
+    script = (
+        "import shutil\n"
+        "if os.environ['ENROLLGATE_TASK_ID'] == '1':\n"
+        f"    shutil.rmtree({name!r}, True)\n"
+        f"    pathlib.Path({name!r}).unlink(True)\n"
+        f"    {ODD[kind].format(name=name)}\n"
+        "    sys.exit(0)\n"
+        "report(None)\n"
+    )
+    launcher = unprivileged.launcher(script, max_attempts=2)
+    bad, good = start(launcher, 1), start(launcher, 2)
+    assert wait_until_finished(launcher, good).phase is Phase.SUCCEEDED
+    seen = wait_until_finished(launcher, bad)
+    assert seen.report is not None
+    launcher.record_event(bad, None, RunEvent(RunEventType.LAUNCHED, "never waits"))
+    discard(launcher, [bad, good])
+    assert launcher.observe([bad, good]) == {}
+    assert launcher.count_live() == 0
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ODD if kind != "a huge file"])
+def test_odd_result_is_a_crash_in_true_words_and_costs_no_descriptor(
+    unprivileged: LocalLauncherHarness, kind: str
+) -> None:
+    launcher = unprivileged.launcher(SUCCEED)
+    bad, good = start(launcher, 1), start(launcher, 2)
+    for name in (bad, good):
+        wait_until_finished(launcher, name)
+    result = unprivileged.run(bad).result
+    whole = result.read_text()
+    result.unlink()
+    exec(ODD[kind].format(name=str(result)), {"os": os, "pathlib": pathlib})
+    wait_until_finished(launcher, bad)  # its supervisor may hold the lock for a moment
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        seen = launcher.observe([bad, good])
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    report = seen[bad].report
+    assert report is not None and report.reason is Reason.WORKER_CRASHED
+    words = {"an endless link": "a symbolic link", "an unreadable file": "damaged"}.get(kind, kind)
+    assert f"its result.json is {words}" in report.message
+    assert seen[good].phase is Phase.SUCCEEDED and whole
+    discard(launcher, [bad, good])
+    assert launcher.observe() == {}
+
+
+def test_modes_that_a_worker_takes_away_are_restored(unprivileged: LocalLauncherHarness) -> None:
+    launcher = unprivileged.launcher("report(None)\nos.chmod('.', 0)")
+    name = start(launcher)
+    assert wait_until_finished(launcher, name).phase is Phase.SUCCEEDED
+    unprivileged.run(name).result.chmod(0)
+    unprivileged.run(name).path.chmod(0)
+    assert launcher.observe()[name].phase is Phase.SUCCEEDED
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_directory_of_somebody_else_ends_its_own_run_only(
+    harness: LocalLauncherHarness,
+) -> None:
+    launcher = harness.launcher(SUCCEED)
+    bad, good = start(launcher, 1), start(launcher, 2)
+    for name in (bad, good):
+        wait_until_finished(launcher, name)
+    os.chown(harness.run(bad).path, OTHER_USER, OTHER_USER)
+    with modes_apply():
+        _check_foreign_directory(harness, launcher, bad, good)
+
+
+def _check_foreign_directory(
+    harness: LocalLauncherHarness, launcher: LocalLauncher, bad: str, good: str
+) -> None:
+    seen = launcher.observe([bad, good])
+    assert seen[good].phase is Phase.SUCCEEDED
+    report = seen[bad].report
+    assert report is not None and report.reason is Reason.WORKER_CRASHED
+    assert "Permission denied; make the operator's user the owner" in report.message
+    with capture_logs() as logs:
+        for _ in range(2):
+            discard(launcher, [bad, good])
+    assert [entry["run"] for entry in logs] == [bad], "said once"
+    assert set(launcher.observe()) == {bad} and launcher.count_live() == 0
+    harness.now += SWEEP_INTERVAL + 10**7
+    discard(launcher, [])
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_file_in_place_of_a_directory_ends_its_run_in_true_words(
+    harness: LocalLauncherHarness, kind: str
+) -> None:
+    launcher = harness.launcher("note('started')\ntime.sleep(600)")
+    name = start(launcher)
+    wait_for(lambda: "started" in harness.note_names())
+    run = harness.run(name)
+    run.path.rename(harness.work_dir / "moved")
+    if kind == "file":
+        run.path.touch()
+    else:
+        run.path.symlink_to(harness.work_dir / "moved")
+    assert launcher.observe([name])[name].phase is Phase.LIVE, "its processes are there"
+    harness.clean()
+    report = launcher.observe([name])[name].report
+    assert report is not None and report.reason is Reason.WORKER_CRASHED
+    assert "is no directory any more" in report.message
 
 
 def test_supervisor_with_a_damaged_spec_reports_it(harness: LocalLauncherHarness) -> None:
@@ -160,18 +295,6 @@ def test_observe_when_listing_fails_raises_not_empty(
         launch(launcher, [build_order()])
     runs.touch()
     with pytest.raises(LauncherUnavailable, match="Not a directory"):
-        launcher.observe()
-
-
-def test_observe_when_one_run_is_unreadable_raises(harness: LocalLauncherHarness) -> None:
-    launcher = harness.launcher(SUCCEED)
-    name = start(launcher)
-    wait_until_finished(launcher, name)
-    harness.run(name).result.unlink()
-    harness.run(name).result.symlink_to("/proc/self/mem")
-    with pytest.raises(
-        LauncherUnavailable, match=rf"{name}: Input/output error; look in the kernel's log"
-    ):
         launcher.observe()
 
 
@@ -425,32 +548,21 @@ def test_odd_entries_in_a_run_directory_block_nothing(
         assert read_progress(harness.work_dir, build_order().name) is None
 
 
-@pytest.mark.parametrize("entry", ["log", "lock"])
-def test_directory_that_cannot_be_used_refuses_one_launch_only(
+@pytest.mark.parametrize("entry", ["log", "lock", "ballast", "scratch"])
+def test_directory_in_place_of_a_file_is_replaced_at_the_launch(
     harness: LocalLauncherHarness, entry: str
 ) -> None:
     launcher = harness.launcher(SUCCEED)
-    bad, good = build_order(1), build_order(2)
-    (harness.run(bad.name).path / getattr(harness.run(bad.name), entry).name).mkdir(parents=True)
-    results = list(launcher.launch([build_launch(bad), build_launch(good)]))
-    assert [result.outcome for _, result in results] == [
-        LaunchOutcome.REFUSED,
-        LaunchOutcome.LAUNCHED,
-    ]
-    assert entry in results[0][1].refusal and "Is a directory" in results[0][1].refusal
-    assert wait_until_finished(launcher, good.name).phase is Phase.SUCCEEDED
+    name = build_order().name
+    (harness.run(name).path / entry / "in it").mkdir(parents=True)
+    assert launch(launcher, [build_order()]) == {name: LaunchOutcome.LAUNCHED}
+    assert wait_until_finished(launcher, name).phase is Phase.SUCCEEDED
 
 
-def test_directory_that_cannot_be_read_counts_as_live_and_hides_no_other(
-    harness: LocalLauncherHarness,
-) -> None:
-    """A second run must not start beside one that may still be there."""
+def test_pipe_in_place_of_the_log_holds_up_no_launch(harness: LocalLauncherHarness) -> None:
     launcher = harness.launcher(SUCCEED)
-    bad, good = start(launcher, 1), start(launcher, 2)
-    wait_until_finished(launcher, bad)
-    wait_until_finished(launcher, good)
-    harness.run(bad).result.unlink()
-    harness.run(bad).lock.unlink()
-    harness.run(bad).lock.symlink_to(harness.run(bad).lock)
-    seen = launcher.observe()
-    assert (seen[bad].phase, seen[good].phase) == (Phase.LIVE, Phase.SUCCEEDED)
+    name = build_order().name
+    harness.run(name).path.mkdir()
+    os.mkfifo(harness.run(name).log)
+    assert launch(launcher, [build_order()]) == {name: LaunchOutcome.LAUNCHED}
+    assert wait_until_finished(launcher, name).phase is Phase.SUCCEEDED

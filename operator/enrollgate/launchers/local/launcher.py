@@ -39,11 +39,20 @@ import structlog
 
 from enrollgate.common.backoff import Backoff
 from enrollgate.common.files import write_private
-from enrollgate.common.processes import find, is_supported, kill_orphans, send_signal
+from enrollgate.common.processes import (
+    find,
+    is_supported,
+    iter_processes,
+    kill_orphans,
+    mentions_path,
+    send_signal,
+)
 from enrollgate.common.redaction import redact
 from enrollgate.domain.observation import LaunchOutcome, LaunchResult, Observation, Phase
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.planner import Launch
+from enrollgate.domain.reasons import Reason
+from enrollgate.domain.report import Report
 from enrollgate.domain.run import is_run_of
 from enrollgate.domain.run_event import RunEvent
 from enrollgate.launchers.base import LauncherRefused
@@ -55,6 +64,7 @@ from enrollgate.launchers.local.run_directory import (
     RunSpec,
     finished_folder,
     is_run_name,
+    remove,
     runs_folder,
 )
 from enrollgate.launchers.local.watcher import Watcher
@@ -79,6 +89,7 @@ _ABOUT_ONE_PATH = frozenset(
         errno.ENOTEMPTY,
         errno.EILSEQ,
         errno.EINVAL,
+        errno.EIO,
         errno.ETXTBSY,
         errno.EBUSY,
     }
@@ -151,6 +162,8 @@ class LocalLauncher:
         self._run_ttl = run_ttl
         self._clock = clock
         self._swept_at = float("-inf")
+        # The runs whose directories cannot be moved away, as they were logged.
+        self._kept = set[str]()
         with _available(work_dir):
             work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.place = create_place(work_dir)
@@ -176,16 +189,23 @@ class LocalLauncher:
                 if only and run.name not in expected:
                     continue
                 try:
-                    with _available(run.path):
-                        observation = self._observe_run(run)
-                except LauncherRefused as error:
-                    if not self._is_about_one(error):
-                        raise
-                    # Nobody can say that it has ended: a second run must not start beside it.
-                    _LOG.warning("a run counts as live", run=run.name, error=str(error))
-                    observation = Observation(run.name, Phase.LIVE)
+                    observation = self._observe_run(run)
+                except OSError:
+                    run.restore_modes()
+                    try:
+                        with _available(run.path):
+                            observation = self._observe_run(run)
+                    except LauncherRefused as error:
+                        if not self._is_about_one(error):
+                            raise
+                        observation = self._observe_unusable(run, str(error))
                 if observation is not None:
                     observations[run.name] = observation
+            for name in set(expected) - observations.keys():
+                run = self._directory(name)
+                if os.path.lexists(run.path) and (run.path.is_symlink() or not run.path.is_dir()):
+                    problem = f"{run.path} is no directory any more"
+                    observations[name] = self._observe_unusable(run, problem)
         return observations
 
     def launch(self, launches: Iterable[Launch]) -> Iterator[tuple[Launch, LaunchResult]]:
@@ -248,7 +268,9 @@ class LocalLauncher:
     ) -> None:
         """See `Launcher.record_event`: adds a line to the run's log."""
         line = f"enrollgate: {event.kind}: {redact(event.message)}\n"
+        # A pipe has perhaps no reader.
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        flags |= os.O_NOFOLLOW | os.O_NONBLOCK
         with contextlib.suppress(OSError):
             descriptor = os.open(self._directory(name).log, flags, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as log:
@@ -257,7 +279,15 @@ class LocalLauncher:
     def discard(self, observations: Iterable[Observation]) -> None:
         """See `Launcher.discard`."""
         for observation in observations:
-            self._discard(self._directory(observation.name))
+            run = self._directory(observation.name)
+            try:
+                self._discard(run)
+            except LauncherRefused as error:
+                if not self._is_about_one(error):
+                    raise
+                if run.name not in self._kept:
+                    self._kept.add(run.name)
+                    _LOG.warning("a run's directory is left", run=run.name, error=str(error))
         now = self._clock()
         if now - self._swept_at >= SWEEP_INTERVAL:
             self._swept_at = now
@@ -270,8 +300,14 @@ class LocalLauncher:
 
     def count_live(self) -> int:
         """Return how many runs are live. Raises LauncherRefused."""
+        live = 0
         with _available(self._runs):
-            return sum(run.is_live() for run in self._list_runs(self._runs))
+            for run in self._list_runs(self._runs):
+                try:
+                    live += run.is_live()
+                except OSError as error:
+                    live += self._observe_unusable(run, str(error)).is_live
+        return live
 
     def _is_about_one(self, error: LauncherRefused) -> bool:
         """Return whether the error is about one run's directory, and the others can be used."""
@@ -306,7 +342,8 @@ class LocalLauncher:
             with contextlib.suppress(FileNotFoundError):  # another operator has discarded it
                 if not self._kill_leftovers(run):
                     return live
-            result = run.read_result()  # it may have ended after the first look
+            # It may have ended after the first look.
+            result = run.read_result() or run.damaged_result()
         if result is None:
             return None
         phase = Phase.SUCCEEDED if result.succeeded else Phase.FAILED
@@ -317,6 +354,17 @@ class LocalLauncher:
             started_at=result.started_at,
             finished_at=result.finished_at,
         )
+
+    def _observe_unusable(self, run: RunDirectory, problem: str) -> Observation:
+        """Observe a run whose directory cannot be used: live as long as a process names it.
+
+        A second run must not start beside one that is still there.
+        """
+        if any(mentions_path(process, run.path) for process in iter_processes()):
+            _LOG.warning("a run counts as live: processes use it", run=run.name, error=problem)
+            return Observation(run.name, Phase.LIVE)
+        message = f"the run has no process any more, and its result cannot be read: {problem}"
+        return Observation(run.name, Phase.FAILED, report=Report(Reason.WORKER_CRASHED, message))
 
     def _kill_leftovers(self, run: RunDirectory) -> bool:
         """Kill what outlived a dead supervisor. Returns False if the run is live after all."""
@@ -367,8 +415,13 @@ class LocalLauncher:
     def _start(self, run: RunDirectory, order: RunOrder, lock: int) -> None:
         """Prepare the directory and start a supervisor, which inherits the lock."""
         # A result that is there now is a damaged one.
-        for leftover in (run.spec, run.stop, run.report, run.progress, run.result):
-            _remove(leftover)
+        leftovers = [run.spec, run.stop, run.report, run.progress, run.result, run.ballast]
+        if not stat.S_ISREG(_mode(run.log)):
+            leftovers.append(run.log)
+        if not stat.S_ISDIR(_mode(run.scratch)):
+            leftovers.append(run.scratch)
+        for leftover in leftovers:
+            remove(leftover)
         spec = RunSpec(
             order,
             self._worker_argv,
@@ -431,13 +484,12 @@ class LocalLauncher:
         Runs that died before then without a result, and that nobody asked for, are discarded.
         """
         for finished in self._list_runs(self._finished):
-            if _modified_at(finished.path) < before:
-                shutil.rmtree(finished.path, ignore_errors=True)
-            elif finished.scratch.exists():
-                shutil.rmtree(finished.scratch, ignore_errors=True)
+            is_old = _modified_at(finished.path) < before
+            shutil.rmtree(finished.path if is_old else finished.scratch, ignore_errors=True)
         for run in self._list_runs(self._runs):
-            if _modified_at(run.path) < before and run.read_result() is None:
-                self._discard(run)
+            with contextlib.suppress(OSError, LauncherRefused):  # `observe` names it
+                if _modified_at(run.path) < before and run.read_result() is None:
+                    self._discard(run)
 
 
 def _kill_orphans(run: RunDirectory) -> bool:
@@ -452,15 +504,8 @@ def _kill_orphans(run: RunDirectory) -> bool:
             run=run.name,
         )
         return False
-    _remove(run.supervisor)
+    remove(run.supervisor)
     return True
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _launched_at(run: RunDirectory) -> datetime | None:
@@ -469,6 +514,14 @@ def _launched_at(run: RunDirectory) -> datetime | None:
         return datetime.fromtimestamp(run.spec.stat().st_mtime, UTC)
     except OSError:
         return None
+
+
+def _mode(path: Path) -> int:
+    """Return the kind and mode of what is there; 0 if there is nothing."""
+    try:
+        return path.lstat().st_mode
+    except FileNotFoundError:
+        return 0
 
 
 def _modified_at(path: Path) -> float:

@@ -19,16 +19,22 @@ The files give the run's state, whoever crashed when:
     else, supervisor.json       the run *died* without a result
     else                        the run was *never started*
 
-Files are replaced atomically. A file that cannot be understood counts as absent. A file that
-cannot be read now (I/O error, no permission) raises OSError. The lock is flock(2), so the
-directory must be on a local disk.
+Files are replaced atomically. A file that cannot be understood counts as absent, except for
+result.json: it is written last, so the run has ended, and nobody knows how. A file that cannot be
+read now (I/O error, no permission) raises OSError. The lock is flock(2), so the directory must be
+on a local disk.
+
+The worker may do what it likes here: this is its working directory. So an entry may be of any kind,
+and no link is followed.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
 import re
+import shutil
 import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -41,6 +47,8 @@ from enrollgate.common.processes import Process
 from enrollgate.common.redaction import redact
 from enrollgate.common.strict_json import SIZE_LIMIT, parse_json
 from enrollgate.domain.order import RunOrder
+from enrollgate.domain.reasons import Reason
+from enrollgate.domain.report import Report
 from enrollgate.launchers.local.exit_result import RunResult
 
 _NAME = re.compile(r"[a-z0-9-]{1,63}")
@@ -51,6 +59,13 @@ _PROGRESS_TYPES: Mapping[str, type | UnionType] = {
     "bytes": int,
     "current": str,
     "updated_at": int | float,
+}
+# What may be in the place of a file, in words.
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFSOCK: "a socket",
 }
 # There is nothing, or something that we did not write.
 _ABSENT = frozenset({errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO})
@@ -157,12 +172,36 @@ class RunDirectory:
         return self.path.name
 
     def read_result(self) -> RunResult | None:
-        """Return the result; None if there is none or if it is damaged, as if the run had died."""
+        """Return the result; None if there is none or if it is damaged."""
         text = read_text(self.result)
         try:
             return None if text is None else RunResult.decode(text)
         except ValueError:
             return None
+
+    def damaged_result(self) -> RunResult | None:
+        """Return the failure of a launched run whose result cannot be understood.
+
+        None if there is none. Call it only if the run is not live and `read_result` found nothing.
+        """
+        if not (os.path.lexists(self.result) and os.path.lexists(self.spec)):
+            return None
+        kind = stat.S_IFMT(self.result.lstat().st_mode)
+        what = _KINDS.get(kind, "damaged" if kind == stat.S_IFREG else "not a file")
+        message = (
+            f"the run has ended, but its result.json is {what}: something else than Enrollgate "
+            "wrote there"
+        )
+        return RunResult(False, Report(Reason.WORKER_CRASHED, message), 0)
+
+    def restore_modes(self) -> None:
+        """Make the directory and its entries usable for their owner again, as they were made."""
+        with contextlib.suppress(OSError):
+            if not self.path.is_symlink():
+                self.path.chmod(0o700)
+                for entry in os.scandir(self.path):
+                    if not entry.is_symlink():
+                        Path(entry.path).chmod(0o700 if entry.is_dir() else 0o600)
 
     def read_claim_id(self) -> str | None:
         """Return the claim that the run was launched for; None if its spec cannot be read."""
@@ -191,8 +230,15 @@ class RunDirectory:
 
         Raises FileNotFoundError if the directory does not exist, or is moved away meanwhile.
         """
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         while True:
-            descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                descriptor = os.open(self.lock, flags, 0o600)
+            except OSError as error:
+                if error.errno not in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
+                    raise
+                remove(self.lock)  # as if the lock had been deleted
+                continue
             try:
                 held = _lock_exclusively(descriptor)
                 # Another file may be there by now.
@@ -209,7 +255,7 @@ class RunDirectory:
     def is_live(self) -> bool:
         """Return whether a process holds the run's lock exclusively."""
         try:
-            descriptor = os.open(self.lock, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(self.lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as error:
             if error.errno in _ABSENT:
                 return False
@@ -250,15 +296,27 @@ def read_text(path: Path) -> str | None:
     """Return the text of a small file; None if it does not exist or is not a regular file."""
     try:
         # Opening a pipe must not wait for its writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(path, flags)
+        try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 return None
-            return file.read(SIZE_LIMIT).decode(errors="replace")
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read(SIZE_LIMIT).decode(errors="replace")
+        finally:
+            os.close(descriptor)
     except OSError as error:
         if error.errno in _ABSENT:
             return None
         raise
+
+
+def remove(path: Path) -> None:
+    """Delete whatever is there; a link, not what it leads to. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def read_object(path: Path) -> dict[str, object] | None:

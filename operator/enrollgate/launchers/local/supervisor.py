@@ -44,7 +44,7 @@ from enrollgate.launchers.local.exit_result import (
     parse_report,
     result_of,
 )
-from enrollgate.launchers.local.run_directory import RunDirectory, RunSpec, read_text
+from enrollgate.launchers.local.run_directory import RunDirectory, RunSpec, read_text, remove
 
 # Seconds between two looks for a stop request. Its signal may not reach us, for example from
 # another container.
@@ -146,7 +146,9 @@ class Supervisor:
         if interruption := self._interruption():
             return ExitResult(None, None, "the run was already asked to end"), interruption
         try:
-            self._run.report.unlink(missing_ok=True)
+            remove(self._run.report)
+            if self._run.scratch.is_symlink() or not self._run.scratch.is_dir():
+                remove(self._run.scratch)
             self._run.scratch.mkdir(mode=0o700, exist_ok=True)
             worker = self._start_worker(attempt)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
@@ -174,7 +176,9 @@ class Supervisor:
         with contextlib.suppress(ChildProcessError):  # reap the orphans that became our children
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
-        report = parse_report(read_text(self._run.report))
+        report = None
+        with contextlib.suppress(OSError):  # the worker has left it unreadable
+            report = parse_report(read_text(self._run.report))
         if is_too_large:
             message = (
                 f"the worker and its processes took {used // 2**20} MiB of memory, and their limit "
@@ -239,7 +243,7 @@ class Supervisor:
         return None
 
     def _interruption(self) -> Interruption | None:
-        if self._run.stop.exists():
+        if os.path.lexists(self._run.stop):
             return Interruption.STOPPED
         if self._signals.terminated:
             return Interruption.SHUTDOWN
@@ -272,17 +276,28 @@ def main(arguments: list[str]) -> int:
         result = Supervisor(run, spec, os.environ, signals, time.monotonic).supervise()
     if result is not None:
         result = replace(result, started_at=started_at, finished_at=datetime.now(UTC))
-        run.ballast.unlink(missing_ok=True)
-        write_private(run.result, result.encode(), durable=True)
+        try:
+            _write_result(run, result)
+        except OSError:  # the worker has changed the directory that it works in
+            run.restore_modes()
+            remove(run.result)
+            _write_result(run, result)
     return 0
+
+
+def _write_result(run: RunDirectory, result: RunResult) -> None:
+    remove(run.ballast)
+    write_private(run.result, result.encode(), durable=True)
 
 
 def _last_line(log: Path) -> str:
     """Return the last line that the worker logged, redacted; empty if there is none."""
     try:
-        with log.open("rb") as file:
+        # The worker may have put a pipe there, or a link.
+        descriptor = os.open(log, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with os.fdopen(descriptor, "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_TAIL))
-            lines = file.read().decode(errors="replace").splitlines()
+            lines = file.read(_LOG_TAIL).decode(errors="replace").splitlines()
     except OSError:
         return ""
     line = next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -101,11 +101,11 @@ def redact(text: str, limit: int = 1000) -> str:
 
 def _cut_values(text: str, lowered: str, pattern: re.Pattern[str]) -> str:
     """Replace the values that the pattern finds; `lowered` is the text in lower case."""
-    pieces, end = list[str](), 0
+    shown, end = list[str](), 0
     for found in pattern.finditer(lowered):
-        pieces += (text[end : found.end(found.lastindex or 0)], "...")
+        shown += (text[end : found.end(found.lastindex or 0)], "...")
         end = found.end()
-    return "".join((*pieces, text[end:]))
+    return "".join((*shown, text[end:]))
 
 
 def _shorten_url(url: re.Match[str]) -> str:

@@ -232,7 +232,8 @@ class Database:
 
     def _takes_writes(self) -> bool:
         """Return whether the server takes a write to a table of ours. It is rolled back."""
-        row = {"task_id": 2**63 - 1, "first_seen_at": datetime(1970, 1, 1), "last_seen_status": ""}  # noqa: DTZ001 -- times in the database have no zone
+        now = datetime.now(UTC).replace(tzinfo=None)
+        row = {"task_id": 2**63 - 1, "first_seen_at": now, "last_seen_status": ""}
         try:
             with self.engine.connect() as connection:
                 is_read_only = connection.execute(select(self.read_only_expression())).scalar()
@@ -450,7 +451,7 @@ def _is_timeout(error: DBAPIError) -> bool:
 def _is_dubious(error: BaseException) -> bool:
     """Return whether an error of the server or the connection may be one that a trigger raises.
 
-    The connection still answers. A row that is held is told by its own error.
+    The connection still answers. A held row has an error of its own.
     """
     if not isinstance(error, DBAPIError) or error.connection_invalidated or _is_refusal(error):
         return False

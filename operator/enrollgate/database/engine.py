@@ -227,7 +227,7 @@ class Database:
             with self.engine.begin() as connection:
                 connection.exec_driver_sql(f"KILL {thread_id:d}")  # a user may kill its own
         except DBAPIError as error:
-            return error_code(error) == ER.KILL_DENIED_ERROR
+            return bool(error_code(error) == ER.KILL_DENIED_ERROR)
         return True
 
     def _takes_writes(self) -> bool:

@@ -1,5 +1,5 @@
 # Start with `make demo` and `make test`. Each target installs what it needs.
-.PHONY: help demo test test-quick test-cluster chaos control-plane bench lint format types imports docs lock clean setup databases node pm2 systemd webservers chromium packager yt-dlp-tests tools manifests image
+.PHONY: help demo test test-quick test-cluster chaos control-plane bench bench-peers lint format types imports docs lock clean setup databases node pm2 systemd webservers chromium packager yt-dlp-tests tools manifests image
 BIN := .venv/bin
 
 help: ## List the targets
@@ -66,6 +66,9 @@ tools: setup ## Install helm and kubectl for the tests
 
 bench: setup databases tools control-plane ## Run all benchmarks (about an hour and a half)
 	@$(BIN)/python -m benchmarks
+
+bench-peers: setup databases tools control-plane ## Measure Enrollgate beside KEDA, Prefect and a plain poll loop (about an hour; builds KEDA once)
+	@$(BIN)/python -m benchmarks peers
 
 lint: setup ## Check code and Dockerfile with ruff, hadolint and our own measures
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .

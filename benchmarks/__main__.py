@@ -28,6 +28,7 @@ from benchmarks.idle import measure_idle
 from benchmarks.latency import measure_latency
 from benchmarks.overlap import MEGABYTE, measure_memory, measure_overlap
 from benchmarks.page import RESULTS, build_heading
+from benchmarks.peers.suite import measure_peers
 from benchmarks.promises import evaluate
 from benchmarks.redaction import measure_redaction
 from benchmarks.soak import measure_soak
@@ -111,16 +112,27 @@ def measure_cluster(quick: bool) -> Results:
         return {}
 
 
+def measure_side_by_side(quick: bool) -> Results:
+    """Measure Enrollgate and its peers, if there are a control plane and MariaDB."""
+    try:
+        return dict(measure_peers(quick))
+    except (ControlPlaneAbsent, ServerAbsent) as error:
+        Console(stderr=True).print(f"[red]No peer is measured: {error}[/]")
+        return {}
+
+
 SUITES: dict[str, Callable[[bool], Results]] = {
     "databases": measure_databases,
     "drive": measure_drive,
     "overlap": measure_transfers,
     "redaction": lambda _quick: {"redaction": measure_redaction()},
     "cluster": measure_cluster,
+    "peers": measure_side_by_side,
 }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the suites that the arguments name, by default those of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="Run the benchmarks and check their promises."
     )
@@ -139,7 +151,7 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, help="how long the soak lasts (default: 30; with --quick: 1)"
     )
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     minutes = options.minutes or (1 if options.quick else 30)
     suites = SUITES | {"soak": lambda _quick: {"soak": measure_soak(minutes)}}
     unknown = set(options.suites) - set(suites)

@@ -18,8 +18,8 @@ _INTRODUCTION = """# Benchmarks
 
 `make bench` runs all benchmarks (about an hour and a half), writes `benchmarks/results.json` and
 prints the tables. It fails if a promise is not kept. To run one part, use
-`python -m benchmarks databases`, `drive`, `redaction`, `cluster` or `soak`; `--minutes` says how
-long the soak lasts. With `--quick` it only checks that the benchmarks run.
+`python -m benchmarks databases`, `drive`, `redaction`, `cluster`, `peers` or `soak`; `--minutes`
+says how long the soak lasts. With `--quick` it only checks that the benchmarks run.
 
 Ratios matter: both sides are measured in the same run, on the same machine. Compare the seconds
 of this page with each other, not with seconds on your machine.
@@ -100,6 +100,48 @@ The operator is restarted at each level. An event is a change to a Job that need
 finished Job is read, recorded and labelled, and its row is updated. Idle: the default interval, and
 nothing changes.""",
     ),
+    "peers_ratios": (
+        "Beside other ways to turn rows into Jobs: ratios",
+        """\
+Enrollgate's value divided by the other system's, both from the same run: medians of three rounds.
+The next five tables have the values themselves. All systems run on the same etcd, API server and
+Job controller, the same MariaDB, with the same Job and the same pods, one at a time, on shared
+cores. One watch with one clock measures all of them: the k-th Job belongs to the k-th commit.
+`make bench-peers` repeats it; `benchmarks/peers` is the source.""",
+    ),
+    "peers_systems": (
+        "The systems",
+        """\
+Each has its best documented configuration. KEDA is built from its Go module, and Prefect is
+installed from its packages. A system that a machine cannot run keeps its last values and date.""",
+    ),
+    "peers_launches": (
+        "From the commit of a row to its Job",
+        """\
+A trickle: rows become `enrolled` one by one, at random moments up to half a second apart. A burst:
+all in one commit. Twice: surplus Jobs. Lost: rows without a Job. The CPU time is that of the
+system's own processes until three seconds after the last Job; their peaks of memory are added up.
+In a trickle, it contains all idle work of that time.""",
+    ),
+    "peers_write_back": (
+        "From a finished Job to its row",
+        """\
+The Jobs of the table above end, one by one or all at once. The time of one row counts from the
+moment that the watch shows its Job as complete, and the rows per second from the moment that pods
+begin to end. KEDA and Prefect are missing, since neither writes to the table.""",
+    ),
+    "peers_rest": (
+        "At rest, while rows wait",
+        """\
+Nothing happens. Commands are all that MariaDB counts, pings included.""",
+    ),
+    "peers_faults": (
+        "Faults",
+        """\
+`kill -9` hits the process that creates Jobs when a third of a burst has Jobs; it is started again
+at once. The second fault is KEDA's alone: there, the pod marks its row. If it does so after the Job
+has ended, KEDA takes the row for one more to do.""",
+    ),
     "soak": (
         "Soak",
         """\
@@ -115,8 +157,18 @@ _HEADINGS = {
     "control_plane_core": "core of the control plane",
     "event_cost_relative_to_first": "event cost relative to the first row",
     "faulty_share": "share of faulty responses",
+    "cpu_s_per_1000": "CPU s per 1,000",
+    "database_commands_per_second": "database commands per second",
+    "database_percent_of_a_core": "database % of a core",
+    "enrollgate": "Enrollgate",
+    "not_comparable": "not comparable",
     "relative_to_bare_loop": "relative to the bare loop",
     "relative_to_slower_side": "relative to the slower side",
+    "system_percent_of_a_core": "system % of a core",
+    "to_job_p50_s": "to Job p50 s",
+    "to_job_p99_s": "to Job p99 s",
+    "to_row_p50_s": "to row p50 s",
+    "to_row_p99_s": "to row p99 s",
     "relative_to_yt_dlp": "relative to yt-dlp",
     "select_per_task_ms": "one SELECT per task ms",
     "worker_cpu_s_per_gb": "worker CPU s per GB",

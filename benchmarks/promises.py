@@ -45,6 +45,29 @@ class Promise:
         )
 
 
+# KEDA at its fastest polling, with more requests to the API server allowed than by default.
+KEDA = "KEDA, 1 s, raised limits"
+
+
+def _promises_on_ratios(
+    against: str,
+    measure: str,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    loads: tuple[str, ...] = ("burst of 200", "burst of 1,000"),
+) -> Iterator[Promise]:
+    """Yield a bound on Enrollgate's value divided by that of another system, for each load."""
+    for load in loads:
+        yield Promise(
+            f"{measure[0].upper()}{measure[1:]}, {load}: relative to {against}",
+            "peers_ratios",
+            "ratio",
+            at_least=at_least,
+            at_most=at_most,
+            where={"against": against, "measure": measure, "load": load},
+        )
+
+
 PROMISES = (
     Promise(
         "An idle pass with 100,000 waiting rows: times faster than one SELECT for each of them",
@@ -143,6 +166,19 @@ PROMISES = (
         "cluster_live",
         "event_cost_relative_to_first",
         at_most=1.5,
+    ),
+    *_promises_on_ratios("plain loop", "Jobs per second", at_least=0.95),
+    *_promises_on_ratios("plain loop", "CPU per 1,000 Jobs launched", at_most=1.3),
+    *_promises_on_ratios("plain loop", "rows written back per second", at_least=2),
+    *_promises_on_ratios(KEDA, "Jobs per second", at_least=1),
+    *_promises_on_ratios(KEDA, "CPU per 1,000 Jobs launched", at_most=1),
+    *_promises_on_ratios(KEDA, "p50 from commit to Job", at_most=0.1, loads=("trickle",)),
+    Promise(
+        "Tasks with two Jobs, or none, after kill -9 in a burst",
+        "peers_faults",
+        "wrong",
+        at_most=0,
+        where={"system": "Enrollgate"},
     ),
     Promise(
         "What an operator holds after half an hour of tasks: growth relative to the allowed one",

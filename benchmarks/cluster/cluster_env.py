@@ -124,6 +124,9 @@ class JobWatch:
         self.appeared: dict[str, float] = {}
         # The same for completion.
         self.complete: dict[str, float] = {}
+        # The name of each Job that ever existed, and when it appeared, by uid.
+        self.names: dict[str, str] = {}
+        self.created: dict[str, float] = {}
         self._cluster = cluster
         self._namespace = namespace
         self._closed = False
@@ -168,6 +171,8 @@ class JobWatch:
         if name is None:  # an error event: the watch ends with it
             return
         self.appeared.setdefault(name, now)
+        self.created.setdefault(job["metadata"]["uid"], now)
+        self.names.setdefault(job["metadata"]["uid"], name)
         conditions = job.get("status", {}).get("conditions") or ()
         if any(each["type"] == "Complete" and each["status"] == "True" for each in conditions):
             self.complete.setdefault(name, now)

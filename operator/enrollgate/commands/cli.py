@@ -95,6 +95,22 @@ def explain(
 
 
 @app.command()
+def logs(
+    task: Annotated[str, typer.Argument(help="The row's id, or the name of a run or Job.")],
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Wait for more until the run ends, or Ctrl-C.")
+    ] = False,
+    number: Annotated[
+        int | None, typer.Option("--run", min=1, help="The run's number. Default: the last run.")
+    ] = None,
+) -> None:
+    """Show the log of a task's last run: all its attempts, from its folder or its pods."""
+    from enrollgate.commands.logs import print_log
+
+    print_log(task, number, follow=follow)
+
+
+@app.command()
 def reasons(
     name: Annotated[
         str | None, typer.Argument(help="One reason, such as AccessDenied. Omit it for all.")

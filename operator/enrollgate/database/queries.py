@@ -226,6 +226,14 @@ def unfinished_runs(database: Database, limit: int = 50) -> list[RunView]:
         return [RunView(*row) for row in connection.execute(statement)]
 
 
+def runs_of_task(database: Database, task_id: int, limit: int = 1000) -> list[RunView]:
+    """Return the runs of a task, newest first."""
+    statement = select(*RUN_COLUMNS).where(runs.c.task_id == task_id)
+    with database.read_transaction() as connection:
+        newest = statement.order_by(runs.c.run_number.desc()).limit(limit)
+        return [RunView(*row) for row in connection.execute(newest)]
+
+
 def account_emails(
     database: Database, tables: Tables, *, of_open_tasks: bool = False
 ) -> frozenset[str] | None:

@@ -10,6 +10,7 @@
     diagnosis     a Job, its pods and Events become a report (pure)
     events        the Events that `kubectl describe job` shows
     run_details   what a cluster knows of one run, for `enrollgate explain`
+    pod_log       the log of a run's pods, for `enrollgate logs`
     access        whether the operator has its permissions, for `enrollgate doctor`
 
 Only `control` and `commands` may import this package. It never imports kopf.

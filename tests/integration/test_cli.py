@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from tests.explained import beat, completed, failed_by_cookies, running
 from tests.faulty_site import Fault, FaultySite, Lecture
 from tests.media import lecture
 from tests.world import World
@@ -286,9 +287,48 @@ def test_status_shows_tasks_runs_and_failures_with_remedies(
     assert "unknown status: ignored" in text
     data = json.loads(run(environment, "status", "--json").stdout)
     assert [count["status"] for count in data["tasks"]] == ["enrolled", "failed", "odd"]
-    assert data["runs"][0]["name"] == "test-2-1" and data["runs"][0]["progress"] is None
+    (live,) = data["runs"]
+    assert live["name"] == "test-2-1" and live["percent"] is None
+    assert live["account"] == "a***@example.com"
     (failure,) = data["failures"]
     assert failure["task_id"] == late and "ENROLLGATE_ENROLLMENT_TIMEOUT" in failure["remedy"]
+
+
+def test_status_fits_80_columns_with_progress_link_and_masked_account(
+    environment: dict[str, str], sqlite_url: str
+) -> None:
+    with closing(World(sqlite_url)) as world:
+        for situation in (completed, failed_by_cookies, running):
+            task, _ = situation(world)
+        world.sql("UPDATE enrollgate_runs SET destination_url = 'https://drive.test/x'")
+        beat(world)
+    text = run(environment | {"COLUMNS": "40"}, "status").stdout
+    assert all(len(line) <= 80 for line in text.splitlines()), text
+    words = " ".join(text.split())
+    for shown in (
+        "41 %",
+        "12 of 30 items are done",
+        "https://drive.test/x",
+        "a***@example.com",
+        "CookiesExpired",
+        "-> Export the account's cookies again",
+        "it is down",  # the world's clock is years behind
+    ):
+        assert shown in words, text
+    assert "ada@example.com" not in text
+    only = run(environment, "status", "--failed").stdout
+    assert "CookiesExpired" in only and "Unfinished runs" not in only
+    (failure,) = json.loads(run(environment, "status", "--failed", "--json").stdout)["failures"]
+    assert failure["reason"] == "CookiesExpired" and failure["account"] == "a***@example.com"
+    of_task = run(environment, "status", "--task", str(task)).stdout
+    assert f"Runs of task {task}: 1" in of_task and "CookiesExpired" not in of_task
+
+
+def test_status_without_an_operator_says_so(environment: dict[str, str], sqlite_url: str) -> None:
+    with closing(World(sqlite_url)) as world:
+        world.add()
+    text = " ".join(run(environment, "status").stdout.split())
+    assert "No operator has ever made a pass on this database." in text
 
 
 def test_status_shows_the_tasks_that_are_set_aside(

@@ -76,11 +76,17 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", help="Show it again every two seconds, until Ctrl-C.")
     ] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Show failures only, up to 200 of them.")
+    ] = False,
+    task: Annotated[
+        str | None, typer.Option("--task", help="Show the runs of one task only, by its id.")
+    ] = None,
 ) -> None:
     """Show tasks by status, unfinished runs with their progress, and the latest failures."""
     from enrollgate.commands.status import print_status
 
-    print_status(as_json=as_json, watch=watch)
+    print_status(as_json=as_json, watch=watch, failed=failed, task=task)
 
 
 @app.command()

@@ -21,7 +21,7 @@ def paragraph(
 
     With `outside`, the text comes from outside: addresses and credentials in it are removed, too.
     """
-    begin = f"{'':{indent}}{label:{label_width}}"
+    begin = f"{'':{indent}}{label:{label_width - 1}} "
     shown = printable(redact(text, 4000) if outside else text) or "-"
     return textwrap.wrap(
         shown,

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from enrollgate.commands.console import OUT, fail, settings_or_fail
 from enrollgate.commands.database import database_or_fail
-from enrollgate.commands.status import task_table
+from enrollgate.commands.status import task_lines
 from enrollgate.common.redaction import printable
 from enrollgate.control.wiring import build_policy
 from enrollgate.database import Database, Tables, queries
@@ -143,7 +143,8 @@ def render(preview: Preview, tables: Tables, policy: Policy) -> RenderableType:
         str(preview.waiting - preview.overdue),
         _first(preview.first_waiting),
     )
-    shown: list[RenderableType] = [task_table(preview.tasks, tables), table]
+    by_status = "\n".join(["Tasks by status", *task_lines(preview.tasks, tables), ""])
+    shown: list[RenderableType] = [Text(by_status), table]
     for refusal in preview.refusals[:_IDS]:
         line = f"task {refusal.task_id}: {refusal.reason}: {refusal.message}"
         shown.append(Text(printable(line), style="yellow"))

@@ -1,35 +1,39 @@
 """`enrollgate status`: tasks by status and set aside, unfinished runs, the latest failures.
 
-The database gives the rows; the progress of a local run comes from its file. Both are loaded into
-one `Overview`, which is printed as tables or as JSON.
+Everything comes from the database. It is loaded into one `Overview`, which is printed as text of 80
+columns or as JSON.
 """
 
 import json
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from enrollgate.commands.console import OUT, settings_or_fail
 from enrollgate.commands.database import database_or_fail
-from enrollgate.common.redaction import printable, redact
+from enrollgate.commands.explain import parse_task
+from enrollgate.commands.layout import instant, paragraph, since
+from enrollgate.commands.task_diagnosis import describe_progress, find_operator_problem
+from enrollgate.common.redaction import redact
 from enrollgate.database import Database, DatabaseUnavailable, Tables, queries
 from enrollgate.database.configured import build_tables
+from enrollgate.domain.account import mask_account
 from enrollgate.domain.reasons import Reason, explain
 from enrollgate.domain.task import TaskState
-from enrollgate.launchers.local.run_directory import read_progress
 
 # Seconds between two updates of `status --watch`.
 _WATCH_INTERVAL = 2.0
+# Failures that are shown, and with `--failed`.
+_FAILURES, _ALL_FAILURES = 10, 200
 
 _MEANINGS = {
     TaskState.WAITING: "waiting for the enrollment",
@@ -39,118 +43,219 @@ _MEANINGS = {
     TaskState.UNKNOWN: "unknown status: ignored",
 }
 
-Progress = Mapping[str, object]
-# Returns a run's progress, None if it is not known on this machine. May raise OSError: the file may
-# belong to another user.
-ProgressReader = Callable[[queries.RunView], Progress | None]
-
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What `status` shows, at one moment."""
+    """What `status` shows, at one moment.
+
+    `accounts` has the e-mail address of each task that is named, as far as its row exists.
+    """
 
     now: datetime
+    operators: list[queries.OperatorView]
     tasks: queries.StatusCounts
     set_aside: list[queries.SetAsideTask]
     runs: list[queries.RunView]
-    progress: dict[str, Progress]
-    failures: list[queries.RunView]
+    completed: list[queries.RunView]
     incomplete: list[queries.RunView]
+    failures: list[queries.RunView]
+    accounts: dict[int, str]
 
 
-def print_status(*, as_json: bool, watch: bool) -> None:
-    """Print the overview once, or with `watch` until Ctrl-C."""
+def print_status(*, as_json: bool, watch: bool, failed: bool, task: str | None) -> None:
+    """Print the overview once, or with `watch` until Ctrl-C.
+
+    With `failed`, print failures only; with `task`, the runs of that task only.
+    """
     settings = settings_or_fail()
     tables = build_tables(settings)
+    task_id = None if task is None else parse_task(task, settings)
     with database_or_fail(settings) as database:
 
-        def load() -> Overview:
-            return load_overview(
-                database,
-                tables,
-                # The operator's work directory is often not the default one of whoever asks.
-                lambda run: read_progress(Path(run.work_dir or settings.work_dir), run.name),
-            )
+        def show() -> list[str]:
+            if task_id is not None:
+                overview = load_overview(database, tables, task_id=task_id)
+                return list(render_task(overview, task_id))
+            overview = load_overview(database, tables, failed=failed)
+            return list(render_failures(overview) if failed else render(overview, tables))
 
         try:
             if as_json:
-                # Not by rich: programs need it without colours and line breaks.
-                print(json.dumps(to_json(load()), indent=2))  # noqa: T201 -- see above
+                overview = load_overview(database, tables, task_id=task_id, failed=failed)
+                typer.echo(json.dumps(to_json(overview), indent=2))
             elif watch:
-                _watch(lambda: render(load(), tables))
+                _watch(lambda: Text("\n".join(show())))
             else:
-                OUT.print(render(load(), tables))
+                typer.echo("\n".join(show()))
         except KeyboardInterrupt:
             pass
 
 
-def load_overview(database: Database, tables: Tables, read: ProgressReader) -> Overview:
-    """Load everything that is shown. Raises DatabaseUnavailable or DatabaseMisconfigured."""
-    runs = queries.unfinished_runs(database)
-    progress = {}
-    for run in runs:
-        try:
-            found = read(run)
-        except OSError:
-            continue
-        if found is not None:
-            progress[run.name] = found
+def load_overview(
+    database: Database, tables: Tables, *, task_id: int | None = None, failed: bool = False
+) -> Overview:
+    """Load everything that is shown. Raises DatabaseUnavailable or DatabaseMisconfigured.
+
+    With `task_id`, the runs are those of one task; with `failed`, there are more failures.
+    """
+    if task_id is None:
+        live = queries.unfinished_runs(database)
+        completed = queries.latest_completed(database)
+        failures = queries.latest_failures(database, _ALL_FAILURES if failed else _FAILURES)
+    else:
+        mine = queries.runs_of_task(database, task_id, 20)
+        live = [run for run in mine if run.outcome is None]
+        completed = [run for run in mine if run.outcome == "succeeded"]
+        failures = [run for run in mine if run.outcome not in (None, "succeeded")]
+    named = {run.task_id for run in [*live, *completed, *failures]}
     return Overview(
         now=database.now(),
+        operators=queries.read_operators(database),
         tasks=queries.count_by_status(database, tables),
         set_aside=queries.tasks_set_aside(database),
-        runs=runs,
-        progress=progress,
-        failures=queries.latest_failures(database),
-        incomplete=queries.latest_incomplete(database),
+        runs=live,
+        completed=completed,
+        incomplete=[] if task_id else queries.latest_incomplete(database),
+        failures=failures,
+        accounts=queries.accounts_of(database, tables, named),
     )
 
 
 def to_json(overview: Overview) -> dict[str, Any]:
-    """Return the overview as plain data; instants are in ISO 8601, UTC."""
+    """Return the overview as plain data; instants are in ISO 8601, UTC. Accounts are masked."""
 
-    def plain(row: queries.RunView | queries.SetAsideTask) -> dict[str, Any]:
-        where = {"where": row.where} if isinstance(row, queries.RunView) else {}
+    def plain(
+        row: queries.RunView | queries.SetAsideTask | queries.OperatorView,
+    ) -> dict[str, Any]:
+        more = dict[str, Any]()
+        if isinstance(row, queries.RunView):
+            account = overview.accounts.get(row.task_id)
+            more = {"where": row.where, "account": account and mask_account(account)}
         return {
             key: value.isoformat() + "Z" if isinstance(value, datetime) else value
-            for key, value in (asdict(row) | where).items()
+            for key, value in (asdict(row) | more).items()
         }
 
     return {
         "now": overview.now.isoformat() + "Z",
+        "operators": [
+            plain(each) | {"is_down": each.is_late(overview.now)} for each in overview.operators
+        ],
         "tasks": [
             asdict(count) | {"status": count.status and redact(count.status)}
             for count in overview.tasks.listed
         ],
         "tasks_of_other_statuses": overview.tasks.tasks_of_others,
         "set_aside": [plain(task) for task in overview.set_aside],
-        "runs": [
-            plain(run) | {"progress": overview.progress.get(run.name)} for run in overview.runs
-        ],
+        "runs": [plain(run) for run in overview.runs],
+        "completed": [plain(run) for run in overview.completed],
         "completed_with_items_left_out": [plain(run) for run in overview.incomplete],
-        "failures": [plain(run) | {"remedy": _remedy(run.reason)} for run in overview.failures],
+        "failures": [plain(run) | {"remedy": _remedy(run)} for run in overview.failures],
     }
 
 
-def render(overview: Overview, tables: Tables) -> RenderableType:
-    """Return the overview as tables for a terminal."""
-    shown = [task_table(overview.tasks, tables), _run_table(overview), _failure_table(overview)]
+def render(overview: Overview, tables: Tables) -> Iterator[str]:
+    """Yield the overview as lines of 80 columns."""
+    yield from _operator_lines(overview)
+    yield from ("", "Tasks by status", *task_lines(overview.tasks, tables))
     if overview.set_aside:
-        title = "Set aside: refused by the database or the launcher, to be tried again"
-        headings = ("task", "tries", "next try (UTC)", "refusal")
-        table = Table(*headings, title=title, title_justify="left")
+        yield from ("", "Set aside: refused by the database or the launcher, to be tried again")
         for task in overview.set_aside:
-            retry_at = f"{task.retry_at:%Y-%m-%d %H:%M:%S}"
-            table.add_row(str(task.task_id), str(task.refusals), retry_at, _cell(task.message))
-        shown.insert(1, table)
+            again = f"try {task.refusals + 1} at {instant(task.retry_at)}: {task.message}"
+            yield from paragraph(f"task {task.task_id}", again, outside=True)
+    yield from ("", f"Unfinished runs: {len(overview.runs) or 'none'}")
+    for run in overview.runs:
+        yield from run_lines(overview, run)
     if overview.incomplete:
-        title = "Completed, with items left out (ENROLLGATE_INCOMPLETE)"
-        table = Table("task", "finished at (UTC)", "result", title=title, title_justify="left")
+        yield from ("", "Completed, with items left out (ENROLLGATE_INCOMPLETE)")
         for run in overview.incomplete:
-            result = _cell(f"completed: {run.message}")
-            table.add_row(str(run.task_id), _finished_at(run), result)
-        shown.append(table)
-    return Group(*shown)
+            yield from paragraph(f"task {run.task_id}", f"completed: {run.message}", outside=True)
+    if overview.completed:
+        yield from ("", "Completed last")
+        for run in overview.completed:
+            yield from run_lines(overview, run)
+    yield from ("", *render_failures(overview))
+
+
+def render_failures(overview: Overview) -> Iterator[str]:
+    """Yield the failures as lines of 80 columns, newest first."""
+    yield f"Latest failures: {len(overview.failures) or 'none'}"
+    for run in overview.failures:
+        yield from run_lines(overview, run)
+
+
+def render_task(overview: Overview, task_id: int) -> Iterator[str]:
+    """Yield the runs of one task, newest first."""
+    yield from _operator_lines(overview)
+    found = sorted(
+        [*overview.runs, *overview.completed, *overview.failures],
+        key=lambda run: run.run_number,
+        reverse=True,
+    )
+    yield from ("", f"Runs of task {task_id}: {len(found) or 'none'}")
+    for run in found:
+        yield from run_lines(overview, run)
+    yield f"Why it is where it is: enrollgate explain {task_id}"
+
+
+def task_lines(counts: queries.StatusCounts, tables: Tables) -> Iterator[str]:
+    """Yield the numbers of tasks by status."""
+    rows = [
+        (
+            "NULL" if count.status is None else redact(count.status, 40),
+            count.tasks,
+            _MEANINGS[tables.statuses.state(count.configured_status)],
+        )
+        for count in counts.listed
+    ]
+    if counts.others:
+        unknown = _MEANINGS[TaskState.UNKNOWN]
+        rows.append((f"{counts.others} other statuses", counts.tasks_of_others, unknown))
+    width = max([12, *(len(status) for status, *_ in rows)])
+    for status, tasks, meaning in rows:
+        yield f"  {status:{width}} {tasks:9}  {meaning}"
+    if not rows:
+        yield "  none"
+
+
+def run_lines(overview: Overview, run: queries.RunView) -> Iterator[str]:
+    """Yield one run: its state, account, progress or result, and what to do."""
+    account = overview.accounts.get(run.task_id)
+    parts = [run.name, run.outcome or run.state, run.reason or ""]
+    if run.outcome is None and run.percent is not None:
+        parts.append(f"{run.percent} %")
+    if run.finished_at is not None:
+        parts.append(f"{instant(run.finished_at)} UTC")
+    parts.append(mask_account(account) if account else "")
+    yield from paragraph(f"task {run.task_id}", ", ".join(filter(None, parts)))
+    if run.outcome is None:
+        if run.launched_at is not None:
+            yield from paragraph("", " ".join(describe_progress(run, overview.now)), outside=True)
+        enrolled = run.enrolled_seen_at or run.claimed_at
+        waited = since(enrolled, run.launched_at or overview.now)
+        yield from paragraph(
+            "", f"It waited {waited} from `enrolled` to its launch, at {run.where}"
+        )
+    if run.destination_url:
+        yield from paragraph("", run.destination_url, outside=True)
+    if run.message:
+        yield from paragraph("", run.message, outside=True)
+    if remedy := _remedy(run):
+        yield from paragraph("", f"-> {remedy}", outside=True)
+
+
+def _operator_lines(overview: Overview) -> Iterator[str]:
+    """Yield when each operator made its last pass, and that it is down."""
+    if not overview.operators:
+        yield from paragraph("Operator", find_operator_problem(None, overview.now), indent=0)
+    for each in overview.operators:
+        problem = find_operator_problem(each, overview.now)
+        text = f"{problem} See `enrollgate doctor`."
+        if not problem and each.last_pass_at is not None:
+            ago = since(each.last_pass_at, overview.now)
+            version = f", version {each.version}" if each.version else ""
+            text = f"{each.installation}: last pass {ago} ago{version}"
+        yield from paragraph("Operator", text, indent=0)
 
 
 def _watch(load: Callable[[], RenderableType]) -> NoReturn:
@@ -184,80 +289,11 @@ def _watch(load: Callable[[], RenderableType]) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _remedy(reason: str | None) -> str:
-    """Return what to do; empty for a reason that only another version of Enrollgate knows."""
-    return explain(Reason(reason)).remedy if reason in set(Reason) else ""
+def _remedy(run: queries.RunView) -> str:
+    """Return what to do: the run's own remedy, else its reason's.
 
-
-def _finished_at(run: queries.RunView) -> str:
-    return f"{run.finished_at:%Y-%m-%d %H:%M:%S}" if run.finished_at else ""
-
-
-def _cell(text: str | None) -> Text:
-    """Return the text as it is. In a plain string, rich would read brackets as markup."""
-    return Text(printable(text or ""))
-
-
-def task_table(counts: queries.StatusCounts, tables: Tables) -> Table:
-    """Return the numbers of tasks by status as a table."""
-    table = Table("status", title="Tasks by status", title_justify="left")
-    table.add_column("tasks", justify="right")
-    table.add_column("meaning")
-    unknown = Text(_MEANINGS[TaskState.UNKNOWN], style="yellow")
-    for count in counts.listed:
-        state = tables.statuses.state(count.configured_status)
-        table.add_row(
-            _cell("NULL" if count.status is None else redact(count.status)),
-            str(count.tasks),
-            unknown if state is TaskState.UNKNOWN else _MEANINGS[state],
-        )
-    if counts.others:
-        table.add_row(f"{counts.others} other statuses", str(counts.tasks_of_others), unknown)
-    return table
-
-
-def _run_table(overview: Overview) -> Table:
-    headings = ("run", "task", "number", "state", "waited", "age", "progress", "where")
-    table = Table(*headings, title="Unfinished runs", title_justify="left")
-    table.caption = "waited: from `enrolled` to the launch; age: since the launch"
-    table.caption_justify = "left"
-    for run in overview.runs:
-        enrolled, launched = run.enrolled_seen_at or run.claimed_at, run.launched_at or overview.now
-        waited = (launched - enrolled).total_seconds()
-        age = (overview.now - (run.launched_at or run.claimed_at)).total_seconds()
-        described = ""
-        if (progress := overview.progress.get(run.name)) is not None:
-            total, size = progress.get("items_total"), progress.get("bytes")
-            described = f"{progress.get('items_done', 0)}"
-            described += " items" if total is None else f" of {total} items"
-            described += f", {size / 1e6:.1f} MB" if isinstance(size, int) else ""
-        table.add_row(
-            _cell(run.name),
-            str(run.task_id),
-            str(run.run_number),
-            _cell(run.state),
-            f"{waited:.0f} s",
-            f"{age:.0f} s",
-            _cell(described),
-            _cell(run.where),
-        )
-    if not overview.runs:
-        table.add_row("none", *[""] * 7)
-    return table
-
-
-def _failure_table(overview: Overview) -> Table:
-    table = Table(title="Latest failures", title_justify="left")
-    for heading in ("task", "finished at (UTC)", "reason", "message", "remedy"):
-        table.add_column(heading, overflow="fold")
-    for run in overview.failures:
-        table.add_row(
-            str(run.task_id),
-            _finished_at(run),
-            _cell(run.reason),
-            _cell(run.message),
-            _cell(_remedy(run.reason)),
-        )
-    if not overview.failures:
-        table.add_row("none", *[""] * 4)
-    return table
+    It is empty for a run that did not fail, and for a reason that only another version knows.
+    """
+    if run.outcome in (None, "succeeded"):
+        return ""
+    return run.remedy or (explain(Reason(run.reason)).remedy if run.reason in set(Reason) else "")

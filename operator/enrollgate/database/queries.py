@@ -3,6 +3,7 @@
 Reads only. Kept apart from `runs`: no decision depends on these statements.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from heapq import nlargest
@@ -247,6 +248,25 @@ def account_emails(
     with database.read_transaction() as connection:
         found = frozenset(email for email in connection.scalars(statement) if email)
     return found if len(found) <= _MAX_ACCOUNTS else None
+
+
+def accounts_of(database: Database, tables: Tables, task_ids: Collection[int]) -> dict[int, str]:
+    """Return the e-mail address of each of these tasks that has a row with one."""
+    statement = select(tables.id, tables.email).where(tables.id.in_(task_ids))
+    with database.read_transaction() as connection:
+        return {task: email for task, email in connection.execute(statement) if email}
+
+
+def latest_completed(database: Database, limit: int = 5) -> list[RunView]:
+    """Return the runs that succeeded last, newest first."""
+    statement = (
+        select(*RUN_COLUMNS)
+        .where(runs.c.outcome == "succeeded")
+        .order_by(runs.c.finished_at.desc(), runs.c.id.desc())
+        .limit(limit)
+    )
+    with database.read_transaction() as connection:
+        return [RunView(*row) for row in connection.execute(statement)]
 
 
 def latest_incomplete(database: Database, limit: int = 10) -> list[RunView]:

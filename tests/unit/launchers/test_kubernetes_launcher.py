@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any
@@ -23,7 +23,7 @@ from enrollgate.domain.run_event import RunEvent, RunEventType
 from enrollgate.launchers import LauncherRefused, LauncherUnavailable
 from enrollgate.launchers.kubernetes import Api, KubernetesLauncher
 from enrollgate.launchers.kubernetes.api import MAX_ATTEMPTS
-from enrollgate.launchers.kubernetes.job_client import JOBS_PER_POD_LISTING
+from enrollgate.launchers.kubernetes.job_client import JOBS_PER_LISTING, LIST_FROM
 
 NAMES = [f"school-{number}-1" for number in range(1, 201)]
 CREATED = "2026-11-26T07:00:00Z"
@@ -80,10 +80,44 @@ def test_an_unavailable_server_ends_the_requests_for_many_jobs() -> None:
 
 def test_a_refusal_for_one_job_does_not_end_the_other_requests() -> None:
     refused: Answer = (403, {}, b'{"reason": "Forbidden", "message": "a policy"}')
-    api = ScriptedApi(lambda path: refused if path.endswith("/school-1-1") else NOT_FOUND)
+
+    def answer(path: str) -> Any:
+        if path.endswith("/jobs"):  # by their labels, none is found
+            return listing([])
+        return refused if path.endswith("/school-1-1") else NOT_FOUND
+
+    api = ScriptedApi(answer)
     with open_launcher(api) as launcher, pytest.raises(LauncherRefused, match="a policy"):
         launcher.observe(NAMES, only=True)
-    assert len(api.paths) == len(NAMES)
+    assert len([path for path in api.paths if not path.endswith("/jobs")]) == len(NAMES)
+
+
+def test_many_named_jobs_are_listed_together_and_missing_ones_read() -> None:
+    """A Job whose labels were edited is not listed. It must not count as gone."""
+    edited, absent = NAMES[5], NAMES[6]
+    # Runs of the same tasks that nobody asked about are in the listing, too.
+    found = [job(name) for name in (*NAMES[:5], *NAMES[7:], "school-1-9")]
+
+    def answer(path: str) -> Any:
+        if path.endswith("/jobs"):
+            return listing(found)
+        if path.endswith(("/pods", "/events")):
+            return listing([])
+        return (200, {}, json.dumps(job(edited)).encode()) if edited in path else NOT_FOUND
+
+    api = ScriptedApi(answer)
+    with open_launcher(api) as launcher:
+        seen = launcher.observe(NAMES, only=True)
+    assert seen.keys() == {*NAMES} - {absent}
+    read = [path.rpartition("/")[2] for path in api.paths if "/jobs/" in path]
+    assert sorted(read) == sorted([edited, absent])
+
+
+def test_few_named_jobs_are_read_one_by_one() -> None:
+    api = ScriptedApi(lambda _path: NOT_FOUND)
+    with open_launcher(api) as launcher, suppress(LauncherRefused):
+        launcher.observe(NAMES[: LIST_FROM - 1], only=True)
+    assert not [path for path in api.paths if path.endswith("/jobs")]
 
 
 @pytest.mark.parametrize(
@@ -245,7 +279,7 @@ def test_the_pods_of_many_finished_jobs_are_listed_together() -> None:
     api = FailedJobsApi()
     with open_launcher(api) as launcher:
         seen = launcher.observe(NAMES)
-    assert len(api.selectors) == len(NAMES) / JOBS_PER_POD_LISTING + 1, (
+    assert len(api.selectors) == len(NAMES) / JOBS_PER_LISTING + 1, (
         "the finished Jobs, then the missing ones"
     )
     for name in NAMES[:-2]:

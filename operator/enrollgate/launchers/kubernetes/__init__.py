@@ -24,7 +24,7 @@ from enrollgate.launchers.kubernetes.api import (
     ConnectionDetails,
     connect,
 )
-from enrollgate.launchers.kubernetes.job_client import changed_run
+from enrollgate.launchers.kubernetes.job_client import changed_run, is_unfinished
 from enrollgate.launchers.kubernetes.launcher import KubernetesLauncher
 from enrollgate.launchers.kubernetes.manifest import JobSettings, read_template
 from enrollgate.launchers.kubernetes.views import job_selector
@@ -39,6 +39,7 @@ __all__ = [
     "changed_run",
     "check_access",
     "connect",
+    "is_unfinished",
     "job_selector",
     "permissions",
     "read_template",

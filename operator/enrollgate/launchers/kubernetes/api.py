@@ -1,8 +1,8 @@
 """HTTP to the Kubernetes API server, by the official client's configuration and connection pool.
 
-In: method, path, JSON. Out: JSON, or one of three errors. The client's generated methods build
-models from every answer, which costs more than the request itself; here the JSON is returned and
-`job_client` reads what is needed.
+In: method, path, JSON. Out: JSON, or one of three errors. The client's own call path copies every
+body, and builds models from every answer: several times the cost of the request itself. Here, the
+pool sends bytes, orjson reads and writes them, and `job_client` reads what is needed.
 
 The client does not retry (no retries by default, and never a POST or PATCH). So retries happen
 here, in one place: for 429, 5xx and broken connections, with back-off and jitter, honouring
@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from random import Random
-from typing import Any, Self
+from typing import Any, Self, cast
+from urllib.parse import quote, urlencode
 
+import orjson
 import tenacity
 import urllib3
 from kubernetes import client, config
@@ -74,11 +76,7 @@ class ApiError(Exception):
     @classmethod
     def parse(cls, status: int, data: bytes) -> Self:
         """Read the body of a refusal, which a proxy may have written."""
-        try:
-            answer = json.loads(data)
-        except (ValueError, RecursionError):
-            answer = None
-        match answer:
+        match _parse(data):
             case {"reason": str(reason), "message": str(message)}:
                 return cls(status, reason, message)
             case {"message": str(message)}:
@@ -163,8 +161,9 @@ class Api:
 
         def next_wait(state: tenacity.RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
-            asked = error.retry_after if isinstance(error, RetryableError) else 0.0
-            return asked or delay(state.attempt_number, _BACKOFF, self._random)
+            return getattr(error, "retry_after", 0.0) or delay(
+                state.attempt_number, _BACKOFF, self._random
+            )
 
         def is_last(state: tenacity.RetryCallState) -> bool:
             wait = state.upcoming_sleep
@@ -254,15 +253,12 @@ class Api:
         """Send a request once. Raises RetryableError, or ApiError for a permanent refusal."""
         try:
             status, headers, data = self._send(method, path, query, body, timeout)
-        except (urllib3.exceptions.HTTPError, client.ApiException, OSError) as error:
+        except (urllib3.exceptions.HTTPError, OSError) as error:
             reason = getattr(error, "reason", None)
             cause = reason if isinstance(reason, BaseException) else error
             raise RetryableError(f"{type(error).__name__}: {cause}") from error
         if status < HTTPStatus.BAD_REQUEST:
-            try:
-                answer = json.loads(data) if data else {}
-            except (ValueError, RecursionError):
-                answer = None
+            answer = _parse(data) if data else {}
             if isinstance(answer, dict):
                 return answer
             # A proxy may have answered instead of the server.
@@ -285,16 +281,38 @@ class Api:
         timeout: _Timeout,
     ) -> tuple[int, Mapping[str, str], bytes]:
         content_type = "application/merge-patch+json" if method == "PATCH" else "application/json"
-        arguments = self._client.param_serialize(
+        url = f"{self.configuration.host}{path}"
+        if query:
+            url = f"{url}?{urlencode(query, quote_via=quote)}"
+        # This renews a token that expires.
+        credentials = cast("Json", self.configuration.auth_settings())
+        connect, read = timeout if isinstance(timeout, tuple) else (None, None)
+        response = self._client.rest_client.pool_manager.urlopen(
             method,
-            path,
-            query_params=list((query or {}).items()),
-            header_params={"Accept": "application/json", "Content-Type": content_type},
-            body=body,
-            auth_settings=["BearerToken"],
+            url,
+            body=None if body is None else orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS),
+            headers={
+                **self._client.default_headers,
+                "Accept": "application/json",
+                "Content-Type": content_type,
+                **{each["key"]: each["value"] for each in credentials.values() if each["value"]},
+            },
+            timeout=urllib3.Timeout(
+                total=None if isinstance(timeout, tuple) else timeout, connect=connect, read=read
+            ),
         )
-        response = self._client.call_api(*arguments, _request_timeout=timeout)
-        return int(response.status), response.headers, response.read()
+        return response.status, response.headers, response.data
+
+
+def _parse(data: bytes) -> object:
+    """Parse JSON; None if it is none. What orjson does not accept (half a surrogate) json may."""
+    try:
+        return orjson.loads(data)
+    except ValueError:
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError):
+            return None
 
 
 def connect(

@@ -7,7 +7,7 @@ field, or one of another type, counts as empty: an odd object never stops the ot
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from http import HTTPStatus
@@ -15,6 +15,7 @@ from itertools import chain
 from typing import Any
 
 from enrollgate.common.strict_json import parse_instant
+from enrollgate.domain.run import parse_run_name
 from enrollgate.launchers.base import LauncherRefused
 from enrollgate.launchers.kubernetes.api import Api, ApiError, Json
 from enrollgate.launchers.kubernetes.request_pool import RequestPool
@@ -23,6 +24,7 @@ from enrollgate.launchers.kubernetes.views import (
     INSTALLATION,
     NEVER,
     RECORDED,
+    TASK,
     WORKER,
     EventView,
     JobResult,
@@ -30,11 +32,15 @@ from enrollgate.launchers.kubernetes.views import (
     PodView,
     Termination,
     job_selector,
+    task_label,
 )
 
-# Jobs per listing of pods. The API server scans all pods for each listing by label, so one listing
-# per Job would cost the square of their number. A URL with so many names still passes any proxy.
-JOBS_PER_POD_LISTING = 50
+# Jobs, or Jobs whose pods are listed, per listing by label. The API server scans all objects for
+# each, so one listing per Job would cost the square of their number. A URL with so many names still
+# passes any proxy.
+JOBS_PER_LISTING = 50
+# Named Jobs from which on they are listed, not read one by one.
+LIST_FROM = 8
 # The label by which the Job controller marks a Job's pods.
 _JOB_NAME = "batch.kubernetes.io/job-name"
 # The refusal of an admission policy or webhook, under whatever status it chose:
@@ -44,6 +50,11 @@ _DENIED = re.compile(r"denied (the )?request")
 # https://kubernetes.io/docs/tasks/administer-cluster/namespaces/#deleting-a-namespace
 _FORBIDDEN_TO_ALL = re.compile(r'User ".*" cannot |because it is being terminated')
 
+
+# How an event of a watch begins that neither deletes nor reports an error, and what all conditions
+# of a finished Job have: is_unfinished.
+_LIVES_ON = (b'{"type":"ADDED","object":{', b'{"type":"MODIFIED","object":{')
+_ENDED = re.compile(rb'"type":\s*"(?:Complete|Failed)"')
 
 # Statuses that, without those words, are about one object.
 _ABOUT_OBJECT = frozenset(
@@ -98,9 +109,27 @@ class JobClient:
                 return None
             raise self._refused(error) from error
 
-    def find_all(self, names: Iterable[str]) -> list[JobView]:
-        """Read these Jobs one by one; those that do not exist are left out."""
-        return [job for job in self._pool.map(self.find, names) if job is not None]
+    def find_all(self, names: Collection[str], installation: str) -> list[JobView]:
+        """Read these Jobs of an installation; those that do not exist are left out.
+
+        Many are listed together, by their tasks. A label can be edited, so a Job that is not listed
+        is looked for by its name.
+        """
+        found = dict[str, JobView]()
+        if len(names) >= LIST_FROM:
+
+            def list_jobs(tasks: Sequence[str]) -> list[JobView]:
+                selector = f"{INSTALLATION}={installation},{TASK} in ({','.join(tasks)})"
+                return [
+                    parse_job(raw) for raw in self._list(self._jobs, {"labelSelector": selector})
+                ]
+
+            parsed = (parse_run_name(installation, name) for name in names)
+            tasks = [task_label(each[0]) for each in parsed if each]
+            listed = chain.from_iterable(self._pool.map(list_jobs, _batches(tasks)))
+            found = {job.name: job for job in listed if job.name in names}
+        rest = [name for name in names if name not in found]
+        return [*found.values(), *filter(None, self._pool.map(self.find, rest))]
 
     def pods_by_job(self, uids: Mapping[str, str | None]) -> Mapping[str, list[PodView]]:
         """List the pods of these Jobs, with one listing for many Jobs.
@@ -111,17 +140,13 @@ class JobClient:
         """
         names = list(uids)
         pods: dict[str, list[PodView]] = {name: [] for name in names}
-        batches = (
-            names[start : start + JOBS_PER_POD_LISTING]
-            for start in range(0, len(names), JOBS_PER_POD_LISTING)
-        )
 
         def list_pods(batch: Sequence[str]) -> list[PodView]:
             selector = f"{_JOB_NAME} in ({','.join(batch)})"
             path = f"/api/v1/namespaces/{self._namespace}/pods"
             return [parse_pod(raw) for raw in self._list(path, {"labelSelector": selector})]
 
-        for pod in chain.from_iterable(self._pool.map(list_pods, batches)):
+        for pod in chain.from_iterable(self._pool.map(list_pods, _batches(names))):
             if pod.job in uids and uids[pod.job] in (None, pod.job_uid):
                 pods[pod.job].append(pod)
         return pods
@@ -211,6 +236,11 @@ class JobClient:
             f"the Kubernetes API server refused a request: {error}; {remedy}",
             concerns_all=not is_about_object or bool(_FORBIDDEN_TO_ALL.search(error.message)),
         )
+
+
+def _batches(each: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(each), JOBS_PER_LISTING):
+        yield each[start : start + JOBS_PER_LISTING]
 
 
 def parse_job(raw: Json) -> JobView:
@@ -334,13 +364,23 @@ def parse_event(raw: Json) -> EventView:
     )
 
 
-def changed_run(event: Json) -> str | None:
-    """Return the run whose Job has finished, is gone or is no longer selected; else None.
+def is_unfinished(event: bytes) -> bool:
+    """Return whether the line of a watch surely tells of a Job that lives on, without parsing it.
 
-    `event` is a watch event of Jobs.
+    Lines are as the API server writes them. Others are not recognized.
+    """
+    return event.startswith(_LIVES_ON) and _ENDED.search(event) is None
+
+
+def changed_run(event: Json) -> str | None:
+    """Return the run whose Job has finished, or was deleted before; else None.
+
+    `event` is a watch event of Jobs. A finished Job that leaves the watch is recorded, or was
+    noticed when it finished.
     """
     job = _object(event, "object")
-    if event.get("type") != "DELETED" and _parse_job_result(_object(job, "status")) is None:
+    is_finished = _parse_job_result(_object(job, "status")) is not None
+    if is_finished == (event.get("type") == "DELETED"):
         return None
     return _text(_object(job, "metadata"), "name") or None
 

@@ -80,7 +80,7 @@ class KubernetesLauncher:
         """See `Launcher.observe`."""
         wanted = frozenset(expected)
         if only:
-            found = self._jobs.find_all(wanted)
+            found = self._jobs.find_all(wanted, self._settings.installation)
             jobs = [job for job in found if self._is_ours(job) and not job.is_recorded]
         else:
             jobs = self._jobs.list_unrecorded(self._settings.installation)

@@ -24,7 +24,15 @@ from enrollgate.domain.destination import DirectoryDestination
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.reasons import PERMANENT_EXIT_CODES
 from enrollgate.launchers.kubernetes.api import Json
-from enrollgate.launchers.kubernetes.views import CLAIM, DOMAIN, INSTALLATION, RUN, TASK, WORKER
+from enrollgate.launchers.kubernetes.views import (
+    CLAIM,
+    DOMAIN,
+    INSTALLATION,
+    RUN,
+    TASK,
+    WORKER,
+    task_label,
+)
 from enrollgate.settings.kubernetes import KubernetesSettings
 from enrollgate.settings.worker import WorkerSettings
 
@@ -58,8 +66,7 @@ def build_job(order: RunOrder, settings: JobSettings) -> Json:
     """Build the Job of one run. The template cannot change its name, namespace or own labels."""
     own_labels = {
         INSTALLATION: settings.installation,
-        # A label begins with a letter or a digit.
-        TASK: str(order.task_id).replace("-", "minus-"),
+        TASK: task_label(order.task_id),
         RUN: str(order.run_number),
         CLAIM: order.claim_id,
     }

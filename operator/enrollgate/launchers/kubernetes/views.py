@@ -130,3 +130,8 @@ class EventView:
 def job_selector(installation: str) -> str:
     """Select the Jobs of an installation whose outcome is not in the database yet."""
     return f"{INSTALLATION}={installation},!{RECORDED}"
+
+
+def task_label(task_id: int) -> str:
+    """Build the value of the label TASK. A label begins with a letter or a digit."""
+    return str(task_id).replace("-", "minus-")

@@ -4,6 +4,7 @@ Both run in this process and end together.
 
     kopf (event loop)                        runner (a thread of its own)
       watch our batch/v1 Jobs                  lease -> passes: observe -> plan -> apply
+        `job_watch` drops what needs no pass
         finished or gone? ── loop.wake(name) ─▶  a focused pass
       SIGTERM ── stop ──────────────────▶      ends after the current pass, releases the lease
 
@@ -20,12 +21,15 @@ import signal
 import ssl
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 import kopf
 import structlog
 
 from enrollgate.common.redaction import redact
+from enrollgate.control.job_watch import JobWatchMiddleware, changed_runs
 from enrollgate.control.leader_election import LeaderElectionForbidden
 from enrollgate.control.loop import LoopFailed
 from enrollgate.control.wiring import (
@@ -37,7 +41,7 @@ from enrollgate.control.wiring import (
 )
 from enrollgate.database import DatabaseMisconfigured
 from enrollgate.database.configured import build_database
-from enrollgate.launchers.kubernetes import ConnectionDetails, changed_run, job_selector
+from enrollgate.launchers.kubernetes import ConnectionDetails, job_selector
 from enrollgate.launchers.kubernetes.tls import without_strict
 from enrollgate.settings.operator import Settings
 from enrollgate.telemetry.http import serving
@@ -58,6 +62,17 @@ class ConnectionInfo(kopf.ConnectionInfo):
     def as_ssl_context(self) -> ssl.SSLContext:
         """Build the context as kopf does, then clear the flag."""
         return without_strict(super().as_ssl_context())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Session(kopf.AiohttpSession):
+    """kopf's connection with a session of ours. Two are the same if their details are.
+
+    So kopf notices that a login brings the credentials again that the API server has just refused.
+    """
+
+    details: ConnectionInfo
+    aiohttp_session: aiohttp.ClientSession = field(compare=False)
 
 
 class Crashed(Exception):
@@ -179,7 +194,7 @@ def _watch(
     connection: Callable[[], ConnectionDetails],
     namespace: str,
     installation: str,
-    wake: Callable[[str], None],
+    wake: Callable[[str | None], None],
 ) -> Callable[[asyncio.Event, asyncio.Event], Any]:
     """Return the coroutine by which kopf watches our Jobs and nothing else."""
     registry = kopf.OperatorRegistry()
@@ -194,14 +209,13 @@ def _watch(
     settings.watching.connect_timeout = 10.0
     settings.watching.chunk_size = 500
     settings.networking.request_timeout = 60.0
-    settings.queueing.idle_timeout = 1.0
     # The current pass may take its time; Kubernetes ends the process if it takes too long.
     settings.process.ultimate_exiting_timeout = None
 
     @kopf.on.login(registry=registry, id="login")
-    def login(**_: Any) -> ConnectionInfo:
+    async def login(**_: Any) -> _Session:
         details = connection()
-        return ConnectionInfo(
+        info = ConnectionInfo(
             server=details.server,
             ca_path=details.ca_path,
             insecure=details.insecure,
@@ -210,11 +224,16 @@ def _watch(
             certificate_path=details.certificate_path,
             private_key_path=details.private_key_path,
         )
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
+            headers=info.as_http_headers(),
+            middlewares=[JobWatchMiddleware(listed=lambda: wake(None))],
+        )
+        return _Session(server=info.server, details=info, aiohttp_session=session)
 
     @kopf.on.event(*JOBS, registry=registry, id="note-change")
     async def note_change(event: Any, **_: Any) -> None:
-        name = changed_run(event)
-        if name is not None:
+        for name in changed_runs(event):
             wake(name)
 
     async def watching(ready: asyncio.Event, stopping: asyncio.Event) -> None:

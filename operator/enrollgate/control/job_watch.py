@@ -1,0 +1,104 @@
+"""What kopf sees of the Jobs: the names of those that need a pass, and nothing else.
+
+A Job has eight events in its life, of 8 KB each, and a pass is needed after one of them. kopf would
+parse each, and keep a task and a memory for each Job. So its HTTP session is ours: the lines of the
+watch are sorted as bytes, and all that kopf gets of one chunk is one small event with the names of
+the runs that have changed. Bookmarks and errors pass as they are: connecting, resuming and starting
+over (HTTP 410) are kopf's.
+
+kopf also lists the Jobs before it watches them. It needs the list's resourceVersion only, since a
+pass lists them itself. So that list is empty, and a full pass follows it: it finds what ended
+before the watch began.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, StreamReader
+
+from enrollgate.launchers.kubernetes import changed_run, is_unfinished
+
+_JOBS = "/apis/batch/v1/"
+# No object can have this name, and the server looks for one object only.
+_NO_JOB = "metadata.name=-"
+_KINDS = ("ADDED", "MODIFIED", "DELETED")
+# All digests are of one object, so that kopf keeps one task and one memory.
+_DIGEST_OF = {"uid": "changed-runs", "name": "changed-runs"}
+
+
+class JobWatchMiddleware:
+    """Sorts the answers to kopf's requests about Jobs.
+
+    `listed` is called when the API server has answered kopf's list.
+    """
+
+    def __init__(self, listed: Callable[[], None]) -> None:
+        self._listed = listed
+
+    async def __call__(self, request: ClientRequest, send: ClientHandlerType) -> ClientResponse:
+        """Send a request and return its answer. See aiohttp's client middleware."""
+        is_about_jobs = _JOBS in request.url.path and request.url.path.endswith("/jobs")
+        is_watch = "watch" in request.url.query
+        if is_about_jobs and not is_watch:
+            request.url = request.url.update_query(fieldSelector=_NO_JOB)
+        answer = await send(request)
+        if is_about_jobs and answer.status == HTTPStatus.OK:
+            if is_watch:
+                # kopf reads the lines of a watch by `iter_chunked` alone.
+                answer.content = _Digests(answer.content)  # type: ignore[assignment]  # see above
+            else:
+                self._listed()
+        return answer
+
+
+class _Digests:
+    """The content of a watch's answer, whose lines are digested. The rest is aiohttp's."""
+
+    def __init__(self, content: StreamReader) -> None:
+        self._content = content
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._content, name)
+
+    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        """Yield the digest of each chunk of `size` bytes at most."""
+        rest = b""
+        async for chunk in self._content.iter_chunked(size):
+            *lines, rest = (rest + chunk).split(b"\n")
+            if digest := digest_lines(lines):
+                yield digest
+        if rest:
+            yield rest
+
+
+def digest_lines(lines: Iterable[bytes]) -> bytes:
+    """Return the lines that kopf is to read in place of these lines of a watch of Jobs.
+
+    One line names the runs that have changed, in `changed`. What is no event of a Job follows as it
+    is.
+    """
+    names, version, others = list[str](), "", list[bytes]()
+    for line in lines:
+        if is_unfinished(line):
+            continue
+        try:
+            event = orjson.loads(line)
+        except ValueError:
+            event = None
+        if not isinstance(event, dict) or event.get("type") not in _KINDS:
+            others.append(line)
+        elif name := changed_run(event):
+            names.append(name)
+            version = str(event["object"]["metadata"].get("resourceVersion", version))
+    if names:
+        metadata = {**_DIGEST_OF, "resourceVersion": version}
+        job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata}
+        others.insert(0, orjson.dumps({"type": "MODIFIED", "object": {**job, "changed": names}}))
+    return b"".join(other + b"\n" for other in others)
+
+
+def changed_runs(event: Mapping[str, Any]) -> list[str]:
+    """Return the runs that a digest names."""
+    return list(event["object"].get("changed", ()))

@@ -108,6 +108,10 @@ class Confinement:
             raise RowRefused(error.problem, error.remedy) from error
         self._locked.discard(task_id)
 
+    def is_held(self, task_id: int) -> bool:
+        """Return whether the task's row was held or refused when it was last tried."""
+        return task_id in self._held or task_id in self._locked
+
     def note_refused(self, task_id: int | None, error: RowRefused) -> None:
         """Log once that a statement about a task was refused; the next pass tries it again."""
         self._held.add(task_id)

@@ -91,6 +91,11 @@ class Loop:
         """Return whether the loop ends after the current pass."""
         return self._stopped.is_set()
 
+    @property
+    def is_woken(self) -> bool:
+        """Return whether another pass is due at once, since something has changed."""
+        return self._woken.is_set()
+
     def reset(self) -> None:
         """Undo `stop`, so that `run` can work again. Its first pass is a full one."""
         with self._lock:

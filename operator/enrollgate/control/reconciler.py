@@ -29,7 +29,7 @@ from itertools import islice
 
 import structlog
 
-from enrollgate.control.confinement import Confinement
+from enrollgate.control.confinement import HELD_LIMIT, Confinement
 from enrollgate.control.gate import Gate
 from enrollgate.control.launching import UNFORESEEN, RunLauncher
 from enrollgate.control.task_log import TaskLog
@@ -57,6 +57,10 @@ from enrollgate.telemetry import metrics
 _LOG = structlog.get_logger(__name__)
 # Runs that one pass records or stops, at most.
 END_LIMIT = 1000
+# Runs recorded in one transaction, at most: their rows stay locked until it commits.
+RECORD_BATCH = 100
+# Recorded runs discarded between two looks at whether another pass is due.
+DISCARD_BATCH = 50
 # Runs launched before that is recorded in the database.
 LAUNCH_BATCH = 500
 
@@ -108,6 +112,7 @@ class Reconciler:
     `monotonic` returns seconds of a clock that nobody sets: with it, a step of the database's clock
     is noticed, and the waiting tasks wait as long as they would have without.
     `is_stopping` returns whether the operator is about to end: then a pass begins no further task.
+    `is_woken` returns whether another pass is due at once: then recorded runs are discarded later.
     """
 
     def __init__(
@@ -122,6 +127,7 @@ class Reconciler:
         new_claim_id: Callable[[], str] = lambda: uuid.uuid4().hex,
         monotonic: Callable[[], float] | None = None,
         is_stopping: Callable[[], bool] = lambda: False,
+        is_woken: Callable[[], bool] = lambda: False,
     ) -> None:
         self._database = database
         self._tables = tables
@@ -145,6 +151,10 @@ class Reconciler:
         self._run_launcher = RunLauncher(database, tables, launcher, self._confinement)
         # The other places with runs, as they were logged.
         self._elsewhere = frozenset[RunPlace]()
+        self._is_woken = is_woken
+        # What is left at the launcher of runs that are recorded, by name. If this is lost, a full
+        # pass finds it again.
+        self._left = dict[str, Observation]()
         # Whether this pass has reached its limit of ended runs.
         self._is_limited = False
 
@@ -157,7 +167,9 @@ class Reconciler:
         self._is_limited = False
         self._gate.begin_pass()
         with metrics.timed_pass(), self._log.one_pass():
-            return self._full_pass() if changed is None else self._focused_pass(changed)
+            summary = self._full_pass() if changed is None else self._focused_pass(changed)
+            self._discard_left()
+            return summary
 
     def _full_pass(self) -> PassSummary:
         sent_before = self._database.statements
@@ -304,18 +316,18 @@ class Reconciler:
         ends = [action for action in actions if isinstance(action, Stop | Record | Finish)]
         ends.sort(key=lambda end: isinstance(end, Finish))  # their slots are free already
         self._is_limited |= len(ends) > END_LIMIT
-        for end in islice(
-            self._confinement.reachable(ends, lambda end: end.run.task_id), END_LIMIT
-        ):
+        together = self._record_many([end for end in ends if isinstance(end, Record)], now)
+        recorded += together.values()
+        alone = [end for end in ends if end.run.run_id not in together]
+        left = END_LIMIT - len(together)
+        for end in islice(self._confinement.reachable(alone, lambda end: end.run.task_id), left):
             with self._confinement.confined(end.run.task_id):
                 if isinstance(end, Stop):
                     self._stop(end, now)
                 elif isinstance(end, Finish):
                     self._finish(end, now)
                 elif self._record(end, now):
-                    # A lost run may have left files behind, though nothing of it was observed.
-                    left = end.observation or Observation(end.run.name, Phase.FAILED)
-                    recorded.append(left)
+                    recorded.append(_left_of(end))
         adopted = [action for action in actions if isinstance(action, Adopt)]
         self._run_launcher.mark_launched(
             [(each.run, each.observation.uid, each.observation.launched_at) for each in adopted]
@@ -323,7 +335,7 @@ class Reconciler:
         self._clear_orphans(
             [action for action in actions if isinstance(action, StopOrphan | DiscardOrphan)]
         )
-        self._discard(recorded)
+        self._left |= {seen.name: seen for seen in recorded}
         launches = [action for action in actions if isinstance(action, Launch)]
         launched = refused = 0
         for start in range(0, len(launches), LAUNCH_BATCH):
@@ -371,21 +383,60 @@ class Reconciler:
                 error=str(error),
             )
 
-    def _discard(self, observations: list[Observation]) -> None:
-        try:
-            self._launcher.discard(observations)
-        except LauncherRefused as error:
-            # They are observed again, and discarded then: nothing waits for it.
-            _LOG.warning(
-                "recorded runs could not be discarded; the next pass tries again", error=str(error)
-            )
+    def _discard_left(self) -> None:
+        """Discard what is left of recorded runs, and stop if another pass is due.
+
+        Rows and launches come first: nothing waits for this.
+        """
+        while batch := [self._left[name] for name in islice(self._left, DISCARD_BATCH)]:
+            for each in batch:
+                del self._left[each.name]
+            try:
+                self._launcher.discard(batch)
+            except LauncherRefused as error:
+                # They are observed again, and discarded then.
+                _LOG.warning(
+                    "recorded runs could not be discarded; the next pass tries again",
+                    error=str(error),
+                )
+            if self._is_woken():
+                return
+
+    def _record_many(self, records: list[Record], now: datetime) -> dict[int, Observation]:
+        """Finish runs in few transactions, and announce them.
+
+        Return what is left of them at the launcher, by run id. A batch in which one run is held,
+        refused or not as it was read is left out as a whole: its runs are recorded one by one. So
+        are those that were never launched, and those whose rows were held last time.
+        """
+        done = dict[int, Observation]()
+        plain = [
+            each
+            for each in records
+            if each.run.state is not RunState.CLAIMED
+            and not self._confinement.is_held(each.run.task_id)
+        ][:END_LIMIT]
+        failed = 0
+        for start in range(0, len(plain), RECORD_BATCH):
+            batch = plain[start : start + RECORD_BATCH]
+            if len(batch) < 2 or failed == HELD_LIMIT or self._confinement.is_stopping():
+                break
+            results = list[Recorded]()
+            with self._confinement.confined(None):
+                results = runs.record_all(self._database, self._tables, batch) or results
+            failed += not results
+            for action, recorded in zip(batch, results, strict=False):
+                done[action.run.run_id] = _left_of(action)
+                with self._confinement.confined(action.run.task_id):
+                    self._announce(action, recorded, now)
+        return done
 
     def _record(self, action: Record, now: datetime) -> bool:
         """Finish a run and announce it.
 
         Return False if another operator has changed the run: it is that one's to record.
         """
-        run, reason = action.run, action.reason
+        run = action.run
         try:
             with self._confinement.written(run.task_id):
                 recorded = runs.record(self._database, self._tables, action)
@@ -399,6 +450,12 @@ class Reconciler:
         if recorded is Recorded.OVERTAKEN:
             _LOG.debug("a run is left to the operator that has changed it", run=run.name)
             return False
+        self._announce(action, recorded, now)
+        return True
+
+    def _announce(self, action: Record, recorded: Recorded, now: datetime) -> None:
+        """Count a finished run, and show its end in the log and at the launcher."""
+        run, reason = action.run, action.reason
         metrics.RUNS_FINISHED.labels(action.outcome.value, reason.value if reason else "none").inc()
         message = action.message if reason is None else f"{reason}: {action.message}"
         details: dict[str, object] = {
@@ -418,14 +475,13 @@ class Reconciler:
         )
         if reason is None:
             _LOG.info("run finished", **details)
-            return True
+            return
         if run.state is RunState.CLAIMED and action.task_to is not None:
             self._log.log_run_closed(run, f"refused, {action.task_to}: {reason}", now)
         remedy = action.remedy or explain(reason).remedy
         _LOG.warning(
             "run finished", **details, reason=reason.value, detail=action.message, remedy=remedy
         )
-        return True
 
     def _finish(self, action: Finish, now: datetime) -> None:
         """Try again to move the task of a run that has ended."""
@@ -452,7 +508,6 @@ class Reconciler:
             return
         names = [orphan.observation.name for orphan in orphans]
         claims = runs.claims(self._database, names, installation=self._installation)
-        finished = list[Observation]()
         for orphan in orphans:
             name = orphan.observation.name
             claim_id, has_ended = claims.get(name, ("", True))
@@ -460,10 +515,17 @@ class Reconciler:
             if is_of_row and not has_ended:
                 continue
             if isinstance(orphan, DiscardOrphan):
-                finished.append(orphan.observation)
+                self._left[name] = orphan.observation
             elif not orphan.observation.is_ending:
                 _LOG.warning("stopping a run that has no unfinished row of its claim", run=name)
                 # The name of a run that is recorded as ended is never claimed again. Any other
                 # must stay taken until the orphan's processes are gone.
                 self._ask_to_stop(orphan.observation, keep_name=not is_of_row)
-        self._discard(finished)
+
+
+def _left_of(action: Record) -> Observation:
+    """Return what is left of a recorded run at the launcher.
+
+    A lost run may have left files behind, though nothing of it was observed.
+    """
+    return action.observation or Observation(action.run.name, Phase.FAILED)

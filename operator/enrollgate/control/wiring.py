@@ -135,6 +135,7 @@ def build_runner(
             progress=health.heartbeat,
             monotonic=boot_time,
             is_stopping=lambda: runner.loop.is_stopping,
+            is_woken=lambda: runner.loop.is_woken,
         ),
         check_interval=settings.check_interval,
         health=health,

@@ -8,7 +8,7 @@ can be moved (`finish`).
 `mark_launched`, `mark_stopping` and `record` write what the reconciler did.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -18,7 +18,10 @@ from sqlalchemy import (
     Connection,
     RowMapping,
     Select,
+    Text,
+    Update,
     and_,
+    bindparam,
     case,
     cast,
     delete,
@@ -32,7 +35,7 @@ from sqlalchemy import (
 
 from enrollgate.common.redaction import redact
 from enrollgate.database.engine import Database
-from enrollgate.database.errors import RowRefused
+from enrollgate.database.errors import RowHeld, RowRefused
 from enrollgate.database.set_aside import SetAside
 from enrollgate.database.tables import INSTANT, MESSAGE_LIMIT, Tables, runs, tracked_tasks
 from enrollgate.domain.planner import Finish, Record, Stop
@@ -267,7 +270,7 @@ def mark_launched(database: Database, launched: Mapping[str, datetime | None]) -
         state=RunState.LAUNCHED.value,
         launched_at=case(
             *(
-                (runs.c.name == name, _bounded(database, instant))
+                (runs.c.name == name, _bounded(database, _utc(instant)))
                 for name, instant in launched.items()
                 if instant is not None
             ),
@@ -293,15 +296,22 @@ def mark_launched(database: Database, launched: Mapping[str, datetime | None]) -
     return set(names)
 
 
-def _bounded(database: Database, instant: datetime | None) -> ColumnElement[datetime]:
+def _utc(instant: datetime) -> datetime:
+    return instant.astimezone(UTC).replace(tzinfo=None)
+
+
+def _bounded(
+    database: Database, instant: datetime | ColumnElement[datetime] | None
+) -> ColumnElement[datetime]:
     """Build the instant of a run, but not before its launch or claim, and not after now.
 
-    The clocks of nodes and of this machine differ from the database's. None means now.
+    The clocks of nodes and of this machine differ from the database's. `instant` is UTC without a
+    time zone. None means now; an expression that is NULL stays NULL.
     """
     now = database.clock_expression()
     if instant is None:
         return now
-    value: ColumnElement[datetime] = literal(instant.astimezone(UTC).replace(tzinfo=None), INSTANT)
+    value = literal(instant, INSTANT) if isinstance(instant, datetime) else instant
     since = func.coalesce(runs.c.launched_at, runs.c.claimed_at)
     if database.is_sqlite:
         return func.max(since, func.min(value, now), type_=INSTANT)
@@ -385,29 +395,16 @@ def record(
             and action.task_to is not None
             and _move_task(connection, tables, action.run, action.task_to)
         )
-        ends: dict[str, object] = {"state": RunState.FINISHED.value}
+        ends: dict[str, object] = {}
         if until is not None:
             ends = {"state": RunState.ENDED.value, "refusals": runs.c.refusals + 1}
             ends |= until.columns
-        values: dict[str, object] = ends | {
-            "finished_at": _bounded(database, seen.finished_at if seen else None),
-            "started_at": (
-                _bounded(database, seen.started_at) if seen and seen.started_at else None
-            ),
-            "recorded_at": database.clock_expression(),
-            "outcome": action.outcome.value,
-            "reason": action.reason.value if action.reason else None,
-            "message": redact(action.message, MESSAGE_LIMIT),
-            "result": action.report.bounded().to_dict() if action.report else None,
-        }
-        if action.outcome is Outcome.FAILED and action.reason is not None:
-            # A remedy that was recorded when the run was stopped is more specific than the reason's
-            # own.
-            remedy = redact(action.remedy, MESSAGE_LIMIT)
-            values["remedy"] = remedy or func.coalesce(runs.c.remedy, explain(action.reason).remedy)
         if seen is not None and action.run.state is RunState.CLAIMED:  # it was never recorded
-            values["launched_at"] = _bounded(database, seen.launched_at)
-        _update_run(connection, action.run, values, runs.c.state == action.run.state.value)
+            launched_at = None if seen.launched_at is None else _utc(seen.launched_at)
+            ends["launched_at"] = _bounded(database, launched_at)
+        statement = _build_record(database, ends)
+        if connection.execute(statement, _record_values(action)).rowcount != 1:
+            raise _Overtaken
         if until is not None:
             return Recorded.SET_ASIDE
         return Recorded.MOVED if moved else Recorded.LEFT
@@ -416,6 +413,109 @@ def record(
         return database.run_in_transaction(change, of_one_row=True)
     except _Overtaken:
         return Recorded.OVERTAKEN
+
+
+def record_all(
+    database: Database, tables: Tables, actions: Sequence[Record]
+) -> list[Recorded] | None:
+    """Finish many runs and move their tasks in one transaction, each as `record` does.
+
+    The runs were launched or stopped before, so none of them is only claimed. Return None, with
+    nothing written, if anything about one of them is not as it was read, or is held or refused:
+    then record them one by one.
+
+    A batch writes its tasks in one statement for each pair of statuses, and its runs in one that
+    is sent for each run: it has long texts.
+    """
+    moves = dict[tuple[str | None, TaskState], list[UnfinishedRun]]()
+    for action in actions:
+        if action.task_to is not None:
+            moves.setdefault((action.run.task_status, action.task_to), []).append(action.run)
+
+    def change(connection: Connection) -> None:
+        for (status, to), group in moves.items():
+            ids = [run.task_id for run in group]
+            is_claimed = tables.content_sha256() == case(
+                {run.task_id: run.content_sha256 for run in group}, value=tables.id
+            )
+            final = _final_status(tables, to)
+            _move_all(connection, tables, ids, is_claimed, status=status, to=final)
+        if ids := [run.task_id for group in moves.values() for run in group]:
+            connection.execute(delete(tracked_tasks).where(tracked_tasks.c.task_id.in_(ids)))
+        values = [_record_values(action) for action in actions]
+        if connection.execute(_build_record(database, {}), values).rowcount != len(actions):
+            raise _Overtaken
+
+    try:
+        database.run_in_transaction(change, of_one_row=True)
+    except (_Overtaken, RowHeld, RowRefused):
+        return None
+    return [Recorded.MOVED if action.task_to else Recorded.LEFT for action in actions]
+
+
+def _build_record(database: Database, ends: Mapping[str, object]) -> Update:
+    """Build the statement that finishes a run; `_record_values` gives its parameters.
+
+    `ends` are values for columns that end otherwise.
+    """
+    started, finished = bindparam("started", type_=INSTANT), bindparam("finished", type_=INSTANT)
+    remedy = func.coalesce(bindparam("own_remedy", type_=Text), runs.c.remedy)
+    values: dict[str, object] = {
+        "state": RunState.FINISHED.value,
+        "finished_at": func.coalesce(_bounded(database, finished), database.clock_expression()),
+        "started_at": _bounded(database, started),
+        "recorded_at": database.clock_expression(),
+        "outcome": bindparam("new_outcome"),
+        "reason": bindparam("new_reason"),
+        "message": bindparam("new_message"),
+        "result": bindparam("new_result", type_=runs.c.result.type),
+        "remedy": func.coalesce(remedy, bindparam("usual_remedy", type_=Text)),
+        **ends,
+    }
+    is_as_read = runs.c.state == bindparam("old_state")
+    where = (runs.c.id == bindparam("run_id"), runs.c.active == 1, is_as_read)
+    return update(runs).where(*where).values(values)
+
+
+def _record_values(action: Record) -> dict[str, object]:
+    """Return the parameters of `_build_record`. None as an instant: not known."""
+    seen, reason = action.observation, action.reason
+    is_explained = action.outcome is Outcome.FAILED and reason is not None
+    return {
+        "run_id": action.run.run_id,
+        "old_state": action.run.state.value,
+        "started": _utc(seen.started_at) if seen and seen.started_at else None,
+        "finished": _utc(seen.finished_at) if seen and seen.finished_at else None,
+        "new_outcome": action.outcome.value,
+        "new_reason": reason.value if reason else None,
+        "new_message": redact(action.message, MESSAGE_LIMIT),
+        "new_result": action.report.bounded().to_dict() if action.report else None,
+        # A remedy that was recorded when the run was stopped is more specific than the reason's
+        # own.
+        "own_remedy": (redact(action.remedy, MESSAGE_LIMIT) or None) if is_explained else None,
+        "usual_remedy": explain(reason).remedy if is_explained and reason else None,
+    }
+
+
+def _move_all(
+    connection: Connection,
+    tables: Tables,
+    ids: list[int],
+    is_claimed: ColumnElement[bool],
+    *,
+    status: str | None,
+    to: str,
+) -> None:
+    """Move these tasks as `compare_and_set` moves one. Raises _Overtaken if one is not as read."""
+    unchanged = tables.status.is_(None) if status is None else tables.status == status
+    these = tables.id.in_(ids)
+    statement = update(tables.tasks).where(these, unchanged, is_claimed).values({tables.status: to})
+    if connection.execute(statement).rowcount != len(ids):
+        raise _Overtaken
+    is_as_written = and_(tables.status == to, is_claimed)
+    found = connection.execute(select(tables.id, is_as_written).where(these)).all()
+    if len(found) != len(ids) or not all(is_right for _, is_right in found):
+        raise _Overtaken
 
 
 def finish(
@@ -466,13 +566,17 @@ def _move_task(connection: Connection, tables: Tables, run: UnfinishedRun, to: T
 
     Its content must be what was claimed.
     """
-    statuses = tables.statuses
-    status = {TaskState.COMPLETED: statuses.completed, TaskState.FAILED: statuses.failed}[to]
     is_claimed = tables.content_sha256() == run.content_sha256
+    status = _final_status(tables, to)
     if not compare_and_set(connection, tables, run.task_id, run.task_status, status, is_claimed):
         return False
     connection.execute(delete(tracked_tasks).where(tracked_tasks.c.task_id == run.task_id))
     return True
+
+
+def _final_status(tables: Tables, state: TaskState) -> str:
+    statuses = tables.statuses
+    return {TaskState.COMPLETED: statuses.completed, TaskState.FAILED: statuses.failed}[state]
 
 
 def compare_and_set(

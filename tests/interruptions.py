@@ -4,7 +4,7 @@ A point is before and after each transaction and each call to the launcher, and 
 launches.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from sqlalchemy import Connection
@@ -16,6 +16,7 @@ from enrollgate.database.engine import T
 from enrollgate.domain.observation import LaunchResult, Observation
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.planner import Launch
+from enrollgate.domain.progress import RunProgress
 from enrollgate.domain.run_event import RunEvent
 
 
@@ -89,6 +90,11 @@ class InterruptedLauncher:
         seen = self._world.launcher.observe(expected, only=only)
         self._interruption.point()
         return seen
+
+    def read_progress(
+        self, names: Sequence[str], wait_for_turn: Callable[[], bool]
+    ) -> Iterator[tuple[str, RunProgress]]:
+        return self._world.launcher.read_progress(names, wait_for_turn)
 
     def record_event(self, name: str, uid: str | None, event: RunEvent) -> None:
         self._world.launcher.record_event(name, uid, event)

@@ -5,7 +5,7 @@ implements the `Launcher` protocol, and the test decides how each run ends.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -20,6 +20,7 @@ from enrollgate.domain.observation import LaunchOutcome, LaunchResult, Observati
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.planner import Launch
 from enrollgate.domain.policy import Policy
+from enrollgate.domain.progress import RunProgress
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
 from enrollgate.domain.run import RunPlace
@@ -76,6 +77,8 @@ class MemoryLauncher:
     full: bool = False
     events: list[tuple[str, RunEvent]] = field(default_factory=list)
     place: RunPlace = PLACE
+    # What the workers of these runs say.
+    progress: dict[str, RunProgress] = field(default_factory=dict)
     # Stopped runs stay live until this is switched off.
     lingering: bool = False
 
@@ -126,6 +129,15 @@ class MemoryLauncher:
             raise LauncherUnavailable("the launcher is away")
         if name in self.runs and self.runs[name].is_live:
             self.stopping.add(name)
+
+    def read_progress(
+        self, names: Sequence[str], wait_for_turn: Callable[[], bool]
+    ) -> Iterator[tuple[str, RunProgress]]:
+        for name in names:
+            if not wait_for_turn():
+                return
+            if name in self.progress:
+                yield name, self.progress[name]
 
     def record_event(self, name: str, uid: str | None, event: RunEvent) -> None:
         self.events.append((name, event))

@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 
@@ -26,6 +28,8 @@ from tests.databases.server import execute, fresh_database
 from tests.tcp_proxy import TcpProxy
 from tests.world import World
 
+from enrollgate.control.housekeeping import Housekeeping
+from enrollgate.control.progress import ProgressReader
 from enrollgate.control.runner import OperatorRunner
 from enrollgate.database import Database, DatabaseUnavailable, engine, migrate, open_database
 from enrollgate.database.engine import CONNECT_TIMEOUT, STATEMENT_TIMEOUT, translated
@@ -117,6 +121,11 @@ def working(world: World, database: Database) -> Iterator[threading.Thread]:
         installation="test",
         tables=world.tables,
         build_reconciler=lambda: world.new_operator(database),
+        launcher=lambda: world.launcher,
+        housekeeping=Housekeeping(
+            database, "test", about={}, history=timedelta(days=1), monotonic=time.monotonic
+        ),
+        progress=ProgressReader(database, "test", rate=100, monotonic=time.monotonic),
         check_interval=0.05,
         health=Health(liveness_timeout=60, monotonic=lambda: 0.0),
         random=Random(1),

@@ -1,13 +1,17 @@
 """The runner works only while it holds the lease, however the lease is lost."""
 
 import threading
+import time
 from collections.abc import Collection, Iterator
+from datetime import timedelta
 from random import Random
 
 import pytest
 from tests.world import World
 
+from enrollgate.control.housekeeping import Housekeeping
 from enrollgate.control.leader_election import LeaderElectionForbidden, LeaderElector
+from enrollgate.control.progress import ProgressReader
 from enrollgate.control.reconciler import PassSummary, Reconciler
 from enrollgate.control.runner import OperatorRunner
 from enrollgate.launchers import LauncherUnavailable
@@ -52,6 +56,15 @@ class Work:
             installation="test",
             tables=world.tables,
             build_reconciler=self.build_reconciler,
+            launcher=lambda: world.launcher,
+            housekeeping=Housekeeping(
+                world.database,
+                "test",
+                about={},
+                history=timedelta(days=1),
+                monotonic=time.monotonic,
+            ),
+            progress=ProgressReader(world.database, "test", rate=100, monotonic=time.monotonic),
             check_interval=0.01,
             health=Health(liveness_timeout=60, monotonic=lambda: 0.0),
             random=Random(1),

@@ -97,6 +97,7 @@ app.kubernetes.io/part-of: enrollgate
   "RUN_TIMEOUT" $v.runTimeout
   "STOP_GRACE" $v.stopGrace
   "RUN_TTL" $v.runTTL
+  "HISTORY" $v.history
   "SCRATCH_LIMIT" $v.worker.scratchLimit
   "TASK_TABLE" $v.tasks.table
   "ID_COLUMN" $v.tasks.idColumn
@@ -137,6 +138,7 @@ app.kubernetes.io/part-of: enrollgate
   "KUBERNETES__SCRATCH_VOLUME" $v.worker.scratchVolume
   "KUBERNETES__START_TIMEOUT" $v.startTimeout
   "KUBERNETES__CREATE_CONCURRENCY" $v.createConcurrency
+  "KUBERNETES__PROGRESS_RATE" $v.progressRate
   "KUBERNETES__LEADER_ELECTION" (gt (int $v.replicas) 1)
   "KUBERNETES__LEASE_NAME" (include "enrollgate.fullname" .)
   "KUBERNETES__LEASE_DURATION" $v.leaseDuration

@@ -9,7 +9,7 @@ It runs in one thread and is called from others. Without leader election it work
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from random import Random
@@ -17,12 +17,15 @@ from random import Random
 import structlog
 
 from enrollgate.common.backoff import Backoff, delay
+from enrollgate.control.housekeeping import Housekeeping
 from enrollgate.control.leader_election import LeaderElectionForbidden, LeaderElector
 from enrollgate.control.loop import Loop
+from enrollgate.control.progress import ProgressReader
 from enrollgate.control.reconciler import PassSummary, Reconciler
 from enrollgate.database import Database, DatabaseUnavailable, Tables, migrate
 from enrollgate.database.preflight import require_usable
 from enrollgate.database.task_status import ensure_view
+from enrollgate.launchers import Launcher
 from enrollgate.telemetry import metrics
 from enrollgate.telemetry.health import Health
 
@@ -37,6 +40,7 @@ class OperatorRunner:
     `run` blocks; `stop` and the methods of `loop` may be called from any thread, also before it.
     While another replica works, waking the loop does nothing: our first pass is a full one.
 
+    `launcher` returns the launcher whose runs' progress `progress` reads meanwhile.
     `build_reconciler` returns a fresh one each time this replica starts to work: nothing is
     remembered from before. `check_place` is called once the database is ready: what it raises,
     other than DatabaseUnavailable, ends the work.
@@ -49,6 +53,9 @@ class OperatorRunner:
         tables: Tables,
         installation: str,
         build_reconciler: Callable[[], Reconciler],
+        launcher: Callable[[], Launcher],
+        housekeeping: Housekeeping,
+        progress: ProgressReader,
         check_interval: float,
         health: Health,
         random: Random,
@@ -60,6 +67,10 @@ class OperatorRunner:
         self._tables = tables
         self._installation = installation
         self._build_reconciler = build_reconciler
+        self._launcher = launcher
+        self._progress = progress
+        self._housekeeping = housekeeping
+        self._pass_seconds = 0.0
         self._health = health
         self._random = random
         self._elector = elector
@@ -123,7 +134,17 @@ class OperatorRunner:
         """Run the loop until it is stopped."""
         metrics.LEADING.set(1)
         try:
-            self.loop.run(self._build_reconciler().reconcile)
+            reconciler = self._build_reconciler()
+
+            def timed_pass(changed: Collection[str] | None) -> PassSummary:
+                start = time.monotonic()
+                try:
+                    return reconciler.reconcile(changed)
+                finally:
+                    self._pass_seconds = time.monotonic() - start
+
+            with self._progress.reading(self._launcher()):
+                self.loop.run(timed_pass)
         finally:
             metrics.LEADING.set(0)
             metrics.TASKS.clear()  # the next leader reports them, and they must not count twice
@@ -138,6 +159,8 @@ class OperatorRunner:
             metrics.TASKS.labels("waiting").set(summary.waiting)
             metrics.TASKS.labels("enrolled").set(summary.enrolled)
             metrics.RUNS_UNFINISHED.set(summary.unfinished)
+            self._progress.set_live(summary.unfinished)
+            self._housekeeping.after_pass(self._pass_seconds)
 
     def _wait_for_lease(self, elector: LeaderElector) -> bool:
         """Wait until this replica holds the lease. Return False if stopped meanwhile."""

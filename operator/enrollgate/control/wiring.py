@@ -13,14 +13,17 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from random import Random
 
 import structlog
 
+from enrollgate import version
 from enrollgate.common.backoff import Backoff
 from enrollgate.common.signals import handle_signals
+from enrollgate.control.housekeeping import Housekeeping
 from enrollgate.control.leader_election import LeaderElector
+from enrollgate.control.progress import ProgressReader
 from enrollgate.control.reconciler import Reconciler
 from enrollgate.control.runner import OperatorRunner
 from enrollgate.database import Database, runs
@@ -136,6 +139,27 @@ def build_runner(
             monotonic=boot_time,
             is_stopping=lambda: runner.loop.is_stopping,
             is_woken=lambda: runner.loop.is_woken,
+        ),
+        launcher=launcher,
+        housekeeping=Housekeeping(
+            database,
+            settings.installation,
+            about={
+                "version": version(),
+                "launcher": settings.launcher,
+                "enrollment_timeout": settings.enrollment_timeout,
+                "max_concurrent_runs": settings.max_concurrent_runs,
+                "check_interval": settings.check_interval,
+            },
+            history=timedelta(seconds=settings.history),
+            monotonic=time.monotonic,
+        ),
+        progress=ProgressReader(
+            database,
+            settings.installation,
+            # Files cost no request.
+            rate=settings.kubernetes.progress_rate if settings.launcher == "kubernetes" else 1.0,
+            monotonic=time.monotonic,
         ),
         check_interval=settings.check_interval,
         health=health,

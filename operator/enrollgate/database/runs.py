@@ -36,6 +36,7 @@ from sqlalchemy import (
 from enrollgate.common.redaction import redact
 from enrollgate.database.engine import Database
 from enrollgate.database.errors import RowHeld, RowRefused
+from enrollgate.database.progress import FINAL_COLUMNS, final_values
 from enrollgate.database.set_aside import SetAside
 from enrollgate.database.tables import INSTANT, MESSAGE_LIMIT, Tables, runs, tracked_tasks
 from enrollgate.domain.planner import Finish, Record, Stop
@@ -470,6 +471,7 @@ def _build_record(database: Database, ends: Mapping[str, object]) -> Update:
         "message": bindparam("new_message"),
         "result": bindparam("new_result", type_=runs.c.result.type),
         "remedy": func.coalesce(remedy, bindparam("usual_remedy", type_=Text)),
+        **FINAL_COLUMNS,
         **ends,
     }
     is_as_read = runs.c.state == bindparam("old_state")
@@ -494,6 +496,7 @@ def _record_values(action: Record) -> dict[str, object]:
         # own.
         "own_remedy": (redact(action.remedy, MESSAGE_LIMIT) or None) if is_explained else None,
         "usual_remedy": explain(reason).remedy if is_explained and reason else None,
+        **final_values(action.report),
     }
 
 

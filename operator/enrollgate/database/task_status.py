@@ -15,6 +15,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    FromClause,
     Integer,
     MetaData,
     Select,
@@ -169,41 +170,9 @@ def _build_view(tables: Tables, installation: str, *, is_sqlite: bool) -> Select
     while there is one, then from the status; that of a finished task may have got another meaning
     for Node.js, so the last run's outcome counts then.
     """
-    run, later, tracked, status = (
-        runs.alias("run"),
-        runs.alias("later"),
-        tracked_tasks,
-        tables.status,
-    )
-    is_active, statuses = run.c.active == 1, tables.statuses
-    is_of_this_round = or_(is_active, status.not_in(statuses.open), status.is_(None))
-    is_set_aside = tracked.c.retry_at.is_not(None)
-    held, queued, running, waiting = "held", "queued", "running", "waiting"
-    by_state = [
-        (is_active & (run.c.state == RunState.ENDED.value), held, run.c.recorded_at),
-        (
-            is_active & (run.c.state == RunState.CLAIMED.value),
-            queued,
-            run.c.enrolled_seen_at,
-        ),
-        (is_active, running, func.coalesce(run.c.launched_at, run.c.claimed_at)),
-        (status == statuses.completed, "completed", run.c.recorded_at),
-        (status == statuses.failed, "failed", run.c.recorded_at),
-        (is_set_aside, held, tracked.c.first_seen_at),
-        (status == statuses.enrolled, queued, tracked.c.enrolled_seen_at),
-        (
-            status.in_(statuses.waiting) | tracked.c.task_id.is_not(None),
-            waiting,
-            tracked.c.first_seen_at,
-        ),
-        (run.c.outcome == Outcome.SUCCEEDED.value, "completed", run.c.recorded_at),
-    ]
-    state = case(*((when, literal(name)) for when, name, _ in by_state), else_=literal("failed"))
-    since = case(*((when, instant) for when, _, instant in by_state), else_=run.c.recorded_at)
-    is_waiting = run.c.id.is_(None) & status.in_(statuses.waiting) & ~is_set_aside
-    is_queued = run.c.id.is_(None) & (status == statuses.enrolled) & ~is_set_aside
-    left = operators.c.enrollment_timeout - _seconds_since(tracked.c.first_seen_at, is_sqlite)
-    refusal = func.coalesce(run.c.refusal, tracked.c.refusal)
+    run, later, tracked = runs.alias("run"), runs.alias("later"), tracked_tasks
+    status, statuses = tables.status, tables.statuses
+    is_of_this_round = or_(run.c.active == 1, status.not_in(statuses.open), status.is_(None))
     source = (
         tables.tasks.outerjoin(tracked, tracked.c.task_id == tables.id)
         .outerjoin(run, (run.c.task_id == tables.id) & is_of_this_round)
@@ -212,51 +181,68 @@ def _build_view(tables: Tables, installation: str, *, is_sqlite: bool) -> Select
         )
         .outerjoin(operators, operators.c.installation == installation)
     )
-    return (
-        select(
-            tables.id.label("task_id"),
-            state.label("state"),
-            status.label("status"),
-            since.label("since"),
-            case((is_waiting, case((left > 0, cast(left, Integer)), else_=0))).label(
-                "seconds_left"
-            ),
-            case((is_queued, _queue_position(tables))).label("queue_position"),
-            run.c.run_number,
-            run.c.name.label("run_name"),
-            run.c.attempt,
-            run.c.attempts,
-            case((status == statuses.completed, 100), else_=run.c.percent).label("percent"),
-            run.c.items_done,
-            run.c.items_total,
-            run.c.bytes_done,
-            run.c.bytes_total,
-            case((is_active, run.c.bytes_per_second)).label("bytes_per_second"),
-            case((is_active, run.c.current_item)).label("current_item"),
-            run.c.destination_url,
-            run.c.reason,
-            case((is_set_aside | run.c.retry_at.is_not(None), refusal), else_=run.c.message).label(
-                "message"
-            ),
-            run.c.remedy,
-            func.coalesce(run.c.first_seen_at, tracked.c.first_seen_at).label("first_seen_at"),
-            func.coalesce(run.c.enrolled_seen_at, tracked.c.enrolled_seen_at).label(
-                "enrolled_seen_at"
-            ),
-            run.c.claimed_at,
-            run.c.launched_at,
-            run.c.started_at,
-            run.c.finished_at,
-            run.c.recorded_at,
-            run.c.progress_at,
-        )
-        .select_from(source)
-        .where(
-            tables.has_key(),
-            later.c.id.is_(None),
-            or_(status.in_(statuses.known), tracked.c.task_id.is_not(None), run.c.id.is_not(None)),
-        )
+    is_known = or_(
+        status.in_(statuses.known), tracked.c.task_id.is_not(None), run.c.id.is_not(None)
     )
+    computed: dict[str, ColumnElement[Any]] = {
+        "task_id": tables.id,
+        "status": status,
+        **_waits(tables, run, is_sqlite=is_sqlite),
+        **_states(tables, run),
+    }
+    names = [column.name for column in task_status.c]
+    columns = (computed[name] if name in computed else run.c[name] for name in names)
+    return (
+        select(*(column.label(name) for column, name in zip(columns, names, strict=True)))
+        .select_from(source)
+        .where(tables.has_key(), later.c.id.is_(None), is_known)
+    )
+
+
+def _states(tables: Tables, run: FromClause) -> dict[str, ColumnElement[Any]]:
+    """Build the columns that follow from the run, the status and the tracked task together."""
+    tracked, status, statuses = tracked_tasks, tables.status, tables.statuses
+    is_active, is_set_aside = run.c.active == 1, tracked.c.retry_at.is_not(None)
+    is_waiting = status.in_(statuses.waiting) | tracked.c.task_id.is_not(None)
+    launched = func.coalesce(run.c.launched_at, run.c.claimed_at)
+    # The first one that applies.
+    states: list[tuple[ColumnElement[bool], str, ColumnElement[Any]]] = [
+        (is_active & (run.c.state == RunState.ENDED.value), "held", run.c.recorded_at),
+        (is_active & (run.c.state == RunState.CLAIMED.value), "queued", run.c.enrolled_seen_at),
+        (is_active, "running", launched),
+        (status == statuses.completed, "completed", run.c.recorded_at),
+        (status == statuses.failed, "failed", run.c.recorded_at),
+        (is_set_aside, "held", tracked.c.first_seen_at),
+        (status == statuses.enrolled, "queued", tracked.c.enrolled_seen_at),
+        (is_waiting, "waiting", tracked.c.first_seen_at),
+        (run.c.outcome == Outcome.SUCCEEDED.value, "completed", run.c.recorded_at),
+    ]
+    refusal = func.coalesce(run.c.refusal, tracked.c.refusal)
+    is_held = is_set_aside | run.c.retry_at.is_not(None)
+    return {
+        "state": case(*((when, literal(name)) for when, name, _ in states), else_="failed"),
+        "since": case(*((when, since) for when, _, since in states), else_=run.c.recorded_at),
+        "run_name": run.c.name,
+        "percent": case((status == statuses.completed, 100), else_=run.c.percent),
+        "bytes_per_second": case((is_active, run.c.bytes_per_second)),
+        "current_item": case((is_active, run.c.current_item)),
+        "message": case((is_held, refusal), else_=run.c.message),
+    }
+
+
+def _waits(tables: Tables, run: FromClause, *, is_sqlite: bool) -> dict[str, ColumnElement[Any]]:
+    """Build the columns about the gate: how long a task may wait, and its place in the queue."""
+    tracked, status, statuses = tracked_tasks, tables.status, tables.statuses
+    is_at_gate = run.c.id.is_(None) & tracked.c.retry_at.is_(None)
+    left = operators.c.enrollment_timeout - _seconds_since(tracked.c.first_seen_at, is_sqlite)
+    seconds_left = case((left > 0, cast(left, Integer)), (left <= 0, 0))
+    is_queued = is_at_gate & (status == statuses.enrolled)
+    return {
+        "seconds_left": case((is_at_gate & status.in_(statuses.waiting), seconds_left)),
+        "queue_position": case((is_queued, _queue_position(tables))),
+        "first_seen_at": func.coalesce(run.c.first_seen_at, tracked.c.first_seen_at),
+        "enrolled_seen_at": func.coalesce(run.c.enrolled_seen_at, tracked.c.enrolled_seen_at),
+    }
 
 
 def _seconds_since(instant: ColumnElement[Any], is_sqlite: bool) -> ColumnElement[Any]:

@@ -7,11 +7,12 @@ It passes the observations of finished runs back to `discard`. So a launcher nev
 what it has seen.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from enrollgate.domain.observation import LaunchOutcome, LaunchResult, Observation, Phase
 from enrollgate.domain.planner import Launch
+from enrollgate.domain.progress import RunProgress
 from enrollgate.domain.run import RunPlace
 from enrollgate.domain.run_event import RunEvent, RunEventType
 
@@ -105,6 +106,18 @@ class Launcher(Protocol):
         `uid` is the Job's UID as it was observed: another Job of the same name is not touched. With
         `keep_name`, its name stays taken until its last process has ended.
         Raises LauncherRefused if this run cannot be stopped now, LauncherUnavailable if no run can.
+        """
+        ...
+
+    def read_progress(
+        self, names: Sequence[str], wait_for_turn: Callable[[], bool]
+    ) -> Iterator[tuple[str, RunProgress]]:
+        """Yield how far these runs are, as far as that is known. No decision depends on it.
+
+        `wait_for_turn` is called before each request to a server; if it returns False, nothing more
+        is read. Called from another thread than the other methods.
+
+        Raises LauncherUnavailable if no run's progress can be read now.
         """
         ...
 

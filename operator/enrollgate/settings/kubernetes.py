@@ -73,6 +73,14 @@ class KubernetesSettings(BaseModel):
     create_concurrency: int = Field(
         8, ge=1, le=100, description="Maximum number of requests to the API server at a time."
     )
+    progress_rate: float = Field(
+        5.0,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="Requests a second, at most, by which the operator reads the progress of live "
+        "pods from their logs, one pod after the other. 0: progress is not read.",
+    )
     leader_election: bool = Field(
         False,
         description="Whether replicas elect, by a Lease, the one that works. Without it nothing is "

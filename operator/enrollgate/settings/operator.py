@@ -121,6 +121,11 @@ class Settings(WorkerSettings):
     run_ttl: Seconds = Field(
         86400, description="Seconds that the log and the report of a finished run are kept."
     )
+    history: Seconds = Field(
+        15_552_000,
+        description="Seconds that finished runs are kept in the database; 180 days by default. "
+        "Runs of tasks that are waiting or enrolled are kept longer.",
+    )
 
     # where runs are
     launcher: Literal["local", "kubernetes"] = Field(

@@ -26,6 +26,7 @@ from enrollgate.worker.course import (
     Downloader,
     Fetched,
     Item,
+    OnBytes,
     OnFetched,
     PlaylistFound,
 )
@@ -212,7 +213,7 @@ class Pipeline:
             self._remove(item)
             with self._listing_lock:
                 self._playlist_items.extendleft(reversed(playlist.items))
-            self._progress.item_expanded(len(playlist.items))
+            self._progress.item_expanded(item, len(playlist.items))
         except (Failure, OSError) as error:
             failure = error if isinstance(error, Failure) else scratch_failure(error)
             self._record_failure(item, failure)
@@ -294,8 +295,8 @@ class Pipeline:
                 if self._cannot_deliver():
                     self._keep_partial(item)  # else the others would wait for its room
                     continue
-                meter = Meter(self._limits.upload_bandwidth)
-                delivered = self._destination.deliver(item, fetched, meter)
+                on_bytes = self._build_on_bytes(item)
+                delivered = self._destination.deliver(item, fetched, on_bytes)
                 self._remove(item)
                 with self._lock:
                     self._failed_deliveries_in_a_row = 0
@@ -310,6 +311,15 @@ class Pipeline:
                 self._keep_partial(item)
                 self._record_bug(error)
                 self._stop_deliveries()
+
+    def _build_on_bytes(self, item: Item) -> OnBytes:
+        meter = Meter(self._limits.upload_bandwidth)
+
+        def on_bytes(sent: int) -> None:
+            self._progress.item_sent(item, sent)
+            meter(sent)
+
+        return on_bytes
 
     def _handle_failed_delivery(self, item: Item, failure: Failure) -> None:
         """Record a failed delivery. End the run if the destination itself is the problem."""

@@ -43,7 +43,12 @@ def work(
     seconds.
     """
     start = monotonic()
-    progress = Progress(path=order.progress_path, clock=clock)
+    progress = Progress(
+        path=order.progress_path,
+        clock=clock,
+        attempt=order.attempt,
+        attempts=order.max_attempts,
+    )
     try:
         report = _attempt(order, progress, stop, monotonic)
     except Failure as failure:
@@ -78,7 +83,7 @@ def _attempt(
     try:
         course = downloader.open()
         destination.open(course.title)
-        progress.begin(course.title, course.total, order.attempt_tag)
+        progress.begin(course.title, course.total, order.attempt_tag, destination.location[1])
         pipeline = Pipeline(
             downloader,
             destination,

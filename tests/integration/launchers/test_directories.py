@@ -24,6 +24,7 @@ from tests.unprivileged import modes_apply
 
 from enrollgate.domain.observation import LaunchOutcome, Phase
 from enrollgate.domain.order import RunOrder
+from enrollgate.domain.progress import RunProgress
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.run import is_run_of
 from enrollgate.domain.run_event import RunEvent, RunEventType
@@ -439,7 +440,11 @@ time.sleep(600)
     launcher = harness.launcher(script)
     name = start(launcher)
     wait_for(lambda: "ready" in harness.note_names())
-    assert read_progress(harness.work_dir, name) == {"items_done": 2}
+    progress = RunProgress(1, 1, items_done=2)
+    assert read_progress(harness.work_dir, name) == progress
+    unknown = f"{name}0"
+    found = launcher.read_progress([name, unknown, "../x"], lambda: True)
+    assert list(found) == [(name, progress)]
 
 
 def test_files_of_a_run_are_private_to_their_owner(harness: LocalLauncherHarness) -> None:

@@ -62,7 +62,9 @@ def test_a_course_is_delivered_whole_with_its_manifest(
     assert "[ATTEMPT 1/3] course 'A course', 4 items" in log and "50 % (2 of 4 items)" in log
     assert "secret" not in log
     progress = json.loads((tmp_path / "progress.json").read_text())
-    assert (progress["items_done"], progress["items_total"], progress["bytes"]) == (4, 4, site.size)
+    columns = ("items_done", "items_total", "bytes_done", "percent", "current_item")
+    assert [progress[column] for column in columns] == [4, 4, site.size, 100, ""]
+    assert str(progress["destination_url"]).startswith("file:///")
 
 
 def test_a_second_attempt_downloads_no_delivered_file_again(

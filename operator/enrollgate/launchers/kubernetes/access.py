@@ -32,6 +32,7 @@ def permissions(lease: str | None) -> tuple[Permission, ...]:
     basic = (
         Permission("batch", "jobs", ("get", "list", "watch", "create", "patch", "delete")),
         Permission("", "pods", ("list",)),
+        Permission("", "pods/log", ("get",)),
         Permission("", "events", ("list", "create")),
     )
     if lease is None:
@@ -48,12 +49,14 @@ def check_access(api: Api, namespace: str, lease: str | None) -> Check:
     missing = list[str]()
     try:
         for permission in permissions(lease):
+            resource, _, subresource = permission.resource.partition("/")
             for verb in permission.verbs:
                 attributes = {
                     "namespace": namespace,
                     "verb": verb,
                     "group": permission.group,
-                    "resource": permission.resource,
+                    "resource": resource,
+                    "subresource": subresource,
                     "name": permission.name,
                 }
                 review = {

@@ -34,6 +34,8 @@ from enrollgate.launchers.kubernetes.tls import use_without_strict
 PAGE_SIZE = 500
 # How many times a request is sent before the API server counts as unavailable.
 MAX_ATTEMPTS = 4
+# Bytes of a text, at most.
+TEXT_LIMIT = 2**17
 # Seconds to connect, and to wait for an answer.
 TIMEOUT = (5.0, 30.0)
 _BACKOFF = Backoff(base=0.25, factor=3.0, cap=5.0)
@@ -191,6 +193,20 @@ class Api:
                 f"did not serve {method} {path}: {error}",
                 retry_after=error.retry_after,
             ) from error
+
+    def read_text(self, path: str, *, query: Mapping[str, str]) -> str:
+        """Send a GET request once, and return the end of the text that the server answers.
+
+        Raises ApiError if the server refuses the request or cannot serve it now, and
+        LauncherUnavailable if it cannot be reached.
+        """
+        try:
+            status, _, data = self._send("GET", path, query, None, TIMEOUT)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise LauncherUnavailable(f"{path}: {type(error).__name__}: {error}") from error
+        if status >= HTTPStatus.BAD_REQUEST:
+            raise ApiError.parse(status, data)
+        return data[-TEXT_LIMIT:].decode(errors="replace")
 
     def pages(self, path: str, *, query: Mapping[str, str]) -> Iterator[list[Json]]:
         """Yield all objects of a listing, page by page, as of one moment. A failure raises.

@@ -69,6 +69,8 @@ _ABOUT_OBJECT = frozenset(
 
 # Characters of a text, at most; a termination message has 4096.
 _TEXT_LIMIT = 2**15
+# Lines of a pod's log in which its last progress line is looked for.
+LOG_LINES = 40
 
 
 class QuotaExceeded(Exception):
@@ -150,6 +152,21 @@ class JobClient:
             if pod.job in uids and uids[pod.job] in (None, pod.job_uid):
                 pods[pod.job].append(pod)
         return pods
+
+    def log_end(self, pod: str) -> str:
+        """Return the last lines of a pod's log; empty if there is none.
+
+        The request is sent once. Raises LauncherUnavailable.
+        """
+        path = f"/api/v1/namespaces/{self._namespace}/pods/{pod}/log"
+        query = {"container": WORKER, "tailLines": str(LOG_LINES)}
+        try:
+            return self._api.read_text(path, query=query)
+        except ApiError as error:
+            # Not found, not started yet, or its node is away: that pod alone.
+            if error.status != HTTPStatus.FORBIDDEN:
+                return ""
+            raise self._refused(error) from error
 
     def events(self, name: str) -> list[EventView]:
         """List the Events of the object of this name."""

@@ -14,7 +14,7 @@ The pod of a deleted Job may still be ending (background deletion, `kubectl dele
 counts as live until that pod is gone, so that a second worker never runs beside the first.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -23,13 +23,19 @@ import structlog
 from enrollgate.domain.observation import LaunchOutcome, LaunchResult, Observation, Phase
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.planner import Launch
+from enrollgate.domain.progress import RunProgress, find_last
 from enrollgate.domain.run import RunPlace
 from enrollgate.domain.run_event import RunEvent
 from enrollgate.launchers.base import LauncherRefused
 from enrollgate.launchers.kubernetes.api import Api, ConnectionDetails
 from enrollgate.launchers.kubernetes.diagnosis import build_report, explain_not_started, is_overdue
 from enrollgate.launchers.kubernetes.events import EventRecorder
-from enrollgate.launchers.kubernetes.job_client import JobClient, NameTaken, QuotaExceeded
+from enrollgate.launchers.kubernetes.job_client import (
+    JOBS_PER_LISTING,
+    JobClient,
+    NameTaken,
+    QuotaExceeded,
+)
 from enrollgate.launchers.kubernetes.manifest import JobSettings, build_job
 from enrollgate.launchers.kubernetes.request_pool import RequestPool
 from enrollgate.launchers.kubernetes.views import NEVER, JobResult, JobView, PodView
@@ -68,6 +74,10 @@ class KubernetesLauncher:
         self._clock = clock
         self._pool = RequestPool(concurrency)
         self._jobs = JobClient(api, settings.namespace, self._pool, progress)
+        # Of its own: a thread that reads progress is no sign of life of the passes, and must not
+        # wait for their requests, nor they for its.
+        self._progress_pool = RequestPool(1)
+        self._progress_jobs = JobClient(api, settings.namespace, self._progress_pool, lambda: None)
         self._recorder = EventRecorder(api, settings.namespace, clock=clock)
 
     def connection_details(self) -> ConnectionDetails:
@@ -221,6 +231,24 @@ class KubernetesLauncher:
         ]
         self._pool.map(lambda job: self._jobs.mark_recorded(*job), finished)
 
+    def read_progress(
+        self, names: Sequence[str], wait_for_turn: Callable[[], bool]
+    ) -> Iterator[tuple[str, RunProgress]]:
+        """See `Launcher.read_progress`: the last progress line in the log of each running pod."""
+        for start in range(0, len(names), JOBS_PER_LISTING):
+            if not wait_for_turn():
+                return
+            batch = dict.fromkeys(names[start : start + JOBS_PER_LISTING])
+            for name, pods in self._progress_jobs.pods_by_job(batch).items():
+                running = [pod for pod in pods if pod.has_started and not pod.is_finished]
+                if not running:
+                    continue
+                if not wait_for_turn():
+                    return
+                newest = max(running, key=lambda pod: pod.created)
+                if (progress := find_last(self._progress_jobs.log_end(newest.name))) is not None:
+                    yield name, progress
+
     def record_event(self, name: str, uid: str | None, event: RunEvent) -> None:
         """See `Launcher.record_event`: a Kubernetes Event on the Job."""
         if uid is not None:
@@ -230,6 +258,7 @@ class KubernetesLauncher:
         """Write the last Events and close the connections."""
         self._recorder.close()
         self._pool.close()
+        self._progress_pool.close()
         self.api.close()
 
 

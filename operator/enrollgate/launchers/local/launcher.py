@@ -51,6 +51,7 @@ from enrollgate.common.redaction import redact
 from enrollgate.domain.observation import LaunchOutcome, LaunchResult, Observation, Phase
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.planner import Launch
+from enrollgate.domain.progress import RunProgress
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
 from enrollgate.domain.run import is_run_of
@@ -64,6 +65,7 @@ from enrollgate.launchers.local.run_directory import (
     RunSpec,
     finished_folder,
     is_run_name,
+    read_progress,
     remove,
     runs_folder,
 )
@@ -259,6 +261,17 @@ class LocalLauncher:
                 send_signal(process, signal.SIGTERM)
             elif not run.is_live():
                 self._kill_leftovers(run)
+
+    def read_progress(
+        self,
+        names: Sequence[str],
+        wait_for_turn: Callable[[], bool],  # noqa: ARG002 -- no server is asked
+    ) -> Iterator[tuple[str, RunProgress]]:
+        """See `Launcher.read_progress`: the files that the workers write."""
+        for name in names:
+            with contextlib.suppress(OSError):
+                if (progress := read_progress(self._runs.parent, name)) is not None:
+                    yield name, progress
 
     def record_event(
         self,

@@ -36,30 +36,20 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import UnionType
 
 from enrollgate.common.backoff import Backoff
 from enrollgate.common.files import write_private
 from enrollgate.common.processes import Process
-from enrollgate.common.redaction import redact
 from enrollgate.common.strict_json import SIZE_LIMIT, parse_json
 from enrollgate.domain.order import RunOrder
+from enrollgate.domain.progress import MalformedProgress, RunProgress
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
 from enrollgate.launchers.local.exit_result import RunResult
 
 _NAME = re.compile(r"[a-z0-9-]{1,63}")
-# The fields of a progress file; others are left out.
-_PROGRESS_TYPES: Mapping[str, type | UnionType] = {
-    "items_done": int,
-    "items_total": int | None,
-    "bytes": int,
-    "current": str,
-    "updated_at": int | float,
-}
 # What may be in the place of a file, in words.
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -266,7 +256,7 @@ class RunDirectory:
             os.close(descriptor)
 
 
-def read_progress(work_dir: Path, name: str) -> Mapping[str, object] | None:
+def read_progress(work_dir: Path, name: str) -> RunProgress | None:
     """Return the last progress that the worker of a live run wrote; None if there is none that can
     be understood.
 
@@ -275,11 +265,10 @@ def read_progress(work_dir: Path, name: str) -> Mapping[str, object] | None:
     if not is_run_name(name):
         return None
     found = read_object(RunDirectory(runs_folder(work_dir) / name).progress)
-    return found and {
-        field: redact(value, 200) if isinstance(value, str) else value
-        for field, value in found.items()
-        if isinstance(value, _PROGRESS_TYPES.get(field, ()))
-    }
+    try:
+        return RunProgress.from_dict(found)
+    except MalformedProgress:
+        return None
 
 
 def runs_folder(work_dir: Path) -> Path:

@@ -44,6 +44,24 @@ def upgrade() -> None:
             "ix_enrollgate_tasks_retry": ["retry_at"],
         },
     )
+    _create_runs()
+    _create(
+        "enrollgate_operators",
+        sa.Column("installation", sa.String(63), primary_key=True),
+        sa.Column("version", sa.String(64)),
+        sa.Column("launcher", sa.String(16)),
+        sa.Column("last_pass_at", _INSTANT),
+        sa.Column("pass_seconds", sa.Double),
+        sa.Column("enrollment_timeout", sa.Double),
+        sa.Column("max_concurrent_runs", sa.Integer),
+        sa.Column("check_interval", sa.Double),
+        sa.Column("started_at", _INSTANT),
+        sa.Column("task_view", sa.String(64)),
+        indexes={},
+    )
+
+
+def _create_runs() -> None:
     _create(
         "enrollgate_runs",
         sa.Column("id", _KEY, primary_key=True, autoincrement=True),
@@ -95,20 +113,6 @@ def upgrade() -> None:
             "ix_enrollgate_runs_active": ["active", "installation"],
             "ix_enrollgate_runs_finished": ["finished_at"],
         },
-    )
-    _create(
-        "enrollgate_operators",
-        sa.Column("installation", sa.String(63), primary_key=True),
-        sa.Column("version", sa.String(64)),
-        sa.Column("launcher", sa.String(16)),
-        sa.Column("last_pass_at", _INSTANT),
-        sa.Column("pass_seconds", sa.Double),
-        sa.Column("enrollment_timeout", sa.Double),
-        sa.Column("max_concurrent_runs", sa.Integer),
-        sa.Column("check_interval", sa.Double),
-        sa.Column("started_at", _INSTANT),
-        sa.Column("task_view", sa.String(64)),
-        indexes={},
     )
 
 

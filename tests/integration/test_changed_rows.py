@@ -355,6 +355,10 @@ def test_a_task_set_back_within_one_pass_gets_a_fresh_run(
     monkeypatch.setattr(runs, "unfinished", set_back_first)
     world.reconcile()
     assert first in world.launcher.stopping
+    check_fresh_run(world, task)
+
+
+def check_fresh_run(world: World, task: int) -> None:
     world.reconcile()
     assert [run.outcome for run in world.runs(task)] == ["revoked", None]
     assert world.launcher.live == [f"test-{task}-2"]

@@ -710,3 +710,90 @@ def test_a_trigger_that_changes_the_course_is_noticed(
         world.clock.advance(LONGEST_SET_ASIDE)
         world.reconcile()
         assert world.status(task) == "completed"
+
+
+def guard_runs(world: World, event_of: str, task: int, condition: str) -> None:
+    """Let the database refuse to write the runs of one task, as an administrator's trigger does."""
+    when = f"NEW.task_id = {task} AND {condition}"
+    world.sql(
+        f"CREATE TRIGGER guard BEFORE {event_of} ON enrollgate_runs FOR EACH ROW WHEN {when} "
+        "BEGIN SELECT RAISE(ABORT, 'the guard says no'); END"
+        if world.database.is_sqlite
+        else f"CREATE TRIGGER guard BEFORE {event_of} ON enrollgate_runs FOR EACH ROW BEGIN "
+        f"IF {when} THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'the guard says no'; "
+        "END IF; END"
+    )
+
+
+@pytest.mark.parametrize("is_tracked", [True, False])
+def test_task_that_cannot_be_claimed_keeps_no_other_from_its_run(
+    database_url: str, is_tracked: bool
+) -> None:
+    with closing(World(database_url)) as world:
+        first = world.add("pending" if is_tracked else "enrolled")
+        bad, last = first + 1, first + 2
+        guard_runs(world, "INSERT", bad, "1 = 1")
+        if is_tracked:
+            for _ in (bad, last):
+                world.add("pending")
+            world.reconcile()
+            for task in (first, bad, last):
+                world.set(task, "enrolled")
+            world.reconcile()
+        else:
+            world.reconcile()
+            for _ in (bad, last):
+                world.add("enrolled")
+            # A focused pass claims tasks that no full pass has seen.
+            world.launcher.succeed(f"test-{first}-1")
+            world.operator.reconcile({f"test-{first}-1"})
+        runs_of_others = {f"test-{last}-1"} | ({f"test-{first}-1"} if is_tracked else set())
+        assert set(world.launcher.live) == runs_of_others
+        assert set_aside(world) == [(bad, 1)]
+        assert "the guard says no" in str(queries.tasks_set_aside(world.database))
+        world.reconcile()
+        assert set_aside(world) == [(bad, 1)], "it is not tried at once"
+        world.sql("DROP TRIGGER guard")
+        world.clock.advance(SET_ASIDE)
+        world.reconcile()
+        assert f"test-{bad}-1" in world.launcher.live and set_aside(world) == []
+
+
+def test_claims_one_by_one_keep_to_the_limit(database_url: str) -> None:
+    policy = Policy(enrollment_timeout=300, max_concurrent_runs=2)
+    with closing(World(database_url, policy)) as world:
+        bad = world.add("enrolled")
+        guard_runs(world, "INSERT", bad, "1 = 1")
+        others = [world.add("enrolled") for _ in range(3)]
+        while world.reconcile().more:
+            pass
+        assert world.launcher.live == [f"test-{task}-1" for task in others[:2]]
+
+
+@pytest.mark.parametrize("state", ["launched", "finished"])
+def test_run_whose_own_row_cannot_be_written_keeps_no_other_back(
+    database_url: str, state: str
+) -> None:
+    policy = Policy(enrollment_timeout=300, max_concurrent_runs=2)
+    with closing(World(database_url, policy)) as world:
+        bad, other = world.add("enrolled"), world.add("enrolled")
+        states = "('finished', 'ended')" if state == "finished" else "('launched')"
+        guard_runs(world, "UPDATE", bad, f"NEW.state IN {states}")
+        world.reconcile()
+        assert set(world.launcher.live) == {f"test-{bad}-1", f"test-{other}-1"}
+        assert [run.state for run in world.runs(other)] == ["launched"]
+        world.launcher.succeed(f"test-{bad}-1")
+        third = world.add("enrolled")
+        for _ in range(2):
+            world.reconcile()
+        assert set(world.launcher.live) == {f"test-{other}-1", f"test-{third}-1"}
+        if state == "finished":
+            assert world.status(bad) == "enrolled" and set_aside(world) == [(bad, 1)]
+            world.clock.advance(SET_ASIDE)
+            world.reconcile()
+            assert set_aside(world) == [(bad, 2)]
+            world.sql("DROP TRIGGER guard")
+            world.clock.advance(2 * SET_ASIDE)
+            world.reconcile()
+        assert world.status(bad) == "completed" and len(world.runs(bad)) == 1
+        assert set_aside(world) == [] and f"test-{bad}-1" not in world.launcher.runs

@@ -13,6 +13,7 @@ import structlog
 
 from enrollgate.control.task_log import TaskLog
 from enrollgate.database import (
+    DatabaseError,
     DatabaseMisconfigured,
     DatabaseUnavailable,
     RowHeld,
@@ -111,6 +112,11 @@ class Confinement:
     def is_held(self, task_id: int) -> bool:
         """Return whether the task's row was held or refused when it was last tried."""
         return task_id in self._held or task_id in self._locked
+
+    def may_wait(self, error: DatabaseError) -> bool:
+        """Return whether this part of the pass may wait for further rows after this error."""
+        self._waits += isinstance(error, RowHeld | RowTimedOut)
+        return self._waits < HELD_LIMIT
 
     def note_refused(self, task_id: int | None, error: RowRefused) -> None:
         """Log once that a statement about a task was refused; the next pass tries it again."""

@@ -59,13 +59,10 @@ class Gate:
         self.waiting = self.enrolled = 0
         # Whether a part of this pass has reached its limit.
         self.is_limited = False
-        # Tasks with a run that this pass has seen finished or deleted.
-        self.left = dict[int, TaskState]()
 
     def begin_pass(self) -> None:
         """Forget what the last pass has seen."""
         self.is_limited = False
-        self.left.clear()
 
     def follow_clock(self, seen: Backlog, before: float) -> int:
         """Move the waits with the database's clock, if it was set since the last full pass.
@@ -152,10 +149,9 @@ class Gate:
                 why = "row deleted" if task.state is TaskState.MISSING else task.state.value
                 elapsed = (now - task.since).total_seconds()
                 self._log.log_closed(task.task_id, task.status or task.was, f"over: {why}", elapsed)
-            self.left |= {task.task_id: task.state for task in known if task.has_run}
             untracked += len(known)
             # What happens to a task with a run is decided together with that run.
-            unknown += (t for t in left if t.state is TaskState.UNKNOWN and not t.has_run)
+            unknown += (t for t in left if t.state is TaskState.UNKNOWN and t.run_id is None)
             self._confinement.progress()
             if max(untracked, len(unknown)) >= tasks.GATE_LIMIT or self._confinement.is_stopping():
                 self.is_limited = True

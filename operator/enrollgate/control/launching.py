@@ -11,7 +11,15 @@ from datetime import datetime
 import structlog
 
 from enrollgate.control.confinement import Confinement
-from enrollgate.database import Database, Tables, claims, runs, set_aside
+from enrollgate.database import (
+    Database,
+    RowHeld,
+    RowRefused,
+    Tables,
+    claims,
+    runs,
+    set_aside,
+)
 from enrollgate.domain.observation import LaunchOutcome, LaunchResult
 from enrollgate.domain.planner import Launch
 from enrollgate.domain.run import UnfinishedRun
@@ -109,9 +117,14 @@ class RunLauncher:
         """
         if not existing:
             return 0
-        new = runs.mark_launched(
-            self._database, {run.name: launched_at for run, _, launched_at in existing}
-        )
+        instants = {run.name: launched_at for run, _, launched_at in existing}
+        try:
+            new = runs.mark_launched(self._database, instants)
+        except (RowHeld, RowRefused):
+            new = set()
+            for run, _, launched_at in existing:
+                with self._confinement.confined(run.task_id):
+                    new |= runs.mark_launched(self._database, {run.name: launched_at})
         metrics.RUNS_LAUNCHED.inc(len(new))
         for run, uid, _ in existing:
             if run.name in new:

@@ -23,7 +23,7 @@ which unknown statuses, errors and other places were warned about, and whose row
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
@@ -33,7 +33,17 @@ from enrollgate.control.confinement import HELD_LIMIT, Confinement
 from enrollgate.control.gate import Gate
 from enrollgate.control.launching import UNFORESEEN, RunLauncher
 from enrollgate.control.task_log import TaskLog
-from enrollgate.database import Database, RowRefused, Tables, backlog, claims, runs, tasks
+from enrollgate.database import (
+    Database,
+    DatabaseError,
+    RowRefused,
+    Tables,
+    backlog,
+    claims,
+    runs,
+    set_aside,
+    tasks,
+)
 from enrollgate.database.runs import Recorded
 from enrollgate.domain.observation import Observation, Phase
 from enrollgate.domain.planner import (
@@ -228,6 +238,17 @@ class Reconciler:
         limit = self._policy.max_concurrent_runs
         if not is_work_left or remaining >= limit:
             return 0, _Applied(0, 0, 0)
+
+        def set_claim_aside(task_id: int, refusals: int, error: DatabaseError) -> bool:
+            """Set a task aside that cannot be claimed. The others are claimed."""
+            self._is_limited = True
+            with self._confinement.confined(task_id):
+                until = self._confinement.set_aside_until(
+                    task_id, refusals, "database", str(error), now
+                )
+                set_aside.set_enrolled_aside(self._database, self._tables, task_id, now, until)
+            return self._confinement.may_wait(error)
+
         claimed = claims.claim(
             self._database,
             self._tables,
@@ -236,6 +257,7 @@ class Reconciler:
             place=self._launcher.place,
             limit=limit,
             unfinished=remaining,
+            on_refusal=set_claim_aside,
         )
         # A run that was just claimed is created, or adopted if another operator has created it
         # meanwhile: the plan needs no observation of it.
@@ -259,10 +281,6 @@ class Reconciler:
         actions, orphans, here = list[Action](), dict(observed), self._launcher.place
         for run in unfinished:
             seen = orphans.pop(run.name, None)
-            left = self._gate.left.get(run.task_id)
-            if run.task is TaskState.ENROLLED and left is not None:
-                # Node.js set the task back meanwhile: a fresh start, with a new run.
-                run = replace(run, task=left)  # noqa: PLW2901 -- as it was seen
             is_planned = list[bool]()
             with self._confinement.confined(run.task_id):
                 found = {} if seen is None else {run.name: seen}
@@ -444,9 +462,15 @@ class Reconciler:
             if action.task_to is None:
                 raise
             until = self._confinement.set_aside_until(
-                run.task_id, run.refusals, "database", str(error), now
+                run.task_id, run.refusals or run.launch_refusals, "database", str(error), now
             )
-            recorded = runs.record(self._database, self._tables, action, until=until)
+            try:
+                recorded = runs.record(self._database, self._tables, action, until=until)
+            except RowRefused:
+                # Our own row of the run cannot be written. What the launcher has stays there, and
+                # the slot is free until it is tried again.
+                set_aside.set_enrolled_aside(self._database, self._tables, run.task_id, now, until)
+                return False
         if recorded is Recorded.OVERTAKEN:
             _LOG.debug("a run is left to the operator that has changed it", run=run.name)
             return False

@@ -23,6 +23,7 @@ It imports `settings`, `domain` and `common` only.
 
 from enrollgate.database.engine import Database, open_database
 from enrollgate.database.errors import (
+    DatabaseError,
     DatabaseMisconfigured,
     DatabaseUnavailable,
     RowHeld,
@@ -34,6 +35,7 @@ from enrollgate.database.tables import Tables
 
 __all__ = [
     "Database",
+    "DatabaseError",
     "DatabaseMisconfigured",
     "DatabaseUnavailable",
     "RowHeld",

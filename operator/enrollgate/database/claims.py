@@ -1,13 +1,16 @@
 """Runs come into being: claimed for enrolled tasks, released, or recorded as never launched."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
     Insert,
+    Select,
     String,
     cast,
     delete,
@@ -19,8 +22,14 @@ from sqlalchemy import (
 
 from enrollgate.common.redaction import redact
 from enrollgate.database.engine import Database
+from enrollgate.database.errors import (
+    DatabaseError,
+    DatabaseMisconfigured,
+    RowHeld,
+    RowRefused,
+)
 from enrollgate.database.runs import read_unfinished, select_unfinished_count
-from enrollgate.database.set_aside import SetAside, mark_set_aside
+from enrollgate.database.set_aside import SetAside, mark_enrolled_set_aside
 from enrollgate.database.tables import (
     MESSAGE_LIMIT,
     Tables,
@@ -30,6 +39,11 @@ from enrollgate.database.tables import (
 )
 from enrollgate.domain.reasons import Reason, explain
 from enrollgate.domain.run import Outcome, RunPlace, RunState, UnfinishedRun, run_name
+
+_last = runs.alias("last")
+# Called with the id of a task that cannot be claimed, how often it was refused before, and the
+# error. Returns whether to go on.
+OnClaimRefused = Callable[[int, int, DatabaseError], bool]
 
 
 def claim(
@@ -41,6 +55,7 @@ def claim(
     place: RunPlace,
     limit: int,
     unfinished: int,
+    on_refusal: OnClaimRefused = lambda *_: True,
 ) -> list[UnfinishedRun]:
     """Claim runs for enrolled tasks that have no unfinished run, lowest id first, for this place.
 
@@ -52,36 +67,72 @@ def claim(
 
     Two operators that claim at the same time keep to the limit together: see `next_id`. Also,
     unique keys allow no task to be claimed twice.
-    """
 
-    def change(connection: Connection) -> list[UnfinishedRun]:
-        counted = unfinished
+    If the statement is refused, each task is claimed alone, and `on_refusal` is called for those
+    that cannot be.
+    """
+    now = database.clock_expression()
+
+    def change(
+        connection: Connection, *, claimed: int = 0, only: int | None = None
+    ) -> list[UnfinishedRun]:
+        counted = unfinished + claimed
         for _ in range(2):
             inserted = connection.execute(
                 _build_claim(
                     tables,
-                    database.clock_expression(),
+                    now,
                     claim_id=claim_id,
                     installation=installation,
                     place=place,
                     slots=limit - counted,
                     unfinished=counted,
+                    only=only,
                 )
             )
             if inserted.rowcount:
-                # `_build_claim` inserts them in the order of their ids, without gaps. Of explicit
-                # ids, both databases report the last one:
-                # https://dev.mysql.com/doc/c-api/8.4/en/mysql-insert-id.html
-                last: int = inserted.lastrowid
-                mine = runs.c.id.between(last - inserted.rowcount + 1, last)
+                # `_build_claim` inserts them in the order of their ids, and nobody else can insert
+                # after them before this transaction ends: see `next_id`. The id that the server
+                # reports is another one if the table has a trigger, for example of an audit.
+                last = select(func.max(_last.c.id)).scalar_subquery()
+                mine = (runs.c.id > last - inserted.rowcount) & (runs.c.claim_id == claim_id)
                 return read_unfinished(connection, tables, mine)
-            recounted = connection.execute(select_unfinished_count(installation)).scalar_one()
+            recounted = connection.execute(select_unfinished_count(installation, now)).scalar_one()
             if not counted < recounted < limit:
                 break
             counted = recounted  # another operator has claimed meanwhile, and left slots free
         return []
 
-    return database.run_in_transaction(change)
+    try:
+        return database.run_in_transaction(change)
+    except (RowHeld, RowRefused, DatabaseMisconfigured):
+        with database.read_transaction() as connection:
+            chosen = _select_claimable(tables, now).limit(limit - unfinished)
+            candidates = connection.execute(chosen).all()
+    claimed = list[UnfinishedRun]()
+    for task_id, refusals in candidates:
+        try:
+            alone = partial(change, claimed=len(claimed), only=task_id)
+            claimed += database.run_in_transaction(alone, of_one_row=True)
+        except (RowHeld, RowRefused) as error:
+            if not on_refusal(task_id, refusals, error):
+                break
+    return claimed
+
+
+def _select_claimable(tables: Tables, now: ColumnElement[datetime]) -> Select[Any]:
+    """Build the statement of the enrolled tasks without a run, with their refusals, lowest first.
+
+    Those that are set aside are left out.
+    """
+    has_run = select(runs.c.id).where(runs.c.task_id == tables.id, runs.c.active == 1).exists()
+    return (
+        select(tables.id, func.coalesce(func.max(tracked_tasks.c.refusals), 0))
+        .select_from(tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id))
+        .where(tables.is_enrolled(), ~has_run, is_not_set_aside(now))
+        .group_by(tables.id)  # where no key keeps ids unique, one row of several
+        .order_by(tables.id)
+    )
 
 
 def next_id() -> ColumnElement[int]:
@@ -92,8 +143,7 @@ def next_id() -> ColumnElement[int]:
     the first, is refused (a duplicate key), and `run_in_transaction` tries it again: then it counts
     the first one's runs. An id by AUTO_INCREMENT would let both commit, above the limit.
     """
-    last = runs.alias("last")
-    return select(func.coalesce(func.max(last.c.id), 0) + 1).scalar_subquery()
+    return select(func.coalesce(func.max(_last.c.id), 0) + 1).scalar_subquery()
 
 
 def _build_claim(
@@ -105,18 +155,21 @@ def _build_claim(
     place: RunPlace,
     slots: int,
     unfinished: int,
+    only: int | None,
 ) -> Insert:
-    """Build the statement that claims up to `slots` runs.
+    """Build the statement that claims up to `slots` runs; with `only`, of that task alone.
 
     It claims none if more than `unfinished` runs are unfinished.
     """
     previous = (
         select(func.max(runs.c.run_number)).where(runs.c.task_id == tables.id).scalar_subquery()
     )
-    has_run = select(runs.c.id).where(runs.c.task_id == tables.id, runs.c.active == 1).exists()
-    is_as_counted = select_unfinished_count(installation).scalar_subquery() <= unfinished
+    is_as_counted = select_unfinished_count(installation, now).scalar_subquery() <= unfinished
+    chosen_tasks = _select_claimable(tables, now).where(is_as_counted)
+    if only is not None:
+        chosen_tasks = chosen_tasks.where(tables.id == only)
     chosen = (
-        select(
+        chosen_tasks.with_only_columns(
             tables.id.label("task_id"),
             (func.coalesce(previous, 0) + 1).label("run_number"),
             tables.content_sha256().label("content_sha256"),
@@ -124,10 +177,6 @@ def _build_claim(
             func.coalesce(tracked_tasks.c.first_seen_at, now).label("first_seen_at"),
             func.coalesce(tracked_tasks.c.enrolled_seen_at, now).label("enrolled_seen_at"),
         )
-        .select_from(tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id))
-        .where(tables.is_enrolled(), ~has_run, is_not_set_aside(now), is_as_counted)
-        .group_by(tables.id)  # where no key keeps ids unique, one row of several
-        .order_by(tables.id)
         .limit(slots)
         .subquery("chosen")
     )
@@ -167,10 +216,7 @@ def release(
         claimed = (runs.c.id == run.run_id, runs.c.state == RunState.CLAIMED.value)
         if connection.execute(delete(runs).where(*claimed)).rowcount != 1:
             return False
-        if not mark_set_aside(connection, run.task_id, until):
-            first = {"task_id": run.task_id, "first_seen_at": now, "refusals": 1}
-            first |= {"last_seen_status": tables.statuses.enrolled, **until.columns}
-            connection.execute(insert(tracked_tasks).values(first))
+        mark_enrolled_set_aside(connection, tables, run.task_id, now, until)
         return True
 
     return database.run_in_transaction(change, of_one_row=True)

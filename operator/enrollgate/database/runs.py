@@ -38,7 +38,14 @@ from enrollgate.database.engine import Database
 from enrollgate.database.errors import RowHeld, RowRefused
 from enrollgate.database.progress import FINAL_COLUMNS, final_values
 from enrollgate.database.set_aside import SetAside
-from enrollgate.database.tables import INSTANT, MESSAGE_LIMIT, Tables, runs, tracked_tasks
+from enrollgate.database.tables import (
+    INSTANT,
+    MESSAGE_LIMIT,
+    Tables,
+    is_not_set_aside,
+    runs,
+    tracked_tasks,
+)
 from enrollgate.domain.planner import Finish, Record, Stop
 from enrollgate.domain.reasons import Reason, explain
 from enrollgate.domain.run import (
@@ -79,6 +86,7 @@ _READ = (
     runs.c.run_number,
     runs.c.name,
     runs.c.state,
+    runs.c.task_left,
     runs.c.content_sha256,
     runs.c.claim_id,
     runs.c.outcome,
@@ -102,7 +110,8 @@ def unfinished(
     """Return the unfinished runs of this installation with their tasks.
 
     A run that has ended is left out before its `retry_at`, unless its task has another status now.
-    A run whose state only a newer version knows is left out, too.
+    So is one whose own row could not be written, while its task is set aside. A run whose state
+    only a newer version knows is left out, too.
 
     With `names`, return only the runs that have these names. One statement reads them.
     """
@@ -110,6 +119,7 @@ def unfinished(
         runs.c.active == 1,
         runs.c.installation == installation,
         runs.c.state.in_(_STATES),
+        is_not_set_aside(now),
         (runs.c.state != RunState.ENDED.value)
         | (runs.c.retry_at <= now)
         | tables.status.is_(None)
@@ -146,17 +156,19 @@ def read_unfinished(
     )
     found = dict[int, UnfinishedRun]()
     for row in connection.execute(statement):
+        task = tables.statuses.state(row.configured_status)
+        if row.is_missing:
+            task = TaskState.MISSING
+        elif task is TaskState.ENROLLED and row.task_left:
+            # Node.js has set it back since: a fresh start, with a new run.
+            task = TaskState(row.task_left)
         run = UnfinishedRun(
             run_id=row.id,
             task_id=row.task_id,
             run_number=row.run_number,
             name=row.name,
             state=RunState(row.state),
-            task=(
-                TaskState.MISSING
-                if row.is_missing
-                else tables.statuses.state(row.configured_status)
-            ),
+            task=task,
             task_status=row.status,
             email=row.email,
             course_url=row.course_url,
@@ -207,15 +219,24 @@ def unfinished_elsewhere(
 def count_unfinished(database: Database, *, installation: str) -> int:
     """Return how many slots the runs of this installation take."""
     with database.read_transaction() as connection:
-        return connection.execute(select_unfinished_count(installation)).scalar_one()
+        statement = select_unfinished_count(installation, database.clock_expression())
+        return connection.execute(statement).scalar_one()
 
 
-def select_unfinished_count(installation: str) -> Select[int]:
-    """Build the statement that counts the slots which the runs of this installation take."""
-    return select(func.count(runs.c.id)).where(
-        runs.c.active == 1,
-        runs.c.installation == installation,
-        runs.c.state != RunState.ENDED.value,
+def select_unfinished_count(installation: str, now: ColumnElement[datetime]) -> Select[int]:
+    """Build the statement that counts the slots which the runs of this installation take.
+
+    A run that has ended takes none, also if that could not be written and its task is set aside.
+    """
+    return (
+        select(func.count(runs.c.id))
+        .select_from(runs.outerjoin(tracked_tasks, tracked_tasks.c.task_id == runs.c.task_id))
+        .where(
+            runs.c.active == 1,
+            runs.c.installation == installation,
+            runs.c.state != RunState.ENDED.value,
+            is_not_set_aside(now),
+        )
     )
 
 
@@ -229,6 +250,7 @@ def still_enrolled(database: Database, tables: Tables, names: Collection[str]) -
         .join_from(runs, tables.tasks, tables.id == runs.c.task_id)
         .where(
             *_claimed(names),
+            runs.c.task_left.is_(None),
             tables.is_enrolled(),
             runs.c.content_sha256 == tables.content_sha256(),
         )
@@ -262,8 +284,10 @@ def claims(
 def mark_launched(database: Database, launched: Mapping[str, datetime | None]) -> set[str]:
     """Record that claimed runs exist at their launcher, and since when (None: since now).
 
-    Return those that no operator had recorded before.
+    Return those that no operator had recorded before. Raises RowHeld or RowRefused; then repeat it
+    for each alone.
     """
+    of_one_row = len(launched) == 1
     names = launched.keys()
     claimed = _claimed(names)
     mark = update(runs).where(*claimed)
@@ -291,9 +315,9 @@ def mark_launched(database: Database, launched: Mapping[str, datetime | None]) -
 
     try:
         # Nearly always all of them are new, and one statement is enough.
-        database.run_in_transaction(mark_all)
+        database.run_in_transaction(mark_all, of_one_row=of_one_row)
     except _Overtaken:
-        return database.run_in_transaction(mark_some)
+        return database.run_in_transaction(mark_some, of_one_row=of_one_row)
     return set(names)
 
 

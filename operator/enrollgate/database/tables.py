@@ -98,6 +98,8 @@ runs = Table(
     Column("work_dir", Text),
     Column("boot_id", String(64)),
     Column("state", String(16), nullable=False),
+    # The task's state, if it was seen finished or deleted while the run was unfinished.
+    Column("task_left", String(16)),
     Column("first_seen_at", INSTANT),
     Column("enrolled_seen_at", INSTANT),
     Column("claimed_at", INSTANT, nullable=False),

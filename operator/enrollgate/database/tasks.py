@@ -74,8 +74,8 @@ class Change:
 class LeftTask:
     """A task that was at the gate and is not any more.
 
-    With `has_run`, an unfinished run exists: what happens to the task is decided together with that
-    run.
+    If an unfinished run exists, `run_id` is its id: what happens to the task is decided together
+    with that run.
     """
 
     task_id: int
@@ -84,7 +84,7 @@ class LeftTask:
     was: str
     since: datetime
     refusals: int
-    has_run: bool
+    run_id: int | None
 
 
 # Called with the id of a task for which one of our statements was refused, and the error.
@@ -388,10 +388,10 @@ def left_gate(database: Database, tables: Tables, now: datetime) -> Iterator[lis
 
     Those that are set aside are left out.
     """
-    has_run = (
+    run_id = (
         select(runs.c.id)
         .where(runs.c.task_id == tracked_tasks.c.task_id, runs.c.active == 1)
-        .exists()
+        .scalar_subquery()
     )
     statement = (
         select(
@@ -402,7 +402,7 @@ def left_gate(database: Database, tables: Tables, now: datetime) -> Iterator[lis
             tracked_tasks.c.last_seen_status,
             tracked_tasks.c.first_seen_at,
             tracked_tasks.c.refusals,
-            has_run,
+            run_id,
         )
         .select_from(tracked_tasks.outerjoin(tables.tasks, tracked_tasks.c.task_id == tables.id))
         .where(
@@ -427,19 +427,30 @@ def left_gate(database: Database, tables: Tables, now: datetime) -> Iterator[lis
                 was,
                 since,
                 refusals,
-                bool(run),
+                run_id,
             )
-            for task_id, status, is_missing, configured, was, since, refusals, run in rows
+            for task_id, status, is_missing, configured, was, since, refusals, run_id in rows
         ]
         batch = statement.where(tracked_tasks.c.task_id > rows[-1][0])
 
 
 def untrack(database: Database, left: Sequence[LeftTask], on_refusal: OnRefusal) -> list[LeftTask]:
-    """Stop tracking these tasks, and return them; one that comes back gets a fresh timeout."""
+    """Stop tracking these tasks, and return them; one that comes back gets a fresh timeout.
 
-    def remove(connection: Connection, *, tasks: Iterable[LeftTask]) -> None:
+    The same transaction writes into their unfinished runs that they left. So a task that comes back
+    at once gets a new run, also if the operator ends now.
+    """
+
+    def remove(connection: Connection, *, tasks: Sequence[LeftTask]) -> None:
         ids = [task.task_id for task in tasks]
         connection.execute(delete(tracked_tasks).where(tracked_tasks.c.task_id.in_(ids)))
+        states = dict[TaskState, list[int]]()
+        for task in tasks:
+            if task.run_id is not None:
+                states.setdefault(task.state, []).append(task.run_id)
+        for state, run_ids in states.items():
+            unfinished = update(runs).where(runs.c.id.in_(run_ids), runs.c.active == 1)
+            connection.execute(unfinished.values(task_left=state.value))
 
     if not left:
         return []

@@ -78,6 +78,7 @@ def _create_runs() -> None:
         sa.Column("work_dir", sa.Text),
         sa.Column("boot_id", sa.String(64)),
         sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("task_left", sa.String(16)),
         sa.Column("first_seen_at", _INSTANT),
         sa.Column("enrolled_seen_at", _INSTANT),
         sa.Column("claimed_at", _INSTANT, nullable=False),

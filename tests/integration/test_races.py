@@ -239,18 +239,18 @@ def test_claim_counts_the_runs_of_a_claim_that_is_not_committed(
                 third.database, third.tables, task, EPOCH, installation="test", message="late"
             )
 
-        claims = [pool.submit(claim, held)]
+        submitted = [pool.submit(claim, held)]
         assert held.has_written.wait(60)
         if not first.database.is_sqlite:  # it has one writer at a time
             for task in early:
                 second.set(task, "enrolled")
         refusal = pool.submit(refuse if is_refused else lambda: None)
         wait([refusal], 0.5)
-        claims.append(pool.submit(claim, second.database))
-        wait(claims, 0.5)
+        submitted.append(pool.submit(claim, second.database))
+        wait(submitted, 0.5)
         held.may_commit.set()
         refusal.result()
-        assert [len(each.result()) for each in claims] == [2, 0]
+        assert [len(each.result()) for each in submitted] == [2, 0]
         assert first.scalar("SELECT COUNT(*) FROM enrollgate_runs WHERE active = 1") == 2
         assert first.status(late) == ("failed" if is_refused else "pending")
 

@@ -204,14 +204,14 @@ def test_server_that_stays_read_only_is_waited_for_and_named_once(pair: Pair) ->
         execute(str_url(pair.old), "SET GLOBAL read_only = 1")
         with working(world, database) as thread:
             for event in ("waiting for the database", "the pass was aborted"):
-                while not (found := [each for each in lines if event in each["event"]]):
+                while not (found := [each for each in lines if event in each["message"]]):
                     assert thread.is_alive(), "the operator has ended"
                     thread.join(0.01)
-                while len([each for each in lines if event in each["event"]]) < 3:
+                while len([each for each in lines if event in each["message"]]) < 3:
                     assert thread.is_alive(), "the operator has ended"
                     thread.join(0.01)
                 assert "name the primary in ENROLLGATE_DATABASE_URL" in found[0]["error"]
-                levels = [each["log_level"] for each in lines if event in each["event"]]
+                levels = [each["log_level"] for each in lines if event in each["message"]]
                 assert levels[0] in ("warning", "error") and set(levels[1:]) == {"debug"}
                 execute(str_url(pair.old), "SET GLOBAL read_only = 0")
                 until_launched(world, world.add("enrolled"), thread)

@@ -16,7 +16,7 @@ import logging, sys, threading, warnings
 import structlog
 from enrollgate.telemetry.logging import configure_logging
 
-configure_logging(sys.argv[1], "debug")
+configure_logging(sys.argv[1], "debug", installation="school")
 FORGED, ODD = (text.encode().decode("unicode_escape") for text in sys.argv[2:])
 log = structlog.get_logger("test")
 
@@ -79,7 +79,9 @@ def test_log_no_line_is_forged_and_no_secret_is_shown(log_format: str) -> None:
 
 def test_log_json_is_one_object_a_line() -> None:
     events: list[dict[str, Any]] = [json.loads(line) for line in run_program("json").splitlines()]
-    assert {"event", "level", "timestamp"} <= set.intersection(*map(set, events))
+    assert {"message", "severity", "timestamp", "version", "installation"} <= set.intersection(
+        *map(set, events)
+    )
     assert events[0]["names"] == [events[0]["status"], {"a": events[0]["odd"]}]
     tracebacks = [event["exception"] for event in events if "exception" in event]
     assert len(tracebacks) == 6
@@ -105,3 +107,36 @@ def test_gate_line_plain_status_is_shown_as_it_is() -> None:
     )
     assert "status=đã_trả waiting" in waiting_line(5, "đã_trả", 1, 300)
     assert len(waiting_line(5, "x" * 10_000, 1, 300)) < 500
+
+
+GATE_PROGRAM = """
+import sys
+from enrollgate.control.task_log import TaskLog
+from enrollgate.telemetry.logging import configure_logging
+
+configure_logging(sys.argv[1], "info", installation="school")
+log = TaskLog(enrolled="enrolled", timeout=300.0)
+log.log_decision(7, "processing", 120.0)
+log.log_closed(8, "odd ada@example.com", "over: failed", 3.5)
+"""
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_log_of_the_gate_carries_its_data_as_fields(log_format: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GATE_PROGRAM, log_format], capture_output=True, text=True, check=True
+    )
+    waiting, closed = done.stderr.splitlines()
+    line = "ENROLL CHECK task=7 status=processing waiting... (120s/300s)"
+    if log_format == "text":
+        assert waiting.rstrip().endswith(line), waiting
+        return
+    found = json.loads(waiting)
+    assert (found["message"], found["severity"], found["installation"]) == (line, "INFO", "school")
+    assert [found[name] for name in ("task", "status", "elapsed", "limit")] == [
+        7,
+        "processing",
+        120.0,
+        300.0,
+    ]
+    assert json.loads(closed)["status"] == "odd <e-mail>"

@@ -15,7 +15,8 @@ _LOG = structlog.get_logger(__name__)
 def run() -> None:
     """Run the operator. Ends the command with 2 if something is misconfigured, 1 if it crashes."""
     settings = settings_or_fail()
-    configure_logging(settings.log_format, settings.log_level)
+    installation = settings.installation
+    configure_logging(settings.log_format, settings.log_level, installation=installation)
     if settings.allowed_hosts and settings.download_command:
         _LOG.warning(
             "ENROLLGATE_ALLOWED_HOSTS does not bind ENROLLGATE_DOWNLOAD_COMMAND: only the course's "

@@ -47,12 +47,19 @@ class TaskLog:
         is_open = status == self._enrolled
         if self.may_log("enrolled, gate open" if is_open else "waiting"):
             line = open_line if is_open else waiting_line
-            _LOG.info(line(task_id, status, elapsed, self._timeout))
+            fields = self._fields(task_id, status, elapsed)
+            _LOG.info(line(task_id, status, elapsed, self._timeout), fields=fields)
 
     def log_closed(self, task_id: int, status: str, why: str, elapsed: float) -> None:
         """Log why the gate is closed for this task, known for `elapsed` seconds."""
         if self.may_log(why):
-            _LOG.warning(closed_line(task_id, status, why, elapsed, self._timeout))
+            fields = self._fields(task_id, status, elapsed)
+            _LOG.warning(closed_line(task_id, status, why, elapsed, self._timeout), fields=fields)
+
+    def _fields(self, task_id: int, status: str, elapsed: float) -> dict[str, object]:
+        """Return the data of a line, for logs in JSON; times in seconds."""
+        shown = round(elapsed, 3)
+        return {"task": task_id, "status": status, "elapsed": shown, "limit": self._timeout}
 
     def log_run_closed(self, run: UnfinishedRun, why: str, now: datetime) -> None:
         """Log why the gate is closed for a task with a run."""

@@ -13,15 +13,18 @@ from types import TracebackType
 import structlog
 from structlog.typing import EventDict, Processor
 
+from enrollgate import version
 from enrollgate.common.redaction import redact, redacted_traceback
 
 # Levels of nested lists and objects that are shown; what is deeper is shown as text.
 _DEPTH = 4
 
 
-def configure_logging(log_format: str, level: str) -> None:
+def configure_logging(log_format: str, level: str, *, installation: str = "") -> None:
     """Write all log lines of this level or higher to standard error, as `text` or `json`.
 
+    Each JSON line says which version and installation wrote it. The value `fields` of a line, a
+    mapping, becomes fields of its JSON; the text form omits it, since its message says the same.
     Errors that end the process or a thread, and warnings of Python, become log lines, too.
     """
     shared: list[Processor] = [
@@ -29,22 +32,39 @@ def configure_logging(log_format: str, level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _redact_event,
     ]
-    renderer: Processor = (
-        structlog.processors.JSONRenderer()
+    program = {"version": version(), "installation": installation}
+
+    def to_json_names(_logger: object, _method: str, event: EventDict) -> EventDict:
+        # The names that log stores read:
+        # https://cloud.google.com/logging/docs/structured-logging#special-payload-fields
+        message, severity = event.pop("event", ""), str(event.pop("level", "info")).upper()
+        fields = event.pop("fields", {})
+        first = {"timestamp": event.pop("timestamp", None), "severity": severity}
+        return {**first, "message": message, **fields, **event, **program}
+
+    def omit_fields(_logger: object, _method: str, event: EventDict) -> EventDict:
+        event.pop("fields", None)
+        return event
+
+    renderers: list[Processor] = (
+        [to_json_names, structlog.processors.JSONRenderer()]
         if log_format == "json"
-        else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(),
-            pad_event_to=0,
-            sort_keys=False,
-            # `_redact_event` has written it; rich would show local variables.
-            exception_formatter=structlog.dev.plain_traceback,
-        )
+        else [
+            omit_fields,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                pad_event_to=0,
+                sort_keys=False,
+                # `_redact_event` has written it; rich would show local variables.
+                exception_formatter=structlog.dev.plain_traceback,
+            ),
+        ]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
     root = logging.getLogger()

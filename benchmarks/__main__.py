@@ -32,6 +32,7 @@ from benchmarks.peers.suite import measure_peers
 from benchmarks.promises import evaluate
 from benchmarks.redaction import measure_redaction
 from benchmarks.soak import measure_soak
+from benchmarks.start import measure_start
 
 # Tables by name.
 Results = dict[str, Sequence[Mapping[str, object]]]
@@ -126,6 +127,7 @@ SUITES: dict[str, Callable[[bool], Results]] = {
     "drive": measure_drive,
     "overlap": measure_transfers,
     "redaction": lambda _quick: {"redaction": measure_redaction()},
+    "start": lambda _quick: {"start": measure_start()},
     "cluster": measure_cluster,
     "peers": measure_side_by_side,
 }

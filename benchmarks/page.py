@@ -18,8 +18,8 @@ _INTRODUCTION = """# Benchmarks
 
 `make bench` runs all benchmarks (about an hour and a half), writes `benchmarks/results.json` and
 prints the tables. It fails if a promise is not kept. To run one part, use
-`python -m benchmarks databases`, `drive`, `redaction`, `cluster`, `peers` or `soak`; `--minutes`
-says how long the soak lasts. With `--quick` it only checks that the benchmarks run.
+`python -m benchmarks databases`, `drive`, `redaction`, `start`, `cluster`, `peers` or `soak`;
+`--minutes` says how long the soak lasts. With `--quick` it only checks that the benchmarks run.
 
 Ratios matter: both sides are measured in the same run, on the same machine. Compare the seconds
 of this page with each other, not with seconds on your machine.
@@ -78,6 +78,11 @@ shorter. The Drive drops, truncates, delays or refuses responses, or loses them 
         """\
 CPU time for 1 MB from a site or a download command. A message is cut to 1,000 characters. No
 program's output is shown whole: that column shows that the time is linear in the text.""",
+    ),
+    "start": (
+        "Start of a command",
+        """\
+CPU time until a command has answered, on a small SQLite file, and that of `python -c pass`.""",
     ),
     "cluster_burst": (
         "Jobs from a burst of rows",

@@ -149,6 +149,20 @@ PROMISES = (
         at_most=3,
     ),
     Promise(
+        "CPU time of `enrollgate --version`, relative to `python -c pass`",
+        "start",
+        "relative_to_python",
+        at_most=25,
+        where={"command": "enrollgate --version"},
+    ),
+    Promise(
+        "CPU time of `enrollgate status`, relative to `python -c pass`",
+        "start",
+        "relative_to_python",
+        at_most=75,
+        where={"command": "enrollgate status"},
+    ),
+    Promise(
         "Jobs per second from a burst of rows, relative to a bare loop",
         "cluster_burst",
         "relative_to_bare_loop",

@@ -81,6 +81,8 @@ class MemoryLauncher:
     progress: dict[str, RunProgress] = field(default_factory=dict)
     # Stopped runs stay live until this is switched off.
     lingering: bool = False
+    # When runs are launched, as the launcher says.
+    launched_at: datetime | None = None
 
     def observe(
         self, expected: Collection[str], *, only: bool = False
@@ -108,7 +110,7 @@ class MemoryLauncher:
                     continue
                 outcome = self._launch(launch.order)
                 if outcome is not None:
-                    yield launch, LaunchResult(outcome)
+                    yield launch, LaunchResult(outcome, launched_at=self.launched_at)
 
     def _launch(self, order: RunOrder) -> LaunchOutcome | None:
         if order.name in self.taken:

@@ -154,7 +154,9 @@ def test_replica_without_the_lease_reports_no_task_metrics(
 
 def test_aborted_pass_is_not_measured(world: World) -> None:
     def passes() -> float | None:
-        return metrics.REGISTRY.get_sample_value("enrollgate_reconcile_duration_seconds_count")
+        return metrics.REGISTRY.get_sample_value(
+            "enrollgate_reconcile_duration_seconds_count", {"kind": "full"}
+        )
 
     world.reconcile()
     before = passes()

@@ -109,6 +109,8 @@ class Gate:
             problem = "rows whose id is no whole number from 0 on are left alone; give them one"
             _LOG.warning(problem, rows=seen.without_key)
         metrics.TASKS_SET_ASIDE.set(seen.set_aside)
+        oldest = (now - seen.waiting_since).total_seconds() if seen.waiting_since else 0.0
+        metrics.OLDEST_WAITING.set(max(0.0, oldest))
         if new := seen.new:
             # Enrolled tasks first: their runs are claimed in this pass.
             first = [statuses.enrolled] if statuses.enrolled in new else statuses.waiting
@@ -124,6 +126,8 @@ class Gate:
             )
             for task in found:
                 self._log.log_decision(task.task_id, task.status, 0.0)
+                if task.status == statuses.enrolled:
+                    metrics.ENROLLMENT_WAIT.observe(0.0)
             self.is_limited |= sum(new.values()) > tasks.GATE_LIMIT
         if seen.changed:
             changes = tasks.record_changes(
@@ -137,6 +141,8 @@ class Gate:
                 is_fresh = change.was not in statuses.waiting
                 elapsed = 0.0 if is_fresh else (now - change.since).total_seconds()
                 self._log.log_decision(change.task_id, change.status, elapsed)
+                if change.status == statuses.enrolled:
+                    metrics.ENROLLMENT_WAIT.observe(max(0.0, elapsed))
             self.is_limited |= seen.changed > tasks.GATE_LIMIT
         return self._untrack_left(now) if seen.left else []
 

@@ -6,7 +6,7 @@ and run number, so creating it again creates nothing new.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import structlog
 
@@ -66,6 +66,8 @@ class RunLauncher:
             if result.outcome is LaunchOutcome.REFUSED
         ]
         exists = (LaunchOutcome.LAUNCHED, LaunchOutcome.ADOPTED)
+        outcomes = [result.outcome for _, result in results]
+        metrics.RUNS_ADOPTED.inc(outcomes.count(LaunchOutcome.ADOPTED))
         launched = self.mark_launched(
             [
                 (launch.run, result.uid, result.launched_at)
@@ -126,8 +128,11 @@ class RunLauncher:
                 with self._confinement.confined(run.task_id):
                     new |= runs.mark_launched(self._database, {run.name: launched_at})
         metrics.RUNS_LAUNCHED.inc(len(new))
-        for run, uid, _ in existing:
+        for run, uid, launched_at in existing:
             if run.name in new:
+                if run.enrolled_since is not None and launched_at is not None:
+                    waited = launched_at.astimezone(UTC).replace(tzinfo=None) - run.enrolled_since
+                    metrics.LAUNCH_WAIT.observe(max(0.0, waited.total_seconds()))
                 _LOG.info("run launched", run=run.name, task=run.task_id, run_number=run.run_number)
                 message = f"task {run.task_id} is enrolled: run {run.run_number} was launched"
                 event = RunEvent(RunEventType.LAUNCHED, message)

@@ -163,6 +163,8 @@ class Loop:
     def _record_failure(self, error: Exception) -> float:
         """Log an aborted pass, once for each new cause. Return the seconds to pause after it."""
         self._failures += 1
+        kind = type(error).__name__ if isinstance(error, _EXPECTED) else "unexpected"
+        metrics.PASS_ERRORS.labels(kind).inc()
         pause = min(
             delay(self._failures, self._backoff, self._random),
             max(self._interval, self._backoff.base),

@@ -158,6 +158,7 @@ class Reconciler:
             installation=installation,
             monotonic=monotonic,
         )
+        metrics.CAPACITY.set(policy.max_concurrent_runs)
         self._run_launcher = RunLauncher(database, tables, launcher, self._confinement)
         # The other places with runs, as they were logged.
         self._elsewhere = frozenset[RunPlace]()
@@ -176,7 +177,7 @@ class Reconciler:
         """
         self._is_limited = False
         self._gate.begin_pass()
-        with metrics.timed_pass(), self._log.one_pass():
+        with metrics.timed_pass("full" if changed is None else "focused"), self._log.one_pass():
             summary = self._full_pass() if changed is None else self._focused_pass(changed)
             self._discard_left()
             return summary
@@ -200,6 +201,10 @@ class Reconciler:
         is_due = seen.is_timeout_over(self._policy.enrollment_timeout)
         expired = self._gate.expire(now) if is_due else 0
         self._gate.reject(rejected, now)
+        queued = max(0, self._gate.enrolled - with_run - claimed[0])
+        since = backlog.queued_since(self._database, self._tables) if queued else None
+        metrics.QUEUED.set(queued)
+        metrics.OLDEST_QUEUED.set(max(0.0, (now - since).total_seconds()) if since else 0.0)
         return self._summarize(
             observed.values(),
             applied,
@@ -347,6 +352,7 @@ class Reconciler:
                 elif self._record(end, now):
                     recorded.append(_left_of(end))
         adopted = [action for action in actions if isinstance(action, Adopt)]
+        metrics.RUNS_ADOPTED.inc(len(adopted))
         self._run_launcher.mark_launched(
             [(each.run, each.observation.uid, each.observation.launched_at) for each in adopted]
         )
@@ -481,6 +487,13 @@ class Reconciler:
         """Count a finished run, and show its end in the log and at the launcher."""
         run, reason = action.run, action.reason
         metrics.RUNS_FINISHED.labels(action.outcome.value, reason.value if reason else "none").inc()
+        seen = action.observation
+        if seen is not None and seen.started_at is not None and seen.finished_at is not None:
+            duration = (seen.finished_at - seen.started_at).total_seconds()
+            metrics.RUN_DURATION.labels(action.outcome.value).observe(max(0.0, duration))
+        if action.report is not None:
+            metrics.DELIVERED_BYTES.inc(action.report.bytes_delivered)
+            metrics.DELIVERED_ITEMS.inc(action.report.items_delivered)
         message = action.message if reason is None else f"{reason}: {action.message}"
         details: dict[str, object] = {
             "run": run.name,

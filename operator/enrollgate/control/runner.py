@@ -148,7 +148,8 @@ class OperatorRunner:
         finally:
             metrics.LEADING.set(0)
             metrics.TASKS.clear()  # the next leader reports them, and they must not count twice
-            metrics.RUNS_UNFINISHED.set(0)
+            for gauge in metrics.OF_THE_LEADER:
+                gauge.set(0)
 
     def _record_pass(self, summary: PassSummary | None) -> None:
         """Update health and metrics after a pass; `summary` is None if it was aborted."""
@@ -168,6 +169,7 @@ class OperatorRunner:
         while not self._stopped.is_set():
             if elector.try_acquire_or_renew():
                 _LOG.info("this replica holds the lease and works now")
+                metrics.LEADER_CHANGES.labels("acquired").inc()
                 return True
             self._health.record_pass(is_ready=True)
             if elector.holder != logged:
@@ -197,6 +199,7 @@ class OperatorRunner:
         try:
             while not is_over.wait(elector.interval):
                 if not elector.try_acquire_or_renew():
+                    metrics.LEADER_CHANGES.labels("lost").inc()
                     _LOG.warning(
                         "the lease is lost: another replica may work now", holder=elector.holder
                     )

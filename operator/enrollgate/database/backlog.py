@@ -202,3 +202,18 @@ def load_backlog(database: Database, tables: Tables) -> Backlog:
         rows = connection.execute(statement).all()
         database.require_primary(is_read_only=any(r[0] == "clock" and r[3] for r in rows))
         return Backlog.from_rows(rows)
+
+
+def queued_since(database: Database, tables: Tables) -> datetime | None:
+    """Return since when the oldest tracked task is enrolled that has no unfinished run."""
+    has_run = select(runs.c.id).where(runs.c.task_id == tracked_tasks.c.task_id, runs.c.active == 1)
+    statement = (
+        select(tracked_tasks.c.enrolled_seen_at)
+        .where(tracked_tasks.c.last_seen_status == tables.statuses.enrolled, ~has_run.exists())
+        # The order of the index: few rows are read, however many tasks are queued.
+        .order_by(tracked_tasks.c.first_seen_at)
+        .limit(1)
+    )
+    with database.read_transaction() as connection:
+        found: datetime | None = connection.execute(statement).scalar()
+    return found

@@ -94,6 +94,7 @@ _READ = (
     runs.c.message,
     runs.c.refusals,
     tracked_tasks.c.first_seen_at,
+    runs.c.enrolled_seen_at,
     func.coalesce(tracked_tasks.c.refusals, 0).label("launch_refusals"),
     _LOST_IN_A_ROW.label("lost_before"),
 )
@@ -184,6 +185,7 @@ def read_unfinished(
             outcome=Outcome(row.outcome) if row.outcome else None,
             refusals=row.refusals,
             launch_refusals=row.launch_refusals,
+            enrolled_since=row.enrolled_seen_at,
         )
         # A view, or a table without a key, may have two rows with one id.
         twin = found.get(run.run_id)

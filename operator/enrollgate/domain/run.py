@@ -95,7 +95,7 @@ class UnfinishedRun:
     `is_ambiguous` says that several rows have the task's id. `place` is where the run is carried
     out. `outcome` is known if the run has `ENDED`. `refusals` is how often the database refused to
     write the task's status, `launch_refusals` how often the launcher refused to launch a run of
-    this task in a row.
+    this task in a row. `enrolled_since` is when the task was first seen as enrolled (UTC).
     """
 
     run_id: int
@@ -119,6 +119,7 @@ class UnfinishedRun:
     outcome: Outcome | None = None
     refusals: int = 0
     launch_refusals: int = 0
+    enrolled_since: datetime | None = None
 
 
 def run_name(installation: str, task_id: int, run_number: int) -> str:

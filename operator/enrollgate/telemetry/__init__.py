@@ -5,5 +5,6 @@
     health    whether the operator is alive and ready
     http      the HTTP server of /livez, /readyz and /metrics
 
-Imports `common` only. Only `commands` and `control` import it: a worker has no metrics.
+Imports `domain` and `common` only. Only `commands` and `control` import it: a worker has no
+metrics.
 """

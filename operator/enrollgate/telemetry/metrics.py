@@ -1,23 +1,117 @@
 """The operator's metrics for Prometheus, in a registry of our own.
 
-Code counts where something happens; `telemetry.http` serves the registry.
+Code counts where something happens; `telemetry.http` serves the registry. Names follow
+https://prometheus.io/docs/practices/naming/. Every label value that can be known is there from the
+start, at 0: otherwise `increase()` misses the first event of each kind. docs/operations.md lists
+all metrics, and a test compares the list with the registry.
 """
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
+from enrollgate import version
+from enrollgate.domain.reasons import Reason
+from enrollgate.domain.run import Outcome
+
+# Their series would double the number of series, and nothing here reads them.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
 REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+PlatformCollector(registry=REGISTRY)
+GCCollector(registry=REGISTRY)
 
+# Seconds. Waits for Node.js and for a free slot reach from a moment to hours, runs to a day.
+_WAITS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600)
+_RUNS = (10, 30, 60, 120, 300, 600, 1800, 3600, 2 * 3600, 4 * 3600, 8 * 3600, 24 * 3600)
+_PASSES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+# What a pass is about: all tasks, or the runs that have changed.
+PASS_KINDS = ("full", "focused")
+# Reasons why a run that is needed no more is stopped.
+_REVOKED = (
+    Reason.TASK_NOT_FOUND,
+    Reason.TASK_FAILED,
+    Reason.TASK_COMPLETED,
+    Reason.TASK_CHANGED,
+    Reason.ENROLLMENT_WITHDRAWN,
+    Reason.UNEXPECTED_STATUS,
+    Reason.STOPPED,
+)
+
+BUILD_INFO = Gauge("enrollgate_build_info", "Always 1.", ["version"], registry=REGISTRY)
+BUILD_INFO.labels(version()).set(1)
 TASKS = Gauge("enrollgate_tasks", "Open tasks at the last full pass.", ["state"], registry=REGISTRY)
+OLDEST_WAITING = Gauge(
+    "enrollgate_oldest_waiting_seconds",
+    "For how long the longest waiting task is known; 0 if none waits.",
+    registry=REGISTRY,
+)
+CAPACITY = Gauge("enrollgate_capacity_runs", "Runs allowed at the same time.", registry=REGISTRY)
+QUEUED = Gauge(
+    "enrollgate_queued_tasks",
+    "Enrolled tasks without an unfinished run at the last full pass.",
+    registry=REGISTRY,
+)
+OLDEST_QUEUED = Gauge(
+    "enrollgate_oldest_queued_seconds",
+    "For how long the longest queued task is enrolled; 0 if none is queued.",
+    registry=REGISTRY,
+)
 RUNS_UNFINISHED = Gauge(
     "enrollgate_runs_unfinished", "Runs that are not finished.", registry=REGISTRY
 )
 RUNS_LAUNCHED = Counter("enrollgate_runs_launched", "Runs launched.", registry=REGISTRY)
+RUNS_ADOPTED = Counter(
+    "enrollgate_runs_adopted",
+    "Runs that existed at the launcher before their launch was recorded.",
+    registry=REGISTRY,
+)
 RUNS_FINISHED = Counter(
     "enrollgate_runs_finished", "Runs finished.", ["outcome", "reason"], registry=REGISTRY
+)
+RUNS_FINISHED.labels(Outcome.SUCCEEDED.value, "none")
+RUNS_FINISHED.labels(Outcome.LOST.value, Reason.LOST.value)
+for _reason in Reason:
+    RUNS_FINISHED.labels(Outcome.FAILED.value, _reason.value)
+for _reason in _REVOKED:
+    RUNS_FINISHED.labels(Outcome.REVOKED.value, _reason.value)
+ENROLLMENT_WAIT = Histogram(
+    "enrollgate_enrollment_wait_seconds",
+    "From the moment when a task was first seen until it was seen as enrolled.",
+    buckets=_WAITS,
+    registry=REGISTRY,
+)
+LAUNCH_WAIT = Histogram(
+    "enrollgate_launch_wait_seconds",
+    "From the moment when a task was seen as enrolled until its run was launched.",
+    buckets=_WAITS,
+    registry=REGISTRY,
+)
+RUN_DURATION = Histogram(
+    "enrollgate_run_duration_seconds",
+    "From the start of a run's worker until the run ended, by outcome.",
+    ["outcome"],
+    buckets=_RUNS,
+    registry=REGISTRY,
+)
+for _outcome in Outcome:
+    RUN_DURATION.labels(_outcome.value)
+DELIVERED_BYTES = Counter(
+    "enrollgate_delivered_bytes", "Bytes delivered by finished runs.", registry=REGISTRY
+)
+DELIVERED_ITEMS = Counter(
+    "enrollgate_delivered_items", "Items delivered by finished runs.", registry=REGISTRY
 )
 TASKS_EXPIRED = Counter(
     "enrollgate_tasks_expired", "Tasks failed by the enrollment timeout.", registry=REGISTRY
@@ -34,7 +128,7 @@ REFUSALS = Counter(
     registry=REGISTRY,
 )
 for _by in ("database", "launcher"):
-    REFUSALS.labels(_by)  # so that `increase()` sees the first one
+    REFUSALS.labels(_by)
 UNEXPECTED_ERRORS = Counter(
     "enrollgate_unexpected_errors",
     "Unexpected errors in the handling of one task, or of a whole pass.",
@@ -43,20 +137,52 @@ UNEXPECTED_ERRORS = Counter(
 PASSES = Counter(
     "enrollgate_passes", "Passes that completed or were aborted.", ["result"], registry=REGISTRY
 )
-RECONCILE_DURATION = Histogram(
-    "enrollgate_reconcile_duration_seconds", "Duration of a completed pass.", registry=REGISTRY
+for _result in ("completed", "aborted"):
+    PASSES.labels(_result)
+PASS_ERRORS = Counter(
+    "enrollgate_pass_errors",
+    "Aborted passes, by what was at fault.",
+    ["kind"],
+    registry=REGISTRY,
 )
+for _kind in (
+    "DatabaseUnavailable",
+    "DatabaseMisconfigured",
+    "LauncherUnavailable",
+    "LauncherRefused",
+    "unexpected",
+):
+    PASS_ERRORS.labels(_kind)
+RECONCILE_DURATION = Histogram(
+    "enrollgate_reconcile_duration_seconds",
+    "Duration of a completed pass.",
+    ["kind"],
+    buckets=_PASSES,
+    registry=REGISTRY,
+)
+for _kind in PASS_KINDS:
+    RECONCILE_DURATION.labels(_kind)
 LAST_PASS = Gauge(
     "enrollgate_last_pass_timestamp_seconds", "When the last pass completed.", registry=REGISTRY
 )
 LEADING = Gauge(
     "enrollgate_leading", "Whether this replica does the work: 1 or 0.", registry=REGISTRY
 )
+LEADER_CHANGES = Counter(
+    "enrollgate_leader_changes",
+    "Times that this replica took the lease, or lost it while it worked.",
+    ["change"],
+    registry=REGISTRY,
+)
+for _change in ("acquired", "lost"):
+    LEADER_CHANGES.labels(_change)
+# What only the replica that works reports; the next one reports it then.
+OF_THE_LEADER = (RUNS_UNFINISHED, OLDEST_WAITING, OLDEST_QUEUED, QUEUED, TASKS_SET_ASIDE)
 
 
 @contextmanager
-def timed_pass() -> Iterator[None]:
+def timed_pass(kind: str) -> Iterator[None]:
     """Measure how long the pass takes. An aborted pass does not count: it mostly waited."""
     begin = time.monotonic()
     yield
-    RECONCILE_DURATION.observe(time.monotonic() - begin)
+    RECONCILE_DURATION.labels(kind).observe(time.monotonic() - begin)

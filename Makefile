@@ -1,6 +1,8 @@
 # Start with `make demo` and `make test`. Each target installs what it needs.
 .PHONY: help demo test test-quick test-cluster chaos control-plane bench bench-peers lint format types imports docs lock clean setup databases node pm2 systemd webservers chromium packager yt-dlp-tests tools manifests image
 BIN := .venv/bin
+# Most tests wait for servers, clocks and processes most of the time: three run at once on two cores.
+PYTEST := $(BIN)/pytest -n 3 --dist loadfile
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -19,7 +21,7 @@ test: setup databases node pm2 systemd webservers chromium packager yt-dlp-tests
 	@$(BIN)/python -m scripts.manifests --check
 	@$(BIN)/python -m scripts.docs.destinations --check docs/destinations.md
 	@$(BIN)/python -m benchmarks.page --check docs/benchmarks.md
-	@$(BIN)/pytest
+	@$(PYTEST)
 
 test-quick: setup tools ## Run the quick tests (under 3 minutes), and list what they leave out
 	@$(BIN)/pytest --quick tests/unit tests/chart tests/integration/test_*.py

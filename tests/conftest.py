@@ -26,8 +26,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("enrollgate")
-_ABSENT = set[str]()
-_LEFT_OUT = set[str]()
+_LEFT_OUT = "left out: "
 _DESELECTED = Counter[str]()
 # What `--quick` does not run, although it is below the folders that it names.
 _SERVERS = ("mariadb", "mysql")
@@ -39,14 +38,12 @@ def absent(part: str, remedy: str) -> NoReturn:
     message = f"{part} is absent: {remedy}"
     if os.environ.get("CI"):
         pytest.fail(message)
-    _ABSENT.add(message)
     pytest.skip(message)
 
 
 def left_out(reason: str) -> NoReturn:
     """Skip the test, loudly, by choice of whoever runs it. That is no failure in CI, either."""
-    _LEFT_OUT.add(reason)
-    pytest.skip(reason)
+    pytest.skip(f"{_LEFT_OUT}{reason}")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -95,19 +92,23 @@ def pytest_terminal_summary(
             "THE TESTS ON A KUBERNETES CONTROL PLANE WERE NOT RUN", yellow=True, bold=True
         )
         terminalreporter.write_line("They are a command of their own: make test-cluster")
-    skips = [
+    # From the reports, since with xdist the tests run in other processes.
+    skips = Counter(
         report.longrepr[2].removeprefix("Skipped: ")
         for report in terminalreporter.stats.get("skipped", ())
-    ]
+    )
+    by_choice = {reason for reason in skips if reason.startswith(_LEFT_OUT)}
+    parts = {reason for reason in skips if " is absent: " in reason} - by_choice
     for heading, reasons, color in (
-        ("SKIPPED: PARTS ABSENT", _ABSENT, "red"),
-        ("LEFT OUT", _LEFT_OUT, "yellow"),
+        ("SKIPPED: PARTS ABSENT", parts, "red"),
+        ("LEFT OUT", by_choice, "yellow"),
     ):
         if reasons:
             is_red = color == "red"
             terminalreporter.section(heading, red=is_red, yellow=not is_red, bold=True)
         for reason in sorted(reasons):
-            terminalreporter.write_line(f"{skips.count(reason)} test(s): {reason}")
+            count = skips[reason]
+            terminalreporter.write_line(f"{count} test(s): {reason.removeprefix(_LEFT_OUT)}")
 
 
 @pytest.fixture(scope="session")

@@ -66,6 +66,8 @@ class CourseSite:
     ) -> None:
         self.throttle = throttle
         self.records: list[Record] = []
+        # Bytes of lectures that were sent so far, those of transfers under way included.
+        self.media_sent = 0
         self._log = log
         self._enrolled = set[tuple[str, str]]()
         self._sessions: dict[str, str] = {}
@@ -157,6 +159,11 @@ class CourseSite:
             self.session(account),
         )
         return "# Netscape HTTP Cookie File\n" + "\t".join(fields) + "\n"
+
+    def count_media(self, size: int) -> None:
+        """Count bytes of a lecture that were just sent."""
+        with self._lock:
+            self.media_sent += size
 
     def record(self, record: Record) -> None:
         """Add a line to the access log."""
@@ -260,6 +267,8 @@ class _Handler(BaseHTTPRequestHandler):
                     time.sleep(len(chunk) / self.course_site.throttle)
                 self.wfile.write(chunk)
                 sent += len(chunk)
+                if content_type == "video/mp4":
+                    self.course_site.count_media(len(chunk))
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
         finally:

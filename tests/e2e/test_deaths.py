@@ -30,10 +30,6 @@ def operator(tmp_path: Path, sqlite_url: str, site: CourseSite) -> Iterator[Oper
     operator.stop_all()
 
 
-def media_bytes(site: CourseSite) -> int:
-    return sum(record.bytes for record in site.records if record.path.endswith(".mp4"))
-
-
 def workers(operator: OperatorProcess) -> list[psutil.Process]:
     """Return the worker processes of this test, found by the folder in their environment."""
     found = []
@@ -51,7 +47,7 @@ def test_operator_killed_during_a_run_adopts_it_after_a_restart(
 ) -> None:
     operator.add(1, COURSE)
     process = operator.start()
-    wait_until(lambda: media_bytes(site) > 50_000, lambda: operator.log)
+    wait_until(lambda: site.media_sent > 50_000, lambda: operator.log)
     process.kill()
     process.wait()
     assert workers(operator), "the run goes on without its operator"
@@ -78,7 +74,7 @@ def test_run_that_ended_without_an_operator_is_recorded_later(
     site.throttle = 600_000
     operator.add(1, COURSE)
     process = operator.start()
-    wait_until(lambda: media_bytes(site) > 50_000, lambda: operator.log)
+    wait_until(lambda: site.media_sent > 50_000, lambda: operator.log)
     process.kill()
     process.wait()
     wait_until(lambda: not workers(operator), lambda: operator.log)
@@ -168,7 +164,7 @@ def test_task_failed_by_node_during_its_run_has_its_processes_ended(
 ) -> None:
     operator.add(1, COURSE)
     operator.start()
-    wait_until(lambda: media_bytes(site) > 50_000, lambda: operator.log)
+    wait_until(lambda: site.media_sent > 50_000, lambda: operator.log)
     operator.sql("UPDATE download_tasks SET status='failed' WHERE id=1")
     wait_until(lambda: operator.runs()[0][2] == "finished", lambda: operator.log)
     assert operator.runs() == [(1, 1, "finished", "revoked", "TaskFailed")]
@@ -201,7 +197,7 @@ def test_mariadb_stopped_for_30_s_during_a_run_loses_nothing(
             operator.add(1, COURSE)
             operator.add(2, "bread", status="processing")
             process = operator.start()
-            wait_until(lambda: media_bytes(site) > 50_000, lambda: operator.log)
+            wait_until(lambda: site.media_sent > 50_000, lambda: operator.log)
             own_mariadb.stop()
             time.sleep(30)  # the outage itself, not a wait for something
             assert process.poll() is None, operator.log
@@ -228,7 +224,7 @@ def test_operator_asked_to_stop_exits_with_0_and_its_runs_continue(
 ) -> None:
     operator.add(1, COURSE)
     process = operator.start()
-    wait_until(lambda: media_bytes(site) > 50_000, lambda: operator.log)
+    wait_until(lambda: site.media_sent > 50_000, lambda: operator.log)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 0
     assert workers(operator)

@@ -31,7 +31,7 @@ def live_run(folder: Path, url: str, site: CourseSite) -> Iterator[OperatorProce
             assert operator.command("migrate").returncode == 0
         operator.add(1, COURSE)
         process = operator.start()
-        wait_until(lambda: media_bytes(site) > 0, lambda: operator.log)
+        wait_until(lambda: site.media_sent > 0, lambda: operator.log)
         process.kill()
         process.wait()
         yield operator
@@ -45,10 +45,6 @@ def live_run(folder: Path, url: str, site: CourseSite) -> Iterator[OperatorProce
 def fresh(folder: Path) -> Path:
     folder.mkdir()
     return folder
-
-
-def media_bytes(site: CourseSite) -> int:
-    return sum(record.bytes for record in site.records if record.path.endswith(".mp4"))
 
 
 def downloaded_once(site: CourseSite) -> bool:

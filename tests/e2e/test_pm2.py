@@ -56,7 +56,7 @@ def test_run_outlives_the_operator_that_pm2_ends_and_is_adopted(
     ecosystem = configure(operator, tmp_path)
     pm2("start", str(ecosystem))
     worker = wait_for_worker(operator)
-    wait_until(lambda: any(record.path.endswith(".mp4") for record in site.records))
+    wait_until(lambda: site.media_sent > 0)
     pm2(action, *(["enrollgate"] if action != "kill" else []))
     if action != "restart":
         wait_until(lambda: "operator stopped" in logged(tmp_path))

@@ -155,9 +155,7 @@ def start(operator: OperatorProcess, systemctl: Systemctl, *changes: tuple[str, 
 
 
 def wait_for_worker(operator: OperatorProcess, site: CourseSite) -> psutil.Process:
-    wait_until(
-        lambda: any(record.path.endswith(".mp4") for record in site.records), lambda: operator.log
-    )
+    wait_until(lambda: site.media_sent > 0, lambda: operator.log)
     for process in psutil.process_iter():
         try:
             scratch = process.environ().get("ENROLLGATE_SCRATCH_DIR", "")

@@ -54,7 +54,8 @@ _CONFIG = (
         '"encoding":"$sent_http_content_encoding","protocol":"$server_protocol"}}';
     access_log {folder}/access.log requests;
     proxy_cache_path {folder}/cache keys_zone=slices:1m;
-    limit_req_zone $server_name zone=few:1m rate=60r/m;
+    limit_req_zone $server_name zone=few:1m rate=1r/m;
+    limit_req_zone $server_name zone=patient:1m rate=12r/m;
     server {{
         listen 127.0.0.1:{port} ssl{http2};
         server_name {name};
@@ -80,9 +81,9 @@ _CONFIG = (
             alias {root}/media/;
         }}
         location /patient/ {{
-            limit_req zone=few burst=1 nodelay;
+            limit_req zone=patient burst=1 nodelay;
             limit_req_status 429;
-            add_header Retry-After 2 always;
+            add_header Retry-After 6 always;
             alias {root}/media/;
         }}
         location /account/ {{

@@ -182,8 +182,10 @@ def test_an_account_without_cookies_learns_which_files_it_needs(
 def test_a_wall_around_the_course_is_met_once(site: FaultySite, tmp_path: Path) -> None:
     body = b"<!doctype html><title>Just a moment...</title><script>window._cf_chl_opt={}</script>"
     site.pages["/course"] = ("text/html", body)
+    requests = list[str]()
+    site.on_request = requests.append
     report = run(order_for(site, tmp_path, course_url=f"{site.url}/course"))
-    assert report.reason is Reason.BOT_CHECK and len(site.sent) == 1, (report, site.sent)
+    assert report.reason is Reason.BOT_CHECK and requests == ["/course"], (report, requests)
 
 
 def test_a_stop_ends_the_wait_that_a_site_asked_for(site: FaultySite, tmp_path: Path) -> None:

@@ -210,6 +210,7 @@ def check_course(course: Course, site: FaultySite) -> int:
     return attempt
 
 
+@pytest.mark.timeout(1200)
 @settings(
     max_examples=COURSES // AT_ONCE,
     deadline=None,

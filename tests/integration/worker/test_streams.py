@@ -336,6 +336,7 @@ sys.addaudithook(count)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_death_before_any_file_operation_costs_a_stream_no_byte(tmp_path: Path) -> None:
     """One worker dies before its first file operation, the next before its second, and so on."""
     with FaultySite([]) as site:

@@ -1,7 +1,7 @@
 """Directories that are damaged, half made, full, unreadable, finished or too old."""
 
-import errno
 import contextlib
+import errno
 import os
 import pathlib
 import socket

@@ -7,7 +7,7 @@ launches.
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Executable
 from tests.world import World
 
 from enrollgate.control.reconciler import Reconciler
@@ -50,8 +50,15 @@ class InterruptedDatabase(Database):
     """The real database, with a point before and after each transaction."""
 
     def __init__(self, real: Database, interruption: Interruption) -> None:
-        super().__init__(real.engine, real.clock)
+        super().__init__(real.engine, real.autocommit_engine, real.clock)
         self._interruption = interruption
+
+    @contextmanager
+    def autocommit(self) -> Iterator[Connection]:
+        self._interruption.point()
+        with super().autocommit() as connection:
+            yield connection
+        self._interruption.point()
 
     @contextmanager
     def read_transaction(self) -> Iterator[Connection]:
@@ -59,6 +66,12 @@ class InterruptedDatabase(Database):
         with super().read_transaction() as connection:
             yield connection
         self._interruption.point()
+
+    def execute(self, statement: Executable) -> int:
+        self._interruption.point()
+        changed = super().execute(statement)
+        self._interruption.point()
+        return changed
 
     def run_in_transaction(
         self, change: Callable[[Connection], T], *, of_one_row: bool = False

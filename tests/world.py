@@ -249,7 +249,21 @@ class World:
         self.operator = self.new_operator()
 
     def reconcile(self, changed: Collection[str] | None = None) -> PassSummary:
-        return self.operator.reconcile(changed)
+        """Run a pass, as the loop does: after a focused one, it looks at the gate."""
+        summary = self.operator.reconcile(changed)
+        if changed is None or not (summary.finished and summary.free):
+            return summary
+        filled = self.operator.look()
+        return replace(
+            filled,
+            launched=summary.launched + filled.launched,
+            finished=summary.finished + filled.finished,
+            statements=summary.statements + filled.statements,
+            ending=summary.ending,
+        )
+
+    def look(self) -> PassSummary:
+        return self.operator.look()
 
     def close(self) -> None:
         self.database.close()

@@ -29,6 +29,7 @@ from tests.tcp_proxy import TcpProxy
 from tests.world import World
 
 from enrollgate.control.housekeeping import Housekeeping
+from enrollgate.control.look_interval import LookInterval
 from enrollgate.control.progress import ProgressReader
 from enrollgate.control.runner import OperatorRunner
 from enrollgate.database import Database, DatabaseUnavailable, engine, migrate, open_database
@@ -127,6 +128,7 @@ def working(world: World, database: Database) -> Iterator[threading.Thread]:
         ),
         progress=ProgressReader(database, "test", rate=100, monotonic=time.monotonic),
         check_interval=0.05,
+        look_interval=LookInterval(interval=0.01, share=1.0),
         health=Health(liveness_timeout=60, monotonic=lambda: 0.0),
         random=Random(1),
     )

@@ -15,7 +15,7 @@ from tests.launching import launch
 from tests.world import COURSE, EPOCH, PLACE, World
 
 from enrollgate.control.confinement import SET_ASIDE
-from enrollgate.database import Database, claims, tasks
+from enrollgate.database import Database, Tables, claims, tasks
 from enrollgate.database.engine import T
 from enrollgate.domain.observation import LaunchOutcome
 from enrollgate.domain.order import RunOrder
@@ -154,15 +154,7 @@ def test_two_operators_that_claim_at_once_keep_to_the_limit(database_url: str) -
 
         def claim(world: World) -> None:
             ready.wait()
-            mine = claims.claim(
-                world.database,
-                world.tables,
-                claim_id="c",
-                installation="test",
-                place=PLACE,
-                limit=5,
-                unfinished=0,
-            )
+            mine = claim_runs(world.database, world.tables, limit=5, unfinished=0)
             claimed.extend(run.name for run in mine)
 
         for _ in range(10):
@@ -181,11 +173,27 @@ def test_two_operators_that_claim_at_once_keep_to_the_limit(database_url: str) -
             )
 
 
+def claim_runs(
+    database: Database, tables: Tables, *, limit: int, unfinished: int
+) -> list[UnfinishedRun]:
+    claimed = claims.claim(
+        database,
+        tables,
+        claims.look(database, tables, limit=50).found,
+        claim_id="c",
+        installation="test",
+        place=PLACE,
+        limit=limit,
+        unfinished=unfinished,
+    )
+    return claims.read_claim(database, tables, claimed)
+
+
 class HeldBeforeCommit(Database):
     """The real database, whose writing transactions wait for the test before they commit."""
 
     def __init__(self, real: Database) -> None:
-        super().__init__(real.engine, real.clock)
+        super().__init__(real.engine, real.autocommit_engine, real.clock)
         self.has_written, self.may_commit = threading.Event(), threading.Event()
 
     def run_in_transaction(
@@ -223,15 +231,7 @@ def test_claim_counts_the_runs_of_a_claim_that_is_not_committed(
         held = HeldBeforeCommit(first.database)
 
         def claim(database: Database) -> list[UnfinishedRun]:
-            return claims.claim(
-                database,
-                first.tables,
-                claim_id="c",
-                installation="test",
-                place=PLACE,
-                limit=2,
-                unfinished=0,
-            )
+            return claim_runs(database, first.tables, limit=2, unfinished=0)
 
         def refuse() -> None:
             task = tasks.TrackedTask(late, "pending", EPOCH)
@@ -290,15 +290,7 @@ def test_operators_that_claim_and_refuse_all_the_time_keep_to_the_limit(
                     "WHERE id = :id AND status = 'processing'",
                     id=task,
                 )
-                mine = claims.claim(
-                    world.database,
-                    world.tables,
-                    claim_id="c",
-                    installation="test",
-                    place=PLACE,
-                    limit=4,
-                    unfinished=0,
-                )
+                mine = claim_runs(world.database, world.tables, limit=4, unfinished=0)
                 claimed.extend(run.name for run in mine)
                 for late in tasks.due(world.database, world.tables, world.clock.now, 300)[:2]:
                     tasks.expire(
@@ -334,15 +326,7 @@ def test_focused_pass_leaves_runs_that_another_operator_claimed(
         world.reconcile()
         first = f"test-{task}-1"
         world.set(task, "enrolled")
-        claimed = claims.claim(
-            world.database,
-            world.tables,
-            claim_id="c",
-            installation="test",
-            place=PLACE,
-            limit=10,
-            unfinished=1,
-        )
+        claimed = claim_runs(world.database, world.tables, limit=10, unfinished=1)
         assert [run.name for run in claimed] == [first]
         launch(world.launcher, [RunOrder(first, task, 1, COURSE, "cookies.txt", "c")])
         world.set(task, "failed")

@@ -11,6 +11,7 @@ from tests.world import World
 
 from enrollgate.control.housekeeping import Housekeeping
 from enrollgate.control.leader_election import LeaderElectionForbidden, LeaderElector
+from enrollgate.control.look_interval import LookInterval
 from enrollgate.control.progress import ProgressReader
 from enrollgate.control.reconciler import PassSummary, Reconciler
 from enrollgate.control.runner import OperatorRunner
@@ -66,6 +67,7 @@ class Work:
             ),
             progress=ProgressReader(world.database, "test", rate=100, monotonic=time.monotonic),
             check_interval=0.01,
+            look_interval=LookInterval(interval=0.01, share=1.0),
             health=Health(liveness_timeout=60, monotonic=lambda: 0.0),
             random=Random(1),
             elector=elector,

@@ -91,6 +91,8 @@ app.kubernetes.io/part-of: enrollgate
   "ALLOWED_HOSTS" (join "," $v.allowedHosts)
   "ENROLLMENT_TIMEOUT" $v.enrollmentTimeout
   "CHECK_INTERVAL" $v.checkInterval
+  "GATE_INTERVAL" $v.gateInterval
+  "GATE_DATABASE_SHARE" $v.gateDatabaseShare
   "MAX_CONCURRENT_RUNS" $v.maxConcurrentRuns
   "MAX_ATTEMPTS" $v.maxAttempts
   "MAX_LOST_RUNS" $v.maxLostRuns

@@ -53,6 +53,8 @@ class Gate:
         self._monotonic = monotonic
         # Of the last full pass: a step of the clock is seen by comparing two.
         self._clock: ClockReading | None = None
+        # How many steps of the database's clock the instants that are written now come after.
+        self.clock_steps = 0
         self._warned = set[str | None]()
         self._warned_of_ids = False
         # Waiting and enrolled tasks of the last full pass: for the numbers in summaries only.
@@ -64,11 +66,8 @@ class Gate:
         """Forget what the last pass has seen."""
         self.is_limited = False
 
-    def follow_clock(self, seen: Backlog, before: float) -> int:
-        """Move the waits with the database's clock, if it was set since the last full pass.
-
-        Return how many steps of the clock `seen.now` comes after.
-        """
+    def follow_clock(self, seen: Backlog, before: float) -> None:
+        """Move the waits with the database's clock, if it was set since the last full pass."""
         last = self._clock
         corrected = max(seen.clock_steps, last.corrected if last else 0)
         after = self._monotonic() if self._monotonic else 0.0
@@ -95,9 +94,9 @@ class Gate:
                 tasks=moved,
             )
         self._clock = reading
-        return reading.corrected
+        self.clock_steps = reading.corrected
 
-    def tend(self, seen: Backlog, clock_steps: int) -> list[tasks.LeftTask]:
+    def tend(self, seen: Backlog) -> list[tasks.LeftTask]:
         """Track what is at the gate. Return the tasks to fail: their status became unknown."""
         now, statuses = seen.now, self._tables.statuses
         self.waiting = seen.count(*statuses.waiting)
@@ -121,7 +120,7 @@ class Gate:
                 self._tables,
                 now,
                 first,
-                clock_steps=clock_steps,
+                clock_steps=self.clock_steps,
                 on_refusal=self._confinement.note_refused,
             )
             for task in found:
@@ -134,7 +133,7 @@ class Gate:
                 self._database,
                 self._tables,
                 now,
-                clock_steps=clock_steps,
+                clock_steps=self.clock_steps,
                 on_refusal=self._confinement.note_refused,
             )
             for change in changes:

@@ -4,7 +4,7 @@ A run exists in the database before it exists at the launcher, and its name foll
 and run number, so creating it again creates nothing new.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -54,8 +54,11 @@ class RunLauncher:
         self._launcher = launcher
         self._confinement = confinement
 
-    def launch(self, launches: list[Launch], now: datetime) -> Launched:
-        """Launch the runs whose tasks are enrolled now."""
+    def launch(self, launches: Iterable[Launch], now: datetime) -> Launched:
+        """Launch these runs, which were claimed for tasks that are enrolled at this moment.
+
+        They are taken one by one: the next ones may be claimed while the first are launched.
+        """
         results = self._ask_to_launch(launches)
         taken = [
             launch.run for launch, result in results if result.outcome is LaunchOutcome.NAME_TAKEN
@@ -81,34 +84,40 @@ class RunLauncher:
                 given_up += self.release(run, why, now)
         return Launched(launched, given_up, taken)
 
-    def _ask_to_launch(self, launches: list[Launch]) -> list[tuple[Launch, LaunchResult]]:
+    def _ask_to_launch(self, launches: Iterable[Launch]) -> list[tuple[Launch, LaunchResult]]:
         """Ask the launcher for all at once; after an unforeseen error, for each alone."""
-        results = [
-            (each, LaunchResult(LaunchOutcome.REFUSED, refusal=UNFORESEEN)) for each in launches
-        ]
-        unforeseen = results
+        asked = list[Launch]()
+
+        def note() -> Iterator[Launch]:
+            for launch in launches:
+                if self._confinement.is_stopping():
+                    return
+                asked.append(launch)
+                yield launch
+
+        results = unforeseen = list[tuple[Launch, LaunchResult]]()
         with self._confinement.confined(None):
-            results = list(self._launcher.launch(self._still_enrolled(launches)))
-        if results is not unforeseen or len(launches) < 2:
+            results = list(self._launcher.launch(note()))
+        if results is not unforeseen:
             return results
-        results = []
-        for launch, refusal in unforeseen:
-            alone = [(launch, refusal)]
-            with self._confinement.confined(launch.run.task_id):
-                alone = list(self._launcher.launch(self._still_enrolled([launch])))
+        for launch in asked:
+            alone = [(launch, LaunchResult(LaunchOutcome.REFUSED, refusal=UNFORESEEN))]
+            if len(asked) > 1:
+                with self._confinement.confined(launch.run.task_id):
+                    alone = list(self._launcher.launch(self.still_enrolled([launch])))
             results += alone
         return results
 
-    def _still_enrolled(self, launches: list[Launch]) -> Iterator[Launch]:
+    def still_enrolled(self, launches: list[Launch]) -> Iterator[Launch]:
         """Yield the launches whose tasks are enrolled at the moment when they are asked for."""
         for start in range(0, len(launches), CHECK_BATCH):
             if self._confinement.is_stopping():
                 return
             batch = launches[start : start + CHECK_BATCH]
-            names = runs.still_enrolled(
-                self._database, self._tables, [launch.run.name for launch in batch]
+            enrolled = runs.still_enrolled(
+                self._database, self._tables, [launch.run.run_id for launch in batch]
             )
-            yield from (launch for launch in batch if launch.run.name in names)
+            yield from (launch for launch in batch if launch.run.run_id in enrolled)
 
     def mark_launched(
         self, existing: list[tuple[UnfinishedRun, str | None, datetime | None]]
@@ -119,17 +128,17 @@ class RunLauncher:
         """
         if not existing:
             return 0
-        instants = {run.name: launched_at for run, _, launched_at in existing}
+        instants = {run.run_id: launched_at for run, _, launched_at in existing}
         try:
             new = runs.mark_launched(self._database, instants)
         except (RowHeld, RowRefused):
-            new = set()
+            new = set[int]()
             for run, _, launched_at in existing:
                 with self._confinement.confined(run.task_id):
-                    new |= runs.mark_launched(self._database, {run.name: launched_at})
+                    new |= runs.mark_launched(self._database, {run.run_id: launched_at})
         metrics.RUNS_LAUNCHED.inc(len(new))
         for run, uid, launched_at in existing:
-            if run.name in new:
+            if run.run_id in new:
                 if run.enrolled_since is not None and launched_at is not None:
                     waited = launched_at.astimezone(UTC).replace(tzinfo=None) - run.enrolled_since
                     metrics.LAUNCH_WAIT.observe(max(0.0, waited.total_seconds()))

@@ -3,14 +3,16 @@
 Only `stop` ends it, and `reset` lets it work again.
 
 A full pass is made at every interval, and at once when asked for without a name. Named runs that
-have changed get a focused pass at once; for many at a time, one full pass is cheaper. A pass that
-fails is aborted, logged once for each new cause, and tried again, in full, after a growing pause;
-nothing is decided from what could not be read.
+have changed get a focused pass at once; for many at a time, one full pass is cheaper. Between them,
+while a slot is free, the gate is looked at, as often as its pace allows. A pass that fails is
+aborted, logged once for each new cause, and tried again, in full, after a growing pause; nothing is
+decided from what could not be read.
 
 The reconciler confines the errors of single tasks. What still reaches the loop unforeseen aborts a
 pass, too. Only if that happens in several passes in a row, the loop ends (`LoopFailed`).
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -20,6 +22,7 @@ import structlog
 
 from enrollgate.common.backoff import Backoff, delay
 from enrollgate.common.redaction import redact
+from enrollgate.control.look_interval import LookInterval
 from enrollgate.control.reconciler import PassSummary
 from enrollgate.database import DatabaseMisconfigured, DatabaseUnavailable
 from enrollgate.launchers import LauncherUnavailable
@@ -44,8 +47,9 @@ class LoopFailed(Exception):
 class Loop:
     """Repeats a pass every `interval` seconds, and at once when woken, until stopped.
 
-    Its methods may be called from any thread. `after_pass` is called after every pass with its
-    summary, or with None if the pass was aborted.
+    Its methods may be called from any thread. `look_interval` says how often to look at the gate.
+    `after_pass` is called after every pass with its summary, or with None if the pass was aborted;
+    after a look, only if it has claimed something.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Loop:
         interval: float,
         backoff: Backoff,
         random: Random,
+        look_interval: LookInterval | None = None,
         after_pass: Callable[[PassSummary | None], None] = lambda _summary: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -68,6 +73,10 @@ class Loop:
         self._changed = set[str]()
         self._ending = frozenset[str]()
         self._full_pass_due = monotonic()
+        # When to observe the ending runs again, and when to look at the gate; not before a pass.
+        self._ending_due = self._look_due = math.inf
+        self._look_interval = look_interval or LookInterval(interval=interval, share=1.0)
+        self._has_looked = False
         self._failures = 0
         self._unforeseen = 0
         self._last_error = ""
@@ -99,19 +108,31 @@ class Loop:
     def reset(self) -> None:
         """Undo `stop`, so that `run` can work again. Its first pass is a full one."""
         with self._lock:
-            self._full_pass_due = self._monotonic()
+            self._full_pass_due, self._look_due = self._monotonic(), math.inf
         self._stopped.clear()
 
-    def run(self, reconcile: Callable[[Collection[str] | None], PassSummary]) -> None:
-        """Repeat `reconcile` until stopped.
+    def run(
+        self,
+        reconcile: Callable[[Collection[str] | None], PassSummary],
+        look: Callable[[], PassSummary] | None = None,
+    ) -> None:
+        """Repeat `reconcile` and `look` until stopped.
 
-        Its argument is the names of the changed runs, or None for a full pass. Raises LoopFailed.
+        The argument of `reconcile` is the names of the changed runs, or None for a full pass.
+        Raises LoopFailed.
         """
         while not self._stopped.is_set():
             self._woken.clear()
-            changed = self._take_changed()
+            is_look = look is not None and self._is_look_next()
+            changed = frozenset[str]() if is_look else self._take_changed()
             try:
-                summary = reconcile(changed)
+                if look is not None and is_look:
+                    summary = look()
+                elif changed is None or changed:
+                    summary = reconcile(changed)
+                else:
+                    self._sleep(looks=look is not None)
+                    continue
             except _EXPECTED as error:
                 self._unforeseen = 0
                 self._stopped.wait(self._record_failure(error))
@@ -123,23 +144,58 @@ class Loop:
             if self._failures:
                 _LOG.info("passes succeed again", failed_passes=self._failures)
             self._failures, self._unforeseen, self._last_error = 0, 0, ""
-            self._after_pass(summary)
-            with self._lock:
+            if not is_look or summary.launched or summary.finished:
+                self._after_pass(summary)
+            self._schedule(summary, is_look=is_look)
+
+    def _schedule(self, summary: PassSummary, *, is_look: bool) -> None:
+        """Decide when the next passes and looks are due, after one with this summary."""
+        with self._lock:
+            now = self._monotonic()
+            self._has_looked = is_look
+            if is_look:
+                self._look_interval.record(summary.cost)
+            else:
+                self._ending = self._ending | summary.ending
+                self._ending_due = now + ENDING_INTERVAL if self._ending else math.inf
                 if summary.more:
-                    self._full_pass_due = self._monotonic()
-                self._ending = summary.ending
-                pause = max(0.0, self._full_pass_due - self._monotonic())
-            if not self._stopped.is_set():
-                self._woken.wait(min(pause, ENDING_INTERVAL) if summary.ending else pause)
+                    self._full_pass_due = now
+            if summary.free <= 0:
+                self._look_due = math.inf
+            elif (is_look and summary.more) or (not is_look and summary.finished):
+                self._look_due = now  # more rows are ready, or a slot may be free for one
+            elif is_look:
+                self._look_due = now + self._look_interval.pause
+            else:
+                self._look_due = min(self._look_due, now + self._look_interval.pause)
+
+    def _is_look_next(self) -> bool:
+        """Return whether to look at the gate now: it takes turns with the passes that are due."""
+        with self._lock:
+            now = self._monotonic()
+            is_pass_due = self._changed or now >= min(self._full_pass_due, self._ending_due)
+            return now >= self._look_due and not (is_pass_due and self._has_looked)
+
+    def _sleep(self, *, looks: bool) -> None:
+        """Sleep until something is due, or until woken."""
+        with self._lock:
+            due = min(self._full_pass_due, self._ending_due)
+            if looks:
+                due = min(due, self._look_due)
+            pause = due - self._monotonic()
+        if not self._stopped.is_set() and pause > 0:
+            self._woken.wait(pause)
 
     def _take_changed(self) -> frozenset[str] | None:
-        """Return the runs that the next pass is about; None for a full pass."""
+        """Return the runs that the next pass is about; None for a full pass, none for no pass."""
         with self._lock:
-            changed = self._ending | self._changed
-            self._changed.clear()
-            self._ending = frozenset()
             now = self._monotonic()
-            if changed and len(changed) <= FOCUS_LIMIT and now < self._full_pass_due:
+            changed = frozenset(self._changed)
+            if changed or now >= min(self._ending_due, self._full_pass_due):
+                changed |= self._ending
+                self._ending, self._ending_due = frozenset(), math.inf
+            self._changed.clear()
+            if len(changed) <= FOCUS_LIMIT and now < self._full_pass_due:
                 return changed
             self._full_pass_due = now + self._interval
             return None
@@ -183,5 +239,5 @@ class Loop:
         self._last_error = cause
         self._after_pass(None)
         with self._lock:
-            self._full_pass_due = self._monotonic()
+            self._full_pass_due, self._look_due = self._monotonic(), math.inf
         return pause

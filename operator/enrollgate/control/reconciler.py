@@ -2,13 +2,14 @@
 
     gate      backlog -> track new tasks, record status changes, untrack finished tasks
     runs      unfinished rows -> the launcher's observations -> plan -> apply
-    launches  claim runs for the free slots -> plan -> check that each task is still enrolled
-              -> launch
+    launches  as below
     failures  fail the tasks whose enrollment timed out or whose status became unknown
 
 That is a *full* pass. When the launcher names the runs that have changed, a *focused* pass looks at
-those alone and then fills the slots they leave: its cost follows the change, however many runs
-there are.
+those alone: its cost follows the change, however many runs there are. Between passes, a *look* asks
+only what the gate is open for, by one statement, and launches that:
+
+    launches  look -> claim runs for the free slots -> read them -> plan -> launch
 
 Each part handles a limited number of tasks, so that a flood at the gate delays no run; the next
 pass follows at once. What goes wrong with one task is confined to it (`_confined`): if the database
@@ -22,7 +23,7 @@ which unknown statuses, errors and other places were warned about, and whose row
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -31,7 +32,7 @@ import structlog
 
 from enrollgate.control.confinement import HELD_LIMIT, Confinement
 from enrollgate.control.gate import Gate
-from enrollgate.control.launching import UNFORESEEN, RunLauncher
+from enrollgate.control.launching import CHECK_BATCH, UNFORESEEN, RunLauncher
 from enrollgate.control.task_log import TaskLog
 from enrollgate.database import (
     Database,
@@ -81,7 +82,9 @@ class PassSummary:
 
     `unfinished` is the number of unfinished runs at the end, `statements` the number of SQL
     statements sent. `refused` runs were claimed in this pass and given up without being launched:
-    their slots are free again. `is_limited` says that a part of the pass reached its limit.
+    their slots are free again. `free` slots are left for further runs. `cost` is the seconds that
+    a look at the gate took in the database. `is_limited` says that a part of the pass reached its
+    limit.
     `ending` names the runs to observe again soon, because no event announces their end.
     """
 
@@ -93,6 +96,8 @@ class PassSummary:
     expired: int
     statements: int
     refused: int = 0
+    free: int = 0
+    cost: float = 0.0
     is_limited: bool = False
     ending: frozenset[str] = frozenset()
 
@@ -104,7 +109,7 @@ class PassSummary:
 
 @dataclass(frozen=True, slots=True)
 class _Applied:
-    """How many runs an `_apply` finished and launched.
+    """How many runs were finished and launched.
 
     `refused` counts the finished ones that were to be launched.
     """
@@ -112,6 +117,24 @@ class _Applied:
     finished: int
     refused: int
     launched: int
+
+    def __add__(self, other: "_Applied") -> "_Applied":
+        return _Applied(
+            self.finished + other.finished,
+            self.refused + other.refused,
+            self.launched + other.launched,
+        )
+
+
+_NOTHING = _Applied(0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """What came of the free slots, and the seconds that the look took in the database."""
+
+    applied: _Applied
+    cost: float
 
 
 class Reconciler:
@@ -166,8 +189,12 @@ class Reconciler:
         # What is left at the launcher of runs that are recorded, by name. If this is lost, a full
         # pass finds it again.
         self._left = dict[str, Observation]()
-        # Whether this pass has reached its limit of ended runs.
+        # Whether this pass has reached a limit of its runs.
         self._is_limited = False
+        # The unfinished runs of this installation after the last pass; None before the first.
+        self._unfinished: int | None = None
+        # The version of SQLite's data when the gate was last looked at.
+        self._looked_at: int | None = None
 
     def reconcile(self, changed: Collection[str] | None = None) -> PassSummary:
         """Run one pass: a full one, or one focused on the runs that are named as changed.
@@ -176,7 +203,6 @@ class Reconciler:
         aborted, and the next one does what it did not get to.
         """
         self._is_limited = False
-        self._gate.begin_pass()
         with metrics.timed_pass("full" if changed is None else "focused"), self._log.one_pass():
             summary = self._full_pass() if changed is None else self._focused_pass(changed)
             self._discard_left()
@@ -184,10 +210,12 @@ class Reconciler:
 
     def _full_pass(self) -> PassSummary:
         sent_before = self._database.statements
+        self._gate.begin_pass()
         before = self._monotonic() if self._monotonic else 0.0
         seen = backlog.load_backlog(self._database, self._tables)
         now = seen.now
-        rejected = self._gate.tend(seen, self._gate.follow_clock(seen, before))
+        self._gate.follow_clock(seen, before)
+        rejected = self._gate.tend(seen)
         unfinished = runs.unfinished(
             self._database, self._tables, now, installation=self._installation
         )
@@ -197,21 +225,23 @@ class Reconciler:
         with_run = sum(run.task is TaskState.ENROLLED for run in unfinished)
         is_work_left = self._gate.enrolled > with_run or applied.finished > 0
         remaining = sum(run.state is not RunState.ENDED for run in unfinished) - applied.finished
-        claimed = self._launch_claimed(now, remaining, is_work_left=is_work_left)
+        self._unfinished = remaining
+        filled = _NOTHING
+        while is_work_left and not filled.refused:
+            before_batch = filled
+            filled += self._fill_slots().applied
+            is_work_left = filled.launched - before_batch.launched >= LAUNCH_BATCH
         is_due = seen.is_timeout_over(self._policy.enrollment_timeout)
         expired = self._gate.expire(now) if is_due else 0
         self._gate.reject(rejected, now)
-        queued = max(0, self._gate.enrolled - with_run - claimed[0])
+        claimed = (self._unfinished or 0) + filled.finished - remaining
+        queued = max(0, self._gate.enrolled - with_run - claimed)
         since = backlog.queued_since(self._database, self._tables) if queued else None
         metrics.QUEUED.set(queued)
         metrics.OLDEST_QUEUED.set(max(0.0, (now - since).total_seconds()) if since else 0.0)
+        self._is_limited |= self._gate.is_limited
         return self._summarize(
-            observed.values(),
-            applied,
-            claimed,
-            remaining=remaining,
-            expired=expired,
-            sent_before=sent_before,
+            sent_before, applied, filled, observed=observed.values(), expired=expired
         )
 
     def _focused_pass(self, changed: Collection[str]) -> PassSummary:
@@ -222,51 +252,123 @@ class Reconciler:
         )
         observed = self._observe(unfinished, only=True)
         applied = self._apply(self._plan(unfinished, observed, now), now)
-        remaining = runs.count_unfinished(self._database, installation=self._installation)
-        claimed = self._launch_claimed(now, remaining, is_work_left=applied.finished > 0)
-        return self._summarize(
-            observed.values(),
-            applied,
-            claimed,
-            remaining=remaining,
-            expired=0,
-            sent_before=sent_before,
-        )
+        if applied.finished or self._unfinished is None:
+            self._unfinished = runs.count_unfinished(
+                self._database, installation=self._installation
+            )
+        return self._summarize(sent_before, applied, observed=observed.values())
 
-    def _launch_claimed(
-        self, now: datetime, remaining: int, *, is_work_left: bool
-    ) -> tuple[int, _Applied]:
-        """Claim runs for the free slots and launch them.
+    def look(self) -> PassSummary:
+        """Look at the gate, and launch what it is open for, LAUNCH_BATCH runs at most.
 
-        Return how many were claimed, and what came of them.
+        If no slot is free, nothing is looked at. SQLite is looked at only after a commit. Raises
+        as `reconcile` does.
         """
-        limit = self._policy.max_concurrent_runs
-        if not is_work_left or remaining >= limit:
-            return 0, _Applied(0, 0, 0)
+        sent_before = self._database.statements
+        self._is_limited = False
+        if self._batch_size(LAUNCH_BATCH) <= 0:
+            return self._summarize(sent_before)
+        version = self._database.data_version()
+        if version is not None and version == self._looked_at:
+            return self._summarize(sent_before)
+        with self._log.one_pass():
+            filled = self._fill_slots()
+        self._looked_at = version
+        self._is_limited |= filled.applied.launched + filled.applied.refused >= LAUNCH_BATCH
+        return self._summarize(sent_before, filled=filled.applied, cost=filled.cost)
+
+    def _fill_slots(self) -> _Filled:
+        """Claim and launch runs for the free slots, LAUNCH_BATCH at most.
+
+        The first ones are launched while the next ones are claimed.
+        """
+        size = self._batch_size(LAUNCH_BATCH)
+        if size <= 0:
+            return _Filled(_NOTHING, 0.0)
+        first = claims.look(self._database, self._tables, limit=size)
+        if not first.found:
+            return _Filled(_NOTHING, first.cost)
+        claimed, rejected = self._claim(first), list[Action]()
+
+        def launches() -> Iterator[Launch]:
+            seen, claim, wanted, left = first, claimed, size, LAUNCH_BATCH
+            while claim.count:
+                for run in self._read_claim(seen, claim):
+                    with self._confinement.confined(run.task_id):
+                        # It is created, or adopted if another operator has created it meanwhile:
+                        # the plan needs no observation of it.
+                        for action in plan([run], {}, self._policy, self._launcher.place):
+                            if isinstance(action, Launch):
+                                yield action
+                            else:
+                                rejected.append(action)
+                left -= claim.count
+                is_last = claim.count < wanted or self._confinement.is_stopping()
+                wanted = self._batch_size(left)
+                if is_last or wanted <= 0:
+                    return
+                seen = claims.look(self._database, self._tables, limit=wanted)
+                claim = self._claim(seen)
+
+        launched = self._launch(launches(), first.now)
+        applied = launched + self._apply(rejected, first.now)
+        self._unfinished = (self._unfinished or 0) - applied.finished
+        return _Filled(applied, first.cost)
+
+    def _batch_size(self, left: int) -> int:
+        """Return how many runs to claim next, if `left` more may be claimed."""
+        free = self._policy.max_concurrent_runs - (self._unfinished or 0)
+        return min(free, CHECK_BATCH, left)
+
+    def _claim(self, seen: claims.Look) -> claims.Claim:
+        claim_id = self._new_claim_id()
+        if not seen.found:
+            return claims.Claim(claim_id)
 
         def set_claim_aside(task_id: int, refusals: int, error: DatabaseError) -> bool:
             """Set a task aside that cannot be claimed. The others are claimed."""
             self._is_limited = True
             with self._confinement.confined(task_id):
                 until = self._confinement.set_aside_until(
-                    task_id, refusals, "database", str(error), now
+                    task_id, refusals, "database", str(error), seen.now
                 )
-                set_aside.set_enrolled_aside(self._database, self._tables, task_id, now, until)
+                set_aside.set_enrolled_aside(self._database, self._tables, task_id, seen.now, until)
             return self._confinement.may_wait(error)
 
         claimed = claims.claim(
             self._database,
             self._tables,
-            claim_id=self._new_claim_id(),
+            seen.found,
+            claim_id=claim_id,
             installation=self._installation,
             place=self._launcher.place,
-            limit=limit,
-            unfinished=remaining,
+            limit=self._policy.max_concurrent_runs,
+            unfinished=self._unfinished or 0,
+            clock_steps=self._gate.clock_steps,
             on_refusal=set_claim_aside,
         )
-        # A run that was just claimed is created, or adopted if another operator has created it
-        # meanwhile: the plan needs no observation of it.
-        return len(claimed), self._apply(self._plan(claimed, {}, now), now)
+        self._unfinished = (self._unfinished or 0) + claimed.count
+        return claimed
+
+    def _read_claim(self, seen: claims.Look, claimed: claims.Claim) -> list[UnfinishedRun]:
+        """Read the claimed runs, and log that the gate is open for their tasks."""
+        found = claims.read_claim(self._database, self._tables, claimed)
+        mine, enrolled = {run.task_id for run in found}, self._tables.statuses.enrolled
+        for task in seen.found:
+            if task.task_id in mine and task.was != enrolled:
+                elapsed = (seen.now - (task.since or seen.now)).total_seconds()
+                self._log.log_decision(task.task_id, enrolled, elapsed)
+        return found
+
+    def _launch(self, launches: Iterable[Launch], now: datetime) -> _Applied:
+        done = self._run_launcher.launch(launches, now)
+        given_up = done.given_up
+        for run in done.taken:
+            message = f"an object that is not ours is already called {run.name}"
+            action = Record(run, None, Outcome.FAILED, Reason.NAME_TAKEN, message, move_task=True)
+            with self._confinement.confined(run.task_id):
+                given_up += self._record(action, now)
+        return _Applied(given_up, given_up, done.launched)
 
     def _observe(
         self, unfinished: Iterable[UnfinishedRun], *, only: bool
@@ -311,25 +413,28 @@ class Reconciler:
 
     def _summarize(
         self,
-        observed: Iterable[Observation],
-        applied: _Applied,
-        claimed: tuple[int, _Applied],
-        *,
-        remaining: int,
-        expired: int,
         sent_before: int,
+        applied: _Applied = _NOTHING,
+        filled: _Applied = _NOTHING,
+        *,
+        observed: Iterable[Observation] = (),
+        expired: int = 0,
+        cost: float = 0.0,
     ) -> PassSummary:
-        count, launched = claimed
+        unfinished = self._unfinished or 0
+        done = applied + filled
         return PassSummary(
             waiting=self._gate.waiting,
             enrolled=self._gate.enrolled,
-            unfinished=remaining + count - launched.finished,
-            launched=applied.launched + launched.launched,
-            finished=applied.finished + launched.finished,
+            unfinished=unfinished,
+            launched=done.launched,
+            finished=done.finished,
             expired=expired,
             statements=self._database.statements - sent_before,
-            refused=launched.finished,
-            is_limited=self._is_limited or self._gate.is_limited,
+            refused=filled.finished,
+            free=max(0, self._policy.max_concurrent_runs - unfinished),
+            cost=cost,
+            is_limited=self._is_limited,
             ending=frozenset(each.name for each in observed if each.is_ending),
         )
 
@@ -351,28 +456,21 @@ class Reconciler:
                     self._finish(end, now)
                 elif self._record(end, now):
                     recorded.append(_left_of(end))
-        adopted = [action for action in actions if isinstance(action, Adopt)]
-        metrics.RUNS_ADOPTED.inc(len(adopted))
-        self._run_launcher.mark_launched(
-            [(each.run, each.observation.uid, each.observation.launched_at) for each in adopted]
-        )
+        if adopted := [action for action in actions if isinstance(action, Adopt)]:
+            metrics.RUNS_ADOPTED.inc(len(adopted))
+            self._run_launcher.mark_launched(
+                [(each.run, each.observation.uid, each.observation.launched_at) for each in adopted]
+            )
         self._clear_orphans(
             [action for action in actions if isinstance(action, StopOrphan | DiscardOrphan)]
         )
         self._left |= {seen.name: seen for seen in recorded}
         launches = [action for action in actions if isinstance(action, Launch)]
-        launched = refused = 0
+        applied = _Applied(len(recorded), 0, 0)
         for start in range(0, len(launches), LAUNCH_BATCH):
-            done = self._run_launcher.launch(launches[start : start + LAUNCH_BATCH], now)
-            launched, refused = launched + done.launched, refused + done.given_up
-            for run in done.taken:
-                message = f"an object that is not ours is already called {run.name}"
-                action = Record(
-                    run, None, Outcome.FAILED, Reason.NAME_TAKEN, message, move_task=True
-                )
-                with self._confinement.confined(run.task_id):
-                    refused += self._record(action, now)
-        return _Applied(len(recorded) + refused, refused, launched)
+            batch = launches[start : start + LAUNCH_BATCH]
+            applied += self._launch(self._run_launcher.still_enrolled(batch), now)
+        return applied
 
     def _stop(self, stop: Stop, now: datetime) -> None:
         name, uid = stop.run.name, stop.observation.uid

@@ -19,6 +19,7 @@ import structlog
 from enrollgate.common.backoff import Backoff, delay
 from enrollgate.control.housekeeping import Housekeeping
 from enrollgate.control.leader_election import LeaderElectionForbidden, LeaderElector
+from enrollgate.control.look_interval import LookInterval
 from enrollgate.control.loop import Loop
 from enrollgate.control.progress import ProgressReader
 from enrollgate.control.reconciler import PassSummary, Reconciler
@@ -57,6 +58,7 @@ class OperatorRunner:
         housekeeping: Housekeeping,
         progress: ProgressReader,
         check_interval: float,
+        look_interval: LookInterval,
         health: Health,
         random: Random,
         elector: LeaderElector | None = None,
@@ -77,6 +79,7 @@ class OperatorRunner:
         self._stopped = threading.Event()
         self.loop = Loop(
             interval=check_interval,
+            look_interval=look_interval,
             backoff=RETRY_BACKOFF,
             random=random,
             after_pass=self._record_pass,
@@ -144,7 +147,7 @@ class OperatorRunner:
                     self._pass_seconds = time.monotonic() - start
 
             with self._progress.reading(self._launcher()):
-                self.loop.run(timed_pass)
+                self.loop.run(timed_pass, reconciler.look)
         finally:
             metrics.LEADING.set(0)
             metrics.TASKS.clear()  # the next leader reports them, and they must not count twice

@@ -23,6 +23,7 @@ from enrollgate.common.backoff import Backoff
 from enrollgate.common.signals import handle_signals
 from enrollgate.control.housekeeping import Housekeeping
 from enrollgate.control.leader_election import LeaderElector
+from enrollgate.control.look_interval import LookInterval
 from enrollgate.control.progress import ProgressReader
 from enrollgate.control.reconciler import Reconciler
 from enrollgate.control.runner import OperatorRunner
@@ -162,6 +163,9 @@ def build_runner(
             monotonic=time.monotonic,
         ),
         check_interval=settings.check_interval,
+        look_interval=LookInterval(
+            interval=settings.gate_interval, share=settings.gate_database_share
+        ),
         health=health,
         random=random,
         elector=elector,

@@ -198,7 +198,7 @@ def load_backlog(database: Database, tables: Tables) -> Backlog:
             for status in tables.statuses.waiting
         ),
     )
-    with database.read_transaction() as connection:
+    with database.autocommit() as connection:
         rows = connection.execute(statement).all()
         database.require_primary(is_read_only=any(r[0] == "clock" and r[3] for r in rows))
         return Backlog.from_rows(rows)

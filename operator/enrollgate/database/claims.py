@@ -1,7 +1,8 @@
 """Runs come into being: claimed for enrolled tasks, released, or recorded as never launched."""
 
-from collections.abc import Callable
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -10,14 +11,16 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Insert,
-    Select,
     String,
     cast,
     delete,
     func,
     insert,
     literal,
+    null,
     select,
+    union_all,
+    update,
 )
 
 from enrollgate.common.redaction import redact
@@ -46,24 +49,104 @@ _last = runs.alias("last")
 OnClaimRefused = Callable[[int, int, DatabaseError], bool]
 
 
+@dataclass(frozen=True, slots=True)
+class OpenTask:
+    """An enrolled task without an unfinished run: the gate is open, and nobody has claimed it.
+
+    `was` is its status when last seen, and `since` since when it is known; None if it is new.
+    `refusals` is how often in a row it was set aside.
+    """
+
+    task_id: int
+    was: str | None
+    since: datetime | None
+    refusals: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look at the gate has found.
+
+    `now` is the time by the database's clock, `cost` the seconds that the database took.
+    """
+
+    now: datetime
+    found: tuple[OpenTask, ...]
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The runs of one claim: `count` of them, for some of these tasks."""
+
+    claim_id: str
+    task_ids: Collection[int] = ()
+    count: int = 0
+
+
+def look(database: Database, tables: Tables, *, limit: int) -> Look:
+    """Find enrolled tasks without an unfinished run, lowest id first, `limit` of them at most.
+
+    Those that are set aside are left out. With an index on the status, the statement reads no
+    more rows than it finds, and those enrolled before them. Raises
+    DatabaseUnavailable or DatabaseMisconfigured.
+    """
+    now = database.clock_expression()
+    found = (
+        select(
+            literal(0).label("is_last"),
+            tables.id,
+            tracked_tasks.c.last_seen_status,
+            tracked_tasks.c.first_seen_at,
+            func.coalesce(tracked_tasks.c.refusals, 0),
+        )
+        .select_from(
+            tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id).outerjoin(
+                runs, (runs.c.task_id == tables.id) & (runs.c.active == 1)
+            )
+        )
+        .where(tables.is_enrolled(), runs.c.id.is_(None), is_not_set_aside(now))
+        .order_by(tables.id)
+        .limit(limit)
+    )
+    if database.is_sqlite:  # it knows no limit within a UNION
+        found = select(found.subquery("found"))
+    # Read last: so the server's own time covers the part before.
+    end = select(literal(1), database.elapsed_expression(), null(), now, literal(0))
+    started = time.perf_counter()
+    with database.autocommit() as connection:
+        *rows, last = connection.execute(union_all(found, end)).all()
+    elapsed = time.perf_counter() - started
+    return Look(
+        now=last[3],
+        # A view, or a table without a key, may have two rows with one id.
+        found=tuple({row[1]: OpenTask(*row[1:]) for row in rows}.values()),
+        cost=last[1] / 1e6 or elapsed,
+    )
+
+
 def claim(
     database: Database,
     tables: Tables,
+    found: Sequence[OpenTask],
     *,
     claim_id: str,
     installation: str,
     place: RunPlace,
     limit: int,
     unfinished: int,
+    clock_steps: int = 0,
     on_refusal: OnClaimRefused = lambda *_: True,
-) -> list[UnfinishedRun]:
-    """Claim runs for enrolled tasks that have no unfinished run, lowest id first, for this place.
+) -> Claim:
+    """Claim runs for those of these tasks that are still enrolled, lowest id first, for this place.
 
-    Those that are set aside are left out. Return exactly the runs that this call has claimed.
+    Those that are set aside or have an unfinished run by now are left out. Return exactly the runs
+    that this call has claimed, for `read_claim`.
 
     The rows are claimed with their content, so that a later change is noticed. `claim_id` is unique
     to this call. `limit` is how many unfinished runs the installation may have, `unfinished` how
-    many the caller has counted.
+    many the caller has counted. The tasks are tracked as enrolled from now on; `clock_steps` is how
+    many steps of the database's clock that comes after.
 
     Two operators that claim at the same time keep to the limit together: see `next_id`. Also,
     unique keys allow no task to be claimed twice.
@@ -74,65 +157,113 @@ def claim(
     now = database.clock_expression()
 
     def change(
-        connection: Connection, *, claimed: int = 0, only: int | None = None
-    ) -> list[UnfinishedRun]:
+        connection: Connection, *, claimed: int = 0, chosen: Sequence[OpenTask] = found
+    ) -> int:
         counted = unfinished + claimed
         for _ in range(2):
             inserted = connection.execute(
                 _build_claim(
                     tables,
                     now,
+                    [task.task_id for task in chosen],
                     claim_id=claim_id,
                     installation=installation,
                     place=place,
                     slots=limit - counted,
                     unfinished=counted,
-                    only=only,
                 )
             )
             if inserted.rowcount:
-                # `_build_claim` inserts them in the order of their ids, and nobody else can insert
-                # after them before this transaction ends: see `next_id`. The id that the server
-                # reports is another one if the table has a trigger, for example of an audit.
-                last = select(func.max(_last.c.id)).scalar_subquery()
-                mine = (runs.c.id > last - inserted.rowcount) & (runs.c.claim_id == claim_id)
-                return read_unfinished(connection, tables, mine)
+                _track_claimed(connection, tables, chosen, claim_id, clock_steps)
+                return inserted.rowcount
             recounted = connection.execute(select_unfinished_count(installation, now)).scalar_one()
             if not counted < recounted < limit:
                 break
             counted = recounted  # another operator has claimed meanwhile, and left slots free
-        return []
+        return 0
 
+    task_ids = tuple(task.task_id for task in found)
     try:
-        return database.run_in_transaction(change)
+        return Claim(claim_id, task_ids, database.run_in_transaction(change))
     except (RowHeld, RowRefused, DatabaseMisconfigured):
-        with database.read_transaction() as connection:
-            chosen = _select_claimable(tables, now).limit(limit - unfinished)
-            candidates = connection.execute(chosen).all()
-    claimed = list[UnfinishedRun]()
-    for task_id, refusals in candidates:
+        claimed = 0
+    for task in found:
         try:
-            alone = partial(change, claimed=len(claimed), only=task_id)
+            alone = partial(change, claimed=claimed, chosen=[task])
             claimed += database.run_in_transaction(alone, of_one_row=True)
         except (RowHeld, RowRefused) as error:
-            if not on_refusal(task_id, refusals, error):
+            if not on_refusal(task.task_id, task.refusals, error):
                 break
-    return claimed
+    return Claim(claim_id, task_ids, claimed)
 
 
-def _select_claimable(tables: Tables, now: ColumnElement[datetime]) -> Select[Any]:
-    """Build the statement of the enrolled tasks without a run, with their refusals, lowest first.
+def read_claim(database: Database, tables: Tables, claimed: Claim) -> list[UnfinishedRun]:
+    """Return the runs of a claim with their tasks as they are now.
 
-    Those that are set aside are left out.
+    Read just before they are launched: so this is the last check that their tasks are enrolled,
+    with the same content. What another operator has launched meanwhile is left out.
     """
-    has_run = select(runs.c.id).where(runs.c.task_id == tables.id, runs.c.active == 1).exists()
-    return (
-        select(tables.id, func.coalesce(func.max(tracked_tasks.c.refusals), 0))
-        .select_from(tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id))
-        .where(tables.is_enrolled(), ~has_run, is_not_set_aside(now))
-        .group_by(tables.id)  # where no key keeps ids unique, one row of several
-        .order_by(tables.id)
+    if not claimed.count:
+        return []
+    mine = (
+        runs.c.task_id.in_(claimed.task_ids),
+        runs.c.claim_id == claimed.claim_id,
+        runs.c.state == RunState.CLAIMED.value,
+        runs.c.active == 1,
     )
+    with database.autocommit() as connection:
+        return read_unfinished(connection, tables, *mine)
+
+
+def _track_claimed(
+    connection: Connection,
+    tables: Tables,
+    found: Sequence[OpenTask],
+    claim_id: str,
+    clock_steps: int,
+) -> None:
+    """Track the tasks of these new runs as enrolled, with the instants of their runs."""
+    mine = runs.c.task_id.in_([task.task_id for task in found]) & (runs.c.claim_id == claim_id)
+    if any(task.was is None for task in found):
+        new = (
+            select(
+                runs.c.task_id,
+                runs.c.first_seen_at,
+                literal(tables.statuses.enrolled),
+                runs.c.enrolled_seen_at,
+                literal(clock_steps),
+            )
+            .select_from(runs.outerjoin(tracked_tasks, tracked_tasks.c.task_id == runs.c.task_id))
+            .where(mine, tracked_tasks.c.task_id.is_(None))
+        )
+        columns = (
+            "task_id",
+            "first_seen_at",
+            "last_seen_status",
+            "enrolled_seen_at",
+            "clock_steps",
+        )
+        connection.execute(insert(tracked_tasks).from_select(columns, new))
+    enrolled = tables.statuses.enrolled
+    if changed := [task.task_id for task in found if task.was not in (None, enrolled)]:
+        since = select(runs.c.enrolled_seen_at).where(
+            mine, runs.c.task_id == tracked_tasks.c.task_id
+        )
+        connection.execute(
+            update(tracked_tasks)
+            .where(
+                tracked_tasks.c.task_id.in_(changed),
+                tracked_tasks.c.last_seen_status != enrolled,
+                since.exists(),
+            )
+            .values(
+                last_seen_status=enrolled,
+                enrolled_seen_at=since.scalar_subquery(),
+                refusals=0,
+                refusal=None,
+                retry_at=None,
+            )
+        )
 
 
 def next_id() -> ColumnElement[int]:
@@ -149,15 +280,15 @@ def next_id() -> ColumnElement[int]:
 def _build_claim(
     tables: Tables,
     now: ColumnElement[datetime],
+    task_ids: Collection[int],
     *,
     claim_id: str,
     installation: str,
     place: RunPlace,
     slots: int,
     unfinished: int,
-    only: int | None,
 ) -> Insert:
-    """Build the statement that claims up to `slots` runs; with `only`, of that task alone.
+    """Build the statement that claims up to `slots` runs of these tasks.
 
     It claims none if more than `unfinished` runs are unfinished.
     """
@@ -165,25 +296,32 @@ def _build_claim(
         select(func.max(runs.c.run_number)).where(runs.c.task_id == tables.id).scalar_subquery()
     )
     is_as_counted = select_unfinished_count(installation, now).scalar_subquery() <= unfinished
-    chosen_tasks = _select_claimable(tables, now).where(is_as_counted)
-    if only is not None:
-        chosen_tasks = chosen_tasks.where(tables.id == only)
+    has_run = select(runs.c.id).where(runs.c.task_id == tables.id, runs.c.active == 1).exists()
     chosen = (
-        chosen_tasks.with_only_columns(
+        select(
             tables.id.label("task_id"),
             (func.coalesce(previous, 0) + 1).label("run_number"),
             tables.content_sha256().label("content_sha256"),
-            # A focused pass claims tasks that no full pass has seen yet.
+            # A look claims tasks that no full pass has seen yet.
             func.coalesce(tracked_tasks.c.first_seen_at, now).label("first_seen_at"),
             func.coalesce(tracked_tasks.c.enrolled_seen_at, now).label("enrolled_seen_at"),
         )
+        .select_from(tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id))
+        .where(
+            tables.id.in_(task_ids),
+            tables.is_enrolled(),
+            ~has_run,
+            is_not_set_aside(now),
+            is_as_counted,
+        )
+        .group_by(tables.id)  # where no key keeps ids unique, one row of several
+        .order_by(tables.id)
         .limit(slots)
         .subquery("chosen")
     )
     task_id, run_number = cast(chosen.c.task_id, String(20)), cast(chosen.c.run_number, String(20))
-    position = func.row_number().over(order_by=chosen.c.task_id)
     values: dict[str, ColumnElement[Any]] = {
-        "id": next_id() + position - 1,
+        "id": next_id() + func.row_number().over(order_by=chosen.c.task_id) - 1,
         "task_id": chosen.c.task_id,
         "run_number": chosen.c.run_number,
         # As `run_name` builds it.

@@ -3,6 +3,9 @@
 READ COMMITTED on MySQL and MariaDB, so that no statement locks rows it does not change. On SQLite
 every transaction that writes begins IMMEDIATE, so that two operators wait for each other instead of
 failing.
+
+A server gets two kinds of connections. On one, each statement is a transaction of its own, and
+costs one round trip. The other one is for transactions of several statements.
 """
 
 import hashlib
@@ -12,7 +15,7 @@ import sqlite3
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -26,6 +29,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     ExceptionContext,
+    Executable,
     Integer,
     create_engine,
     event,
@@ -40,6 +44,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import (
     DataError,
     DBAPIError,
+    DisconnectionError,
     IntegrityError,
     OperationalError,
     ProgrammingError,
@@ -89,6 +94,8 @@ ROW_TIMEOUT = 6
 _SQLITE_STEPS = 100_000
 # Seconds to wait for another writer: SQLite has one lock, for the whole file.
 _SQLITE_LOCK_TIMEOUT = 10
+# Seconds after which an unused connection is checked before it is used.
+_CHECK_AFTER = 1.0
 _RETRY_WAIT = wait_exponential_jitter(multiplier=0.02, max=0.5, jitter=0.5)
 
 _SESSION = (
@@ -123,15 +130,21 @@ def database_clock(*, is_sqlite: bool) -> ColumnElement[datetime]:
 class Database:
     """One database: short transactions, counted statements, translated errors.
 
-    `statements` is how many statements were sent since the start; a pass over an idle backlog sends
-    a constant number.
+    `engine` is for transactions, `autocommit_engine` for single statements. `statements` is how
+    many statements were sent since the start; a pass over an idle backlog sends a constant number.
     """
 
-    def __init__(self, engine: Engine, clock: Clock = database_clock) -> None:
+    def __init__(
+        self, engine: Engine, autocommit_engine: Engine, clock: Clock = database_clock
+    ) -> None:
         self.engine = engine
+        self.autocommit_engine = autocommit_engine
         self.clock = clock
         self.statements = 0
-        event.listen(engine, "before_cursor_execute", self._count)
+        self._watcher: Connection | None = None
+        # SQLite's engines share their pool, and their events.
+        for each in (engine,) if self.is_sqlite else (engine, autocommit_engine):
+            event.listen(each, "before_cursor_execute", self._count)
 
     def _count(self, _connection: Connection, _cursor: object, statement: str, *_: object) -> None:
         self.statements += not statement.startswith("BEGIN")
@@ -146,6 +159,27 @@ class Database:
         """Return a name of this database for people, without user and password."""
         url = self.engine.url
         return str(url.database) if self.is_sqlite else f"{url.database} on {url.host}"
+
+    @contextmanager
+    def autocommit(self) -> Iterator[Connection]:
+        """Yield a connection on which each statement is a transaction of its own.
+
+        Raises DatabaseUnavailable or DatabaseMisconfigured.
+        """
+        with self._translated(), self.autocommit_engine.connect() as connection:
+            yield connection
+
+    def data_version(self) -> int | None:
+        """Return a number that changes with each commit of any connection; None on a server.
+
+        See https://www.sqlite.org/pragma.html#pragma_data_version. Call it from one thread.
+        """
+        if not self.is_sqlite:
+            return None
+        with self._translated():
+            # It tells only of the others' commits, so nothing is ever written on this connection.
+            self._watcher = self._watcher or self.autocommit_engine.connect()
+            return int(self._watcher.exec_driver_sql("PRAGMA data_version").scalar_one())
 
     @contextmanager
     def read_transaction(self) -> Iterator[Connection]:
@@ -243,6 +277,25 @@ class Database:
             return False
         return not is_read_only
 
+    def execute(self, statement: Executable) -> int:
+        """Execute a statement that writes one row, as a transaction of its own.
+
+        Return the rows it changed. It is tried again as in `run_in_transaction`. It raises as
+        there, but does not find out whether a trigger has raised an error of the server.
+        """
+
+        def attempt() -> int:
+            with self.autocommit_engine.connect() as connection, _limited(connection):
+                return connection.execute(statement).rowcount
+
+        with self._translated(of_one_row=True):
+            return Retrying(
+                retry=retry_if_exception(_is_conflict),
+                stop=stop_after_attempt(5),
+                wait=_RETRY_WAIT,
+                reraise=True,
+            )(attempt)
+
     @contextmanager
     def _translated(self, *, of_one_row: bool = False) -> Iterator[None]:
         """Translate errors; after one that is not about a row, throw all connections away.
@@ -254,7 +307,7 @@ class Database:
                 yield
         except DatabaseUnavailable as error:
             if type(error) is DatabaseUnavailable:
-                self.engine.dispose()
+                self.close()
             raise
 
     def clock_expression(self) -> ColumnElement[datetime]:
@@ -272,6 +325,15 @@ class Database:
         is_read_only = "CONCAT(@@global.read_only) NOT IN ('0', 'OFF')"
         return literal_column(f"({is_read_only} OR @@global.innodb_read_only)", Integer)
 
+    def elapsed_expression(self) -> ColumnElement[int]:
+        """Build the expression: the microseconds since the server began with this statement.
+
+        0 in SQLite, which has no server, and where `sysdate_is_now` makes both clocks one.
+        """
+        if self.is_sqlite:
+            return literal(0)
+        return literal_column("TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6))", Integer)
+
     def require_primary(self, *, is_read_only: bool) -> None:
         """Raise DatabaseUnavailable if the server is read-only.
 
@@ -287,14 +349,18 @@ class Database:
         With `on_primary`, raise DatabaseUnavailable if the server is read-only.
         """
         statement = select(self.clock_expression(), self.read_only_expression())
-        with self.read_transaction() as connection:
+        with self.autocommit() as connection:
             now, is_read_only = connection.execute(statement).one()
             self.require_primary(is_read_only=on_primary and bool(is_read_only))
         return now
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; the next statement opens one again."""
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.close()
         self.engine.dispose()
+        self.autocommit_engine.dispose()
 
 
 def open_database(
@@ -309,7 +375,8 @@ def open_database(
     Does not connect yet, so it does not fail yet.
     """
     if url.get_backend_name() == "sqlite":
-        return Database(_open_sqlite(url), clock)
+        engine = _open_sqlite(url)
+        return Database(engine, engine.execution_options(enrollgate_begins=False), clock)
     arguments: dict[str, object] = {
         "connect_timeout": CONNECT_TIMEOUT,
         "read_timeout": STATEMENT_TIMEOUT,
@@ -322,34 +389,69 @@ def open_database(
         arguments["password"] = str(url.password).encode()
     if tls_ca is not None:
         arguments["ssl"] = {"ca": str(tls_ca), "check_hostname": tls_verify_hostname}
-    engine = create_engine(
-        url,
-        isolation_level="READ COMMITTED",
-        hide_parameters=True,  # no row's content in an error
-        pool_size=2,
-        max_overflow=2,
-        pool_timeout=CONNECT_TIMEOUT,
-        pool_pre_ping=True,
-        pool_recycle=1800,
-        connect_args=arguments,
+    engine, autocommit_engine = (
+        create_engine(
+            url,
+            isolation_level=isolation_level,
+            hide_parameters=True,  # no row's content in an error
+            pool_size=2,
+            max_overflow=2,
+            pool_timeout=CONNECT_TIMEOUT,
+            pool_recycle=1800,
+            # Each would be a round trip: every transaction is ended by whoever began it.
+            pool_reset_on_return=None,
+            skip_autocommit_rollback=True,
+            connect_args=arguments,
+        )
+        for isolation_level in ("READ COMMITTED", "AUTOCOMMIT")
     )
-    if tls_ca is not None:
+    for each in (engine, autocommit_engine):
+        _check_unused_connections(each)
+        event.listen(each, "handle_error", _keep_answering)
+        if tls_ca is not None:
+            _check_certificate(each, tls_ca)
+    event.listen(autocommit_engine, "connect", _read_committed)
+    return Database(engine, autocommit_engine, clock)
 
-        @event.listens_for(engine, "do_connect")
-        def check_certificates(*_: object) -> None:
-            # Before each connection, since a mounted file may change.
+
+def _read_committed(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    with closing(connection.cursor()) as cursor:
+        cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+
+
+def _check_unused_connections(engine: Engine) -> None:
+    """Check a connection before it is used, if it was unused for a while: the server may be gone.
+
+    The pool's own `pool_pre_ping` would take a round trip for each statement.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def note(_connection: object, entry: ConnectionPoolEntry) -> None:
+        entry.info["unused since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def check(connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: object) -> None:
+        since = entry.info.pop("unused since", None)
+        if since is not None and time.monotonic() - since > _CHECK_AFTER:
             try:
-                ssl.create_default_context(cafile=str(tls_ca))
-            except OSError as error:
-                is_readable = isinstance(error, ssl.SSLError)
-                problem = "it holds no certificate" if is_readable else error.strerror
-                remedy = "name the CA's certificate, a file in PEM format that can be read"
-                raise DatabaseMisconfigured(
-                    f"ENROLLGATE_DATABASE__TLS_CA={tls_ca}: {problem}: {remedy}"
-                ) from error
+                engine.dialect.do_ping(connection)
+            except engine.dialect.loaded_dbapi.Error as error:
+                raise DisconnectionError("the server has closed it") from error
 
-    event.listen(engine, "handle_error", _keep_answering)
-    return Database(engine, clock)
+
+def _check_certificate(engine: Engine, tls_ca: Path) -> None:
+    @event.listens_for(engine, "do_connect")
+    def check_certificates(*_: object) -> None:
+        # Before each connection, since a mounted file may change.
+        try:
+            ssl.create_default_context(cafile=str(tls_ca))
+        except OSError as error:
+            is_readable = isinstance(error, ssl.SSLError)
+            problem = "it holds no certificate" if is_readable else error.strerror
+            remedy = "name the CA's certificate, a file in PEM format that can be read"
+            raise DatabaseMisconfigured(
+                f"ENROLLGATE_DATABASE__TLS_CA={tls_ca}: {problem}: {remedy}"
+            ) from error
 
 
 def _keep_answering(context: ExceptionContext) -> None:
@@ -421,8 +523,10 @@ def _open_sqlite(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("enrollgate_writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        options = connection.get_execution_options()
+        if options.get("enrollgate_begins", True):
+            writes = options.get("enrollgate_writes", False)
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
 

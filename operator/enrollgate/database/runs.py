@@ -9,6 +9,7 @@ can be moved (`finish`).
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -35,7 +36,7 @@ from sqlalchemy import (
 
 from enrollgate.common.redaction import redact
 from enrollgate.database.engine import Database
-from enrollgate.database.errors import RowHeld, RowRefused
+from enrollgate.database.errors import DatabaseError, RowHeld, RowRefused
 from enrollgate.database.progress import FINAL_COLUMNS, final_values
 from enrollgate.database.set_aside import SetAside
 from enrollgate.database.tables import (
@@ -127,8 +128,8 @@ def unfinished(
         | (tables.status != tables.statuses.enrolled),
     ]
     if names is not None:
-        conditions.append(runs.c.name.in_(names))
-    with database.read_transaction() as connection:
+        conditions += _named(database, installation, names)
+    with database.autocommit() as connection:
         return read_unfinished(connection, tables, *conditions)
 
 
@@ -210,7 +211,7 @@ def unfinished_elsewhere(
         .order_by(runs.c.id)
     )
     found = dict[RunPlace, list[str]]()
-    with database.read_transaction() as connection:
+    with database.autocommit() as connection:
         for row in connection.execute(statement):
             place = _place(row._mapping)
             if not here.can_observe(place):
@@ -220,7 +221,7 @@ def unfinished_elsewhere(
 
 def count_unfinished(database: Database, *, installation: str) -> int:
     """Return how many slots the runs of this installation take."""
-    with database.read_transaction() as connection:
+    with database.autocommit() as connection:
         statement = select_unfinished_count(installation, database.clock_expression())
         return connection.execute(statement).scalar_one()
 
@@ -242,23 +243,33 @@ def select_unfinished_count(installation: str, now: ColumnElement[datetime]) -> 
     )
 
 
-def still_enrolled(database: Database, tables: Tables, names: Collection[str]) -> set[str]:
-    """Return the names of the claimed runs whose tasks are enrolled now, with the same content.
+def still_enrolled(database: Database, tables: Tables, run_ids: Collection[int]) -> set[int]:
+    """Return the ids of the claimed runs whose tasks are enrolled now, with the same content.
 
     This is the last check before they are launched.
     """
     statement = (
-        select(runs.c.name)
+        select(runs.c.id)
         .join_from(runs, tables.tasks, tables.id == runs.c.task_id)
         .where(
-            *_claimed(names),
+            *_claimed(run_ids),
             runs.c.task_left.is_(None),
             tables.is_enrolled(),
             runs.c.content_sha256 == tables.content_sha256(),
         )
     )
-    with database.read_transaction() as connection:
+    with database.autocommit() as connection:
         return set(connection.execute(statement).scalars())
+
+
+def _named(
+    database: Database, installation: str, names: Collection[str]
+) -> tuple[ColumnElement[bool], ...]:
+    parsed = (parse_run_name(installation, name) for name in names)
+    largest = (1 << (63 if database.is_sqlite else 64)) - 1  # of what `task_id` holds
+    # An index finds the runs by it. There is none on their names.
+    task_ids = [each[0] for each in parsed if each is not None and abs(each[0]) <= largest]
+    return runs.c.task_id.in_(task_ids), runs.c.name.in_(names)
 
 
 def claims(
@@ -268,37 +279,32 @@ def claims(
 
     This is the last check before an orphan is stopped.
     """
-    parsed = (parse_run_name(installation, name) for name in names)
-    largest = (1 << (63 if database.is_sqlite else 64)) - 1  # of what `task_id` holds
-    # An index finds the runs by it. There is none on their names.
-    task_ids = [each[0] for each in parsed if each is not None and abs(each[0]) <= largest]
     has_ended = or_(runs.c.active.is_(None), runs.c.state == RunState.ENDED.value)
     statement = select(runs.c.name, runs.c.claim_id, has_ended).where(
-        runs.c.task_id.in_(task_ids), runs.c.name.in_(names)
+        *_named(database, installation, names)
     )
-    with database.read_transaction() as connection:
+    with database.autocommit() as connection:
         return {
             name: (claim_id or "", bool(ended))
             for name, claim_id, ended in connection.execute(statement)
         }
 
 
-def mark_launched(database: Database, launched: Mapping[str, datetime | None]) -> set[str]:
+def mark_launched(database: Database, launched: Mapping[int, datetime | None]) -> set[int]:
     """Record that claimed runs exist at their launcher, and since when (None: since now).
 
-    Return those that no operator had recorded before. Raises RowHeld or RowRefused; then repeat it
-    for each alone.
+    They are named by their ids. Return those that no operator had recorded before. Raises RowHeld
+    or RowRefused; then repeat it for each alone.
     """
     of_one_row = len(launched) == 1
-    names = launched.keys()
-    claimed = _claimed(names)
+    claimed = _claimed(launched.keys())
     mark = update(runs).where(*claimed)
     mark = mark.values(
         state=RunState.LAUNCHED.value,
         launched_at=case(
             *(
-                (runs.c.name == name, _bounded(database, _utc(instant)))
-                for name, instant in launched.items()
+                (runs.c.id == run_id, _bounded(database, _utc(instant)))
+                for run_id, instant in launched.items()
                 if instant is not None
             ),
             (true(), database.clock_expression()),
@@ -306,21 +312,25 @@ def mark_launched(database: Database, launched: Mapping[str, datetime | None]) -
     )
 
     def mark_all(connection: Connection) -> None:
-        if connection.execute(mark).rowcount != len(names):
+        if connection.execute(mark).rowcount != len(launched):
             raise _Overtaken
 
-    def mark_some(connection: Connection) -> set[str]:
-        found = select(runs.c.name).where(*claimed).with_for_update()
+    def mark_some(connection: Connection) -> set[int]:
+        found = select(runs.c.id).where(*claimed).with_for_update()
         new = set(connection.execute(found).scalars())
         connection.execute(mark)
         return new
 
+    if of_one_row:
+        with suppress(DatabaseError):  # else the transaction says what is wrong
+            # The usual case: one statement, which is a transaction of its own.
+            return set(launched) if database.execute(mark) else set()
     try:
         # Nearly always all of them are new, and one statement is enough.
         database.run_in_transaction(mark_all, of_one_row=of_one_row)
     except _Overtaken:
         return database.run_in_transaction(mark_some, of_one_row=of_one_row)
-    return set(names)
+    return set(launched)
 
 
 def _utc(instant: datetime) -> datetime:
@@ -346,8 +356,8 @@ def _bounded(
     return func.greatest(since, func.least(cast(value, INSTANT), now), type_=INSTANT)
 
 
-def _claimed(names: Collection[str]) -> tuple[ColumnElement[bool], ...]:
-    return (runs.c.name.in_(names), runs.c.active == 1, runs.c.state == RunState.CLAIMED.value)
+def _claimed(run_ids: Collection[int]) -> tuple[ColumnElement[bool], ...]:
+    return (runs.c.id.in_(run_ids), runs.c.active == 1, runs.c.state == RunState.CLAIMED.value)
 
 
 class _Overtaken(Exception):

@@ -149,7 +149,7 @@ def track_new(
     try:
         return database.run_in_transaction(track)
     except RowRefused:
-        with database.read_transaction() as connection:
+        with database.autocommit() as connection:
             found = read(connection)
         return _one_by_one(database, found, lambda one: partial(track, found=[one]), on_refusal)
 
@@ -194,7 +194,7 @@ def record_changes(
     )
     batch = statement
     for _ in range(GATE_LIMIT // BATCH):
-        with database.read_transaction() as connection:
+        with database.autocommit() as connection:
             recent = batch.where(_is_recent(database, now))
             changes = [Change(*row) for row in connection.execute(recent)]
         if not changes:
@@ -293,7 +293,7 @@ def due(database: Database, tables: Tables, now: datetime, timeout: float) -> li
         .order_by(tracked_tasks.c.first_seen_at)
         .limit(EXPIRY_LIMIT)
     )
-    with database.read_transaction() as connection:
+    with database.autocommit() as connection:
         return [TrackedTask(*row) for row in connection.execute(statement)]
 
 
@@ -415,7 +415,7 @@ def left_gate(database: Database, tables: Tables, now: datetime) -> Iterator[lis
     )
     batch = statement
     while True:
-        with database.read_transaction() as connection:
+        with database.autocommit() as connection:
             rows = connection.execute(batch).all()
         if not rows:
             return

@@ -94,6 +94,20 @@ class Settings(WorkerSettings):
     check_interval: Seconds = Field(
         10, description="Seconds between two full passes (formerly `check_interval`)."
     )
+    gate_interval: float = Field(
+        0.05,
+        ge=0.01,
+        le=60,
+        description="Seconds between two looks at the gate, while a slot is free. A look finds the "
+        "tasks that were enrolled since.",
+    )
+    gate_database_share: float = Field(
+        0.01,
+        gt=0,
+        le=1,
+        description="Part of one database core that the looks at the gate may take. If a look "
+        "takes long, the next one comes later: add an index on the status.",
+    )
     max_concurrent_runs: int = Field(
         4, ge=1, le=100_000, description="Maximum number of runs at the same time."
     )

@@ -1,7 +1,7 @@
 """The loop repeats, can be woken, survives errors, and ends only when it is stopped."""
 
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from random import Random
 
@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from enrollgate.common.backoff import Backoff
+from enrollgate.control.look_interval import LookInterval
 from enrollgate.control.loop import (
     FOCUS_LIMIT,
     LONGEST_PAUSE,
@@ -243,3 +244,126 @@ def test_unforeseen_error_in_pass_after_pass_ends_the_loop() -> None:
     with pytest.raises(LoopFailed, match="5 passes in a row failed.*KeyError.*report it") as raised:
         loop.run(reconcile)
     assert len(passes) == UNFORESEEN_LIMIT and "ada@" not in str(raised.value)
+
+
+class DrivenLoop:
+    """A loop on a clock that only its passes and looks move, and what it did, in order."""
+
+    def __init__(self, *, interval: float = 10.0, gate_interval: float = 0.05) -> None:
+        self.now = 0.0
+        self.done: list[str] = []
+        self.times: list[float] = []
+        self.free = 1
+        self.steps: list[Callable[[], PassSummary]] = []
+        self.loop = Loop(
+            interval=interval,
+            backoff=NO_PAUSE,
+            random=Random(1),
+            look_interval=LookInterval(interval=gate_interval, share=0.01),
+            monotonic=lambda: self.now,
+        )
+        # Sleeping moves the clock instead.
+        self.loop._woken.wait = self._sleep  # type: ignore[method-assign]  # the hook of this test
+
+    def _sleep(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.now += timeout
+        return False
+
+    def run(self, *, passes: int, cost: float = 0.0) -> None:
+        def note(what: str, summary: PassSummary) -> PassSummary:
+            self.done.append(what)
+            self.times.append(round(self.now, 6))
+            if len(self.done) >= passes:
+                self.loop.stop()
+            return self.steps.pop(0)() if self.steps else summary
+
+        def reconcile(changed: Collection[str] | None) -> PassSummary:
+            name = "full" if changed is None else ",".join(sorted(changed))
+            return note(name, replace(SUMMARY, free=self.free))
+
+        self.loop.run(reconcile, lambda: note("look", replace(SUMMARY, free=self.free, cost=cost)))
+
+
+def test_gate_is_looked_at_between_the_passes_at_its_interval() -> None:
+    driven = DrivenLoop(interval=0.12)
+    driven.run(passes=6)
+    assert driven.done == ["full", "look", "look", "full", "look", "look"]
+    assert driven.times == [0.0, 0.05, 0.1, 0.12, 0.15, 0.2]
+
+
+def test_costly_looks_come_less_often() -> None:
+    driven = DrivenLoop(interval=100)
+    driven.run(passes=4, cost=0.08)
+    assert driven.times == [0.0, 0.05, 8.05, 16.05]
+
+
+def test_gate_is_not_looked_at_while_no_slot_is_free() -> None:
+    driven = DrivenLoop(interval=10)
+    driven.free = 0
+    driven.run(passes=3)
+    assert driven.done == ["full", "full", "full"] and driven.times == [0.0, 10.0, 20.0]
+
+
+def test_slot_that_becomes_free_is_filled_at_once() -> None:
+    driven = DrivenLoop(interval=10)
+
+    def fill() -> PassSummary:
+        driven.loop.wake("run-1")
+        return SUMMARY
+
+    driven.steps = [fill, lambda: replace(SUMMARY, finished=1, free=1)]
+    driven.run(passes=3)
+    assert driven.done == ["full", "run-1", "look"] and driven.times == [0.0, 0.0, 0.0]
+
+
+def test_look_that_left_rows_is_followed_at_once() -> None:
+    driven = DrivenLoop(interval=10)
+    full = replace(SUMMARY, free=500, is_limited=True, launched=500)
+    driven.steps = [lambda: replace(SUMMARY, free=1000), lambda: full]
+    driven.run(passes=3)
+    assert driven.done == ["full", "look", "look"] and driven.times[1:] == [0.05, 0.05]
+
+
+def test_looks_and_results_take_turns_in_a_flood() -> None:
+    driven = DrivenLoop(interval=1000, gate_interval=0.01)
+
+    def step() -> PassSummary:
+        driven.now += 1
+        driven.loop.wake(f"run-{len(driven.done)}")
+        return replace(SUMMARY, free=1)
+
+    driven.steps = [step] * 7
+    driven.run(passes=7)
+    assert [each == "look" for each in driven.done] == [
+        False,
+        False,
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
+
+
+def test_failed_look_is_followed_by_a_full_pass() -> None:
+    driven = DrivenLoop(interval=1000)
+
+    def fail() -> PassSummary:
+        raise DatabaseUnavailable("gone")
+
+    driven.steps = [lambda: replace(SUMMARY, free=1), fail]
+    driven.run(passes=3)
+    assert driven.done == ["full", "look", "full"]
+
+
+def test_stop_during_a_look_begins_nothing_more() -> None:
+    driven = DrivenLoop()
+
+    def stop() -> PassSummary:
+        driven.loop.stop()
+        return replace(SUMMARY, free=1, is_limited=True)
+
+    driven.steps = [lambda: replace(SUMMARY, free=1), stop]
+    driven.run(passes=99)
+    assert driven.done == ["full", "look"]

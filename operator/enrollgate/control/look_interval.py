@@ -1,0 +1,31 @@
+"""How often the gate is looked at: at an interval, but never for more of the database's time."""
+
+import statistics
+from collections import deque
+
+# Looks whose costs count. The median of them is taken: one slow look slows no other down.
+_LOOKS = 9
+
+
+class LookInterval:
+    """Paces the looks at the gate by what they cost.
+
+    `interval` is the seconds between two looks, at least. `share` is the part of the time for which
+    the looks may keep the database busy: 0.01 is one percent of one core.
+    """
+
+    def __init__(self, *, interval: float, share: float) -> None:
+        self._interval = interval
+        self._share = share
+        self._costs = deque[float](maxlen=_LOOKS)
+
+    def record(self, cost: float) -> None:
+        """Note the seconds that a look took in the database."""
+        if cost > 0:
+            self._costs.append(cost)
+
+    @property
+    def pause(self) -> float:
+        """Return the seconds until the next look."""
+        cost = statistics.median(self._costs) if self._costs else 0.0
+        return max(self._interval, cost / self._share)

@@ -28,6 +28,7 @@ from benchmarks.idle import measure_idle
 from benchmarks.latency import measure_latency
 from benchmarks.overlap import MEGABYTE, measure_memory, measure_overlap
 from benchmarks.page import RESULTS, build_heading
+from benchmarks.peers.suite import FINDERS as PEERS
 from benchmarks.peers.suite import measure_peers
 from benchmarks.promises import evaluate
 from benchmarks.redaction import measure_redaction
@@ -113,10 +114,13 @@ def measure_cluster(quick: bool) -> Results:
         return {}
 
 
-def measure_side_by_side(quick: bool) -> Results:
-    """Measure Enrollgate and its peers, if there are a control plane and MariaDB."""
+def measure_side_by_side(quick: bool, kinds: Sequence[str]) -> Results:
+    """Measure Enrollgate and its peers, if there are a control plane and MariaDB.
+
+    `kinds` names the systems; the stored results of the others are kept.
+    """
     try:
-        return dict(measure_peers(quick))
+        return dict(measure_peers(quick, kinds))
     except (ControlPlaneAbsent, ServerAbsent) as error:
         Console(stderr=True).print(f"[red]No peer is measured: {error}[/]")
         return {}
@@ -129,7 +133,6 @@ SUITES: dict[str, Callable[[bool], Results]] = {
     "redaction": lambda _quick: {"redaction": measure_redaction()},
     "start": lambda _quick: {"start": measure_start()},
     "cluster": measure_cluster,
-    "peers": measure_side_by_side,
 }
 
 
@@ -148,21 +151,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "suites",
         nargs="*",
         metavar="SUITE",
-        help=f"one of {', '.join(SUITES)} and soak (default: all)",
+        help=f"one of {', '.join(SUITES)}, peers and soak (default: all but peers)",
     )
     parser.add_argument(
         "--minutes", type=float, help="how long the soak lasts (default: 30; with --quick: 1)"
     )
+    parser.add_argument(
+        "--systems",
+        nargs="+",
+        choices=PEERS,
+        default=tuple(PEERS),
+        help="which systems the suite peers measures (default: all)",
+    )
     options = parser.parse_args(arguments)
     minutes = options.minutes or (1 if options.quick else 30)
-    suites = SUITES | {"soak": lambda _quick: {"soak": measure_soak(minutes)}}
+    suites = SUITES | {
+        "soak": lambda _quick: {"soak": measure_soak(minutes)},
+        "peers": lambda quick: measure_side_by_side(quick, options.systems),
+    }
     unknown = set(options.suites) - set(suites)
     if unknown:
         parser.error(
             f"unknown suite: {', '.join(sorted(unknown))}; choose from {', '.join(suites)}"
         )
     broken = 0
-    for suite in options.suites or suites:
+    for suite in options.suites or (*SUITES, "soak"):
         results = suites[suite](options.quick)
         if results:
             save(suite, results, QUICK_RESULTS if options.quick else RESULTS)

@@ -16,8 +16,9 @@ from benchmarks.promises import Row, Tables, evaluate
 RESULTS = Path(__file__).with_name("results.json")
 _INTRODUCTION = """# Benchmarks
 
-`make bench` runs all benchmarks (about an hour and a half), writes `benchmarks/results.json` and
-prints the tables. It fails if a promise is not kept. To run one part, use
+`make bench` runs all benchmarks but `peers` (about an hour and a half), writes
+`benchmarks/results.json` and prints the tables. It fails if a promise is not kept.
+`make bench-peers` does the same for `peers` (about an hour). To run one part, use
 `python -m benchmarks databases`, `drive`, `redaction`, `start`, `cluster`, `peers` or `soak`;
 `--minutes` says how long the soak lasts. With `--quick` it only checks that the benchmarks run.
 

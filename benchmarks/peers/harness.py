@@ -32,6 +32,8 @@ _TAIL = 3.0
 # Seconds without a new Job, beside the system's interval, after which no more are expected.
 _QUIET = 45.0
 _TIMEOUT = 1200
+# Seconds that a system may take until its first Job.
+_START_TIMEOUT = 300
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def scene(stage: Stage, system: System, rows: int, waiting: int = 0) -> Iterator
         try:
             enroll_at_once(world, 1)
             world.wait_for(
-                lambda: kubelet.running, f"{system.name} creates its first Job", _TIMEOUT
+                lambda: kubelet.running, f"{system.name} creates its first Job", _START_TIMEOUT
             )
             current.before = frozenset(watch.names)
             time.sleep(_TAIL)

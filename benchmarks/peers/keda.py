@@ -90,9 +90,9 @@ def _start(world: ClusterWorld, rows: int, build: Path, polling: int, limits: _L
         kubeconfig=admin,
     )
     job = json.loads(run_module("job", environment=world.environment))
-    objects = build_objects(job, world.database_url, polling, 2 * rows)
-    documents = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
-    kubectl("apply", "-n", world.namespace, "-f", "-", kubeconfig=admin, stdin=documents)
+    for path, each in build_objects(job, world.database_url, polling, 2 * rows).items():
+        group, _, plural = path.rpartition("/")
+        world.cluster.create(f"{group}/namespaces/{world.namespace}/{plural}", each)
     certificates = _certificates(world)
     environment = {
         "PATH": "/usr/bin:/bin",
@@ -131,8 +131,10 @@ def _certificates(world: ClusterWorld) -> Path:
 
 def build_objects(
     job: Mapping[str, object], url: str, polling: int, most: int
-) -> list[dict[str, object]]:
+) -> dict[str, dict[str, object]]:
     """Build the ScaledJob that creates this Job, and the Secret with the address of the database.
+
+    The keys are the paths of their kinds in the API, without a namespace.
 
     Up to `most` Jobs may exist, more than there are rows, so that surplus Jobs can be seen.
     """
@@ -149,14 +151,14 @@ def build_objects(
         },
         "authenticationRef": {"name": _NAME},
     }
-    return [
-        {
+    return {
+        "/api/v1/secrets": {
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {"name": _NAME},
             "stringData": {"connection": connection},
         },
-        {
+        "/apis/keda.sh/v1alpha1/triggerauthentications": {
             "apiVersion": "keda.sh/v1alpha1",
             "kind": "TriggerAuthentication",
             "metadata": {"name": _NAME},
@@ -166,7 +168,7 @@ def build_objects(
                 ]
             },
         },
-        {
+        "/apis/keda.sh/v1alpha1/scaledjobs": {
             "apiVersion": "keda.sh/v1alpha1",
             "kind": "ScaledJob",
             "metadata": {"name": _NAME},
@@ -179,7 +181,7 @@ def build_objects(
                 "triggers": [trigger],
             },
         },
-    ]
+    }
 
 
 def measure_late_mark(stage: Stage, system: System, rows: int, late: float) -> Row:

@@ -2,15 +2,17 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from subprocess import SubprocessError
 
 from rich.console import Console
 from tests.databases import start_mariadb
 from tests.databases.server import fresh_database
+from urllib3.exceptions import HTTPError
 
 from benchmarks.cluster import control_plane
 from benchmarks.page import RESULTS
@@ -25,10 +27,12 @@ from benchmarks.peers.harness import (
 )
 from benchmarks.peers.load import Load
 from benchmarks.peers.system import PeerAbsent, System
+from enrollgate.launchers import LauncherRefused, LauncherUnavailable
+from enrollgate.launchers.kubernetes import ApiError
 
 Tables = dict[str, list[Row]]
 # Each finds the systems of one kind, or raises PeerAbsent.
-_FINDERS: Mapping[str, Callable[[], list[System]]] = {
+FINDERS: Mapping[str, Callable[[], list[System]]] = {
     "Enrollgate": ours.systems,
     "plain loop": loop.systems,
     "KEDA": keda.systems,
@@ -53,13 +57,14 @@ FULL = Plan((Load(100, gap=0.5), Load(200), Load(1_000)), 3, 10_000, 30.0, 200)
 QUICK = Plan((Load(10, gap=0.5), Load(50)), 1, 1_000, 5.0, 30)
 
 
-def measure_peers(quick: bool) -> Tables:
-    """Measure every system, one at a time.
+def measure_peers(quick: bool, kinds: Collection[str]) -> Tables:
+    """Measure the systems of these kinds, one at a time. A system that fails is left out.
 
     Raises ControlPlaneAbsent and ServerAbsent.
     """
     plan = QUICK if quick else FULL
-    systems, absent = find_systems()
+    systems, absent = find_systems(kinds)
+    failed = dict[str, str]()
     tables: Tables = {
         "peers_launches": [],
         "peers_write_back": [],
@@ -68,28 +73,33 @@ def measure_peers(quick: bool) -> Tables:
     }
     with _stage() as stage:
         for load in plan.loads:
-            _measure_rounds(stage, systems, load, plan.rounds, tables)
-        for system in systems:
-            _say(f"{system.name}: at rest, and killed")
-            tables["peers_rest"].append(
-                measure_rest(stage, system, plan.waiting, plan.rest_seconds)
-            )
-            tables["peers_faults"].append(measure_kill(stage, system, plan.killed_rows))
-            if not system.writes_back and system.is_compared:
-                tables["peers_faults"].append(keda.measure_late_mark(stage, system, 5, 3.0))
+            _measure_rounds(stage, systems, load, plan.rounds, tables, failed)
+        for system in (each for each in systems if each.name not in failed):
+            with _noting_failure(system, failed):
+                _say(f"{system.name}: at rest, and killed")
+                tables["peers_rest"].append(
+                    measure_rest(stage, system, plan.waiting, plan.rest_seconds)
+                )
+                tables["peers_faults"].append(measure_kill(stage, system, plan.killed_rows))
+                if not system.writes_back and system.is_compared:
+                    tables["peers_faults"].append(keda.measure_late_mark(stage, system, 5, 3.0))
     tables = {
         "peers_ratios": compare(tables, systems),
-        "peers_systems": [describe(system) for system in systems],
+        "peers_systems": [describe(system, failed) for system in systems],
         **tables,
     }
     stored = json.loads(RESULTS.read_text()).get("peers", {}).get("tables", {})
-    return keep_absent(tables, stored, absent)
+    kept = keep_absent(tables, stored, absent)
+    return {name: rows for name, rows in kept.items() if rows}
 
 
-def find_systems() -> tuple[list[System], dict[str, str]]:
-    """Return the systems that can be measured here, and why the others cannot, by kind."""
+def find_systems(kinds: Collection[str]) -> tuple[list[System], dict[str, str]]:
+    """Return the systems of these kinds that can be measured here, and why others are not."""
     systems, absent = list[System](), {}
-    for kind, find in _FINDERS.items():
+    for kind, find in FINDERS.items():
+        if kind not in kinds:
+            absent[kind] = "left out by --systems"
+            continue
         try:
             systems += find()
         except PeerAbsent as error:
@@ -114,21 +124,45 @@ def _stage() -> Iterator[Stage]:
             server.kill()
 
 
+@contextmanager
+def _noting_failure(system: System, failed: dict[str, str]) -> Iterator[None]:
+    """Note why a system failed, and go on with the others."""
+    try:
+        yield
+    except (
+        AssertionError,
+        OSError,
+        ApiError,
+        LauncherUnavailable,
+        LauncherRefused,
+        SubprocessError,
+        HTTPError,
+    ) as error:
+        failed[system.name] = f"{type(error).__name__}: {error}"[:500]
+        _say(f"[red]{system.name} failed: {failed[system.name]}[/]")
+
+
 def _measure_rounds(
-    stage: Stage, systems: Sequence[System], load: Load, rounds: int, tables: Tables
+    stage: Stage,
+    systems: Sequence[System],
+    load: Load,
+    rounds: int,
+    tables: Tables,
+    failed: dict[str, str],
 ) -> None:
     """Measure one load. Every second round goes backwards, so that none always comes last."""
     launches: dict[str, list[Row]] = {}
     writes: dict[str, list[Row]] = {}
     for number in range(rounds):
         for system in systems[:: -1 if number % 2 else 1]:
-            if number and not system.is_compared:
+            if (number and not system.is_compared) or system.name in failed:
                 continue
             _say(f"{system.name}: {load.name}, round {number + 1}")
-            launched, written = measure_load(stage, system, load)
-            launches.setdefault(system.name, []).append(launched)
-            if written is not None:
-                writes.setdefault(system.name, []).append(written)
+            with _noting_failure(system, failed):
+                launched, written = measure_load(stage, system, load)
+                launches.setdefault(system.name, []).append(launched)
+                if written is not None:
+                    writes.setdefault(system.name, []).append(written)
     tables["peers_launches"] += map(median_row, launches.values())
     tables["peers_write_back"] += map(median_row, writes.values())
 
@@ -137,15 +171,15 @@ def _say(text: str) -> None:
     Console(stderr=True).print(f"{datetime.now(UTC):%H:%M:%S} {text}")
 
 
-def describe(system: System) -> Row:
-    """Say what was measured, and when."""
+def describe(system: System, failed: Mapping[str, str]) -> Row:
+    """Say what was measured, and when, or why it failed."""
     return {
         "system": system.name,
         "version": system.version,
         "settings": system.settings,
         "not_comparable": system.not_comparable,
         "measured": f"{datetime.now(UTC):%Y-%m-%d}",
-        "state": "measured",
+        "state": f"failed: {failed[system.name]}" if system.name in failed else "measured",
     }
 
 
@@ -168,8 +202,8 @@ def compare(tables: Mapping[str, Sequence[Row]], systems: Sequence[System]) -> l
         for table, column, measure in _COMPARED:
             values = {(str(row["system"]), str(row["load"])): row[column] for row in tables[table]}
             for (name, load), value in values.items():
-                own = float(str(values[mine, load]))
-                if name == other and value:
+                own = float(str(values.get((mine, load), 0)))
+                if name == other and own and value:
                     ratios.append(
                         {
                             "against": other,

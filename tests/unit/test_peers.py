@@ -10,7 +10,7 @@ import pytest
 from benchmarks.peers import keda, ours, prefect
 from benchmarks.peers.harness import Row, count, match, median_row, percentiles, sum_commands
 from benchmarks.peers.job import TASK
-from benchmarks.peers.suite import compare, keep_absent
+from benchmarks.peers.suite import compare, describe, find_systems, keep_absent
 from benchmarks.peers.system import Running, System
 from benchmarks.promises import KEDA, PROMISES
 
@@ -105,16 +105,17 @@ def test_the_task_of_a_job_is_read_from_its_name(task_of: Any, name: str, task: 
 
 def test_keda_creates_the_same_job_as_the_others() -> None:
     objects = keda.build_objects(JOB, "mysql+pymysql://root:secret@127.0.0.1:3307/db", 1, 20)
-    scaled: Any = objects[-1]
+    scaled: Any = objects["/apis/keda.sh/v1alpha1/scaledjobs"]
     assert scaled["spec"]["jobTargetRef"] == JOB["spec"]
     assert scaled["spec"]["pollingInterval"] == 1
     assert scaled["spec"]["maxReplicaCount"] == 20
 
 
 def test_keda_gets_the_database_from_a_secret_only() -> None:
-    secret, *others = keda.build_objects(JOB, "mysql+pymysql://root:secret@127.0.0.1:3307/db", 1, 2)
+    objects = keda.build_objects(JOB, "mysql+pymysql://root:secret@127.0.0.1:3307/db", 1, 2)
+    secret = objects.pop("/api/v1/secrets")
     assert secret["stringData"] == {"connection": "root:secret@tcp(127.0.0.1:3307)/db"}
-    assert "root:secret" not in json.dumps(others)
+    assert "root:secret" not in json.dumps(objects)
 
 
 def test_prefect_creates_the_same_job_but_for_what_it_requires() -> None:
@@ -207,3 +208,14 @@ def test_the_promises_name_systems_that_are_compared() -> None:
     assert fastest.name == KEDA
     names = {promise.where["against"] for promise in PROMISES if promise.table == "peers_ratios"}
     assert names == {"plain loop", KEDA}
+
+
+def test_a_system_left_out_by_an_option_is_not_measured() -> None:
+    systems, absent = find_systems(["Enrollgate", "plain loop"])
+    assert [system.name for system in systems] == ["Enrollgate", "plain loop"]
+    assert absent == {"KEDA": "left out by --systems", "Prefect": "left out by --systems"}
+
+
+def test_a_system_that_failed_is_described_with_its_error() -> None:
+    assert describe(SYSTEM, {})["state"] == "measured"
+    assert describe(SYSTEM, {"Enrollgate": "OSError: no"})["state"] == "failed: OSError: no"

@@ -10,6 +10,7 @@ Each mode runs in a process of its own (`python -m benchmarks.overlap MODE ...`,
 `enrollgate work`). The site and the Drive emulator run in this process.
 """
 
+import compileall
 import hashlib
 import http.client
 import json
@@ -31,6 +32,7 @@ from tests.drive_emulator import DriveEmulator
 from tests.faulty_site import FaultySite, Lecture
 from tests.media import lecture
 
+import enrollgate
 from benchmarks.memory import peak
 from enrollgate.domain.destination import DriveDestination
 from enrollgate.settings.worker import WorkerSettings
@@ -59,6 +61,9 @@ def measure_overlap(lectures: int, rate: int) -> list[dict[str, object]]:
 
     `rate` is the bandwidth in both directions, in bytes per second.
     """
+    # As in the image: else each worker would compile its modules again, where Python may not
+    # write bytecode (PYTHONDONTWRITEBYTECODE).
+    compileall.compile_dir(Path(enrollgate.__file__).parent, quiet=1)
     course = _course([Random(n).randint(1, 50) * MEGABYTE for n in range(lectures)])
     size = sum(len(each.content) for each in course)
     costs = {mode: _measure(mode, course, rate) for mode in MODES}

@@ -72,6 +72,20 @@ def test_start_of_a_reading_command_imports_no_operator(
     assert "test-1-1" in output and not HEAVY & modules
 
 
+def test_start_of_a_worker_imports_only_what_it_uses(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENROLLGATE_ALLOWED_HOSTS", "127.0.0.1:1")
+    monkeypatch.setenv("ENROLLGATE_DESTINATION", f"directory:{tmp_path}")
+    report = tmp_path / "report"
+    names = {"task-id": 7, "course-url": "http://127.0.0.1:1/", "scratch-dir": tmp_path}
+    options = [f"--{name}={value}" for name, value in names.items()]
+    _, modules = imported_by(sqlite_url, "work", *options, f"--report-path={report}")
+    assert "NetworkError" in report.read_text(), "it sent its first request"
+    assert "yt_dlp" in modules
+    assert not (HEAVY | {"requests", "sqlalchemy", "urllib3"}) - {"yt_dlp"} & modules
+
+
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_every_command_explains_itself(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     names = [

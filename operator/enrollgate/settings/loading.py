@@ -9,14 +9,13 @@ import difflib
 import os
 import re
 from collections.abc import Iterable
-from typing import TypeVar, get_args
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError as SourceError
 
-from enrollgate.settings.operator import Settings
 from enrollgate.settings.sources import (
     CONFIG_FILE,
     PREFIX,
@@ -27,6 +26,9 @@ from enrollgate.settings.sources import (
     secrets_folder,
 )
 from enrollgate.settings.worker import WorkerSettings
+
+if TYPE_CHECKING:
+    from enrollgate.settings.operator import Settings
 
 # What a launcher says to a worker about its one run. They are no settings: only the command
 # `enrollgate work` accepts them.
@@ -52,8 +54,10 @@ class SettingsError(ValueError):
     """Settings that cannot be used. Its text has one line for each problem."""
 
 
-def load_settings() -> Settings:
+def load_settings() -> "Settings":
     """Read and check all settings. Raises SettingsError."""
+    from enrollgate.settings.operator import Settings
+
     return _load(Settings, frozenset())
 
 
@@ -67,6 +71,8 @@ def load_worker_settings() -> WorkerSettings:
 
 def variables() -> dict[str, FieldInfo]:
     """Return the name of every variable with its field, those of the groups included."""
+    from enrollgate.settings.operator import Settings  # a worker seldom needs the operator's
+
     found = {}
     for name, field in Settings.model_fields.items():
         group = field.annotation
@@ -110,9 +116,13 @@ def _unknown_names(names: Iterable[str], place: str = "") -> list[str]:
 
     The lines show no values, since a value may be a secret.
     """
+    ours = {name.upper() for name in names if name.upper().startswith(PREFIX)}
+    ours -= {f"{PREFIX}{name}".upper() for name in WorkerSettings.model_fields}
+    if not ours:
+        return []
     known = set(variables())
     problems = []
-    for name in sorted({n.upper() for n in names if n.upper().startswith(PREFIX)} - known):
+    for name in sorted(ours - known):
         members = sorted(other for other in known if other.startswith(f"{name}__"))
         # The prefix is cut off, since it makes all names look alike.
         similar = difflib.get_close_matches(

@@ -138,6 +138,7 @@ class Fetched:
     validators: Validators = Validators()  # of the version that `file` has
     expected: Expected | None = None  # None: the file's own name says what it is
     extension: str = ""  # by its content, with the dot; empty: that of `file`
+    md5: str = ""  # of the file that was verified, hexadecimal; empty: not calculated yet
 
     @property
     def suffix(self) -> str:

@@ -12,17 +12,12 @@ FFmpeg gets an open file and the name of its format, never a path or a URL. So i
 playlist's parser, and what a file names is never opened.
 """
 
-import bz2
-import gzip
 import io
 import json
-import lzma
 import os
 import re
 import resource
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -201,10 +196,20 @@ def _check_document(file: BinaryIO, kind: FileType, findings: Findings) -> Findi
     main = kind.extensions[0]
     if main == ".zip":
         return _check_zip(file, findings)
-    if (opener := _DECOMPRESSORS.get(main)) is not None:
+    if main in (".gz", ".bz2", ".xz"):
+        import bz2  # few files are archives, and each worker starts this program
+        import gzip
+        import lzma
+        import zlib
+
         unpacked = 0
+        openers: dict[str, Callable[[BinaryIO], io.BufferedIOBase]] = {
+            ".gz": lambda file: gzip.GzipFile(fileobj=file),
+            ".bz2": bz2.BZ2File,
+            ".xz": lzma.LZMAFile,
+        }
         try:
-            with opener(file) as stream:
+            with openers[main](file) as stream:
                 while unpacked < _MAX_UNPACKED and (block := stream.read(_CHUNK)):
                     unpacked += len(block)
         except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
@@ -240,15 +245,13 @@ _END_MARKS = {
     ".jpg": b"\xff\xd9",
     ".gif": b"\x3b",
 }
-_DECOMPRESSORS: dict[str, Callable[[BinaryIO], io.BufferedIOBase]] = {
-    ".gz": lambda file: gzip.GzipFile(fileobj=file),
-    ".bz2": bz2.BZ2File,
-    ".xz": lzma.LZMAFile,
-}
 
 
 def _check_zip(file: BinaryIO, findings: Findings) -> Findings:
     """Read the directory at the archive's end. It also says which kind of document this is."""
+    import zipfile  # as above
+    import zlib
+
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()

@@ -9,11 +9,9 @@ Sources of the signatures: https://www.garykessler.net/library/file_sigs.html, R
 ISO/IEC 14496-12 (MP4), ISO/IEC 13818-1 (MPEG-TS), RFC 3533 (Ogg), RFC 8216 (HLS).
 """
 
-import mimetypes
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.message import Message
 from enum import Enum
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -197,6 +195,9 @@ def announced_extension(headers: Mapping[str, str], url: str) -> str:
     URL, and other Content-Types. Types that servers also send for errors, or for anything, say
     nothing.
     """
+    import mimetypes  # the process that checks files does not need them
+    from email.message import Message
+
     message = Message()
     for name in ("Content-Disposition", "Content-Type"):
         message[name] = headers.get(name) or ""

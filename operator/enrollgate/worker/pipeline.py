@@ -248,7 +248,7 @@ class Pipeline:
                 self._scratch.complete(item.key, _size(folder))
                 break
         try:
-            return verify(fetched, self._stop)
+            return verify(fetched, self._stop, with_md5=True)
         except Failure as failure:
             if failure.reason is not Reason.STOPPED:
                 # What is left of it must not be continued: the next attempt starts over.

@@ -14,25 +14,16 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TextIO
-
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    TaskID,
-    TextColumn,
-    TransferSpeedColumn,
-)
-from rich.progress import Progress as Bars
+from typing import TYPE_CHECKING, TextIO
 
 from enrollgate.common.files import write_private
 from enrollgate.common.redaction import printable, redact
 from enrollgate.domain.progress import RunProgress
 from enrollgate.domain.reasons import Failure
 from enrollgate.worker.course import Item
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 # The least seconds between two writes of the progress file.
 WRITE_INTERVAL = 1.0
@@ -46,6 +37,18 @@ class _Display:
     """Live bars on a terminal: the items that are done, and the bytes of each download."""
 
     def __init__(self, stream: TextIO, total: int | None) -> None:
+        # Only a person's terminal needs it, and it takes a moment to load.
+        from rich.console import Console, Group
+        from rich.live import Live
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TransferSpeedColumn,
+        )
+        from rich.progress import Progress as Bars
+
         self.console = Console(file=stream, markup=False, emoji=False, highlight=False)
         self._items = Bars(
             TextColumn("items", markup=False),
@@ -61,7 +64,7 @@ class _Display:
             console=self.console,
         )
         self._row = self._items.add_task("items", total=total)
-        self._rows = dict[str, TaskID]()
+        self._rows = dict[str, "TaskID"]()
         self._live = Live(Group(self._items, self._downloads), console=self.console)
         self._live.start()
 

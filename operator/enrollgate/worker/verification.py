@@ -30,11 +30,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from enrollgate.common.environment import inherited_environment
+from enrollgate.common.files import file_md5
 from enrollgate.common.strict_json import SIZE_LIMIT, parse_json
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.course import Expected, Fetched
@@ -52,17 +55,41 @@ _TINY_IMAGE = 1_000
 _MAX_EXCESS = 1.0
 
 
-def verify(fetched: Fetched, stop: threading.Event, fragments: Path | None = None) -> Fetched:
+def verify(
+    fetched: Fetched,
+    stop: threading.Event,
+    fragments: Path | None = None,
+    *,
+    with_md5: bool = False,
+) -> Fetched:
     """Return the file with the extension that its content asks for.
 
-    `fragments` is the log of the fragments that the file of a stream consists of.
+    `fragments` is the log of the fragments that the file of a stream consists of. `with_md5` adds
+    the file's MD5, which is calculated while the other process checks the file.
 
     Raises Failure: SiteError if something else was sent, IncompleteDownload if its end is missing,
     Stopped.
     """
     expected = fetched.expected or Expected(fetched.file.suffix)
-    findings = file_checker().check(fetched.file, stop, fragments)
-    return Fetched(fetched.file, fetched.validators, expected, judge(findings, expected))
+    digests = list[str]()
+
+    def calculate() -> None:
+        digests.append(file_md5(fetched.file, before_block=lambda: _raise_if_set(stop)))
+
+    meanwhile = calculate if with_md5 else lambda: None
+    findings = file_checker().check(fetched.file, stop, fragments, meanwhile)
+    return replace(
+        fetched,
+        expected=expected,
+        extension=judge(findings, expected),
+        md5="".join(digests),
+    )
+
+
+def _raise_if_set(stop: threading.Event) -> None:
+    if stop.is_set():
+        message = "asked to stop; the next attempt checks the file again"
+        raise Failure(Reason.STOPPED, message)
 
 
 def judge(findings: Findings, expected: Expected) -> str:
@@ -171,14 +198,22 @@ class FileChecker:
             finally:
                 self._lock.release()
 
-    def check(self, file: Path, stop: threading.Event, fragments: Path | None = None) -> Findings:
+    def check(
+        self,
+        file: Path,
+        stop: threading.Event,
+        fragments: Path | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Findings:
         """Return the findings. A file that kills or blocks the process is broken.
+
+        `meanwhile` is called while the process works.
 
         Raises Failure (Stopped), and OSError if the file cannot be read.
         """
         deadline = time.monotonic() + _TIMEOUT + file.stat().st_size / _MIN_RATE
         with self._lock:
-            answer = self._ask([file, fragments], stop, deadline)
+            answer = self._ask([file, fragments], stop, deadline, meanwhile)
         # What parses a hostile file may answer anything.
         detail = "its parser did not end" if answer is None else "its parser failed"
         with contextlib.suppress(ValueError):
@@ -195,7 +230,11 @@ class FileChecker:
             self._end()
 
     def _ask(
-        self, paths: list[Path | None], stop: threading.Event, deadline: float
+        self,
+        paths: list[Path | None],
+        stop: threading.Event,
+        deadline: float,
+        meanwhile: Callable[[], None],
     ) -> bytes | None:
         """Return the answer in JSON, None if the process died or did not answer in time."""
         process = self._running()
@@ -206,12 +245,11 @@ class FileChecker:
         try:
             requests.write(json.dumps([path and str(path) for path in paths]).encode() + b"\n")
             requests.flush()
+            meanwhile()
             with selectors.DefaultSelector() as selector:
                 selector.register(answers, selectors.EVENT_READ)
                 while not line.endswith(b"\n") and time.monotonic() < deadline:
-                    if stop.is_set():
-                        message = "asked to stop; the next attempt checks the file again"
-                        raise Failure(Reason.STOPPED, message)
+                    _raise_if_set(stop)
                     if selector.select(_POLL_INTERVAL):
                         block = os.read(answers.fileno(), 1 << 16)
                         if not block or len(line) > SIZE_LIMIT:

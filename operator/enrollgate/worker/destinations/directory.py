@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -168,10 +169,14 @@ class Directory:
         return Delivered(item_id, size, md5, validators, place)
 
     def deliver(self, item: Item, fetched: Fetched, on_bytes: OnBytes) -> Delivered:
-        """Copy the file next to its place, rename it into place, then add it to the manifest."""
+        """Move the file into place, then add it to the manifest.
+
+        A file of another file system is copied next to its place first, and so is one that has
+        another name in scratch: a download command may go on writing to it.
+        """
         file = fetched.file
         with _as_failures():
-            source = self._adopt(item, file) or file
+            source = self._adopt(item, fetched) or file
         with self._lock:
             folder = self._folder() / section_name(item)
             path = folder / item_name(item, fetched.suffix)
@@ -183,7 +188,7 @@ class Directory:
         with _as_failures():
             target.parent.mkdir(parents=True, exist_ok=True)
             if source is file:
-                digest = self._copy_into_place(file, target, on_bytes)
+                digest = self._move_into_place(fetched, target, on_bytes)
             else:
                 if source != target:
                     source.replace(target)
@@ -213,12 +218,12 @@ class Directory:
         place = self._relative(target)
         return Delivered(item.item_id, size, digest, fetched.validators, place)
 
-    def _adopt(self, item: Item, file: Path) -> Path | None:
+    def _adopt(self, item: Item, fetched: Fetched) -> Path | None:
         """Return the file at the destination that has these bytes and belongs to no listed item.
 
         It is taken from its old item. Raises OSError.
         """
-        size = file.stat().st_size
+        size = fetched.file.stat().st_size
         with self._lock:
             mine = item.item_id
             self._listed.add(mine)
@@ -229,7 +234,7 @@ class Directory:
             }
         if not others:
             return None
-        md5 = file_md5(file)
+        md5 = fetched.md5 or file_md5(fetched.file)
         for item_id, entry in sorted(others.items(), key=lambda pair: pair[0] != mine):
             if entry.get("md5") != md5 or self._verify(item_id, entry) is None:
                 continue
@@ -243,8 +248,19 @@ class Directory:
             return self._folder() / str(entry["file"])
         return None
 
-    def _copy_into_place(self, file: Path, target: Path, on_bytes: OnBytes) -> str:
-        """Copy a file beside its place, flush it to the disk, and rename it. Return its MD5."""
+    def _move_into_place(self, fetched: Fetched, target: Path, on_bytes: OnBytes) -> str:
+        """Flush the file to the disk, and rename it, or a copy beside its place. Return its MD5."""
+        file, status = fetched.file, fetched.file.lstat()
+        if fetched.md5 and stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+            try:
+                file.replace(target)
+            except OSError:
+                pass  # the destination is on another file system, or another mount of this one
+            else:
+                on_bytes(status.st_size)
+                return fetched.md5
         part = target.with_name(target.name + _PART)
         digest = hashlib.md5(usedforsecurity=False)
         copied = 0

@@ -28,6 +28,7 @@ from enrollgate.worker.downloaders.streams import (
     DurableFragmentFD,
     DurableHlsFD,
 )
+from enrollgate.worker.downloaders.url_patterns import required_text
 from enrollgate.worker.downloaders.yt_dlp_compat import (
     PLAYLIST_TYPES,
     DashSegmentsFD,
@@ -36,10 +37,12 @@ from enrollgate.worker.downloaders.yt_dlp_compat import (
     FileDownloader,
     HlsFD,
     HttpFD,
+    LazyLoadExtractor,
     Request,
     Response,
     YoutubeDL,
     download_with,
+    gen_extractor_classes,
     get_suitable_downloader,
     replace_method,
     replace_request_handlers,
@@ -62,6 +65,19 @@ def _refuse_ffmpeg_download(*_: object, **__: object) -> bool:
 
 
 def _report_nothing(*_: object) -> None: ...
+
+
+def _match_named_urls(extractor: Any, url: str) -> object:
+    """Replace `_match_valid_url` of the extractors that are not loaded yet."""
+    texts = vars(extractor).get("required_texts")
+    if texts is None:
+        patterns = extractor._VALID_URL or ()
+        patterns = (patterns,) if isinstance(patterns, str) else patterns
+        texts = extractor.required_texts = tuple(map(required_text, patterns))
+    lowered = url.lower()
+    if texts and not any(text in lowered for text in texts):
+        return None
+    return LazyLoadExtractor._match_valid_url.__wrapped__(extractor, url)
 
 
 def _run_ffmpeg_on_media(
@@ -95,6 +111,7 @@ def _input_options(postprocessor: Any, path: str) -> list[str]:
 
 replace_method(FFmpegPostProcessor, "real_run_ffmpeg", _run_ffmpeg_on_media)
 replace_method(FFmpegPostProcessor, "get_metadata_object", _probe_media)
+replace_method(LazyLoadExtractor, "_match_valid_url", _match_named_urls)
 # yt-dlp's HLS downloader creates an FFmpegFD by itself for some streams.
 replace_method(FFmpegFD, "real_download", _refuse_ffmpeg_download)
 # For each block it formats a line that `_SilentLogger` discards: a fifth of a download's CPU time.
@@ -147,6 +164,12 @@ class _GuardedYoutubeDL(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
         self.latest_headers: Mapping[str, str] = {}
         self._verified = dict[tuple[str, int, int], str]()
         super().__init__(options)
+
+    def add_default_info_extractors(self) -> None:
+        """Add those that yt-dlp uses by default. It would match all names with patterns first."""
+        for extractor in gen_extractor_classes():
+            if extractor._ENABLED:
+                self.add_info_extractor(extractor)
 
     def urlopen(self, req: Request | str) -> Response:
         """Send a request, when its host allows it. Raises RequestRefused if it does not."""
@@ -293,7 +316,10 @@ def open_youtube_dl(
     ydl.site = site
     ydl.cookiejar = SharedCookieJar(ydl.cookiejar) if cookies is None else cookies
     handler = functools.partial(
-        GuardedRequestHandler, allowed_hosts=allowed_hosts, limits=site.limits
+        GuardedRequestHandler,
+        allowed_hosts=allowed_hosts,
+        limits=site.limits,
+        tls_contexts=site.tls_contexts,
     )
     replace_request_handlers(ydl, [handler])
     add_extractors(ydl)

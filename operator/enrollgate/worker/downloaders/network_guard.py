@@ -9,6 +9,7 @@ refused, too. What goes in: the allowed hosts. What comes out: a response, or `R
 import functools
 import http.client
 import socket
+import ssl
 import threading
 import urllib.request
 import urllib.response
@@ -172,9 +173,12 @@ class GuardedRequestHandler(UrllibRH):  # type: ignore[misc]  # yt-dlp has no ty
         *,
         allowed_hosts: tuple[str, ...],
         limits: AnswerLimits | None = None,
+        tls_contexts: dict[bool | None, ssl.SSLContext] | None = None,
         **options: object,
     ) -> None:
         super().__init__(**options)
+        # Those of a run, which has the same options everywhere. Threads may share them.
+        self._tls_contexts = {} if tls_contexts is None else tls_contexts
         self._allowed_hosts = allowed_hosts
         self._limits = limits or AnswerLimits(threading.Event())
         # The latest answer, and its address: an extractor only looks at it before a download.
@@ -243,6 +247,10 @@ class GuardedRequestHandler(UrllibRH):  # type: ignore[misc]  # yt-dlp has no ty
         cookiejar: YoutubeDLCookieJar,
         legacy_ssl_support: bool | None = None,
     ) -> urllib.request.OpenerDirector:
+        context = self._tls_contexts.get(legacy_ssl_support)
+        if context is None:
+            context = self._make_sslcontext(legacy_ssl_support=legacy_ssl_support)
+            self._tls_contexts[legacy_ssl_support] = context
         # yt-dlp's own opener also has handlers for data, ftp and file URLs. It must not be
         # extended: a second HTTP handler would decompress each answer twice.
         opener = urllib.request.OpenerDirector()
@@ -252,7 +260,7 @@ class GuardedRequestHandler(UrllibRH):  # type: ignore[misc]  # yt-dlp has no ty
             _GuardedHTTPHandler(
                 self._allowed_hosts,
                 self._limits,
-                context=self._make_sslcontext(legacy_ssl_support=legacy_ssl_support),
+                context=context,
                 source_address=self.source_address,
             ),
             urllib.request.HTTPCookieProcessor(cookiejar),

@@ -6,6 +6,7 @@ that host. After a short `Retry-After` all requests to the host wait, and the re
 repeated.
 """
 
+import ssl
 import threading
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -45,6 +46,8 @@ class SiteAccess:
         monotonic: Callable[[], float],
     ) -> None:
         self.limits = AnswerLimits(stop, min_rate=min_rate, monotonic=monotonic)
+        # By whether old servers are supported. To load the authorities takes a while.
+        self.tls_contexts = dict[bool | None, ssl.SSLContext]()
         self._max_wait = max_wait
         self._stop = stop
         self._monotonic = monotonic

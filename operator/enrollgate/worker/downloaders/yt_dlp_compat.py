@@ -9,6 +9,7 @@ of yt-dlp that test names what was removed or changed: adapt our code first, the
 
 import functools
 import http.client
+import inspect
 import socket
 import urllib.request
 from collections.abc import Callable, Iterable
@@ -22,8 +23,10 @@ from yt_dlp.downloader.external import FFmpegFD
 from yt_dlp.downloader.fragment import FragmentFD
 from yt_dlp.downloader.hls import HlsFD
 from yt_dlp.downloader.http import HttpFD
+from yt_dlp.extractor import gen_extractor_classes
 from yt_dlp.extractor.common import InfoExtractor
 from yt_dlp.extractor.generic import GenericIE as YtDlpGenericIE
+from yt_dlp.extractor.lazy_extractors import LazyLoadExtractor
 from yt_dlp.extractor.udemy import UdemyCourseIE as YtDlpUdemyCourseIE
 from yt_dlp.extractor.udemy import UdemyIE as YtDlpUdemyIE
 from yt_dlp.networking._helper import _socket_connect, create_connection
@@ -64,6 +67,7 @@ __all__ = [
     "HttpFD",
     "IncompleteRead",
     "InfoExtractor",
+    "LazyLoadExtractor",
     "ProxyHandler",
     "RedirectHandler",
     "Request",
@@ -82,6 +86,7 @@ __all__ = [
     "build_connection_class",
     "connect_checked",
     "download_with",
+    "gen_extractor_classes",
     "get_suitable_downloader",
     "replace_method",
     "replace_request_handlers",
@@ -93,6 +98,7 @@ PLAYLIST_TYPES = ("playlist", "multi_video")
 
 # Import paths and signatures. A parameter with a default ends with `=`; annotations are left out.
 SIGNATURES: dict[str, str] = {
+    "yt_dlp:YoutubeDL.add_default_info_extractors": "(self)",
     "yt_dlp:YoutubeDL._calc_headers": "(self, info_dict, load_cookies=)",
     "yt_dlp:YoutubeDL._copy_infodict": "(info_dict)",
     "yt_dlp:YoutubeDL.build_request_director": "(self, handlers, preferences=)",
@@ -141,11 +147,13 @@ SIGNATURES: dict[str, str] = {
     "yt_dlp.downloader.http:HttpFD": "(ydl, params)",
     "yt_dlp.downloader.http:HttpFD.real_download": "(self, filename, info_dict)",
     "yt_dlp:YoutubeDL.add_info_extractor": "(self, ie)",
+    "yt_dlp.extractor:gen_extractor_classes": "()",
     "yt_dlp.extractor.common:InfoExtractor": "(downloader=)",
     "yt_dlp.extractor.common:InfoExtractor._match_id": "(url)",
     "yt_dlp.extractor.common:InfoExtractor.playlist_result": (
         "(entries, playlist_id=, playlist_title=, playlist_description=, *, multi_video=, **kwargs)"
     ),
+    "yt_dlp.extractor.lazy_extractors:LazyLoadExtractor._match_valid_url": "(url)",
     "yt_dlp.extractor.generic:GenericIE._extract_rss": "(self, url, video_id, doc)",
     "yt_dlp.extractor.udemy:UdemyCourseIE._real_extract": "(self, url)",
     "yt_dlp.extractor.udemy:UdemyIE._download_json": "(self, url_or_request, *args, **kwargs)",
@@ -209,7 +217,10 @@ def replace_method(owner: type, name: str, replacement: Callable[..., object]) -
     The replacement keeps the original as `__wrapped__`, so its signature can still be checked.
     Raises AttributeError if yt-dlp has no such method any more.
     """
-    setattr(owner, name, functools.wraps(getattr(owner, name))(replacement))
+    original = inspect.getattr_static(owner, name)
+    is_of_class = isinstance(original, classmethod)
+    replaced = functools.wraps(original.__func__ if is_of_class else original)(replacement)
+    setattr(owner, name, classmethod(replaced) if is_of_class else replaced)
 
 
 def request_handlers(ydl: YoutubeDL) -> list[RequestHandler]:

@@ -16,7 +16,7 @@ import re
 import threading
 import weakref
 from collections.abc import Callable
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from typing import Any, BinaryIO
 from urllib.parse import urljoin, urlsplit
@@ -105,13 +105,13 @@ class Client:
 
     def close_connections(self) -> None:
         """Close the calling thread's connections: after an error, they may hold unread bytes."""
-        files = getattr(self._local, "files", None)
-        if files is not None:
-            files._http.http.close()
+        http = getattr(self._local, "http", None)
+        if http is not None:
+            http.http.close()
 
     def get(self, file_id: str) -> File:
         """Return the metadata of a file or folder. Raises HttpError 404 if there is none."""
-        request = self._files().get(fileId=file_id, fields=FIELDS, supportsAllDrives=True)
+        request = self._files.get(fileId=file_id, fields=FIELDS, supportsAllDrives=True)
         return parse_file(self._execute(request))
 
     def get_if_exists(self, file_id: str) -> File | None:
@@ -131,7 +131,7 @@ class Client:
         """
         try:
             self._execute(
-                self._files().update(
+                self._files.update(
                     fileId=file_id, body={"trashed": True}, fields="id", supportsAllDrives=True
                 ),
             )
@@ -141,7 +141,7 @@ class Client:
 
     def move(self, file_id: str, source: str, target: str) -> File:
         """Move a file from one folder to another, both given by id. Returns the new metadata."""
-        request = self._files().update(
+        request = self._files.update(
             fileId=file_id,
             addParents=target,
             removeParents=source,
@@ -156,7 +156,7 @@ class Client:
         A property whose new value is None is removed.
         """
         moves = {} if source == target else {"addParents": target, "removeParents": source}
-        request = self._files().update(
+        request = self._files.update(
             fileId=file_id, body=metadata, fields=FIELDS, supportsAllDrives=True, **moves
         )
         return parse_file(self._execute(request))
@@ -164,7 +164,7 @@ class Client:
     def create_folder(self, body: Metadata) -> File:
         """Create a folder with this metadata. Raises HttpError 409 if its id is already used."""
         return parse_file(
-            self._execute(self._files().create(body=body, fields=FIELDS, supportsAllDrives=True))
+            self._execute(self._files.create(body=body, fields=FIELDS, supportsAllDrives=True))
         )
 
     def list_page(
@@ -176,7 +176,7 @@ class Client:
         """
         corpus = {"corpora": "drive", "driveId": drive_id} if drive_id else {"corpora": "user"}
         answer = self._execute(
-            self._files().list(
+            self._files.list(
                 q=query,
                 fields=f"nextPageToken,incompleteSearch,files({FIELDS})",
                 pageSize=1000,
@@ -198,7 +198,7 @@ class Client:
 
     def generate_ids(self, count: int) -> list[str]:
         """Return at least one and at most `count` ids for files that do not exist yet."""
-        request = self._files().generateIds(count=count, space="drive")
+        request = self._files.generateIds(count=count, space="drive")
         ids = self._execute(request).get("ids")
         if not isinstance(ids, list) or not ids:
             raise UnreadableResponse("no ids")
@@ -211,7 +211,7 @@ class Client:
         ForeignSession if the URI is on a host that must not get the access token.
         """
         media = MediaIoBaseUpload(io.BytesIO(), media_type, resumable=True)
-        request = self._files().create(
+        request = self._files.create(
             body=metadata, media_body=media, fields=FIELDS, supportsAllDrives=True
         )
         headers = request.headers | {
@@ -295,9 +295,7 @@ class Client:
         After an error the connection may hold unread bytes, and is closed.
         """
         try:
-            response, content = self._files()._http.request(
-                uri, method=method, body=body, headers=headers
-            )
+            response, content = self._http().request(uri, method=method, body=body, headers=headers)
         except BaseException:
             self.close_connections()
             raise
@@ -316,21 +314,26 @@ class Client:
             raise build_error(response, content)
         return parse_json(content)
 
-    def _files(self) -> Any:
-        """Return the thread's `files` resource, built on first use."""
-        files = getattr(self._local, "files", None)
-        if files is None:
+    def _http(self) -> Any:
+        """Return the thread's HTTP object."""
+        http = getattr(self._local, "http", None)
+        if http is None:
             transport = Transport(self._socket_timeout)
             self._opened.callback(transport.close)
             http = google_auth_httplib2.AuthorizedHttp(self._credentials, http=transport)
             http._request = _check_token_answers(http._request)
-            service = build_from_document(
-                {**load_discovery_document(), "rootUrl": self._endpoint},
-                http=http,
-                client_options={"api_endpoint": self._endpoint + "drive/v3/"},
-            )
-            files = self._local.files = service.files()
-        return files
+            self._local.http = http
+        return http
+
+    @cached_property
+    def _files(self) -> Any:
+        """The `files` resource. It only builds requests, for all threads."""
+        service = build_from_document(
+            {**load_discovery_document(), "rootUrl": self._endpoint},
+            http=self._http(),
+            client_options={"api_endpoint": self._endpoint + "drive/v3/"},
+        )
+        return service.files()
 
 
 def build_error(response: Any, content: bytes) -> Exception:

@@ -182,7 +182,8 @@ class Drive:
         `on_bytes` gets the number of bytes sent so far. If another item has the name, the name gets
         a suffix. Raises Failure.
         """
-        md5 = file_md5(fetched.file, before_block=self._retry_policy.raise_if_stopped)
+        before_block = self._retry_policy.raise_if_stopped
+        md5 = fetched.md5 or file_md5(fetched.file, before_block=before_block)
         course, folder = self._course, ""
         try:
             folder = self._section_folder(item)
@@ -198,10 +199,8 @@ class Drive:
             uploaded = self._upload(item, fetched, md5, merged, on_bytes)
         with self._lock:
             known = self._files.get(item.key, [])
-        condition = f" and appProperties has {{ key='{ITEM}' and value='{item.key}' }}"
-        seen = self._folders.list_children(uploaded.parents[0], self._drive_id, condition)
-        ours = [each for each in seen if has_properties(each, self._properties)]
-        copies = {each.file_id: each for each in (*known, *ours, uploaded)}
+        # What another worker delivers meanwhile is found by `finish`.
+        copies = {each.file_id: each for each in (*known, uploaded)}
         newest = self._trash_older(list(copies.values())) or uploaded
         with self._lock:
             self._files[item.key] = [newest]

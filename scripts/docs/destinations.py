@@ -22,7 +22,9 @@ files of the first course stay where they are.
 
 ## A directory
 
-`directory:/path`: one folder for each course, with a `manifest.json` that lists its files.
+`directory:/path`: one folder for each course, with a `manifest.json` that lists its files. If the
+scratch folder is on the same file system, a verified file is linked there, else it is copied. What a
+download command wrote is always copied.
 
 ## Google Drive
 
@@ -36,8 +38,8 @@ each section a folder in that. Enrollgate finds a course's folder again by its `
   yet, Enrollgate asks again before it judges.
 - **Files have their type**: Drive gets a `mimeType` by the extension, so that it can show them.
 - **No duplicates.** Ids are created before the files, so a repeated request never creates two. If
-  two workers deliver the same task at once, each lists what is there after it has created a folder
-  or a file. All use the oldest folder and keep the newest copy; the others move to the trash.
+  two workers deliver the same task at once, each lists what is there after it has created a folder,
+  and at the end. All use the oldest folder and keep the newest copy; the others move to the trash.
 - **Checked at the end.** A run is complete only if all its files are still at Drive.
 - **Nothing is deleted for good.** A corrupt upload, or an old file beside its complete copy, moves
   to the trash: a content manager of a shared drive may not delete files. Drive empties the trash

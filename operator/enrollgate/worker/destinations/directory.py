@@ -169,11 +169,7 @@ class Directory:
         return Delivered(item_id, size, md5, validators, place)
 
     def deliver(self, item: Item, fetched: Fetched, on_bytes: OnBytes) -> Delivered:
-        """Move the file into place, then add it to the manifest.
-
-        A file of another file system is copied next to its place first, and so is one that has
-        another name in scratch: a download command may go on writing to it.
-        """
+        """Link or copy the file next to its place, rename it, then add it to the manifest."""
         file = fetched.file
         with _as_failures():
             source = self._adopt(item, fetched) or file
@@ -188,7 +184,7 @@ class Directory:
         with _as_failures():
             target.parent.mkdir(parents=True, exist_ok=True)
             if source is file:
-                digest = self._move_into_place(fetched, target, on_bytes)
+                digest = self._link_or_copy(fetched, target, on_bytes)
             else:
                 if source != target:
                     source.replace(target)
@@ -248,23 +244,27 @@ class Directory:
             return self._folder() / str(entry["file"])
         return None
 
-    def _move_into_place(self, fetched: Fetched, target: Path, on_bytes: OnBytes) -> str:
-        """Flush the file to the disk, and rename it, or a copy beside its place. Return its MD5."""
-        file, status = fetched.file, fetched.file.lstat()
-        if fetched.md5 and stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
-            try:
-                file.replace(target)
-            except OSError:
-                pass  # the destination is on another file system, or another mount of this one
-            else:
-                on_bytes(status.st_size)
-                return fetched.md5
-        part = target.with_name(target.name + _PART)
+    def _link_or_copy(self, fetched: Fetched, target: Path, on_bytes: OnBytes) -> str:
+        """Link or copy a file beside its place, flush it to the disk, and rename it.
+
+        Returns its MD5. A file is copied that is on another file system, and one that has another
+        name: a download command may go on writing to it.
+        """
+        file, part = fetched.file, target.with_name(target.name + _PART)
+        part.unlink(missing_ok=True)  # perhaps a link to the very file, of a killed worker
         digest = hashlib.md5(usedforsecurity=False)
         copied = 0
         try:
+            status = file.lstat()
+            if fetched.md5 and stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+                with contextlib.suppress(OSError):
+                    os.link(file, part)
+            if part.exists():
+                with part.open("rb") as linked:
+                    os.fsync(linked.fileno())
+                on_bytes(status.st_size)
+                part.replace(target)
+                return fetched.md5
             with file.open("rb") as reader, part.open("wb") as writer:
                 while chunk := reader.read(_CHUNK):
                     digest.update(chunk)

@@ -1,4 +1,4 @@
-"""A verified file is moved into a directory, unless something else could still write to it."""
+"""A verified file is linked into a directory, unless something could still write to it."""
 
 import hashlib
 import os
@@ -9,7 +9,7 @@ import pytest
 from tests.small_disk import small_disk
 
 from enrollgate.worker.course import Delivered, Fetched, Item
-from enrollgate.worker.destinations.directory import Directory
+from enrollgate.worker.destinations.directory import MANIFEST, Directory
 
 ITEM = Item("i1", 1, "Lecture", "Section", 1, "https://courses.example.com/1")
 CONTENT = b"a lecture"
@@ -27,13 +27,26 @@ def deliver(root: Path, file: Path, md5: str = MD5) -> tuple[Delivered, Path, li
     return found, course / found.path, reported
 
 
-def test_delivery_on_the_same_file_system_moves_the_file(tmp_path: Path) -> None:
+def test_delivery_on_the_same_file_system_links_the_file(tmp_path: Path) -> None:
     file = tmp_path / "media.mp4"
     file.write_bytes(CONTENT)
-    number = file.stat().st_ino
     found, target, reported = deliver(tmp_path, file)
-    assert (target.stat().st_ino, target.read_bytes(), found.md5) == (number, CONTENT, MD5)
-    assert not file.exists() and reported == [len(CONTENT)]
+    assert target.samefile(file) and found.md5 == MD5 and reported == [len(CONTENT)]
+    assert sorted(each.name for each in target.parent.iterdir()) == [target.name]
+
+
+@pytest.mark.parametrize("left", ["target", "part"])
+def test_delivery_after_a_kill_leaves_no_link_to_scratch(tmp_path: Path, left: str) -> None:
+    file = tmp_path / "media.mp4"
+    file.write_bytes(CONTENT)
+    _, target, _ = deliver(tmp_path, file)
+    # The worker was killed before it wrote the manifest: the file in scratch is still there.
+    (tmp_path / "courses").joinpath(target.parent.parent.name, MANIFEST).unlink()
+    if left == "part":
+        target.rename(target.with_name(f"{target.name}.enrollgate-part"))
+    found, target, _ = deliver(tmp_path, file)
+    assert (target.read_bytes(), found.md5, file.read_bytes()) == (CONTENT, MD5, CONTENT)
+    assert sorted(each.name for each in target.parent.iterdir()) == [target.name]
 
 
 @pytest.mark.parametrize("kind", ["linked", "symlink", "unhashed"])

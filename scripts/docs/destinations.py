@@ -23,8 +23,8 @@ files of the first course stay where they are.
 ## A directory
 
 `directory:/path`: one folder for each course, with a `manifest.json` that lists its files. If the
-scratch folder is on the same file system, a verified file is linked there, else it is copied. What a
-download command wrote is always copied.
+scratch folder is on the same file system, a verified file is linked there, else it is copied. What
+a download command wrote is always copied.
 
 ## Google Drive
 

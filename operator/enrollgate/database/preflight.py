@@ -102,7 +102,11 @@ def check_task_table(database: Database, tables: Tables) -> Iterator[Check]:
     else:
         names = _quoted(database, name), _quoted(database, columns.status)
         remedy = f"with many rows, add one: CREATE INDEX ix_status ON {names[0]} ({names[1]})"
-        yield warning("index on status", "there is none: every pass reads the whole table", remedy)
+        yield warning(
+            "index on status",
+            "there is none: each look at the gate reads the whole table, so it looks less often",
+            remedy,
+        )
 
 
 def check_view(database: Database, tables: Tables, installation: str) -> Check:

@@ -11,6 +11,8 @@ const USAGE = `usage: node writer.mjs COMMAND
   add --email E --course-url U [--status pending]  add a task, print its id
   set ID STATUS                                    change the status of a task
   list                                             print all tasks
+  watch ID                                         show the progress of a task until it ends, and its link
+  why ID                                           say why a task is where it is, and what to do
   play --email E --course-url U [--seconds 30] [--site URL --course NAME] [--fail | --stall]
                                                    simulate an enrollment: pending, paid, processing, enrolled
 Set DATABASE_URL to mysql://user:password@host:port/database.`
@@ -26,36 +28,46 @@ const CREATE = `CREATE TABLE IF NOT EXISTS download_tasks (
 
 class UsageError extends Error {}
 
+/** @typedef {import('mysql2/promise').Connection} Connection */
+/** @typedef {import('mysql2/promise').ResultSetHeader} ResultSetHeader */
+/** @typedef {import('./enrollgate.d.ts').TaskStatus} TaskStatus */
+/** @typedef {Record<string, string | boolean | undefined>} Values */
+
+/** @param {Values} values @param {string[]} names */
 function required (values, ...names) {
   for (const name of names) if (!values[name]) throw new UsageError(`--${name} is missing`)
 }
 
+/** @param {string | undefined} text */
 function taskId (text) {
   if (!/^[1-9][0-9]*$/.test(text ?? '')) throw new UsageError(`'${text ?? ''}' is not a task id: use a positive number`)
   return Number(text)
 }
 
+/** @param {Connection} database @param {Values} values */
 async function add (database, values) {
   required(values, 'email', 'course-url')
   const [result] = await database.execute(
     'INSERT INTO download_tasks (status, email, course_url) VALUES (?, ?, ?)',
-    [values.status ?? 'pending', values.email, values['course-url']]
+    [String(values.status ?? 'pending'), String(values.email), String(values['course-url'])]
   )
-  return result.insertId
+  return /** @type {ResultSetHeader} */ (result).insertId
 }
 
 // Take the time before the write, so that every reaction to the new status is later.
+/** @param {Connection} database @param {number} id @param {string} status */
 async function set (database, id, status) {
   const instant = Date.now()
   const [result] = await database.execute('UPDATE download_tasks SET status = ? WHERE id = ?', [status, id])
-  if (result.affectedRows === 0) throw new Error(`task ${id} does not exist`)
+  if (/** @type {ResultSetHeader} */ (result).affectedRows === 0) throw new Error(`task ${id} does not exist`)
   console.log(`${instant} task ${id} ${status}`)
 }
 
+/** @param {Values} values */
 async function enroll (values) {
   if (!values.site) return
   required(values, 'course')
-  const answer = await fetch(new URL('/enroll', values.site), {
+  const answer = await fetch(new URL('/enroll', String(values.site)), {
     method: 'POST',
     headers: { 'content-type': 'application/json' },
     body: JSON.stringify({ account: values.email, course: values.course })
@@ -63,6 +75,7 @@ async function enroll (values) {
   if (!answer.ok) throw new Error(`the course site responded ${answer.status} ${await answer.text()}`)
 }
 
+/** @param {Connection} database @param {Values} values */
 async function play (database, values) {
   const seconds = Number(values.seconds ?? 30)
   if (!(seconds >= 0)) throw new UsageError(`--seconds ${values.seconds} is not valid: use a number of seconds`)
@@ -79,6 +92,51 @@ async function play (database, values) {
   await set(database, id, 'enrolled')
 }
 
+/**
+ * Read the row of a task in the view. One row is cheap to read, however many tasks there are.
+ * @param {Connection} database @param {number} id @returns {Promise<TaskStatus>}
+ */
+async function taskStatus (database, id) {
+  const [rows] = await database.execute('SELECT * FROM enrollgate_task_status WHERE task_id = ?', [id])
+  const [row] = /** @type {TaskStatus[]} */ (rows)
+  if (!row) throw new Error(`Enrollgate knows no task ${id}: it does not exist, or its status has no meaning`)
+  return row
+}
+
+/** @param {TaskStatus} task */
+function describe (task) {
+  const parts = [`task ${task.task_id} ${task.state}`]
+  if (task.seconds_left !== null) parts.push(`${task.seconds_left} s until the enrollment timeout`)
+  if (task.queue_position !== null) parts.push(`number ${task.queue_position} in the queue`)
+  if (task.percent !== null) parts.push(`${task.percent} %`)
+  if (task.items_total !== null) parts.push(`${task.items_done} of ${task.items_total} items`)
+  if (task.bytes_done !== null) parts.push(`${(task.bytes_done / 1e6).toFixed(1)} MB`)
+  if (task.bytes_per_second) parts.push(`${(task.bytes_per_second / 1e6).toFixed(1)} MB/s`)
+  if (task.current_item) parts.push(`'${task.current_item}'`)
+  if ((task.attempt ?? 1) > 1) parts.push(`attempt ${task.attempt} of ${task.attempts}`)
+  if (task.destination_url) parts.push(task.destination_url)
+  return parts.join(', ')
+}
+
+/** @param {Connection} database @param {number} id */
+async function watch (database, id) {
+  for (let last = ''; ; await sleep(1000)) {
+    const task = await taskStatus(database, id)
+    const line = describe(task)
+    if (line !== last) console.log(line)
+    last = line
+    if (task.state === 'completed') return
+    if (task.state === 'failed') throw new Error(explain(task))
+  }
+}
+
+/** @param {TaskStatus} task */
+function explain (task) {
+  const why = [task.reason, task.message].filter(Boolean).join(': ')
+  return [describe(task), why && `why: ${why}`, task.remedy && `do: ${task.remedy}`].filter(Boolean).join('\n')
+}
+
+/** @param {string | undefined} command @param {string[]} rest @param {Values} values @param {Connection} database */
 async function run (command, rest, values, database) {
   switch (command) {
     case 'create-table': return await database.query(CREATE)
@@ -91,13 +149,15 @@ async function run (command, rest, values, database) {
       const [rows] = await database.execute('SELECT id, status, course_url FROM download_tasks ORDER BY id')
       return console.table(rows)
     }
+    case 'watch': return await watch(database, taskId(rest[0]))
+    case 'why': return console.log(explain(await taskStatus(database, taskId(rest[0]))))
     case 'play': return await play(database, values)
     default: throw new UsageError(command ? `unknown command '${command}'` : 'no command given')
   }
 }
 
 async function main () {
-  const text = { type: 'string' }
+  const text = /** @type {const} */ ({ type: 'string' })
   const { values, positionals: [command, ...rest] } = parseArgs({
     allowPositionals: true,
     options: {
@@ -106,7 +166,7 @@ async function main () {
     }
   })
   if (!process.env.DATABASE_URL) throw new UsageError('DATABASE_URL is not set: set it to mysql://user:password@host:3306/database')
-  const database = await mysql.createConnection(process.env.DATABASE_URL)
+  const database = await mysql.createConnection({ uri: process.env.DATABASE_URL, timezone: 'Z' })
   try {
     await run(command, rest, values, database)
   } finally {
@@ -116,7 +176,8 @@ async function main () {
 
 try {
   await main()
-} catch (error) {
+} catch (caught) {
+  const error = /** @type {Error & { code?: string }} */ (caught)
   const usage = error instanceof UsageError || error.code?.startsWith('ERR_PARSE_ARGS')
   console.error(usage ? `${error.message}\n${USAGE}` : error.message || error.code)
   process.exitCode = usage ? 2 : 1

@@ -1,0 +1,56 @@
+// What Enrollgate shows of your tasks: the view `enrollgate_task_status` and the reasons.
+// docs/node.md explains each column. New columns, states and reasons may be added.
+
+/** What a task is doing. `held`: Enrollgate has set it aside and tries again by itself. */
+export type TaskState = 'waiting' | 'queued' | 'held' | 'running' | 'completed' | 'failed'
+
+/** One row of `enrollgate_task_status`, read by mysql2 with `timezone: 'Z'`: all times are UTC. */
+export interface TaskStatus {
+  task_id: number
+  state: TaskState
+  /** The status column of your table, as it is. */
+  status: string | null
+  /** Since when the task is in this state. */
+  since: Date | null
+  /** While it waits: seconds until the enrollment timeout. */
+  seconds_left: number | null
+  /** While it is queued: 1 is launched next. null beyond 10000. */
+  queue_position: number | null
+  run_number: number | null
+  run_name: string | null
+  attempt: number | null
+  attempts: number | null
+  /** 0 to 100, by items and their bytes. */
+  percent: number | null
+  items_done: number | null
+  items_total: number | null
+  bytes_done: number | null
+  bytes_total: number | null
+  bytes_per_second: number | null
+  current_item: string | null
+  /** The course's folder: on Google Drive, a link to open. */
+  destination_url: string | null
+  /** Why it failed: one of docs/reasons.json. */
+  reason: string | null
+  /** What happened, in words. */
+  message: string | null
+  /** What to do about it. */
+  remedy: string | null
+  first_seen_at: Date | null
+  enrolled_seen_at: Date | null
+  claimed_at: Date | null
+  launched_at: Date | null
+  started_at: Date | null
+  finished_at: Date | null
+  recorded_at: Date | null
+  progress_at: Date | null
+}
+
+/** One entry of docs/reasons.json, and of `enrollgate reasons --json`. */
+export interface ReasonEntry {
+  reason: string
+  means: string
+  remedy: string
+  retry_can_help: boolean
+  exit_code: number
+}

@@ -18,6 +18,7 @@ from tests.launching import build_launch, launch
 from enrollgate.control.wiring import utc_now
 from enrollgate.domain.observation import LaunchOutcome, Phase
 from enrollgate.domain.order import RunOrder
+from enrollgate.domain.progress import RunProgress
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.run_event import RunEvent, RunEventType
 from enrollgate.launchers import LauncherRefused, LauncherUnavailable
@@ -76,6 +77,45 @@ def test_an_unavailable_server_ends_the_requests_for_many_jobs() -> None:
     assert len(api.paths) < len(NAMES) * MAX_ATTEMPTS / 2, (
         "the requests in flight end, the others never start"
     )
+
+
+def test_progress_is_read_from_each_running_pod_one_request_a_turn() -> None:
+    running = [pod(name, "Running") for name in NAMES]
+    for each in running:
+        each["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": CREATED}}
+    slow, silent, dead = (f"{name}-x7k2p" for name in NAMES[:3])
+    turns = list[int]()
+
+    def answer(path: str) -> Any:
+        if path.endswith("/pods"):
+            return listing(running)
+        if slow in path:
+            raise urllib3.exceptions.ReadTimeoutError(POOL, path, "timed out")
+        if dead in path:
+            return (502, {}, b"dial tcp: no route to host")
+        line = "" if silent in path else RunProgress(1, 3, items_done=2).encode()
+        return (200, {}, f"delivered: x\n{line}\nmore\n".encode())
+
+    def wait_for_turn() -> bool:
+        turns.append(len(api.paths))
+        return len(turns) <= 204
+
+    api = ScriptedApi(answer)
+    with open_launcher(api) as launcher:
+        found = dict(launcher.read_progress(NAMES, wait_for_turn))
+        assert found == dict.fromkeys(NAMES[3:], RunProgress(1, 3, items_done=2))
+        assert turns == list(range(204)), "4 listings and 200 logs, each after its turn"
+        assert list(launcher.read_progress(NAMES, lambda: False)) == []
+        assert len(api.paths) == 204
+
+
+def test_missing_permission_to_read_logs_is_named() -> None:
+    running = pod(NAMES[0], "Running")
+    running["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": CREATED}}
+    refused: Answer = (403, {}, b'{"reason": "Forbidden", "message": "cannot get pods/log"}')
+    api = ScriptedApi(lambda path: listing([running]) if path.endswith("/pods") else refused)
+    with open_launcher(api) as launcher, pytest.raises(LauncherRefused, match="pods/log.*Role"):
+        list(launcher.read_progress(NAMES[:1], lambda: True))
 
 
 def test_a_refusal_for_one_job_does_not_end_the_other_requests() -> None:

@@ -36,6 +36,8 @@ PAGE_SIZE = 500
 MAX_ATTEMPTS = 4
 # Bytes of a text, at most.
 TEXT_LIMIT = 2**17
+# Seconds to connect, and to wait for a text: nobody waits for it.
+TEXT_TIMEOUT = (5.0, 10.0)
 # Seconds to connect, and to wait for an answer.
 TIMEOUT = (5.0, 30.0)
 _BACKOFF = Backoff(base=0.25, factor=3.0, cap=5.0)
@@ -201,7 +203,7 @@ class Api:
         LauncherUnavailable if it cannot be reached.
         """
         try:
-            status, _, data = self._send("GET", path, query, None, TIMEOUT)
+            status, _, data = self._send("GET", path, query, None, TEXT_TIMEOUT)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise LauncherUnavailable(f"{path}: {type(error).__name__}: {error}") from error
         if status >= HTTPStatus.BAD_REQUEST:

@@ -16,7 +16,7 @@ from typing import Any
 
 from enrollgate.common.strict_json import parse_instant
 from enrollgate.domain.run import parse_run_name
-from enrollgate.launchers.base import LauncherRefused
+from enrollgate.launchers.base import LauncherRefused, LauncherUnavailable
 from enrollgate.launchers.kubernetes.api import Api, ApiError, Json
 from enrollgate.launchers.kubernetes.request_pool import RequestPool
 from enrollgate.launchers.kubernetes.views import (
@@ -156,7 +156,7 @@ class JobClient:
     def log_end(self, pod: str) -> str:
         """Return the last lines of a pod's log; empty if there is none.
 
-        The request is sent once. Raises LauncherUnavailable.
+        The request is sent once. Raises LauncherRefused if this account may not read logs.
         """
         path = f"/api/v1/namespaces/{self._namespace}/pods/{pod}/log"
         query = {"container": WORKER, "tailLines": str(LOG_LINES)}
@@ -164,9 +164,12 @@ class JobClient:
             return self._api.read_text(path, query=query)
         except ApiError as error:
             # Not found, not started yet, or its node is away: that pod alone.
-            if error.status != HTTPStatus.FORBIDDEN:
-                return ""
-            raise self._refused(error) from error
+            if error.status == HTTPStatus.FORBIDDEN:
+                raise self._refused(error) from error
+        except LauncherUnavailable:
+            # Its node may be slow. If the API server is away, the next listing says so.
+            pass
+        return ""
 
     def events(self, name: str) -> list[EventView]:
         """List the Events of the object of this name."""

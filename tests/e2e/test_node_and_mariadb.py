@@ -2,6 +2,7 @@
 proof."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from examples.demo.site import CourseSite
 from sqlalchemy import make_url
 from tests.conftest import absent
 from tests.e2e.operator_process import OperatorProcess, course_site, wait_until
+
+from enrollgate.database.task_status import task_status
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLE = REPOSITORY / "examples" / "node-writer"
@@ -27,10 +30,13 @@ def node_writer() -> Path:
     shutil.copytree(
         EXAMPLE, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules")
     )
-    if not (copy / "node_modules" / "mysql2").exists():
+    lock = (copy / "package-lock.json").read_bytes()
+    installed = copy / "node_modules" / ".of-lock"
+    if not installed.exists() or installed.read_bytes() != lock:
         subprocess.run(
             ["npm", "ci", "--no-audit", "--no-fund"], cwd=copy, check=True, capture_output=True
         )
+        installed.write_bytes(lock)
     return copy / "writer.mjs"
 
 
@@ -105,6 +111,69 @@ def test_no_request_reaches_the_site_before_the_row_is_enrolled(
         assert "@example.com" not in operator.log and "ENROLL CHECK task=1" in operator.log
     finally:
         operator.stop_all()
+
+
+def test_node_reads_progress_and_the_link_of_a_running_task(
+    node_writer: Path, mariadb_url: str, tmp_path: Path
+) -> None:
+    with course_site(throttle=20_000) as slow:
+        operator = OperatorProcess(tmp_path, mariadb_url, slow)
+        try:
+            assert node(node_writer, mariadb_url, "create-table").returncode == 0
+            assert operator.command("migrate").returncode == 0
+            operator.add(1, "bread")
+            operator.start()
+            watching = node(node_writer, mariadb_url, "watch", "1")
+            assert watching.returncode == 0, watching.stderr + operator.log
+            lines = watching.stdout.splitlines()
+            running = [line for line in lines if line.startswith("task 1 running, ")]
+            percents = [
+                int(found[1]) for line in running if (found := re.search(r" (\d+) %", line))
+            ]
+            assert len(set(percents)) > 2 and percents == sorted(percents), lines
+            link = (tmp_path / "courses").as_uri()
+            assert any(link in line and " of 3 items" in line for line in running), lines
+            assert re.match(rf"task 1 completed, 100 %, 3 of 3 items, .*{link}", lines[-1]), lines
+            why = node(node_writer, mariadb_url, "why", "1")
+            assert "why: 3 items delivered" in why.stdout
+        finally:
+            operator.stop_all()
+
+
+def test_node_says_why_a_task_waits_and_why_it_failed(
+    node_writer: Path, mariadb_url: str, tmp_path: Path, site: CourseSite
+) -> None:
+    operator = OperatorProcess(tmp_path, mariadb_url, site, ENROLLMENT_TIMEOUT="300")
+    try:
+        assert node(node_writer, mariadb_url, "create-table").returncode == 0
+        assert operator.command("migrate").returncode == 0
+        operator.add(1, "bread", "paid")
+        operator.add(2, "no-such-course")
+        operator.start()
+        operator.wait_for_status(2, "failed")
+        waits = node(node_writer, mariadb_url, "why", "1").stdout
+        assert re.match(r"task 1 waiting, \d+ s until the enrollment timeout\n", waits), waits
+        failed = node(node_writer, mariadb_url, "watch", "2")
+        assert failed.returncode == 1 and "task 2 failed" in failed.stderr
+        assert "\nwhy: " in failed.stderr and "\ndo: " in failed.stderr
+        unknown = node(node_writer, mariadb_url, "why", "99")
+        assert unknown.returncode == 1 and "knows no task 99" in unknown.stderr
+    finally:
+        operator.stop_all()
+
+
+def test_node_example_agrees_with_its_types(node_writer: Path) -> None:
+    done = subprocess.run(
+        ["npm", "run", "types"], cwd=node_writer.parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_types_of_the_example_are_the_columns_of_the_view() -> None:
+    text = (EXAMPLE / "enrollgate.d.ts").read_text()
+    interface = text.split("export interface TaskStatus {")[1].split("\n}")[0]
+    names = re.findall(r"^  (\w+): ", interface, re.MULTILINE)
+    assert names == [column.name for column in task_status.c]
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def describe_run(run: RunView, now: datetime) -> str:
         parts.append(f"attempt {run.attempt}" + (f" of {run.attempts}" if run.attempts else ""))
     if run.items_done is not None:
         total = "" if run.items_total is None else f" of {run.items_total}"
-        parts.append(f"{run.items_done}{total} items")
+        parts.append(f"items: {run.items_done}{total}")
     if run.bytes_done:
         parts.append(size(run.bytes_done))
     if run.where:

@@ -60,7 +60,7 @@ def test_start_of_a_command_without_database_imports_no_database(
     assert output and not (HEAVY | {"sqlalchemy", "pydantic_settings"}) & modules
 
 
-@pytest.mark.parametrize("arguments", [["status"], ["status", "--json"]])
+@pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["explain", "1"]])
 def test_start_of_a_reading_command_imports_no_operator(
     sqlite_url: str, arguments: list[str]
 ) -> None:

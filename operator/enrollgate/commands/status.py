@@ -117,7 +117,7 @@ def load_overview(
         completed=completed,
         incomplete=[] if task_id else queries.latest_incomplete(database),
         failures=failures,
-        accounts=queries.accounts_of(database, tables, named),
+        accounts=queries.find_accounts(database, tables, named),
     )
 
 

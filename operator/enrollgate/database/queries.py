@@ -161,7 +161,7 @@ def read_operators(database: Database) -> list[OperatorView]:
         return [OperatorView(*row) for row in connection.execute(statement)]
 
 
-def operator_of(connection: Connection, installation: str) -> OperatorView | None:
+def find_operator(connection: Connection, installation: str) -> OperatorView | None:
     """Return the operator of an installation; None if none has made a pass yet."""
     statement = select(*_OPERATOR_COLUMNS).where(operators.c.installation == installation)
     found = connection.execute(statement).first()
@@ -250,7 +250,7 @@ def account_emails(
     return found if len(found) <= _MAX_ACCOUNTS else None
 
 
-def accounts_of(database: Database, tables: Tables, task_ids: Collection[int]) -> dict[int, str]:
+def find_accounts(database: Database, tables: Tables, task_ids: Collection[int]) -> dict[int, str]:
     """Return the e-mail address of each of these tasks that has a row with one."""
     statement = select(tables.id, tables.email).where(tables.id.in_(task_ids))
     with database.read_transaction() as connection:

@@ -59,6 +59,7 @@ from enrollgate.domain.run import (
 from enrollgate.domain.task import TaskState
 
 _STATES = [state.value for state in RunState]
+# A stop reason that only a newer version knows is treated as `Stopped`.
 _REASONS = {reason.value: reason for reason in Reason}
 # In the order of RunPlace's fields.
 _PLACE = tuple(runs.c[each.name] for each in fields(RunPlace))
@@ -179,7 +180,6 @@ def read_unfinished(
             is_changed=bool(row.is_changed),
             claim_id=row.claim_id or "",
             lost_before=row.lost_before,
-            # A reason that only a newer version knows is treated as `Stopped`.
             stop_reason=_REASONS.get(row.reason, Reason.STOPPED) if row.reason else None,
             stop_message=row.message or "",
             since=row.first_seen_at,
@@ -189,8 +189,7 @@ def read_unfinished(
             enrolled_since=row.enrolled_seen_at,
         )
         # A view, or a table without a key, may have two rows with one id.
-        twin = found.get(run.run_id)
-        if twin is not None:
+        if (twin := found.get(run.run_id)) is not None:
             is_claimed = run.task is TaskState.ENROLLED and not run.is_changed
             run = replace(run if is_claimed else twin, is_ambiguous=True)
         found[run.run_id] = run

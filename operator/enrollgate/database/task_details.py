@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from enrollgate.database.engine import Database
-from enrollgate.database.queries import RUN_COLUMNS, OperatorView, RunView, operator_of
+from enrollgate.database.queries import RUN_COLUMNS, OperatorView, RunView, find_operator
 from enrollgate.database.tables import Tables, runs, tracked_tasks
 
 # Runs of a task that are shown, at most.
@@ -118,7 +118,7 @@ def load_task_details(
             result=result if isinstance(result, dict) else None,
             unfinished=_count_unfinished(connection, installation),
             ahead=_count_ahead(connection, tables, task_id),
-            operator=operator_of(connection, installation),
+            operator=find_operator(connection, installation),
         )
 
 

@@ -32,34 +32,7 @@ def configure_logging(log_format: str, level: str, *, installation: str = "") ->
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _redact_event,
     ]
-    program = {"version": version(), "installation": installation}
-
-    def to_json_names(_logger: object, _method: str, event: EventDict) -> EventDict:
-        # The names that log stores read:
-        # https://cloud.google.com/logging/docs/structured-logging#special-payload-fields
-        message, severity = event.pop("event", ""), str(event.pop("level", "info")).upper()
-        fields = event.pop("fields", {})
-        first = {"timestamp": event.pop("timestamp", None), "severity": severity}
-        return {**first, "message": message, **fields, **event, **program}
-
-    def omit_fields(_logger: object, _method: str, event: EventDict) -> EventDict:
-        event.pop("fields", None)
-        return event
-
-    renderers: list[Processor] = (
-        [to_json_names, structlog.processors.JSONRenderer()]
-        if log_format == "json"
-        else [
-            omit_fields,
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(),
-                pad_event_to=0,
-                sort_keys=False,
-                # `_redact_event` has written it; rich would show local variables.
-                exception_formatter=structlog.dev.plain_traceback,
-            ),
-        ]
-    )
+    renderers = _build_renderers(log_format, installation)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -86,6 +59,38 @@ def configure_logging(log_format: str, level: str, *, installation: str = "") ->
     sys.excepthook = _log_uncaught
     threading.excepthook = lambda crash: _log_uncaught(
         crash.exc_type, crash.exc_value, crash.exc_traceback
+    )
+
+
+def _build_renderers(log_format: str, installation: str) -> list[Processor]:
+    """Build what turns an event into a line of this format."""
+    program = {"version": version(), "installation": installation}
+
+    def to_json_names(_logger: object, _method: str, event: EventDict) -> EventDict:
+        # The names that log stores read:
+        # https://cloud.google.com/logging/docs/structured-logging#special-payload-fields
+        message, severity = event.pop("event", ""), str(event.pop("level", "info")).upper()
+        fields = event.pop("fields", {})
+        first = {"timestamp": event.pop("timestamp", None), "severity": severity}
+        return {**first, "message": message, **fields, **event, **program}
+
+    def omit_fields(_logger: object, _method: str, event: EventDict) -> EventDict:
+        event.pop("fields", None)
+        return event
+
+    return (
+        [to_json_names, structlog.processors.JSONRenderer()]
+        if log_format == "json"
+        else [
+            omit_fields,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                pad_event_to=0,
+                sort_keys=False,
+                # `_redact_event` has written it; rich would show local variables.
+                exception_formatter=structlog.dev.plain_traceback,
+            ),
+        ]
     )
 
 

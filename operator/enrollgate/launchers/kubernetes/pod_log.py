@@ -19,7 +19,7 @@ from enrollgate.launchers.kubernetes.views import WORKER, PodView
 
 # Seconds to connect, and between two lines of a log that is followed.
 _CONNECT_TIMEOUT = 5.0
-_LONGEST_SILENCE = 7 * 86_400.0
+_FOLLOW_TIMEOUT = 7 * 86_400.0
 
 
 class NoPodLog(Exception):
@@ -67,7 +67,7 @@ def _read(api: Api, namespace: str, pod: PodView, *, follow: bool) -> Iterator[s
             container=WORKER,
             follow=follow,
             _preload_content=False,
-            _request_timeout=(_CONNECT_TIMEOUT, _LONGEST_SILENCE if follow else 30.0),
+            _request_timeout=(_CONNECT_TIMEOUT, _FOLLOW_TIMEOUT if follow else 30.0),
         )
         left = b""
         for part in response.stream(2**16, decode_content=True):

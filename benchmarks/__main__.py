@@ -79,7 +79,9 @@ def measure_databases(quick: bool) -> Results:
                 results["burst"] += measure_burst(name, urls[name], 100 if quick else 1_000)
         with databases() as urls:
             if name in urls:
-                results["latency"] += measure_latency(name, urls[name], 4 if quick else 40)
+                results["latency"] += measure_latency(
+                    name, urls[name], 4 if quick else 100, rows, max(waiting)
+                )
     return dict(results)
 
 

@@ -15,8 +15,16 @@ from contextlib import closing
 import pymysql
 from sqlalchemy import make_url, text
 
-from benchmarks.backlog import build_reconciler, connect, create_backlog, discard_logs, measure_ms
-from enrollgate.database import Database
+from benchmarks.backlog import (
+    TABLES,
+    build_reconciler,
+    connect,
+    create_backlog,
+    discard_logs,
+    measure_ms,
+)
+from enrollgate.database import Database, claims
+from enrollgate.settings.operator import Settings
 
 PASSES = 7
 # Each takes up to ten seconds.
@@ -39,21 +47,29 @@ def measure_idle(name: str, url: str, sizes: tuple[int, ...], rows: int) -> list
 
 
 def _measure(database: Database, url: str, waiting: int) -> dict[str, object]:
-    reconciler = build_reconciler(database)
+    reconciler, defaults = build_reconciler(database), Settings()
     first_pass = measure_ms(reconciler.reconcile)
     passes, old = list[float](), list[float]()
+    # SQLite is looked at only after a commit: this is the look itself, of a full pass.
+    looks = [measure_ms(lambda: claims.look(database, TABLES, limit=10)) for _ in range(50)]
     statements = set[int]()
     for _ in range(PASSES):  # in turns, so that a noisy moment affects both
         passes.append(measure_ms(lambda: statements.add(reconciler.reconcile().statements)))
         if len(old) < OLD_ROUNDS:
             old.append(_select_per_task(database, url))
     full_pass, select_per_task = statistics.median(passes), statistics.median(old)
+    look = statistics.median(looks)
+    # As in `LookInterval`, with the time of this process instead of the server's: it is more.
+    pause = max(defaults.gate_interval, look / 1000 / defaults.gate_database_share)
+    with_looks = full_pass + look * defaults.check_interval / pause
     return {
         "waiting": waiting,
         "first_pass_ms": first_pass,
         "idle_pass_ms": full_pass,
         "select_per_task_ms": select_per_task,
+        "look_ms": look,
         "times_faster": select_per_task / full_pass,
+        "times_faster_with_looks": select_per_task / with_looks,
         "statements": "/".join(map(str, sorted(statements))),
         "peak_mb": _measure_memory(url),
     }
@@ -104,7 +120,7 @@ def _select_in_mysql(url: str, ids: list[int]) -> float:
 
 _CHILD = """
 import json, sys
-from benchmarks.backlog import build_reconciler, connect, discard_logs, execute
+from benchmarks.backlog import TABLES, build_reconciler, connect, discard_logs, execute
 from benchmarks.memory import peak
 from enrollgate.control import wiring  # what a real operator has loaded
 discard_logs()

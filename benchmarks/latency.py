@@ -1,6 +1,6 @@
-"""The time from the commit of `enrolled` to the worker's process, against the check interval.
+"""The time from the commit of `enrolled` to the worker's process, and to the recorded launch.
 
-The rows are enrolled at random points of the interval.
+With the default settings, in a table with many other rows. The rows are enrolled at random points.
 """
 
 import os
@@ -9,15 +9,21 @@ import sys
 import tempfile
 import threading
 import time
+from datetime import UTC
 from pathlib import Path
 from random import Random
 
+from sqlalchemy import BigInteger, text
+
 from benchmarks.backlog import TABLES, connect, create_backlog, discard_logs, execute
 from enrollgate.common.backoff import Backoff
+from enrollgate.control.look_interval import LookInterval
 from enrollgate.control.loop import Loop
 from enrollgate.control.reconciler import Reconciler
+from enrollgate.database.tables import INSTANT
 from enrollgate.domain.policy import Policy
 from enrollgate.launchers.local.launcher import LocalLauncher
+from enrollgate.settings.operator import Settings
 
 _WORKER = """
 import json, os, time
@@ -27,13 +33,15 @@ open(os.environ["ENROLLGATE_REPORT_PATH"], "w").write(json.dumps({"reason": None
 """
 
 
-def measure_latency(name: str, url: str, tasks: int) -> list[dict[str, object]]:
-    """Measure the latency of `tasks` rows at two check intervals."""
+def measure_latency(
+    name: str, url: str, tasks: int, rows: int, waiting: int
+) -> list[dict[str, object]]:
+    """Measure the latency of `tasks` of the `waiting` rows, in a table of `rows` rows."""
     discard_logs()
-    return [_measure(name, url, tasks, interval) for interval in (0.5, 2.0)]
+    return [_measure(name, url, tasks, rows, waiting)]
 
 
-def _measure(name: str, url: str, tasks: int, interval: float) -> dict[str, object]:
+def _measure(name: str, url: str, tasks: int, rows: int, waiting: int) -> dict[str, object]:
     with (
         tempfile.TemporaryDirectory(prefix="enrollgate-bench-") as folder,
         connect(url) as database,
@@ -41,8 +49,16 @@ def _measure(name: str, url: str, tasks: int, interval: float) -> dict[str, obje
         # Each worker writes its start time to a file here, named by its task.
         starts = Path(folder) / "starts"
         starts.mkdir()
-        create_backlog(database, tasks * 10, tasks, index=True)
-        loop = Loop(interval=interval, backoff=Backoff(base=1, factor=2, cap=10), random=Random(1))
+        create_backlog(database, rows, waiting, index=True)
+        defaults = Settings()
+        loop = Loop(
+            interval=defaults.check_interval,
+            backoff=Backoff(base=1, factor=2, cap=10),
+            random=Random(1),
+            look_interval=LookInterval(
+                interval=defaults.gate_interval, share=defaults.gate_database_share
+            ),
+        )
         os.environ["BENCH_DIR"] = str(starts)
         launcher = LocalLauncher(
             Path(folder),
@@ -57,40 +73,54 @@ def _measure(name: str, url: str, tasks: int, interval: float) -> dict[str, obje
             on_change=loop.wake,
             clock=time.time,
         )
-        policy = Policy(enrollment_timeout=86_400, max_concurrent_runs=tasks)
+        policy = Policy(enrollment_timeout=86_400, max_concurrent_runs=tasks + 1)
         reconciler = Reconciler(database, TABLES, launcher, policy, installation="bench")
-        thread = threading.Thread(target=loop.run, args=(reconciler.reconcile,))
+        while reconciler.reconcile().more:  # every row is known
+            pass
+        thread = threading.Thread(target=loop.run, args=(reconciler.reconcile, reconciler.look))
         thread.start()
-        committed = _enroll_one_by_one(url, tasks, interval)
+        committed = _enroll_one_by_one(url, tasks, rows // waiting)
         deadline = time.monotonic() + 60
         while len(list(starts.iterdir())) < tasks and time.monotonic() < deadline:
             time.sleep(0.1)
         loop.stop()
         thread.join()
         launcher.close()
-        waits = sorted(
+        starts_after = sorted(
             float((starts / str(task)).read_text()) - at for task, at in committed.items()
         )
-    p99 = statistics.quantiles(waits, n=100, method="inclusive")[98]
+        launched = text("SELECT task_id, launched_at FROM enrollgate_runs").columns(
+            task_id=BigInteger, launched_at=INSTANT
+        )
+        with database.autocommit() as connection:
+            recorded = sorted(
+                launched_at.replace(tzinfo=UTC).timestamp() - committed[task]
+                for task, launched_at in connection.execute(launched)
+            )
     return {
         "database": name,
-        "interval_s": interval,
+        "rows": rows,
+        "waiting": waiting,
         "tasks": tasks,
-        "p50_s": statistics.median(waits),
-        "p99_s": p99,
-        "max_s": waits[-1],
-        "p50_relative_to_interval": statistics.median(waits) / interval,
-        "p99_relative_to_interval": p99 / interval,
+        "p50_s": statistics.median(starts_after),
+        "p99_s": _p99(starts_after),
+        "max_s": starts_after[-1],
+        "launch_p50_s": statistics.median(recorded),
+        "launch_p99_s": _p99(recorded),
     }
 
 
-def _enroll_one_by_one(url: str, tasks: int, interval: float) -> dict[int, float]:
-    """Enroll each waiting row as Node.js does. Returns the time of each commit, by task."""
+def _p99(values: list[float]) -> float:
+    return statistics.quantiles(values, n=100, method="inclusive")[98]
+
+
+def _enroll_one_by_one(url: str, tasks: int, step: int) -> dict[int, float]:
+    """Enroll each `step`th row as Node.js does. Returns the time of each commit, by task."""
     random = Random(7)
     committed = {}
     with connect(url) as node:
-        for task in range(10, tasks * 10 + 1, 10):
-            time.sleep(random.uniform(0, interval))
+        for task in range(step, tasks * step + 1, step):
+            time.sleep(random.uniform(0.05, 0.3))
             execute(node, f"UPDATE download_tasks SET status='enrolled' WHERE id={task}")
             committed[task] = time.time()
     return committed

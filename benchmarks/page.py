@@ -50,9 +50,9 @@ SELECT within the process, in a few microseconds. So one SELECT per task was nev
     "latency": (
         "Row enrolled to worker started",
         """\
-The time from the commit of `enrolled` to the start of the worker's process, in local mode. The rows
-change at random points of the check interval. Expect half the interval on average and the whole
-interval at most, plus the start of a process.""",
+The time from the commit of `enrolled` to the start of the worker's process, in local mode with the
+default settings, and to the launch as it is recorded. The rows change at random points. A look at
+the gate finds them, so the check interval has no part in it.""",
     ),
     "drive_overlap": (
         "Download and upload overlap",
@@ -97,7 +97,8 @@ they share all cores, the Job controller and the watch also take time from the o
     "cluster_delays": (
         "Time until a change is noticed",
         """\
-A row is noticed within the check interval. The watch reports the end of a Job at any interval.""",
+A look at the gate finds an enrolled row. The watch reports the end of a Job. The check interval has
+no part in either.""",
     ),
     "cluster_live": (
         "Many live Jobs",

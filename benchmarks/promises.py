@@ -35,7 +35,7 @@ class Promise:
         return [
             float(str(row[self.column]))
             for row in tables.get(self.table, [])
-            if all(row[key] == value for key, value in self.where.items())
+            if self.column in row and all(row[key] == value for key, value in self.where.items())
         ]
 
     def is_kept(self, value: float) -> bool:
@@ -170,16 +170,41 @@ PROMISES = (
         where={"control_plane_core": "dedicated"},
     ),
     Promise(
+        "Rows completed per second when all Jobs finish at once",
+        "cluster_burst",
+        "rows_completed_per_second",
+        at_least=120,
+    ),
+    Promise(
+        "The operator's CPU per 1,000 Jobs launched, s",
+        "cluster_burst",
+        "cpu_s_per_1000_launched",
+        at_most=2.5,
+    ),
+    Promise(
+        "The operator's CPU per 1,000 Jobs finished, s",
+        "cluster_burst",
+        "cpu_s_per_1000_finished",
+        at_most=4,
+    ),
+    Promise(
         "The operator's memory with up to 10,000 live Jobs, MB",
         "cluster_live",
         "peak_mb",
-        at_most=300,
+        at_most=200,
     ),
     Promise(
-        "CPU per Job event with more live Jobs, relative to the smallest number of live Jobs",
+        "The operator's CPU while 10,000 live Jobs do not change, percent of a core",
         "cluster_live",
-        "event_cost_relative_to_first",
-        at_most=1.5,
+        "idle_percent_of_a_core",
+        at_most=3,
+        where={"live_jobs": 10_000},
+    ),
+    Promise(
+        "The operator's CPU per 1,000 changes of Jobs that need no action, s",
+        "cluster_live",
+        "cpu_s_per_1000_events",
+        at_most=0.3,
     ),
     *_promises_on_ratios("plain loop", "Jobs per second", at_least=0.95),
     *_promises_on_ratios("plain loop", "CPU per 1,000 Jobs launched", at_most=1.3),

@@ -9,13 +9,8 @@ from tests.cluster.control_plane import Cluster
 from tests.cluster.pod_runner import FakeKubelet
 from tests.cluster.world import ClusterWorld
 
-from benchmarks.cluster.burst import enroll
+from benchmarks.cluster.burst import REPORT, enroll
 from benchmarks.cluster.cluster_env import JobWatch, cluster_env
-from enrollgate.domain.report import Report
-
-REPORT = Report(
-    None, "3 items delivered", items_delivered=3, destination_url="https://drive.test/f"
-)
 
 
 def measure_delays(cluster: Cluster, url: str, tasks: int) -> list[dict[str, object]]:

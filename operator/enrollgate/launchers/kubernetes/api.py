@@ -30,6 +30,11 @@ from enrollgate.common.retry_after import retry_after
 from enrollgate.launchers.base import LauncherRefused, LauncherUnavailable
 from enrollgate.launchers.kubernetes.tls import use_without_strict
 
+# Forms of an answer. The metadata of an object is half of a Job. A table has a row of a few texts
+# for each object: https://kubernetes.io/docs/reference/using-api/api-concepts/
+JSON = "application/json"
+METADATA = f"{JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1,{JSON}"
+TABLE = f"{JSON};as=Table;g=meta.k8s.io;v=v1,{JSON}"
 # Objects per page of a listing.
 PAGE_SIZE = 500
 # How many times a request is sent before the API server counts as unavailable.
@@ -145,10 +150,12 @@ class Api:
         *,
         query: Mapping[str, str] | None = None,
         body: Json | None = None,
+        accept: str = JSON,
         timeout: float | None = None,
     ) -> Json:
         """Send a request, with retries, and return the object that the server answers.
 
+        `accept` is the form of the answer, one of those above. A server may answer JSON instead.
         `timeout` bounds all attempts together, in seconds; a server that hangs is then tried twice.
 
         Raises ApiError if the server refuses the request, LauncherRefused if it fails at this
@@ -161,7 +168,7 @@ class Api:
             if timeout is not None and deadline is not None:
                 left = deadline - self._monotonic()
                 attempt_timeout = max(0.001, min(sum(TIMEOUT), timeout / 2, left))
-            return self._send_once(method, path, query, body, attempt_timeout)
+            return self._send_once(method, path, query, body, accept, attempt_timeout)
 
         def next_wait(state: tenacity.RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
@@ -213,6 +220,18 @@ class Api:
     def pages(self, path: str, *, query: Mapping[str, str]) -> Iterator[list[Json]]:
         """Yield all objects of a listing, page by page, as of one moment. A failure raises.
 
+        See `answers`.
+        """
+        for answer in self.answers(path, "items", query=query, limit=PAGE_SIZE):
+            yield answer["items"] or []
+
+    def answers(
+        self, path: str, items: str, *, query: Mapping[str, str], limit: int, accept: str = JSON
+    ) -> Iterator[Json]:
+        """Yield the pages of a listing as the server answers them, with `limit` items at most.
+
+        `items` is the name of the field that has them.
+
         Raises LauncherUnavailable also if the listing took longer than the server keeps its state
         (HTTP 410), or if it is none: list again.
         """
@@ -220,7 +239,9 @@ class Api:
         while True:
             more = {"continue": str(token)} if token else {}
             try:
-                answer = self.request("GET", path, query={**query, "limit": str(PAGE_SIZE), **more})
+                answer = self.request(
+                    "GET", path, query={**query, "limit": str(limit), **more}, accept=accept
+                )
             except ApiError as error:
                 if error.status == HTTPStatus.GONE:
                     raise LauncherUnavailable(
@@ -229,12 +250,12 @@ class Api:
                 raise
             metadata = answer.get("metadata")
             last, token = token, metadata.get("continue") if isinstance(metadata, dict) else ""
-            items = answer.get("items", "none") or []
+            found = answer.get(items, "none") or []
             # A part of a listing must not pass for the whole: what it lacks would count as gone.
-            is_listing = isinstance(items, list) and all(isinstance(each, dict) for each in items)
+            is_listing = isinstance(found, list) and all(isinstance(each, dict) for each in found)
             if not is_listing or not isinstance(token or "", str) or (token and token == last):
                 raise LauncherUnavailable(f"listing {path}: the answer is not a page of a listing")
-            yield items
+            yield answer
             if not token:
                 return
 
@@ -260,17 +281,18 @@ class Api:
         self._client.close()
         self._client.rest_client.close()
 
-    def _send_once(
+    def _send_once(  # noqa: PLR0917 -- one request
         self,
         method: str,
         path: str,
         query: Mapping[str, str] | None,
         body: Json | None,
+        accept: str,
         timeout: _Timeout,
     ) -> Json:
         """Send a request once. Raises RetryableError, or ApiError for a permanent refusal."""
         try:
-            status, headers, data = self._send(method, path, query, body, timeout)
+            status, headers, data = self._send(method, path, query, body, accept, timeout)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             reason = getattr(error, "reason", None)
             cause = reason if isinstance(reason, BaseException) else error
@@ -290,12 +312,13 @@ class Api:
             is_server_well=status == HTTPStatus.INTERNAL_SERVER_ERROR,
         )
 
-    def _send(
+    def _send(  # noqa: PLR0917 -- one request
         self,
         method: str,
         path: str,
         query: Mapping[str, str] | None,
         body: Json | None,
+        accept: str,
         timeout: _Timeout,
     ) -> tuple[int, Mapping[str, str], bytes]:
         content_type = "application/merge-patch+json" if method == "PATCH" else "application/json"
@@ -311,7 +334,7 @@ class Api:
             body=None if body is None else orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS),
             headers={
                 **self._client.default_headers,
-                "Accept": "application/json",
+                "Accept": accept,
                 "Content-Type": content_type,
                 **{each["key"]: each["value"] for each in credentials.values() if each["value"]},
             },

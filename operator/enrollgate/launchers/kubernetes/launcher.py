@@ -1,7 +1,8 @@
 """The Kubernetes launcher: one Job per run. Every pass observes the cluster; nothing is remembered.
 
-    observe   list our unrecorded Jobs (or read the named ones); then ask about the pods of the
-    finished, overdue and missing ones
+    observe   list our unrecorded Jobs (or read the named ones; of many, most often list names and
+    statuses, and read those that do not simply live); then ask about the pods of the finished,
+    overdue and missing ones
     launch    create the Job; if its name exists: adopt it if it is of the same claim, delete it if
     it is of another claim of ours, else the name is taken; if a quota is exceeded: wait; if the
     server refuses this very Job: report that for this run alone
@@ -41,6 +42,10 @@ from enrollgate.launchers.kubernetes.request_pool import RequestPool
 from enrollgate.launchers.kubernetes.views import NEVER, JobResult, JobView, PodView
 
 _LOG = structlog.get_logger(__name__)
+# Live Jobs from which on a full observation asks for their names and statuses alone, and the time
+# after which it reads the Jobs all the same.
+NAMES_FROM = 500
+FULL_LISTING_INTERVAL = timedelta(seconds=60)
 # A pod that should have been gone for this long counts as gone, even if its node never confirmed
 # it.
 _NODE_LOST_AFTER = timedelta(seconds=60)
@@ -78,6 +83,8 @@ class KubernetesLauncher:
         # wait for their requests, nor they for its.
         self._progress_pool = RequestPool(1)
         self._progress_jobs = JobClient(api, settings.namespace, self._progress_pool, lambda: None)
+        # When all Jobs were last read. Nothing is kept of them.
+        self._listed_at: datetime | None = None
         self._recorder = EventRecorder(api, settings.namespace, clock=clock)
 
     def connection_details(self) -> ConnectionDetails:
@@ -89,13 +96,18 @@ class KubernetesLauncher:
     ) -> Mapping[str, Observation]:
         """See `Launcher.observe`."""
         wanted = frozenset(expected)
-        if only:
-            found = self._jobs.find_all(wanted, self._settings.installation)
-            jobs = [job for job in found if self._is_ours(job) and not job.is_recorded]
-        else:
+        live = frozenset[str]()
+        names = {} if only else self._list_names(wanted)
+        if names is None:
             jobs = self._jobs.list_unrecorded(self._settings.installation)
+        else:
+            live = wanted & {name for name, lives_on in names.items() if lives_on}
+            doubtful = (wanted | names.keys()) - live
+            found = self._jobs.find_all(doubtful, self._settings.installation)
+            jobs = [job for job in found if self._is_ours(job) and not job.is_recorded]
         now = self._clock()
-        observed = {job.name: _observe(job) for job in jobs}
+        observed = {name: Observation(name, Phase.LIVE) for name in live}
+        observed |= {job.name: _observe(job) for job in jobs}
         missing = wanted - observed.keys()
         expected_jobs = [job for job in jobs if job.name in wanted]
         overdue = [job.name for job in expected_jobs if is_overdue(job, now, self._start_timeout)]
@@ -114,6 +126,22 @@ class KubernetesLauncher:
                     name, Phase.LIVE, is_ending=True, claim_id=running[0].claim_id
                 )
         return observed
+
+    def _list_names(self, wanted: frozenset[str]) -> Mapping[str, bool] | None:
+        """List our Jobs' names, and whether each simply lives; None if all Jobs are to be read.
+
+        Few Jobs are always read. Many are read once in FULL_LISTING_INTERVAL: only then it is seen
+        that one does not start in time, or is of another claim.
+        """
+        now = self._clock()
+        # A clock may be set back.
+        is_due = self._listed_at is None or abs(now - self._listed_at) >= FULL_LISTING_INTERVAL
+        if len(wanted) >= NAMES_FROM and not is_due:
+            names = self._jobs.list_names(self._settings.installation)
+            if names is not None:
+                return names
+        self._listed_at = now
+        return None
 
     def _observe_finished(self, jobs: Iterable[JobView]) -> dict[str, Observation]:
         """Observe the finished ones of these Jobs, with reports.

@@ -19,6 +19,7 @@ from enrollgate.domain.planner import (
     Record,
     Stop,
     StopOrphan,
+    is_settled,
     plan,
 )
 from enrollgate.domain.policy import Policy
@@ -192,6 +193,19 @@ def test_run_order_names_the_cookies_file_and_never_the_account() -> None:
     action = decide(TaskState.ENROLLED, C, "absent")
     assert isinstance(action, Launch)
     assert action.order.cookies_name.startswith("cookies-") and "ada" not in repr(action.order)
+
+
+@pytest.mark.parametrize("claim", [None, "", "another"])
+def test_settled_run_needs_no_action_and_lets_no_orphan_live(claim: str | None) -> None:
+    settled = 0
+    for task, state, name, is_changed in product(TaskState, RunState, SEEN, (False, True)):
+        run, seen = replace(make_run(task, state), is_changed=is_changed), SEEN[name]
+        seen = None if seen is None else replace(seen, claim_id=claim)
+        if is_settled(run, seen):
+            settled += 1
+            assert seen is not None
+            assert plan([run], {run.name: seen}, POLICY, HERE) == ()
+    assert settled == (0 if claim == "another" else 1)
 
 
 @given(

@@ -56,6 +56,7 @@ from enrollgate.domain.planner import (
     Record,
     Stop,
     StopOrphan,
+    is_settled,
     plan,
 )
 from enrollgate.domain.policy import Policy
@@ -388,6 +389,8 @@ class Reconciler:
         actions, orphans, here = list[Action](), dict(observed), self._launcher.place
         for run in unfinished:
             seen = orphans.pop(run.name, None)
+            if is_settled(run, seen):
+                continue
             is_planned = list[bool]()
             with self._confinement.confined(run.task_id):
                 found = {} if seen is None else {run.name: seen}

@@ -108,7 +108,8 @@ def final_values(report: Report | None) -> dict[str, object]:
     values = dict.fromkeys(("final_items", "final_total", "final_percent", "final_bytes"))
     if report is None:
         return {**values, "final_url": None}
-    done, is_complete = report.items_delivered + report.items_skipped, report.reason is None
+    is_complete = report.reason is None
+    done = min(report.items_delivered + report.items_skipped, 2**63 - 1)  # what the column holds
     return {
         "final_items": done,
         "final_total": done if is_complete else None,

@@ -8,17 +8,19 @@ can be moved (`finish`).
 `mark_launched`, `mark_stopping` and `record` write what the reconciler did.
 """
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    RowMapping,
     Select,
+    String,
     Text,
     Update,
     and_,
@@ -61,8 +63,10 @@ from enrollgate.domain.task import TaskState
 _STATES = [state.value for state in RunState]
 # A stop reason that only a newer version knows is treated as `Stopped`.
 _REASONS = {reason.value: reason for reason in Reason}
-# In the order of RunPlace's fields.
-_PLACE = tuple(runs.c[each.name] for each in fields(RunPlace))
+# In the order of RunPlace's fields. One column, since thousands of runs share few places.
+_PLACE = func.json_array(*(runs.c[each.name] for each in fields(RunPlace)), type_=String).label(
+    "place"
+)
 _lost, _other = runs.alias("lost"), runs.alias("other")
 _LAST_NOT_LOST = (
     select(func.coalesce(func.max(_other.c.run_number), 0))
@@ -138,15 +142,17 @@ def read_unfinished(
     connection: Connection, tables: Tables, *conditions: ColumnElement[bool]
 ) -> list[UnfinishedRun]:
     """Return these runs with their tasks as the same statement sees them."""
+    is_claimed = runs.c.state == RunState.CLAIMED.value
     statement = (
         select(
             *_READ,
-            *_PLACE,
+            _PLACE,
             tables.id.is_(None).label("is_missing"),
             tables.configured_status(tables.status).label("configured_status"),
             tables.status.label("status"),
-            tables.email.label("email"),
-            tables.course_url.label("course_url"),
+            # Only a launch needs them.
+            case((is_claimed, tables.email)).label("email"),
+            case((is_claimed, tables.course_url)).label("course_url"),
             (runs.c.content_sha256 != tables.content_sha256()).label("is_changed"),
         )
         .select_from(
@@ -175,7 +181,7 @@ def read_unfinished(
             task_status=row.status,
             email=row.email,
             course_url=row.course_url,
-            place=_place(row._mapping),
+            place=_parse_place(row.place),
             content_sha256=row.content_sha256,
             is_changed=bool(row.is_changed),
             claim_id=row.claim_id or "",
@@ -190,14 +196,15 @@ def read_unfinished(
         )
         # A view, or a table without a key, may have two rows with one id.
         if (twin := found.get(run.run_id)) is not None:
-            is_claimed = run.task is TaskState.ENROLLED and not run.is_changed
-            run = replace(run if is_claimed else twin, is_ambiguous=True)
+            is_own = run.task is TaskState.ENROLLED and not run.is_changed
+            run = replace(run if is_own else twin, is_ambiguous=True)
         found[run.run_id] = run
     return list(found.values())
 
 
-def _place(row: RowMapping) -> RunPlace:
-    return RunPlace(*(row[column] or "" for column in _PLACE))
+@lru_cache
+def _parse_place(place: str) -> RunPlace:
+    return RunPlace(*(each or "" for each in json.loads(place)))
 
 
 def unfinished_elsewhere(
@@ -205,14 +212,14 @@ def unfinished_elsewhere(
 ) -> dict[RunPlace, list[str]]:
     """Return the names of the unfinished runs that an operator here cannot observe, by place."""
     statement = (
-        select(runs.c.name, *_PLACE)
+        select(runs.c.name, _PLACE)
         .where(runs.c.active == 1, runs.c.installation == installation)
         .order_by(runs.c.id)
     )
     found = dict[RunPlace, list[str]]()
     with database.autocommit() as connection:
         for row in connection.execute(statement):
-            place = _place(row._mapping)
+            place = _parse_place(row.place)
             if not here.can_observe(place):
                 found.setdefault(place, []).append(row.name)
     return found

@@ -45,7 +45,7 @@ _LOG = structlog.get_logger(__name__)
 # Live Jobs from which on a full observation asks for their names and statuses alone, and the time
 # after which it reads the Jobs all the same.
 NAMES_FROM = 500
-FULL_LISTING_INTERVAL = timedelta(seconds=60)
+FULL_LISTING_INTERVAL = timedelta(minutes=2)
 # A pod that should have been gone for this long counts as gone, even if its node never confirmed
 # it.
 _NODE_LOST_AFTER = timedelta(seconds=60)

@@ -109,7 +109,7 @@ def final_values(report: Report | None) -> dict[str, object]:
     if report is None:
         return {**values, "final_url": None}
     is_complete = report.reason is None
-    done = min(report.items_delivered + report.items_skipped, 2**63 - 1)  # what the column holds
+    done = min(report.items_delivered + report.items_skipped, 2**31 - 1)  # what the column holds
     return {
         "final_items": done,
         "final_total": done if is_complete else None,

@@ -20,8 +20,8 @@ from tests.cluster.pod_runner import FakeKubelet
 from tests.cluster.world import ClusterWorld
 from tests.databases import Server
 
+from benchmarks.cluster.burst import REPORT
 from benchmarks.cluster.cluster_env import JobWatch, cluster_env, cpu_seconds
-from benchmarks.cluster.delays import REPORT
 from benchmarks.memory import peak
 from benchmarks.peers.load import Load, enroll_at_once, insert
 from benchmarks.peers.system import Running, System

@@ -458,7 +458,7 @@ class Reconciler:
                 elif isinstance(end, Finish):
                     self._finish(end, now)
                 elif self._record(end, now):
-                    recorded.append(_left_of(end))
+                    recorded.append(_leftover(end))
         if adopted := [action for action in actions if isinstance(action, Adopt)]:
             metrics.RUNS_ADOPTED.inc(len(adopted))
             self._run_launcher.mark_launched(
@@ -551,7 +551,7 @@ class Reconciler:
                 results = runs.record_all(self._database, self._tables, batch) or results
             failed += not results
             for action, recorded in zip(batch, results, strict=False):
-                done[action.run.run_id] = _left_of(action)
+                done[action.run.run_id] = _leftover(action)
                 with self._confinement.confined(action.run.task_id):
                     self._announce(action, recorded, now)
         return done
@@ -661,7 +661,7 @@ class Reconciler:
                 self._ask_to_stop(orphan.observation, keep_name=not is_of_row)
 
 
-def _left_of(action: Record) -> Observation:
+def _leftover(action: Record) -> Observation:
     """Return what is left of a recorded run at the launcher.
 
     A lost run may have left files behind, though nothing of it was observed.

@@ -210,7 +210,7 @@ class Api:
         LauncherUnavailable if it cannot be reached.
         """
         try:
-            status, _, data = self._send("GET", path, query, None, TEXT_TIMEOUT)
+            status, _, data = self._send("GET", path, query, None, JSON, TEXT_TIMEOUT)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise LauncherUnavailable(f"{path}: {type(error).__name__}: {error}") from error
         if status >= HTTPStatus.BAD_REQUEST:

@@ -220,12 +220,12 @@ class Api:
     def pages(self, path: str, *, query: Mapping[str, str]) -> Iterator[list[Json]]:
         """Yield all objects of a listing, page by page, as of one moment. A failure raises.
 
-        See `answers`.
+        See `read_pages`.
         """
-        for answer in self.answers(path, "items", query=query, limit=PAGE_SIZE):
+        for answer in self.read_pages(path, "items", query=query, limit=PAGE_SIZE):
             yield answer["items"] or []
 
-    def answers(
+    def read_pages(
         self, path: str, items: str, *, query: Mapping[str, str], limit: int, accept: str = JSON
     ) -> Iterator[Json]:
         """Yield the pages of a listing as the server answers them, with `limit` items at most.

@@ -115,7 +115,7 @@ class JobClient:
         query = {"labelSelector": job_selector(installation), "includeObject": "None"}
         found, columns = dict[str, bool](), list[object]()
         try:
-            pages = self._api.answers(
+            pages = self._api.read_pages(
                 self._jobs, "rows", query=query, limit=ROWS_PER_PAGE, accept=TABLE
             )
             for page in pages:

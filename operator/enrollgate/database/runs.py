@@ -63,6 +63,8 @@ from enrollgate.domain.task import TaskState
 _STATES = [state.value for state in RunState]
 # A stop reason that only a newer version knows is treated as `Stopped`.
 _REASONS = {reason.value: reason for reason in Reason}
+# Only then a run may be launched, and needs its account and course.
+_IS_CLAIMED = runs.c.state == RunState.CLAIMED.value
 # In the order of RunPlace's fields. One column, since thousands of runs share few places.
 _PLACE = func.json_array(*(runs.c[each.name] for each in fields(RunPlace)), type_=String).label(
     "place"
@@ -142,7 +144,6 @@ def read_unfinished(
     connection: Connection, tables: Tables, *conditions: ColumnElement[bool]
 ) -> list[UnfinishedRun]:
     """Return these runs with their tasks as the same statement sees them."""
-    is_claimed = runs.c.state == RunState.CLAIMED.value
     statement = (
         select(
             *_READ,
@@ -150,9 +151,8 @@ def read_unfinished(
             tables.id.is_(None).label("is_missing"),
             tables.configured_status(tables.status).label("configured_status"),
             tables.status.label("status"),
-            # Only a launch needs them.
-            case((is_claimed, tables.email)).label("email"),
-            case((is_claimed, tables.course_url)).label("course_url"),
+            case((_IS_CLAIMED, tables.email)).label("email"),
+            case((_IS_CLAIMED, tables.course_url)).label("course_url"),
             (runs.c.content_sha256 != tables.content_sha256()).label("is_changed"),
         )
         .select_from(

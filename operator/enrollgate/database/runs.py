@@ -166,10 +166,7 @@ def read_unfinished(
     found = dict[int, UnfinishedRun]()
     for row in connection.execute(statement):
         task = tables.statuses.state(row.configured_status)
-        if row.is_missing:
-            task = TaskState.MISSING
-        elif task is TaskState.ENROLLED and row.task_left:
-            # Node.js has set it back since: a fresh start, with a new run.
+        if task is TaskState.ENROLLED and row.task_left:  # it was set back since: a fresh start
             task = TaskState(row.task_left)
         run = UnfinishedRun(
             run_id=row.id,
@@ -177,7 +174,7 @@ def read_unfinished(
             run_number=row.run_number,
             name=row.name,
             state=RunState(row.state),
-            task=task,
+            task=TaskState.MISSING if row.is_missing else task,
             task_status=row.status,
             email=row.email,
             course_url=row.course_url,

@@ -47,15 +47,22 @@ class Interruption:
 
 
 class InterruptedDatabase(Database):
-    """The real database, with a point before and after each transaction."""
+    """The real database, with a point before and after each transaction.
 
-    def __init__(self, real: Database, interruption: Interruption) -> None:
+    `on_read` is called when a transaction begins that only reads.
+    """
+
+    def __init__(
+        self, real: Database, interruption: Interruption, on_read: Callable[[], None]
+    ) -> None:
         super().__init__(real.engine, real.autocommit_engine, real.clock)
         self._interruption = interruption
+        self._on_read = on_read
 
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
         self._interruption.point()
+        self._on_read()
         with super().autocommit() as connection:
             yield connection
         self._interruption.point()
@@ -63,6 +70,7 @@ class InterruptedDatabase(Database):
     @contextmanager
     def read_transaction(self) -> Iterator[Connection]:
         self._interruption.point()
+        self._on_read()
         with super().read_transaction() as connection:
             yield connection
         self._interruption.point()
@@ -135,9 +143,10 @@ def interrupted_operator(
     world: World,
     interruption: Interruption,
     before_launch: Callable[[RunOrder], None] = lambda order: None,
+    on_read: Callable[[], None] = lambda: None,
 ) -> Reconciler:
     """Return an operator that has just started and whose passes can be interrupted."""
     return world.new_operator(
-        InterruptedDatabase(world.database, interruption),
+        InterruptedDatabase(world.database, interruption, on_read),
         InterruptedLauncher(world, interruption, before_launch),
     )

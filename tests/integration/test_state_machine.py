@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -78,8 +79,9 @@ class Promises(RuleBasedStateMachine):
             Policy(enrollment_timeout=300, max_concurrent_runs=2, max_lost_runs=2),
         )
         self.interruption = Interruption()
-        # Tasks that Node.js has moved during this pass, perhaps after it read them.
-        self.moved = set[int]()
+        # For each operator, the tasks that Node.js has moved since that operator began to read
+        # last. It may still launch them: the check before a launch is such a reading.
+        self.moved = (set[int](), set[int]())
         self.succeeded = set[str]()
         # What Node.js wrote last to each task.
         self.written: dict[int, str | None] = {}
@@ -106,16 +108,27 @@ class Promises(RuleBasedStateMachine):
                     path.unlink()
 
     def restart(self) -> None:
-        self.operator = interrupted_operator(
-            self.world, self.interruption, self.only_what_is_enrolled
+        self.operator, self.second = (
+            interrupted_operator(
+                self.world,
+                interruption,
+                partial(self.only_what_is_enrolled, moved),
+                moved.clear,
+            )
+            for interruption, moved in zip(
+                (self.interruption, Interruption()), self.moved, strict=True
+            )
         )
-        self.second = interrupted_operator(self.world, Interruption(), self.only_what_is_enrolled)
 
-    def only_what_is_enrolled(self, order: RunOrder) -> None:
-        if order.task_id not in self.moved:
+    def only_what_is_enrolled(self, moved: set[int], order: RunOrder) -> None:
+        if order.task_id not in moved:
             status, url, cookies = self.row(order.task_id)
             assert status == "enrolled", f"launched a task at {status!r}"
             assert (order.course_url, order.cookies_name) == (url, cookies), "launched what was"
+
+    def note_move(self, task: int) -> None:
+        for moved in self.moved:
+            moved.add(task)
 
     def row(self, task: int) -> tuple[str | None, str | None, str | None]:
         """Return the status of a task, its course and the name of its account's cookies."""
@@ -152,7 +165,7 @@ class Promises(RuleBasedStateMachine):
     def note_write(self, task: int, status: str | None) -> None:
         self.written[task] = status
         self.added.pop(task, None)
-        self.moved.add(task)
+        self.note_move(task)
         self.over.pop(task, None)
 
     @rule(task=tasks, status=st.sampled_from([*WAITING, "enrolled", "enrolled", "failed"]))
@@ -180,7 +193,7 @@ class Promises(RuleBasedStateMachine):
             id=task,
             url=f"{COURSE}/{self.versions}" if is_course else f"ada{self.versions}",
         )
-        self.moved.add(task)
+        self.note_move(task)
 
     @rule(task=tasks)
     def the_database_refuses_a_row(self, task: int) -> None:
@@ -206,7 +219,7 @@ class Promises(RuleBasedStateMachine):
     def node_deletes_a_row(self, task: int) -> None:
         self.world.delete(task)
         self.written.pop(task, None)
-        self.moved.add(task)
+        self.note_move(task)
         self.over.pop(task, None)
 
     # time and the runs
@@ -272,26 +285,26 @@ class Promises(RuleBasedStateMachine):
         self, focus: frozenset[str] | None, points: int, callback: Callable[[], object]
     ) -> None:
         """Run a pass that calls `callback` after so many points."""
-        self.moved.clear()
-        try:
-            with self.interruption.after(points, callback):
-                self.operator.reconcile(focus)
-        finally:
-            self.moved.clear()
+        with self.interruption.after(points, callback):
+            self.operator.reconcile(focus)
 
     @rule()
     def a_pass(self) -> None:
-        self.moved.clear()
-        self.operator.reconcile()
+        while self.operator.reconcile().more:
+            pass
+        # What is live belongs to its row, or is being stopped.
+        orders = {order.name: order for order in self.world.launcher.orders}
+        for name in set(self.world.launcher.live) - self.world.launcher.stopping:
+            status, url, cookies = self.row(orders[name].task_id)
+            content = (orders[name].course_url, orders[name].cookies_name)
+            assert status != "enrolled" or content == (url, cookies), f"{name} is of another row"
 
     @rule()
     def a_pass_of_the_second_operator(self) -> None:
-        self.moved.clear()
         self.second.reconcile()
 
     @rule(data=st.data())
     def a_focused_pass(self, data: st.DataObject) -> None:
-        self.moved.clear()
         self.operator.reconcile(self.some_runs(data))
 
     @rule(data=st.data(), points=POINTS)
@@ -339,6 +352,27 @@ class Promises(RuleBasedStateMachine):
                 self.node_writes_a_status(task, status)
 
         self.interrupted(self.some_runs(data), points, write)
+
+    @rule(
+        target=tasks,
+        points=st.integers(0, 24),
+        when=st.sampled_from(["launch", "launch", "result", "result", "run"]),
+    )
+    def a_row_is_replaced_around_its_run(self, points: int, when: str) -> int:
+        """Between its claim and its launch, between its end and its result, or while it is live."""
+        for name in self.world.launcher.live:
+            self.world.launcher.succeed(name)
+            self.succeeded.add(name)
+        task = self.node_adds_a_task("enrolled")
+        if when != "launch":
+            self.a_pass()
+            for name in self.world.launcher.live if when == "result" else ():
+                self.world.launcher.succeed(name)
+                self.succeeded.add(name)
+        self.interrupted(None, points, lambda: self.node_replaces_a_row(task, "enrolled"))
+        if when == "run":
+            self.a_pass()
+        return task
 
     @rule(data=st.data(), points=POINTS)
     def a_pass_during_which_the_second_operator_makes_one(

@@ -629,6 +629,27 @@ def test_refused_launch_is_set_aside_and_the_others_are_launched(
         assert world.launcher.live == [f"test-{bad}-1"] and set_aside(world) == []
 
 
+def test_launch_that_is_refused_for_too_long_fails_its_task(database_url: str) -> None:
+    policy = Policy(enrollment_timeout=300, max_concurrent_runs=10, launch_timeout=600)
+    with closing(World(database_url, policy)) as world:
+        bad, good = world.add("enrolled"), world.add("enrolled")
+        world.launcher.refused[bad] = "an admission webhook says no"
+        world.reconcile()
+        assert world.launcher.live == [f"test-{good}-1"]
+        for _ in range(6):
+            world.clock.advance(LONGEST_SET_ASIDE)
+            world.reconcile()
+        # After pauses of 10, 20, 40, 80, 160 and 320 seconds, all in all 630.
+        assert world.status(bad) == "failed" and set_aside(world) == []
+        (run,) = world.runs(bad)
+        assert run.reason == Reason.LAUNCH_REFUSED
+        assert "refused 7 times: an admission webhook says no" in str(run.message)
+        del world.launcher.refused[bad]
+        world.set(bad, "enrolled")
+        world.reconcile()
+        assert f"test-{bad}-2" in world.launcher.live
+
+
 def test_task_that_is_set_aside_and_fails_at_node_is_forgotten(database_url: str) -> None:
     with closing(World(database_url)) as world:
         task = world.add("enrolled")

@@ -96,6 +96,7 @@ app.kubernetes.io/part-of: enrollgate
   "MAX_CONCURRENT_RUNS" $v.maxConcurrentRuns
   "MAX_ATTEMPTS" $v.maxAttempts
   "MAX_LOST_RUNS" $v.maxLostRuns
+  "LAUNCH_TIMEOUT" $v.launchTimeout
   "RUN_TIMEOUT" $v.runTimeout
   "STOP_GRACE" $v.stopGrace
   "RUN_TTL" $v.runTTL

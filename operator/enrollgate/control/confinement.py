@@ -137,11 +137,16 @@ class Confinement:
             self._announced.add(key)
         return is_new
 
+    @staticmethod
+    def pause(refusals: int) -> float:
+        """Return the seconds for which a task is set aside that was refused so often before."""
+        return min(LONGEST_SET_ASIDE, SET_ASIDE * 2.0 ** min(refusals, 10))
+
     def set_aside_until(
         self, task_id: int, refusals: int, by: str, why: str, now: datetime
     ) -> SetAside:
         """Announce that a task is set aside, in the log once, and return until when."""
-        pause = min(LONGEST_SET_ASIDE, SET_ASIDE * 2.0 ** min(refusals, 10))
+        pause = self.pause(refusals)
         metrics.REFUSALS.labels(by).inc()
         if self._log.may_log(f"set aside, refused by the {by}"):
             log = _LOG.debug if refusals else _LOG.warning

@@ -22,6 +22,7 @@ from enrollgate.database import (
 )
 from enrollgate.domain.observation import LaunchOutcome, LaunchResult
 from enrollgate.domain.planner import Launch
+from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.domain.run import UnfinishedRun
 from enrollgate.launchers import Launcher, RunEvent, RunEventType
 from enrollgate.telemetry import metrics
@@ -36,19 +37,29 @@ UNFORESEEN = (
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """How many runs were launched and given up, and those whose names other objects have."""
+    """How many runs were launched and given up, and those that can never be launched, with why."""
 
     launched: int
     given_up: int
-    taken: list[UnfinishedRun]
+    failed: list[tuple[UnfinishedRun, Failure]]
 
 
 class RunLauncher:
-    """Launches runs whose tasks are enrolled at that moment."""
+    """Launches runs whose tasks are enrolled at that moment.
+
+    A launch that is refused is tried again for `timeout` seconds.
+    """
 
     def __init__(
-        self, database: Database, tables: Tables, launcher: Launcher, confinement: Confinement
+        self,
+        database: Database,
+        tables: Tables,
+        launcher: Launcher,
+        confinement: Confinement,
+        *,
+        timeout: float,
     ) -> None:
+        self._timeout = timeout
         self._database = database
         self._tables = tables
         self._launcher = launcher
@@ -60,8 +71,16 @@ class RunLauncher:
         They are taken one by one: the next ones may be claimed while the first are launched.
         """
         results = self._ask_to_launch(launches)
-        taken = [
-            launch.run for launch, result in results if result.outcome is LaunchOutcome.NAME_TAKEN
+        failed = [
+            (
+                launch.run,
+                Failure(
+                    Reason.NAME_TAKEN,
+                    f"an object that is not ours is already called {launch.run.name}",
+                ),
+            )
+            for launch, result in results
+            if result.outcome is LaunchOutcome.NAME_TAKEN
         ]
         refused = [
             (launch.run, result.refusal)
@@ -80,9 +99,14 @@ class RunLauncher:
         )
         given_up = 0
         for run, why in refused:
+            tried = sum(map(self._confinement.pause, range(run.launch_refusals)))
+            if tried >= self._timeout:
+                message = f"the launch was refused {run.launch_refusals + 1} times: {why}"
+                failed.append((run, Failure(Reason.LAUNCH_REFUSED, message)))
+                continue
             with self._confinement.confined(run.task_id):
                 given_up += self.release(run, why, now)
-        return Launched(launched, given_up, taken)
+        return Launched(launched, given_up, failed)
 
     def _ask_to_launch(self, launches: Iterable[Launch]) -> list[tuple[Launch, LaunchResult]]:
         """Ask the launcher for all at once; after an unforeseen error, for each alone."""

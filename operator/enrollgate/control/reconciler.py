@@ -60,7 +60,7 @@ from enrollgate.domain.planner import (
     plan,
 )
 from enrollgate.domain.policy import Policy
-from enrollgate.domain.reasons import START_FAILURES, Reason, explain
+from enrollgate.domain.reasons import START_FAILURES, explain
 from enrollgate.domain.run import Outcome, RunPlace, RunState, UnfinishedRun
 from enrollgate.domain.task import TaskState
 from enrollgate.launchers import Launcher, LauncherRefused, RunEvent, RunEventType
@@ -183,7 +183,9 @@ class Reconciler:
             monotonic=monotonic,
         )
         metrics.CAPACITY.set(policy.max_concurrent_runs)
-        self._run_launcher = RunLauncher(database, tables, launcher, self._confinement)
+        self._run_launcher = RunLauncher(
+            database, tables, launcher, self._confinement, timeout=policy.launch_timeout
+        )
         # The other places with runs, as they were logged.
         self._elsewhere = frozenset[RunPlace]()
         self._is_woken = is_woken
@@ -364,9 +366,10 @@ class Reconciler:
     def _launch(self, launches: Iterable[Launch], now: datetime) -> _Applied:
         done = self._run_launcher.launch(launches, now)
         given_up = done.given_up
-        for run in done.taken:
-            message = f"an object that is not ours is already called {run.name}"
-            action = Record(run, None, Outcome.FAILED, Reason.NAME_TAKEN, message, move_task=True)
+        for run, why in done.failed:
+            action = Record(
+                run, None, Outcome.FAILED, why.reason, why.message, why.remedy, move_task=True
+            )
             with self._confinement.confined(run.task_id):
                 given_up += self._record(action, now)
         return _Applied(given_up, given_up, done.launched)

@@ -180,6 +180,7 @@ def build_policy(settings: Settings) -> Policy:
         enrollment_timeout=settings.enrollment_timeout,
         max_concurrent_runs=settings.max_concurrent_runs,
         max_lost_runs=settings.max_lost_runs,
+        launch_timeout=settings.launch_timeout,
         allowed_hosts=settings.allowed_hosts,
     )
 

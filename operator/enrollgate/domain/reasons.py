@@ -68,6 +68,7 @@ class Reason(StrEnum):
     LOST = "Lost"
     WORKER_CRASHED = "WorkerCrashed"
     NAME_TAKEN = "NameTaken"
+    LAUNCH_REFUSED = "LaunchRefused"
     # the cluster
     IMAGE_PULL_BACK_OFF = "ImagePullBackOff"
     CREATE_CONTAINER_CONFIG_ERROR = "CreateContainerConfigError"
@@ -294,6 +295,13 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.NAME_TAKEN: Explanation(
         "Something that Enrollgate did not create already has the run's name.",
         "Remove it, or set ENROLLGATE_INSTALLATION to another name.",
+        False,
+    ),
+    Reason.LAUNCH_REFUSED: Explanation(
+        "The API server, or the machine in local mode, has refused to create the run for "
+        "ENROLLGATE_LAUNCH_TIMEOUT.",
+        "Correct what the message names, for example an admission webhook or the run's directory. "
+        "Then set `enrolled` again.",
         False,
     ),
     Reason.IMAGE_PULL_BACK_OFF: Explanation(

@@ -124,6 +124,11 @@ class Settings(WorkerSettings):
         description="How many times a run that disappeared (reboot, deleted Job) is launched "
         "again.",
     )
+    launch_timeout: Seconds = Field(
+        86400,
+        description="Seconds for which a launch is tried again that the API server or the machine "
+        "refuses for this run alone; after that, the task fails.",
+    )
     run_timeout: Seconds = Field(
         21600, description="Seconds that one run may take, all its attempts together."
     )

@@ -765,9 +765,10 @@ def test_task_that_cannot_be_claimed_keeps_no_other_from_its_run(
             world.reconcile()
             for _ in (bad, last):
                 world.add("enrolled")
-            # A focused pass claims tasks that no full pass has seen.
+            # A look at the gate claims tasks that no full pass has seen.
             world.launcher.succeed(f"test-{first}-1")
             world.operator.reconcile({f"test-{first}-1"})
+            world.operator.look()
         runs_of_others = {f"test-{last}-1"} | ({f"test-{first}-1"} if is_tracked else set())
         assert set(world.launcher.live) == runs_of_others
         assert set_aside(world) == [(bad, 1)]

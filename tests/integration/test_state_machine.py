@@ -363,7 +363,8 @@ class Promises(RuleBasedStateMachine):
         for name in self.world.launcher.live:
             self.world.launcher.succeed(name)
             self.succeeded.add(name)
-        task = self.node_adds_a_task("enrolled")
+        task = self.world.add("enrolled")
+        self.written[task] = "enrolled"
         if when != "launch":
             self.a_pass()
             for name in self.world.launcher.live if when == "result" else ():

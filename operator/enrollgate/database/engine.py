@@ -495,8 +495,13 @@ def _open_sqlite(url: URL) -> Engine:
 
     @event.listens_for(engine, "do_connect")
     def create_file(*_: object) -> None:
-        """Create the file for its owner alone: it holds e-mail addresses. SQLite's WAL follows."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        """Create the file for its owner alone: it holds e-mail addresses. SQLite's WAL follows.
+
+        A file that exists is not opened: closing it would drop the locks of this process's other
+        connections, and another process would then delete the WAL under them.
+        https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
+        """
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with suppress(OSError):  # SQLite says what is wrong
             if url.database and url.database != ":memory:":
                 os.close(os.open(url.database, flags, 0o600))

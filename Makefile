@@ -10,8 +10,8 @@ help: ## List the targets
 setup: ## Create .venv from the lock file
 	@scripts/setup
 
-demo: setup ## Show the four cases of the contract on this machine
-	@$(BIN)/python -m examples.demo
+demo: setup ## Show the four cases of the contract on this machine; WEB=1 keeps the page open
+	@$(BIN)/python -m examples.demo $(if $(WEB),--web)
 
 test: setup databases node pm2 systemd webservers chromium packager yt-dlp-tests tools lint types imports ## Check everything and run all tests except those on a cluster
 	@$(BIN)/python -m scripts.docs.settings --check docs/settings.md

@@ -34,6 +34,7 @@ from benchmarks.promises import evaluate
 from benchmarks.redaction import measure_redaction
 from benchmarks.soak import measure_soak
 from benchmarks.start import measure_start
+from benchmarks.web import measure_web
 
 # Tables by name.
 Results = dict[str, Sequence[Mapping[str, object]]]
@@ -85,6 +86,16 @@ def measure_databases(quick: bool) -> Results:
     return dict(results)
 
 
+def measure_pages(quick: bool) -> Results:
+    """Measure the pages of `enrollgate web`, on each kind of database."""
+    rows = QUICK[1] if quick else FULL[1]
+    found: list[dict[str, object]] = []
+    with databases() as urls:
+        for name, url in urls.items():
+            found += measure_web(name, url, rows)
+    return {"web": found}
+
+
 def measure_drive(quick: bool) -> Results:
     """Measure the worker between a site and a Drive."""
     sizes = (1, 10) if quick else (10, 100, 1000)
@@ -130,6 +141,7 @@ def measure_side_by_side(quick: bool, kinds: Sequence[str]) -> Results:
 
 SUITES: dict[str, Callable[[bool], Results]] = {
     "databases": measure_databases,
+    "web": measure_pages,
     "drive": measure_drive,
     "overlap": measure_transfers,
     "redaction": lambda _quick: {"redaction": measure_redaction()},

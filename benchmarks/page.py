@@ -16,11 +16,19 @@ from benchmarks.promises import Row, Tables, evaluate
 RESULTS = Path(__file__).with_name("results.json")
 _INTRODUCTION = """# Benchmarks
 
+<<<<<<< HEAD
 `make bench` runs all benchmarks but `peers` (about an hour and a half), writes
 `benchmarks/results.json` and prints the tables. It fails if a promise is not kept.
 `make bench-peers` does the same for `peers` (about an hour). To run one part, use
 `python -m benchmarks databases`, `drive`, `redaction`, `start`, `cluster`, `peers` or `soak`;
 `--minutes` says how long the soak lasts. With `--quick` it only checks that the benchmarks run.
+=======
+`make bench` runs all benchmarks (about an hour and a half), writes `benchmarks/results.json` and
+prints the tables. It fails if a promise is not kept. To run one part, use
+`python -m benchmarks databases`, `web`, `drive`, `redaction`, `start`, `cluster`, `peers` or
+`soak`; `--minutes` says how long the soak lasts. With `--quick` it only checks that the benchmarks
+run.
+>>>>>>> ea957a1 (feat: serve a read-only page with live progress and failures)
 
 Ratios matter: both sides are measured in the same run, on the same machine. Compare the seconds
 of this page with each other, not with seconds on your machine.
@@ -53,6 +61,12 @@ SELECT within the process, in a few microseconds. So one SELECT per task was nev
 The time from the commit of `enrolled` to the start of the worker's process, in local mode with the
 default settings, and to the launch as it is recorded. The rows change at random points. A look at
 the gate finds them, so the check interval has no part in it.""",
+    ),
+    "web": (
+        "The page",
+        """\
+Each page of `enrollgate web` with a million tasks, a tenth of them waiting, and a run of each other
+one. Its own process, over HTTP. The first request also compiles the template and connects.""",
     ),
     "drive_overlap": (
         "Download and upload overlap",

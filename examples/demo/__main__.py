@@ -19,7 +19,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--folder", type=Path, default=Path("demo-output"), help="where the demo keeps its files"
     )
-    return 0 if show(parser.parse_args(arguments).folder, Console(emoji=False)) else 1
+    parser.add_argument(
+        "--web", action="store_true", help="keep the operator and the page until Ctrl-C"
+    )
+    options = parser.parse_args(arguments)
+    good = show(options.folder, Console(emoji=False), keep_page=options.web)
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

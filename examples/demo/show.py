@@ -8,13 +8,14 @@ no request of an account before its row was `enrolled`.
 
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,10 +91,11 @@ class Run:
         return f"run {self.outcome or self.state}" + (f" ({self.reason})" if self.reason else "")
 
 
-def show(folder: Path, console: Console) -> bool:
-    """Run the demo in `folder`, which is emptied first.
+def show(folder: Path, console: Console, *, keep_page: bool = False) -> bool:
+    """Run the demo in `folder`, which is emptied first, and serve the page meanwhile.
 
-    Returns whether every case ended as the contract says.
+    With `keep_page`, the operator and the page stay until Ctrl-C. Returns whether every case ended
+    as the contract says.
     """
     folder = folder.resolve()
     _make_empty(folder)
@@ -102,7 +104,8 @@ def show(folder: Path, console: Console) -> bool:
         _create_tasks(folder, site)
         enrolled_at: dict[int, float] = {}
         stop = threading.Event()
-        with _operator(folder, site) as operator:
+        with _operator(folder, site) as (operator, page_url):
+            console.print(f"Watch the page: {page_url}")
             node = threading.Thread(
                 target=_play_node, args=(folder, site, enrolled_at, stop), daemon=True
             )
@@ -113,11 +116,15 @@ def show(folder: Path, console: Console) -> bool:
             finally:
                 stop.set()
                 node.join()
-        if crashed:
-            _report_crash(operator, folder, console)
-            return False
-        results = [_evaluate(case, folder, site, enrolled_at) for case in CASES]
-    _print_results(results, folder, console)
+            if crashed:
+                _report_crash(operator, folder, console)
+                return False
+            results = [_evaluate(case, folder, site, enrolled_at) for case in CASES]
+            _print_results(results, folder, console)
+            if keep_page:
+                console.print(f"The page stays open until Ctrl-C: {page_url}")
+                with suppress(KeyboardInterrupt):
+                    operator.wait()
     return all(not result.problem for result in results)
 
 
@@ -155,9 +162,16 @@ def _connect(folder: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def _operator(folder: Path, site: CourseSite) -> Iterator[subprocess.Popen[bytes]]:
-    """Start `enrollgate run` as a user does, and stop it at the end."""
+def _operator(folder: Path, site: CourseSite) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Start `enrollgate run` and `enrollgate web` as a user does, and stop them at the end.
+
+    Gives the operator and the page's URL.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     settings = {
+        "ENROLLGATE_WEB__PORT": str(port),
         "ENROLLGATE_DATABASE_URL": f"sqlite:///{folder / 'tasks.db'}",
         "ENROLLGATE_ENROLLMENT_TIMEOUT": str(ENROLLMENT_TIMEOUT),
         "ENROLLGATE_CHECK_INTERVAL": "1",
@@ -169,15 +183,18 @@ def _operator(folder: Path, site: CourseSite) -> Iterator[subprocess.Popen[bytes
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith("ENROLLGATE_")
     }
-    with (folder / "operator.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "enrollgate", "run"], env=inherited | settings, stderr=log
-        )
+    processes = []
+    for command, name in (("run", "operator.log"), ("web", "page.log")):
+        with (folder / name).open("wb") as log:
+            argv = [sys.executable, "-m", "enrollgate", command]
+            processes.append(subprocess.Popen(argv, env=inherited | settings, stderr=log))
     try:
-        yield process
+        yield processes[0], f"http://127.0.0.1:{port}/"
     finally:
-        process.terminate()
-        process.wait(timeout=30)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(timeout=30)
 
 
 def _report_crash(operator: subprocess.Popen[bytes], folder: Path, console: Console) -> None:

@@ -72,11 +72,16 @@ def merged(base: Json, over: Json) -> Json:
 
 
 def one(objects: list[Json], kind: str, ending: str = "") -> Json:
-    """Return the only object of this kind whose name has this ending."""
+    """Return the only object of this kind whose name has this ending.
+
+    Those of the page have the ending `-web`, and are left out without it.
+    """
     (found,) = (
         each
         for each in objects
-        if each["kind"] == kind and each["metadata"]["name"].endswith(ending)
+        if each["kind"] == kind
+        and each["metadata"]["name"].endswith(ending)
+        and each["metadata"]["name"].endswith("-web") == (ending == "-web")
     )
     return found
 

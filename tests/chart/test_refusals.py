@@ -40,6 +40,28 @@ INVALID: dict[str, tuple[Json, str]] = {
         REQUIRED | {"destinationVolume": {"existingClaim": "c"}},
         "destination is not a directory",
     ),
+    "a page without a reader": (
+        merged(REQUIRED, {"web": {"enabled": True, "tokenSecret": "t"}}),
+        "web.enabled needs web.databaseSecret",
+    ),
+    "a page for everyone": (
+        merged(REQUIRED, {"web": {"enabled": True, "databaseSecret": "d"}}),
+        "set web.tokenSecret, or web.behindProxy",
+    ),
+    "a page with a token and a proxy": (
+        merged(
+            REQUIRED,
+            {
+                "web": {
+                    "enabled": True,
+                    "databaseSecret": "d",
+                    "tokenSecret": "t",
+                    "behindProxy": True,
+                }
+            },
+        ),
+        "web.tokenSecret and web.behindProxy exclude each other",
+    ),
     "two volumes": (
         DATABASE
         | {

@@ -656,6 +656,7 @@ def test_network_policies_select_the_right_pods(tmp_path: Path) -> None:
         "doctor": find_doctor(objects)["metadata"]["labels"],
         "operator": one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"],
         "migration": one(objects, "Job")["spec"]["template"]["metadata"]["labels"],
+        "web": one(objects, "Deployment", "-web")["spec"]["template"]["metadata"]["labels"],
     }
     selectors = {
         each["metadata"]["name"]: each["spec"]["podSelector"]
@@ -679,6 +680,7 @@ def test_network_policies_select_the_right_pods(tmp_path: Path) -> None:
         "night-migration": {"migration"},
         "night-workers": {"worker", "doctor"},
         "night-doctor": {"doctor"},
+        "night-web": {"web"},
     }
 
 
@@ -782,3 +784,24 @@ def test_releases_in_one_namespace_have_distinct_names(tmp_path: Path) -> None:
     assert len(set.union(*names)) == sum(len(each) for each in names)
     assert len(installations) == len(releases)
     assert all(len(name) <= 63 for each in names for _, name in each)
+
+
+def test_the_page_has_a_reader_of_its_own_and_no_token_of_the_cluster(tmp_path: Path) -> None:
+    objects = render(tmp_path, EVERYTHING)
+    pod = one(objects, "Deployment", "-web")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    secrets = {
+        each["name"]: each["valueFrom"]["secretKeyRef"]["name"]
+        for each in container["env"]
+        if "valueFrom" in each
+    }
+    policy = one(objects, "NetworkPolicy", "-web")["spec"]
+    settings = container_settings(container)
+
+    assert container["args"] == ["web"] and pod["automountServiceAccountToken"] is False
+    assert secrets.pop("ENROLLGATE_WEB__TOKEN") == "page-token"
+    assert set(secrets.values()) == {"courses-reader"}
+    assert settings["ENROLLGATE_WEB__ADDRESS"] == "*"
+    assert policy["ingress"][0]["from"] == EVERYTHING["web"]["allowedFrom"]
+    assert [rule["ports"][0]["port"] for rule in policy["egress"]] == [53, 3307]
+    assert not [each for each in render(tmp_path, REQUIRED) if "web" in each["metadata"]["name"]]

@@ -3,6 +3,7 @@
 {{- include "enrollgate.validateDatabase" . -}}
 {{- include "enrollgate.validateDestination" . -}}
 {{- include "enrollgate.validateWorker" . -}}
+{{- include "enrollgate.validateWeb" . -}}
 {{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) -}}
 {{- fail "serviceAccount.create is false: set serviceAccount.name to the account that the operator runs as." -}}
 {{- end -}}
@@ -90,5 +91,20 @@
 {{- end -}}
 {{- if and .Values.downloadCommand (ne .Values.downloader "command") -}}
 {{- fail "downloadCommand is set but unused: set downloader to `command`, or remove downloadCommand." -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "enrollgate.validateWeb" -}}
+{{- $web := .Values.web -}}
+{{- if $web.enabled -}}
+{{- if not $web.databaseSecret -}}
+{{- fail "web.enabled needs web.databaseSecret: set it to a Secret with a database user that may only read." -}}
+{{- end -}}
+{{- if not (or $web.tokenSecret $web.behindProxy) -}}
+{{- fail "web.enabled would show the page to everyone in the cluster: set web.tokenSecret, or web.behindProxy if a proxy decides who may open it." -}}
+{{- end -}}
+{{- if and $web.tokenSecret $web.behindProxy -}}
+{{- fail "web.tokenSecret and web.behindProxy exclude each other: keep one of them." -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}

@@ -163,6 +163,14 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
 
 @app.command()
+def web() -> None:
+    """Serve a read-only page with tasks, progress and failures until it is stopped."""
+    from enrollgate.commands.web import serve_page
+
+    serve_page()
+
+
+@app.command()
 def work(  # noqa: PLR0917 -- each is an environment variable that a launcher sets
     task_id: Annotated[int, typer.Option(envvar="ENROLLGATE_TASK_ID", help="The task's id.")],
     course_url: Annotated[

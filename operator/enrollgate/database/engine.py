@@ -354,6 +354,21 @@ class Database:
             self.require_primary(is_read_only=on_primary and bool(is_read_only))
         return now
 
+    def refuse_writes(self) -> None:
+        """Let the database refuse what writes, on every connection from now on.
+
+        The user of a program that only reads may have more rights than it needs.
+        """
+        statement = (
+            "PRAGMA query_only=ON" if self.is_sqlite else "SET SESSION TRANSACTION READ ONLY"
+        )
+
+        @event.listens_for(self.engine, "connect")
+        def refuse(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+            cursor = connection.cursor()
+            cursor.execute(statement)
+            cursor.close()
+
     def close(self) -> None:
         """Close every connection; the next statement opens one again."""
         watcher, self._watcher = self._watcher, None

@@ -132,6 +132,8 @@ runs = Table(
     UniqueConstraint("task_id", "active", name="uq_enrollgate_runs_active"),
     Index("ix_enrollgate_runs_active", "active", "installation"),
     Index("ix_enrollgate_runs_finished", "finished_at"),
+    # For the page: counts and failures of the last days, from the index alone.
+    Index("ix_enrollgate_runs_outcome", "outcome", "finished_at", "reason"),
 )
 
 # One row for each installation whose operator has worked: its limits, and a sign of life of each

@@ -113,6 +113,7 @@ def _create_runs() -> None:
         indexes={
             "ix_enrollgate_runs_active": ["active", "installation"],
             "ix_enrollgate_runs_finished": ["finished_at"],
+            "ix_enrollgate_runs_outcome": ["outcome", "finished_at", "reason"],
         },
     )
 

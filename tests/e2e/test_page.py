@@ -1,0 +1,210 @@
+"""The page in real Chromium, beside a real operator with live runs on a slow course site.
+
+The screenshots of docs/page.md come from here: with ENROLLGATE_SCREENSHOTS=docs/images they are
+written to that folder.
+"""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Error, Page, ViewportSize, expect, sync_playwright
+from tests.conftest import absent
+from tests.e2e.operator_process import OperatorProcess, course_site, wait_until
+from tests.repository import REPOSITORY
+
+# Milliseconds to wait for what must appear; generous, since machines are slow at times.
+PATIENT = 60_000
+DESKTOP, PHONE = ViewportSize(width=1200, height=900), ViewportSize(width=360, height=740)
+
+
+@dataclass
+class Site:
+    """The page's URL, its operator, and a browser. `problems` is what the browser complained of."""
+
+    url: str
+    operator: OperatorProcess
+    browser: Browser
+    axe: str
+    problems: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def open(self, path: str, *, dark: bool = False, phone: bool = False) -> Iterator[Page]:
+        """Open a page in a fresh profile, and note errors and requests to other hosts."""
+        with self.browser.new_context(
+            color_scheme="dark" if dark else "light",
+            viewport=PHONE if phone else DESKTOP,
+        ) as context:
+            page = context.new_page()
+            page.set_default_timeout(PATIENT)
+            page.on("console", lambda message: self._note(message.type, message.text))
+            page.on("pageerror", lambda error: self._note("error", str(error)))
+            page.on("request", lambda request: self._check_host(request.url))
+            page.goto(self.url + path)
+            yield page
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            self.problems.append(text)
+
+    def _check_host(self, url: str) -> None:
+        if urlsplit(url).netloc != urlsplit(self.url).netloc:
+            self.problems.append(f"a request to {url}")
+
+
+@pytest.fixture(scope="module")
+def tools() -> tuple[str, str]:
+    """Return the paths of Chromium and of axe-core."""
+    done = subprocess.run(
+        [REPOSITORY / "scripts/chromium"], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        absent("chromium", done.stderr.strip()[-300:])
+    chromium, axe = done.stdout.split()
+    return chromium, Path(axe).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def site(tools: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Have one failed task (1), one live run (2), and one task that waits (3)."""
+    folder = tmp_path_factory.mktemp("page")
+    chromium, axe = tools
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with course_site(throttle=12_000) as courses:
+        operator = OperatorProcess(
+            folder, f"sqlite:///{folder / 'tasks.db'}", courses, WEB__PORT=str(port)
+        )
+        operator.create_table()
+        operator.start()
+        with (folder / "web.log").open("wb") as log:
+            page = subprocess.Popen(
+                [sys.executable, "-m", "enrollgate", "web"],
+                env=operator.environment,
+                stderr=log,
+            )
+        try:
+            operator.add(1, "bread", status="processing")
+            # The site knows nothing of this enrollment.
+            operator.sql("UPDATE download_tasks SET status = 'enrolled' WHERE id = 1")
+            operator.wait_for_status(1, "failed")
+            operator.add(2, "ceramics")
+            operator.add(3, "harmony", status="processing")
+            wait_until(lambda: len(operator.runs()) == 2, lambda: operator.log)
+            with sync_playwright() as playwright:
+                with playwright.chromium.launch(
+                    executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+                ) as browser:
+                    wait_until(lambda: _answers(port), (folder / "web.log").read_text)
+                    yield Site(f"http://127.0.0.1:{port}", operator, browser, axe)
+        finally:
+            page.send_signal(signal.SIGTERM)
+            page.wait(timeout=60)
+            operator.stop_all()
+
+
+def _answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def screenshot(page: Page, name: str) -> None:
+    if folder := os.environ.get("ENROLLGATE_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def test_progress_moves_without_a_reload_and_can_be_paused(site: Site) -> None:
+    with site.open("/") as page:
+        page.evaluate("window.notReloaded = true")
+        row = page.locator("#run-table tr", has=page.get_by_role("link", name="2", exact=True))
+        expect(row.locator("progress")).to_have_attribute("value", re.compile(r"\d"))
+        first = row.locator(".figures").inner_text()
+        link = row.get_by_role("link", name="2", exact=True)
+        link.focus()
+        expect(row.locator(".figures")).not_to_have_text(first, timeout=PATIENT)
+        assert page.evaluate("window.notReloaded") is True
+        expect(link).to_be_focused()
+        expect(page.get_by_role("status")).to_have_text("Up to date")
+        screenshot(page, "overview")
+
+        page.get_by_role("button", name="Pause updates").click()
+        expect(page.get_by_role("status")).to_have_text("Paused")
+        requests: list[str] = []
+        page.on("request", lambda request: requests.append(request.url))
+        page.wait_for_timeout(3_000)
+        assert requests == []
+    assert site.problems == []
+
+
+def test_a_failure_shows_its_remedy_and_a_search_its_task(site: Site) -> None:
+    with site.open("/") as page:
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        expect(page.locator("#failures")).to_contain_text("What to do:")
+        page.get_by_label("Task id or link").fill("1")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Task 1")
+        expect(page.locator("#state")).to_contain_text("What to do:")
+        expect(page.locator("#timeline li").first).to_contain_text("first seen")
+        expect(page.locator("#log-lines")).to_contain_text("[ATTEMPT 1/3]")
+        expect(page.locator("dl")).to_contain_text("a***@example.com")
+        screenshot(page, "failed-task")
+        page.get_by_label("Task id or link").fill("ceramics")
+        page.get_by_role("button", name="Search").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Task 2")
+        expect(page.locator("#state progress")).to_be_visible()
+    assert site.problems == []
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_no_serious_problem_also_on_a_phone(site: Site, dark: bool) -> None:
+    for phone in (False, True):
+        with site.open("/", dark=dark, phone=phone) as page:
+            for path in ("/", "/runs", "/failures", "/tasks/1", "/tasks/2", "/tasks/99", "/search"):
+                if path != "/":
+                    page.goto(site.url + path)
+                width = page.evaluate("document.documentElement.scrollWidth")
+                assert width <= page.evaluate("window.innerWidth"), (path, width)
+                # By the debugger, which no policy stops; the page itself could not load it.
+                page.evaluate(site.axe)
+                found = page.evaluate("axe.run().then(result => result.violations)")
+                serious = [
+                    (each["id"], each["help"], [node["html"][:200] for node in each["nodes"]][:3])
+                    for each in found
+                    if each["impact"] in ("serious", "critical")
+                ]
+                assert not serious, (path, phone, serious)
+            if phone and dark:
+                page.goto(site.url + "/")
+                screenshot(page, "phone-dark")
+    problems = [each for each in site.problems if "404" not in each]
+    site.problems.clear()
+    assert problems == []
+
+
+def test_the_page_says_when_it_gets_no_answer(site: Site) -> None:
+    with site.open("/") as page:
+        page.context.set_offline(True)
+        expect(page.get_by_role("status")).to_have_text("No answer; trying again")
+        page.context.set_offline(False)
+        expect(page.get_by_role("status")).to_have_text("Up to date")
+    site.problems.clear()  # Chromium writes failed requests to its console
+
+
+def test_an_injected_script_does_not_run(site: Site) -> None:
+    with site.open("/") as page:
+        with pytest.raises(Error):
+            page.add_script_tag(content="window.injected = true")
+        assert page.evaluate("window.injected") is None
+    site.problems.clear()

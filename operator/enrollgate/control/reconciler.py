@@ -276,6 +276,7 @@ class Reconciler:
             return self._summarize(sent_before)
         with self._log.one_pass():
             filled = self._fill_slots()
+        metrics.LOOK_DURATION.observe(filled.cost)
         self._looked_at = version
         self._is_limited |= filled.applied.launched + filled.applied.refused >= LAUNCH_BATCH
         return self._summarize(sent_before, filled=filled.applied, cost=filled.cost)

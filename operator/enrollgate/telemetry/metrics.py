@@ -162,6 +162,12 @@ RECONCILE_DURATION = Histogram(
 )
 for _kind in PASS_KINDS:
     RECONCILE_DURATION.labels(_kind)
+LOOK_DURATION = Histogram(
+    "enrollgate_look_duration_seconds",
+    "Time that a look at the gate took in the database.",
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
+    registry=REGISTRY,
+)
 LAST_PASS = Gauge(
     "enrollgate_last_pass_timestamp_seconds", "When the last pass completed.", registry=REGISTRY
 )

@@ -16,19 +16,11 @@ from benchmarks.promises import Row, Tables, evaluate
 RESULTS = Path(__file__).with_name("results.json")
 _INTRODUCTION = """# Benchmarks
 
-<<<<<<< HEAD
 `make bench` runs all benchmarks but `peers` (about an hour and a half), writes
 `benchmarks/results.json` and prints the tables. It fails if a promise is not kept.
 `make bench-peers` does the same for `peers` (about an hour). To run one part, use
-`python -m benchmarks databases`, `drive`, `redaction`, `start`, `cluster`, `peers` or `soak`;
-`--minutes` says how long the soak lasts. With `--quick` it only checks that the benchmarks run.
-=======
-`make bench` runs all benchmarks (about an hour and a half), writes `benchmarks/results.json` and
-prints the tables. It fails if a promise is not kept. To run one part, use
 `python -m benchmarks databases`, `web`, `drive`, `redaction`, `start`, `cluster`, `peers` or
-`soak`; `--minutes` says how long the soak lasts. With `--quick` it only checks that the benchmarks
-run.
->>>>>>> ea957a1 (feat: serve a read-only page with live progress and failures)
+`soak`; `--minutes` says how long the soak lasts. With `--quick` it only checks that they run.
 
 Ratios matter: both sides are measured in the same run, on the same machine. Compare the seconds
 of this page with each other, not with seconds on your machine.

@@ -514,7 +514,7 @@ def _open_sqlite(url: URL) -> Engine:
 
         A file that exists is not opened: closing it would drop the locks of this process's other
         connections, and another process would then delete the WAL under them.
-        https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
+        https://www.sqlite.org/howtocorrupt.html (section 2.2)
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with suppress(OSError):  # SQLite says what is wrong

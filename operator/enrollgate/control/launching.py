@@ -7,6 +7,7 @@ and run number, so creating it again creates nothing new.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 
 import structlog
 
@@ -110,10 +111,10 @@ class RunLauncher:
 
     def _ask_to_launch(self, launches: Iterable[Launch]) -> list[tuple[Launch, LaunchResult]]:
         """Ask the launcher for all at once; after an unforeseen error, for each alone."""
-        asked = list[Launch]()
+        asked, rest = list[Launch](), iter(launches)
 
         def note() -> Iterator[Launch]:
-            for launch in launches:
+            for launch in rest:
                 if self._confinement.is_stopping():
                     return
                 asked.append(launch)
@@ -124,9 +125,10 @@ class RunLauncher:
             results = list(self._launcher.launch(note()))
         if results is not unforeseen:
             return results
-        for launch in asked:
+        culprit = asked[0] if len(asked) == 1 else None
+        for launch in chain(tuple(asked), note()):
             alone = [(launch, LaunchResult(LaunchOutcome.REFUSED, refusal=UNFORESEEN))]
-            if len(asked) > 1:
+            if launch is not culprit:
                 with self._confinement.confined(launch.run.task_id):
                     alone = list(self._launcher.launch(self.still_enrolled([launch])))
             results += alone

@@ -186,7 +186,7 @@ def test_pass_in_progress_leaves_the_old_primary_at_the_next_one(pair: Pair) -> 
         closing(World(str_url(pair.new))) as new,
         closing(open_database(pair.address)) as database,
     ):
-        database.now(on_primary=True)
+        database.run_in_transaction(lambda connection: connection.execute(text("SELECT 1")))
         pair.demote()
         statement = text("INSERT INTO download_tasks (status) VALUES ('pending')")
         with pytest.raises(DatabaseUnavailable, match="takes no writes: waiting for the primary"):
@@ -206,14 +206,14 @@ def test_server_that_stays_read_only_is_waited_for_and_named_once(pair: Pair) ->
         execute(str_url(pair.old), "SET GLOBAL read_only = 1")
         with working(world, database) as thread:
             for event in ("waiting for the database", "the pass was aborted"):
-                while not (found := [each for each in lines if event in each["message"]]):
+                while not (found := [each for each in lines if event in str(each["event"])]):
                     assert thread.is_alive(), "the operator has ended"
                     thread.join(0.01)
-                while len([each for each in lines if event in each["message"]]) < 3:
+                while len([each for each in lines if event in str(each["event"])]) < 3:
                     assert thread.is_alive(), "the operator has ended"
                     thread.join(0.01)
                 assert "name the primary in ENROLLGATE_DATABASE_URL" in found[0]["error"]
-                levels = [each["log_level"] for each in lines if event in each["message"]]
+                levels = [each["log_level"] for each in lines if event in str(each["event"])]
                 assert levels[0] in ("warning", "error") and set(levels[1:]) == {"debug"}
                 execute(str_url(pair.old), "SET GLOBAL read_only = 0")
                 until_launched(world, world.add("enrolled"), thread)
@@ -243,6 +243,7 @@ def test_connection_that_falls_silent_is_given_up(
     """Nothing passes, and nothing is closed, as behind a firewall that has lost its table."""
     assert CONNECT_TIMEOUT + STATEMENT_TIMEOUT <= 30
     monkeypatch.setattr(engine, "STATEMENT_TIMEOUT", 1)
+    monkeypatch.setattr(engine, "_CHECK_AFTER", 0)
     with closing(open_database(pair.address)) as database:
         database.now()
         pair.proxy.silence()

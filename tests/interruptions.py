@@ -20,6 +20,10 @@ from enrollgate.domain.progress import RunProgress
 from enrollgate.domain.run_event import RunEvent
 
 
+class PromiseBroken(BaseException):
+    """A check within a pass has failed. The reconciler confines every Exception to its task."""
+
+
 class Interruption:
     """Counts the points of a pass and calls `callback` once, at one of them."""
 
@@ -122,7 +126,10 @@ class InterruptedLauncher:
 
     def launch(self, launches: Iterable[Launch]) -> Iterator[tuple[Launch, LaunchResult]]:
         for launch in launches:
-            self._before_launch(launch.order)
+            try:
+                self._before_launch(launch.order)
+            except AssertionError as error:
+                raise PromiseBroken(str(error)) from error
             yield from self._world.launcher.launch([launch])
             self._interruption.point()
 

@@ -60,7 +60,7 @@ class ProgressReader:
             self._has_runs.clear()
 
     @contextmanager
-    def reading(self, launcher: Launcher) -> Iterator[None]:
+    def followed(self, launcher: Launcher) -> Iterator[None]:
         """Read progress in a thread, until the end of the block."""
         self._is_over.clear()
         thread = threading.Thread(

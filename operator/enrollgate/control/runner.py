@@ -146,7 +146,7 @@ class OperatorRunner:
                 finally:
                     self._pass_seconds = time.monotonic() - start
 
-            with self._progress.reading(self._launcher()):
+            with self._progress.followed(self._launcher()):
                 self.loop.run(timed_pass, reconciler.look)
         finally:
             metrics.LEADING.set(0)

@@ -140,56 +140,47 @@ def claim(
 ) -> Claim:
     """Claim runs for those of these tasks that are still enrolled, lowest id first, for this place.
 
-    Those that are set aside or have an unfinished run by now are left out. Return exactly the runs
-    that this call has claimed, for `read_claim`.
+    Those that are set aside or have an unfinished run by now are left out. The rows are claimed
+    with their content, so that a later change is noticed. `claim_id` is unique to this call.
+    `limit` is how many unfinished runs the installation may have, `unfinished` how many are
+    counted. The tasks are tracked as enrolled from now on, after `clock_steps` steps of the clock.
 
-    The rows are claimed with their content, so that a later change is noticed. `claim_id` is unique
-    to this call. `limit` is how many unfinished runs the installation may have, `unfinished` how
-    many the caller has counted. The tasks are tracked as enrolled from now on; `clock_steps` is how
-    many steps of the database's clock that comes after.
-
-    Two operators that claim at the same time keep to the limit together: see `next_id`. Also,
-    unique keys allow no task to be claimed twice.
-
-    If the statement is refused, each task is claimed alone, and `on_refusal` is called for those
-    that cannot be.
+    Two operators that claim at the same time keep to the limit together: see `next_id`. If the
+    statement is refused, each task is claimed alone; `on_refusal` hears of those that cannot be.
     """
-    now = database.clock_expression()
 
-    def change(
-        connection: Connection, *, claimed: int = 0, chosen: Sequence[OpenTask] = found
-    ) -> int:
+    def insert_runs(connection: Connection, chosen: Sequence[OpenTask], claimed: int) -> int:
         counted = unfinished + claimed
         for _ in range(2):
-            inserted = connection.execute(
-                _build_claim(
-                    tables,
-                    now,
-                    [task.task_id for task in chosen],
-                    claim_id=claim_id,
-                    installation=installation,
-                    place=place,
-                    slots=limit - counted,
-                    unfinished=counted,
-                )
+            now = database.clock_expression()
+            statement = _build_claim(
+                tables,
+                now,
+                [task.task_id for task in chosen],
+                claim_id=claim_id,
+                installation=installation,
+                place=place,
+                slots=limit - counted,
+                unfinished=counted,
             )
-            if inserted.rowcount:
+            if inserted := connection.execute(statement).rowcount:
                 _track_claimed(connection, tables, chosen, claim_id, clock_steps)
-                return inserted.rowcount
+                return inserted
             recounted = connection.execute(select_unfinished_count(installation, now)).scalar_one()
             if not counted < recounted < limit:
                 break
             counted = recounted  # another operator has claimed meanwhile, and left slots free
         return 0
 
-    task_ids = tuple(task.task_id for task in found)
+    task_ids, claimed = tuple(task.task_id for task in found), 0
     try:
-        return Claim(claim_id, task_ids, database.run_in_transaction(change))
+        every = partial(insert_runs, chosen=found, claimed=0)
+        return Claim(claim_id, task_ids, database.run_in_transaction(every))
     except (RowHeld, RowRefused, DatabaseMisconfigured):
-        claimed = 0
+        pass
     for task in found:
         try:
-            alone = partial(change, claimed=claimed, chosen=[task])
+            alone = partial(insert_runs, chosen=[task], claimed=claimed)
             claimed += database.run_in_transaction(alone, of_one_row=True)
         except (RowHeld, RowRefused) as error:
             if not on_refusal(task.task_id, task.refusals, error):

@@ -150,9 +150,8 @@ def claim(
     """
 
     def insert_runs(connection: Connection, chosen: Sequence[OpenTask], claimed: int) -> int:
-        counted = unfinished + claimed
+        counted, now = unfinished + claimed, database.clock_expression()
         for _ in range(2):
-            now = database.clock_expression()
             statement = _build_claim(
                 tables,
                 now,
@@ -172,12 +171,12 @@ def claim(
             counted = recounted  # another operator has claimed meanwhile, and left slots free
         return 0
 
-    task_ids, claimed = tuple(task.task_id for task in found), 0
+    task_ids = tuple(task.task_id for task in found)
     try:
         every = partial(insert_runs, chosen=found, claimed=0)
         return Claim(claim_id, task_ids, database.run_in_transaction(every))
     except (RowHeld, RowRefused, DatabaseMisconfigured):
-        pass
+        claimed = 0
     for task in found:
         try:
             alone = partial(insert_runs, chosen=[task], claimed=claimed)

@@ -150,7 +150,7 @@ def _write_back(current: Scene, load: Load) -> Row:
     """Let the pods end: one by one in a trickle, all at once after a burst."""
     rows = RowWatch(current.world)
     current.world.wait_for(
-        lambda: len(current.kubelet.running) >= load.rows, "all pods run", _TIMEOUT
+        lambda: len(current.kubelet.running) >= len(current.watch.names), "all pods run", _TIMEOUT
     )
     random, cpu, begin = Random(load.rows), current.cpu, time.monotonic()
     pods = list(current.kubelet.running)

@@ -115,8 +115,6 @@ class RunLauncher:
 
         def note() -> Iterator[Launch]:
             for launch in rest:
-                if self._confinement.is_stopping():
-                    return
                 asked.append(launch)
                 yield launch
 

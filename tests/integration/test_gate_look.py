@@ -179,3 +179,16 @@ def test_server_gets_six_commands_for_a_new_enrolled_row(served: World) -> None:
     served.add("enrolled")
     assert counted(served.database, served.look) == 6
     assert len(served.launcher.orders) == 4
+
+
+@pytest.mark.parametrize("key", ["INT UNSIGNED", "BIGINT UNSIGNED", "BIGINT", "SMALLINT UNSIGNED"])
+def test_look_launches_a_row_whatever_the_type_of_its_key(world: World, key: str) -> None:
+    if not world.database.is_sqlite:
+        with world.database.engine.begin() as connection:
+            connection.exec_driver_sql(
+                f"ALTER TABLE download_tasks MODIFY id {key} NOT NULL AUTO_INCREMENT"
+            )
+    assert world.look().launched == 0
+    task = world.add("enrolled")
+    assert world.look().launched == 1
+    assert world.launcher.live == [f"test-{task}-1"]

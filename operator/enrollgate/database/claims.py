@@ -94,7 +94,7 @@ def look(database: Database, tables: Tables, *, limit: int) -> Look:
     now = database.clock_expression()
     found = (
         select(
-            literal(0).label("is_last"),
+            literal(0).label("elapsed"),
             tables.id,
             tracked_tasks.c.last_seen_status,
             tracked_tasks.c.first_seen_at,
@@ -111,8 +111,9 @@ def look(database: Database, tables: Tables, *, limit: int) -> Look:
     )
     if database.is_sqlite:  # it knows no limit within a UNION
         found = select(found.subquery("found"))
-    # Read last: so the server's own time covers the part before.
-    end = select(literal(1), database.elapsed_expression(), null(), now, literal(0))
+    # Read last: so the server's own time covers the part before. No number stands below the ids:
+    # MariaDB makes both a DECIMAL if the one is unsigned and the other is not.
+    end = select(database.elapsed_expression(), null(), null(), now, literal(0))
     started = time.perf_counter()
     with database.autocommit() as connection:
         *rows, last = connection.execute(union_all(found, end)).all()
@@ -121,7 +122,7 @@ def look(database: Database, tables: Tables, *, limit: int) -> Look:
         now=last[3],
         # A view, or a table without a key, may have two rows with one id.
         found=tuple({row[1]: OpenTask(*row[1:]) for row in rows}.values()),
-        cost=last[1] / 1e6 or elapsed,
+        cost=last[0] / 1e6 or elapsed,
     )
 
 

@@ -7,6 +7,7 @@ knows nothing of Jobs.
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import chain, islice
 from typing import TypeVar
 
 from enrollgate.launchers.base import LauncherRefused, LauncherUnavailable
@@ -25,10 +26,15 @@ class RequestPool:
     def map(self, function: Callable[[_T], _R], arguments: Iterable[_T]) -> list[_R]:
         """Call a function with each argument and return the results in order.
 
-        An argument is taken only when a thread is nearly free. When all calls have ended, the first
+        A single call is made by the caller's own thread. An argument is taken only when a thread is
+        nearly free. When all calls have ended, the first
         error is raised, LauncherUnavailable before all others. After a LauncherUnavailable no
         further call starts: each would wait as long.
         """
+        rest = iter(arguments)
+        first = list(islice(rest, 2))
+        if len(first) < 2:
+            return [function(argument) for argument in first]
         futures = list[Future[_R]]()
         is_unavailable = threading.Event()
         slots = threading.Semaphore(2 * self._concurrency)
@@ -44,7 +50,7 @@ class RequestPool:
                 slots.release()
 
         try:
-            for argument in arguments:
+            for argument in chain(first, rest):
                 slots.acquire()
                 if is_unavailable.is_set():
                     break

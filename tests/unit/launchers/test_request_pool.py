@@ -1,0 +1,47 @@
+"""Requests on threads: which thread makes them, and which error is raised."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from enrollgate.launchers.base import LauncherRefused, LauncherUnavailable
+from enrollgate.launchers.kubernetes.request_pool import RequestPool
+
+
+@pytest.fixture
+def pool() -> Iterator[RequestPool]:
+    with closing(RequestPool(2)) as pool:
+        yield pool
+
+
+def thread_of(_: object) -> int:
+    return threading.get_ident()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_single_request_runs_on_the_thread_of_its_caller(pool: RequestPool, count: int) -> None:
+    assert pool.map(thread_of, range(count)) == [threading.get_ident()] * count
+    assert pool.map(thread_of, (each for each in range(count))) == [threading.get_ident()] * count
+
+
+def test_several_requests_run_at_the_same_time_in_order(pool: RequestPool) -> None:
+    together = threading.Barrier(2, timeout=30)
+
+    def meet(argument: int) -> tuple[int, bool]:
+        together.wait()
+        return argument, threading.get_ident() == threading.main_thread().ident
+
+    assert pool.map(meet, iter(range(4))) == [(each, False) for each in range(4)]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_unavailable_is_raised_before_a_refusal(pool: RequestPool, count: int) -> None:
+    def call(argument: int) -> None:
+        if argument == count - 1:
+            raise LauncherUnavailable("away")
+        raise LauncherRefused("no")
+
+    with pytest.raises(LauncherUnavailable, match="away"):
+        pool.map(call, range(count))

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from tests.job_settings import job_settings
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.reasons import PERMANENT_EXIT_CODES
 from enrollgate.launchers.kubernetes import read_template
-from enrollgate.launchers.kubernetes.manifest import build_job, merge
+from enrollgate.launchers.kubernetes.manifest import JobTemplate, build_job, merge
 from enrollgate.settings.worker import WorkerSettings
 
 ORDER = RunOrder("school-7-2", 7, 2, "https://courses.example.com/7", "cookies-0a.txt", "6f1e")
@@ -206,3 +207,62 @@ def test_an_invalid_template_is_refused_with_its_file_name(
     assert words in str(error.value)
     file.write_text("")
     assert read_template(file) == {}
+
+
+_TEXTS = st.one_of(
+    st.text(max_size=40),
+    st.sampled_from(["", "$", "$$(HOME)", "name", "ENROLLGATE_TASK_ID", "enrollgate.io/run", "\0"]),
+)
+_ORDERS = st.builds(
+    RunOrder,
+    name=_TEXTS,
+    task_id=st.integers(-(2**63), 2**64),
+    run_number=st.integers(0, 2**31),
+    course_url=_TEXTS,
+    cookies_name=_TEXTS,
+    claim_id=_TEXTS,
+)
+_LABELS = st.none() | st.dictionaries(_TEXTS, st.none() | _TEXTS, max_size=3)
+_VARIABLES = st.lists(
+    st.fixed_dictionaries(
+        {
+            "name": st.sampled_from(
+                ["ENROLLGATE_TASK_ID", "ENROLLGATE_SCRATCH_DIR", "HOME", "name", "MINE"]
+            )
+        },
+        optional={"value": st.none() | _TEXTS, "valueFrom": st.just({"fieldRef": {}})},
+    ),
+    max_size=4,
+)
+
+
+@st.composite
+def _templates(draw: st.DrawFn) -> dict[str, Any]:
+    """Partial Jobs with odd labels, annotations and variables, also of the product's own names."""
+    containers = [{"name": name, "env": draw(_VARIABLES)} for name in ("worker", "name")]
+    return {
+        "metadata": {"labels": draw(_LABELS), "annotations": draw(_LABELS)},
+        "spec": {
+            "template": {
+                "metadata": {"labels": draw(_LABELS), "annotations": draw(_LABELS)},
+                "spec": draw(st.sampled_from([{}, {"containers": containers}, None])),
+            }
+        },
+    }
+
+
+@given(_templates(), st.lists(_ORDERS, min_size=2, max_size=3), _TEXTS)
+def test_job_filled_into_the_template_equals_the_full_rendering(
+    over: dict[str, Any], orders: list[RunOrder], subject: str
+) -> None:
+    settings = replace(
+        job_settings(template=over),
+        worker=WorkerSettings(drive_subject=subject or None),
+    )
+    template = JobTemplate(settings)
+    built = [template.build(order) for order in orders]
+    assert built == [build_job(order, settings) for order in orders], (
+        "a Job must not change another"
+    )
+    # The values are plain texts in the JSON, whatever they are in the template.
+    assert [orjson.loads(orjson.dumps(job)) for job in built] == built

@@ -37,7 +37,7 @@ from enrollgate.launchers.kubernetes.job_client import (
     NameTaken,
     QuotaExceeded,
 )
-from enrollgate.launchers.kubernetes.manifest import JobSettings, build_job
+from enrollgate.launchers.kubernetes.manifest import JobSettings, JobTemplate
 from enrollgate.launchers.kubernetes.request_pool import RequestPool
 from enrollgate.launchers.kubernetes.views import NEVER, JobResult, JobView, PodView
 
@@ -75,6 +75,7 @@ class KubernetesLauncher:
         self.namespace = settings.namespace
         self.place = RunPlace("kubernetes", settings.namespace)
         self._settings = settings
+        self._template = JobTemplate(settings)
         self._start_timeout = start_timeout
         self._clock = clock
         self._pool = RequestPool(concurrency)
@@ -220,7 +221,7 @@ class KubernetesLauncher:
 
     def _try_to_create(self, order: RunOrder) -> LaunchResult | None:
         try:
-            uid = self._jobs.create(build_job(order, self._settings))
+            uid = self._jobs.create(self._template.build(order))
         except QuotaExceeded as error:
             _LOG.warning(
                 "the namespace's quota does not allow another Job now; the run waits",

@@ -13,7 +13,7 @@ The Job runs one pod at a time until one succeeds. Three features of the Job con
   number of failures.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ DRIVE = "/etc/enrollgate/drive"
 # The user of the image. Any other non-root user works as well.
 USER = 10001
 _GIB = 2**30
+_NAME = "name"
+_SCRATCH_DIR = "ENROLLGATE_SCRATCH_DIR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +66,83 @@ class JobSettings:
 
 def build_job(order: RunOrder, settings: JobSettings) -> Json:
     """Build the Job of one run. The template cannot change its name, namespace or own labels."""
-    own_labels = {
-        INSTALLATION: settings.installation,
+    return _render(_order_values(order), settings)
+
+
+class JobTemplate:
+    """The Job of an installation, rendered once. Each run fills in its own few values.
+
+    What costs, the settings as an environment and the merge, is the same for every run.
+    """
+
+    def __init__(self, settings: JobSettings) -> None:
+        marks = {name: _Value(name) for name in _order_values(_NO_ORDER)}
+        self._job = _render(marks, settings)
+        self._places = _find_values(self._job)
+
+    def build(self, order: RunOrder) -> Json:
+        """Build the Job of one run, as `build_job` does. Jobs share their equal parts."""
+        job: Json = _fill_in(self._job, self._places, _order_values(order))
+        return job
+
+
+class _Value(str):
+    """The name of a value that each run has its own of, in the place of that value."""
+
+    __slots__ = ()
+
+
+# The places of values in a JSON value: the value's name, or those of each key or index that leads
+# to some.
+_Places = str | dict[str | int, "_Places"]
+_NO_ORDER = RunOrder("", 0, 0, "", "")
+
+
+def _find_values(rendered: Any) -> _Places:
+    if isinstance(rendered, _Value):
+        return str(rendered)
+    entries = (
+        rendered.items()
+        if isinstance(rendered, dict)
+        else enumerate(rendered)
+        if isinstance(rendered, list)
+        else ()
+    )
+    return {key: places for key, entry in entries if (places := _find_values(entry))}
+
+
+def _fill_in(rendered: Any, places: _Places, values: Mapping[str, str]) -> Any:
+    """Copy a JSON value with the values in their places. The parts without any are not copied."""
+    if isinstance(places, str):
+        return values[places]
+    filled = rendered.copy()
+    for key, below in places.items():
+        filled[key] = _fill_in(rendered[key], below, values)
+    return filled
+
+
+def _order_values(order: RunOrder) -> dict[str, str]:
+    """Return all that the Job says of its run: the name, own labels, and variables."""
+    variables = {**order.variables(), _SCRATCH_DIR: f"{SCRATCH}/{order.name}"}
+    return {
+        _NAME: order.name,
         TASK: task_label(order.task_id),
         RUN: str(order.run_number),
         CLAIM: order.claim_id,
+        **{name: _escape(value) for name, value in variables.items()},
+    }
+
+
+def _escape(value: str) -> str:
+    """Write `$$`, an escaped `$`: Kubernetes would expand `$(NAME)`."""
+    return value.replace("$", "$$")
+
+
+def _render(values: Mapping[str, str], settings: JobSettings) -> Json:
+    """Build a Job with these values of its run, wherever they belong."""
+    own_labels = {
+        INSTALLATION: settings.installation,
+        **{label: values[label] for label in (TASK, RUN, CLAIM)},
     }
     labels = {
         "app.kubernetes.io/name": "enrollgate",
@@ -105,18 +179,18 @@ def build_job(order: RunOrder, settings: JobSettings) -> Json:
             },
             "activeDeadlineSeconds": max(1, round(settings.run_timeout)),
             "ttlSecondsAfterFinished": round(settings.run_ttl),
-            "template": {"metadata": {"labels": labels}, "spec": _build_pod(order, settings)},
+            "template": {"metadata": {"labels": labels}, "spec": _build_pod(values, settings)},
         },
     }
     identity = {
-        "metadata": {"name": order.name, "namespace": settings.namespace, "labels": own_labels},
+        "metadata": {"name": values[_NAME], "namespace": settings.namespace, "labels": own_labels},
         "spec": {"template": {"metadata": {"labels": own_labels}}},
     }
     merged: Json = merge(merge(job, settings.template), identity)
     return merged
 
 
-def _build_pod(order: RunOrder, settings: JobSettings) -> Json:
+def _build_pod(values: Mapping[str, str], settings: JobSettings) -> Json:
     kubernetes = settings.kubernetes
     scratch = int(kubernetes.scratch_volume)
     volumes, mounts = _build_volumes(settings)
@@ -139,7 +213,7 @@ def _build_pod(order: RunOrder, settings: JobSettings) -> Json:
                 "image": kubernetes.image or "",
                 "imagePullPolicy": kubernetes.image_pull_policy,
                 "args": ["work"],
-                "env": _build_environment(order, settings),
+                "env": _build_environment(values, settings),
                 "resources": {
                     "requests": {"ephemeral-storage": str(min(_GIB, scratch))},
                     "limits": {"ephemeral-storage": str(scratch + _GIB)},
@@ -161,23 +235,22 @@ def _build_pod(order: RunOrder, settings: JobSettings) -> Json:
     return spec
 
 
-def _build_environment(order: RunOrder, settings: JobSettings) -> list[Json]:
-    values = {
+def _build_environment(values: Mapping[str, str], settings: JobSettings) -> list[Json]:
+    common = {
         **settings.worker.to_env(),
-        **order.variables(),
         "ENROLLGATE_MAX_ATTEMPTS": str(settings.max_attempts),
-        "ENROLLGATE_SCRATCH_DIR": f"{SCRATCH}/{order.name}",
         "ENROLLGATE_REPORT_PATH": "/dev/termination-log",
         "HOME": "/tmp",  # noqa: S108 -- an emptyDir of the pod's own
     }
     if settings.kubernetes.cookies_secret:
-        values["ENROLLGATE_COOKIES_DIR"] = COOKIES
+        common["ENROLLGATE_COOKIES_DIR"] = COOKIES
     if settings.kubernetes.drive_secret:
-        values["ENROLLGATE_DRIVE_CREDENTIALS"] = f"{DRIVE}/credentials.json"
+        common["ENROLLGATE_DRIVE_CREDENTIALS"] = f"{DRIVE}/credentials.json"
+    own = {name: value for name, value in values.items() if name.startswith("ENROLLGATE_")}
+    variables = {name: _escape(value) for name, value in common.items()} | own
     failed_attempts = "metadata.annotations['batch.kubernetes.io/job-index-failure-count']"
     return [
-        # `$$` is an escaped `$`: Kubernetes would expand `$(NAME)`.
-        *({"name": name, "value": value.replace("$", "$$")} for name, value in values.items()),
+        *({"name": name, "value": value} for name, value in variables.items()),
         {
             "name": "ENROLLGATE_FAILED_ATTEMPTS",
             "valueFrom": {"fieldRef": {"fieldPath": failed_attempts}},

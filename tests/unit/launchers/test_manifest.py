@@ -223,7 +223,7 @@ _ORDERS = st.builds(
     claim_id=_TEXTS,
 )
 _LABELS = st.none() | st.dictionaries(_TEXTS, st.none() | _TEXTS, max_size=3)
-_VARIABLES = st.lists(
+_VARIABLES: st.SearchStrategy[list[dict[str, Any]]] = st.lists(
     st.fixed_dictionaries(
         {
             "name": st.sampled_from(

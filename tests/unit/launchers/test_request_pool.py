@@ -16,14 +16,18 @@ def pool() -> Iterator[RequestPool]:
         yield pool
 
 
-def thread_of(_: object) -> int:
+def current_thread(_: object) -> int:
     return threading.get_ident()
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_single_request_runs_on_the_thread_of_its_caller(pool: RequestPool, count: int) -> None:
-    assert pool.map(thread_of, range(count)) == [threading.get_ident()] * count
-    assert pool.map(thread_of, (each for each in range(count))) == [threading.get_ident()] * count
+def test_single_request_runs_on_the_current_thread_its_caller(
+    pool: RequestPool, count: int
+) -> None:
+    assert pool.map(current_thread, range(count)) == [threading.get_ident()] * count
+    assert (
+        pool.map(current_thread, (each for each in range(count))) == [threading.get_ident()] * count
+    )
 
 
 def test_several_requests_run_at_the_same_time_in_order(pool: RequestPool) -> None:

@@ -160,9 +160,10 @@ class Loop:
                 self._ending_due = now + ENDING_INTERVAL if self._ending else math.inf
                 if summary.more:
                     self._full_pass_due = now
+            was_full = self._look_due == math.inf
             if summary.free <= 0:
                 self._look_due = math.inf
-            elif (is_look and summary.more) or (not is_look and summary.finished):
+            elif summary.more if is_look else summary.finished and was_full:
                 self._look_due = now  # more rows are ready, or a slot may be free for one
             elif is_look:
                 self._look_due = now + self._look_interval.pause

@@ -317,6 +317,20 @@ def test_slot_that_becomes_free_is_filled_at_once() -> None:
     assert driven.done == ["full", "run-1", "look"] and driven.times == [0.0, 0.0, 0.0]
 
 
+def test_run_that_ends_while_slots_are_free_brings_no_look_forward() -> None:
+    driven = DrivenLoop(interval=100)
+
+    def end_run() -> PassSummary:
+        driven.loop.wake("run-1")
+        return replace(SUMMARY, free=1, cost=0.08)
+
+    driven.steps = [lambda: replace(SUMMARY, free=1), end_run]
+    driven.steps += [lambda: replace(SUMMARY, finished=1, free=2)]
+    driven.run(passes=4)
+    assert driven.done == ["full", "look", "run-1", "look"]
+    assert driven.times == [0.0, 0.05, 0.05, 8.05]
+
+
 def test_look_that_left_rows_is_followed_at_once() -> None:
     driven = DrivenLoop(interval=10)
     full = replace(SUMMARY, free=500, is_limited=True, launched=500)

@@ -26,7 +26,7 @@ from enrollgate.database.task_status import ensure_view
 from enrollgate.domain.reasons import Reason, explain
 from enrollgate.settings.web import WebSettings
 from enrollgate.web.pages import Pages
-from enrollgate.web.server import build_application
+from enrollgate.web.server import build_application, is_authorized
 
 TOKEN = "0123456789abcdef"
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7 * 7 }}"
@@ -192,6 +192,11 @@ def test_the_page_answers_only_get_and_only_who_may_ask(mariadb_url: str) -> Non
         browse(world.database, world, visit_open)
         browse(world.database, world, visit_with_token, WebSettings(token=SecretStr(TOKEN)))
         browse(world.database, world, visit_behind_proxy, WebSettings(behind_proxy=True))
+
+
+def test_a_token_that_is_no_utf_8_is_wrong() -> None:
+    # As aiohttp gives the byte 0xFF.
+    assert not is_authorized({"Authorization": "Bearer \udcff"}, TOKEN)
 
 
 def test_a_database_without_our_tables_is_explained(mariadb_url: str) -> None:

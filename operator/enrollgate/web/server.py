@@ -133,7 +133,7 @@ def build_application(pages: Pages, settings: WebSettings) -> web.Application:
     application.router.add_get("/runs", pages.runs)
     application.router.add_get("/failures", pages.failures)
     application.router.add_get("/search", pages.search)
-    application.router.add_get("/tasks/{task_id:[0-9]{1,20}}", pages.task)
+    application.router.add_get("/tasks/{task_id:-?[0-9]{1,20}}", pages.task)
     application.router.add_get("/livez", _send_live)
     folder = files("enrollgate.web") / "static"
     for name, kind in _STATIC.items():
@@ -170,4 +170,5 @@ def is_authorized(headers: Mapping[str, str], token: str) -> bool:
         _, _, given = given.partition(":")
     elif scheme.lower() != "bearer":
         return False
-    return hmac.compare_digest(given.encode(), token.encode())
+    # aiohttp keeps bytes that are no UTF-8 as surrogates.
+    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token.encode())

@@ -108,6 +108,7 @@ def test_command_without_a_cluster_says_so_and_shows_the_rest(sqlite_url: str) -
     [
         ("77", 1, "there is no task 77"),
         (str(2**64), 1, "there is no task"),
+        ("test--5-1", 1, "there is no task -5"),
         ("https://courses.example.com/1", 2, "give the row's id"),
         ("-1", 2, ""),
     ],

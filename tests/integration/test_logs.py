@@ -133,3 +133,5 @@ def test_log_of_a_task_without_a_run_says_where_to_look(sqlite_url: str, tmp_pat
     never = show(sqlite_url, tmp_path, "1")
     assert never.returncode == 1 and "never launched" in never.stderr
     assert "EnrollmentTimeout" in never.stderr
+    huge = show(sqlite_url, tmp_path, str(2**64))
+    assert huge.returncode == 1 and f"task {2**64} has no run" in huge.stderr, huge

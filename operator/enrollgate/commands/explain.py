@@ -89,7 +89,8 @@ def refine(diagnosis: Diagnosis, cluster: "RunDetails", now: datetime) -> Diagno
 
 def parse_task(text: str, settings: Settings) -> int:
     """Return the id of a task, given as a number or as the name of one of its runs."""
-    if text.isascii() and text.isdecimal() and len(text) <= 20:
+    digits = text.removeprefix("-")
+    if digits.isascii() and digits.isdecimal() and len(digits) <= 20:
         return int(text)
     parsed = parse_run_name(settings.installation, text)
     if parsed is None:

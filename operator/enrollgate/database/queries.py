@@ -21,6 +21,8 @@ from enrollgate.domain.run import RunPlace
 _MAX_ACCOUNTS = 100_000
 # Seconds without a pass after which an operator counts as down, at least.
 LATE_AFTER = 60.0
+# The ids that a BIGINT or a BIGINT UNSIGNED holds, and the largest one of an INTEGER in SQLite.
+_LEAST_ID, _LARGEST_ID, _LARGEST_SQLITE_ID = -(2**63), 2**64 - 1, 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +229,16 @@ def unfinished_runs(database: Database, limit: int = 50) -> list[RunView]:
         return [RunView(*row) for row in connection.execute(statement)]
 
 
+def is_possible_id(database: Database, task_id: int) -> bool:
+    """Return whether a task may have this id. SQLite refuses any other as a parameter."""
+    largest = _LARGEST_SQLITE_ID if database.is_sqlite else _LARGEST_ID
+    return _LEAST_ID <= task_id <= largest
+
+
 def runs_of_task(database: Database, task_id: int, limit: int = 1000) -> list[RunView]:
     """Return the runs of a task, newest first."""
+    if not is_possible_id(database, task_id):
+        return []
     statement = select(*RUN_COLUMNS).where(runs.c.task_id == task_id)
     with database.read_transaction() as connection:
         newest = statement.order_by(runs.c.run_number.desc()).limit(limit)

@@ -11,15 +11,19 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from enrollgate.database.engine import Database
-from enrollgate.database.queries import RUN_COLUMNS, OperatorView, RunView, find_operator
+from enrollgate.database.queries import (
+    RUN_COLUMNS,
+    OperatorView,
+    RunView,
+    find_operator,
+    is_possible_id,
+)
 from enrollgate.database.tables import Tables, runs, tracked_tasks
 
 # Runs of a task that are shown, at most.
 _MAX_RUNS = 20
 # A queue is counted up to this length.
 QUEUE_LIMIT = 10_000
-# The largest id that a BIGINT UNSIGNED and an INTEGER of SQLite hold.
-LARGEST_ID, LARGEST_SQLITE_ID = 2**64 - 1, 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ def load_task_details(
     database: Database, tables: Tables, task_id: int, *, installation: str
 ) -> TaskDetails:
     """Load a task. Raises DatabaseUnavailable or DatabaseMisconfigured."""
-    if task_id > (LARGEST_SQLITE_ID if database.is_sqlite else LARGEST_ID):
+    if not is_possible_id(database, task_id):
         return TaskDetails(task_id, database.now(), None, None, [], 0, None, 0, 0, None)
     now = database.now()
     status, is_mine = tables.status, runs.c.task_id == task_id

@@ -71,8 +71,6 @@ class Pages:
         self._installation = installation
         self._work_dir = work_dir
         self._monotonic = monotonic
-        # Of the key that our tables hold: a BIGINT UNSIGNED, and SQLite's INTEGER.
-        self._largest_id = 2**63 - 1 if database.is_sqlite else 2**64 - 1
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
         self._statistics: tuple[float, Statistics] | None = None
         self._loading = asyncio.Lock()
@@ -144,7 +142,9 @@ class Pages:
     async def search(self, request: web.Request) -> web.Response:
         """Find tasks by id or by a link; a single result is shown at once."""
         text = request.query.get("q", "").strip()[:_LONGEST_SEARCH]
-        if text.isascii() and text.isdecimal() and int(text) <= self._largest_id:
+        digits = text.removeprefix("-")
+        is_number = digits.isascii() and digits.isdecimal()
+        if is_number and queries.is_possible_id(self._database, int(text)):
             raise web.HTTPSeeOther(f"/tasks/{int(text)}")
         if not text:
             return self.render("search.html", text=text, result=None)
@@ -158,7 +158,7 @@ class Pages:
     async def task(self, request: web.Request) -> web.Response:
         """Show one task: its state, its timeline, its runs, their items, and the log's end."""
         task_id = int(request.match_info["task_id"])
-        if task_id > self._largest_id:
+        if not queries.is_possible_id(self._database, task_id):
             raise web.HTTPNotFound
 
         def load() -> tuple[TaskDetails, Row[Any] | None, LogTail]:

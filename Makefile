@@ -1,5 +1,5 @@
 # Start with `make demo` and `make test`. Each target installs what it needs.
-.PHONY: help demo test test-quick test-cluster chaos control-plane bench bench-peers lint format types imports docs lock clean setup databases node pm2 systemd webservers chromium packager yt-dlp-tests tools manifests image
+.PHONY: help demo test test-quick test-cluster chaos control-plane bench bench-peers lint format types imports docs lock clean setup databases node pm2 systemd webservers chromium prometheus packager yt-dlp-tests tools manifests image
 BIN := .venv/bin
 # Most tests wait for servers, clocks and processes most of the time: three run at once on two cores.
 PYTEST := $(BIN)/pytest -n 3 --dist loadfile
@@ -13,11 +13,13 @@ setup: ## Create .venv from the lock file
 demo: setup ## Show the four cases of the contract on this machine; WEB=1 keeps the page open
 	@$(BIN)/python -m examples.demo $(if $(WEB),--web)
 
-test: setup databases node pm2 systemd webservers chromium packager yt-dlp-tests tools lint types imports ## Check everything and run all tests except those on a cluster
+test: setup databases node pm2 systemd webservers chromium prometheus packager yt-dlp-tests tools lint types imports ## Check everything and run all tests except those on a cluster
 	@$(BIN)/python -m scripts.docs.settings --check docs/settings.md
 	@$(BIN)/python -m scripts.docs.reasons --check docs/reasons.md
 	@$(BIN)/python -m scripts.docs.reasons --json --check docs/reasons.json
 	@$(BIN)/python -m scripts.docs.chart_readme --check charts/enrollgate/README.md
+	@$(BIN)/python -m scripts.monitoring.alerts --check charts/enrollgate/monitoring/alerts.yaml
+	@$(BIN)/python -m scripts.monitoring.dashboard --check charts/enrollgate/monitoring/dashboard.json
 	@$(BIN)/python -m scripts.manifests --check
 	@$(BIN)/python -m scripts.docs.destinations --check docs/destinations.md
 	@$(BIN)/python -m benchmarks.page --check docs/benchmarks.md
@@ -47,6 +49,9 @@ webservers: ## Install the web servers and download programs for the tests
 
 chromium: ## Install Chromium and axe-core for the tests of the page
 	@scripts/chromium >/dev/null || true
+
+prometheus: ## Fetch Prometheus for the tests of the alert rules and the dashboard
+	@scripts/prometheus >/dev/null || true
 
 packager: setup ## Fetch the packager that makes streams for the tests
 	@scripts/packager >/dev/null || true
@@ -89,13 +94,15 @@ imports: setup ## Check which layer imports which
 manifests: setup tools ## Render manifests/base from the chart
 	@$(BIN)/python -m scripts.manifests
 
-docs: setup ## Generate the pages that come from code (settings, reasons, destinations, benchmarks, chart)
+docs: setup ## Generate the pages that come from code (settings, reasons, destinations, benchmarks, chart, alerts, dashboard)
 	@$(BIN)/python -m scripts.docs.settings > docs/settings.md
 	@$(BIN)/python -m scripts.docs.reasons > docs/reasons.md
 	@$(BIN)/python -m scripts.docs.reasons --json > docs/reasons.json
 	@$(BIN)/python -m scripts.docs.destinations > docs/destinations.md
 	@$(BIN)/python -m benchmarks.page > docs/benchmarks.md
 	@$(BIN)/python -m scripts.docs.chart_readme > charts/enrollgate/README.md
+	@$(BIN)/python -m scripts.monitoring.alerts > charts/enrollgate/monitoring/alerts.yaml
+	@$(BIN)/python -m scripts.monitoring.dashboard > charts/enrollgate/monitoring/dashboard.json
 
 image: setup ## Build the image's root folder in .cache without a container engine (as root, on Debian)
 	@$(BIN)/python tests/image/image_root.py

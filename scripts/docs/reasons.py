@@ -32,10 +32,16 @@ does `enrollgate reasons --json`. A reason's name never changes; new ones may be
 """
 
 
+def anchor(reason: Reason) -> str:
+    """Return the place to which alerts link. GitHub finds anchors in lower case only."""
+    return f'<a id="{reason.lower()}"></a>'
+
+
 def render() -> str:
     """Return the page as Markdown."""
     rows = "".join(
-        f"| `{reason}` | {exit_code(reason)} | {'yes' if explanation.retry_can_help else 'no'} "
+        f"| {anchor(reason)}`{reason}` | {exit_code(reason)} "
+        f"| {'yes' if explanation.retry_can_help else 'no'} "
         f"| {explanation.means} | {explanation.remedy} |\n"
         for reason, explanation in EXPLANATIONS.items()
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.chart.rendering import EVERYTHING, REQUIRED, merged, pods, render
+from tests.chart.rendering import CUSTOM_KINDS, EVERYTHING, REQUIRED, merged, pods, render
 from tests.cluster.chart import deploy, helm, kubectl
 from tests.cluster.control_plane import Cluster
 from tests.cluster.pod_runner import PodRunner
@@ -54,7 +54,7 @@ def test_the_api_server_admits_every_object_and_every_pod(
     )
     for each in objects:
         each["metadata"].pop("namespace", None)
-    known = [each for each in objects if each["kind"] not in ("ServiceMonitor", "Pod")]
+    known = [each for each in objects if each["kind"] not in (*CUSTOM_KINDS, "Pod")]
     ours = [
         {
             "apiVersion": "v1",

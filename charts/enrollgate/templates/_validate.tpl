@@ -7,6 +7,9 @@
 {{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) -}}
 {{- fail "serviceAccount.create is false: set serviceAccount.name to the account that the operator runs as." -}}
 {{- end -}}
+{{- if and .Values.prometheusRule.enabled (not (or .Values.serviceMonitor.enabled .Values.prometheusRule.selector)) -}}
+{{- fail "prometheusRule.enabled needs the operator's metrics: set serviceMonitor.enabled, or prometheusRule.selector to the labels by which your Prometheus knows the operator." -}}
+{{- end -}}
 {{- $installation := include "enrollgate.installation" . -}}
 {{- if not (regexMatch "^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$" $installation) -}}
 {{- fail (printf "The installation name would be %q, but it must begin with a letter: set installation." $installation) -}}

@@ -112,9 +112,9 @@ def grown(selector: str, window: str, *labels: str) -> str:
     `increase()` alone misses what happened between a start and the first scrape: it sees no growth
     in a series whose first sample is 1 already.
     """
-    within = f"\n  increase({selector}[{window}]) > 0"
+    grows = f"\n  increase({selector}[{window}]) > 0"
     new = f"\n  or ({selector} > 0\n    unless {selector} offset {window})\n"
-    return total(within + new, *labels)
+    return total(grows + new, *labels)
 
 
 def operator_alerts(times: Times) -> list[Rule]:

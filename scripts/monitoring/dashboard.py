@@ -14,8 +14,6 @@ from typing import Literal
 
 from scripts.docs.generated import print_or_check
 
-from enrollgate.telemetry.metrics import PASS_KINDS
-
 # What the variables select. In local mode there is no namespace, and `.*` matches that, too.
 SELECTOR = 'namespace=~"$namespace", job=~"$job"'
 WAITING, FAILED = 'state="waiting"', 'outcome="failed"'
@@ -58,12 +56,13 @@ def of_range(name: str, matchers: str = "") -> str:
     return f"sum(increase({metric(name, matchers)}[$__range]))"
 
 
-def quantiles(name: str, matchers: str = "", legend: str = "") -> list[tuple[str, str]]:
-    """Return the queries of a histogram's median and 95th percentile."""
-    buckets = f"sum by (le) (rate({metric(name + '_bucket', matchers)}{WINDOW}))"
+def quantiles(name: str, matchers: str = "", by: str = "") -> list[tuple[str, str]]:
+    """Return the queries of a histogram's median and 95th percentile, by this label."""
+    labels, legend = (f"le, {by}", f"{{{{{by}}}}} ") if by else ("le", "")
+    buckets = f"sum by ({labels}) (rate({metric(name + '_bucket', matchers)}{WINDOW}))"
     return [
-        (f"histogram_quantile({share}, {buckets})", f"{legend}p{share * 100:.0f}")
-        for share in (0.5, 0.95)
+        (f"histogram_quantile({share}, {buckets})", f"{legend}p{percent}")
+        for share, percent in ((0.5, 50), (0.95, 95))
     ]
 
 
@@ -222,11 +221,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Duration of a pass",
             "`full`: all tasks. `focused`: the runs that have changed.",
-            [
-                query
-                for kind in PASS_KINDS
-                for query in quantiles("reconcile_duration_seconds", f'kind="{kind}"', f"{kind} ")
-            ],
+            quantiles("reconcile_duration_seconds", by="kind"),
             "s",
             width=6,
         ),
@@ -362,8 +357,8 @@ def _panels() -> Iterator[Json]:
         top += height
 
 
-def _panel(panel: Panel, number: int, place: Json) -> Json:
-    steps = [{"color": "green", "value": None}]
+def _panel(panel: Panel, number: int, place: dict[str, int]) -> Json:
+    steps: list[Json] = [{"color": "green", "value": None}]
     if panel.alarms:
         steps.append({"color": "red", "value": 1e-9})
     options: Json = {

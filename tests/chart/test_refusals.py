@@ -7,6 +7,10 @@ from tests.chart.rendering import REQUIRED, Json, error_message, merged
 
 DATABASE = {"database": {"existingSecret": "courses-database"}}
 INVALID: dict[str, tuple[Json, str]] = {
+    "rules without a way to know the operator": (
+        merged(REQUIRED, {"prometheusRule": {"enabled": True}}),
+        "prometheusRule.enabled needs the operator's metrics: set serviceMonitor.enabled",
+    ),
     "no database": ({"destination": "drive:x"}, "No database: set database.existingSecret"),
     "two databases": (
         merged(REQUIRED, {"database": {"url": "mysql://u:p@h/n"}}),

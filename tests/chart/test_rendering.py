@@ -805,3 +805,37 @@ def test_the_page_has_a_reader_of_its_own_and_no_token_of_the_cluster(tmp_path: 
     assert policy["ingress"][0]["from"] == EVERYTHING["web"]["allowedFrom"]
     assert [rule["ports"][0]["port"] for rule in policy["egress"]] == [53, 3307]
     assert not [each for each in render(tmp_path, REQUIRED) if "web" in each["metadata"]["name"]]
+
+
+def test_rules_select_the_operator_of_the_release(tmp_path: Path) -> None:
+    values = merged(
+        REQUIRED, {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}}
+    )
+    objects = render(tmp_path, values)
+    service = one(objects, "Service", "-metrics")["metadata"]["name"]
+    rules = one(objects, "PrometheusRule")["spec"]["groups"][0]["rules"]
+
+    assert len(rules) >= 10
+    for rule in rules:
+        assert f'{{namespace="courses", job="{service}"' in rule["expr"], rule["alert"]
+        assert 'job="enrollgate"' not in rule["expr"]
+        assert rule["annotations"]["runbook_url"].startswith("https://github.com/enrollgate/")
+
+
+def test_values_of_the_rules_and_the_dashboard_reach_their_objects(tmp_path: Path) -> None:
+    objects = render(tmp_path, EVERYTHING)
+    rule = one(objects, "PrometheusRule")
+    rules = {each["alert"]: each for each in rule["spec"]["groups"][0]["rules"]}
+    config = one(objects, "ConfigMap", "-dashboard")
+    shipped = CHART / "monitoring" / "dashboard.json"
+
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    assert '{job="night", cluster="a"' in rules["EnrollgateDown"]["expr"]
+    assert rules["EnrollgateOldestEnrolled"]["expr"].endswith("> 1000000")
+    assert rules["EnrollgateRunFailed"]["annotations"]["runbook_url"] == (
+        "https://docs.example.com/enrollgate/reasons.md#{{ $labels.reason | toLower }}"
+    )
+    assert config["metadata"]["namespace"] == "grafana"
+    assert config["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert config["metadata"]["annotations"] == {"grafana_folder": "Courses"}
+    assert config["data"]["enrollgate.json"] == shipped.read_text(encoding="utf-8")

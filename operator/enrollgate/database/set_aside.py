@@ -40,7 +40,7 @@ def mark_enrolled_set_aside(
 ) -> None:
     """Set an enrolled task aside, and track it if no full pass has seen it yet."""
     if not mark_set_aside(connection, task_id, until):
-        first = {"task_id": task_id, "first_seen_at": now, "refusals": 1}
+        first = {"task_id": task_id, "first_seen_at": now, "enrolled_seen_at": now, "refusals": 1}
         first |= {"last_seen_status": tables.statuses.enrolled, **until.columns}
         connection.execute(insert(tracked_tasks).values(first))
 

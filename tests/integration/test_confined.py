@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from tests.world import EPOCH, World
 
 from enrollgate.control.confinement import HELD_LIMIT, LONGEST_SET_ASIDE, SET_ASIDE
-from enrollgate.database import Tables, engine, queries
+from enrollgate.database import Tables, backlog, engine, queries
 from enrollgate.database.tables import runs
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
@@ -775,6 +775,7 @@ def test_task_that_cannot_be_claimed_keeps_no_other_from_its_run(
         assert "the guard says no" in str(queries.tasks_set_aside(world.database))
         world.reconcile()
         assert set_aside(world) == [(bad, 1)], "it is not tried at once"
+        assert backlog.queued_since(world.database, world.tables) is not None
         world.sql("DROP TRIGGER guard")
         world.clock.advance(SET_ASIDE)
         world.reconcile()

@@ -6,8 +6,10 @@ implements the `Launcher` protocol, and the test decides how each run ends.
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from threading import Barrier
 
 from sqlalchemy import ColumnElement, Connection, cast, literal, make_url, text
 from tests.databases.schema import create_tasks_table
@@ -265,6 +267,16 @@ class World:
     def look(self) -> PassSummary:
         return self.operator.look()
 
+    def check_work_of(self, database: Database) -> None:
+        """Check that an operator on this database completes a task, and fails another one."""
+        operator = self.new_operator(database)
+        good, late = self.add("enrolled"), self.add("processing")
+        operator.reconcile()
+        self.launcher.succeed(f"test-{good}-1")
+        self.clock.advance(300)
+        operator.reconcile()
+        assert (self.status(good), self.status(late)) == ("completed", "failed")
+
     def close(self) -> None:
         self.database.close()
 
@@ -325,3 +337,15 @@ class World:
     def scalar(self, statement: str) -> int:
         with self.database.read_transaction() as connection:
             return int(connection.execute(text(statement)).scalar_one())
+
+
+def at_once(*functions: Callable[[], object]) -> None:
+    """Call the functions at the same moment, each in a thread. Raises what one of them raises."""
+    ready = Barrier(len(functions))
+
+    def call(function: Callable[[], object]) -> None:
+        ready.wait()
+        function()
+
+    with ThreadPoolExecutor(len(functions)) as threads:
+        list(threads.map(call, functions))

@@ -64,6 +64,18 @@ def _make_lecture(name: str) -> bytes:
     return lecture(Random(seed).randint(4_000, 60_000), seed)
 
 
+def find_clients(port: int) -> dict[int, int]:
+    """Return the living process at the other end of each connection to this port, by its port."""
+    return {
+        connection.laddr.port: connection.pid
+        for connection in psutil.net_connections("tcp4")
+        if connection.status == psutil.CONN_ESTABLISHED
+        and connection.laddr
+        and port in connection.raddr
+        and connection.pid is not None
+    }
+
+
 class WatchfulSite:
     """Serves `/courses/<task>-<version>/feed` and the lectures that it lists, on 127.0.0.1.
 
@@ -136,7 +148,7 @@ class WatchfulSite:
             self.violations.append(f"early: {account} is not enrolled in {course.name}")
             return 403
         if others:
-            owners = self._owners()
+            owners = find_clients(self.port)
             mine = owners.get(port)
             rivals = {owners[other] for other in others if other in owners} - {mine}
             if mine is not None and rivals:
@@ -144,17 +156,6 @@ class WatchfulSite:
                     f"twice: processes {mine} and {rivals} load a course of task {course.task_id}"
                 )
         return 503 if refused else 200
-
-    def _owners(self) -> dict[int, int]:
-        """Return the living process at the other end of each open connection, by its port."""
-        return {
-            connection.laddr.port: connection.pid
-            for connection in psutil.net_connections("tcp4")
-            if connection.status == psutil.CONN_ESTABLISHED
-            and connection.laddr
-            and self.port in connection.raddr
-            and connection.pid is not None
-        }
 
     def drop(self, port: int) -> None:
         """Note that a connection is closed."""

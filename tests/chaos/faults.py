@@ -1,20 +1,21 @@
 """The faults of the chaos suite: each hits one thing at random, and ends by itself or at the end.
 
 `Machine` is what they are done to: the operators, which something like systemd starts again, their
-supervisors and workers, the database server, the disk and the site.
+supervisors and workers, the database server, the disk, the site and the Drive.
 """
 
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
 
 import psutil
-from tests.chaos.course_site import WatchfulSite
+from tests.chaos.course_site import WatchfulSite, find_clients
 from tests.databases.pair import ReplicatedPair
+from tests.drive_emulator import DriveEmulator, Fault
 from tests.e2e.operator_process import OperatorProcess
 
 # Steps that a frozen process stays frozen, at most.
@@ -22,6 +23,8 @@ _LONGEST_FREEZE = 12
 # Steps between two starts of an operator's processes.
 _RESTART_PAUSE = 4
 _FILLER = "filler"
+# The share of the Drive's answers that fail while it is disturbed.
+_DISTURBANCE = 0.4
 # What no worker writes.
 _NONSENSE = (
     b"",
@@ -40,20 +43,25 @@ class Machine:
 
     def __init__(
         self,
-        operators: Mapping[OperatorProcess, int],
+        operators: Sequence[OperatorProcess],
         databases: ReplicatedPair,
         site: WatchfulSite,
         disk: Path,
+        drive: DriveEmulator,
     ) -> None:
-        # Each with the number of its processes: they share a work directory.
         self.operators = operators
+        # Those that are started again.
+        self.working = operators
         self.databases = databases
         self.site = site
         self.disk = disk
+        self.drive = drive
         # The step from which something like systemd may start each operator again.
         self._start_at = Counter[OperatorProcess]()
         # The step at which the disk has room again.
         self._full_until = 0
+        # The step at which the Drive works again.
+        self._disturbed_until = 0
         # How often each fault has happened.
         self.done = Counter[str]()
         # What is frozen, and the step at which it continues.
@@ -68,9 +76,11 @@ class Machine:
                 self._thaw(until, process)
         if self._step >= self._full_until:
             (self.disk / _FILLER).unlink(missing_ok=True)
-        for operator, count in self.operators.items():
-            alive = sum(process.poll() is None for process in operator.processes)
-            if alive < count and self._step >= self._start_at[operator]:
+        if self._step >= self._disturbed_until:
+            self.drive.faults.share = 0.0
+        for operator in self.working:
+            is_alive = any(process.poll() is None for process in operator.processes)
+            if not is_alive and self._step >= self._start_at[operator]:
                 operator.start()
                 self._start_at[operator] = self._step + _RESTART_PAUSE
 
@@ -82,7 +92,8 @@ class Machine:
         """End all faults."""
         for until, process in [*self._frozen]:
             self._thaw(until, process)
-        self.site.refuse_next = self._full_until = 0
+        self.site.refuse_next = self._full_until = self._disturbed_until = 0
+        self.drive.before_final_response = lambda: None
 
     def _thaw(self, until: int, process: psutil.Process) -> None:
         self._frozen.remove((until, process))
@@ -104,6 +115,11 @@ class Machine:
         directory = Path([*process.cmdline(), ""][-1])
         is_supervisor = directory.parent.name == "runs" and directory.is_relative_to(self.disk)
         return "supervisor" if is_supervisor else "worker"
+
+    def leave_alone(self, operator: OperatorProcess) -> None:
+        """Stop all operators, and start only this one again."""
+        self.stop()
+        self.working = [operator]
 
     def stop(self) -> None:
         """Stop the operators. Their runs continue."""
@@ -195,6 +211,42 @@ class Machine:
     def refuse_requests(self, random: Random) -> str:
         self.site.refuse_next = random.randint(1, 6)
         return f"the next {self.site.refuse_next} requests"
+
+    def disturb_the_drive(self, random: Random) -> str:
+        """Let it answer 429, 403 and 5xx, break uploads off, and lose answers."""
+        random.choice(self._uploaders())
+        steps = random.randint(1, _LONGEST_FREEZE)
+        self._disturbed_until = self._step + steps
+        self.drive.faults.share = _DISTURBANCE
+        return f"for {steps} steps"
+
+    def lose_uploads(self, random: Random) -> str:
+        """Let the Drive forget unfinished uploads, drop one, and spoil one."""
+        random.choice(self._uploaders())
+        uploads = [each for each in self.drive.store.uploads.values() if each.file is None]
+        for upload in uploads:
+            upload.expired = True
+        self.drive.faults.script("chunk", Fault("dropped"), Fault("corrupt"))
+        return f"{len(uploads)} unfinished uploads"
+
+    def kill_at_the_end_of_an_upload(self, random: Random) -> str:
+        """Kill the workers at the Drive when it has the next file and has not said so."""
+        random.choice(self._uploaders())
+
+        def kill() -> None:
+            self.drive.before_final_response = lambda: None
+            for worker in self._uploaders():
+                with suppress(psutil.NoSuchProcess):
+                    worker.kill()
+            self.done["killed_at_the_end_of_an_upload"] += 1
+
+        self.drive.before_final_response = kill
+        return "the next one"
+
+    def _uploaders(self) -> list[psutil.Process]:
+        """Return the workers that have a connection to the Drive."""
+        clients = set(find_clients(self.drive.port).values())
+        return [process for process in self.runs() if process.pid in clients]
 
     def hit(self, fault: Callable[[Random], str], random: Random) -> str | None:
         """Let a fault happen. Returns what it hit, None if there is nothing to hit."""

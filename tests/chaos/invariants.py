@@ -5,17 +5,19 @@ come sentences on what must never be: an empty list is a pass.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from tests.chaos.course_site import Course, Request
+from tests.chaos.delivered import Folder, md5
 from tests.chaos.node import ODD, OPEN, Wanted, Write
 
 # How a run may end if its own row and the faults are to blame. An `AccessDenied`, for example,
 # would be a run that was too early.
 EXPECTED_REASONS = frozenset(
     {
+        "DestinationRateLimited",
+        "DestinationUnavailable",
         "DiskFull",
         "EnrollmentTimeout",
         "EnrollmentWithdrawn",
@@ -64,29 +66,55 @@ def check_ends(history: Sequence[Write], reasons: dict[int, list[str | None]]) -
             yield f"task {task}: no fault explains the reason {reason}"
 
 
-def check_delivered(completed: Sequence[Course], destination: Path) -> Iterator[str]:
-    """Promises 3 and 4: the course of a completed row is there, each item once, byte for byte."""
+def check_delivered(
+    completed: Sequence[Course],
+    destinations: Sequence[Sequence[Folder]],
+    reported: Mapping[int, Collection[str]],
+) -> Iterator[str]:
+    """Promises 3 and 4: the course of a completed row is where the run says, each item once.
+
+    `reported` has the URLs of the folders that the successful runs of each task report. A course
+    has one folder at each destination, at most.
+    """
     for course in completed:
-        folders = sorted(destination.glob(f"{course.title} *[[]task-{course.task_id}]"))
-        if len(folders) != 1:
-            yield f"{course.title}: completed, with {len(folders)} folders"
-            continue
-        media = Counter(path.read_bytes() for path in folders[0].rglob("*.mp4"))
-        if media != Counter(course.lectures):
-            yield (
-                f"{course.title}: completed, with {media.total()} files, of which "
-                f"{(media & Counter(course.lectures)).total()} are the course's lectures"
-            )
-        if parts := [path.name for path in folders[0].rglob("*part*")]:
-            yield f"{course.title}: completed, with partial files: {parts}"
+        start, end = f"{course.title} ", f"[task-{course.task_id}]"
+        places = [
+            [each for each in folders if each.name.startswith(start) and each.name.endswith(end)]
+            for folders in destinations
+        ]
+        if any(len(found) > 1 for found in places):
+            yield f"{course.title}: several folders at one destination: {places}"
+        urls = reported.get(course.task_id, ())
+        right = Counter(md5(lecture) for lecture in course.lectures)
+        named = [folder for found in places for folder in found if folder.url in urls]
+        if not named:
+            yield f"{course.title}: completed, without the folder that its runs report: {urls}"
+        for folder in named:
+            videos = Counter(folder.videos)
+            if videos != right:
+                yield (
+                    f"{course.title}: completed, with {videos.total()} files, of which "
+                    f"{(videos & right).total()} are the course's lectures, in {folder.url}"
+                )
+            if folder.parts:
+                yield f"{course.title}: completed, with partial files: {folder.parts}"
 
 
-def check_all_files(courses: Sequence[Course], destination: Path) -> Iterator[str]:
-    """Promise 3: whatever is delivered has the right bytes, in a course that failed, too."""
-    right = {bytes_ for course in courses for bytes_ in course.lectures}
-    for path in destination.rglob("*.mp4"):
-        if path.read_bytes() not in right:
-            yield f"{path.relative_to(destination)} is no lecture"
+def check_all_files(courses: Sequence[Course], folders: Sequence[Folder]) -> Iterator[str]:
+    """Promise 3: whatever is delivered has the right bytes, in a course that failed, too.
+
+    It lies in the folder of its own course.
+    """
+    for folder in folders:
+        right = {
+            md5(lecture)
+            for course in courses
+            if folder.name.startswith(f"{course.title} ")
+            and folder.name.endswith(f"[task-{course.task_id}]")
+            for lecture in course.lectures
+        }
+        if wrong := set(folder.videos) - right:
+            yield f"{len(wrong)} files in {folder.name!r} are no lectures of it"
 
 
 def check_requests(completed: Sequence[Wanted], log: Sequence[Request]) -> Iterator[str]:

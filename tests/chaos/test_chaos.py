@@ -7,9 +7,10 @@ stopped, everything must come to rest, and the promises are checked from outside
     ENROLLGATE_CHAOS_SEED=7 ENROLLGATE_CHAOS_TASKS=20 pytest -s tests/chaos
 """
 
+import json
 import os
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ import pymysql
 import pytest
 from sqlalchemy import make_url
 from tests.chaos.course_site import WatchfulSite
+from tests.chaos.delivered import read_directory, read_drive
 from tests.chaos.faults import Machine
 from tests.chaos.invariants import (
     check_all_files,
@@ -30,6 +32,7 @@ from tests.chaos.invariants import (
 from tests.chaos.node import WAITING, Node
 from tests.databases.pair import replicated_pair
 from tests.databases.server import fresh_database
+from tests.drive_emulator import DriveEmulator, Faults
 from tests.e2e.operator_process import OperatorProcess
 from tests.small_disk import small_disk
 
@@ -44,8 +47,6 @@ PACE = 0.3
 FAULTS = 0.4
 # Seconds without any change after which nothing is expected any more.
 QUIET_TIME = 300.0
-# Tasks that Node.js adds after the faults: they must be completed.
-HEALTHY = 3
 
 
 class Chaos:
@@ -75,6 +76,9 @@ class Chaos:
             machine.switch_to_the_replica,
             machine.fill_the_disk,
             machine.spoil_the_report_of_a_run,
+            machine.disturb_the_drive,
+            machine.lose_uploads,
+            machine.kill_at_the_end_of_an_upload,
         ]
         faults = list[Callable[[Random], str]]()
         for step in range(3 * tasks):
@@ -119,18 +123,28 @@ class Chaos:
             self.node.write_status(task, "enrolled")
 
     def come_to_rest(self) -> None:
-        """End the faults, add healthy tasks, and wait until nothing is open or running."""
+        """End the faults, and wait until nothing is open or running."""
         self.machine.calm()
         self.node.accept_all()
-        first = max(self.node.wanted, default=0) + 1
-        for task in range(first, first + HEALTHY):
-            self.node.add(task, "enrolled")
         self.report(f"the faults are over: {dict(self.machine.done)}, {dict(self.node.done)}")
+        self._wait_until_quiet()
+
+    def complete_a_task_with_each_operator(self) -> list[int]:
+        """Let each operator work alone, so that each destination gets a course. Returns them."""
+        healthy = list[int]()
+        for operator in self.machine.operators:
+            self.machine.leave_alone(operator)
+            healthy.append(max(self.node.wanted, default=0) + 1)
+            self.node.add(healthy[-1], "enrolled")
+            self._wait_until_quiet()
+        return healthy
+
+    def _wait_until_quiet(self) -> None:
         seen, changed_at = None, time.monotonic()
         while not self.node.is_quiet():
             self.machine.step()
             [(writes,)] = self.node.query("SELECT COUNT(*) FROM history")
-            now = writes, len(self.machine.site.log)
+            now = writes, len(self.machine.site.log), len(self.machine.drive.requests)
             if now != seen:
                 seen, changed_at = now, time.monotonic()
             if time.monotonic() - changed_at > QUIET_TIME:
@@ -153,28 +167,40 @@ def chaos(tmp_path: Path) -> Iterator[Chaos]:
         fresh_database(databases.url("")) as url,
         site.serving(),
         small_disk(tmp_path / "disk", 65_536) as disk,
+        DriveEmulator(faults=Faults(seed=SEED), rate=200_000) as drive,
     ):
-        node = Node(url, site, tmp_path / "cookies")
+        (cookies := tmp_path / "cookies").mkdir()
+        node = Node(url, site, cookies)
         node.create_tables()
         with closing(open_database(make_url(url))) as database:
             migrate(database)
         node.create_operator()
-        (elsewhere := tmp_path / "elsewhere").mkdir()
-        operators = {
-            # Two that share a work directory, and one in another place.
-            OperatorProcess(
-                folder,
-                node.operator_url,
-                site,
-                ENROLLMENT_TIMEOUT="15",
-                STOP_GRACE="5",
-                WORK_DIR=str(disk / name),
-                DESTINATION=f"directory:{disk / 'courses'}",
-                COOKIES_DIR=str(tmp_path / "cookies"),
-            ): processes
-            for name, folder, processes in (("here", tmp_path, 2), ("elsewhere", elsewhere, 1))
+        (login := tmp_path / "login.json").write_text(json.dumps(drive.user_login()))
+        places = {
+            # Two that share a work directory, and one in another place, which starts only while
+            # no run is live here. A task goes to the destination of the operator that claims it.
+            "first": ("here", f"directory:{disk / 'courses'}"),
+            "second": ("here", f"drive:{drive.store.root}"),
+            "third": ("elsewhere", f"drive:{drive.store.root}"),
         }
-        machine = Machine(operators, databases, site, disk)
+        operators = []
+        for name, (work_dir, destination) in places.items():
+            (folder := tmp_path / name).mkdir()
+            operators.append(
+                OperatorProcess(
+                    folder,
+                    node.operator_url,
+                    site,
+                    ENROLLMENT_TIMEOUT="15",
+                    STOP_GRACE="5",
+                    WORK_DIR=str(disk / work_dir),
+                    DESTINATION=destination,
+                    DRIVE_ENDPOINT=drive.url,
+                    DRIVE_CREDENTIALS=str(login),
+                    COOKIES_DIR=str(cookies),
+                )
+            )
+        machine = Machine(operators, databases, site, disk, drive)
         try:
             yield Chaos(machine, node, random)
         finally:
@@ -189,6 +215,7 @@ def test_promises_hold_when_everything_dies_at_random(chaos: Chaos) -> None:
     untouched = node.query(others)
     chaos.run(TASKS)
     chaos.come_to_rest()
+    healthy = chaos.complete_a_task_with_each_operator()
 
     machine.stop()
     log = "".join(operator.log for operator in machine.operators)
@@ -196,16 +223,27 @@ def test_promises_hold_when_everything_dies_at_random(chaos: Chaos) -> None:
     reasons = defaultdict[int, list[str | None]](list)
     for task, reason in node.query("SELECT task_id, reason FROM enrollgate_runs"):
         reasons[int(str(task))].append(None if reason is None else str(reason))
-    destination = machine.disk / "courses"
+    reported = defaultdict[int, list[str]](list)
+    for task, place in node.query(
+        "SELECT task_id, destination_url FROM enrollgate_runs WHERE outcome = 'succeeded'"
+    ):
+        reported[int(str(task))].append(str(place))
+    destinations = read_directory(machine.disk / "courses"), read_drive(machine.drive.store)
     completed = node.completed()
     courses = [wanted.course for wanted in completed]
-    chaos.report(f"{len(completed)} completed, {len(machine.site.log)} requests")
+    shares = [len(folders) - 1 for folders in destinations]
+    chaos.report(f"{len(completed)} completed, {len(machine.site.log)} requests, folders {shares}")
+    chaos.report(f"faults of the Drive: {dict(Counter(machine.drive.faults.happened))}")
     broken = [
         *machine.site.violations,
         *check_writes(history),
         *check_ends(history, dict(reasons)),
-        *check_delivered(courses, destination),
-        *check_all_files(node.all_courses(), destination),
+        *check_delivered(courses, destinations, reported),
+        *(
+            wrong
+            for folders in destinations
+            for wrong in check_all_files(node.all_courses(), folders)
+        ),
         *check_requests(completed, machine.site.log),
         *(f"still running: {process}" for process in machine.runs()),
         *(f"left behind: {path}" for path in machine.leftovers()),
@@ -214,6 +252,6 @@ def test_promises_hold_when_everything_dies_at_random(chaos: Chaos) -> None:
         print(log)
         pytest.fail("\n".join([f"ENROLLGATE_CHAOS_SEED={SEED}", *broken]), pytrace=False)
     assert node.query(others) == untouched
-    healthy = sorted(node.wanted)[-HEALTHY:]
     assert {course.task_id for course in courses} >= set(healthy)
-    assert "@example.com" not in log
+    assert min(shares) > 0, "each destination has got courses"
+    assert "@example.com" not in log and "TOPSECRET" not in log

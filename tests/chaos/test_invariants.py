@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.chaos.course_site import Course, Request, WatchfulSite
+from tests.chaos.delivered import Folder, md5, read_directory, read_drive
 from tests.chaos.invariants import (
     check_all_files,
     check_delivered,
@@ -17,6 +18,8 @@ from tests.chaos.invariants import (
     check_writes,
 )
 from tests.chaos.node import Row, Wanted, Write
+from tests.drive_emulator import Store
+from tests.drive_emulator.store import FOLDER
 
 ROW = Row("enrolled", "ada@example.com", "https://courses.example.com/1", "Node.js")
 COURSE, ACCOUNT = Course(1, 1), "ada@example.com"
@@ -53,20 +56,76 @@ def test_ends_that_nothing_explains_are_noticed() -> None:
     assert not list(check_ends([to("failed")], {1: ["Lost", None]}))
 
 
-def test_incomplete_doubled_or_foreign_files_are_noticed(tmp_path: Path) -> None:
-    assert list(check_delivered([COURSE], tmp_path)), "no folder"
-    folder = tmp_path / f"{COURSE.title} [task-1]"
-    folder.mkdir()
+class Destination:
+    """A directory or a Drive to which a test writes files in folders, and what is seen of it."""
+
+    def __init__(self, root: Path, *, is_drive: bool) -> None:
+        self.root, self.is_drive = root, is_drive
+        self.store = Store()
+
+    def make_folder(self, name: str) -> str:
+        """Make a folder and return its URL."""
+        if not self.is_drive:
+            (self.root / name).mkdir()
+            return (self.root / name).as_uri()
+        body = {"name": name, "mimeType": FOLDER, "parents": [self.store.root]}
+        return str(self.store.insert(body, checked=False)["webViewLink"])
+
+    def write(self, url: str, name: str, content: bytes) -> None:
+        """Write a video into a folder, or beside all folders if the URL is empty."""
+        if not self.is_drive:
+            place = next((each for each in self.root.iterdir() if each.as_uri() == url), self.root)
+            (place / name).write_bytes(content)
+            return
+        parent = url.rpartition("/")[2] or self.store.root
+        body = {"name": name, "parents": [parent], "md5Checksum": md5(content)}
+        self.store.insert(body, checked=False)
+
+    def read(self) -> list[Folder]:
+        return read_drive(self.store) if self.is_drive else read_directory(self.root)
+
+
+@pytest.fixture(params=["directory", "drive"])
+def destination(tmp_path: Path, request: pytest.FixtureRequest) -> Destination:
+    return Destination(tmp_path, is_drive=request.param == "drive")
+
+
+def test_incomplete_doubled_or_foreign_files_are_noticed(destination: Destination) -> None:
+    def wrong(*urls: str) -> list[str]:
+        return list(check_delivered([COURSE], [destination.read()], {COURSE.task_id: urls}))
+
+    assert wrong(), "no folder"
+    url = destination.make_folder(f"{COURSE.title} [task-1]")
     first, *others = COURSE.lectures
     for number, content in enumerate(others):
-        (folder / f"{number}.mp4").write_bytes(content)
-    assert list(check_delivered([COURSE], tmp_path)), "one is missing"
-    (folder / "first.mp4").write_bytes(first)
-    assert not list(check_delivered([COURSE], tmp_path))
-    (folder / "again.mp4").write_bytes(first)
-    assert list(check_delivered([COURSE], tmp_path)), "one is there twice"
-    assert not list(check_all_files([COURSE], tmp_path))
-    assert list(check_all_files([Course(2, 1)], tmp_path)), "of another course"
+        destination.write(url, f"{number}.mp4", content)
+    assert wrong(url), "one is missing"
+    destination.write(url, "first.mp4", first)
+    assert not wrong(url)
+    assert wrong(), "no run reports it"
+    destination.write(url, "again.mp4", first)
+    assert wrong(url), "one is there twice"
+    assert not list(check_all_files([COURSE], destination.read()))
+    assert list(check_all_files([Course(2, 1)], destination.read())), "of another course"
+    destination.write("", "lost.mp4", first)
+    assert list(check_all_files([COURSE], destination.read())), "in no course's folder"
+
+
+def test_second_folder_of_a_course_at_one_destination_is_noticed(destination: Destination) -> None:
+    name = f"{COURSE.title} [task-1]"
+    url = destination.make_folder(name)
+    destination.make_folder(name if destination.is_drive else f"{COURSE.title} (2) [task-1]")
+    for number, content in enumerate(COURSE.lectures):
+        destination.write(url, f"{number}.mp4", content)
+    assert list(check_delivered([COURSE], [destination.read()], {1: [url]}))
+
+
+def test_trashed_file_of_a_drive_does_not_count(tmp_path: Path) -> None:
+    drive = Destination(tmp_path, is_drive=True)
+    drive.write("", "lost.mp4", b"x")
+    assert list(check_all_files([COURSE], drive.read()))
+    drive.store.update(str(drive.store.media()[0]["id"]), {"trashed": True})
+    assert not list(check_all_files([COURSE], drive.read()))
 
 
 def test_course_that_its_account_never_read_is_noticed() -> None:

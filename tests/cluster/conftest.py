@@ -2,7 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,9 @@ from tests.cluster.job_watch import JobWatch
 from tests.cluster.pod_runner import FakeKubelet, PodRunner, sandbox
 from tests.cluster.world import DELIVERED, ClusterWorld
 from tests.conftest import absent, left_out
+
+from enrollgate.control.wiring import utc_now
+from enrollgate.launchers.kubernetes import JobSettings, KubernetesLauncher
 
 
 @pytest.fixture(scope="session")
@@ -101,6 +105,26 @@ def operator_kubeconfig(cluster: Cluster, namespace: str) -> Path:
     """A token of the chart's service account, with its Role for one replica."""
     grant(namespace, cluster.kubeconfig, replicas=1)
     return cluster.kubeconfig_for(namespace, "school")
+
+
+@pytest.fixture
+def make_launcher(
+    operator_kubeconfig: Path,
+) -> Iterator[Callable[[JobSettings], KubernetesLauncher]]:
+    """Build launchers with the operator's token, which are closed at the end."""
+    with ExitStack() as opened:
+
+        def make(settings: JobSettings) -> KubernetesLauncher:
+            launcher = KubernetesLauncher(
+                Cluster.api_for(operator_kubeconfig),
+                settings,
+                start_timeout=900,
+                concurrency=2,
+                clock=utc_now,
+            )
+            return opened.enter_context(closing(launcher))
+
+        yield make
 
 
 @pytest.fixture

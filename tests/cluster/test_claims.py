@@ -1,8 +1,7 @@
 """Which claim a Job belongs to, and when it was launched, started and ended."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from tests.cluster.control_plane import Cluster
@@ -10,41 +9,24 @@ from tests.cluster.jobs import ORDER, delete, ended, list_pods, make_job, wait_u
 from tests.job_settings import job_settings
 from tests.world import World
 
-from enrollgate.control.wiring import utc_now
-from enrollgate.launchers.kubernetes import KubernetesLauncher
+from enrollgate.launchers.kubernetes import JobSettings, KubernetesLauncher
 
+MakeLauncher = Callable[[JobSettings], KubernetesLauncher]
 STUBBORN_WORKER = "trap '' TERM; until [ -s /never ]; do sleep 0.1; done"
-
-
-@pytest.fixture
-def launcher(namespace: str, operator_kubeconfig: Path, image: str) -> Iterator[KubernetesLauncher]:
-    worker = {"name": "worker", "command": ["sh", "-c", STUBBORN_WORKER], "args": []}
-    settings = job_settings(
-        namespace,
-        "test",
-        image,
-        stop_grace=3,
-        template={"spec": {"template": {"spec": {"containers": [worker]}}}},
-    )
-    made = KubernetesLauncher(
-        Cluster.api_for(operator_kubeconfig),
-        settings,
-        start_timeout=900,
-        concurrency=2,
-        clock=utc_now,
-    )
-    yield made
-    made.close()
 
 
 @pytest.mark.usefixtures("nodes")
 def test_restored_task_runs_again_once_the_pod_of_its_old_job_is_gone(
-    cluster: Cluster, namespace: str, launcher: KubernetesLauncher, sqlite_url: str
+    cluster: Cluster, namespace: str, make_launcher: MakeLauncher, sqlite_url: str, image: str
 ) -> None:
     """The database was restored while the Job was live.
 
     The worker ignores SIGTERM, and the operator is restarted in the middle.
     """
+    worker = {"name": "worker", "command": ["sh", "-c", STUBBORN_WORKER], "args": []}
+    template = {"spec": {"template": {"spec": {"containers": [worker]}}}}
+    settings = job_settings(namespace, "test", image, stop_grace=3, template=template)
+    launcher = make_launcher(settings)
     with closing(World(sqlite_url)) as world:
         task = world.add("enrolled")
         world.new_operator(launcher=launcher).reconcile()
@@ -65,26 +47,19 @@ def test_restored_task_runs_again_once_the_pod_of_its_old_job_is_gone(
 
 @pytest.mark.usefixtures("nodes")
 def test_ended_job_is_observed_with_the_instants_of_its_worker(
-    cluster: Cluster, namespace: str, operator_kubeconfig: Path, image: str
+    cluster: Cluster, namespace: str, make_launcher: MakeLauncher, image: str
 ) -> None:
     ended(cluster, make_job(cluster, namespace, "sleep 2", image))
-    launcher = KubernetesLauncher(
-        Cluster.api_for(operator_kubeconfig),
-        job_settings(namespace, "harness", image),
-        start_timeout=900,
-        concurrency=2,
-        clock=utc_now,
-    )
-    with closing(launcher):
-        seen = launcher.observe([ORDER.name])[ORDER.name]
-        (pod,) = list_pods(cluster, namespace)
-        assert pod.termination is not None
-        assert (seen.started_at, seen.finished_at) == (pod.started_at, pod.termination.at)
-        assert seen.launched_at and seen.started_at and seen.finished_at
-        assert seen.launched_at <= seen.started_at < seen.finished_at
-        path = f"/api/v1/namespaces/{namespace}/pods/{pod.name}"
-        delete(cluster, path)
-        wait_until_gone(cluster, path)
-        left = launcher.observe([ORDER.name])[ORDER.name]
-        assert left.started_at and left.finished_at, "the Job itself says so"
-        assert left.started_at < left.finished_at
+    launcher = make_launcher(job_settings(namespace, "harness", image))
+    seen = launcher.observe([ORDER.name])[ORDER.name]
+    (pod,) = list_pods(cluster, namespace)
+    assert pod.termination is not None
+    assert (seen.started_at, seen.finished_at) == (pod.started_at, pod.termination.at)
+    assert seen.launched_at and seen.started_at and seen.finished_at
+    assert seen.launched_at <= seen.started_at < seen.finished_at
+    path = f"/api/v1/namespaces/{namespace}/pods/{pod.name}"
+    delete(cluster, path)
+    wait_until_gone(cluster, path)
+    left = launcher.observe([ORDER.name])[ORDER.name]
+    assert left.started_at and left.finished_at, "the Job itself says so"
+    assert left.started_at < left.finished_at

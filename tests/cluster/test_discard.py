@@ -3,8 +3,7 @@
 A Job with that label is never listed again.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,26 +11,18 @@ from tests.cluster.control_plane import Cluster
 from tests.cluster.jobs import ORDER, delete, ended, make_job
 from tests.job_settings import job_settings
 
-from enrollgate.control.wiring import utc_now
 from enrollgate.domain.observation import Observation, Phase
-from enrollgate.launchers.kubernetes import KubernetesLauncher
+from enrollgate.launchers.kubernetes import JobSettings, KubernetesLauncher
 from enrollgate.launchers.kubernetes.views import RECORDED
 
 UP = "while :; do sleep 0.1; done"
 
 
 @pytest.fixture
-def launcher(namespace: str, operator_kubeconfig: Path) -> Iterator[KubernetesLauncher]:
-    settings = job_settings(namespace, "harness", "enrollgate:test")
-    made = KubernetesLauncher(
-        Cluster.api_for(operator_kubeconfig),
-        settings,
-        start_timeout=900,
-        concurrency=2,
-        clock=utc_now,
-    )
-    yield made
-    made.close()
+def launcher(
+    namespace: str, make_launcher: Callable[[JobSettings], KubernetesLauncher]
+) -> KubernetesLauncher:
+    return make_launcher(job_settings(namespace, "harness", "enrollgate:test"))
 
 
 def is_marked(cluster: Cluster, job: str) -> bool:

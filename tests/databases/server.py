@@ -120,3 +120,19 @@ def execute(server_url: str, *statements: str) -> None:
 def as_user(*command: str) -> list[str]:
     """Add the `--user` option if we are root: a server refuses to run as root."""
     return [*command, "--user=nobody"] if os.geteuid() == 0 else list(command)
+
+
+@contextmanager
+def limited_user(
+    server_url: str, *granted: str, password: str = "limited", host: str = "%"
+) -> Iterator[URL]:
+    """Create a user with these privileges (`SELECT ON x.*`) and yield the URL to log in with."""
+    url = make_url(server_url)
+    user = f"u_{url.database}"[:30]
+    who = f"{user}@'{host}'"
+    grants = (f"GRANT {each} TO {who}" for each in granted)
+    execute(server_url, f"CREATE USER {who} IDENTIFIED BY '{password}'", *grants)
+    try:
+        yield url.set(username=user, password=password)
+    finally:
+        execute(server_url, f"DROP USER {who}")

@@ -63,14 +63,15 @@ RANDOM = (
 class Faults:
     """Choose the fault of each request. Thread-safe.
 
-    `share` is the part of the requests that fail by chance, from 0 to 1, drawn from `seed`.
+    `share` is the part of the requests that fail by chance, from 0 to 1, drawn from `seed`. A test
+    may change it at any time.
     Operations: generateIds, list, get, update, delete, create, session, chunk, probe, token.
     `happened` lists the faults so far, `requests` counts all requests.
     """
 
     def __init__(self, share: float = 0.0, seed: int = 1) -> None:
         self._random = Random(seed)
-        self._share = share
+        self.share = share
         self._scripted: dict[str, list[Fault]] = {}
         self._always: dict[str, Fault] = {}
         self._lock = threading.Lock()
@@ -96,7 +97,7 @@ class Faults:
             self.requests += 1
             waiting = self._scripted.get(operation)
             found = waiting.pop(0) if waiting else self._always.get(operation)
-            if found is None and operation != "token" and self._random.random() < self._share:
+            if found is None and operation != "token" and self._random.random() < self.share:
                 found = self._random.choice(
                     [fault for fault in RANDOM if fault.applies_to(operation)]
                 )

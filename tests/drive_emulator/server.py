@@ -95,7 +95,8 @@ class DriveEmulator:
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )
         address = "http://127.0.0.1" if tls is None else f"https://{name}"
-        self.url = f"{address}:{self._server.server_address[1]}/"
+        self.port = int(self._server.server_address[1])
+        self.url = f"{address}:{self.port}/"
         # What the emulator did that Drive would not do.
         self.violations: list[str] = []
 

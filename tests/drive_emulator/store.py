@@ -130,8 +130,8 @@ class Store:
                 raise Refused(404, "notFound", f"File not found: {file_id}.")
             return {**self.files[file_id], "trashed": self._is_trashed(file_id)}
 
-    def _lineage(self, file_id: str) -> list[dict[str, Any]]:
-        """Return the file and the folders above it."""
+    def lineage(self, file_id: str) -> list[dict[str, Any]]:
+        """Return the file and the folders above it, the topmost one last."""
         found: list[dict[str, Any]] = []
         while file_id in self.files:
             found.append(self.files[file_id])
@@ -140,10 +140,10 @@ class Store:
 
     def _is_trashed(self, file_id: str) -> bool:
         """Say whether the file, or a folder above it, is in the trash."""
-        return any(file["trashed"] for file in self._lineage(file_id))
+        return any(file["trashed"] for file in self.lineage(file_id))
 
     def _depth(self, folder_id: str) -> int:
-        return len(self._lineage(folder_id))
+        return len(self.lineage(folder_id))
 
     def _refuse_depth(self) -> None:
         if self.drive_id:

@@ -7,14 +7,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from operator import methodcaller
 
 import pytest
 from pymysql.err import OperationalError as PyMySQLOperationalError
-from sqlalchemy import URL, insert, inspect, make_url
+from sqlalchemy import insert, inspect, make_url
 from sqlalchemy.exc import OperationalError as SqlOperationalError
-from tests.databases.server import execute
+from tests.databases.server import limited_user
 from tests.world import COURSE, World
 
 from enrollgate.database import (
@@ -323,29 +323,13 @@ def test_wrong_password_is_reported_without_the_password(server_database_url: st
         assert "hunter2" not in str(caught.value)
 
 
-@contextmanager
-def with_user(
-    server_url: str, name: str, password: str, *granted: str, host: str = "%"
-) -> Iterator[URL]:
-    """Create a user with these privileges (`SELECT ON x.*`) and yield the URL to log in with."""
-    url = make_url(server_url)
-    user = f"{name}_{url.database}"[:30]
-    who = f"{user}@'{host}'"
-    grants = (f"GRANT {each} TO {who}" for each in granted)
-    execute(server_url, f"CREATE USER {who} IDENTIFIED BY '{password}'", *grants)
-    try:
-        yield url.set(username=user, password=password)
-    finally:
-        execute(server_url, f"DROP USER {who}")
-
-
 @pytest.mark.parametrize(
     "password", ["p\u00e4ss", "p\u20acss", "\u043f\u0430\u0440\u043e\u043b\u044c"]
 )
 def test_password_in_any_alphabet_is_accepted(server_database_url: str, password: str) -> None:
     all_of_it = f"ALL ON {make_url(server_database_url).database}.*"
     with (
-        with_user(server_database_url, "any", password, all_of_it) as url,
+        limited_user(server_database_url, all_of_it, password=password) as url,
         closing(open_database(url)) as database,
     ):
         assert migrate(database) == (None, head())
@@ -355,7 +339,7 @@ def test_user_that_may_not_log_in_from_this_host_is_misconfigured(
     server_database_url: str,
 ) -> None:
     with (
-        with_user(server_database_url, "far", "x", host="10.9.9.9") as url,
+        limited_user(server_database_url, host="10.9.9.9") as url,
         closing(open_database(url)) as database,
     ):
         with pytest.raises(DatabaseMisconfigured):
@@ -384,7 +368,7 @@ def test_read_only_user_is_refused_before_the_first_pass(server_database_url: st
     granted = f"SELECT ON {make_url(server_database_url).database}.*"
     with (
         closing(World(server_database_url)),
-        with_user(server_database_url, "ro", "reads-only", granted) as url,
+        limited_user(server_database_url, granted) as url,
     ):
         with closing(open_database(url)) as limited:
             with pytest.raises(
@@ -421,7 +405,7 @@ def test_missing_privilege_is_found_before_the_first_pass(
     ]
     with (
         closing(World(server_database_url)),
-        with_user(server_database_url, "lk", "lacks-one", *granted) as url,
+        limited_user(server_database_url, *granted) as url,
     ):
         with closing(open_database(url)) as limited:
             with pytest.raises(
@@ -445,17 +429,11 @@ def test_user_with_the_documented_privileges_can_do_everything(
     )
     with (
         closing(World(server_database_url)) as world,
-        with_user(server_database_url, "eg", "just-enough", *granted) as url,
+        limited_user(server_database_url, *granted) as url,
         closing(open_database(url, clock=world.clock)) as limited,
     ):
         require_usable(limited, world.tables)
-        operator = world.new_operator(limited)
-        good, late = world.add("enrolled"), world.add("processing")
-        operator.reconcile()
-        world.launcher.succeed(f"test-{good}-1")
-        world.clock.advance(300)
-        operator.reconcile()
-        assert (world.status(good), world.status(late)) == ("completed", "failed")
+        world.check_work_of(limited)
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from threading import Thread
 
 import pytest
 from sqlalchemy import text
 from tests.interruptions import Interruption, interrupted_operator
-from tests.world import World
+from tests.world import World, at_once
 
 from enrollgate.control.reconciler import END_LIMIT, RECORD_BATCH
 from enrollgate.database import queries
@@ -252,11 +251,7 @@ def test_two_operators_that_record_at_once_record_each_run_once(world: World) ->
     tasks = finished(world, 60)
     with closing(world.open()) as first, closing(world.open()) as second:
         operators = [world.new_operator(database) for database in (first, second)]
-        threads = [Thread(target=operator.reconcile) for operator in operators]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(*(operator.reconcile for operator in operators))
     world.reconcile()
     assert outcomes(world, tasks) == DONE
     ends = [name for name, event in world.launcher.events if event.kind is RunEventType.COMPLETED]

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import make_url
 from tests.conftest import server_in_a_folder
 from tests.databases import start_mariadb
-from tests.databases.server import execute, fresh_database
+from tests.databases.server import execute, fresh_database, limited_user
 from tests.world import COURSE, World
 
 from enrollgate.commands.status import load_overview, render, to_json
@@ -288,19 +288,6 @@ def test_table_without_transactions_is_refused(server_database_url: str) -> None
         assert checks(database, tables)["task table"].severity is Severity.OK
 
 
-@contextmanager
-def limited(url: str, *granted: str) -> Iterator[str]:
-    """Create a user with these privileges, and yield the URL to log in with."""
-    address = make_url(url)
-    user = f"u_{address.database}"[:30]
-    grants = [f"GRANT {each} TO {user}@'%'" for each in granted]
-    execute(url, f"CREATE USER {user}@'%' IDENTIFIED BY 'limited'", *grants)
-    try:
-        yield address.set(username=user, password="limited").render_as_string(hide_password=False)
-    finally:
-        execute(url, f"DROP USER {user}@'%'")
-
-
 def own_tables(name: str | None) -> tuple[str, ...]:
     return tuple(
         f"SELECT, INSERT, UPDATE, DELETE ON {name}.enrollgate_{table}"
@@ -314,8 +301,8 @@ def test_view_works_without_the_privilege_to_see_its_definition(server_database_
     with opened(server_database_url, f"CREATE TABLE rows_of_node ({COLUMNS})", view):
         granted = (f"SELECT, UPDATE (status) ON {name}.download_tasks", *own_tables(name))
         with (
-            limited(server_database_url, *granted) as url,
-            closing(open_database(make_url(url))) as database,
+            limited_user(server_database_url, *granted) as url,
+            closing(open_database(url)) as database,
         ):
             found = checks(database, Tables.named(TaskColumns(), Statuses()))
             assert {each.severity for each in found.values()} == {Severity.OK}, found
@@ -343,18 +330,12 @@ def test_column_level_grants_are_enough(server_database_url: str) -> None:
         columns = "SELECT (id, status, email, course_url), UPDATE (status)"
         granted = (f"{columns} ON {name}.download_tasks", *own_tables(name))
         with (
-            limited(server_database_url, *granted) as url,
-            closing(open_database(make_url(url), clock=world.clock)) as database,
+            limited_user(server_database_url, *granted) as url,
+            closing(open_database(url, clock=world.clock)) as database,
         ):
             found = checks(database, world.tables)
             assert all(each.severity is not Severity.FAILED for each in found.values()), found
-            good, late = world.add("enrolled"), world.add("processing")
-            operator = world.new_operator(database)
-            operator.reconcile()
-            world.launcher.succeed(f"test-{good}-1")
-            world.clock.advance(300)
-            operator.reconcile()
-            assert (world.status(good), world.status(late)) == ("completed", "failed")
+            world.check_work_of(database)
 
 
 @pytest.mark.parametrize(
@@ -370,10 +351,10 @@ def test_missing_column_privilege_is_named(
     name = make_url(server_database_url).database
     with closing(World(server_database_url)) as world:
         with (
-            limited(
+            limited_user(
                 server_database_url, f"{granted} ON {name}.download_tasks", *own_tables(name)
             ) as url,
-            closing(open_database(make_url(url))) as database,
+            closing(open_database(url)) as database,
         ):
             found = checks(database, world.tables)
             assert remedy in "; ".join(

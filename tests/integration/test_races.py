@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -12,7 +13,7 @@ import pytest
 from sqlalchemy import Connection, text
 from tests.interruptions import Interruption, interrupted_operator
 from tests.launching import launch
-from tests.world import COURSE, EPOCH, PLACE, World
+from tests.world import COURSE, EPOCH, PLACE, World, at_once
 
 from enrollgate.control.confinement import SET_ASIDE
 from enrollgate.database import Database, Tables, claims, tasks
@@ -149,22 +150,16 @@ def test_two_operators_that_claim_at_once_keep_to_the_limit(database_url: str) -
     ):
         for _ in range(20):
             first.add("enrolled")
-        ready = threading.Barrier(2)
         claimed: list[str] = []
 
         def claim(world: World) -> None:
-            ready.wait()
             mine = claim_runs(world.database, world.tables, limit=5, unfinished=0)
             claimed.extend(run.name for run in mine)
 
         for _ in range(10):
             first.sql("DELETE FROM enrollgate_runs")
             claimed.clear()
-            threads = [threading.Thread(target=claim, args=(world,)) for world in (first, second)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            at_once(partial(claim, first), partial(claim, second))
             assert (
                 first.scalar("SELECT COUNT(*) FROM enrollgate_runs")
                 == len(claimed)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import RowMapping, make_url, text
-from tests.databases.server import execute
+from tests.databases.server import execute, limited_user
 from tests.world import EPOCH, World
 
 from enrollgate.database import Tables, open_database
@@ -179,50 +179,41 @@ def test_query_for_one_task_reads_rows_by_their_keys(world: World) -> None:
 def test_operator_without_create_view_works_and_doctor_names_the_grant(
     server_database_url: str,
 ) -> None:
-    address = make_url(server_database_url)
-    user = f"u_{address.database}"[:30]
-    with closing(World(server_database_url)) as world:
-        grants = [
-            f"GRANT {rights} ON {address.database}.{table} TO {user}@'%'"
-            for table, rights in (
-                ("download_tasks", "SELECT, UPDATE (status)"),
-                ("enrollgate_tasks", "SELECT, INSERT, UPDATE, DELETE"),
-                ("enrollgate_runs", "SELECT, INSERT, UPDATE, DELETE"),
-                ("enrollgate_operators", "SELECT, INSERT, UPDATE"),
-                ("enrollgate_schema_version", "SELECT"),
-            )
-        ]
-        execute(server_database_url, f"CREATE USER {user}@'%' IDENTIFIED BY 'limited'", *grants)
-        try:
-            limited = open_database(address.set(username=user, password="limited"))
-            with closing(limited):
-                problem = ensure_view(limited, world.tables, "test")
-                assert problem is not None and "denied" in problem.problem
-                check = check_view(limited, world.tables, "test")
-                assert check.severity is Severity.WARNING
-                assert f"grant the user SELECT, CREATE, CREATE VIEW, DROP on {VIEW}" in check.remedy
-                view = f"SELECT, CREATE, CREATE VIEW, DROP ON {address.database}.{VIEW}"
-                execute(server_database_url, f"GRANT {view} TO {user}@'%'")
-                limited.engine.dispose()
-                assert ensure_view(limited, world.tables, "test") is None
-        finally:
-            execute(server_database_url, f"DROP USER {user}@'%'")
+    name = make_url(server_database_url).database
+    granted = [
+        f"{rights} ON {name}.{table}"
+        for table, rights in (
+            ("download_tasks", "SELECT, UPDATE (status)"),
+            ("enrollgate_tasks", "SELECT, INSERT, UPDATE, DELETE"),
+            ("enrollgate_runs", "SELECT, INSERT, UPDATE, DELETE"),
+            ("enrollgate_operators", "SELECT, INSERT, UPDATE"),
+            ("enrollgate_schema_version", "SELECT"),
+        )
+    ]
+    with (
+        closing(World(server_database_url)) as world,
+        limited_user(server_database_url, *granted) as url,
+        closing(open_database(url)) as limited,
+    ):
+        problem = ensure_view(limited, world.tables, "test")
+        assert problem is not None and "denied" in problem.problem
+        check = check_view(limited, world.tables, "test")
+        assert check.severity is Severity.WARNING
+        assert f"grant the user SELECT, CREATE, CREATE VIEW, DROP on {VIEW}" in check.remedy
+        view = f"SELECT, CREATE, CREATE VIEW, DROP ON {name}.{VIEW}"
+        execute(server_database_url, f"GRANT {view} TO {url.username}@'%'")
+        limited.engine.dispose()
+        assert ensure_view(limited, world.tables, "test") is None
 
 
 def test_reader_of_the_view_needs_no_other_privilege(server_database_url: str) -> None:
-    address = make_url(server_database_url)
-    user = f"n_{address.database}"[:30]
+    granted = f"SELECT ON {make_url(server_database_url).database}.{VIEW}"
     with closing(World(server_database_url)) as world:
         ensure_view(world.database, world.tables, "test")
         task = world.add("paid")
-        execute(
-            server_database_url,
-            f"CREATE USER {user}@'%' IDENTIFIED BY 'limited'",
-            f"GRANT SELECT ON {address.database}.{VIEW} TO {user}@'%'",
-        )
-        try:
-            reader = open_database(address.set(username=user, password="limited"))
-            with closing(reader), reader.read_transaction() as connection:
-                assert connection.execute(task_status.select()).one().task_id == task
-        finally:
-            execute(server_database_url, f"DROP USER {user}@'%'")
+        with (
+            limited_user(server_database_url, granted) as url,
+            closing(open_database(url)) as reader,
+            reader.read_transaction() as connection,
+        ):
+            assert connection.execute(task_status.select()).one().task_id == task

@@ -7,10 +7,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pytest
 from tests.drive_emulator import DriveEmulator
 from tests.faulty_site import FaultySite, content
 from tests.orders import order_for
 
+from enrollgate.domain.reasons import Failure
 from enrollgate.worker.course import Fetched, Item
 from enrollgate.worker.destinations.drive import Drive, open_drive
 from enrollgate.worker.destinations.drive.client import SOCKET_TIMEOUT
@@ -93,6 +95,15 @@ class Bench:
         assert (done.size, done.md5) == (size, hashlib.md5(file.read_bytes()).hexdigest())
         assert reported == sorted(reported)
         return reported
+
+    def break_off(self, size: int) -> None:
+        """Begin to upload an item, and stop the worker after the first chunk that arrives."""
+        drive = self.open_drive()
+        self.emulator.on_chunk = self.stop.set
+        with pytest.raises(Failure, match="Stopped"):
+            drive.deliver(build_item(1), Fetched(self.file(size)), ignore_bytes)
+        self.emulator.on_chunk = lambda: None
+        self.stop.clear()
 
     def only_file(self) -> dict[str, Any]:
         """Return the one file that is at Drive."""

@@ -215,12 +215,7 @@ def test_session_that_answers_400_is_replaced(bench: Bench) -> None:
 
 
 def test_saved_session_that_answers_400_is_replaced(bench: Bench) -> None:
-    drive = bench.open_drive()
-    bench.emulator.on_chunk = bench.stop.set
-    with pytest.raises(Failure, match="Stopped"):
-        drive.deliver(build_item(1), Fetched(bench.file(5 * CHUNK)), ignore_bytes)
-    bench.emulator.on_chunk = lambda: None
-    bench.stop.clear()
+    bench.break_off(5 * CHUNK)
     page = "<html>400. Your client has issued a malformed or illegal request.</html>"
     bench.emulator.faults.script("probe", Fault("raw", status=400, body=page))
     bench.send(bench.open_drive(), size=5 * CHUNK)
@@ -434,13 +429,8 @@ def test_course_folder_trashed_by_a_person_fails_the_run(
 
 
 def test_file_trashed_between_two_attempts_is_sent_again(bench: Bench) -> None:
-    drive = bench.open_drive()
     bench.emulator.faults.script("chunk", Fault("lost"))
-    bench.emulator.on_chunk = bench.stop.set
-    with pytest.raises(Failure, match="Stopped"):
-        drive.deliver(build_item(1), Fetched(bench.file(1000)), ignore_bytes)
-    bench.emulator.on_chunk = lambda: None
-    bench.stop.clear()
+    bench.break_off(1000)
     trashed = bench.only_file()
     trashed["trashed"] = True  # its session still answers 200
     bench.send(bench.open_drive(), size=1000)

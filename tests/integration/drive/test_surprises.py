@@ -108,13 +108,8 @@ def test_verified_delivery_succeeds_if_old_file_cannot_be_removed(
 
 
 def test_upload_whose_file_was_deleted_starts_again(bench: Bench) -> None:
-    drive = bench.open_drive()
     bench.emulator.faults.script("chunk", Fault("lost"))
-    bench.emulator.on_chunk = bench.stop.set
-    with pytest.raises(Failure, match="Stopped"):
-        drive.deliver(build_item(1), Fetched(bench.file(1000)), ignore_bytes)
-    bench.emulator.on_chunk = lambda: None
-    bench.stop.clear()
+    bench.break_off(1000)
     gone = bench.only_file()["id"]
     bench.emulator.store.delete(str(gone))
     for upload in bench.emulator.store.uploads.values():

@@ -423,6 +423,7 @@ def test_role_has_the_minimal_verbs(tmp_path: Path) -> None:
     assert {(rule["resources"][0], *rule["verbs"]) for rule in rules} == {
         ("jobs", "get", "list", "watch", "create", "patch", "delete"),
         ("pods", "list"),
+        ("pods/log", "get"),
         ("events", "list", "create"),
     }
 

@@ -16,6 +16,7 @@ The README of this folder says how it is checked against a real kubelet's behavi
 
 from tests.cluster.pod_runner.fake_kubelet import FakeKubelet
 from tests.cluster.pod_runner.life import Fault, Life
+from tests.cluster.pod_runner.logs import LogAnswer
 from tests.cluster.pod_runner.runner import PodRunner
 
-__all__ = ["FakeKubelet", "Fault", "Life", "PodRunner"]
+__all__ = ["FakeKubelet", "Fault", "Life", "LogAnswer", "PodRunner"]

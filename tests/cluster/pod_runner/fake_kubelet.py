@@ -17,6 +17,7 @@ from typing import Any
 
 from tests.cluster.control_plane import Cluster
 from tests.cluster.pod_runner import statuses
+from tests.cluster.pod_runner.reporting import NODE
 from tests.cluster.pod_runner.runner import AWAY, changes_of_pods
 
 from enrollgate.launchers.kubernetes.tls import without_strict
@@ -33,6 +34,8 @@ class FakeKubelet:
     # The termination message of each worker.
     message: str
     threads: int = 4
+    # Whether pods are bound to the pod runner's node, so that it is asked for their logs.
+    binds: bool = False
     # While it is set, pods keep running.
     hold: threading.Event = field(default_factory=threading.Event)
     # Held pods, by name.
@@ -86,6 +89,10 @@ class FakeKubelet:
                 pod, ends = self._work.get(timeout=0.5)
             except queue.Empty:
                 continue
+            if self.binds and not ends:
+                target = {"apiVersion": "v1", "kind": "Node", "name": NODE}
+                body = {"metadata": {"name": pod["metadata"]["name"]}, "target": target}
+                self._send(connection, "POST", f"{_path(pod)}/binding", body)
             if ends or not self.hold.is_set():
                 self._report(connection, pod, "Succeeded", self._success(pod))
             else:
@@ -99,32 +106,39 @@ class FakeKubelet:
             _worker(pod), statuses.now(), code=0, reason="Completed", message=self.message
         )
 
-    @staticmethod
     def _report(
-        connection: http.client.HTTPSConnection, pod: Json, phase: str, state: Json
+        self, connection: http.client.HTTPSConnection, pod: Json, phase: str, state: Json
     ) -> None:
-        metadata = pod["metadata"]
         status = {
             "phase": phase,
-            "startTime": metadata["creationTimestamp"],
+            "startTime": pod["metadata"]["creationTimestamp"],
             "conditions": statuses.ready_conditions(ready=phase == "Running"),
             "containerStatuses": [state],
         }
-        path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/status"
-        headers = {"Content-Type": "application/merge-patch+json"}
-        body = json.dumps({"status": status})
+        self._send(connection, "PATCH", f"{_path(pod)}/status", {"status": status})
+
+    @staticmethod
+    def _send(connection: http.client.HTTPSConnection, method: str, path: str, body: Json) -> None:
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        request = (method, path, json.dumps(body), {"Content-Type": kind})
         try:
-            connection.request("PATCH", path, body, headers)
+            connection.request(*request)
             answer = connection.getresponse()
         except (
             http.client.HTTPException,
             OSError,
         ):  # the server closes idle connections: connect again
             connection.close()
-            connection.request("PATCH", path, body, headers)
+            connection.request(*request)
             answer = connection.getresponse()
         said = answer.read()
-        assert answer.status in (200, 404), said  # 404: deleted in the meantime
+        # 404: deleted in the meantime; 409: bound before its connection broke
+        assert answer.status in (200, 201, 404, 409), said
+
+
+def _path(pod: Json) -> str:
+    metadata = pod["metadata"]
+    return f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"
 
 
 def _worker(pod: Json) -> Json:

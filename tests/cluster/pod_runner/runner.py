@@ -13,8 +13,9 @@ import urllib3
 from kubernetes import client
 from tests.cluster.control_plane import Cluster
 from tests.cluster.control_plane.cluster import lenient_client
-from tests.cluster.pod_runner import logs, statuses
+from tests.cluster.pod_runner import statuses
 from tests.cluster.pod_runner.life import Fault, Life
+from tests.cluster.pod_runner.logs import LogServer
 from tests.cluster.pod_runner.reporting import NODE, Node
 
 from enrollgate.launchers.base import LauncherUnavailable
@@ -48,19 +49,19 @@ class PodRunner:
 
     def __post_init__(self) -> None:
         self.node = Node(self.cluster)
+        assert self.cluster.plane is not None
+        self.logs = LogServer(self.find_life, self.cluster.plane.server)
 
     def start(self) -> None:
-        assert self.cluster.plane is not None
         self.folder.chmod(0o755)
-        self._kubelet = logs.serve(self.find_life, self.cluster.plane.server)
-        self._make_node(self._kubelet.server_address[1])
+        self.logs.start()
+        self._make_node(self.logs.port)
         threading.Thread(target=self._watch, name="pod-runner", daemon=True).start()
 
     def stop(self) -> None:
         """End all processes at once."""
         self.node.stopped.set()
-        self._kubelet.shutdown()
-        self._kubelet.server_close()
+        self.logs.stop()
         for life in list(self.lives.values()):
             life.deleted.set()
             life.gone.wait(30)

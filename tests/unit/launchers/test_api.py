@@ -1,7 +1,15 @@
-"""Requests to an API server that is slow, overloaded or unreachable. A test clock, no network."""
+"""Requests to an API server that is slow, overloaded or unreachable. A test clock.
 
+Only texts are read from a real server, on loopback.
+"""
+
+import itertools
 import json
+import threading
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from random import Random
 from typing import Any
 
@@ -11,7 +19,7 @@ from kubernetes import client
 
 from enrollgate.launchers import LauncherRefused, LauncherUnavailable
 from enrollgate.launchers.kubernetes import Api
-from enrollgate.launchers.kubernetes.api import MAX_ATTEMPTS, TIMEOUT
+from enrollgate.launchers.kubernetes.api import MAX_ATTEMPTS, TEXT_LIMIT, TIMEOUT
 
 POOL = urllib3.HTTPConnectionPool("api.example.com")
 Answer = tuple[int, Mapping[str, str], bytes]
@@ -110,3 +118,46 @@ def test_a_request_with_a_timeout_ends_in_time_and_is_sent_twice() -> None:
         api.request("GET", "/x", timeout=4.0)
     assert api.now <= 4.0 and len(api.timeouts) == 2
     assert ScriptedApi(refusal(503), OK).request("GET", "/x", timeout=4.0) == json.loads(OK[2])
+
+
+@contextmanager
+def endless_server(*, is_slow: bool) -> Iterator[str]:
+    """Serve a text of lines that never ends; if it is slow, line by line."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(b"line\n" * (1 if is_slow else 100))
+                    time.sleep(0.001 if is_slow else 0)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_text_without_an_end_is_read_up_to_a_size_and_a_time(is_slow: bool) -> None:
+    seconds = itertools.count(0, 1 if is_slow else 0)
+    configuration = client.Configuration()
+    configuration.retries = False
+    with endless_server(is_slow=is_slow) as configuration.host:
+        api = Api(
+            configuration,
+            random=Random(1),
+            sleep=lambda _seconds: True,
+            monotonic=lambda: next(seconds),
+        )
+        with closing(api):
+            text = api.read_text("/log", query={"tailLines": "40"})
+    assert text.startswith("line\nline\n")
+    assert len(text) < TEXT_LIMIT if is_slow else len(text) == TEXT_LIMIT

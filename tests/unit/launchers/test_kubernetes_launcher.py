@@ -25,6 +25,7 @@ from enrollgate.launchers import LauncherRefused, LauncherUnavailable
 from enrollgate.launchers.kubernetes import Api, KubernetesLauncher
 from enrollgate.launchers.kubernetes.api import MAX_ATTEMPTS
 from enrollgate.launchers.kubernetes.job_client import JOBS_PER_LISTING, LIST_FROM
+from enrollgate.launchers.kubernetes.launcher import LOGS_AT_ONCE
 
 NAMES = [f"school-{number}-1" for number in range(1, 201)]
 CREATED = "2026-11-26T07:00:00Z"
@@ -45,7 +46,7 @@ class ScriptedApi(Api):
         self.paths: list[str] = []
         self._lock = threading.Lock()
 
-    def _send(self, _method: str, path: str, *_more: Any) -> Any:
+    def _send(self, _method: str, path: str, *_more: Any, **_options: Any) -> Any:
         with self._lock:
             self.paths.append(path)
         return self.answer(path)
@@ -98,13 +99,14 @@ def test_progress_is_read_from_each_running_pod_one_request_a_turn() -> None:
 
     def wait_for_turn() -> bool:
         turns.append(len(api.paths))
-        return len(turns) <= 204
+        return True
 
     api = ScriptedApi(answer)
     with open_launcher(api) as launcher:
         found = dict(launcher.read_progress(NAMES, wait_for_turn))
         assert found == dict.fromkeys(NAMES[3:], RunProgress(1, 3, items_done=2))
-        assert turns == list(range(204)), "4 listings and 200 logs, each after its turn"
+        assert len(turns) == len(api.paths) == 204, "4 listings and 200 logs"
+        assert all(sent <= turn for turn, sent in enumerate(turns)), "each after its turn"
         assert list(launcher.read_progress(NAMES, lambda: False)) == []
         assert len(api.paths) == 204
 
@@ -112,10 +114,50 @@ def test_progress_is_read_from_each_running_pod_one_request_a_turn() -> None:
 def test_missing_permission_to_read_logs_is_named() -> None:
     running = pod(NAMES[0], "Running")
     running["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": CREATED}}
-    refused: Answer = (403, {}, b'{"reason": "Forbidden", "message": "cannot get pods/log"}')
+    message = 'User "operator" cannot get resource "pods/log"'
+    body = json.dumps({"reason": "Forbidden", "message": message}).encode()
+    refused: Answer = (403, {}, body)
     api = ScriptedApi(lambda path: listing([running]) if path.endswith("/pods") else refused)
     with open_launcher(api) as launcher, pytest.raises(LauncherRefused, match="pods/log.*Role"):
         list(launcher.read_progress(NAMES[:1], lambda: True))
+
+
+def test_refusal_by_a_kubelet_concerns_its_own_pods_alone() -> None:
+    running = [pod(name, "Running") for name in NAMES[:2]]
+    for each in running:
+        each["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": CREATED}}
+    message = "Forbidden (user=kube-apiserver, verb=get, resource=nodes, subresource=proxy)"
+    refused: Answer = (403, {}, message.encode())
+
+    def answer(path: str) -> Any:
+        if path.endswith("/pods"):
+            return listing(running)
+        return refused if NAMES[0] in path else (200, {}, RunProgress(1, 3).encode().encode())
+
+    with open_launcher(ScriptedApi(answer)) as launcher:
+        found = dict(launcher.read_progress(NAMES[:2], lambda: True))
+    assert found == {NAMES[1]: RunProgress(1, 3)}
+
+
+def test_logs_that_hang_delay_no_other_log() -> None:
+    running = [pod(name, "Running") for name in NAMES]
+    for each in running:
+        each["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": CREATED}}
+    answers = threading.Event()
+
+    def answer(path: str) -> Any:
+        if path.endswith("/pods"):
+            return listing(running)
+        if any(f"/{name}-" in path for name in NAMES[: LOGS_AT_ONCE - 1]):
+            answers.wait()
+        return (200, {}, RunProgress(1, 3).encode().encode())
+
+    with open_launcher(ScriptedApi(answer)) as launcher:
+        found = launcher.read_progress(NAMES, lambda: True)
+        others = [next(found)[0] for _ in NAMES[LOGS_AT_ONCE - 1 :]]
+        assert sorted(others) == sorted(NAMES[LOGS_AT_ONCE - 1 :])
+        answers.set()
+        assert len(list(found)) == LOGS_AT_ONCE - 1
 
 
 def test_a_refusal_for_one_job_does_not_end_the_other_requests() -> None:

@@ -13,6 +13,7 @@ UID.
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -41,8 +42,8 @@ PAGE_SIZE = 500
 MAX_ATTEMPTS = 4
 # Bytes of a text, at most.
 TEXT_LIMIT = 2**17
-# Seconds to connect, and to wait for a text: nobody waits for it.
-TEXT_TIMEOUT = (5.0, 10.0)
+# Seconds that reading a text may take: nobody waits for it.
+TEXT_TIMEOUT = 5.0
 # Seconds to connect, and to wait for an answer.
 TIMEOUT = (5.0, 30.0)
 _BACKOFF = Backoff(base=0.25, factor=3.0, cap=5.0)
@@ -204,18 +205,23 @@ class Api:
             ) from error
 
     def read_text(self, path: str, *, query: Mapping[str, str]) -> str:
-        """Send a GET request once, and return the end of the text that the server answers.
+        """Send a GET request once, and return the text that the server answers.
+
+        What is beyond TEXT_LIMIT is left out, and so is what has not come after TEXT_TIMEOUT.
 
         Raises ApiError if the server refuses the request or cannot serve it now, and
         LauncherUnavailable if it cannot be reached.
         """
+        deadline = self._monotonic() + TEXT_TIMEOUT
         try:
-            status, _, data = self._send("GET", path, query, None, JSON, TEXT_TIMEOUT)
+            status, _, data = self._send(
+                "GET", path, query, None, JSON, TEXT_TIMEOUT, text_until=deadline
+            )
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise LauncherUnavailable(f"{path}: {type(error).__name__}: {error}") from error
         if status >= HTTPStatus.BAD_REQUEST:
             raise ApiError.parse(status, data)
-        return data[-TEXT_LIMIT:].decode(errors="replace")
+        return data.decode(errors="replace")
 
     def pages(self, path: str, *, query: Mapping[str, str]) -> Iterator[list[Json]]:
         """Yield all objects of a listing, page by page, as of one moment. A failure raises.
@@ -320,7 +326,10 @@ class Api:
         body: Json | None,
         accept: str,
         timeout: _Timeout,
+        *,
+        text_until: float | None = None,
     ) -> tuple[int, Mapping[str, str], bytes]:
+        """Send it. With `text_until`, an instant, read as much of the text as has come by then."""
         content_type = "application/merge-patch+json" if method == "PATCH" else "application/json"
         url = f"{self.configuration.host}{path}"
         if query:
@@ -341,8 +350,17 @@ class Api:
             timeout=urllib3.Timeout(
                 total=None if isinstance(timeout, tuple) else timeout, connect=connect, read=read
             ),
+            preload_content=text_until is None,
         )
-        return response.status, response.headers, response.data
+        if text_until is None:
+            return response.status, response.headers, response.data
+        text = b""
+        with closing(response):
+            while len(text) < TEXT_LIMIT and self._monotonic() < text_until:
+                if not (part := response.read1(TEXT_LIMIT - len(text))):
+                    break
+                text += part
+        return response.status, response.headers, text
 
 
 def _parse(data: bytes) -> object:

@@ -17,7 +17,15 @@ from typing import Any
 from enrollgate.common.strict_json import parse_instant
 from enrollgate.domain.run import parse_run_name
 from enrollgate.launchers.base import LauncherRefused, LauncherUnavailable
-from enrollgate.launchers.kubernetes.api import JSON, METADATA, TABLE, Api, ApiError, Json
+from enrollgate.launchers.kubernetes.api import (
+    JSON,
+    METADATA,
+    TABLE,
+    TEXT_LIMIT,
+    Api,
+    ApiError,
+    Json,
+)
 from enrollgate.launchers.kubernetes.request_pool import RequestPool
 from enrollgate.launchers.kubernetes.views import (
     CLAIM,
@@ -192,12 +200,17 @@ class JobClient:
         The request is sent once. Raises LauncherRefused if this account may not read logs.
         """
         path = f"/api/v1/namespaces/{self._namespace}/pods/{pod}/log"
-        query = {"container": WORKER, "tailLines": str(LOG_LINES)}
+        # The kubelet counts the bytes from the first of these lines on.
+        query = {
+            "container": WORKER,
+            "tailLines": str(LOG_LINES),
+            "limitBytes": str(TEXT_LIMIT),
+        }
         try:
             return self._api.read_text(path, query=query)
         except ApiError as error:
-            # Not found, not started yet, or its node is away: that pod alone.
-            if error.status == HTTPStatus.FORBIDDEN:
+            # Not found, not started yet, or its node is away or refuses: that pod alone.
+            if error.status == HTTPStatus.FORBIDDEN and _FORBIDDEN_TO_ALL.search(error.message):
                 raise self._refused(error) from error
         except LauncherUnavailable:
             # Its node may be slow. If the API server is away, the next listing says so.

@@ -46,6 +46,8 @@ _LOG = structlog.get_logger(__name__)
 # after which it reads the Jobs all the same.
 NAMES_FROM = 500
 FULL_LISTING_INTERVAL = timedelta(minutes=2)
+# Logs that are read at the same time: so many pods whose node does not answer delay no other pod.
+LOGS_AT_ONCE = 8
 # A pod that should have been gone for this long counts as gone, even if its node never confirmed
 # it.
 _NODE_LOST_AFTER = timedelta(seconds=60)
@@ -82,7 +84,7 @@ class KubernetesLauncher:
         self._jobs = JobClient(api, settings.namespace, self._pool, progress)
         # Of its own: a thread that reads progress is no sign of life of the passes, and must not
         # wait for their requests, nor they for its.
-        self._progress_pool = RequestPool(1)
+        self._progress_pool, self._log_pool = RequestPool(1), RequestPool(LOGS_AT_ONCE)
         self._progress_jobs = JobClient(api, settings.namespace, self._progress_pool, lambda: None)
         # When all Jobs were last read. Nothing is kept of them.
         self._listed_at: datetime | None = None
@@ -263,20 +265,31 @@ class KubernetesLauncher:
     def read_progress(
         self, names: Sequence[str], wait_for_turn: Callable[[], bool]
     ) -> Iterator[tuple[str, RunProgress]]:
-        """See `Launcher.read_progress`: the last progress line in the log of each running pod."""
-        for start in range(0, len(names), JOBS_PER_LISTING):
-            if not wait_for_turn():
-                return
-            batch = dict.fromkeys(names[start : start + JOBS_PER_LISTING])
-            for name, pods in self._progress_jobs.pods_by_job(batch).items():
-                running = [pod for pod in pods if pod.has_started and not pod.is_finished]
-                if not running:
-                    continue
+        """See `Launcher.read_progress`: the last progress line in the log of each running pod.
+
+        A log that hangs takes one thread, and the others go on.
+        """
+
+        def list_running() -> Iterator[tuple[str, str]]:
+            for start in range(0, len(names), JOBS_PER_LISTING):
                 if not wait_for_turn():
                     return
-                newest = max(running, key=lambda pod: pod.created)
-                if (progress := find_last(self._progress_jobs.log_end(newest.name))) is not None:
-                    yield name, progress
+                batch = dict.fromkeys(names[start : start + JOBS_PER_LISTING])
+                for name, pods in self._progress_jobs.pods_by_job(batch).items():
+                    running = [pod for pod in pods if pod.has_started and not pod.is_finished]
+                    if not running:
+                        continue
+                    if not wait_for_turn():
+                        return
+                    yield name, max(running, key=lambda pod: pod.created).name
+
+        def read(run_and_pod: tuple[str, str]) -> tuple[str, RunProgress | None]:
+            name, pod = run_and_pod
+            return name, find_last(self._progress_jobs.log_end(pod))
+
+        for name, progress in self._log_pool.stream(read, list_running()):
+            if progress is not None:
+                yield name, progress
 
     def record_event(self, name: str, uid: str | None, event: RunEvent) -> None:
         """See `Launcher.record_event`: a Kubernetes Event on the Job."""
@@ -288,6 +301,7 @@ class KubernetesLauncher:
         self._recorder.close()
         self._pool.close()
         self._progress_pool.close()
+        self._log_pool.close()
         self.api.close()
 
 

@@ -5,8 +5,8 @@ knows nothing of Jobs.
 """
 
 import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import chain, islice
 from typing import TypeVar
 
@@ -62,6 +62,22 @@ class RequestPool:
             if isinstance(error, LauncherUnavailable) and not isinstance(error, LauncherRefused):
                 raise error
         return [future.result() for future in futures]
+
+    def stream(self, function: Callable[[_T], _R], arguments: Iterable[_T]) -> Iterator[_R]:
+        """Call a function with each argument, and yield the results as they come, in any order.
+
+        An argument is taken only when a thread is free. The first error is raised, without waiting
+        for the calls that are under way.
+        """
+        running = set[Future[_R]]()
+        for argument in arguments:
+            running.add(self._executor.submit(function, argument))
+            is_full = len(running) >= self._concurrency
+            done, running = wait(running, None if is_full else 0, FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
 
     def close(self) -> None:
         """End the threads, after their current request."""

@@ -96,7 +96,7 @@ def test_progress_of_200_jobs_is_fresh_within_the_rate_and_delays_no_pass(
         KUBERNETES__PROGRESS_RATE=str(RATE),
         LOG_LEVEL="warning",
     )
-    world.wait_for(lambda: len(fake_kubelet.running) == JOBS, "all pods run")
+    world.wait_for(lambda: len(fake_kubelet.running) == JOBS, "all pods run", timeout=280)
     before, first_exchange = len(logs.requests), len(fault_proxy.exchanges)
     least = max(reads.values(), default=0) + 3
     world.wait_for(

@@ -116,9 +116,12 @@ class LogServer:
 
 def _handler(logs: LogServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+        def handle(self) -> None:
             with suppress(OSError):  # nobody waits for the answer any more
-                logs.serve(self)
+                super().handle()
+
+        def do_GET(self) -> None:
+            logs.serve(self)
 
         def log_message(self, *_: object) -> None:
             """Log nothing."""

@@ -46,7 +46,7 @@ class ScriptedApi(Api):
         self.paths: list[str] = []
         self._lock = threading.Lock()
 
-    def _send(self, _method: str, path: str, *_more: Any, **_options: Any) -> Any:
+    def _send(self, _method: str, path: str, *_more: Any) -> Any:
         with self._lock:
             self.paths.append(path)
         return self.answer(path)

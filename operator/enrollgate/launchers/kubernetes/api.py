@@ -36,6 +36,8 @@ from enrollgate.launchers.kubernetes.tls import use_without_strict
 JSON = "application/json"
 METADATA = f"{JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1,{JSON}"
 TABLE = f"{JSON};as=Table;g=meta.k8s.io;v=v1,{JSON}"
+# As kubectl asks for a log: a refusal is JSON.
+TEXT = f"{JSON}, */*"
 # Objects per page of a listing.
 PAGE_SIZE = 500
 # How many times a request is sent before the API server counts as unavailable.
@@ -212,11 +214,8 @@ class Api:
         Raises ApiError if the server refuses the request or cannot serve it now, and
         LauncherUnavailable if it cannot be reached.
         """
-        deadline = self._monotonic() + TEXT_TIMEOUT
         try:
-            status, _, data = self._send(
-                "GET", path, query, None, JSON, TEXT_TIMEOUT, text_until=deadline
-            )
+            status, _, data = self._send("GET", path, query, None, TEXT, TEXT_TIMEOUT)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise LauncherUnavailable(f"{path}: {type(error).__name__}: {error}") from error
         if status >= HTTPStatus.BAD_REQUEST:
@@ -326,10 +325,7 @@ class Api:
         body: Json | None,
         accept: str,
         timeout: _Timeout,
-        *,
-        text_until: float | None = None,
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """Send it. With `text_until`, an instant, read as much of the text as has come by then."""
         content_type = "application/merge-patch+json" if method == "PATCH" else "application/json"
         url = f"{self.configuration.host}{path}"
         if query:
@@ -350,13 +346,14 @@ class Api:
             timeout=urllib3.Timeout(
                 total=None if isinstance(timeout, tuple) else timeout, connect=connect, read=read
             ),
-            preload_content=text_until is None,
+            preload_content=accept != TEXT,
         )
-        if text_until is None:
+        if accept != TEXT:
             return response.status, response.headers, response.data
-        text = b""
+        # A kubelet may send more than it was asked for, or a byte now and then.
+        text, until = b"", self._monotonic() + TEXT_TIMEOUT
         with closing(response):
-            while len(text) < TEXT_LIMIT and self._monotonic() < text_until:
+            while len(text) < TEXT_LIMIT and self._monotonic() < until:
                 if not (part := response.read1(TEXT_LIMIT - len(text))):
                     break
                 text += part

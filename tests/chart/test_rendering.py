@@ -613,7 +613,9 @@ def test_changed_job_template_restarts_the_operator(tmp_path: Path) -> None:
 
 def test_job_template_makes_valid_jobs(tmp_path: Path) -> None:
     """The operator's own code merges the chart's job template over a Job."""
-    template = yaml.safe_load(one(render(tmp_path, EVERYTHING), "ConfigMap")["data"]["job.yaml"])
+    template = yaml.safe_load(
+        one(render(tmp_path, EVERYTHING), "ConfigMap", "-job-template")["data"]["job.yaml"]
+    )
     order = RunOrder("night-school-7-1", 7, 1, "https://courses.example.com/1", "cookies.txt")
     job = build_job(
         order, job_settings("courses", "night-school", "enrollgate:1", template=template)
@@ -630,7 +632,9 @@ def test_job_template_makes_valid_jobs(tmp_path: Path) -> None:
 
 
 def test_jobs_are_restricted_without_a_user_template(tmp_path: Path) -> None:
-    template = yaml.safe_load(one(render(tmp_path, REQUIRED), "ConfigMap")["data"]["job.yaml"])
+    template = yaml.safe_load(
+        one(render(tmp_path, REQUIRED), "ConfigMap", "-job-template")["data"]["job.yaml"]
+    )
     order = RunOrder("school-7-1", 7, 1, "https://courses.example.com/1", "cookies.txt")
     job = build_job(order, job_settings("courses", "school", "enrollgate:1", template=template))
 
@@ -647,7 +651,7 @@ def test_network_policies_select_the_right_pods(tmp_path: Path) -> None:
     objects = render(
         tmp_path, merged(EVERYTHING, {"worker": {"labels": user_labels, "jobTemplate": overlay}})
     )
-    template = yaml.safe_load(one(objects, "ConfigMap")["data"]["job.yaml"])
+    template = yaml.safe_load(one(objects, "ConfigMap", "-job-template")["data"]["job.yaml"])
     order = RunOrder("night-school-7-1", 7, 1, "https://courses.example.com/1", "cookies.txt")
     job = build_job(
         order, job_settings("courses", "night-school", "enrollgate:1", template=template)
@@ -809,10 +813,12 @@ def test_the_page_has_a_reader_of_its_own_and_no_token_of_the_cluster(tmp_path: 
 
 
 def test_rules_select_the_operator_of_the_release(tmp_path: Path) -> None:
-    values = merged(
-        REQUIRED, {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}}
-    )
-    objects = render(tmp_path, values)
+    enabled = {
+        name: {"enabled": True} for name in ("serviceMonitor", "prometheusRule", "dashboard")
+    }
+    objects = render(tmp_path, REQUIRED | enabled)
+    labels = one(objects, "ConfigMap", "-dashboard")["metadata"]["labels"]
+    assert labels["grafana_dashboard"] == "1"
     service = one(objects, "Service", "-metrics")["metadata"]["name"]
     rules = one(objects, "PrometheusRule")["spec"]["groups"][0]["rules"]
 
@@ -837,6 +843,6 @@ def test_values_of_the_rules_and_the_dashboard_reach_their_objects(tmp_path: Pat
         "https://docs.example.com/enrollgate/reasons.md#{{ $labels.reason | toLower }}"
     )
     assert config["metadata"]["namespace"] == "grafana"
-    assert config["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert config["metadata"]["labels"]["grafana_dashboard"] == "yes"
     assert config["metadata"]["annotations"] == {"grafana_folder": "Courses"}
     assert config["data"]["enrollgate.json"] == shipped.read_text(encoding="utf-8")

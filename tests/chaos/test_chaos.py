@@ -91,12 +91,13 @@ class Chaos:
             if random.random() < FAULTS:
                 # As cards are dealt: each kind comes before one comes again.
                 faults = faults or random.sample(kinds, len(kinds))
-                fault = faults.pop()
-                what = machine.hit(fault, Random(random.random()))
-                if what is None:  # nothing of the kind runs now: later
-                    faults.insert(0, fault)
-                else:
-                    self.report(f"{fault.__name__}: {what}")
+                decision = random.random()
+                for fault in reversed(faults):
+                    what = machine.hit(fault, Random(decision))
+                    if what is not None:
+                        faults.remove(fault)
+                        self.report(f"{fault.__name__}: {what}")
+                        break  # one that has nothing to hit now comes later
             time.sleep(PACE)
 
     def _write(self, step: int, random: Random) -> None:

@@ -267,7 +267,7 @@ class World:
     def look(self) -> PassSummary:
         return self.operator.look()
 
-    def check_work_of(self, database: Database) -> None:
+    def check_work(self, database: Database) -> None:
         """Check that an operator on this database completes a task, and fails another one."""
         operator = self.new_operator(database)
         good, late = self.add("enrolled"), self.add("processing")

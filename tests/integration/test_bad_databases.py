@@ -433,7 +433,7 @@ def test_user_with_the_documented_privileges_can_do_everything(
         closing(open_database(url, clock=world.clock)) as limited,
     ):
         require_usable(limited, world.tables)
-        world.check_work_of(limited)
+        world.check_work(limited)
 
 
 @pytest.fixture

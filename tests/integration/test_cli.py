@@ -354,7 +354,7 @@ def test_loop_that_fails_again_and_again_ends_the_operator_with_code_1(
         raise LoopFailed("5 passes in a row failed")
 
     monkeypatch.setattr("enrollgate.commands.run.settings_or_fail", Settings)
-    monkeypatch.setattr("enrollgate.commands.run.configure_logging", lambda *_: None)
+    monkeypatch.setattr("enrollgate.commands.run.configure_logging", lambda *_, **__: None)
     monkeypatch.setattr("enrollgate.commands.run.run_operator", fail)
     with pytest.raises(typer.Exit) as ended:
         run_command()

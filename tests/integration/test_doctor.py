@@ -335,7 +335,7 @@ def test_column_level_grants_are_enough(server_database_url: str) -> None:
         ):
             found = checks(database, world.tables)
             assert all(each.severity is not Severity.FAILED for each in found.values()), found
-            world.check_work_of(database)
+            world.check_work(database)
 
 
 @pytest.mark.parametrize(

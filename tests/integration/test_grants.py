@@ -11,8 +11,10 @@ from tests.databases.server import execute
 from tests.repository import REPOSITORY
 from tests.world import COURSE, World
 
-from enrollgate.database import DatabaseMisconfigured, migrate, open_database
+from enrollgate.database import Database, DatabaseMisconfigured, Tables, migrate, open_database
 from enrollgate.database.preflight import require_usable
+from enrollgate.database.task_status import ensure_view
+from enrollgate.domain.task import Statuses, TaskColumns
 
 
 def documented_blocks() -> list[list[str]]:
@@ -39,6 +41,13 @@ def courses_database(server_url: str) -> Iterator[URL]:
             "DROP DATABASE courses",
             "DROP USER IF EXISTS 'enrollgate'@'%', 'enrollgate_migrate'@'%'",
         )
+
+
+def migrate_all(database: Database) -> None:
+    """Migrate as `enrollgate migrate` does."""
+    migrate(database)
+    tables = Tables.named(TaskColumns(), Statuses())
+    assert ensure_view(database, tables, "test") is None
 
 
 def operate(administrator: URL, operator: URL) -> None:
@@ -81,7 +90,7 @@ def test_one_documented_account_migrates_and_operates(
         execute(server_url, *one)
         url = administrator.set(username="enrollgate", password="change-me")
         with closing(open_database(url)) as database:
-            migrate(database)
+            migrate_all(database)
         operate(administrator, url)
 
 
@@ -95,7 +104,7 @@ def test_two_documented_accounts_share_the_work(
         execute(server_url, *migrating)
         url = administrator.set(username="enrollgate_migrate", password="change-me")
         with closing(open_database(url)) as database:
-            migrate(database)
+            migrate_all(database)
         execute(server_url, *operating)
         url = administrator.set(username="enrollgate", password="change-me")
         with closing(open_database(url)) as database:

@@ -63,5 +63,5 @@ def test_runs_elsewhere_are_logged_once_for_each_place(world: World) -> None:
     with capture_logs() as lines:
         for _ in range(3):
             world.reconcile()
-    (line,) = [line for line in lines if "elsewhere" in line["message"]]
+    (line,) = [line for line in lines if "elsewhere" in line["event"]]
     assert line["place"] == "/var/lib/x on host host-2" and line["runs"] == 2

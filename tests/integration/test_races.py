@@ -1,6 +1,7 @@
 """Races: enrollment at the moment of the timeout, and two operators on one database."""
 
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -175,7 +176,7 @@ def claim_runs(
         database,
         tables,
         claims.look(database, tables, limit=50).found,
-        claim_id="c",
+        claim_id=uuid.uuid4().hex,
         installation="test",
         place=PLACE,
         limit=limit,

@@ -152,8 +152,9 @@ def test_search_finds_an_id_a_course_and_a_delivered_link(world: World) -> None:
             assert expected in (await get(f"/search?q={text_.replace('%', '%25')}"))[2]
         found = (await get("/search?q=courses.example.com"))[2]
         assert re.findall(r">task (\d)<", found) == ["2", "1"]
-        for odd in ("18446744073709551616", "9" * 400, "٣", "0x1", "-1"):
+        for odd in ("18446744073709551616", "9" * 400, "٣", "0x1", "--1"):
             assert (await get(f"/search?q={odd}"))[0] == 200
+        assert (await get("/search?q=-1"))[0] == 404, "a task may have this id, and none has it"
 
     browse(world.database, world, visit)
 

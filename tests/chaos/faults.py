@@ -214,15 +214,13 @@ class Machine:
 
     def disturb_the_drive(self, random: Random) -> str:
         """Let it answer 429, 403 and 5xx, break uploads off, and lose answers."""
-        random.choice(self._uploaders())
-        steps = random.randint(1, _LONGEST_FREEZE)
+        steps = random.randint(1, 3 * _LONGEST_FREEZE)
         self._disturbed_until = self._step + steps
         self.drive.faults.share = _DISTURBANCE
         return f"for {steps} steps"
 
     def lose_uploads(self, random: Random) -> str:
         """Let the Drive forget unfinished uploads, drop one, and spoil one."""
-        random.choice(self._uploaders())
         uploads = [each for each in self.drive.store.uploads.values() if each.file is None]
         for upload in uploads:
             upload.expired = True
@@ -231,7 +229,6 @@ class Machine:
 
     def kill_at_the_end_of_an_upload(self, random: Random) -> str:
         """Kill the workers at the Drive when it has the next file and has not said so."""
-        random.choice(self._uploaders())
 
         def kill() -> None:
             self.drive.before_final_response = lambda: None

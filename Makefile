@@ -74,7 +74,7 @@ tools: setup ## Install helm and kubectl for the tests
 bench: setup databases tools control-plane ## Run all benchmarks (about an hour and a half)
 	@$(BIN)/python -m benchmarks
 
-bench-peers: setup databases tools control-plane ## Measure Enrollgate beside KEDA, Prefect and a plain poll loop (about an hour; builds KEDA once)
+bench-peers: setup databases tools control-plane ## Measure Enrollgate beside KEDA, Prefect and a plain poll loop (about 80 minutes; builds KEDA once)
 	@$(BIN)/python -m benchmarks peers
 
 lint: setup ## Check code and Dockerfile with ruff, hadolint and our own measures

@@ -18,7 +18,7 @@ _INTRODUCTION = """# Benchmarks
 
 `make bench` runs all benchmarks but `peers` (about an hour and a half), writes
 `benchmarks/results.json` and prints the tables. It fails if a promise is not kept.
-`make bench-peers` does the same for `peers` (about an hour). To run one part, use
+`make bench-peers` does the same for `peers` (about 80 minutes). To run one part, use
 `python -m benchmarks databases`, `web`, `drive`, `redaction`, `start`, `cluster`, `peers` or
 `soak`; `--minutes` says how long the soak lasts. With `--quick` it only checks that they run.
 
@@ -135,9 +135,9 @@ installed from its packages. A system that a machine cannot run keeps its last v
         "From the commit of a row to its Job",
         """\
 A trickle: rows become `enrolled` one by one, at random moments up to half a second apart. A burst:
-all in one commit. Twice: surplus Jobs. Lost: rows without a Job. The CPU time is that of the
-system's own processes until three seconds after the last Job; their peaks of memory are added up.
-In a trickle, it contains all idle work of that time.""",
+all in one commit. Twice: surplus Jobs. Lost: rows without a Job after ten minutes. The CPU time is
+that of the system's own processes until three seconds after the last Job; their peaks of memory are
+added up. In a trickle, it contains all idle work of that time.""",
     ),
     "peers_write_back": (
         "From a finished Job to its row",

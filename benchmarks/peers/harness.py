@@ -31,6 +31,8 @@ Row = dict[str, object]
 _TAIL = 3.0
 # Seconds without a new Job, beside the system's interval, after which no more are expected.
 _QUIET = 45.0
+# Seconds after which a row without a Job counts as lost, even if others still get theirs.
+_LAUNCHES_LIMIT = 600
 _TIMEOUT = 1200
 # Seconds that a system may take until its first Job.
 _START_TIMEOUT = 300
@@ -76,10 +78,11 @@ class Scene:
         return [name for uid, name in self.watch.names.copy().items() if uid not in self.before]
 
     def wait_for_jobs(self, rows: int) -> None:
-        """Wait until there are so many new Jobs, or until no more appear."""
+        """Wait until there are so many new Jobs, until no more appear, or for ten minutes."""
         quiet = _QUIET + self.system.interval
         known, since = -1, time.monotonic()
-        while (now := len(self.new_jobs())) < rows and time.monotonic() - since < quiet:
+        end = since + _LAUNCHES_LIMIT
+        while (now := len(self.new_jobs())) < rows and time.monotonic() < min(since + quiet, end):
             if now != known:
                 known, since = now, time.monotonic()
             time.sleep(0.05)

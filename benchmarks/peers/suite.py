@@ -51,10 +51,14 @@ class Plan:
     waiting: int
     rest_seconds: float
     killed_rows: int
+    # Whether a kind of system is measured in all its configurations, or in the first one only.
+    every_configuration: bool
 
 
-FULL = Plan((Load(100, gap=0.5), Load(200), Load(1_000)), 3, 10_000, 30.0, 200)
-QUICK = Plan((Load(10, gap=0.5), Load(50)), 1, 1_000, 5.0, 30)
+FULL = Plan(
+    (Load(100, gap=0.5), Load(200), Load(1_000)), 3, 10_000, 30.0, 200, every_configuration=True
+)
+QUICK = Plan((Load(10, gap=0.5), Load(50)), 1, 1_000, 5.0, 30, every_configuration=False)
 
 
 def measure_peers(quick: bool, kinds: Collection[str]) -> Tables:
@@ -63,7 +67,7 @@ def measure_peers(quick: bool, kinds: Collection[str]) -> Tables:
     Raises ControlPlaneAbsent and ServerAbsent.
     """
     plan = QUICK if quick else FULL
-    systems, absent = find_systems(kinds)
+    systems, absent = find_systems(kinds, plan.every_configuration)
     failed = dict[str, str]()
     tables: Tables = {
         "peers_launches": [],
@@ -93,7 +97,9 @@ def measure_peers(quick: bool, kinds: Collection[str]) -> Tables:
     return {name: rows for name, rows in kept.items() if rows}
 
 
-def find_systems(kinds: Collection[str]) -> tuple[list[System], dict[str, str]]:
+def find_systems(
+    kinds: Collection[str], every_configuration: bool
+) -> tuple[list[System], dict[str, str]]:
     """Return the systems of these kinds that can be measured here, and why others are not."""
     systems, absent = list[System](), {}
     for kind, find in FINDERS.items():
@@ -101,7 +107,8 @@ def find_systems(kinds: Collection[str]) -> tuple[list[System], dict[str, str]]:
             absent[kind] = "left out by --systems"
             continue
         try:
-            systems += find()
+            found = find()
+            systems += found if every_configuration else found[:1]
         except PeerAbsent as error:
             absent[kind] = str(error)
             _say(f"[red]{kind} is not measured: {error}[/]")

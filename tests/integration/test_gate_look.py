@@ -14,6 +14,7 @@ from enrollgate.database.engine import database_clock
 from enrollgate.domain.observation import LaunchResult
 from enrollgate.domain.planner import Launch
 from enrollgate.domain.policy import Policy
+from enrollgate.telemetry.metrics import REGISTRY
 
 
 @pytest.fixture
@@ -63,6 +64,18 @@ def test_waiting_row_that_was_enrolled_keeps_the_instant_it_was_seen_first(world
     world.launcher.succeed(f"test-{task}-1")
     world.reconcile()
     assert world.status(task) == "completed"
+
+
+def test_look_counts_how_long_the_enrollment_took(world: World) -> None:
+    name = "enrollgate_enrollment_wait_seconds"
+    before = {part: REGISTRY.get_sample_value(f"{name}_{part}") or 0 for part in ("sum", "count")}
+    task = world.add("processing")
+    world.reconcile()
+    world.clock.advance(30)
+    world.set(task, "enrolled")
+    assert world.look().launched == 1
+    assert (REGISTRY.get_sample_value(f"{name}_sum") or 0) - before["sum"] == 30
+    assert (REGISTRY.get_sample_value(f"{name}_count") or 0) - before["count"] == 1
 
 
 def test_look_launches_no_more_than_the_free_slots(world: World) -> None:

@@ -360,8 +360,9 @@ class Reconciler:
         mine, enrolled = {run.task_id for run in found}, self._tables.statuses.enrolled
         for task in seen.found:
             if task.task_id in mine and task.was != enrolled:
-                elapsed = (seen.now - (task.since or seen.now)).total_seconds()
+                elapsed = max(0.0, (seen.now - (task.since or seen.now)).total_seconds())
                 self._log.log_decision(task.task_id, enrolled, elapsed)
+                metrics.ENROLLMENT_WAIT.observe(elapsed)
         return found
 
     def _launch(self, launches: Iterable[Launch], now: datetime) -> _Applied:

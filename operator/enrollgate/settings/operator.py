@@ -6,7 +6,6 @@ the end check what only makes sense together.
 
 import os
 import re
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -16,7 +15,7 @@ from enrollgate.domain.destination import DirectoryDestination
 from enrollgate.domain.task import Statuses, TaskColumns
 from enrollgate.settings.database import DatabaseSettings, parse_database_url
 from enrollgate.settings.kubernetes import KubernetesSettings
-from enrollgate.settings.types import TRIMMED, Seconds, SomePath, TextList
+from enrollgate.settings.types import TRIMMED, ListenAddress, Seconds, SomePath, TextList
 from enrollgate.settings.validators import check_statuses
 from enrollgate.settings.web import WebSettings
 from enrollgate.settings.worker import WorkerSettings
@@ -178,7 +177,7 @@ class Settings(WorkerSettings):
         le=65535,
         description="The port that serves /livez, /readyz and /metrics (Prometheus); 0: none.",
     )
-    http_address: str = Field(
+    http_address: ListenAddress = Field(
         "127.0.0.1",
         description="The IP address that serves them; `*`: all addresses of the machine, IPv6 and "
         "IPv4. The chart sets `*`: the kubelet and Prometheus ask the pod's address.",
@@ -219,14 +218,6 @@ class Settings(WorkerSettings):
                 "lower-case letters, digits and -; begin with a letter"
             )
         return value
-
-    @field_validator("http_address")
-    @classmethod
-    def _ip_address(cls, value: str) -> str:
-        try:
-            return value if value == "*" else str(ip_address(value))
-        except ValueError:
-            raise ValueError("write an IP address such as 127.0.0.1 or ::1, or * for all") from None
 
     @field_validator("local_memory_limit")
     @classmethod

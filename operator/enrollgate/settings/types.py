@@ -6,6 +6,7 @@ Each type parses and checks the text by itself. What is checked across fields is
 import json
 import re
 import shlex
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
@@ -69,6 +70,13 @@ def _parse_path(value: object) -> object:
         raise ValueError("that user has no home folder here: write an absolute path") from error
 
 
+def _check_listen_address(value: str) -> str:
+    try:
+        return value if value == "*" else str(ip_address(value))
+    except ValueError:
+        raise ValueError("write an IP address such as 127.0.0.1 or ::1, or * for all") from None
+
+
 def _check_object_name(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", value):
         raise ValueError(
@@ -90,4 +98,6 @@ TRIMMED = BeforeValidator(lambda value: value.strip() if isinstance(value, str) 
 SomePath = Annotated[Path, BeforeValidator(_parse_path)]
 TextList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_list)]
 Argv = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_command)]
+# The IP address that a server binds to, or `*`.
+ListenAddress = Annotated[str, AfterValidator(_check_listen_address)]
 ObjectName = Annotated[str, AfterValidator(_check_object_name)]

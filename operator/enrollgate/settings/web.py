@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-from enrollgate.settings.types import TRIMMED
+from enrollgate.settings.types import TRIMMED, ListenAddress
 
 # Characters of a token, at least: 22 of base64 hold 128 bits.
 _LEAST_TOKEN = 16
@@ -16,7 +16,7 @@ class WebSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    address: str = Field(
+    address: ListenAddress = Field(
         "127.0.0.1",
         description="The IP address that serves the page; `*`: all addresses of the machine. An "
         "address that other machines reach needs ENROLLGATE_WEB__TOKEN or "
@@ -34,14 +34,6 @@ class WebSettings(BaseModel):
         description="Whether a proxy in front of the page, such as oauth2-proxy, decides who may "
         "open it. Then the page asks for no token and accepts any host name.",
     )
-
-    @field_validator("address")
-    @classmethod
-    def _ip_address(cls, value: str) -> str:
-        try:
-            return value if value == "*" else str(ip_address(value))
-        except ValueError:
-            raise ValueError("write an IP address such as 127.0.0.1 or ::1, or * for all") from None
 
     @field_validator("token")
     @classmethod

@@ -187,6 +187,41 @@ INVALID: dict[str, tuple[Json, str]] = {
     ),
     "a time with an unknown unit": (REQUIRED | {"checkInterval": "10w"}, "/checkInterval'"),
     "a value that is not in the enum": (REQUIRED | {"logLevel": "loud"}, "value must be one of"),
+    **{
+        f"{name} in Kubernetes' short form": (
+            merged(REQUIRED, values),
+            f'{name} is "20Mi": write the unit in full, 20MiB',
+        )
+        for name, values in {
+            "worker.scratchVolume": {"worker": {"scratchVolume": "20Mi"}},
+            "worker.scratchLimit": {"worker": {"scratchLimit": "20Mi"}},
+            "worker.downloadRate": {"worker": {"downloadRate": "20Mi"}},
+            "worker.uploadRate": {"worker": {"uploadRate": "20Mi"}},
+            "worker.minDownloadRate": {"worker": {"minDownloadRate": "20Mi"}},
+            "drive.chunkSize": {"drive": {"chunkSize": "20Mi"}},
+        }.items()
+    },
+    **{
+        f"a scratch volume of {volume} with a limit of {limit}": (
+            merged(REQUIRED, {"worker": {"scratchVolume": volume, "scratchLimit": limit}}),
+            f"worker.scratchVolume ({volume or '10GiB'}) must be more than worker.scratchLimit "
+            f"({limit or '5GiB'}): raise it",
+        )
+        for volume, limit in (
+            ("20MiB", ""),
+            ("20MiB", "5GiB"),
+            ("5GiB", "5GiB"),
+            ("5GB", "5GiB"),
+            (5368709120, "5GiB"),
+            ("0.9 TiB", "1TB"),
+            ("", "12GiB"),
+            ("900k", 1000000),
+        )
+    },
+    "a tiny scratch volume": (
+        merged(REQUIRED, {"worker": {"scratchVolume": "1000KiB", "scratchLimit": "10kB"}}),
+        "worker.scratchVolume (1000KiB) must be at least 1MiB",
+    ),
     "an unsupported destination": (merged(REQUIRED, {"destination": "s3://x"}), "/destination'"),
     "an unsupported database": (
         {"destination": "drive:x", "database": {"url": "postgres://u@h/n"}},

@@ -481,6 +481,7 @@ def test_doctor_has_the_account_nodes_and_volumes_of_workers(tmp_path: Path) -> 
         pod["runtimeClassName"] == "gvisor"
         and pod["imagePullSecrets"] == EVERYTHING["imagePullSecrets"]
     )
+    assert container["args"] == ["doctor", "--as-worker"]
     assert {"name": "TZ", "value": "UTC"} in container["env"]
     assert {"name": "authorities", "mountPath": "/etc/ssl/certs"} in container["volumeMounts"]
     assert {"name": "authorities", "configMap": {"name": "authorities"}} in pod["volumes"]

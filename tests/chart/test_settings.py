@@ -87,3 +87,18 @@ def test_every_value_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (kubernetes.cookies_secret, kubernetes.destination_claim) == ("cookies", "courses")
     assert (kubernetes.lease_name, kubernetes.lease_duration) == ("night", 20)
     assert not loaded.database.tls_verify_hostname
+
+
+@pytest.mark.parametrize(
+    ("volume", "limit"),
+    [("20MiB", "19MiB"), ("1.1GB", "1GiB"), (2**31, "2147483647"), ("", ""), ("2 T", "1.8TiB")],
+)
+def test_a_scratch_volume_above_the_limit_is_taken(
+    volume: str | int, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chart and the settings compare sizes alike (test_refusals.py has the refused ones)."""
+    values = LEAST | {"worker": {"scratchVolume": volume, "scratchLimit": limit}}
+
+    loaded = _loaded(values, tmp_path, monkeypatch)
+
+    assert loaded.kubernetes.scratch_volume > loaded.scratch_limit

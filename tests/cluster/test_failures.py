@@ -111,6 +111,17 @@ def test_a_missing_secret_of_a_variable_is_named(world: ClusterWorld) -> None:
     )
 
 
+def test_a_command_that_is_not_in_the_image_is_named(world: ClusterWorld) -> None:
+    world.template.write_text(
+        "spec: {template: {spec: {containers: [{name: worker, command: [not-in-the-image]}]}}}"
+    )
+    (task,) = world.add()
+    world.start_operator(MAX_ATTEMPTS="1")
+    run = failed_run(world, task)
+    assert run.reason == "StartError"
+    assert 'exec: "not-in-the-image": executable file not found in $PATH' in run.message
+
+
 def test_a_quota_on_pods_fails_the_task_after_the_start_timeout(
     world: ClusterWorld, cluster: Cluster
 ) -> None:

@@ -22,6 +22,7 @@ from tests.conftest import absent
 from enrollgate.control.kopf_controller import ConnectionInfo
 from enrollgate.launchers import LauncherUnavailable
 from enrollgate.launchers.kubernetes import Api
+from enrollgate.launchers.kubernetes.tls import find_certificate_error
 
 
 class ApiServer(BaseHTTPRequestHandler):
@@ -114,7 +115,7 @@ def test_a_certificate_of_another_ca_is_refused(ask: object, tmp_path: Path, por
     other = Authority(tmp_path / "other")
     with pytest.raises(
         (LauncherUnavailable, aiohttp.ClientConnectorCertificateError),
-        match="CERTIFICATE_VERIFY_FAILED",
+        match="CERTIFICATE_VERIFY_FAILED|its certificate is refused",
     ):
         ask("localhost", port, other.certificate)
 
@@ -128,3 +129,22 @@ def test_a_certificate_of_another_host_is_refused(
         (LauncherUnavailable, aiohttp.ClientConnectorCertificateError), match="127.0.0.2"
     ):
         ask("127.0.0.2", port, authority.certificate)
+
+
+def test_a_refused_certificate_is_named_with_the_remedy(tmp_path: Path, port: int) -> None:
+    (tmp_path / "other").mkdir()
+    other = Authority(tmp_path / "other")
+    with pytest.raises(LauncherUnavailable) as refusal:
+        ask_by_kubernetes_client("localhost", port, other.certificate)
+    text = str(refusal.value)
+    assert "its certificate is refused: " in text and "the CA certificate beside" in text
+    assert "MaxRetryError" not in text and "SSLError" not in text
+    with pytest.raises(aiohttp.ClientError) as failure:
+        ask_by_kopf("localhost", port, other.certificate)
+    assert find_certificate_error(failure.value)
+
+
+def test_another_error_is_no_refused_certificate() -> None:
+    error = OSError("connection refused")
+    error.__cause__ = error  # a chain may be a loop
+    assert not find_certificate_error(error)

@@ -265,6 +265,10 @@ def test_doctor_in_a_cluster_says_which_pod_can_check_the_rest(
         assert checks[name]["severity"] == "warning" and message in checks[name]["remedy"], checks[
             name
         ]
+    # As in the chart's test pod, which has a worker's rights.
+    done = run(environment | cluster, "doctor", "--as-worker", "--json")
+    as_worker = {check["name"] for check in json.loads(done.stdout)}
+    assert as_worker == checks.keys() - {"cluster"}
 
 
 def test_status_shows_tasks_runs_and_failures_with_remedies(

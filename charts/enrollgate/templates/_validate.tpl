@@ -3,6 +3,7 @@
 {{- include "enrollgate.validateDatabase" . -}}
 {{- include "enrollgate.validateDestination" . -}}
 {{- include "enrollgate.validateWorker" . -}}
+{{- include "enrollgate.validateSizes" . -}}
 {{- include "enrollgate.validateWeb" . -}}
 {{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) -}}
 {{- fail "serviceAccount.create is false: set serviceAccount.name to the account that the operator runs as." -}}
@@ -95,6 +96,47 @@
 {{- if and .Values.downloadCommand (ne .Values.downloader "command") -}}
 {{- fail "downloadCommand is set but unused: set downloader to `command`, or remove downloadCommand." -}}
 {{- end -}}
+{{- end -}}
+
+{{/* A size that the operator cannot read, or a scratch volume that is too small, would keep it from starting. */}}
+{{- define "enrollgate.validateSizes" -}}
+{{- $worker := .Values.worker -}}
+{{- $sizes := dict
+  "drive.chunkSize" .Values.drive.chunkSize
+  "worker.scratchLimit" $worker.scratchLimit
+  "worker.scratchVolume" $worker.scratchVolume
+  "worker.downloadRate" $worker.downloadRate
+  "worker.uploadRate" $worker.uploadRate
+  "worker.minDownloadRate" $worker.minDownloadRate
+-}}
+{{- range $name, $size := $sizes -}}
+{{- if hasSuffix "i" (toString $size) -}}
+{{- fail (printf "%s is %q: write the unit in full, %sB." $name $size $size) -}}
+{{- end -}}
+{{- end -}}
+{{- $limit := $worker.scratchLimit | default "5GiB" -}}
+{{- $volume := $worker.scratchVolume | default "10GiB" -}}
+{{- if le (include "enrollgate.bytes" $volume | float64) (include "enrollgate.bytes" $limit | float64) -}}
+{{- fail (printf "worker.scratchVolume (%s) must be more than worker.scratchLimit (%s): raise it, or lower the limit. Otherwise workers are evicted."
+  (include "enrollgate.toSetting" $volume) (include "enrollgate.toSetting" $limit)) -}}
+{{- end -}}
+{{- if lt (include "enrollgate.bytes" $volume | float64) 1048576.0 -}}
+{{- fail (printf "worker.scratchVolume (%s) must be at least 1MiB." (include "enrollgate.toSetting" $volume)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The bytes of a size such as 10GiB, 5GB or 4096. */}}
+{{- define "enrollgate.bytes" -}}
+{{- $text := include "enrollgate.toSetting" . | lower | nospace | trimSuffix "b" -}}
+{{- $base := hasSuffix "i" $text | ternary 1024.0 1000.0 -}}
+{{- $text = trimSuffix "i" $text -}}
+{{- $bytes := regexFind "^[0-9.]+" $text | float64 -}}
+{{- range $power, $unit := list "k" "m" "g" "t" -}}
+{{- if hasSuffix $unit $text -}}
+{{- range until (add1 $power | int) -}}{{- $bytes = mulf $bytes $base -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- printf "%f" $bytes -}}
 {{- end -}}
 
 {{- define "enrollgate.validateWeb" -}}

@@ -154,11 +154,16 @@ def release(
 
 
 @app.command()
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_worker: Annotated[
+        bool, typer.Option("--as-worker", help="Check what a worker needs: no access to the API.")
+    ] = False,
+) -> None:
     """Check the database, the task table, the destination and the tools; say how to fix them."""
     from enrollgate.commands.doctor import print_checks
 
-    if not print_checks(as_json=as_json):
+    if not print_checks(as_json=as_json, as_worker=as_worker):
         raise typer.Exit(1)
 
 

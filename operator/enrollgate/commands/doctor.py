@@ -1,8 +1,8 @@
 """`enrollgate doctor`: check the database, the cluster, the destination, the cookies and the tools.
 
 On Kubernetes a check sees what its pod sees. The operator's pod has the API token, but none of the
-workers' volumes and Secrets; the chart's test pod (`helm test`) has those, but no token. What a pod
-cannot see is a warning that says where to check it.
+workers' volumes and Secrets; the chart's test pod (`helm test`) has those, but no token, and checks
+what a worker needs (`--as-worker`). What a pod cannot see is a warning that says where to check it.
 """
 
 import contextlib
@@ -47,10 +47,13 @@ _HELM_TEST = "check it with `helm test`, which runs in a pod like a worker's"
 _STYLES = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.FAILED: "red"}
 
 
-def print_checks(*, as_json: bool) -> bool:
-    """Run every check and print it, with its remedy. Returns whether none failed."""
+def print_checks(*, as_json: bool, as_worker: bool) -> bool:
+    """Run every check and print it, with its remedy. Returns whether none failed.
+
+    With `as_worker`, what only the operator needs is left out: access to the API server.
+    """
     checks = []
-    for check in run_checks(settings_or_fail()):
+    for check in run_checks(settings_or_fail(), as_worker=as_worker):
         checks.append(check)
         if as_json:
             continue
@@ -64,7 +67,7 @@ def print_checks(*, as_json: bool) -> bool:
     return all(check.severity is not Severity.FAILED for check in checks)
 
 
-def run_checks(settings: Settings) -> Iterator[Check]:
+def run_checks(settings: Settings, *, as_worker: bool = False) -> Iterator[Check]:
     """Give one check after the other, in the order in which to fix them."""
     database, tables = build_database(settings), build_tables(settings)
     accounts = open_accounts = None
@@ -86,7 +89,8 @@ def run_checks(settings: Settings) -> Iterator[Check]:
     finally:
         database.close()
     if settings.launcher == "kubernetes":
-        yield check_cluster(settings)
+        if not as_worker:
+            yield check_cluster(settings)
     else:
         yield check_folder("work folder", settings.work_dir, "ENROLLGATE_WORK_DIR")
     yield check_destination(settings)

@@ -42,7 +42,7 @@ from enrollgate.control.wiring import (
 from enrollgate.database import DatabaseMisconfigured
 from enrollgate.database.configured import build_database
 from enrollgate.launchers.kubernetes import ConnectionDetails, job_selector
-from enrollgate.launchers.kubernetes.tls import without_strict
+from enrollgate.launchers.kubernetes.tls import find_certificate_error, without_strict
 from enrollgate.settings.operator import Settings
 from enrollgate.telemetry.http import serving
 
@@ -179,12 +179,15 @@ async def _run_both(
             )
         raise work_end
     if isinstance(watch_end, BaseException):
-        remedy = (
-            "the operator ends, and Kubernetes restarts it; "
-            "check that its service account may list and watch batch/v1 Jobs"
-        )
+        why = f"{type(watch_end).__name__}: {redact(str(watch_end), 300)}"
+        remedy = "check that its service account may list and watch batch/v1 Jobs"
+        if refused := find_certificate_error(watch_end):
+            why, _, remedy = refused.partition(". ")
+        elif isinstance(watch_end, aiohttp.ClientConnectionError | TimeoutError):
+            remedy = "check that this pod reaches the API server"
         raise Crashed(
-            f"the watch of Jobs failed: {type(watch_end).__name__}: {watch_end}; {remedy}"
+            f"the watch of Jobs failed: {why}; the operator ends, and Kubernetes restarts it; "
+            f"{remedy}"
         ) from watch_end
     if not in_order:
         raise Crashed(f"{first} ended without having been stopped")

@@ -72,6 +72,7 @@ class Reason(StrEnum):
     # the cluster
     IMAGE_PULL_BACK_OFF = "ImagePullBackOff"
     CREATE_CONTAINER_CONFIG_ERROR = "CreateContainerConfigError"
+    START_ERROR = "StartError"
     UNSCHEDULABLE = "Unschedulable"
     QUOTA_EXCEEDED = "QuotaExceeded"
     NEVER_STARTED = "NeverStarted"
@@ -313,6 +314,13 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.CREATE_CONTAINER_CONFIG_ERROR: Explanation(
         "The worker's container cannot be created: a Secret or a volume that it needs is missing.",
         "Create what the message names in the Jobs' namespace. Then set `enrolled` again.",
+        False,
+    ),
+    Reason.START_ERROR: Explanation(
+        "The container runtime could not start the worker's program. Most often it is not in the "
+        "image.",
+        "See that ENROLLGATE_KUBERNETES__IMAGE is an image of Enrollgate, and remove the `command` "
+        "from the job template or correct it. Then set `enrolled` again.",
         False,
     ),
     Reason.UNSCHEDULABLE: Explanation(

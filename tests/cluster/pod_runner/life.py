@@ -228,6 +228,13 @@ class Life:
                 self.container = sandbox.start(
                     self.node.patiently(lambda: self._sandbox(container))
                 )
+            except sandbox.StartError as error:
+                if self.spec["restartPolicy"] == "Never":
+                    self._report_start_error(container, str(error))
+                    self._wait_for_deletion()
+                    break
+                self._say_what_is_missing(error)
+                self.deleted.wait(_BACK_OFF)
             except (NotThere, sandbox.NotStarted) as error:
                 if str(error) != reported:
                     reported = str(error)
@@ -393,6 +400,18 @@ class Life:
         else:
             self._pending("RunContainerError", str(error))
             self.line.event("Failed", f"Error: {error}")
+
+    def _report_start_error(self, container: Json, message: str) -> None:
+        """Report a program that cannot be executed, as a kubelet with containerd does."""
+        end = statuses.terminated(
+            container,
+            "1970-01-01T00:00:00Z",
+            code=sandbox.START_ERROR_CODE,
+            reason="StartError",
+            message=message,
+        )
+        self.line.event("Failed", f"Error: {message}")
+        self._report_end(end, sandbox.START_ERROR_CODE)
 
     def _pending(self, reason: str, message: str, phase: str = "Pending") -> None:
         container = self.spec["containers"][0]

@@ -44,10 +44,21 @@ _NAMESPACES = (
     "--kill-child",
 )
 _START_TIMEOUT = 60.0
+# The exit code of a container whose program cannot be executed, and containerd's and runc's words.
+START_ERROR_CODE = 128
+_START_ERROR = (
+    "failed to create containerd task: failed to create shim task: OCI runtime create failed: "
+    "runc create failed: unable to start container process: "
+    'exec: "{program}": executable file not found in $PATH: unknown'
+)
 
 
 class NotStarted(Exception):
     """The container could not be set up. The text says what failed."""
+
+
+class StartError(NotStarted):
+    """The container's program cannot be executed. The text is that of a container runtime."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +124,18 @@ def start(container: Container) -> Sandbox:
     (container.folder / "root").mkdir(parents=True, exist_ok=True)
     ready = container.folder / "ready"
     ready.unlink(missing_ok=True)
+    # `command -v` looks a program up as the runtime does.
+    is_there = (
+        f"chroot . sh -c 'command -v -- \"$0\"' {shlex.quote(container.command[0])} >/dev/null"
+    )
     script = "\n".join(
-        ["set -e; umask 022", *_mounting(container), f": >{ready}", _executing(container)]
+        [
+            "set -e; umask 022",
+            *_mounting(container),
+            f"{is_there} || exit {START_ERROR_CODE}",
+            f": >{ready}",
+            _executing(container),
+        ]
     )
     with container.log.open("ab") as log:
         process = subprocess.Popen(
@@ -134,6 +155,8 @@ def _first_process(container: Container, process: subprocess.Popen[bytes], ready
     while not ready.exists():
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
+            if process.wait() == START_ERROR_CODE:
+                raise StartError(_START_ERROR.format(program=container.command[0]))
             raise NotStarted(container.log.read_text(errors="replace")[-1000:])
         time.sleep(0.005)
     # It is a child until it has ended, and its parent then ends too.

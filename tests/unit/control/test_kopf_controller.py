@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import ssl
 import threading
 from collections.abc import Awaitable, Callable
 
@@ -91,6 +92,23 @@ def test_watch_error_stops_the_loop_and_is_a_crash_with_remedy() -> None:
     ):
         run(watch, loop)
     assert loop.stopped.is_set() and loop.ended.is_set()
+
+
+async def fail_at_certificate() -> None:
+    await asyncio.sleep(0)
+    refused = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    refused.verify_message = "self-signed certificate in certificate chain"
+    raise OSError("Cannot connect to host 10.0.0.1:443") from refused
+
+
+def test_watch_that_fails_at_a_certificate_is_no_permission_error() -> None:
+    watch, loop = Watch(fail_at_certificate), Loop()
+    with pytest.raises(Crashed) as crash:
+        run(watch, loop)
+    text = str(crash.value)
+    assert "its certificate is refused: self-signed certificate in certificate chain" in text
+    assert "the CA certificate beside the service account's token" in text
+    assert "list and watch" not in text
 
 
 def test_watch_that_ends_unasked_stops_the_loop_and_is_a_crash() -> None:

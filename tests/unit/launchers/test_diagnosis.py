@@ -136,6 +136,75 @@ def test_a_pod_without_a_report_is_explained_by_its_state(
     assert report.reason is reason and words in report.message
 
 
+# As a kubelet of Kubernetes 1.37 with containerd reports a command that is not in the image.
+START_ERROR = [
+    {
+        "name": "worker",
+        "image": "docker.io/library/busybox:1.36",
+        "ready": False,
+        "started": False,
+        "restartCount": 0,
+        "state": {
+            "terminated": {
+                "containerID": "containerd://5f0c",
+                "exitCode": 128,
+                "reason": "StartError",
+                "message": "failed to create containerd task: failed to create shim task: OCI "
+                "runtime create failed: runc create failed: unable to start container process: "
+                'exec: "work": executable file not found in $PATH: unknown',
+                "startedAt": "1970-01-01T00:00:00Z",
+                "finishedAt": at(1),
+            }
+        },
+    }
+]
+
+
+def test_a_command_that_is_not_in_the_image_is_a_start_error() -> None:
+    pods = [pod(f"p{number}", number, containerStatuses=START_ERROR) for number in range(3)]
+    report = build_report(job_result(FAILED), pods, [])
+    assert report.reason is Reason.START_ERROR
+    assert 'exec: "work": executable file not found in $PATH' in report.message
+    assert "pod p2 cannot be started" in report.message
+
+
+def test_a_container_that_never_started_has_no_start_time() -> None:
+    assert pod(containerStatuses=START_ERROR).started_at is None
+
+
+# As that kubelet reports a pod that exceeded its own limit: no DisruptionTarget condition, and the
+# worker has ended by SIGTERM.
+STORAGE: dict[str, Any] = {
+    "reason": "Evicted",
+    "message": "Pod ephemeral local storage usage exceeds the total limit of containers 11Gi. ",
+    "conditions": [
+        {"type": "PodReadyToStartContainers", "status": "False"},
+        {"type": "Initialized", "status": "True"},
+        {"type": "Ready", "status": "False", "reason": "PodFailed"},
+        {"type": "ContainersReady", "status": "False", "reason": "PodFailed"},
+        {"type": "PodScheduled", "status": "True"},
+    ],
+}
+
+
+def test_an_evicted_pod_is_explained_and_keeps_what_was_delivered() -> None:
+    own = Report(Reason.STOPPED, "asked to stop", items_delivered=3, bytes_delivered=7)
+    found = pod(**STORAGE, containerStatuses=stopped(exit_code(own.reason), own.encode()))
+    assert build_report(job_result(FAILED), [found], []) == Report(
+        Reason.EVICTED,
+        "pod p1 was evicted: Pod ephemeral local storage usage exceeds the total limit of "
+        "containers 11Gi.",
+        items_delivered=3,
+        bytes_delivered=7,
+    )
+
+
+def test_a_permanent_failure_of_an_evicted_pod_is_the_reason() -> None:
+    own = Report(Reason.DRM_PROTECTED, "lecture 3 is protected")
+    found = pod(**STORAGE, containerStatuses=stopped(exit_code(own.reason), own.encode()))
+    assert build_report(job_result(FAILED), [found], []) == own
+
+
 def test_the_youngest_finished_pod_explains_the_job() -> None:
     pods = [
         pod("old", 0, containerStatuses=stopped(139)),
@@ -220,6 +289,27 @@ LATE = BEGIN + timedelta(minutes=16)
             "secret 'cookies' does not exist",
         ),
         ([pod(phase="Pending")], [], Reason.NEVER_STARTED, "pod p1 is Pending"),
+        (
+            [pod(phase="Pending")],
+            [warning("MissingClusterDNS", "kubelet does not have ClusterDNS IP configured")],
+            Reason.NEVER_STARTED,
+            "pod p1 is Pending; Events: none",
+        ),
+        (
+            [pod(phase="Pending")],
+            [
+                warning("FailedCreatePodSandBox", "no IP address is free", 1),
+                warning("TooManyAnnotations", "of something else", 2),
+            ],
+            Reason.NEVER_STARTED,
+            "FailedCreatePodSandBox: no IP address is free",
+        ),
+        (
+            [pod(phase="Pending")],
+            [warning("OddNews", "of a newer kubelet")],
+            Reason.NEVER_STARTED,
+            "OddNews: of a newer kubelet",
+        ),
     ],
 )
 def test_a_job_that_does_not_start_is_explained_after_the_timeout(

@@ -29,7 +29,7 @@ from kubernetes import client, config
 from enrollgate.common.backoff import Backoff, delay
 from enrollgate.common.retry_after import retry_after
 from enrollgate.launchers.base import LauncherRefused, LauncherUnavailable
-from enrollgate.launchers.kubernetes.tls import use_without_strict
+from enrollgate.launchers.kubernetes.tls import find_certificate_error, use_without_strict
 
 # Forms of an answer. The metadata of an object is half of a Job. A table has a row of a few texts
 # for each object: https://kubernetes.io/docs/reference/using-api/api-concepts/
@@ -301,7 +301,8 @@ class Api:
         except (urllib3.exceptions.HTTPError, OSError) as error:
             reason = getattr(error, "reason", None)
             cause = reason if isinstance(reason, BaseException) else error
-            raise RetryableError(f"{type(error).__name__}: {cause}") from error
+            refused = find_certificate_error(error)
+            raise RetryableError(refused or f"{type(error).__name__}: {cause}") from error
         if status < HTTPStatus.BAD_REQUEST:
             answer = _parse(data) if data else {}
             if isinstance(answer, dict):

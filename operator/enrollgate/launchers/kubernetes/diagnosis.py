@@ -9,10 +9,17 @@ somebody who has never seen the pod.
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from enrollgate.common.redaction import redact
-from enrollgate.domain.reasons import EXIT_SUCCEEDED, Reason, exit_code, explain
+from enrollgate.domain.reasons import (
+    EXIT_SUCCEEDED,
+    PERMANENT_EXIT_CODES,
+    Reason,
+    exit_code,
+    explain,
+)
 from enrollgate.domain.report import MalformedReport, Report
 from enrollgate.launchers.kubernetes.views import (
     EventView,
@@ -40,6 +47,34 @@ _IMAGE_ERRORS = frozenset(
 )
 _CONTAINER_ERRORS = frozenset(
     {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+)
+# The kubelet's word for a container whose program the runtime could not execute:
+# https://github.com/containerd/containerd/blob/v2.2.0/internal/cri/server/container_start.go and,
+# of other runtimes, https://kubernetes.io/docs/reference/node/
+_START_ERRORS = frozenset({"StartError", "ContainerCannotRun"})
+# Warnings that say nothing about why a pod does not start:
+# https://github.com/kubernetes/kubernetes/blob/v1.37.2/pkg/kubelet/events/event.go
+_ADVICE = frozenset(
+    {"MissingClusterDNS", "DNSConfigForming", "CheckLimitsForResolvConf", "ProbeWarning"}
+)
+# Warnings that say why a pod does not start, from there and from the scheduler and the Job
+# controller.
+_FAILURES = frozenset(
+    {
+        "BackOff",
+        "ErrImageNeverPull",
+        "Failed",
+        "FailedAttachVolume",
+        "FailedCreate",
+        "FailedCreatePodContainer",
+        "FailedCreatePodSandBox",
+        "FailedMount",
+        "FailedPrepareDynamicResources",
+        "FailedScheduling",
+        "InspectFailed",
+        "NetworkNotReady",
+        "UnexpectedAdmissionError",
+    }
 )
 _QUOTA = re.compile(r"exceeded quota|forbidden: .*quota", re.IGNORECASE)
 _MISSING_OBJECT = re.compile(
@@ -74,31 +109,42 @@ def build_report(result: JobResult, pods: Sequence[PodView], events: Sequence[Ev
 
 def explain_pod_failure(pod: PodView) -> Report | None:
     """Explain why a pod failed; None if nothing in it says so."""
-    if pod.reason == "Evicted":
-        return Report(Reason.EVICTED, f"pod {pod.name} was evicted: {pod.message}")
     ended = pod.termination
-    if ended is not None:
-        own = _decode(ended)
-        if own is not None and own.reason is not None:
-            # A report that does not fit the exit code is not the worker's last word. A newer
-            # worker's unknown reason is read as WorkerCrashed, whatever the code.
-            is_unknown = own.reason is Reason.WORKER_CRASHED and ended.exit_code != EXIT_SUCCEEDED
-            if is_unknown or ended.exit_code == exit_code(own.reason) != EXIT_SUCCEEDED:
-                return own
-        if ended.reason == "OOMKilled":
-            return Report(
-                Reason.OOM_KILLED,
-                f"the worker of pod {pod.name} used more memory than its limit and was killed",
-            )
+    own = _decode(ended) if ended is not None else None
+    if own is not None and ended is not None and own.reason is not None:
+        # A report that does not fit the exit code is not the worker's last word. A newer worker's
+        # unknown reason is read as WorkerCrashed, whatever the code.
+        is_unknown = own.reason is Reason.WORKER_CRASHED and ended.exit_code != EXIT_SUCCEEDED
+        fits = is_unknown or ended.exit_code == exit_code(own.reason) != EXIT_SUCCEEDED
+        if fits and (pod.reason != "Evicted" or ended.exit_code in PERMANENT_EXIT_CODES):
+            return own
+    if pod.reason == "Evicted":
+        # The kubelet stops an evicted worker by SIGTERM, so it has most often reported what it
+        # delivered until then.
+        return replace(
+            own or Report(None, ""),
+            reason=Reason.EVICTED,
+            message=f"pod {pod.name} was evicted: {pod.message.strip()}",
+            remedy="",
+        )
+    if ended is not None and ended.reason == "OOMKilled":
+        return Report(
+            Reason.OOM_KILLED,
+            f"the worker of pod {pod.name} used more memory than its limit and was killed",
+        )
     if pod.disruption:
         return Report(Reason.EVICTED, f"pod {pod.name} was taken away: {pod.disruption}")
     if ended is None:
         return None
+    reason = Reason.WORKER_CRASHED
+    message = f"the worker of pod {pod.name} ended with exit code {ended.exit_code}"
+    if ended.reason in _START_ERRORS:
+        reason = Reason.START_ERROR
+        message = f"the container of pod {pod.name} cannot be started"
+    elif ended.exit_code == _SIGKILL_EXIT_CODE:
+        message = f"the worker of pod {pod.name} was killed"
     log_tail = redact(" ".join(ended.message.split())[-300:])
-    is_killed = ended.exit_code == _SIGKILL_EXIT_CODE
-    how = "was killed" if is_killed else f"ended with exit code {ended.exit_code}"
-    message = f"the worker of pod {pod.name} {how}"
-    return Report(Reason.WORKER_CRASHED, f"{message}: {log_tail}" if log_tail else message)
+    return Report(reason, f"{message}: {log_tail}" if log_tail else message)
 
 
 def explain_not_started(
@@ -196,7 +242,9 @@ def _decode(termination: Termination) -> Report | None:
 
 
 def _last_warning(events: Sequence[EventView]) -> str:
-    """Format the latest warning; empty if there is none."""
-    warnings = [event for event in events if event.is_warning]
-    last = max(warnings, key=lambda event: event.last_seen, default=None)
+    """Format the latest warning about a failure, else the latest other one; empty without any."""
+    warnings = [event for event in events if event.is_warning and event.reason not in _ADVICE]
+    last = max(
+        warnings, key=lambda event: (event.reason in _FAILURES, event.last_seen), default=None
+    )
     return redact(f"{last.reason}: {last.message}", 400) if last else ""

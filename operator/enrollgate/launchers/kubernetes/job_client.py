@@ -9,7 +9,7 @@ field, or one of another type, counts as empty: an odd object never stops the ot
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from http import HTTPStatus
 from itertools import chain
 from typing import Any
@@ -79,6 +79,7 @@ _ABOUT_OBJECT = frozenset(
 )
 
 
+_EPOCH = datetime.fromtimestamp(0, UTC)
 # Characters of a text, at most; a termination message has 4096.
 _TEXT_LIMIT = 2**15
 # Lines of a pod's log in which its last progress line is looked for.
@@ -382,6 +383,7 @@ def parse_pod(raw: Json) -> PodView:
             message=_text(terminated, "message"),
             at=_time(terminated, "finishedAt"),
         )
+    started = _time(terminated or _object(state, "running"), "startedAt")
     # https://kubernetes.io/docs/concepts/overview/working-with-objects/owners-dependents/
     owners = (
         each
@@ -404,7 +406,8 @@ def parse_pod(raw: Json) -> PodView:
         unscheduled=unscheduled,
         disruption=disruption,
         termination=termination,
-        started_at=_time(terminated or _object(state, "running"), "startedAt"),
+        # A container that could not be started says 1970.
+        started_at=started if started and started > _EPOCH else None,
         claim_id=_text(labels, CLAIM),
     )
 

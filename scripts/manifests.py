@@ -1,7 +1,6 @@
 """Render manifests/base from the chart: `python -m scripts.manifests [--check]`.
 
-`kubectl apply` has no hooks. So the migration becomes an init container of the operator; it is safe
-to repeat at each start. The doctor's pod and its NetworkPolicy are left out: use
+The doctor's pod, a hook of Helm, and its NetworkPolicy are left out: use
 `kubectl exec deploy/enrollgate -- enrollgate doctor`. Labels and annotations of Helm are removed.
 """
 
@@ -37,18 +36,9 @@ def render() -> str:
 
 
 def from_chart(objects: list[Json]) -> list[Json]:
-    """Return the chart's objects without hooks, with the migration as an init container."""
-    hooks = [each for each in objects if "helm.sh/hook" in each["metadata"].get("annotations", {})]
-    (doctor,) = (each["metadata"]["name"] for each in hooks if each["kind"] == "Pod")
-    kept = [
-        _without_helm(each)
-        for each in objects
-        if each not in hooks and each["metadata"]["name"] != doctor
-    ]
-    (deployment,) = (each for each in kept if each["kind"] == "Deployment")
-    (migration,) = (each["spec"]["template"]["spec"] for each in hooks if each["kind"] == "Job")
-    deployment["spec"]["template"]["spec"]["initContainers"] = migration["containers"]
-    return kept
+    """Return the chart's objects without the doctor, and without what only Helm reads."""
+    (doctor,) = (each["metadata"]["name"] for each in objects if each["kind"] == "Pod")
+    return [_without_helm(each) for each in objects if each["metadata"]["name"] != doctor]
 
 
 def _without_helm(thing: Any) -> Any:

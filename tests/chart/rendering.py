@@ -15,13 +15,13 @@ from tests.cluster.chart import CHART, helm
 from tests.cluster.pod_runner.expansion import expand
 
 KUBERNETES = "1.37"
-# Those of the Prometheus operator.
-CUSTOM_KINDS = ("ServiceMonitor", "PrometheusRule")
+# Those of the Prometheus operator, and of the Secrets Store CSI driver in an example of the docs.
+CUSTOM_KINDS = ("ServiceMonitor", "PodMonitor", "PrometheusRule", "SecretProviderClass")
 Json = dict[str, Any]
 # The smallest values that the chart accepts.
 REQUIRED: Json = {
     "database": {"existingSecret": "courses-database"},
-    "destination": "drive:0AbCdEf",
+    "destination": "drive:0AbCdEfGhIj",
 }
 # Every value of the chart, each different from its default.
 EVERYTHING: Json = yaml.safe_load(

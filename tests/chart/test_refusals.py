@@ -11,13 +11,16 @@ INVALID: dict[str, tuple[Json, str]] = {
         merged(REQUIRED, {"prometheusRule": {"enabled": True}}),
         "prometheusRule.enabled needs the operator's metrics: set serviceMonitor.enabled",
     ),
-    "no database": ({"destination": "drive:x"}, "No database: set database.existingSecret"),
+    "no database": (
+        {"destination": "drive:0AbCdEfGhIj"},
+        "No database: set database.existingSecret",
+    ),
     "two databases": (
         merged(REQUIRED, {"database": {"url": "mysql://u:p@h/n"}}),
         "exclude each other",
     ),
     "a database host without a user": (
-        {"destination": "drive:x", "database": {"host": "h"}},
+        {"destination": "drive:0AbCdEfGhIj", "database": {"host": "h"}},
         "database.host also needs database.user and database.name",
     ),
     **{
@@ -28,11 +31,17 @@ INVALID: dict[str, tuple[Json, str]] = {
         for part in ("user", "password", "name")
     },
     "a password beside a URL": (
-        {"destination": "drive:x", "database": {"url": "mysql://u:p@h/n", "password": "p"}},
+        {
+            "destination": "drive:0AbCdEfGhIj",
+            "database": {"url": "mysql://u:p@h/n", "password": "p"},
+        },
         "need database.host, which is not set",
     ),
     "form: parts without a Secret": (
-        {"destination": "drive:x", "database": {"url": "mysql://u:p@h/n", "form": "parts"}},
+        {
+            "destination": "drive:0AbCdEfGhIj",
+            "database": {"url": "mysql://u:p@h/n", "form": "parts"},
+        },
         "database.form applies to database.existingSecret only",
     ),
     "no destination": (DATABASE, "No destination: set destination"),
@@ -85,7 +94,7 @@ INVALID: dict[str, tuple[Json, str]] = {
     ),
     "two sources of cookies": (
         REQUIRED | {"cookies": {"existingSecret": "c", "files": {"cookies.txt": "x"}}},
-        "cookies.existingSecret and cookies.files exclude each other",
+        "cookies.existingSecret, cookies.dir and cookies.files exclude each other",
     ),
     "a cookies file with a wrong name": (
         REQUIRED | {"cookies": {"files": {"ada@example.com.txt": "x"}}},
@@ -93,7 +102,7 @@ INVALID: dict[str, tuple[Json, str]] = {
     ),
     "two sources of credentials": (
         REQUIRED | {"drive": {"existingSecret": "g", "credentials": "{}"}},
-        "drive.existingSecret and drive.credentials exclude each other",
+        "drive.existingSecret, drive.credentialsFile and drive.credentials exclude each other",
     ),
     "a file name as credentials": (
         REQUIRED | {"drive": {"credentials": "key.json"}},
@@ -107,6 +116,110 @@ INVALID: dict[str, tuple[Json, str]] = {
         REQUIRED | {"downloadCommand": ["wget"]},
         "downloadCommand is set but unused",
     ),
+    "a Drive id that is too short": (
+        merged(REQUIRED, {"destination": "drive:0AbCdEf"}),
+        'destination: "drive:0AbCdEf" is no Drive folder: write drive:<folder id>',
+    ),
+    "a path as a Drive id": (
+        merged(REQUIRED, {"destination": "drive:/my/courses/2026"}),
+        'destination: "drive:/my/courses/2026" is no Drive folder',
+    ),
+    "the address of a Drive file": (
+        merged(REQUIRED, {"destination": "https://drive.google.com/file/d/0AbCdEfGhIj/view"}),
+        "is no Drive folder",
+    ),
+    "a registry for all charts": (
+        REQUIRED | {"global": {"imageRegistry": "registry.example.com"}},
+        "global.imageRegistry is set, but this chart uses no global values: remove it. For the "
+        "image, set image.registry",
+    ),
+    "an unknown global value": (REQUIRED | {"global": {"x": 1}}, "global.x is set"),
+    "the chart's own label for all objects": (
+        REQUIRED | {"commonLabels": {"app.kubernetes.io/name": "x"}},
+        "commonLabels sets the label app.kubernetes.io/name: remove it",
+    ),
+    "an enrollgate.io label for all objects": (
+        REQUIRED | {"commonLabels": {"enrollgate.io/installation": "x"}},
+        "commonLabels sets the label enrollgate.io/installation: remove it",
+    ),
+    "a hook annotation for all objects": (
+        REQUIRED | {"commonAnnotations": {"helm.sh/hook": "post-install"}},
+        "commonAnnotations sets helm.sh/hook: remove it",
+    ),
+    "two monitors": (
+        REQUIRED | {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}},
+        "serviceMonitor.enabled and podMonitor.enabled exclude each other",
+    ),
+    "a Secret and a folder of secrets": (
+        merged(REQUIRED, {"database": {"secretsDir": "/mnt/secrets"}}),
+        "exclude each other",
+    ),
+    "parts in a folder of secrets": (
+        {
+            "destination": "drive:0AbCdEfGhIj",
+            "database": {"secretsDir": "/mnt/secrets", "form": "parts"},
+        },
+        "database.form applies to database.existingSecret only, but database.secretsDir is set",
+    ),
+    "a relative folder of secrets": (
+        {"destination": "drive:0AbCdEfGhIj", "database": {"secretsDir": "secrets"}},
+        "/database/secretsDir': 'secrets' does not match",
+    ),
+    "a cookies folder that no worker has": (
+        REQUIRED | {"cookies": {"dir": "/mnt/cookies"}},
+        "cookies.dir is set, but workers have no volume with it: mount one in worker.jobTemplate",
+    ),
+    "a page with a Secret and a folder": (
+        merged(REQUIRED, {"web": {"enabled": True, "databaseSecret": "d", "secretsDir": "/s"}}),
+        "web.databaseSecret and web.secretsDir exclude each other",
+    ),
+    "the migration's old switch": (
+        REQUIRED | {"migration": {"enabled": False}},
+        "/migration': additional properties 'enabled' not allowed",
+    ),
+    "an unknown way to migrate": (REQUIRED | {"migration": {"mode": "job"}}, "/migration/mode'"),
+    "a digest without its algorithm": (
+        REQUIRED | {"image": {"digest": "0123abcd"}},
+        "/image/digest': '0123abcd' does not match",
+    ),
+    **{
+        f"an unknown part of {path}": (
+            merged(REQUIRED, values),
+            f"'{wrong}' does not match pattern",
+        )
+        for path, wrong, values in (
+            ("podSecurityContext", "runAsuser", {"podSecurityContext": {"runAsuser": 1}}),
+            ("containerSecurityContext", "drop", {"containerSecurityContext": {"drop": []}}),
+            ("dnsConfig", "nameserver", {"dnsConfig": {"nameserver": []}}),
+            (
+                "a host alias",
+                "host",
+                {"hostAliases": [{"ip": "::1", "hostnames": [], "host": "a"}]},
+            ),
+            ("a probe", "period", {"operator": {"livenessProbe": {"period": 3}}}),
+            (
+                "a variable",
+                "valuefrom",
+                {"operator": {"extraEnv": [{"name": "A", "valuefrom": {}}]}},
+            ),
+            ("a toleration", "kye", {"worker": {"tolerations": [{"kye": "a"}]}}),
+            ("an affinity", "nodeaffinity", {"web": {"affinity": {"nodeaffinity": {}}}}),
+            (
+                "a mount",
+                "path",
+                {
+                    "operator": {
+                        "extraVolumeMounts": [{"name": "a", "mountPath": "/a", "path": "b"}]
+                    }
+                },
+            ),
+            (
+                "a relabeling",
+                "source_labels",
+                {"podMonitor": {"relabelings": [{"source_labels": []}]}},
+            ),
+        )
+    },
     "no service account": (
         REQUIRED | {"serviceAccount": {"create": False}},
         "set serviceAccount.name",
@@ -224,7 +337,7 @@ INVALID: dict[str, tuple[Json, str]] = {
     ),
     "an unsupported destination": (merged(REQUIRED, {"destination": "s3://x"}), "/destination'"),
     "an unsupported database": (
-        {"destination": "drive:x", "database": {"url": "postgres://u@h/n"}},
+        {"destination": "drive:0AbCdEfGhIj", "database": {"url": "postgres://u@h/n"}},
         "/database/url'",
     ),
 }

@@ -38,8 +38,7 @@ SETTINGS_WITHOUT_A_VALUE = frozenset(
         "WORK_DIR",  # local mode only
         "LOCAL_MEMORY_LIMIT",  # local mode only: `worker.resources` limits a Job's pod
         "RETRY_BACKOFF",  # local mode only: the Job controller has its own back-off
-        "COOKIES_DIR",  # the operator sets the path of the mounted Secret
-        "DRIVE_CREDENTIALS",  # the same
+        "SECRETS_DIR",  # no setting, but where settings come from: `database.secretsDir`
     )
 )
 DIRECTORY: Json = {
@@ -59,7 +58,7 @@ PARTS: Json = {
 }
 EVALUATION: Json = {
     "database": {"url": "mysql://u:p@db:3306/courses"},
-    "destination": "drive:0AbCdEf",
+    "destination": "drive:0AbCdEfGhIj",
     "drive": {"credentials": '{"type": "service_account"}'},
     "cookies": {
         "files": {
@@ -70,10 +69,30 @@ EVALUATION: Json = {
     "networkPolicy": {"enabled": True},
 }
 NO_EXTRAS = REQUIRED | {
-    "migration": {"enabled": False},
+    "migration": {"mode": "external"},
     "rbac": {"create": False},
     "serviceAccount": {"create": False, "name": "mine"},
     "podDisruptionBudget": {"enabled": False},
+}
+# Secrets from volumes: a CSI driver's for operator and page, the Vault agent's for workers.
+FILES: Json = {
+    "database": {"secretsDir": "/mnt/database"},
+    "destination": "drive:0AbCdEfGhIj",
+    "drive": {"credentialsFile": "/vault/secrets/drive.json"},
+    "cookies": {"dir": "/vault/secrets"},
+    "migration": {"mode": "initContainer"},
+    "operator": {
+        "extraVolumes": [{"name": "database", "csi": {"driver": "secrets-store.csi.k8s.io"}}],
+        "extraVolumeMounts": [{"name": "database", "mountPath": "/mnt/database"}],
+    },
+    "worker": {"annotations": {"vault.hashicorp.com/agent-inject": "true"}},
+    "web": {
+        "enabled": True,
+        "secretsDir": "/mnt/page",
+        "extraVolumes": [{"name": "page", "csi": {"driver": "secrets-store.csi.k8s.io"}}],
+        "extraVolumeMounts": [{"name": "page", "mountPath": "/mnt/page"}],
+    },
+    "podMonitor": {"enabled": True},
 }
 CASES: dict[str, Json] = {
     "required": REQUIRED,
@@ -82,6 +101,8 @@ CASES: dict[str, Json] = {
     "parts": PARTS,
     "evaluation": EVALUATION,
     "no extras": NO_EXTRAS,
+    "files": FILES,
+    "init container": REQUIRED | {"migration": {"mode": "initContainer"}},
 }
 # Names that YAML would read as numbers, booleans or null.
 AMBIGUOUS_NAMES: Json = {
@@ -118,6 +139,7 @@ CHOICES = [
         {"worker": {"incomplete": "accept", "incompleteReasons": [each]}}
         for each in INCOMPLETE_REASONS
     ),
+    *({"dnsPolicy": each} for each in ("ClusterFirst", "ClusterFirstWithHostNet", "Default")),
     *({"logFormat": each} for each in ("json", "text")),
     *({"logLevel": each} for each in ("debug", "info", "warning", "error")),
     *(
@@ -192,15 +214,21 @@ def _enum_values(schema: object) -> list[object]:
 def test_everything_yaml_sets_every_value() -> None:
     """Add each new value of the chart to everything.yaml, unless it excludes another value."""
     defaults = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
-    exclusive = {("database", name) for name in ("url", "host", "user", "password", "name")} | {
+    database = ("secretsDir", "url", "host", "user", "password", "name")
+    exclusive = {("database", name) for name in database} | {
         ("destinationVolume",),
-        ("cookies", "files"),
-        ("drive", "credentials"),
+        ("podMonitor",),
+        ("web", "secretsDir"),
+        *(("cookies", name) for name in ("dir", "files")),
+        *(("drive", name) for name in ("credentialsFile", "credentials")),
     }
+    parts = {
+        (name, part) for name in ("destinationVolume", "podMonitor") for part in defaults[name]
+    }
+    contexts = {each for each in _keys(defaults) if each[0].endswith("SecurityContext")}
 
-    assert _keys(defaults) - _keys(EVERYTHING) <= exclusive | {
-        ("destinationVolume", name) for name in defaults["destinationVolume"]
-    }
+    assert _keys(defaults) - _keys(EVERYTHING) <= exclusive | parts | contexts
+    assert {"podSecurityContext", "containerSecurityContext"} <= set(EVERYTHING)
 
 
 def test_schema_and_values_have_the_same_names() -> None:
@@ -213,7 +241,10 @@ def test_schema_and_values_have_the_same_names() -> None:
         return names
 
     # These values are Kubernetes' own objects: their parts are not values of the chart.
-    free_form = {"resources", "strategy", "jobTemplate"}
+    free_form = {
+        *("resources", "strategy", "jobTemplate", "podSecurityContext", "containerSecurityContext"),
+        *("startupProbe", "livenessProbe", "readinessProbe"),
+    }
 
     def chart_values(paths: set[tuple[str, ...]]) -> set[tuple[str, ...]]:
         return {path for path in paths if free_form.isdisjoint(path[:-1])}
@@ -223,12 +254,60 @@ def test_schema_and_values_have_the_same_names() -> None:
 
 def test_schema_describes_each_value_as_values_yaml_does() -> None:
     """Editors show the schema; the README and values.yaml must not say something else."""
+    compared = 0
     for name, _, meaning in read_values():
         schema = SCHEMA
         for part in name.split("."):
             schema = schema.get("properties", {}).get(part, {})
         if schema:  # Kubernetes' own objects have no schema of ours
             assert schema["description"] == meaning, name
+            compared += 1
+    assert compared > 150
+
+
+def test_every_property_of_the_schema_has_a_description() -> None:
+    def without(schema: object, path: str) -> list[str]:
+        if isinstance(schema, list):
+            return [name for each in schema for name in without(each, path)]
+        if not isinstance(schema, dict):
+            return []
+        properties = schema.get("properties", {})
+        own = [f"{path}.{name}" for name, each in properties.items() if "description" not in each]
+        return own + [
+            name for key, each in schema.items() for name in without(each, f"{path}.{key}")
+        ]
+
+    assert without(SCHEMA, "") == []
+
+
+def test_no_map_of_the_schema_takes_unknown_names() -> None:
+    """Free are only the maps whose names Kubernetes or the user chooses."""
+    free = {
+        "global",
+        "jobTemplate.metadata",
+        "jobTemplate.spec",
+        "extraObjects",
+        "volume",
+        "container",
+    }
+
+    def open_maps(schema: object, path: str) -> set[str]:
+        if isinstance(schema, list):
+            return {name for each in schema for name in open_maps(each, path)}
+        if not isinstance(schema, dict):
+            return set()
+        closed = "additionalProperties" in schema or "propertyNames" in schema
+        own = {path} if schema.get("type") == "object" and not closed else set()
+        return own | {
+            name
+            for key, each in schema.items()
+            for name in open_maps(
+                each,
+                path if key in ("properties", "items", "$defs") else f"{path}.{key}".strip("."),
+            )
+        }
+
+    assert {name for name in open_maps(SCHEMA, "") if not name.endswith(tuple(free))} == set()
 
 
 def _keys(values: Json, path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
@@ -248,7 +327,9 @@ def test_every_setting_has_a_value_and_no_other_is_rendered(
         for pod in pods(render(tmp_path, values)):
             for container in pod["containers"]:
                 rendered |= {
-                    each["name"] for each in container["env"] if each["name"].startswith(PREFIX)
+                    each["name"]
+                    for each in container.get("env", ())
+                    if each["name"].startswith(PREFIX)
                 }
 
     assert rendered - set(variables()) <= SETTINGS_WITHOUT_A_VALUE
@@ -289,9 +370,14 @@ def test_keys_of_the_database_secret_can_be_renamed(tmp_path: Path) -> None:
 
 def containers_with_a_database(folder: Path, values: Json) -> list[Json]:
     """Return the containers of operator, migration and doctor. The page has its own Secret."""
-    containers = [each for pod in pods(render(folder, values)) for each in pod["containers"]]
-    found = [each for each in containers if each["name"] != "web"]
-    assert {each["name"] for each in found} == {"operator", "migrate", "doctor"}
+    ours = {"operator", "migrate", "doctor"}
+    containers = [
+        each
+        for pod in pods(render(folder, values))
+        for each in (*pod.get("initContainers", ()), *pod["containers"])
+    ]
+    found = [each for each in containers if each["name"] in ours]
+    assert {each["name"] for each in found} == ours
     return found
 
 
@@ -341,7 +427,7 @@ def test_migration_fails_without_a_database_server(
 def test_passwords_are_rendered_in_secrets_only(tmp_path: Path) -> None:
     secrets: Json = {
         "database": {"password": "unlikely-password"},
-        "destination": "drive:x",
+        "destination": "drive:0AbCdEfGhIj",
         "destinationVolume": {},
         "drive": {"credentials": '{"private_key": "unlikely-password"}'},
         "cookies": {"files": {"cookies.txt": "unlikely-password"}},
@@ -503,7 +589,7 @@ def test_migration_has_the_nodes_and_labels_of_the_operator(tmp_path: Path) -> N
 
     for labels in (job["metadata"]["labels"], template["metadata"]["labels"]):
         assert operator["labels"].items() <= labels.items()
-    assert operator["annotations"] == template["metadata"]["annotations"]
+    assert operator["annotations"].items() <= template["metadata"]["annotations"].items()
     for name in ("nodeSelector", "tolerations", "affinity", "priorityClassName"):
         assert template["spec"][name] == operator[name]
 
@@ -796,7 +882,7 @@ def test_releases_in_one_namespace_have_distinct_names(tmp_path: Path) -> None:
 def test_the_page_has_a_reader_of_its_own_and_no_token_of_the_cluster(tmp_path: Path) -> None:
     objects = render(tmp_path, EVERYTHING)
     pod = one(objects, "Deployment", "-web")["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
+    container, _ = pod["containers"]
     secrets = {
         each["name"]: each["valueFrom"]["secretKeyRef"]["name"]
         for each in container["env"]
@@ -846,5 +932,5 @@ def test_values_of_the_rules_and_the_dashboard_reach_their_objects(tmp_path: Pat
     )
     assert config["metadata"]["namespace"] == "grafana"
     assert config["metadata"]["labels"]["grafana_dashboard"] == "yes"
-    assert config["metadata"]["annotations"] == {"grafana_folder": "Courses"}
+    assert config["metadata"]["annotations"]["grafana_folder"] == "Courses"
     assert config["data"]["enrollgate.json"] == shipped.read_text(encoding="utf-8")

@@ -81,7 +81,10 @@ def test_every_value_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert loaded.installation == "night-school"
     assert loaded.http_port == 9090
     kubernetes = loaded.kubernetes
-    assert kubernetes.image == "registry.example.com/team/enrollgate:1.2.3"
+    assert (
+        kubernetes.image
+        == f"registry.example.com:5000/mirror/team/enrollgate@{EVERYTHING['image']['digest']}"
+    )
     assert kubernetes.scratch_volume == 20 * 2**30
     assert kubernetes.leader_election
     assert (kubernetes.cookies_secret, kubernetes.destination_claim) == ("cookies", "courses")

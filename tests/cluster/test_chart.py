@@ -14,7 +14,7 @@ from tests.job_settings import job_settings
 from enrollgate.domain.order import RunOrder
 from enrollgate.launchers.kubernetes.manifest import build_job
 
-WITHOUT_HOOKS = merged(REQUIRED, {"migration": {"enabled": False}})
+WITHOUT_HOOKS = merged(REQUIRED, {"migration": {"mode": "external"}})
 VOLUME = merged(
     WITHOUT_HOOKS,
     {
@@ -134,8 +134,8 @@ def test_a_node_is_drained_while_no_operator_is_ready(
     database = {"url": "mysql://enrollgate:p@127.0.0.1:1/courses"}
     values = {
         "database": database,
-        "destination": "drive:0AbCdEf",
-        "migration": {"enabled": False},
+        "destination": "drive:0AbCdEfGhIj",
+        "migration": {"mode": "external"},
         "replicas": 2,
         "image": {"repository": "enrollgate", "tag": "test"},
     }

@@ -88,7 +88,7 @@ def test_a_failing_helm_test_says_why_and_is_removed(
     values = {
         "database": {"url": OUT_OF_REACH},
         "destination": "drive:0AbCdEfGhIjKlMnOp",
-        "migration": {"enabled": False},
+        "migration": {"mode": "external"},
         "replicas": 0,
     }
     assert install(cluster, namespace, values).returncode == 0

@@ -7,10 +7,15 @@
 {{- end -}}
 {{- end -}}
 
+{{- define "enrollgate.name" -}}
+{{- .Values.nameOverride | default "enrollgate" -}}
+{{- end -}}
+
 {{/* The name of the release's objects, and the first part of the names of the others. */}}
 {{- define "enrollgate.fullname" -}}
 {{- $release := .Release.Name | replace "." "-" -}}
-{{- $name := contains "enrollgate" $release | ternary $release (printf "%s-enrollgate" $release) -}}
+{{- $chart := include "enrollgate.name" . -}}
+{{- $name := contains $chart $release | ternary $release (printf "%s-%s" $release $chart) -}}
 {{- include "enrollgate.shorten" (dict "text" (.Values.fullnameOverride | default $name) "length" 48) -}}
 {{- end -}}
 
@@ -20,7 +25,10 @@
 {{- end -}}
 
 {{- define "enrollgate.image" -}}
-{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- $image := .Values.image -}}
+{{- $version := printf ":%s" ($image.tag | default .Chart.AppVersion) -}}
+{{- with $image.digest }}{{ $version = printf "@%s" . }}{{ end -}}
+{{- list $image.registry $image.repository | compact | join "/" }}{{ $version -}}
 {{- end -}}
 
 {{/* Write a value as a setting. Helm reads numbers as floats and would write a million as 1e+06. */}}
@@ -37,7 +45,7 @@
 {{- end -}}
 
 {{- define "enrollgate.selectorLabels" -}}
-app.kubernetes.io/name: enrollgate
+app.kubernetes.io/name: {{ include "enrollgate.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
@@ -46,13 +54,22 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{ include "enrollgate.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-app.kubernetes.io/part-of: enrollgate
 {{- end -}}
 
-{{/* Labels of a pod or a hook: (dict "root" $ "component" <name> "more" <the user's labels>). Ours win. */}}
-{{- define "enrollgate.componentLabels" -}}
-{{- $ours := merge (dict "app.kubernetes.io/component" .component) (include "enrollgate.labels" .root | fromYaml) -}}
-{{- toYaml (merge $ours (.more | default dict)) -}}
+{{/* Name, labels and annotations of an object or a pod:
+     (dict "root" $ "name" <name> "component" <name> "labels" <more> "annotations" <more>).
+     All but `root` may be left out. The chart's labels win, then the more special ones. */}}
+{{- define "enrollgate.metadata" -}}
+{{- $values := .root.Values -}}
+{{- $labels := include "enrollgate.labels" .root | fromYaml -}}
+{{- with .component }}{{ $_ := set $labels "app.kubernetes.io/component" . }}{{ end -}}
+{{- $partOf := dict "app.kubernetes.io/part-of" "enrollgate" -}}
+{{- $labels = merge $labels (.labels | default dict) ($values.commonLabels | default dict) $partOf -}}
+{{- $annotations := merge dict (.annotations | default dict) ($values.commonAnnotations | default dict) -}}
+{{- $metadata := dict "labels" $labels -}}
+{{- with .name }}{{ $_ := set $metadata "name" . }}{{ end -}}
+{{- with $annotations }}{{ $_ := set $metadata "annotations" . }}{{ end -}}
+{{- toYaml $metadata -}}
 {{- end -}}
 
 {{/* The name of the Secret with the database's address: the user's, or the release's. */}}
@@ -136,6 +153,8 @@ app.kubernetes.io/part-of: enrollgate
   "KUBERNETES__JOB_TEMPLATE" "/etc/enrollgate/job-template/job.yaml"
   "KUBERNETES__COOKIES_SECRET" (include "enrollgate.cookiesSecret" .)
   "KUBERNETES__DRIVE_SECRET" (include "enrollgate.driveSecret" .)
+  "COOKIES_DIR" $v.cookies.dir
+  "DRIVE_CREDENTIALS" $v.drive.credentialsFile
   "KUBERNETES__DESTINATION_CLAIM" (include "enrollgate.destinationClaim" .)
   "KUBERNETES__SERVICE_ACCOUNT" $v.worker.serviceAccountName
   "KUBERNETES__SCRATCH_VOLUME" $v.worker.scratchVolume
@@ -163,10 +182,11 @@ app.kubernetes.io/part-of: enrollgate
 {{- end -}}
 {{- end -}}
 
-{{/* Variables with the database's address, from a Secret: (dict "root" $ "secret" <name>).
+{{/* Variables with the database's address: (dict "root" $ "secret" <name> "secretsDir" <folder>), one of both.
      A missing key keeps the pod from starting. Without an address, the program would use a database of its own. */}}
 {{- define "enrollgate.databaseEnv" -}}
 {{- $secret := .secret }}
+{{- $folder := .secretsDir }}
 {{- with .root }}
 {{- $database := .Values.database }}
 {{- $variables := dict "DATABASE_URL" "url" }}
@@ -178,6 +198,11 @@ app.kubernetes.io/part-of: enrollgate
   "DATABASE__PASSWORD" "password"
   "DATABASE__NAME" "name"
 }}
+{{- end }}
+{{- if $folder }}
+{{- $variables = dict }}
+- name: ENROLLGATE_SECRETS_DIR
+  value: {{ $folder | quote }}
 {{- end }}
 {{- range $variable, $part := $variables }}
 {{- $key := $part }}
@@ -200,68 +225,128 @@ app.kubernetes.io/part-of: enrollgate
 {{- end }}
 {{- end -}}
 
-{{- define "enrollgate.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-fsGroup: 10001
-seccompProfile: {type: RuntimeDefault}
+{{/* What all pods have in common, and where this one runs: (dict "root" $ "pod" <operator, or web>). */}}
+{{- define "enrollgate.pod" -}}
+{{- $pod := dict "enableServiceLinks" false -}}
+{{- range $key := list "imagePullSecrets" "dnsPolicy" "dnsConfig" "hostAliases" -}}
+{{- with get $.root.Values $key }}{{ $_ := set $pod $key . }}{{ end -}}
+{{- end -}}
+{{- with .root.Values.podSecurityContext }}{{ $_ := set $pod "securityContext" . }}{{ end -}}
+{{- range $key := list "priorityClassName" "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" -}}
+{{- with get $.pod $key }}{{ $_ := set $pod $key . }}{{ end -}}
+{{- end -}}
+{{- toYaml $pod -}}
 {{- end -}}
 
-{{- define "enrollgate.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities: {drop: [ALL]}
+{{/* Variables of a container: (dict "ours" <YAML list> "more" <the user's list>). The user's replace ours. */}}
+{{- define "enrollgate.env" -}}
+{{- $more := .more | default list -}}
+{{- $names := list -}}
+{{- range $more }}{{ $names = append $names .name }}{{ end -}}
+{{- $variables := list -}}
+{{- range fromYamlArray .ours }}{{ if not (has .name $names) }}{{ $variables = append $variables . }}{{ end }}{{ end -}}
+{{- toYaml (concat $variables $more) -}}
 {{- end -}}
 
+{{/* A probe: (dict "path" <path> "probe" <the user's entries>). A handler of the user's replaces ours. */}}
+{{- define "enrollgate.probe" -}}
+{{- $ours := dict "httpGet" (dict "path" .path "port" "http") -}}
+{{- if or .probe.exec .probe.tcpSocket .probe.grpc }}{{ $ours = dict }}{{ end -}}
+{{- toYaml (mergeOverwrite $ours (deepCopy .probe)) -}}
+{{- end -}}
+
+{{/* Volumes and mounts of each container of ours; the user's own are added to them. */}}
 {{- define "enrollgate.volumes" -}}
 - name: tmp
   emptyDir: {sizeLimit: 64Mi}
-- name: job-template
-  configMap: {name: {{ include "enrollgate.fullname" . }}-job-template}
 {{- if .Values.database.tlsCASecret }}
 - name: database-ca
   secret: {secretName: {{ .Values.database.tlsCASecret | quote }}, defaultMode: 0440}
-{{- end }}
-{{- with .Values.operator.extraVolumes }}
-{{ toYaml . }}
 {{- end }}
 {{- end -}}
 
 {{- define "enrollgate.volumeMounts" -}}
 - {name: tmp, mountPath: /tmp}
-- {name: job-template, mountPath: /etc/enrollgate/job-template, readOnly: true}
 {{- if .Values.database.tlsCASecret }}
 - {name: database-ca, mountPath: /etc/enrollgate/database-ca, readOnly: true}
 {{- end }}
-{{- with .Values.operator.extraVolumeMounts }}
-{{ toYaml . }}
+{{- end -}}
+
+{{/* The container that migrates: of the hook, or of the operator's pod. */}}
+{{- define "enrollgate.migrate" -}}
+{{- $isHook := eq .Values.migration.mode "hook" -}}
+{{- $copy := printf "%s-migrate" (include "enrollgate.fullname" .) -}}
+{{- $secret := or .Values.database.existingSecret (ternary $copy (include "enrollgate.databaseSecret" .) $isHook) -}}
+{{- $env := include "enrollgate.databaseEnv" (dict "root" $ "secret" $secret "secretsDir" .Values.database.secretsDir) -}}
+{{- $mode := list (dict "name" "ENROLLGATE_LAUNCHER" "value" "kubernetes") -}}
+{{- $image := list (dict "name" "ENROLLGATE_KUBERNETES__IMAGE" "value" (include "enrollgate.image" .)) -}}
+name: migrate
+image: {{ include "enrollgate.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+args: [migrate]
+# With this launcher, `migrate` fails without a database address instead of migrating a local SQLite file.
+env:
+  {{- $ours := concat $mode $image (fromYamlArray $env) | toYaml }}
+  {{- include "enrollgate.env" (dict "ours" $ours "more" .Values.operator.extraEnv) | nindent 2 }}
+resources: {{- toYaml .Values.operator.resources | nindent 2 }}
+{{- with .Values.containerSecurityContext }}
+securityContext: {{- toYaml . | nindent 2 }}
 {{- end }}
+volumeMounts:
+  {{- include "enrollgate.volumeMounts" . | nindent 2 }}
+  {{- with .Values.operator.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{/* What differs from the security context that the operator gives to its Jobs: (dict "ours" <dict> "wanted" <dict>).
+     Null removes an entry there. */}}
+{{- define "enrollgate.securityChanges" -}}
+{{- $wanted := .wanted | default dict -}}
+{{- $changes := dict -}}
+{{- range $key, $value := $wanted -}}
+{{- if ne (toJson $value) (get $.ours $key | toJson) }}{{ $_ := set $changes $key $value }}{{ end -}}
+{{- end -}}
+{{- range $key, $_ := .ours }}{{ if not (hasKey $wanted $key) }}{{ $_ := set $changes $key nil }}{{ end }}{{ end -}}
+{{- toYaml $changes -}}
 {{- end -}}
 
 {{/* The partial Job that the operator merges over each Job it builds: the values of `worker`, then worker.jobTemplate. */}}
 {{- define "enrollgate.jobTemplate" -}}
 {{- $w := .Values.worker -}}
-{{- $pod := dict "containers" (list (dict "name" "worker" "resources" $w.resources)) -}}
-{{- with .Values.imagePullSecrets }}{{ $_ := set $pod "imagePullSecrets" . }}{{ end -}}
-{{- with $w.nodeSelector }}{{ $_ := set $pod "nodeSelector" . }}{{ end -}}
-{{- with $w.tolerations }}{{ $_ := set $pod "tolerations" . }}{{ end -}}
-{{- with $w.affinity }}{{ $_ := set $pod "affinity" . }}{{ end -}}
-{{- with $w.priorityClassName }}{{ $_ := set $pod "priorityClassName" . }}{{ end -}}
+{{- /* Those of operator/enrollgate/launchers/kubernetes/manifest.py. */ -}}
+{{- $podSecurity := dict "runAsNonRoot" true "runAsUser" 10001 "runAsGroup" 10001 "fsGroup" 10001
+  "fsGroupChangePolicy" "OnRootMismatch" "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- $containerSecurity := dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true
+  "capabilities" (dict "drop" (list "ALL")) -}}
+{{- $podChanges := include "enrollgate.securityChanges" (dict "ours" $podSecurity "wanted" .Values.podSecurityContext) | fromYaml -}}
+{{- $containerChanges := include "enrollgate.securityChanges"
+  (dict "ours" $containerSecurity "wanted" .Values.containerSecurityContext) | fromYaml -}}
+{{- $worker := dict "name" "worker" "resources" $w.resources -}}
+{{- with $containerChanges }}{{ $_ := set $worker "securityContext" . }}{{ end -}}
+{{- $pod := dict "containers" (list $worker) -}}
+{{- with $podChanges }}{{ $_ := set $pod "securityContext" . }}{{ end -}}
+{{- range $key := list "imagePullSecrets" "dnsPolicy" "dnsConfig" "hostAliases" -}}
+{{- with get $.Values $key }}{{ $_ := set $pod $key . }}{{ end -}}
+{{- end -}}
+{{- range $key := list "nodeSelector" "tolerations" "affinity" "priorityClassName" -}}
+{{- with get $w $key }}{{ $_ := set $pod $key . }}{{ end -}}
+{{- end -}}
 {{- if $w.automountServiceAccountToken }}{{ $_ := set $pod "automountServiceAccountToken" true }}{{ end -}}
-{{- $labels := merge (dict "app.kubernetes.io/instance" .Release.Name) ($w.labels | default dict) -}}
+{{- /* Without app.kubernetes.io/instance: Argo CD prunes what has this label and is not in Git. */ -}}
+{{- $labels := merge dict ($w.labels | default dict) (.Values.commonLabels | default dict) -}}
+{{- $annotations := merge dict ($w.annotations | default dict) (.Values.commonAnnotations | default dict) -}}
 {{- $jobLabels := $labels -}}
 {{- with $w.kueueQueue }}{{ $jobLabels = merge (dict "kueue.x-k8s.io/queue-name" .) $labels }}{{ end -}}
-{{- $template := dict "metadata" (dict "labels" $labels "annotations" $w.annotations) "spec" $pod -}}
+{{- $template := dict "metadata" (dict "labels" $labels "annotations" $annotations) "spec" $pod -}}
 {{- $job := dict
-  "metadata" (dict "labels" $jobLabels "annotations" $w.annotations)
+  "metadata" (dict "labels" $jobLabels "annotations" $annotations)
   "spec" (dict "template" $template)
 -}}
 {{- $overlay := deepCopy $w.jobTemplate -}}
 {{- $containers := dig "spec" "template" "spec" "containers" list $overlay -}}
 {{- if $containers -}}
 {{- /* Merge containers by name, as the operator does. Otherwise the overlay's list would replace the worker's resources. */ -}}
-{{- $worker := dict "name" "worker" "resources" $w.resources -}}
 {{- $others := list -}}
 {{- range $containers -}}
 {{- if eq .name "worker" }}{{ $worker = mergeOverwrite $worker . }}{{ else }}{{ $others = append $others . }}{{ end -}}

@@ -1,5 +1,6 @@
 {{/* Refuse values that cannot work and that values.schema.json cannot reject. Each message names the value and the fix. */}}
 {{- define "enrollgate.validate" -}}
+{{- include "enrollgate.validateLabels" . -}}
 {{- include "enrollgate.validateDatabase" . -}}
 {{- include "enrollgate.validateDestination" . -}}
 {{- include "enrollgate.validateWorker" . -}}
@@ -8,8 +9,17 @@
 {{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) -}}
 {{- fail "serviceAccount.create is false: set serviceAccount.name to the account that the operator runs as." -}}
 {{- end -}}
-{{- if and .Values.prometheusRule.enabled (not (or .Values.serviceMonitor.enabled .Values.prometheusRule.selector)) -}}
-{{- fail "prometheusRule.enabled needs the operator's metrics: set serviceMonitor.enabled, or prometheusRule.selector to the labels by which your Prometheus knows the operator." -}}
+{{- if .Chart.IsRoot -}}
+{{- /* In a chart of charts, `global` is the parent's. */ -}}
+{{- range $name, $_ := .Values.global -}}
+{{- fail (printf "global.%s is set, but this chart uses no global values: remove it. For the image, set image.registry, image.repository and imagePullSecrets." $name) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.serviceMonitor.enabled .Values.podMonitor.enabled -}}
+{{- fail "serviceMonitor.enabled and podMonitor.enabled exclude each other, since each metric would count twice: keep one of them." -}}
+{{- end -}}
+{{- if and .Values.prometheusRule.enabled (not (or .Values.serviceMonitor.enabled .Values.podMonitor.enabled .Values.prometheusRule.selector)) -}}
+{{- fail "prometheusRule.enabled needs the operator's metrics: set serviceMonitor.enabled or podMonitor.enabled, or prometheusRule.selector to the labels by which your Prometheus knows the operator." -}}
 {{- end -}}
 {{- $installation := include "enrollgate.installation" . -}}
 {{- if not (regexMatch "^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$" $installation) -}}
@@ -17,17 +27,51 @@
 {{- end -}}
 {{- end -}}
 
+{{- define "enrollgate.validateLabels" -}}
+{{- $overlay := .Values.worker.jobTemplate -}}
+{{- $reserved := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component"
+  "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "helm.sh/chart" -}}
+{{- range $label, $_ := .Values.commonLabels -}}
+{{- if has $label $reserved -}}
+{{- fail (printf "commonLabels sets the label %s: remove it. The chart itself sets this label." $label) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $_ := .Values.commonAnnotations -}}
+{{- if contains "helm.sh/" $name -}}
+{{- fail (printf "commonAnnotations sets %s: remove it. It would change how Helm treats every object." $name) -}}
+{{- end -}}
+{{- end -}}
+{{- $labelSources := dict
+  "commonLabels" .Values.commonLabels
+  "worker.labels" .Values.worker.labels
+  "worker.jobTemplate" (dig "metadata" "labels" dict $overlay)
+  "worker.jobTemplate's pod" (dig "spec" "template" "metadata" "labels" dict $overlay)
+-}}
+{{- range $source, $labels := $labelSources -}}
+{{- range $label, $_ := $labels -}}
+{{- if hasPrefix "enrollgate.io/" $label -}}
+{{- fail (printf "%s sets the label %s: remove it. Enrollgate identifies its Jobs by enrollgate.io/ labels." $source $label) -}}
+{{- end -}}
+{{- if eq $label "app.kubernetes.io/instance" -}}
+{{- fail (printf "%s sets the label %s: remove it. Argo CD would delete running Jobs that have it." $source $label) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "enrollgate.validateDatabase" -}}
 {{- $database := .Values.database -}}
-{{- $sources := compact (list $database.existingSecret $database.url $database.host) -}}
+{{- $sources := compact (list $database.existingSecret $database.secretsDir $database.url $database.host) -}}
 {{- if empty $sources -}}
 {{- fail "No database: set database.existingSecret (a Secret with the key `url`), or database.url for an evaluation." -}}
 {{- end -}}
 {{- if gt (len $sources) 1 -}}
-{{- fail "database.existingSecret, database.url and database.host exclude each other: keep one of them." -}}
+{{- fail "database.existingSecret, database.secretsDir, database.url and database.host exclude each other: keep one of them." -}}
 {{- end -}}
-{{- if and $database.url (eq $database.form "parts") -}}
-{{- fail "database.form applies to database.existingSecret only, but database.url is set: remove one of them." -}}
+{{- range $other := list "url" "secretsDir" -}}
+{{- if and (get $database $other) (eq $database.form "parts") -}}
+{{- fail (printf "database.form applies to database.existingSecret only, but database.%s is set: remove one of them." $other) -}}
+{{- end -}}
 {{- end -}}
 {{- if and $database.host (not (and $database.user $database.name)) -}}
 {{- fail "database.host also needs database.user and database.name: set both." -}}
@@ -55,10 +99,15 @@
 {{- if and $volume.existingClaim $volume.create -}}
 {{- fail "destinationVolume.existingClaim and destinationVolume.create exclude each other: keep one of them." -}}
 {{- end -}}
-{{- if and $drive.existingSecret $drive.credentials -}}
-{{- fail "drive.existingSecret and drive.credentials exclude each other: keep one of them." -}}
+{{- $folder := `[A-Za-z0-9_-]{10,}` -}}
+{{- $address := printf `https://drive\.google\.com/drive/(u/[0-9]+/)?folders/%s([?#/].*)?` $folder -}}
+{{- if not (or $isDirectory (regexMatch (printf `^(drive:%s|(drive:)?%s)$` $folder $address) .Values.destination)) -}}
+{{- fail (printf "destination: %q is no Drive folder: write drive:<folder id>, or the folder's address, https://drive.google.com/drive/folders/<folder id>. An id has at least 10 letters, digits, _ and -." .Values.destination) -}}
 {{- end -}}
-{{- if and $isDirectory (or $drive.existingSecret $drive.credentials $drive.subject) -}}
+{{- if gt (len (compact (list $drive.existingSecret $drive.credentialsFile $drive.credentials))) 1 -}}
+{{- fail "drive.existingSecret, drive.credentialsFile and drive.credentials exclude each other: keep one of them." -}}
+{{- end -}}
+{{- if and $isDirectory (or $drive.existingSecret $drive.credentialsFile $drive.credentials $drive.subject) -}}
 {{- fail "drive is set, but destination is not a Drive folder: remove one of them." -}}
 {{- end -}}
 {{- end -}}
@@ -66,26 +115,20 @@
 {{- define "enrollgate.validateWorker" -}}
 {{- $worker := .Values.worker -}}
 {{- $overlay := $worker.jobTemplate -}}
-{{- if and .Values.cookies.existingSecret .Values.cookies.files -}}
-{{- fail "cookies.existingSecret and cookies.files exclude each other: keep one of them." -}}
+{{- $cookies := .Values.cookies -}}
+{{- if gt (len (compact (list $cookies.existingSecret $cookies.dir (empty $cookies.files | ternary "" "files")))) 1 -}}
+{{- fail "cookies.existingSecret, cookies.dir and cookies.files exclude each other: keep one of them." -}}
+{{- end -}}
+{{- range $value, $path := dict "cookies.dir" $cookies.dir "drive.credentialsFile" .Values.drive.credentialsFile -}}
+{{- if and $path (not $worker.jobTemplate) (not $worker.annotations) -}}
+{{- fail (printf "%s is set, but workers have no volume with it: mount one in worker.jobTemplate, or let the Vault agent do so by worker.annotations." $value) -}}
+{{- end -}}
 {{- end -}}
 {{- if and $worker.automountServiceAccountToken (not $worker.serviceAccountName) -}}
 {{- fail "worker.automountServiceAccountToken needs worker.serviceAccountName: set the account whose token workers get." -}}
 {{- end -}}
 {{- if dig "metadata" "namespace" "" $overlay -}}
 {{- fail "worker.jobTemplate sets metadata.namespace: remove it. The operator finds its Jobs in its own namespace only." -}}
-{{- end -}}
-{{- $labelSources := dict
-  "worker.labels" $worker.labels
-  "worker.jobTemplate" (dig "metadata" "labels" dict $overlay)
-  "worker.jobTemplate's pod" (dig "spec" "template" "metadata" "labels" dict $overlay)
--}}
-{{- range $source, $labels := $labelSources -}}
-{{- range $label, $_ := $labels -}}
-{{- if hasPrefix "enrollgate.io/" $label -}}
-{{- fail (printf "%s sets the label %s: remove it. Enrollgate identifies its Jobs by enrollgate.io/ labels." $source $label) -}}
-{{- end -}}
-{{- end -}}
 {{- end -}}
 {{- if dig "metadata" "name" "" $overlay -}}
 {{- fail "worker.jobTemplate sets metadata.name: remove it. Each run needs a name of its own." -}}
@@ -142,10 +185,13 @@
 {{- define "enrollgate.validateWeb" -}}
 {{- $web := .Values.web -}}
 {{- if $web.enabled -}}
-{{- if not $web.databaseSecret -}}
-{{- fail "web.enabled needs web.databaseSecret: set it to a Secret with a database user that may only read." -}}
+{{- if not (or $web.databaseSecret $web.secretsDir) -}}
+{{- fail "web.enabled needs web.databaseSecret: set it to a Secret with a database user that may only read, or set web.secretsDir." -}}
 {{- end -}}
-{{- if not (or $web.tokenSecret $web.behindProxy) -}}
+{{- if and $web.databaseSecret $web.secretsDir -}}
+{{- fail "web.databaseSecret and web.secretsDir exclude each other: keep one of them." -}}
+{{- end -}}
+{{- if not (or $web.tokenSecret $web.secretsDir $web.behindProxy) -}}
 {{- fail "web.enabled would show the page to everyone in the cluster: set web.tokenSecret, or web.behindProxy if a proxy decides who may open it." -}}
 {{- end -}}
 {{- if and $web.tokenSecret $web.behindProxy -}}

@@ -1,0 +1,169 @@
+"""What Argo CD and Flux need: equal renders, Jobs they do not prune, true examples in the docs."""
+
+import itertools
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.chart.rendering import (
+    EVERYTHING,
+    REQUIRED,
+    Json,
+    error_message,
+    merged,
+    one,
+    render,
+    schema_errors,
+)
+from tests.cluster.chart import CHART, REPOSITORY, helm
+from tests.job_settings import job_settings
+
+from enrollgate.domain.order import RunOrder
+from enrollgate.launchers.kubernetes import job_selector
+from enrollgate.launchers.kubernetes.manifest import build_job
+
+INSTANCE = "app.kubernetes.io/instance"
+VALUES = set(yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8")))
+
+
+def test_renders_of_the_same_values_do_not_differ(tmp_path: Path) -> None:
+    """Argo CD renders again and again. Whatever differs, it reports as out of sync."""
+    volumes = [{"name": f"v{number}", "emptyDir": {}} for number in range(8)]
+    mounts = [{"name": each["name"], "mountPath": f"/{each['name']}"} for each in volumes]
+    pod = {"volumes": volumes, "containers": [{"name": "worker", "volumeMounts": mounts}]}
+    overlay = {"worker": {"jobTemplate": {"spec": {"template": {"spec": pod}}}}}
+    values = tmp_path / "values.yaml"
+    values.write_text(json.dumps(merged(EVERYTHING, overlay)), encoding="utf-8")
+    template = ("template", "school", str(CHART), "-n", "courses", "-f", str(values))
+    renders = [helm(*template) for _ in range(4)]
+    renders.append(helm(*template, "--is-upgrade"))
+
+    assert {each.returncode for each in renders} == {0}, renders[0].stderr
+    assert len({each.stdout for each in renders}) == 1
+
+
+def test_templates_use_no_function_with_a_changing_result() -> None:
+    names = r"rand\w+|uuidv4|now|lookup|gen(CA|SelfSigned|Signed|PrivateKey)\w*|keys|values"
+    found = []
+    for path in sorted((CHART / "templates").rglob("*.*")):
+        text = re.sub(
+            r"/\*.*?\*/|\"[^\"]*\"", "", path.read_text(encoding="utf-8"), flags=re.DOTALL
+        )
+        for block in re.findall(r"{{.*?}}", text, re.DOTALL):
+            found += [path.name for _ in re.finditer(rf"(?<![$.\w])({names})\b", block)]
+
+    assert found == []
+
+
+def test_jobs_have_no_label_by_which_argo_cd_prunes(tmp_path: Path) -> None:
+    """It deletes what has this label of an application and is not in Git (argo-cd issue 10456)."""
+    for values in (REQUIRED, EVERYTHING):
+        template = one(render(tmp_path, values), "ConfigMap", "-job-template")["data"]["job.yaml"]
+        job = build_job(
+            RunOrder("school-7-1", 7, 1, "https://courses.example.com/1", "cookies.txt"),
+            job_settings("courses", "school", "enrollgate:1", template=yaml.safe_load(template)),
+        )
+        assert INSTANCE not in template
+        for labels in (job["metadata"]["labels"], job["spec"]["template"]["metadata"]["labels"]):
+            assert INSTANCE not in labels
+            assert labels["enrollgate.io/installation"] == "school"
+
+
+def test_jobs_of_a_chart_with_the_instance_label_are_still_found() -> None:
+    """The operator, and the NetworkPolicy of workers, select by the installation alone."""
+    assert job_selector("school").split(",")[0] == "enrollgate.io/installation=school"
+    assert INSTANCE not in job_selector("school")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"worker": {"labels": {INSTANCE: "school"}}},
+        {"worker": {"jobTemplate": {"metadata": {"labels": {INSTANCE: "school"}}}}},
+        {
+            "worker": {
+                "jobTemplate": {"spec": {"template": {"metadata": {"labels": {INSTANCE: "x"}}}}}
+            }
+        },
+    ],
+)
+def test_label_by_which_argo_cd_prunes_is_refused(tmp_path: Path, values: Json) -> None:
+    message = error_message(tmp_path, merged(REQUIRED, values))
+
+    assert f"sets the label {INSTANCE}: remove it. Argo CD would delete" in message
+
+
+def yaml_blocks() -> list[tuple[str, str]]:
+    """Return every YAML block of the docs, with the page and line where it begins."""
+    pages = [
+        REPOSITORY / "README.md",
+        CHART / "README.md",
+        REPOSITORY / "manifests" / "README.md",
+        *sorted((REPOSITORY / "docs").rglob("*.md")),
+    ]
+    found = []
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        for match in re.finditer(r"^```ya?ml\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            line = text.count("\n", 0, match.start()) + 1
+            found.append((f"{page.relative_to(REPOSITORY)}:{line}", match[1]))
+    return found
+
+
+def _values_in(document: object) -> list[Json]:
+    """Return the chart's values in a YAML document: its own, or those for Argo CD or Flux."""
+    if not isinstance(document, dict):
+        return []
+    spec = document.get("spec", {})
+    match document.get("kind"):
+        case "Application":
+            return [
+                source["helm"]["valuesObject"]
+                for source in spec.get("sources", [spec.get("source")])
+                if "helm" in source
+            ]
+        case "HelmRelease":
+            return [spec["values"]]
+        case None if set(document) <= VALUES:
+            return [document]
+        case _:
+            return []
+
+
+EXAMPLES = {
+    f"{place} {number}": values
+    for place, text in yaml_blocks()
+    for number, values in enumerate(
+        itertools.chain.from_iterable(map(_values_in, yaml.safe_load_all(text)))
+    )
+}
+
+
+def test_the_docs_have_examples_with_values() -> None:
+    pages = {place.split(":")[0] for place in EXAMPLES}
+
+    assert {"docs/gitops.md", "docs/operations.md", "docs/page.md", "docs/monitoring.md"} <= pages
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_example_of_the_docs_renders_valid_objects(tmp_path: Path, example: str) -> None:
+    values = EXAMPLES[example]
+    least = {name: value for name, value in REQUIRED.items() if name not in values}
+
+    assert not schema_errors(render(tmp_path, least | values))
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        str(page.relative_to(REPOSITORY))
+        for page in [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+        if "--set" in page.read_text(encoding="utf-8")
+    ],
+)
+def test_every_value_that_a_page_sets_exists(page: str) -> None:
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    for path in re.findall(r"--set(?:-file|-string|-json)?[ =]'?([A-Za-z.]+)", text):
+        assert path.split(".")[0] in VALUES, path

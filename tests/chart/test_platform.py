@@ -34,7 +34,7 @@ OPENSHIFT: Json = {
 ORDER = RunOrder("school-7-1", 7, 1, "https://courses.example.com/1", "cookies.txt")
 
 
-def job_of(objects: list[Json]) -> Json:
+def rendered_job(objects: list[Json]) -> Json:
     """Return the Job that the operator builds with the chart's job template."""
     template = yaml.safe_load(one(objects, "ConfigMap", "-job-template")["data"]["job.yaml"])
     return build_job(ORDER, job_settings("courses", "school", "enrollgate:1", template=template))
@@ -42,7 +42,7 @@ def job_of(objects: list[Json]) -> Json:
 
 def all_pods(objects: list[Json]) -> list[Json]:
     """Return the pods of operator, migration, doctor, page and worker."""
-    return [*pods(objects), job_of(objects)["spec"]["template"]["spec"]]
+    return [*pods(objects), rendered_job(objects)["spec"]["template"]["spec"]]
 
 
 def containers(pod: Json) -> list[Json]:
@@ -75,7 +75,7 @@ def test_user_can_be_left_to_openshift_in_every_pod(tmp_path: Path) -> None:
     objects = render(tmp_path, merged(REQUIRED, OPENSHIFT | WEB))
     found = all_pods(objects)
 
-    assert len(found) == 5 and not schema_errors([*objects, job_of(objects)])
+    assert len(found) == 5 and not schema_errors([*objects, rendered_job(objects)])
     for pod in found:
         assert set(pod["securityContext"]) == {
             "runAsNonRoot",
@@ -114,7 +114,7 @@ def test_job_template_repeats_no_default_of_the_security_contexts(tmp_path: Path
 def test_worker_s_own_security_context_is_the_doctor_s(tmp_path: Path) -> None:
     own = {"spec": {"template": {"spec": {"securityContext": {"runAsUser": 2000}}}}}
     objects = render(tmp_path, merged(REQUIRED, {"worker": {"jobTemplate": own}}))
-    worker = job_of(objects)["spec"]["template"]["spec"]
+    worker = rendered_job(objects)["spec"]["template"]["spec"]
     doctor = one(objects, "Pod", "-doctor")["spec"]
     operator = one(objects, "Deployment")["spec"]["template"]["spec"]
 
@@ -139,7 +139,7 @@ def test_common_labels_and_annotations_are_on_everything(tmp_path: Path) -> None
     }
     values = merged(REQUIRED, common | evaluation | enabled | WEB | {"replicas": 2})
     objects = render(tmp_path, values)
-    found = [*objects, job_of(objects)]
+    found = [*objects, rendered_job(objects)]
     metadata = [each["metadata"] for each in found]
     metadata += [
         each["spec"]["template"]["metadata"] for each in found if "template" in each.get("spec", {})

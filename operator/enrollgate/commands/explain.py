@@ -14,7 +14,7 @@ import typer
 
 from enrollgate.commands.console import fail, settings_or_fail
 from enrollgate.commands.database import database_or_fail
-from enrollgate.commands.layout import duration, instant, paragraph, since, size
+from enrollgate.commands.layout import instant, paragraph, since
 from enrollgate.commands.task_diagnosis import (
     Diagnosis,
     Limits,
@@ -22,6 +22,7 @@ from enrollgate.commands.task_diagnosis import (
     put_operator_first,
 )
 from enrollgate.common.redaction import redact
+from enrollgate.common.units import duration, size
 from enrollgate.database.configured import build_tables
 from enrollgate.database.queries import RunView
 from enrollgate.database.task_details import TaskDetails, load_task_details

@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 from enrollgate.database.engine import Database
-from enrollgate.database.tables import runs
+from enrollgate.database.tables import PROGRESS, runs
 from enrollgate.domain.progress import RunProgress
 from enrollgate.domain.report import Report
 from enrollgate.domain.run import RunPlace, RunState
@@ -41,7 +41,7 @@ FINAL_COLUMNS: Mapping[str, ColumnElement[Any] | None] = {
     "current_item": None,
     "destination_url": func.coalesce(bindparam("final_url", type_=Text), runs.c.destination_url),
 }
-_COLUMNS = tuple(RunProgress.__dataclass_fields__)
+_COLUMNS = tuple(PROGRESS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def load_live(database: Database, installation: str, here: RunPlace) -> list[Liv
             row.name,
             None
             if row.progress_at is None
-            else RunProgress(*(row._mapping[column] for column in _COLUMNS)),
+            else RunProgress(**{column: row._mapping[column] for column in _COLUMNS}),
         )
         for row in rows
     ]

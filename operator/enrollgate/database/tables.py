@@ -4,8 +4,10 @@ Kept apart from the statements, so that the migration, the checks and the statem
 definition.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -35,7 +37,7 @@ from sqlalchemy.dialects.mysql import DATETIME as MYSQL_DATETIME
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import DateTime, NullType, TypeDecorator
+from sqlalchemy.types import DateTime, NullType, TypeDecorator, TypeEngine
 
 from enrollgate.domain.task import Statuses, TaskColumns
 
@@ -52,6 +54,20 @@ STATUS_LENGTH = 64
 MESSAGE_LIMIT = 1000
 # Characters of the title of an item, at most.
 ITEM_LENGTH = 255
+
+# How far a run is, as its worker said at `progress_at`: docs/node.md. The view has them, too.
+PROGRESS: Mapping[str, type[TypeEngine[Any]] | TypeEngine[Any]] = {
+    "attempt": Integer,
+    "attempts": Integer,
+    "percent": Integer,
+    "items_done": Integer,
+    "items_total": Integer,
+    "bytes_done": BigInteger,
+    "bytes_total": BigInteger,
+    "bytes_per_second": BigInteger,
+    "current_item": String(ITEM_LENGTH),
+    "destination_url": Text,
+}
 
 ours = MetaData()
 
@@ -112,18 +128,8 @@ runs = Table(
     Column("message", Text),
     Column("remedy", Text),
     Column("result", JSON(none_as_null=True)),
-    # How far the run is, as its worker said at `progress_at`: docs/node.md.
-    Column("attempt", Integer),
-    Column("attempts", Integer),
-    Column("percent", Integer),
-    Column("items_done", Integer),
-    Column("items_total", Integer),
-    Column("bytes_done", BigInteger),
-    Column("bytes_total", BigInteger),
-    Column("bytes_per_second", BigInteger),
-    Column("current_item", String(ITEM_LENGTH)),
+    *(Column(name, kind) for name, kind in PROGRESS.items()),
     Column("progress_at", INSTANT),
-    Column("destination_url", Text),
     Column("refusals", Integer, nullable=False, server_default="0"),
     Column("refusal", Text),
     Column("retry_at", INSTANT),

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     Column,
     ColumnElement,
     Connection,
@@ -38,7 +37,7 @@ from enrollgate.database.engine import Database
 from enrollgate.database.errors import DatabaseMisconfigured, DatabaseUnavailable
 from enrollgate.database.tables import (
     INSTANT,
-    ITEM_LENGTH,
+    PROGRESS,
     STATUS_LENGTH,
     TASK_ID,
     Tables,
@@ -64,16 +63,7 @@ task_status = Table(
     Column("queue_position", Integer),
     Column("run_number", Integer),
     Column("run_name", String(63)),
-    Column("attempt", Integer),
-    Column("attempts", Integer),
-    Column("percent", Integer),
-    Column("items_done", Integer),
-    Column("items_total", Integer),
-    Column("bytes_done", BigInteger),
-    Column("bytes_total", BigInteger),
-    Column("bytes_per_second", BigInteger),
-    Column("current_item", String(ITEM_LENGTH)),
-    Column("destination_url", Text),
+    *(Column(name, kind) for name, kind in PROGRESS.items()),
     Column("reason", String(64)),
     Column("message", Text),
     Column("remedy", Text),

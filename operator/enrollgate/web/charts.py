@@ -8,8 +8,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from enrollgate.common.units import duration
 from enrollgate.database.statistics import Hour, Wait
-from enrollgate.web.formats import between, duration
+from enrollgate.web.formats import between
 
 # The viewBox of a plot, in its own units.
 WIDTH, HEIGHT = 720, 180

@@ -6,39 +6,6 @@ from urllib.parse import urlsplit
 from enrollgate.common.redaction import printable, redact
 from enrollgate.domain.account import mask_account
 
-_UNITS = ("kB", "MB", "GB", "TB", "PB")
-# Seconds in each unit of a duration, and the unit below it.
-_DURATIONS = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
-
-
-def size(number: int | None) -> str:
-    """Return a number of bytes: `1.5 GB`."""
-    if number is None:
-        return "unknown"
-    if number < 1000:
-        return f"{number} B"
-    value = float(number)
-    for unit in _UNITS:
-        value /= 1000
-        if value < 999.95 or unit == _UNITS[-1]:
-            break
-    return f"{value:.1f} {unit}"
-
-
-def duration(seconds: float | None) -> str:
-    """Return a time span: `4 min 10 s`."""
-    if seconds is None:
-        return "unknown"
-    seconds = max(0.0, seconds)
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    for length, unit, smaller, smaller_unit in _DURATIONS:
-        if whole >= length:
-            rest = whole % length // smaller
-            return f"{whole // length} {unit}" + (f" {rest} {smaller_unit}" if rest else "")
-    return f"{whole} s"
-
 
 def between(begin: datetime | None, end: datetime | None) -> float | None:
     """Return the seconds from one instant to another, None if one is unknown."""

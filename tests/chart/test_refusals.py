@@ -15,6 +15,13 @@ INVALID: dict[str, tuple[Json, str]] = {
         {"destination": "drive:0AbCdEfGhIj"},
         "No database: set database.existingSecret",
     ),
+    **{
+        f"runs forgotten before their Jobs ({history}, {ttl})": (
+            merged(REQUIRED, {"history": history, "runTTL": ttl}),
+            "raise history, or lower runTTL",
+        )
+        for history, ttl in (("90m", "2h"), (3600, "1.5h"), ("1d", 86401), ("180d", 15552001))
+    },
     "two databases": (
         merged(REQUIRED, {"database": {"url": "mysql://u:p@h/n"}}),
         "exclude each other",

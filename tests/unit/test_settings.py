@@ -259,6 +259,26 @@ def test_a_wrong_setting_is_refused_with_its_remedy(
 
 
 @pytest.mark.parametrize(
+    ("values", "refused"),
+    [
+        ({"HISTORY": "1h"}, True),
+        ({"RUN_TTL": "181d"}, True),
+        ({"HISTORY": "7199s", "RUN_TTL": "2h"}, True),
+        ({"HISTORY": "2h", "RUN_TTL": "2h"}, False),
+    ],
+)
+def test_a_history_shorter_than_the_ttl_of_runs_is_refused(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, str], refused: bool
+) -> None:
+    if not refused:
+        load(monkeypatch, **values)
+        return
+    message = refusal(monkeypatch, **values)
+    assert "Raise ENROLLGATE_HISTORY, or lower ENROLLGATE_RUN_TTL" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
     ("command", "expected"),
     [
         ("get {course_url}", "does not contain {output_dir}"),

@@ -21,6 +21,9 @@
 {{- if and .Values.prometheusRule.enabled (not (or .Values.serviceMonitor.enabled .Values.podMonitor.enabled .Values.prometheusRule.selector)) -}}
 {{- fail "prometheusRule.enabled needs the operator's metrics: set serviceMonitor.enabled or podMonitor.enabled, or prometheusRule.selector to the labels by which your Prometheus knows the operator." -}}
 {{- end -}}
+{{- if lt (float64 (include "enrollgate.seconds" .Values.history)) (float64 (include "enrollgate.seconds" .Values.runTTL)) -}}
+{{- fail (printf "history (%v) is less than runTTL (%v), so the name of a Job that still exists would be given to another run: raise history, or lower runTTL." .Values.history .Values.runTTL) -}}
+{{- end -}}
 {{- $installation := include "enrollgate.installation" . -}}
 {{- if not (regexMatch "^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$" $installation) -}}
 {{- fail (printf "The installation name would be %q, but it must begin with a letter: set installation." $installation) -}}
@@ -197,5 +200,16 @@
 {{- if and $web.tokenSecret $web.behindProxy -}}
 {{- fail "web.tokenSecret and web.behindProxy exclude each other: keep one of them." -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The seconds of a duration: a number, or a text such as 90s, 15m, 24h or 180d. */}}
+{{- define "enrollgate.seconds" -}}
+{{- if kindIs "string" . -}}
+{{- $text := trim . -}}
+{{- $units := dict "s" 1 "m" 60 "h" 3600 "d" 86400 -}}
+{{- mulf (float64 (regexFind "^[0-9.]+" $text)) (get $units (regexFind "[smhd]$" $text)) -}}
+{{- else -}}
+{{- float64 . -}}
 {{- end -}}
 {{- end -}}

@@ -142,7 +142,8 @@ class Settings(WorkerSettings):
     history: Seconds = Field(
         15_552_000,
         description="Seconds that finished runs are kept in the database; 180 days by default. "
-        "Runs of tasks that are waiting or enrolled are kept longer.",
+        "Runs of tasks that are waiting or enrolled are kept longer. Not less than "
+        "ENROLLGATE_RUN_TTL.",
     )
 
     # where runs are
@@ -279,6 +280,17 @@ class Settings(WorkerSettings):
             raise ValueError(
                 "ENROLLGATE_KUBERNETES__SCRATCH_VOLUME must be more than "
                 "ENROLLGATE_SCRATCH_LIMIT: otherwise workers are evicted"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_history(self) -> Self:
+        if self.history < self.run_ttl:
+            raise ValueError(
+                f"ENROLLGATE_HISTORY={self.history:g} is less than ENROLLGATE_RUN_TTL="
+                f"{self.run_ttl:g} (seconds): the database would forget a run whose Job or folder "
+                "still exists, and give its name to another run. Raise ENROLLGATE_HISTORY, or "
+                "lower ENROLLGATE_RUN_TTL"
             )
         return self
 

@@ -6,24 +6,32 @@ written to that folder.
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Error, Page, ViewportSize, expect, sync_playwright
+from sqlalchemy import make_url
 from tests.conftest import absent
 from tests.e2e.operator_process import OperatorProcess, course_site, wait_until
 from tests.repository import REPOSITORY
+from tests.tcp_proxy import TcpProxy
+from tests.world import World
+
+from enrollgate.database.task_status import ensure_view
 
 # Milliseconds to wait for what must appear; generous, since machines are slow at times.
 PATIENT = 60_000
+# Where the screenshots are written to, if at all.
+SCREENSHOTS = os.environ.get("ENROLLGATE_SCREENSHOTS")
 DESKTOP, PHONE = ViewportSize(width=1200, height=900), ViewportSize(width=360, height=740)
 
 
@@ -73,26 +81,48 @@ def tools() -> tuple[str, str]:
     return chromium, Path(axe).read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def site(tools: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Have one failed task (1), one live run (2), and one task that waits (3)."""
-    folder = tmp_path_factory.mktemp("page")
-    chromium, axe = tools
+@contextmanager
+def page_process(environment: dict[str, str], log: Path) -> Iterator[str]:
+    """Run `enrollgate web`, and yield its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with course_site(throttle=12_000) as courses:
-        operator = OperatorProcess(
-            folder, f"sqlite:///{folder / 'tasks.db'}", courses, WEB__PORT=str(port)
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "enrollgate", "web"],
+            env=environment | {"ENROLLGATE_WEB__PORT": str(port)},
+            stderr=stream,
         )
+    try:
+        wait_until(lambda: _answers(port), log.read_text)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for the operator. Readers of the docs see its name: for them it is in /srv."""
+    if SCREENSHOTS is None:
+        yield tmp_path_factory.mktemp("page")
+        return
+    chosen = Path("/srv/enrollgate")
+    chosen.mkdir(parents=True)  # never one that is in use
+    try:
+        yield chosen
+    finally:
+        shutil.rmtree(chosen)
+
+
+@pytest.fixture(scope="module")
+def site(tools: tuple[str, str], folder: Path) -> Iterator[Site]:
+    """Have one failed task (1), one live run (2), and one task that waits (3)."""
+    chromium, axe = tools
+    with course_site(throttle=12_000) as courses:
+        operator = OperatorProcess(folder, f"sqlite:///{folder / 'tasks.db'}", courses)
         operator.create_table()
         operator.start()
-        with (folder / "web.log").open("wb") as log:
-            page = subprocess.Popen(
-                [sys.executable, "-m", "enrollgate", "web"],
-                env=operator.environment,
-                stderr=log,
-            )
         try:
             operator.add(1, "bread", status="processing")
             # The site knows nothing of this enrollment.
@@ -101,15 +131,15 @@ def site(tools: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> It
             operator.add(2, "ceramics")
             operator.add(3, "harmony", status="processing")
             wait_until(lambda: len(operator.runs()) == 2, lambda: operator.log)
-            with sync_playwright() as playwright:
-                with playwright.chromium.launch(
+            with (
+                page_process(operator.environment, folder / "web.log") as url,
+                sync_playwright() as playwright,
+                playwright.chromium.launch(
                     executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
-                ) as browser:
-                    wait_until(lambda: _answers(port), (folder / "web.log").read_text)
-                    yield Site(f"http://127.0.0.1:{port}", operator, browser, axe)
+                ) as browser,
+            ):
+                yield Site(url, operator, browser, axe)
         finally:
-            page.send_signal(signal.SIGTERM)
-            page.wait(timeout=60)
             operator.stop_all()
 
 
@@ -120,8 +150,9 @@ def _answers(port: int) -> bool:
 
 
 def screenshot(page: Page, name: str) -> None:
-    if folder := os.environ.get("ENROLLGATE_SCREENSHOTS"):
-        page.screenshot(path=Path(folder) / f"{name}.png")
+    if SCREENSHOTS is not None:
+        assert "/tmp/" not in page.content() and "pytest" not in page.content()
+        page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png")
 
 
 def test_progress_moves_without_a_reload_and_can_be_paused(site: Site) -> None:
@@ -200,6 +231,45 @@ def test_the_page_says_when_it_gets_no_answer(site: Site) -> None:
         page.context.set_offline(False)
         expect(page.get_by_role("status")).to_have_text("Up to date")
     site.problems.clear()  # Chromium writes failed requests to its console
+
+
+def test_a_page_that_met_no_database_shows_itself_when_it_is_back(
+    site: Site, mariadb_url: str, tmp_path: Path
+) -> None:
+    with closing(World(mariadb_url)) as world:
+        world.add("processing")
+        world.reconcile()
+        ensure_view(world.database, world.tables, "enrollgate")
+    server = make_url(mariadb_url)
+    assert server.port is not None
+    with TcpProxy(1) as proxy:  # nobody listens there
+        url = server.set(drivername="mysql", port=proxy.port)
+        environment = site.operator.environment | {
+            "ENROLLGATE_DATABASE_URL": url.render_as_string(hide_password=False)
+        }
+        with page_process(environment, tmp_path / "web.log") as address:
+            for path, heading in (("/", "Overview"), ("/tasks/1", "Task 1"), ("/runs", "Runs")):
+                proxy.switch(1)
+                proxy.cut()
+                with replace(site, url=address).open(path) as page:
+                    title = page.get_by_role("heading", level=1)
+                    expect(title).to_have_text("The database does not answer")
+                    expect(page.get_by_role("status")).to_have_text("No answer; trying again")
+                    proxy.switch(server.port)
+                    expect(title).to_have_text(heading)
+                    expect(page.get_by_role("status")).to_have_text("Up to date")
+    site.problems.clear()  # Chromium writes each HTTP 503 to its console
+
+
+def test_a_task_that_is_inserted_while_its_page_is_open_appears(site: Site) -> None:
+    with site.open("/tasks/77") as page:
+        expect(page.locator("main")).to_contain_text("no row with the id 77")
+        site.operator.add(77, "harmony", status="paid")
+        expect(page.locator("#state")).to_contain_text("waiting")
+        expect(page.locator("main")).not_to_contain_text("no row with the id 77")
+        expect(page.locator("dl")).to_contain_text("a***@example.com")
+        expect(page.get_by_role("status")).to_have_text("Up to date")
+    site.problems.clear()  # Chromium writes each HTTP 404 to its console
 
 
 def test_an_injected_script_does_not_run(site: Site) -> None:

@@ -159,6 +159,39 @@ def test_search_finds_an_id_a_course_and_a_delivered_link(world: World) -> None:
     browse(world.database, world, visit)
 
 
+def test_search_for_what_no_row_can_hold_finds_nothing(world: World) -> None:
+    async def visit(get: Get) -> None:
+        for odd in ("%00", "%00%00", "%1b", "%e2%80%ae", "%20%09%00", "%f0%9f%98%80", "%ff"):
+            status, _, page = await get(f"/search?q={odd}")
+            assert status == 200 and ">task 1<" not in page, (odd, page)
+            assert (await get(f"/failures?reason={odd}"))[0] == 200, odd
+        # A control character that was pasted with a link does not hide its task.
+        for text_ in ("courses.example.com%00", "%07courses.example.com"):
+            assert ">task 1<" in (await get(f"/search?q={text_}"))[2], text_
+
+    browse(world.database, world, visit)
+
+
+def test_search_for_any_text_works_on_a_column_of_latin1(mariadb_url: str) -> None:
+    with closing(World(mariadb_url)) as world:
+        world.sql(
+            "ALTER TABLE download_tasks MODIFY course_url VARCHAR(255) CHARACTER SET latin1, "
+            "ADD INDEX (course_url)"
+        )
+        world.add("processing")
+        world.reconcile()
+        ensure_view(world.database, world.tables, "test")
+
+        async def visit(get: Get) -> None:
+            for odd in ("%f0%9f%98%80", "%d0%b6"):
+                status, _, page = await get(f"/search?q={odd}")
+                assert status == 200 and "No task was found" in page, (odd, page)
+            # Its collation takes this one for an `e`.
+            assert "Task 1" in (await get("/search?q=cours%c3%a9s.example"))[2]
+
+        browse(world.database, world, visit)
+
+
 def basic(password: str) -> str:
     return "Basic " + base64.b64encode(f"me:{password}".encode()).decode()
 

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Integer,
     Row,
     Select,
+    Text,
     cast,
     func,
     inspect,
@@ -253,8 +254,8 @@ def read_task_status(database: Database, task_id: int) -> Row[Any] | None:
 def find_by_link(database: Database, tables: Tables, link: str) -> SearchResult:
     """Return the tasks whose course URL or destination URL contains this text.
 
-    All tasks are searched for the whole course URL if that column has an index. Otherwise, and for
-    a part of a URL, only the newest tasks and runs are, SEARCH_LIMIT of each.
+    All tasks are searched for the whole course URL, in ASCII, if that column has an index.
+    Otherwise, and for a part of a URL, only the newest tasks and runs are, SEARCH_LIMIT of each.
     """
     recent = (
         select(tables.id.label("id"), tables.course_url.label("url"))
@@ -268,14 +269,18 @@ def find_by_link(database: Database, tables: Tables, link: str) -> SearchResult:
         .limit(SEARCH_LIMIT)
         .subquery()
     )
+    # The cast lets any text be compared with a column of any character set.
     statements = [
-        select(each.c.id).where(each.c.url.contains(link, autoescape=True)).limit(_MOST_FOUND)
+        select(each.c.id)
+        .where(cast(each.c.url, Text).contains(link, autoescape=True))
+        .limit(_MOST_FOUND)
         for each in (recent, delivered)
     ]
     with database.read_transaction() as connection:
         schema, name = tables.tasks.schema, tables.tasks.name
         indexes = inspect(connection).get_indexes(name, schema=schema)
-        is_indexed = any(
+        # An index serves no cast, and what is not ASCII may not be comparable without one.
+        is_indexed = link.isascii() and any(
             each["column_names"][:1] == [tables.columns.course_url] for each in indexes
         )
         if is_indexed:

@@ -15,6 +15,8 @@ from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from sqlalchemy import Row
 
+from enrollgate.common.redaction import printable
+from enrollgate.common.units import duration, size
 from enrollgate.database import Database, Tables, queries, statistics
 from enrollgate.database.task_details import TaskDetails, load_task_details
 from enrollgate.domain.reasons import Reason, explain
@@ -83,11 +85,11 @@ class Pages:
         )
         self._templates.filters |= {
             "account": formats.account,
-            "duration": formats.duration,
+            "duration": duration,
             "number": formats.number,
             "safe_link": formats.safe_link,
             "shown": formats.shown,
-            "size": formats.size,
+            "size": size,
         }
         self._templates.globals |= {
             "between": formats.between,
@@ -129,7 +131,7 @@ class Pages:
 
     async def failures(self, request: web.Request) -> web.Response:
         """Show the failures by reason; with `reason`, the newest failed runs of that reason."""
-        reason = request.query.get("reason", "")[:64]
+        reason = printable(request.query.get("reason", ""))[:64]
 
         def load() -> dict[str, Any]:
             now = self._database.now()
@@ -141,7 +143,8 @@ class Pages:
 
     async def search(self, request: web.Request) -> web.Response:
         """Find tasks by id or by a link; a single result is shown at once."""
-        text = request.query.get("q", "").strip()[:_LONGEST_SEARCH]
+        # No id or link has a control character, and SQLite would end the text at a NUL.
+        text = printable(request.query.get("q", "")).strip()[:_LONGEST_SEARCH]
         digits = text.removeprefix("-")
         is_number = digits.isascii() and digits.isdecimal()
         if is_number and queries.is_possible_id(self._database, int(text)):
@@ -185,7 +188,7 @@ class Pages:
 
     def render(self, template: str, *, status_code: int = 200, **data: object) -> web.Response:
         """Return a page."""
-        text = self._templates.get_template(template).render(data)
+        text = self._templates.get_template(template).render(data, status_code=status_code)
         return web.Response(text=text, status=status_code, content_type="text/html")
 
     async def _read(self, load: Callable[[], _T]) -> _T:

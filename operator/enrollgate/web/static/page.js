@@ -1,13 +1,17 @@
 // Keeps a page up to date: fetches the same page again and exchanges each region whose content has
-// changed. A region is an element with `data-live` and an id. Without this script, reload the page.
+// changed. A region is an element with `data-live` and an id. A page that only says why there is no
+// answer has an element with `data-reload` instead: it is loaded again once there is one. Without
+// this script, reload the page.
 "use strict";
 
 const INTERVAL = 2000;
 const LONGEST_WAIT = 30000;
 const state = document.getElementById("updates");
 const toggle = document.getElementById("pause");
+const isError = document.querySelector("[data-reload]") !== null;
+const NO_ANSWER = "No answer; trying again";
 let paused = false;
-let failures = 0;
+let failures = isError ? 1 : 0;
 let timer = 0;
 
 function say(text) {
@@ -51,8 +55,14 @@ async function update() {
     const answer = await fetch(location.href, { cache: "no-store", credentials: "same-origin" });
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const fresh = page.querySelectorAll("[data-live]");
-    if (!answer.ok || fresh.length === 0) throw new Error(`HTTP ${answer.status}`);
+    // A task that is not known (yet) is an answer, too, with the status 404.
+    const isAnswer = isError ? answer.status < 500 : fresh.length > 0;
+    if (!isAnswer) throw new Error(`HTTP ${answer.status}`);
     if (paused) return;
+    if (isError) {
+      location.reload();
+      return;
+    }
     for (const each of fresh) {
       const region = document.getElementById(each.id);
       if (region) exchange(region, each);
@@ -61,7 +71,7 @@ async function update() {
     say("Up to date");
   } catch {
     failures += 1;
-    say("No answer; trying again");
+    if (!paused) say(NO_ANSWER);
   }
 }
 
@@ -72,17 +82,18 @@ function plan() {
   timer = setTimeout(() => update().finally(plan), wait);
 }
 
-if (document.querySelector("[data-live]")) {
+if (isError || document.querySelector("[data-live]")) {
+  const begin = isError ? NO_ANSWER : "Up to date";
   toggle.hidden = false;
   toggle.addEventListener("click", () => {
     paused = !paused;
     toggle.setAttribute("aria-pressed", String(paused));
-    say(paused ? "Paused" : "Up to date");
+    say(paused ? "Paused" : begin);
     plan();
   });
   document.addEventListener("visibilitychange", () => {
     if (!document.hidden) update().finally(plan);
   });
-  say("Up to date");
+  say(begin);
   plan();
 }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -53,6 +54,36 @@ def test_migrate_prints_the_revision(environment: dict[str, str]) -> None:
     file = environment["ENROLLGATE_DATABASE_URL"].removeprefix("sqlite:///")
     assert (first.returncode, first.stdout) == (0, f"{file}: migrated to revision 0001\n")
     assert (second.returncode, second.stdout) == (0, f"{file}: already at revision 0001\n")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["status", "status --json", "explain 1", "logs 1", "plan", "release", "doctor", "web"],
+)
+def test_a_mistyped_database_path_is_named_and_stays_absent(
+    environment: dict[str, str], tmp_path: Path, command: str
+) -> None:
+    file = tmp_path / "mistyped.db"
+    environment["ENROLLGATE_DATABASE_URL"] = f"sqlite:///{file}"
+    done = run(environment, *command.split())
+    assert done.returncode == (1 if command == "doctor" else 2), done
+    printed = " ".join((done.stdout + done.stderr).split())
+    assert f"there is no SQLite file {file}" in printed
+    assert "correct ENROLLGATE_DATABASE_URL" in printed
+    assert not list(tmp_path.glob("mistyped*"))
+
+
+def test_a_reading_command_leaves_a_foreign_database_as_it_is(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "foreign.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE invoices (id INTEGER)")
+    environment["ENROLLGATE_DATABASE_URL"] = f"sqlite:///{file}"
+    before = file.read_bytes()
+    for command in ("status", "explain 1", "logs 1", "plan", "doctor"):
+        assert run(environment, *command.split()).returncode in (1, 2), command
+    assert file.read_bytes() == before and not list(tmp_path.glob("foreign.db-*"))
 
 
 def test_every_command_names_an_impossible_database_folder(

@@ -1,6 +1,8 @@
 """`enrollgate migrate`: create or upgrade the tables and the view that Enrollgate owns."""
 
-from enrollgate.commands.console import OUT, settings_or_fail
+import typer
+
+from enrollgate.commands.console import settings_or_fail
 from enrollgate.commands.database import database_or_fail
 from enrollgate.common.redaction import printable
 from enrollgate.database import migrate as migrate_database
@@ -14,11 +16,11 @@ def migrate() -> None:
     Without the view, a line says what is missing: the operator works all the same.
     """
     settings = settings_or_fail()
-    with database_or_fail(settings) as database:
+    with database_or_fail(settings, creates_file=True) as database:
         before, after = migrate_database(database)
         problem = ensure_view(database, build_tables(settings), settings.installation)
     done = f"already at revision {after}" if before == after else f"migrated to revision {after}"
-    OUT.print(f"{database.place}: {done}", markup=False, soft_wrap=True)
+    typer.echo(f"{printable(database.place)}: {done}")
     if problem:
         without = f"without {VIEW}: {problem.problem}: {problem.remedy}"
-        OUT.print(printable(without), markup=False, soft_wrap=True)
+        typer.echo(printable(without))

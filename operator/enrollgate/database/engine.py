@@ -68,6 +68,7 @@ from enrollgate.database.errors import (
     KNOWN,
     READ_ONLY,
     SQLITE,
+    DatabaseError,
     DatabaseMisconfigured,
     DatabaseUnavailable,
     RowRefused,
@@ -132,11 +133,17 @@ class Database:
 
     `engine` is for transactions, `autocommit_engine` for single statements. `statements` is how
     many statements were sent since the start; a pass over an idle backlog sends a constant number.
+    `on_error` is called with each error before it is raised.
     """
 
     def __init__(
-        self, engine: Engine, autocommit_engine: Engine, clock: Clock = database_clock
+        self,
+        engine: Engine,
+        autocommit_engine: Engine,
+        clock: Clock = database_clock,
+        on_error: Callable[[DatabaseError], None] = lambda _error: None,
     ) -> None:
+        self._on_error = on_error
         self.engine = engine
         self.autocommit_engine = autocommit_engine
         self.clock = clock
@@ -305,7 +312,8 @@ class Database:
         try:
             with translated(of_one_row=of_one_row):
                 yield
-        except DatabaseUnavailable as error:
+        except DatabaseError as error:
+            self._on_error(error)
             if type(error) is DatabaseUnavailable:
                 self.close()
             raise
@@ -383,15 +391,19 @@ def open_database(
     *,
     tls_ca: Path | None = None,
     tls_verify_hostname: bool = True,
+    creates_file: bool = True,
     clock: Clock = database_clock,
+    on_error: Callable[[DatabaseError], None] = lambda _error: None,
 ) -> Database:
     """Open `sqlite:///path` or `mysql+pymysql://...`.
 
-    Does not connect yet, so it does not fail yet.
+    Does not connect yet, so it does not fail yet. Without `creates_file`, a SQLite file that is
+    missing is DatabaseMisconfigured: a path with a typing error must not become an empty database.
     """
     if url.get_backend_name() == "sqlite":
-        engine = _open_sqlite(url)
-        return Database(engine, engine.execution_options(enrollgate_begins=False), clock)
+        engine = _open_sqlite(url, creates_file=creates_file)
+        autocommit = engine.execution_options(enrollgate_begins=False)
+        return Database(engine, autocommit, clock, on_error)
     arguments: dict[str, object] = {
         "connect_timeout": CONNECT_TIMEOUT,
         "read_timeout": STATEMENT_TIMEOUT,
@@ -426,7 +438,17 @@ def open_database(
         if tls_ca is not None:
             _check_certificate(each, tls_ca)
     event.listen(autocommit_engine, "connect", _read_committed)
-    return Database(engine, autocommit_engine, clock)
+    return Database(engine, autocommit_engine, clock, on_error)
+
+
+def require_file(url: URL) -> None:
+    """Check that a SQLite file exists: to connect would create it. Raises DatabaseMisconfigured."""
+    if url.get_backend_name() == "sqlite" and url.database and not os.path.lexists(url.database):
+        raise DatabaseMisconfigured(
+            f"there is no SQLite file {url.database}",
+            "`enrollgate migrate` creates it; else correct ENROLLGATE_DATABASE_URL, or "
+            "ENROLLGATE_WORK_DIR if no URL is set",
+        )
 
 
 def _read_committed(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
@@ -503,19 +525,22 @@ def _limited(connection: Connection) -> Iterator[int]:
             mysql._read_timeout = STATEMENT_TIMEOUT
 
 
-def _open_sqlite(url: URL) -> Engine:
+def _open_sqlite(url: URL, *, creates_file: bool) -> Engine:
     engine = create_engine(
         url, hide_parameters=True, connect_args={"timeout": _SQLITE_LOCK_TIMEOUT}
     )
 
     @event.listens_for(engine, "do_connect")
-    def create_file(*_: object) -> None:
+    def find_file(*_: object) -> None:
         """Create the file for its owner alone: it holds e-mail addresses. SQLite's WAL follows.
 
         A file that exists is not opened: closing it would drop the locks of this process's other
         connections, and another process would then delete the WAL under them.
         https://www.sqlite.org/howtocorrupt.html (section 2.2)
         """
+        if not creates_file:
+            require_file(url)
+            return
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with suppress(OSError):  # SQLite says what is wrong
             if url.database and url.database != ":memory:":
@@ -529,12 +554,14 @@ def _open_sqlite(url: URL) -> Engine:
         connection.isolation_level = None  # the driver must not begin transactions of its own
         cursor = connection.cursor()
         # The change to WAL is refused at once, without waiting, while another connection makes it.
-        Retrying(
-            retry=retry_if_exception_type(sqlite3.OperationalError),
-            stop=stop_after_attempt(20),
-            wait=_RETRY_WAIT,
-            reraise=True,
-        )(cursor.execute, "PRAGMA journal_mode=WAL")
+        # It stays with the file. Whoever only reads leaves the file as it is: it may not be ours.
+        if creates_file:
+            Retrying(
+                retry=retry_if_exception_type(sqlite3.OperationalError),
+                stop=stop_after_attempt(20),
+                wait=_RETRY_WAIT,
+                reraise=True,
+            )(cursor.execute, "PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.close()
         # As MySQL's function of this name.

@@ -7,12 +7,11 @@ row.
 import re
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 from sqlalchemy import Connection, delete, false, func, insert, literal, select, text, update
 
 from enrollgate.common.redaction import redact
-from enrollgate.database.engine import Database
+from enrollgate.database.engine import Database, require_file
 from enrollgate.database.errors import DatabaseMisconfigured, DatabaseUnavailable
 from enrollgate.database.migrate import current, head, is_newer
 from enrollgate.database.queries import count_by_status
@@ -29,10 +28,8 @@ _IDS = 3
 def check_database(database: Database, tables: Tables) -> Iterator[Check]:
     """Yield every check of the database; the first failure explains the later ones."""
     try:
-        if (problem := _check_file(database)) is not None:
-            yield problem
-        else:
-            yield from _check_all(database, tables)
+        require_file(database.engine.url)
+        yield from _check_all(database, tables)
     except (DatabaseUnavailable, DatabaseMisconfigured) as error:
         remedy = "see the message; ENROLLGATE_DATABASE_URL says which database is meant"
         yield failed("database", error.problem, error.remedy or remedy)
@@ -57,9 +54,7 @@ def check_task_table(database: Database, tables: Tables) -> Iterator[Check]:
 
     Raises DatabaseUnavailable or DatabaseMisconfigured.
     """
-    if (problem := _check_file(database)) is not None:
-        yield problem
-        return
+    require_file(database.engine.url)
     with database.read_transaction() as connection:
         table = describe_task_table(connection, tables)
     name, columns = tables.columns.table, tables.columns
@@ -117,14 +112,6 @@ def check_view(database: Database, tables: Tables, installation: str) -> Check:
     if problem := find_view_problem(database, tables, installation):
         return warning("task view", problem.problem, problem.remedy)
     return ok("task view", VIEW)
-
-
-def _check_file(database: Database) -> Check | None:
-    """Return the problem that there is no SQLite file, if so: to connect would create it."""
-    if not database.is_sqlite or Path(database.place).exists():
-        return None
-    remedy = "`enrollgate migrate` creates it; else correct ENROLLGATE_DATABASE_URL"
-    return failed("database", f"there is no SQLite file {database.place}", remedy)
 
 
 def _check_all(database: Database, tables: Tables) -> Iterator[Check]:

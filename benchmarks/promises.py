@@ -165,7 +165,7 @@ PROMISES = (
         "CPU time of `enrollgate status`, relative to `python -c pass`",
         "start",
         "relative_to_python",
-        at_most=75,
+        at_most=60,
         where={"command": "enrollgate status"},
     ),
     Promise(

@@ -17,9 +17,9 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
-from rich.markup import escape
+import typer
 
-from enrollgate.commands.console import OUT, settings_or_fail
+from enrollgate.commands.console import COLOR, settings_or_fail
 from enrollgate.commands.cookies_check import check_cookies_files
 from enrollgate.common.redaction import printable, redact
 from enrollgate.control.wiring import (
@@ -44,7 +44,7 @@ from enrollgate.launchers.local.place import find_place, why_not_start
 from enrollgate.settings.operator import Settings
 
 _HELM_TEST = "check it with `helm test`, which runs in a pod like a worker's"
-_STYLES = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.FAILED: "red"}
+_COLORS = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.FAILED: "red"}
 
 
 def print_checks(*, as_json: bool, as_worker: bool) -> bool:
@@ -57,13 +57,13 @@ def print_checks(*, as_json: bool, as_worker: bool) -> bool:
         checks.append(check)
         if as_json:
             continue
-        mark = f"[{_STYLES[check.severity]}]{check.severity:7}[/]"
-        OUT.print(f"{mark} {check.name}: {escape(printable(check.detail))}", soft_wrap=True)
+        mark = typer.style(f"{check.severity:7}", fg=_COLORS[check.severity])
+        typer.echo(f"{mark} {check.name}: {printable(check.detail)}", color=COLOR)
         if check.remedy:
-            OUT.print(f"          [dim]→[/] {escape(printable(check.remedy))}", soft_wrap=True)
+            arrow = typer.style("→", dim=True)
+            typer.echo(f"          {arrow} {printable(check.remedy)}", color=COLOR)
     if as_json:
-        # Not by rich: programs need it without colours and line breaks.
-        print(json.dumps([asdict(check) for check in checks], indent=2))  # noqa: T201 -- see above
+        typer.echo(json.dumps([asdict(check) for check in checks], indent=2))
     return all(check.severity is not Severity.FAILED for check in checks)
 
 

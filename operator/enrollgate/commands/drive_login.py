@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from enrollgate.commands.console import OUT, fail
+import typer
+
+from enrollgate.commands.console import fail
 from enrollgate.worker.destinations.drive.login import LoginRefused, log_in
 
 
@@ -12,7 +14,7 @@ def login(client_secrets: Path, output: Path, port: int) -> None:
     Ends the command with 2 if `client_secrets` is not usable, with 1 if the login failed.
     """
     try:
-        log_in(client_secrets, output, port, lambda text: OUT.print(text, markup=False))
+        log_in(client_secrets, output, port, typer.echo)
     except OSError as error:
         cause = error.strerror or type(error).__name__
         fail(f"{error.filename or output}: {cause}: fix that and log in again", 1)
@@ -23,4 +25,4 @@ def login(client_secrets: Path, output: Path, port: int) -> None:
             f"{client_secrets} is not the JSON of an OAuth client of the type desktop app: "
             "download it again"
         )
-    OUT.print(f"{output} is written: set ENROLLGATE_DRIVE_CREDENTIALS to it", markup=False)
+    typer.echo(f"{output} is written: set ENROLLGATE_DRIVE_CREDENTIALS to it")

@@ -6,11 +6,12 @@ It is meant for the first start on a table that has rows already, so our tables 
 import json
 from dataclasses import asdict, dataclass
 
-from rich.console import Group, RenderableType
+import typer
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from enrollgate.commands.console import OUT, fail, settings_or_fail
+from enrollgate.commands.console import fail, settings_or_fail
 from enrollgate.commands.database import database_or_fail
 from enrollgate.commands.status import task_lines
 from enrollgate.common.redaction import printable
@@ -70,10 +71,9 @@ def print_plan(*, as_json: bool) -> None:
             fail("\n".join(problems))
         preview = load_preview(database, tables, policy, settings.installation)
     if as_json:
-        # Not by rich: programs need it without colours and line breaks.
-        print(json.dumps(asdict(preview), indent=2))  # noqa: T201 -- see above
+        typer.echo(json.dumps(asdict(preview), indent=2))
     else:
-        OUT.print(render(preview, tables, policy))
+        Console(emoji=False).print(render(preview, tables, policy))
 
 
 def load_preview(database: Database, tables: Tables, policy: Policy, installation: str) -> Preview:

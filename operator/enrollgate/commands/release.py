@@ -4,7 +4,9 @@ Without a place, it lists the places that have unfinished runs. An operator neve
 lost that is recorded at another place: only a person can know that the place is gone.
 """
 
-from enrollgate.commands.console import OUT, fail, settings_or_fail
+import typer
+
+from enrollgate.commands.console import fail, settings_or_fail
 from enrollgate.commands.database import database_or_fail
 from enrollgate.common.redaction import printable
 from enrollgate.database import runs
@@ -41,8 +43,8 @@ def release(place_id: str | None) -> None:
             message = f"released by hand: {run.place} is gone"
             action = Record(run, None, Outcome.LOST, Reason.LOST, message)
             if runs.record(database, tables, action) is not runs.Recorded.OVERTAKEN:
-                OUT.print(f"{run.name}: released", markup=False)
-    OUT.print("The next pass of an operator starts new runs for tasks that are still enrolled.")
+                typer.echo(f"{run.name}: released")
+    typer.echo("The next pass of an operator starts new runs for tasks that are still enrolled.")
 
 
 def _list(unfinished: list[UnfinishedRun]) -> None:
@@ -52,9 +54,8 @@ def _list(unfinished: list[UnfinishedRun]) -> None:
     for place, names in places.items():
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         line = f"{place.place_id}  {place}: {len(names)} unfinished ({shown})"
-        OUT.print(printable(line), markup=False, soft_wrap=True)
-    OUT.print(
+        typer.echo(printable(line))
+    typer.echo(
         "Release a place only if it is gone for good and none of its runs has a process any more: "
-        "enrollgate release PLACE",
-        soft_wrap=True,
+        "enrollgate release PLACE"
     )

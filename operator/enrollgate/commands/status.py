@@ -14,11 +14,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import typer
-from rich.console import Group, RenderableType
-from rich.live import Live
-from rich.text import Text
 
-from enrollgate.commands.console import OUT, settings_or_fail
+from enrollgate.commands.console import settings_or_fail
 from enrollgate.commands.database import database_or_fail
 from enrollgate.commands.explain import parse_task
 from enrollgate.commands.layout import instant, paragraph, since
@@ -84,7 +81,7 @@ def print_status(*, as_json: bool, watch: bool, failed: bool, task: str | None) 
                 overview = load_overview(database, tables, task_id=task_id, failed=failed)
                 typer.echo(json.dumps(to_json(overview), indent=2))
             elif watch:
-                _watch(lambda: Text("\n".join(show())))
+                _watch(lambda: "\n".join(show()))
             else:
                 typer.echo("\n".join(show()))
         except KeyboardInterrupt:
@@ -258,11 +255,16 @@ def _operator_lines(overview: Overview) -> Iterator[str]:
         yield from paragraph("Operator", text, indent=0)
 
 
-def _watch(load: Callable[[], RenderableType]) -> NoReturn:
-    """Show the overview again and again. While the database is away, say so above the last one.
+def _watch(load: Callable[[], str]) -> NoReturn:
+    """Show the overview again and again. While the database is away, say so below the last one.
 
     Always ends with KeyboardInterrupt, after Ctrl-C.
     """
+    # It takes a tenth of a second to import, and the other forms of `status` do not need it.
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.text import Text
+
     interrupted = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -271,20 +273,21 @@ def _watch(load: Callable[[], RenderableType]) -> NoReturn:
         signal.default_int_handler(number, frame)
 
     signal.signal(signal.SIGINT, interrupt)
-    last: RenderableType = ""
-    with Live(console=OUT, auto_refresh=False) as live:
+    console, last = Console(emoji=False), Text("")
+    with Live(console=console, auto_refresh=False) as live:
         # Python drops the exception if it is raised within a finalizer, so look at the flag, too.
         # https://docs.python.org/3/library/signal.html#handlers-and-exceptions
         while not interrupted:
             try:
-                shown = last = load()
+                last = Text(load())
+                shown = Group(last)
             except DatabaseUnavailable as error:
                 problem = f"the database is unavailable, trying again: {error}"
                 shown = Group(last, Text(problem, style="red"))
-            if OUT.is_terminal:
+            if console.is_terminal:
                 live.update(shown, refresh=True)
             else:
-                OUT.print(shown)
+                console.print(shown)
             time.sleep(_WATCH_INTERVAL)
     raise KeyboardInterrupt
 

@@ -9,7 +9,9 @@ import threading
 import time
 from pathlib import Path
 
-from enrollgate.commands.console import ERR, fail
+import typer
+
+from enrollgate.commands.console import fail
 from enrollgate.common.signals import handle_signals
 from enrollgate.domain.reasons import Reason, exit_code
 from enrollgate.domain.report import Report
@@ -57,5 +59,5 @@ def work(order: WorkOrder) -> int:
         write_report(order.report_path, report)
     except OSError as error:
         # The disk may be full. The exit code still says whether a retry can help.
-        ERR.print(f"the report could not be written: {error.strerror}", markup=False)
+        typer.echo(f"the report could not be written: {error.strerror}", err=True)
     return exit_code(report.reason)

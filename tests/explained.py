@@ -69,7 +69,10 @@ def queued(world: World) -> tuple[int, RunDetails | None]:
 
 def waiting_for_quota(world: World) -> tuple[int, RunDetails | None]:
     world.launcher.place = _CLUSTER
-    world.launcher.full = True
+    world.launcher.waits = (
+        "the namespace's ResourceQuota allows no further Job now (exceeded quota: jobs, requested: "
+        "count/jobs.batch=1, used: count/jobs.batch=5, limited: count/jobs.batch=5)"
+    )
     task = world.add("enrolled", EMAIL)
     world.reconcile()
     world.clock.advance(70)

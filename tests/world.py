@@ -77,6 +77,8 @@ class MemoryLauncher:
     refused: dict[int, str] = field(default_factory=dict)
     broken: set[int] = field(default_factory=set)
     full: bool = False
+    # Why no run can be launched now, if so.
+    waits: str = ""
     events: list[tuple[str, RunEvent]] = field(default_factory=list)
     place: RunPlace = PLACE
     # What the workers of these runs say.
@@ -107,6 +109,9 @@ class MemoryLauncher:
                 task = launch.order.task_id
                 if task in self.broken:
                     raise TypeError("an error that nobody foresaw")
+                if self.waits:
+                    yield launch, LaunchResult(LaunchOutcome.WAITS, refusal=self.waits)
+                    continue
                 if task in self.refused:
                     yield launch, LaunchResult(LaunchOutcome.REFUSED, refusal=self.refused[task])
                     continue

@@ -147,6 +147,10 @@ def test_a_quota_on_jobs_is_waited_for(world: ClusterWorld, cluster: Cluster) ->
     world.start_operator()
     wait_for_log(world, "quota does not allow another Job now")
     assert len(world.jobs()) == 1 and world.status(second) == "enrolled"
+    cluster.wait_for(
+        lambda: "exceeded quota: few" in str(world.runs(second)[0].message),
+        what="the run's row says which quota it waits for",
+    )
     cluster.api.request("DELETE", f"{path}/few")
     for task in (first, second):
         world.succeed(running_job(world, task))

@@ -94,6 +94,29 @@ def test_refused_launch_is_held_with_its_message(world: World) -> None:
     assert "the quota of Jobs is used up" in str(message)
 
 
+def test_queued_task_says_which_quota_its_run_waits_for(world: World) -> None:
+    first, second = world.add("enrolled"), world.add("enrolled")
+    world.launcher.waits = "the quota `few` allows no further Job now"
+    for _ in range(2):
+        world.operator.reconcile()
+    for task in (first, second):
+        assert seen(world, task, "state", "message") == ("queued", world.launcher.waits)
+    world.launcher.waits = "the quota `none` allows no further Job now"
+    world.operator.reconcile()
+    assert seen(world, first, "state", "message") == ("queued", world.launcher.waits)
+    world.launcher.waits = ""
+    world.operator.reconcile()
+    for task in (first, second):
+        assert seen(world, task, "state", "message", "reason") == ("running", None, None)
+
+
+def test_run_that_waits_is_written_only_when_its_reason_changes(world: World) -> None:
+    world.add("enrolled")
+    world.launcher.waits = "no room"
+    sent = [world.operator.reconcile().statements for _ in range(4)]
+    assert sent[2] == sent[3] < sent[0]
+
+
 def test_queued_tasks_have_their_position_in_the_order_of_ids(world: World) -> None:
     tasks = [world.add("enrolled") for _ in range(13)]
     for _ in range(2):

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from enrollgate.commands.layout import duration, instant, since, size
+from enrollgate.commands.layout import instant, since
+from enrollgate.common.units import duration, size
 from enrollgate.database.queries import OperatorView, RunView
 from enrollgate.database.task_details import QUEUE_LIMIT, TaskDetails, TaskRow, TrackedTask
 from enrollgate.domain.account import cookies_name
@@ -135,10 +136,13 @@ def _diagnose_claimed(task: TaskDetails, run: RunView) -> Diagnosis:
         return _diagnose_set_aside(task.tracked)
     claimed = f"Run {run.run_number} was claimed {since(run.claimed_at, task.now)} ago"
     if run.launcher == "kubernetes":
+        why = run.message or (
+            "the namespace's ResourceQuota allows no further Job now, or the API server does not "
+            "answer"
+        )
         return Diagnosis(
             "queued, waiting for quota",
-            f"{claimed}, and its Job does not exist yet: the namespace's ResourceQuota allows no "
-            "further Job now, or the API server does not answer.",
+            f"{claimed}, and its Job does not exist yet: {why}.",
             "Nothing: it starts by itself when another Job ends. To see the quota: `kubectl -n "
             f"{run.place_id} describe resourcequota`. To start more, raise it; to claim less, "
             "lower ENROLLGATE_MAX_CONCURRENT_RUNS.",

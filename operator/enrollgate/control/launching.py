@@ -98,6 +98,14 @@ class RunLauncher:
                 if result.outcome in exists
             ]
         )
+        waits = {
+            launch.run.run_id: result.refusal
+            for launch, result in results
+            if result.outcome is LaunchOutcome.WAITS and result.refusal != launch.run.stop_message
+        }
+        if waits:
+            with self._confinement.confined(None):
+                runs.note_waits(self._database, waits)
         given_up = 0
         for run, why in refused:
             tried = sum(map(self._confinement.pause, range(run.launch_refusals)))

@@ -103,6 +103,7 @@ _READ = (
     runs.c.refusals,
     tracked_tasks.c.first_seen_at,
     runs.c.enrolled_seen_at,
+    runs.c.attempt,
     func.coalesce(tracked_tasks.c.refusals, 0).label("launch_refusals"),
     _LOST_IN_A_ROW.label("lost_before"),
 )
@@ -190,6 +191,7 @@ def read_unfinished(
             refusals=row.refusals,
             launch_refusals=row.launch_refusals,
             enrolled_since=row.enrolled_seen_at,
+            attempt=row.attempt or 0,
         )
         # A view, or a table without a key, may have two rows with one id.
         if (twin := found.get(run.run_id)) is not None:
@@ -304,6 +306,7 @@ def mark_launched(database: Database, launched: Mapping[int, datetime | None]) -
     mark = update(runs).where(*claimed)
     mark = mark.values(
         state=RunState.LAUNCHED.value,
+        message=None,  # why it waited
         launched_at=case(
             *(
                 (runs.c.id == run_id, _bounded(database, _utc(instant)))
@@ -334,6 +337,18 @@ def mark_launched(database: Database, launched: Mapping[int, datetime | None]) -
     except _Overtaken:
         return database.run_in_transaction(mark_some, of_one_row=of_one_row)
     return set(launched)
+
+
+def note_waits(database: Database, waits: Mapping[int, str]) -> None:
+    """Write down why claimed runs, named by their ids, are not launched yet: for people to read.
+
+    `mark_launched` removes it. Raises DatabaseUnavailable or DatabaseMisconfigured.
+    """
+    texts = {run_id: redact(why, MESSAGE_LIMIT) for run_id, why in waits.items()}
+    statement = (
+        update(runs).where(*_claimed(texts.keys())).values(message=case(texts, value=runs.c.id))
+    )
+    database.run_in_transaction(lambda connection: connection.execute(statement))
 
 
 def _utc(instant: datetime) -> datetime:

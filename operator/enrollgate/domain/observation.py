@@ -58,6 +58,8 @@ class LaunchOutcome(Enum):
     NAME_TAKEN = "name taken"
     # This one launch was refused; those of other runs are not concerned. Try it again later.
     REFUSED = "refused"
+    # There is no room for it now: a quota is used up. The next pass tries it again.
+    WAITS = "waits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class LaunchResult:
     """The answer to one launch.
 
     `uid` is the Job's UID; None for a local run, and if there is no Job. `launched_at` is when the
-    run was created; it has a time zone. `refusal` says why a launch was refused, and what to do.
+    run was created; it has a time zone. `refusal` says why a launch was refused or waits.
     """
 
     outcome: LaunchOutcome

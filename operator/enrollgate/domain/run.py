@@ -90,12 +90,14 @@ class UnfinishedRun:
     `email` and `course_url` are the row's now. `content_sha256` is their digest as they were
     claimed; `is_changed` says that they differ from it. `claim_id` is of this claim alone, also
     where a restored database gives its name again. `lost_before` is how many runs of this task were
-    lost in a row before this one. `stop_reason` and `stop_message` say why it is being stopped.
+    lost in a row before this one. `stop_reason` and `stop_message` say why it is being stopped,
+    or why a claimed run waits.
     `since` is when its task was first seen at the gate (UTC), None once the task has left it.
     `is_ambiguous` says that several rows have the task's id. `place` is where the run is carried
     out. `outcome` is known if the run has `ENDED`. `refusals` is how often the database refused to
     write the task's status, `launch_refusals` how often the launcher refused to launch a run of
     this task in a row. `enrolled_since` is when the task was first seen as enrolled (UTC).
+    `attempt` is the last attempt whose progress is known, 0 before the first one.
     """
 
     run_id: int
@@ -120,6 +122,7 @@ class UnfinishedRun:
     refusals: int = 0
     launch_refusals: int = 0
     enrolled_since: datetime | None = None
+    attempt: int = 0
 
 
 def run_name(installation: str, task_id: int, run_number: int) -> str:

@@ -90,8 +90,9 @@ class Launcher(Protocol):
         was restored) is asked to end, or discarded, and the launch is not yielded.
 
         A launch is taken from `launches` only shortly before it is carried out, so that it can be
-        checked as late as possible. A launch that is not yielded could not be started now (full
-        machine, quota): try it again later. One that is `REFUSED` concerns no other run.
+        checked as late as possible. A launch that is not yielded could not be started now: try it
+        again later. So does one that `WAITS`, and it says why. One that is `REFUSED` concerns no
+        other run.
         Nothing is started before the first result is asked for.
 
         Raises LauncherUnavailable, LauncherRefused if no run can be launched.

@@ -285,6 +285,17 @@ def test_a_refusal_of_one_job_lets_the_other_jobs_be_created(
     assert remedy in results[0].refusal
 
 
+def test_a_used_up_quota_lets_the_run_wait_and_says_so() -> None:
+    text = "exceeded quota: few, requested: count/jobs.batch=1, used: count/jobs.batch=2"
+    refusal = {"reason": "Forbidden", "message": f'jobs.batch "{NAMES[0]}" is forbidden: {text}'}
+    api = ScriptedApi(lambda _path: (403, {}, json.dumps(refusal).encode()))
+    order = RunOrder(NAMES[0], 1, 1, "https://courses.example.com/1", "cookies.txt")
+    with open_launcher(api) as launcher:
+        ((_, result),) = launcher.launch([build_launch(order)])
+    assert result.outcome is LaunchOutcome.WAITS
+    assert text in result.refusal and NAMES[0] not in result.refusal
+
+
 def test_each_served_request_calls_progress() -> None:
     served: list[None] = []
     api = ScriptedApi(lambda _path: (200, {}, b'{"items": []}'))

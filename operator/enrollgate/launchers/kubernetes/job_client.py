@@ -14,6 +14,7 @@ from http import HTTPStatus
 from itertools import chain
 from typing import Any
 
+from enrollgate.common.redaction import redact
 from enrollgate.common.strict_json import parse_instant
 from enrollgate.domain.run import parse_run_name
 from enrollgate.launchers.base import LauncherRefused, LauncherUnavailable
@@ -234,7 +235,9 @@ class JobClient:
             if error.status == HTTPStatus.CONFLICT:
                 raise NameTaken(error.message) from error
             if error.status == HTTPStatus.FORBIDDEN and "exceeded quota" in error.message:
-                raise QuotaExceeded(error.message) from error
+                # Without the Job's name, so that all runs that wait have one text.
+                at = error.message.index("exceeded quota")
+                raise QuotaExceeded(redact(error.message[at:], 400)) from error
             raise self._refused(error) from error
         return _text(_object(answer, "metadata"), "uid") or None
 

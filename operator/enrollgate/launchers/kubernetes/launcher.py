@@ -230,7 +230,8 @@ class KubernetesLauncher:
                 run=order.name,
                 error=str(error),
             )
-            return None
+            why = f"the namespace's ResourceQuota allows no further Job now ({error})"
+            return LaunchResult(LaunchOutcome.WAITS, refusal=why)
         except NameTaken:
             job = self._jobs.find(order.name)
         else:

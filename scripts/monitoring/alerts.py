@@ -54,6 +54,8 @@ _HEAD = """\
 # Generated from scripts/monitoring/alerts.py: `make docs`. Do not edit.
 """
 Rule = dict[str, object]
+# Seconds before an account's cookies expire, from which on a person should export new ones.
+_COOKIES_SOON = 3 * 86400
 
 
 class _Dumper(yaml.SafeDumper):
@@ -215,6 +217,15 @@ def run_alerts(times: Times) -> list[Rule]:
             "Runs fail until a person acts: {{ $labels.reason }}.",
             "`enrollgate status --failed` shows the tasks, the messages and the remedies.",
             runbook=REASON_LINK,
+        ),
+        _alert(
+            "EnrollgateCookiesExpiring",
+            "min by (namespace, job, account)"
+            f" ({metric('cookies_expiry_timestamp_seconds')}) - time() < {_COOKIES_SOON}",
+            "warning",
+            "The cookies of account {{ $labels.account }} expire within days.",
+            "{{ if gt $value 0.0 }}In {{ $value | humanizeDuration }}{{ else }}They have expired"
+            "{{ end }}. Export them from a browser again.",
         ),
         _alert(
             "EnrollgateManyRunsFailed",

@@ -169,6 +169,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             [
                 (rate("runs_launched_total"), "launched"),
                 (rate("runs_adopted_total"), "adopted"),
+                (rate("attempts_total"), "attempts"),
                 (rate("runs_finished_total", "outcome"), "{{outcome}}"),
             ],
             "ops",
@@ -254,6 +255,28 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                     "lease {{change}}",
                 ),
             ],
+            width=6,
+        ),
+        Panel(
+            "Errors of database and API server",
+            "Per second, by kind. Most are tried again at once.",
+            [
+                (rate("database_errors_total", "kind"), "database: {{kind}}"),
+                (rate("api_errors_total", "kind"), "API server: {{kind}}"),
+            ],
+            "ops",
+            width=6,
+        ),
+        Panel(
+            "Cookies expire",
+            "Time until the last cookie of an account's file expires, where the operator sees it.",
+            [
+                (
+                    f"min by (account) ({metric('cookies_expiry_timestamp_seconds')}) - time()",
+                    "{{account}}",
+                )
+            ],
+            "s",
             width=6,
         ),
         Panel(

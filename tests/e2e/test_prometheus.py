@@ -1,5 +1,6 @@
 """A real Prometheus scrapes a live operator: each panel has data, and each alert comes."""
 
+import time
 from pathlib import Path
 
 import yaml
@@ -66,6 +67,10 @@ def test_every_panel_has_data_and_every_alert_comes(tmp_path: Path, sqlite_url: 
             MAX_ATTEMPTS="1",
         )
         operator.create_table()
+        expiring = cookies_name("expiring@example.com")
+        (tmp_path / "cookies" / expiring).write_text(
+            f"courses.example.com\tFALSE\t/\tFALSE\t{int(time.time()) + 3600}\tsession\tx\n"
+        )
         try:
             watch.wait_for("Down")
             for task in range(1, 6):
@@ -79,7 +84,12 @@ def test_every_panel_has_data_and_every_alert_comes(tmp_path: Path, sqlite_url: 
             # The first tasks may be counted before the first scrape: then their rate is 0.
             operator.add(6, COURSE)
             operator.wait_for_status(6, "completed")
-            watch.wait_for("RunFailed", "ManyRunsFailed", "TimeoutsRising")
+            watch.wait_for("RunFailed", "ManyRunsFailed", "TimeoutsRising", "CookiesExpiring")
+            account = expiring.removeprefix("cookies-")[:12]
+            assert prometheus.has_data(
+                f'enrollgate_cookies_expiry_timestamp_seconds{{account="{account}"}} > time()'
+            )
+            assert prometheus.has_data("enrollgate_attempts_total >= 6")
 
             operator.sql(
                 "CREATE TRIGGER no_runs BEFORE INSERT ON enrollgate_runs "
@@ -91,6 +101,8 @@ def test_every_panel_has_data_and_every_alert_comes(tmp_path: Path, sqlite_url: 
             operator.sql("ALTER TABLE download_tasks RENAME TO elsewhere")
             watch.wait_for("PassesAborted", "NoPass")
             assert not watch.without_data
+            aborted = 'enrollgate_database_errors_total{kind="DatabaseMisconfigured"} > 0'
+            assert prometheus.has_data(aborted)
             operator.sql("ALTER TABLE elsewhere RENAME TO download_tasks")
 
             operator.sql("UPDATE enrollgate_tasks SET enrolled_seen_at = 'no instant'")

@@ -2,19 +2,32 @@
 
 import subprocess
 import sys
+import time
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, make_url, text
 from tests.world import World
 
+from enrollgate.control.housekeeping import COOKIES_ACCOUNTS, read_expiries
 from enrollgate.control.loop import Loop
+from enrollgate.control.progress import ProgressReader
 from enrollgate.control.runner import RETRY_BACKOFF
-from enrollgate.control.wiring import build_random
+from enrollgate.control.wiring import build_random, count_database_error
+from enrollgate.database import (
+    DatabaseMisconfigured,
+    DatabaseUnavailable,
+    RowRefused,
+    open_database,
+)
+from enrollgate.domain.account import cookies_name
 from enrollgate.domain.observation import Phase
 from enrollgate.domain.policy import Policy
+from enrollgate.domain.progress import RunProgress
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
 from enrollgate.launchers import LauncherUnavailable
@@ -65,6 +78,9 @@ def test_all_known_label_values_are_there_from_the_start() -> None:
         'enrollgate_leader_changes_total{change="lost"} 0.0',
         'enrollgate_run_duration_seconds_count{outcome="failed"} 0.0',
         'enrollgate_reconcile_duration_seconds_count{kind="focused"} 0.0',
+        'enrollgate_database_errors_total{kind="RowTimedOut"} 0.0',
+        'enrollgate_api_errors_total{kind="throttled"} 0.0',
+        "enrollgate_attempts_total 0.0",
         "process_resident_memory_bytes ",
     ):
         assert sample in text, sample
@@ -101,6 +117,69 @@ def test_waits_durations_and_deliveries_are_counted(sqlite_url: str) -> None:
     assert value("run_duration_seconds_sum", outcome="succeeded") - duration == 90
     assert value("delivered_bytes_total") - delivered[0] == 300
     assert value("delivered_items_total") - delivered[1] == 3
+
+
+def test_each_attempt_is_counted_once_by_progress_or_report(sqlite_url: str) -> None:
+    before = value("attempts_total")
+    with closing(World(sqlite_url)) as world:
+        reader = ProgressReader(world.database, "test", rate=1000, monotonic=time.monotonic)
+        names = [f"test-{world.add('enrolled')}-1" for _ in range(3)]
+        world.reconcile()
+        world.reconcile()
+        for attempt in (1, 1, 3):
+            world.launcher.progress[names[0]] = RunProgress(attempt, 5, items_done=attempt)
+            reader.read_round(world.launcher)
+        assert value("attempts_total") - before == 3
+        world.launcher.end(names[0], Phase.FAILED, Report(Reason.SITE_ERROR, "no", attempt=5))
+        # This one was too quick for its progress to be read; that one's worker left no report.
+        world.launcher.end(names[1], Phase.SUCCEEDED, Report(None, "done", attempt=1))
+        world.launcher.end(names[2], Phase.FAILED, Report(Reason.OOM_KILLED, "killed"))
+        world.launcher.runs[names[2]] = replace(
+            world.launcher.runs[names[2]], started_at=world.clock.now.replace(tzinfo=UTC)
+        )
+        world.reconcile()
+    assert value("attempts_total") - before == 5 + 1 + 1
+
+
+def test_database_errors_are_counted_by_kind(sqlite_url: str) -> None:
+    kinds = ("DatabaseUnavailable", "DatabaseMisconfigured", "RowRefused")
+    before = {kind: value("database_errors_total", kind=kind) for kind in kinds}
+    with closing(World(sqlite_url)) as world:
+        world.sql(
+            "CREATE TRIGGER never BEFORE UPDATE ON download_tasks "
+            "BEGIN SELECT RAISE(ABORT, 'never'); END"
+        )
+        world.add("processing")
+        url = make_url(sqlite_url)
+        with closing(open_database(url, on_error=count_database_error)) as database:
+            for statement, kind in (
+                ("UPDATE download_tasks SET status = 'x'", RowRefused),
+                ("SELECT 1 FROM nowhere", DatabaseMisconfigured),
+            ):
+                send = partial(Connection.execute, statement=text(statement))
+                with pytest.raises(kind):
+                    database.run_in_transaction(send, of_one_row=kind is RowRefused)
+            with pytest.raises(DatabaseUnavailable), database.autocommit():
+                database.require_primary(is_read_only=True)
+    after = {kind: value("database_errors_total", kind=kind) for kind in kinds}
+    assert {kind: after[kind] - before[kind] for kind in kinds} == dict.fromkeys(kinds, 1)
+
+
+def test_expiry_is_shown_of_the_accounts_that_expire_first(tmp_path: Path) -> None:
+    for number in range(COOKIES_ACCOUNTS + 20):
+        file = tmp_path / cookies_name(f"{number}@example.com")
+        file.write_text(f"example.com\tFALSE\t/\tTRUE\t{2000 + number}\ts\tsecret\n")
+    (tmp_path / "cookies.txt").write_text("example.com\tFALSE\t/\tTRUE\t1000\ts\tsecret\n")
+    # They end with the browser's session, are no cookies, and are nobody's.
+    session = cookies_name("session@example.com")
+    (tmp_path / session).write_text("example.com\tFALSE\t/\tTRUE\t0\ts\tsecret\n")
+    (tmp_path / cookies_name("broken@example.com")).write_bytes(b"\xff\xfe\xff")
+    (tmp_path / "ada@example.com.txt").write_text("example.com\tFALSE\t/\tTRUE\t5\ts\tx\n")
+    found = read_expiries(tmp_path)
+    first = cookies_name("0@example.com").removeprefix("cookies-")[:12]
+    assert list(found.items())[:2] == [("default", 1000), (first, 2000)]
+    assert len(found) == COOKIES_ACCOUNTS
+    assert read_expiries(tmp_path / "missing") == {}
 
 
 def test_queue_and_oldest_tasks_are_shown(sqlite_url: str) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from enrollgate.common.cookies_file import NotCookies, expiry, parse_cookies, read_cookies
+from enrollgate.common.cookies_file import NotCookies, last_expiry, parse_cookies, read_cookies
 from enrollgate.common.redaction import redact
 from enrollgate.domain.account import DEFAULT_COOKIES_NAME, cookies_name
 from enrollgate.domain.check import Check, failed, ok, warning
@@ -41,8 +41,7 @@ def check_cookies_files(
         if skipped:
             lines = ", ".join(map(str, skipped[:_NAMES]))
             unreadable.append(f"{name} has lines that are no cookies: {lines}")
-        # A cookie without an expiry ends with the browser's session; nobody knows when.
-        last = max((expiry(each) or float("inf") for each in cookies), default=0.0)
+        last = last_expiry(cookies)
         if last <= now:
             expired.append(name)
         elif last <= now + _SOON:

@@ -5,7 +5,9 @@ format accepts, and the numbers of the lines that are no cookies. A content neve
 The format: https://curl.se/docs/http-cookies.html.
 """
 
+import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 # Bytes of a file. All cookies of a browser take less.
@@ -75,6 +77,14 @@ def parse_cookies(text: str) -> tuple[list[str], list[int]]:
 def expiry(cookie: str) -> float:
     """Return when a cookie expires, in seconds since 1970; 0: with the session."""
     return float(cookie.split("\t")[4] or 0)
+
+
+def last_expiry(cookies: Iterable[str]) -> float:
+    """Return when the last one of these cookies expires, in seconds since 1970.
+
+    Infinity, if one has no expiry: it ends with the browser's session, and nobody knows when.
+    """
+    return max((expiry(each) or math.inf for each in cookies), default=0.0)
 
 
 def _normal(found: re.Match[str]) -> str:

@@ -38,6 +38,7 @@ from enrollgate.control.wiring import (
     build_kubernetes_launcher,
     build_random,
     build_runner,
+    count_database_error,
 )
 from enrollgate.database import DatabaseMisconfigured
 from enrollgate.database.configured import build_database
@@ -103,7 +104,7 @@ async def _run(settings: Settings) -> None:
     launcher = build_kubernetes_launcher(
         settings, random=random, stopped=stopped, progress=health.heartbeat
     )
-    database = build_database(settings)
+    database = build_database(settings, on_error=count_database_error)
     runner = build_runner(
         settings,
         database=database,

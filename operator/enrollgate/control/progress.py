@@ -18,6 +18,7 @@ from enrollgate.database import Database, DatabaseMisconfigured, DatabaseUnavail
 from enrollgate.database.progress import BATCH, load_live, store
 from enrollgate.domain.progress import RunProgress
 from enrollgate.launchers import Launcher, LauncherUnavailable
+from enrollgate.telemetry import metrics
 
 _LOG = structlog.get_logger(__name__)
 # Seconds between two rounds, and between two statements that store progress. Local progress must
@@ -104,17 +105,25 @@ class ProgressReader:
         live = {
             run.name: run for run in load_live(self._database, self._installation, launcher.place)
         }
-        changed = dict[int, RunProgress]()
+        changed, begun = dict[int, RunProgress](), 0
         stored_at = self._monotonic()
-        for name, progress in launcher.read_progress(list(live), self._wait_for_turn):
-            if progress != live[name].progress:
-                changed[live[name].run_id] = progress
-            is_due = self._monotonic() - stored_at >= INTERVAL
-            if changed and (is_due or len(changed) >= BATCH):
+
+        def store_changed() -> None:
+            nonlocal begun, stored_at
+            if changed:
                 store(self._database, changed)
-                changed, stored_at = {}, self._monotonic()
-        if changed:
-            store(self._database, changed)
+                metrics.ATTEMPTS.inc(begun)
+                changed.clear()
+                begun, stored_at = 0, self._monotonic()
+
+        for name, progress in launcher.read_progress(list(live), self._wait_for_turn):
+            before = live[name].progress
+            if progress != before:
+                changed[live[name].run_id] = progress
+                begun += max(0, progress.attempt - (before.attempt if before else 0))
+            if self._monotonic() - stored_at >= INTERVAL or len(changed) >= BATCH:
+                store_changed()
+        store_changed()
 
     def _wait_for_turn(self) -> bool:
         """Wait until another request may be sent. Return False if there shall be none."""

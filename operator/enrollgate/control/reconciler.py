@@ -597,6 +597,9 @@ class Reconciler:
         if seen is not None and seen.started_at is not None and seen.finished_at is not None:
             duration = (seen.finished_at - seen.started_at).total_seconds()
             metrics.RUN_DURATION.labels(action.outcome.value).observe(max(0.0, duration))
+        known = action.report.attempt if action.report else 0
+        has_begun = seen is not None and seen.started_at is not None
+        metrics.ATTEMPTS.inc(max(0, known - run.attempt, has_begun - run.attempt))
         if action.report is not None:
             metrics.DELIVERED_BYTES.inc(action.report.bytes_delivered)
             metrics.DELIVERED_ITEMS.inc(action.report.items_delivered)

@@ -151,6 +151,7 @@ class OperatorRunner:
         finally:
             metrics.LEADING.set(0)
             metrics.TASKS.clear()  # the next leader reports them, and they must not count twice
+            metrics.COOKIES_EXPIRY.clear()
             for gauge in metrics.OF_THE_LEADER:
                 gauge.set(0)
 

@@ -27,7 +27,7 @@ from enrollgate.control.look_interval import LookInterval
 from enrollgate.control.progress import ProgressReader
 from enrollgate.control.reconciler import Reconciler
 from enrollgate.control.runner import OperatorRunner
-from enrollgate.database import Database, runs
+from enrollgate.database import Database, DatabaseError, runs
 from enrollgate.database.configured import build_database, build_tables
 from enrollgate.domain.policy import Policy
 from enrollgate.launchers import Launcher, LauncherRefused
@@ -41,6 +41,7 @@ from enrollgate.launchers.kubernetes import (
 from enrollgate.launchers.local.launcher import LocalLauncher
 from enrollgate.launchers.local.place import after_stop, why_not_start
 from enrollgate.settings.operator import Settings
+from enrollgate.telemetry import metrics
 from enrollgate.telemetry.health import Health
 from enrollgate.telemetry.http import serving
 
@@ -66,7 +67,7 @@ def run_operator(settings: Settings) -> None:
     again with an unexpected error.
     """
     health = build_health(settings)
-    database = build_database(settings)
+    database = build_database(settings, creates_file=True, on_error=count_database_error)
     # The launcher wakes the runner's loop, and the runner's reconciler uses the launcher.
 
     def check_place() -> None:
@@ -153,6 +154,7 @@ def build_runner(
                 "check_interval": settings.check_interval,
             },
             history=timedelta(seconds=settings.history),
+            cookies_dir=settings.cookies_dir,
             monotonic=time.monotonic,
         ),
         progress=ProgressReader(
@@ -172,6 +174,11 @@ def build_runner(
         check_place=check_place,
     )
     return runner
+
+
+def count_database_error(error: DatabaseError) -> None:
+    """Count an error of the database by its kind."""
+    metrics.DATABASE_ERRORS.labels(type(error).__name__).inc()
 
 
 def build_policy(settings: Settings) -> Policy:
@@ -235,7 +242,10 @@ def build_kubernetes_launcher(
     kubernetes = settings.kubernetes
     try:
         api, own_namespace = connect(
-            random=random, sleep=stopped.wait, connections=kubernetes.create_concurrency + 4
+            random=random,
+            sleep=stopped.wait,
+            connections=kubernetes.create_concurrency + 4,
+            on_error=lambda kind: metrics.API_ERRORS.labels(kind).inc(),
         )
         job_settings = build_job_settings(settings, kubernetes.namespace or own_namespace)
     except ClusterNotConfigured as error:

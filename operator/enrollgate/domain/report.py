@@ -63,6 +63,7 @@ class Report:
     `items_delivered` count what this attempt moved, `items_skipped` what was there already.
     `remedy` says what to do about this very failure; if it is empty, the reason's own remedy
     applies. `retry_after` is how many seconds the site asked us to wait before the next attempt.
+    `attempt` is the attempt's number, from 1; 0 if a launcher made the report.
     """
 
     reason: Reason | None
@@ -79,6 +80,7 @@ class Report:
     retry_after: float | None = None
     items_left_out: int = 0
     left_out_items: tuple[LeftOutItem, ...] = ()
+    attempt: int = 0
 
     def to_dict(self) -> dict[str, object]:
         """Return the report as plain data for JSON; `from_dict` reads it back."""
@@ -120,6 +122,7 @@ class Report:
                 ),
                 remedy=_parse_text(fields.get("remedy", "")),
                 retry_after=None if wait is None else _parse_seconds(wait),
+                attempt=_parse_count(fields.get("attempt", 0)),
             )
         except (ValueError, TypeError, KeyError) as error:
             raise MalformedReport(

@@ -107,6 +107,11 @@ RUN_DURATION = Histogram(
 )
 for _outcome in Outcome:
     RUN_DURATION.labels(_outcome.value)
+ATTEMPTS = Counter(
+    "enrollgate_attempts",
+    "Attempts that workers have begun, counted by their progress and their reports.",
+    registry=REGISTRY,
+)
 DELIVERED_BYTES = Counter(
     "enrollgate_delivered_bytes", "Bytes delivered by finished runs.", registry=REGISTRY
 )
@@ -129,6 +134,34 @@ REFUSALS = Counter(
 )
 for _by in ("database", "launcher"):
     REFUSALS.labels(_by)
+DATABASE_ERRORS = Counter(
+    "enrollgate_database_errors",
+    "Errors of the database: of the server as a whole, of a setting, or of a single row.",
+    ["kind"],
+    registry=REGISTRY,
+)
+for _kind in (
+    "DatabaseUnavailable",
+    "DatabaseMisconfigured",
+    "RowHeld",
+    "RowRefused",
+    "RowTimedOut",
+):
+    DATABASE_ERRORS.labels(_kind)
+API_ERRORS = Counter(
+    "enrollgate_api_errors",
+    "Requests to the Kubernetes API server that failed, each try by itself.",
+    ["kind"],
+    registry=REGISTRY,
+)
+for _kind in ("unreachable", "throttled", "server", "denied", "invalid"):
+    API_ERRORS.labels(_kind)
+COOKIES_EXPIRY = Gauge(
+    "enrollgate_cookies_expiry_timestamp_seconds",
+    "When the last cookie of an account's file expires; the account by its file's first digits.",
+    ["account"],
+    registry=REGISTRY,
+)
 UNEXPECTED_ERRORS = Counter(
     "enrollgate_unexpected_errors",
     "Unexpected errors in the handling of one task, or of a whole pass.",

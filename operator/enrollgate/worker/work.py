@@ -62,7 +62,7 @@ def work(
         report = Report(Reason.WORKER_CRASHED, f"{type(error).__name__}: {redact(str(error), 300)}")
     result = "complete" if report.reason is None else f"{report.reason}: {redact(report.message)}"
     progress.end(f"{order.attempt_tag} task {order.task_id}: {result}")
-    return replace(report, seconds=round(monotonic() - start, 3))
+    return replace(report, seconds=round(monotonic() - start, 3), attempt=order.attempt)
 
 
 def _attempt(

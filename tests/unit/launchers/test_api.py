@@ -19,7 +19,7 @@ from kubernetes import client
 
 from enrollgate.launchers import LauncherRefused, LauncherUnavailable
 from enrollgate.launchers.kubernetes import Api
-from enrollgate.launchers.kubernetes.api import MAX_ATTEMPTS, TEXT_LIMIT, TIMEOUT
+from enrollgate.launchers.kubernetes.api import MAX_ATTEMPTS, TEXT_LIMIT, TIMEOUT, ApiError
 
 POOL = urllib3.HTTPConnectionPool("api.example.com")
 Answer = tuple[int, Mapping[str, str], bytes]
@@ -34,9 +34,14 @@ class ScriptedApi(Api):
         self.timeouts: list[Any] = []
         self.answers: Iterator[Answer | None] = iter(answers)
         self.is_stopping = is_stopping
+        self.kinds: list[str] = []
         configuration = client.Configuration()
         super().__init__(
-            configuration, random=Random(1), sleep=self.wait, monotonic=lambda: self.now
+            configuration,
+            random=Random(1),
+            sleep=self.wait,
+            monotonic=lambda: self.now,
+            on_error=self.kinds.append,
         )
 
     def wait(self, seconds: float) -> bool:
@@ -74,6 +79,21 @@ def test_a_retry_after_date_is_measured_by_the_server_s_clock() -> None:
     until, now = "Wed, 21 Oct 2026 07:28:00 GMT", "Wed, 21 Oct 2026 07:27:51 GMT"
     api = ScriptedApi(refusal(503, Retry_After=until, Date=now), OK)
     assert api.request("GET", "/x") == {"kind": "Job"} and api.waits == [9.0]
+
+
+def test_each_failed_try_is_counted_by_its_kind() -> None:
+    api = ScriptedApi(refusal(429), None, refusal(503), OK)
+    api.request("GET", "/x")
+    assert api.kinds == ["throttled", "unreachable", "server"]
+    for status in (401, 403, 404, 409, 413, 422):
+        api.answers = iter([refusal(status)])
+        with suppress(ApiError):
+            api.request("POST", "/x")
+    assert api.kinds[3:] == ["denied", "denied", "invalid", "invalid"]
+    api.answers = iter([refusal(400)])
+    with suppress(ApiError):
+        api.read_text("/log", query={})
+    assert len(api.kinds) == 7, "the container of the pod is still waiting to start"
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -128,7 +128,7 @@ class Api:
     """Sends requests to one API server, from any thread. Times are seconds.
 
     `sleep` waits so many seconds, and returns true if a stop interrupted it: then nothing is
-    retried.
+    retried. `on_error` is called with the kind of each failed try (`_count_refusal`).
     """
 
     def __init__(
@@ -138,7 +138,9 @@ class Api:
         random: Random,
         sleep: Callable[[float], object],
         monotonic: Callable[[], float] = time.monotonic,
+        on_error: Callable[[str], None] = lambda _kind: None,
     ) -> None:
+        self._on_error = on_error
         self.configuration = configuration
         self._client = client.ApiClient(configuration)
         use_without_strict(self._client)
@@ -217,8 +219,10 @@ class Api:
         try:
             status, _, data = self._send("GET", path, query, None, TEXT, TEXT_TIMEOUT)
         except (urllib3.exceptions.HTTPError, OSError) as error:
+            self._on_error("unreachable")
             raise LauncherUnavailable(f"{path}: {type(error).__name__}: {error}") from error
         if status >= HTTPStatus.BAD_REQUEST:
+            self._count_refusal(status)
             raise ApiError.parse(status, data)
         return data.decode(errors="replace")
 
@@ -299,6 +303,7 @@ class Api:
         try:
             status, headers, data = self._send(method, path, query, body, accept, timeout)
         except (urllib3.exceptions.HTTPError, OSError) as error:
+            self._on_error("unreachable")
             reason = getattr(error, "reason", None)
             cause = reason if isinstance(reason, BaseException) else error
             refused = find_certificate_error(error)
@@ -308,7 +313,9 @@ class Api:
             if isinstance(answer, dict):
                 return answer
             # A proxy may have answered instead of the server.
+            self._on_error("server")
             raise RetryableError(f"its answer is not a JSON object: {data[:80]!r}")
+        self._count_refusal(status)
         refusal = ApiError.parse(status, data)
         if status not in _TRANSIENT:
             raise refusal
@@ -317,6 +324,22 @@ class Api:
             retry_after=retry_after(headers.get("Retry-After"), headers.get("Date")) or 0.0,
             is_server_well=status == HTTPStatus.INTERNAL_SERVER_ERROR,
         )
+
+    def _count_refusal(self, status: int) -> None:
+        """Count a refusal by its kind.
+
+        That an object exists, or does not, is an answer; so is 400 for the log of a pod that has
+        not begun.
+        """
+        match status:
+            case HTTPStatus.TOO_MANY_REQUESTS:
+                self._on_error("throttled")
+            case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
+                self._on_error("denied")
+            case HTTPStatus.REQUEST_ENTITY_TOO_LARGE | HTTPStatus.UNPROCESSABLE_ENTITY:
+                self._on_error("invalid")
+            case _ if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                self._on_error("server")
 
     def _send(  # noqa: PLR0917 -- one request
         self,
@@ -373,7 +396,11 @@ def _parse(data: bytes) -> object:
 
 
 def connect(
-    *, random: Random, sleep: Callable[[float], object], connections: int
+    *,
+    random: Random,
+    sleep: Callable[[float], object],
+    connections: int,
+    on_error: Callable[[str], None] = lambda _kind: None,
 ) -> tuple[Api, str]:
     """Connect to the cluster of this process. Returns the API and the default namespace.
 
@@ -396,4 +423,4 @@ def connect(
         namespace = str(context["context"].get("namespace") or "default")
     configuration.connection_pool_maxsize = connections
     configuration.retries = False
-    return Api(configuration, random=random, sleep=sleep), namespace
+    return Api(configuration, random=random, sleep=sleep, on_error=on_error), namespace

@@ -1,6 +1,7 @@
 """In real time: the Node.js example writes rows into MariaDB. The course site's access log is the
 proof."""
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import pytest
 from examples.demo.site import CourseSite
 from sqlalchemy import make_url
 from tests.conftest import absent
+from tests.drive_emulator import DriveEmulator
 from tests.e2e.operator_process import OperatorProcess, course_site, wait_until
 
 from enrollgate.database.task_status import task_status
@@ -136,6 +138,45 @@ def test_node_reads_progress_and_the_link_of_a_running_task(
             assert re.match(rf"task 1 completed, 100 %, 3 of 3 items, .*{link}", lines[-1]), lines
             why = node(node_writer, mariadb_url, "why", "1")
             assert "why: 3 items delivered" in why.stdout
+        finally:
+            operator.stop_all()
+
+
+def test_node_reads_progress_and_the_drive_link_of_a_running_task(
+    node_writer: Path, mariadb_url: str, tmp_path: Path
+) -> None:
+    login = tmp_path / "login.json"
+    with course_site(throttle=20_000) as slow, DriveEmulator() as drive:
+        login.write_text(json.dumps(drive.user_login()))
+        operator = OperatorProcess(
+            tmp_path,
+            mariadb_url,
+            slow,
+            DESTINATION=f"drive:{drive.store.root}",
+            DRIVE_ENDPOINT=drive.url,
+            DRIVE_CREDENTIALS=str(login),
+        )
+        try:
+            assert node(node_writer, mariadb_url, "create-table").returncode == 0
+            assert operator.command("migrate").returncode == 0
+            operator.add(1, "bread")
+            operator.start()
+            watching = node(node_writer, mariadb_url, "watch", "1")
+            assert watching.returncode == 0, watching.stderr + operator.log
+            lines = watching.stdout.splitlines()
+            links = [
+                re.findall(r"https://\S+", line)
+                for line in lines
+                if line.startswith("task 1 running, ") and " of 3 items" in line
+            ]
+            assert any(links), lines
+            (link,) = {found for each in links for found in each}
+            # The link that Drive gave for the course's folder, which has the lectures.
+            folder = next(each for each in drive.store.find("") if each.get("webViewLink") == link)
+            assert folder["name"].endswith("task-1]"), folder
+            files = drive.store.find(f"'{folder['id']}' in parents and trashed = false")
+            assert len(files) == 3, files
+            assert lines[-1].startswith("task 1 completed, 100 %") and link in lines[-1], lines
         finally:
             operator.stop_all()
 

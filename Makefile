@@ -1,5 +1,5 @@
 # Start with `make demo` and `make test`. Each target installs what it needs.
-.PHONY: help demo test test-quick test-cluster chaos control-plane bench bench-peers lint format types imports docs lock clean setup databases node pm2 systemd webservers chromium prometheus packager yt-dlp-tests tools manifests image
+.PHONY: help demo test test-quick test-cluster chaos control-plane bench bench-peers lint format types imports docs site lock clean setup databases node pm2 systemd webservers chromium prometheus packager yt-dlp-tests tools manifests image
 BIN := .venv/bin
 # Most tests wait for servers, clocks and processes most of the time: three run at once on two cores.
 PYTEST := $(BIN)/pytest -n 3 --dist loadfile
@@ -13,7 +13,7 @@ setup: ## Create .venv from the lock file
 demo: setup ## Show the four cases of the contract on this machine; WEB=1 keeps the page open
 	@$(BIN)/python -m examples.demo $(if $(WEB),--web)
 
-test: setup databases node pm2 systemd webservers chromium prometheus packager yt-dlp-tests tools lint types imports ## Check everything and run all tests except those on a cluster
+test: setup databases node pm2 systemd webservers chromium prometheus packager yt-dlp-tests tools lint types imports site ## Check everything and run all tests except those on a cluster
 	@$(BIN)/python -m scripts.docs.settings --check docs/settings.md
 	@$(BIN)/python -m scripts.docs.reasons --check docs/reasons.md
 	@$(BIN)/python -m scripts.docs.reasons --json --check docs/reasons.json
@@ -77,7 +77,7 @@ bench: setup databases tools control-plane ## Run all benchmarks (about an hour 
 bench-peers: setup databases tools control-plane ## Measure Enrollgate beside KEDA, Prefect and a plain poll loop (about 80 minutes; builds KEDA once)
 	@$(BIN)/python -m benchmarks peers
 
-lint: setup ## Check code and Dockerfile with ruff, hadolint and our own measures
+lint: setup ## Check code, Dockerfile and workflows with ruff, hadolint and our own measures
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
 	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/python -m scripts.metrics
@@ -103,6 +103,9 @@ docs: setup ## Generate the pages that come from code (settings, reasons, destin
 	@$(BIN)/python -m scripts.docs.chart_readme > charts/enrollgate/README.md
 	@$(BIN)/python -m scripts.monitoring.alerts > charts/enrollgate/monitoring/alerts.yaml
 	@$(BIN)/python -m scripts.monitoring.dashboard > charts/enrollgate/monitoring/dashboard.json
+
+site: setup ## Build the documentation site in build/site; fails on a broken link
+	@$(BIN)/python -m scripts.docs.site
 
 image: setup ## Build the image's root folder in .cache without a container engine (as root, on Debian)
 	@$(BIN)/python tests/image/image_root.py

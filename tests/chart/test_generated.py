@@ -138,7 +138,13 @@ def _is_secret(variable: Json) -> bool:
 
 
 InstallCommands = list[tuple[str, subprocess.CompletedProcess[str]]]
-PAGES = ["README.md", "charts/enrollgate/README.md", "docs/kubernetes.md", "docs/operations.md"]
+PAGES = [
+    "README.md",
+    "charts/enrollgate/README.md",
+    "docs/kubernetes.md",
+    "docs/openshift.md",
+    "docs/operations.md",
+]
 
 
 @pytest.fixture

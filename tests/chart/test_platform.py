@@ -19,6 +19,7 @@ from tests.chart.rendering import (
     render,
     schema_errors,
 )
+from tests.cluster.chart import REPOSITORY
 from tests.job_settings import job_settings
 
 from enrollgate.domain.order import RunOrder
@@ -68,6 +69,25 @@ def test_image_has_its_registry_and_digest(tmp_path: Path, image: Json, expected
 
     assert images == {expected}
     assert container_settings(operator)["ENROLLGATE_KUBERNETES__IMAGE"] == expected
+
+
+def test_openshift_page_lets_pods_reach_its_dns_and_leaves_the_user_open(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "openshift.md").read_text(encoding="utf-8")
+    values = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])
+    objects = render(tmp_path, values)
+    assert not any("runAsUser" in pod.get("securityContext", {}) for pod in pods(objects))
+    policies = [each for each in objects if each["kind"] == "NetworkPolicy"]
+    rules = [
+        rule
+        for policy in policies
+        for rule in policy["spec"]["egress"]
+        if "openshift-dns" in str(rule)
+    ]
+    # Operator, migration and workers. The DNS pods of OpenShift listen on 5353.
+    assert len(rules) == 3
+    for rule in rules:
+        ports = {(each["protocol"], each["port"]) for each in rule["ports"]}
+        assert {("UDP", 5353), ("TCP", 5353), ("UDP", 53), ("TCP", 53)} == ports
 
 
 def test_user_can_be_left_to_openshift_in_every_pod(tmp_path: Path) -> None:

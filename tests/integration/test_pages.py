@@ -8,11 +8,11 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-import click
 import pytest
 import typer.main
 from tests.repository import REPOSITORY, tracked_files
 from tests.world import World
+from typer.core import TyperGroup
 
 from enrollgate.commands.cli import app
 
@@ -45,21 +45,25 @@ def commands(page: Path) -> list[list[str]]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_commands_of_a_page_exist_with_their_options(page: Path) -> None:
-    group = typer.main.get_command(app)
     for words in commands(page):
-        command, rest, context = group, words, None
-        try:
-            while isinstance(command, click.Group) and rest:
-                context = click.Context(command, parent=context, info_name="enrollgate")
-                command.parse_args(context, ["--version"] if rest == ["--version"] else [])
-                name, *rest = rest
-                found = command.get_command(context, name)
-                assert found is not None or name == "--version", words
-                command = found or command
-            if not isinstance(command, click.Group):
-                command.make_context("enrollgate", list(rest), resilient_parsing=False)
-        except click.UsageError as error:
-            pytest.fail(f"{page}: enrollgate {shlex.join(words)}: {error.format_message()}")
+        parse(words)
+
+
+def parse(words: list[str]) -> None:
+    """Parse a command line as the program does, without running it. Raises if it is wrong."""
+    command = typer.main.get_command(app)
+    if words in (["--version"], ["--help"]):
+        return
+    while isinstance(command, TyperGroup):
+        name, *words = words
+        command = command.commands[name]
+    command.make_context(name, words)
+
+
+@pytest.mark.parametrize("words", [["plans"], ["plan", "--jsn"], ["drive", "login"], ["explain"]])
+def test_a_wrong_command_is_noticed(words: list[str]) -> None:
+    with pytest.raises(Exception, match="plans|--jsn|client_secrets|task"):
+        parse(words)
 
 
 def test_the_pages_have_commands_at_all() -> None:

@@ -111,11 +111,19 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   "GATE_INTERVAL" $v.gateInterval
   "GATE_DATABASE_SHARE" $v.gateDatabaseShare
   "MAX_CONCURRENT_RUNS" $v.maxConcurrentRuns
+  "MAX_RUNS_PER_ACCOUNT" $v.maxRunsPerAccount
+  "MAX_RUNS_PER_HOST" $v.maxRunsPerHost
   "MAX_ATTEMPTS" $v.maxAttempts
   "MAX_LOST_RUNS" $v.maxLostRuns
   "LAUNCH_TIMEOUT" $v.launchTimeout
   "RUN_TIMEOUT" $v.runTimeout
   "STOP_GRACE" $v.stopGrace
+  "HOLDS" $v.holds.enabled
+  "HOLD_THRESHOLD" $v.holds.threshold
+  "HOLD_FAILED" $v.holds.failed
+  "HOLD_PAUSE" $v.holds.pause
+  "HOLD_LONGEST_PAUSE" $v.holds.longestPause
+  "HOLD_LIMIT" $v.holds.limit
   "RUN_TTL" $v.runTTL
   "HISTORY" $v.history
   "SCRATCH_LIMIT" $v.worker.scratchLimit
@@ -124,6 +132,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   "STATUS_COLUMN" $v.tasks.statusColumn
   "EMAIL_COLUMN" $v.tasks.emailColumn
   "COURSE_URL_COLUMN" $v.tasks.courseUrlColumn
+  "PRIORITY_COLUMN" $v.tasks.priorityColumn
   "STATUS_WAITING" $v.tasks.statusWaiting
   "STATUS_ENROLLED" $v.tasks.statusEnrolled
   "STATUS_COMPLETED" $v.tasks.statusCompleted

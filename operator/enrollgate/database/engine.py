@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
+from urllib.parse import urlsplit
 
 import pymysql
 from pymysql.constants import CR, ER
@@ -75,6 +76,8 @@ from enrollgate.database.errors import (
     RowTimedOut,
 )
 from enrollgate.database.tables import INSTANT, tracked_tasks
+from enrollgate.domain.account import account_sha256
+from enrollgate.domain.hosts import normal_host
 
 T = TypeVar("T")
 
@@ -564,9 +567,11 @@ def _open_sqlite(url: URL, *, creates_file: bool) -> Engine:
             )(cursor.execute, "PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.close()
-        # As MySQL's function of this name.
+        # As MySQL's function of this name. The others are expressions there: see `Tables`.
         driver = cast(sqlite3.Connection, connection)
         driver.create_function("sha2", 2, _sha2, deterministic=True)
+        driver.create_function("enrollgate_account", 1, _account, deterministic=True)
+        driver.create_function("enrollgate_host", 1, _course_host, deterministic=True)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -583,6 +588,16 @@ def _sha2(value: bytes | str | None, bits: int) -> str | None:
         return None
     content = value.encode() if isinstance(value, str) else value
     return hashlib.new(f"sha{bits}", content).hexdigest()
+
+
+def _account(email: object) -> str:
+    return account_sha256("" if email is None else str(email))
+
+
+def _course_host(url: object) -> str:
+    with suppress(ValueError):  # such a URL is refused when its run is to be launched
+        return normal_host(urlsplit(str(url).strip()).hostname or "")[:255]
+    return ""
 
 
 def error_code(error: DBAPIError) -> int | None:

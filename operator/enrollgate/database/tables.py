@@ -18,6 +18,7 @@ from sqlalchemy import (
     Computed,
     Dialect,
     Double,
+    FetchedValue,
     Index,
     Integer,
     LargeBinary,
@@ -87,6 +88,8 @@ tracked_tasks = Table(
     Column("refusals", Integer, nullable=False, server_default="0"),
     Column("refusal", Text),
     Column("retry_at", INSTANT),
+    # The hold that keeps the task from being launched, as the last full pass saw it: to show it.
+    Column("hold_id", KEY),
     Index("ix_enrollgate_tasks_status_seen", "last_seen_status", "first_seen_at"),
     Index("ix_enrollgate_tasks_retry", "retry_at"),
 )
@@ -116,6 +119,9 @@ runs = Table(
     Column("state", String(16), nullable=False),
     # The task's state, if it was seen finished or deleted while the run was unfinished.
     Column("task_left", String(16)),
+    # Whose course it is, and where: `Tables.account` and `Tables.course_host` as they were claimed.
+    Column("account", String(64)),
+    Column("course_host", String(255)),
     Column("first_seen_at", INSTANT),
     Column("enrolled_seen_at", INSTANT),
     Column("claimed_at", INSTANT, nullable=False),
@@ -140,6 +146,60 @@ runs = Table(
     Index("ix_enrollgate_runs_finished", "finished_at"),
     # For the page: counts and failures of the last days, from the index alone.
     Index("ix_enrollgate_runs_outcome", "outcome", "finished_at", "reason"),
+    # For holds: how the last runs of an account or of a host ended.
+    Index("ix_enrollgate_runs_account", "account", "recorded_at"),
+    Index("ix_enrollgate_runs_course_host", "course_host", "recorded_at"),
+)
+
+# Every hold and every pause. While one is open (`active` is 1), runs in its scope are limited to
+# `allowed` at a time, those not counted that were claimed before it; none, if that is 0, but for
+# one probe from `probe_at` on. `subject` is the account's digest or the host; empty for the
+# destination and the installation. A pause is a person's: the defaults make one.
+holds = Table(
+    "enrollgate_holds",
+    ours,
+    Column("id", KEY, primary_key=True, autoincrement=True),
+    Column("installation", String(63), nullable=False),
+    Column("kind", String(8), nullable=False, server_default="pause"),
+    Column("scope", String(16), nullable=False),
+    Column("subject", String(255), nullable=False, server_default=""),
+    Column("reason", String(64), nullable=False, server_default="Paused"),
+    Column("message", Text),
+    Column("remedy", Text),
+    Column("opened_at", INSTANT, nullable=False, server_default=FetchedValue()),
+    Column("opened_by", String(255), nullable=False),
+    # The run whose failure opened it.
+    Column("run_name", String(63)),
+    # The digest of the account's cookies file at that time.
+    Column("cookies_sha256", String(64)),
+    Column("allowed", Integer, nullable=False, server_default="0"),
+    Column("probes", Integer, nullable=False, server_default="0"),
+    Column("probe_at", INSTANT),
+    # When held tasks fail (a hold), or when it ends by itself (a pause).
+    Column("ends_at", INSTANT),
+    Column("closed_at", INSTANT),
+    Column("closed_by", String(255)),
+    Column("active", Integer, Computed("CASE WHEN closed_at IS NULL THEN 1 END", persisted=True)),
+    UniqueConstraint(
+        "installation", "kind", "scope", "subject", "active", name="uq_enrollgate_holds_active"
+    ),
+    Index("ix_enrollgate_holds_active", "active", "installation"),
+)
+
+# What people did with a command, and when: docs/holds.md. `action` is pause, resume, release, retry
+# or cancel.
+actions = Table(
+    "enrollgate_actions",
+    ours,
+    Column("id", KEY, primary_key=True, autoincrement=True),
+    Column("installation", String(63), nullable=False),
+    Column("acted_at", INSTANT, nullable=False, server_default=FetchedValue()),
+    Column("actor", String(255), nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("task_id", TASK_ID),
+    Column("hold_id", KEY),
+    Column("detail", Text),
+    Index("ix_enrollgate_actions_acted", "acted_at"),
 )
 
 # One row for each installation whose operator has worked: its limits, and a sign of life of each
@@ -200,8 +260,22 @@ class _LacksKey(_HasKey):
     inherit_cache = True
 
 
-def _compile(element: type[_HasKey], condition: str, *dialects: str) -> None:
-    def build(each: _HasKey, compiler: SQLCompiler, **options: object) -> str:
+class _Account(FunctionElement[str]):
+    """The digest of an e-mail address: `domain.account.account_sha256`."""
+
+    type = String()
+    inherit_cache = True
+
+
+class _CourseHost(FunctionElement[str]):
+    """The host of a course URL, in lower case; empty if there is none."""
+
+    type = String()
+    inherit_cache = True
+
+
+def _compile(element: type[FunctionElement[Any]], condition: str, *dialects: str) -> None:
+    def build(each: FunctionElement[Any], compiler: SQLCompiler, **options: object) -> str:
         return condition.format(compiler.process(each.clauses, **options))
 
     compiles(element, *dialects)(build)
@@ -214,6 +288,23 @@ _compile(_LacksKey, "({0} < 0 OR {0} IS NULL)")
 # In SQLite, a value of any type can be in any column: https://www.sqlite.org/datatype3.html
 _compile(_HasKey, "(typeof({0}) = 'integer')", "sqlite")
 _compile(_LacksKey, "(typeof({0}) <> 'integer')", "sqlite")
+
+
+# White space around an address does not count, nor does the case: as in Python, but for letters whose
+# lower case differs between the two.
+_TEXT = "CONVERT({0} USING utf8mb4)"
+_LINE = f"REPLACE(REPLACE(REPLACE({_TEXT}, CHAR(9), ' '), CHAR(10), ' '), CHAR(13), ' ')"
+_compile(_Account, f"SHA2(LOWER(TRIM({_LINE})), 256)")
+_compile(_Account, "enrollgate_account({0})", "sqlite")
+_REST = f"SUBSTRING({_LINE}, LOCATE('://', {_LINE}) + 3)"
+for _end in "/?#":
+    _REST = f"SUBSTRING_INDEX({_REST}, '{_end}', 1)"
+_NAME = (
+    f"IF({_REST} LIKE '[%%', SUBSTRING_INDEX(SUBSTRING({_REST}, 2), ']', 1), "
+    f"SUBSTRING_INDEX({_REST}, ':', 1))"
+)
+_compile(_CourseHost, f"LEFT(LOWER(TRIM(TRAILING '.' FROM TRIM({_NAME}))), 255)")
+_compile(_CourseHost, "enrollgate_host({0})", "sqlite")
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +374,14 @@ class Tables:
     def is_finished(self) -> ColumnElement[bool]:
         """Build the condition: the task is completed or failed."""
         return self.status.in_((self.statuses.completed, self.statuses.failed))
+
+    def account(self) -> ColumnElement[str]:
+        """Build the digest of the row's account. Rows of one account have one cookies file."""
+        return _Account(self.email)
+
+    def course_host(self) -> ColumnElement[str]:
+        """Build the host of the row's course URL."""
+        return _CourseHost(self.course_url)
 
     def content_sha256(self) -> ColumnElement[str]:
         """Build the SHA-256 of the row's content: its e-mail and its course URL, byte by byte.

@@ -12,10 +12,19 @@ import hashlib
 DEFAULT_COOKIES_NAME = "cookies.txt"
 
 
+def account_sha256(email: str) -> str:
+    """Return the digest that stands for the account wherever its e-mail address must not."""
+    return hashlib.sha256(email.strip().lower().encode()).hexdigest()
+
+
 def cookies_name(email: str) -> str:
     """Return the name of the account's cookies file in ENROLLGATE_COOKIES_DIR."""
-    digest = hashlib.sha256(email.strip().lower().encode()).hexdigest()
-    return f"cookies-{digest[:32]}.txt"
+    return build_cookies_name(account_sha256(email))
+
+
+def build_cookies_name(account: str) -> str:
+    """Return the name of the cookies file of an account, given by its digest."""
+    return f"cookies-{account[:32]}.txt"
 
 
 def mask_account(email: str) -> str:

@@ -69,6 +69,7 @@ class Reason(StrEnum):
     WORKER_CRASHED = "WorkerCrashed"
     NAME_TAKEN = "NameTaken"
     LAUNCH_REFUSED = "LaunchRefused"
+    CANCELLED = "Cancelled"
     # the cluster
     IMAGE_PULL_BACK_OFF = "ImagePullBackOff"
     CREATE_CONTAINER_CONFIG_ERROR = "CreateContainerConfigError"
@@ -303,6 +304,11 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "ENROLLGATE_LAUNCH_TIMEOUT.",
         "Correct what the message names, for example an admission webhook or the run's directory. "
         "Then set `enrolled` again.",
+        False,
+    ),
+    Reason.CANCELLED: Explanation(
+        "A person cancelled the task with `enrollgate cancel`.",
+        "Nothing, if that was on purpose. `enrollgate retry` starts it again.",
         False,
     ),
     Reason.IMAGE_PULL_BACK_OFF: Explanation(

@@ -63,3 +63,4 @@ class TaskColumns:
     status: str = "status"
     email: str = "email"
     course_url: str = "course_url"
+    priority: str | None = None

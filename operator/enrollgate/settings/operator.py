@@ -72,6 +72,12 @@ class Settings(WorkerSettings):
     )
     email_column: str = Field("email", description="Column of the enrolled account.")
     course_url_column: str = Field("course_url", description="Column of the course's URL.")
+    priority_column: str | None = Field(
+        None,
+        description="Column of an integer priority; of the tasks that wait for a slot, those with "
+        "the highest number are launched first, NULL last. Unset: all are equal.",
+        examples=["priority"],
+    )
     status_waiting: TextList = Field(
         ("pending", "paid", "processing"),
         description="Statuses that Node.js writes while the enrollment is in progress. "
@@ -110,6 +116,20 @@ class Settings(WorkerSettings):
     max_concurrent_runs: int = Field(
         4, ge=1, le=100_000, description="Maximum number of runs at the same time."
     )
+    max_runs_per_account: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="Maximum number of runs of one account at the same time; 0: no limit. Set 1 if "
+        "a site ends one session when another begins.",
+    )
+    max_runs_per_host: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="Maximum number of runs at the same time whose courses are on one host; 0: no "
+        "limit.",
+    )
     max_attempts: int = Field(
         3,
         ge=1,
@@ -135,6 +155,37 @@ class Settings(WorkerSettings):
         10,
         description="Seconds before the second attempt of a local run; doubled for each further "
         "attempt. Kubernetes decides the pauses between a Job's attempts.",
+    )
+    # holds
+    holds: bool = Field(
+        True,
+        description="Whether a failure that concerns more than its own task opens a hold: then the "
+        "other tasks of the account, host, destination or installation wait. docs/holds.md.",
+    )
+    hold_threshold: int = Field(
+        3,
+        ge=1,
+        le=100,
+        description="How many runs in a row must fail before a hold is opened for a reason that "
+        "may concern one course only (`AccessDenied`, `SiteError`, `NetworkError`, ...).",
+    )
+    hold_failed: Literal["fail", "retry"] = Field(
+        "fail",
+        description="What becomes of the task whose failure opens a hold. `fail`: it fails. "
+        "`retry`: it stays enrolled, and is held with the others.",
+    )
+    hold_pause: Seconds = Field(
+        300,
+        description="Seconds until the first probe run of a hold; doubled after each one that "
+        "fails for the same reason.",
+    )
+    hold_longest_pause: Seconds = Field(
+        21600, description="Seconds between two probe runs of a hold, at most."
+    )
+    hold_limit: Seconds = Field(
+        604_800,
+        description="Seconds that a hold lasts; after that, its tasks fail. A pause without a time "
+        "of its own ends by then. 7 days by default.",
     )
     run_ttl: Seconds = Field(
         86400, description="Seconds that the log and the report of a finished run are kept."
@@ -203,10 +254,12 @@ class Settings(WorkerSettings):
             )
         return value
 
-    @field_validator("id_column", "status_column", "email_column", "course_url_column")
+    @field_validator(
+        "id_column", "status_column", "email_column", "course_url_column", "priority_column"
+    )
     @classmethod
-    def _column_name(cls, value: str) -> str:
-        if not _IDENTIFIER.fullmatch(value):
+    def _column_name(cls, value: str | None) -> str | None:
+        if value is not None and not _IDENTIFIER.fullmatch(value):
             raise ValueError("write a column name, as it is, without quotes: 1 to 64 characters")
         return value
 
@@ -345,4 +398,5 @@ class Settings(WorkerSettings):
             self.status_column,
             self.email_column,
             self.course_url_column,
+            self.priority_column,
         )

@@ -39,12 +39,14 @@ def upgrade() -> None:
         sa.Column("enrolled_seen_at", _INSTANT),
         sa.Column("clock_steps", sa.Integer, nullable=False, server_default="0"),
         *_set_aside(),
+        sa.Column("hold_id", _KEY),
         indexes={
             "ix_enrollgate_tasks_status_seen": ["last_seen_status", "first_seen_at"],
             "ix_enrollgate_tasks_retry": ["retry_at"],
         },
     )
     _create_runs()
+    _create_holds()
     _create(
         "enrollgate_operators",
         sa.Column("installation", sa.String(63), primary_key=True),
@@ -79,6 +81,8 @@ def _create_runs() -> None:
         sa.Column("boot_id", sa.String(64)),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("task_left", sa.String(16)),
+        sa.Column("account", sa.String(64)),
+        sa.Column("course_host", sa.String(255)),
         sa.Column("first_seen_at", _INSTANT),
         sa.Column("enrolled_seen_at", _INSTANT),
         sa.Column("claimed_at", _INSTANT, nullable=False),
@@ -114,7 +118,58 @@ def _create_runs() -> None:
             "ix_enrollgate_runs_active": ["active", "installation"],
             "ix_enrollgate_runs_finished": ["finished_at"],
             "ix_enrollgate_runs_outcome": ["outcome", "finished_at", "reason"],
+            "ix_enrollgate_runs_account": ["account", "recorded_at"],
+            "ix_enrollgate_runs_course_host": ["course_host", "recorded_at"],
         },
+    )
+
+
+def _create_holds() -> None:
+    is_sqlite = op.get_bind().dialect.name == "sqlite"
+    # Without the expression, MySQL would take the session's time zone.
+    now = "(strftime('%Y-%m-%d %H:%M:%f000', 'now'))" if is_sqlite else "(UTC_TIMESTAMP(6))"
+    _create(
+        "enrollgate_holds",
+        sa.Column("id", _KEY, primary_key=True, autoincrement=True),
+        sa.Column("installation", sa.String(63), nullable=False),
+        sa.Column("kind", sa.String(8), nullable=False, server_default="pause"),
+        sa.Column("scope", sa.String(16), nullable=False),
+        sa.Column("subject", sa.String(255), nullable=False, server_default=""),
+        sa.Column("reason", sa.String(64), nullable=False, server_default="Paused"),
+        sa.Column("message", sa.Text),
+        sa.Column("remedy", sa.Text),
+        sa.Column("opened_at", _INSTANT, nullable=False, server_default=sa.text(now)),
+        sa.Column("opened_by", sa.String(255), nullable=False),
+        sa.Column("run_name", sa.String(63)),
+        sa.Column("cookies_sha256", sa.String(64)),
+        sa.Column("allowed", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("probes", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("probe_at", _INSTANT),
+        sa.Column("ends_at", _INSTANT),
+        sa.Column("closed_at", _INSTANT),
+        sa.Column("closed_by", sa.String(255)),
+        sa.Column(
+            "active",
+            sa.Integer,
+            sa.Computed("CASE WHEN closed_at IS NULL THEN 1 END", persisted=True),
+        ),
+        sa.UniqueConstraint(
+            *("installation", "kind", "scope", "subject", "active"),
+            name="uq_enrollgate_holds_active",
+        ),
+        indexes={"ix_enrollgate_holds_active": ["active", "installation"]},
+    )
+    _create(
+        "enrollgate_actions",
+        sa.Column("id", _KEY, primary_key=True, autoincrement=True),
+        sa.Column("installation", sa.String(63), nullable=False),
+        sa.Column("acted_at", _INSTANT, nullable=False, server_default=sa.text(now)),
+        sa.Column("actor", sa.String(255), nullable=False),
+        sa.Column("action", sa.String(16), nullable=False),
+        sa.Column("task_id", _TASK_ID),
+        sa.Column("hold_id", _KEY),
+        sa.Column("detail", sa.Text),
+        indexes={"ix_enrollgate_actions_acted": ["acted_at"]},
     )
 
 

@@ -74,9 +74,9 @@ def rows_read(database: Database) -> int:
 
 @pytest.mark.parametrize("limit", [1, 50])
 def test_look_reads_no_more_than_the_running_and_the_found(full: Database, limit: int) -> None:
-    claims.look(full, TABLES, limit=limit)
+    claims.look(full, TABLES, installation="test", limit=limit)
     before = rows_read(full)
-    found = claims.look(full, TABLES, limit=limit).found
+    found = claims.look(full, TABLES, installation="test", limit=limit).found
     # For each row: the index, the tracked task and the run. Some more for the count itself.
     assert rows_read(full) - before <= 3 * (LIVE + limit) + 50
     assert [task.task_id for task in found] == [2 + 100 * (LIVE + n) for n in range(limit)]
@@ -91,7 +91,7 @@ def test_look_reads_the_index_in_order_and_makes_no_temporary_table(full: Databa
         sent.append((statement, values))
 
     event.listen(full.autocommit_engine, "before_cursor_execute", note)
-    claims.look(full, TABLES, limit=50)
+    claims.look(full, TABLES, installation="test", limit=50)
     event.remove(full.autocommit_engine, "before_cursor_execute", note)
     statement, values = sent[-1]
     with full.autocommit() as connection:
@@ -109,7 +109,7 @@ def test_look_reads_the_index_in_order_and_makes_no_temporary_table(full: Databa
 
 
 def test_claim_reads_no_more_than_it_claims(full: Database) -> None:
-    found = claims.look(full, TABLES, limit=4).found
+    found = claims.look(full, TABLES, installation="test", limit=4).found
     status = "SHOW SESSION STATUS LIKE 'Handler_read%'"
 
     def read() -> int:

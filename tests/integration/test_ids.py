@@ -56,7 +56,7 @@ def test_id_from_2_to_63_on_runs_and_times_out(server_database_url: str, number:
         world.reconcile()
         assert (world.status(number), world.status(number - 1)) == ("completed", "failed")
         assert [run.task_id for run in world.runs()] == [number - 1, number]
-        assert load_backlog(world.database, world.tables).left == 0
+        assert load_backlog(world.database, world.tables, installation="test").left == 0
 
 
 def test_snowflake_id_works(database_url: str) -> None:
@@ -143,7 +143,7 @@ def test_row_without_a_usable_id_is_left_alone_and_counted(
             world.clock.advance(150)
         assert world.launcher.live == ["test-1-1"]
         assert {run.task_id for run in world.runs()} == {1}
-        seen = load_backlog(world.database, world.tables)
+        seen = load_backlog(world.database, world.tables, installation="test")
         assert (seen.without_key, seen.new, seen.left) == (2, {}, 0)
 
 
@@ -155,4 +155,4 @@ def test_any_value_as_id_in_sqlite_is_left_alone_and_counted(sqlite_url: str) ->
         assert "5 rows have no whole number" in id_check(world.database).detail
         world.reconcile()
         assert sorted(world.launcher.live) == ["test--5-1", "test-7-1"]
-        assert load_backlog(world.database, world.tables).without_key == 5
+        assert load_backlog(world.database, world.tables, installation="test").without_key == 5

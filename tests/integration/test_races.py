@@ -175,7 +175,7 @@ def claim_runs(
     claimed = claims.claim(
         database,
         tables,
-        claims.look(database, tables, limit=50).found,
+        claims.look(database, tables, installation="test", limit=50).found,
         claim_id=uuid.uuid4().hex,
         installation="test",
         place=PLACE,

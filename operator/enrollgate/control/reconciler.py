@@ -26,21 +26,21 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
+from itertools import chain, islice
 
 import structlog
 
+from enrollgate.control.claiming import LAUNCH_BATCH, Claimer
 from enrollgate.control.confinement import HELD_LIMIT, Confinement
 from enrollgate.control.gate import Gate
-from enrollgate.control.launching import CHECK_BATCH, UNFORESEEN, RunLauncher
+from enrollgate.control.holding import Holding
+from enrollgate.control.launching import UNFORESEEN, RunLauncher
 from enrollgate.control.task_log import TaskLog
 from enrollgate.database import (
     Database,
-    DatabaseError,
     RowRefused,
     Tables,
     backlog,
-    claims,
     runs,
     set_aside,
     tasks,
@@ -73,8 +73,6 @@ END_LIMIT = 1000
 RECORD_BATCH = 100
 # Recorded runs discarded between two looks at whether another pass is due.
 DISCARD_BATCH = 50
-# Runs launched before that is recorded in the database.
-LAUNCH_BATCH = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +128,6 @@ class _Applied:
 _NOTHING = _Applied(0, 0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Filled:
-    """What came of the free slots, and the seconds that the look took in the database."""
-
-    applied: _Applied
-    cost: float
-
-
 class Reconciler:
     """Brings runs and tasks in line with each other, one `reconcile` at a time.
 
@@ -147,6 +137,7 @@ class Reconciler:
     is noticed, and the waiting tasks wait as long as they would have without.
     `is_stopping` returns whether the operator is about to end: then a pass begins no further task.
     `is_woken` returns whether another pass is due at once: then recorded runs are discarded later.
+    `cookies_sha256` is as in `Holding`.
     """
 
     def __init__(
@@ -162,13 +153,13 @@ class Reconciler:
         monotonic: Callable[[], float] | None = None,
         is_stopping: Callable[[], bool] = lambda: False,
         is_woken: Callable[[], bool] = lambda: False,
+        cookies_sha256: Callable[[str], str | None] = lambda _account: None,
     ) -> None:
         self._database = database
         self._tables = tables
         self._launcher = launcher
         self._policy = policy
         self._installation = installation
-        self._new_claim_id = new_claim_id
         self._monotonic = monotonic
         timeout, enrolled = policy.enrollment_timeout, tables.statuses.enrolled
         self._log = TaskLog(enrolled=enrolled, timeout=timeout)
@@ -182,6 +173,27 @@ class Reconciler:
             installation=installation,
             monotonic=monotonic,
         )
+        self._holding = Holding(
+            database,
+            tables,
+            policy.holds,
+            self._confinement,
+            self._log,
+            installation=installation,
+            cookies_sha256=cookies_sha256,
+        )
+        self._claimer = Claimer(
+            database,
+            tables,
+            policy,
+            self._confinement,
+            log=self._log,
+            gate=self._gate,
+            holding=self._holding,
+            installation=installation,
+            place=lambda: launcher.place,
+            new_claim_id=new_claim_id,
+        )
         metrics.CAPACITY.set(policy.max_concurrent_runs)
         self._run_launcher = RunLauncher(
             database, tables, launcher, self._confinement, timeout=policy.launch_timeout
@@ -194,8 +206,6 @@ class Reconciler:
         self._left = dict[str, Observation]()
         # Whether this pass has reached a limit of its runs.
         self._is_limited = False
-        # The unfinished runs of this installation after the last pass; None before the first.
-        self._unfinished: int | None = None
         # The version of SQLite's data when the gate was last looked at.
         self._looked_at: int | None = None
 
@@ -215,10 +225,12 @@ class Reconciler:
         sent_before = self._database.statements
         self._gate.begin_pass()
         before = self._monotonic() if self._monotonic else 0.0
-        seen = backlog.load_backlog(self._database, self._tables)
+        seen = backlog.load_backlog(self._database, self._tables, installation=self._installation)
         now = seen.now
         self._gate.follow_clock(seen, before)
         rejected = self._gate.tend(seen)
+        self._is_limited |= self._holding.tend(seen, now)
+        self._claimer.drop_shortlist()
         unfinished = runs.unfinished(
             self._database, self._tables, now, installation=self._installation
         )
@@ -228,16 +240,16 @@ class Reconciler:
         with_run = sum(run.task is TaskState.ENROLLED for run in unfinished)
         is_work_left = self._gate.enrolled > with_run or applied.finished > 0
         remaining = sum(run.state is not RunState.ENDED for run in unfinished) - applied.finished
-        self._unfinished = remaining
+        self._claimer.unfinished = remaining
         filled = _NOTHING
         while is_work_left and not filled.refused:
             before_batch = filled
-            filled += self._fill_slots().applied
+            filled += self._fill_slots()
             is_work_left = filled.launched - before_batch.launched >= LAUNCH_BATCH
         is_due = seen.is_timeout_over(self._policy.enrollment_timeout)
         expired = self._gate.expire(now) if is_due else 0
         self._gate.reject(rejected, now)
-        claimed = (self._unfinished or 0) + filled.finished - remaining
+        claimed = (self._claimer.unfinished or 0) + filled.finished - remaining
         queued = max(0, self._gate.enrolled - with_run - claimed)
         since = backlog.queued_since(self._database, self._tables) if queued else None
         metrics.QUEUED.set(queued)
@@ -255,8 +267,8 @@ class Reconciler:
         )
         observed = self._observe(unfinished, only=True)
         applied = self._apply(self._plan(unfinished, observed, now), now)
-        if applied.finished or self._unfinished is None:
-            self._unfinished = runs.count_unfinished(
+        if applied.finished or self._claimer.unfinished is None:
+            self._claimer.unfinished = runs.count_unfinished(
                 self._database, installation=self._installation
             )
         return self._summarize(sent_before, applied, observed=observed.values())
@@ -269,35 +281,31 @@ class Reconciler:
         """
         sent_before = self._database.statements
         self._is_limited = False
-        if self._batch_size(LAUNCH_BATCH) <= 0:
+        if self._claimer.free <= 0:
             return self._summarize(sent_before)
         version = self._database.data_version()
-        if version is not None and version == self._looked_at:
+        if version is not None and version == self._looked_at and not self._claimer.has_shortlist:
             return self._summarize(sent_before)
         with self._log.one_pass():
             filled = self._fill_slots()
-        metrics.LOOK_DURATION.observe(filled.cost)
+        metrics.LOOK_DURATION.observe(self._claimer.cost)
         self._looked_at = version
-        self._is_limited |= filled.applied.launched + filled.applied.refused >= LAUNCH_BATCH
-        return self._summarize(sent_before, filled=filled.applied, cost=filled.cost)
+        return self._summarize(sent_before, filled=filled, cost=self._claimer.cost)
 
-    def _fill_slots(self) -> _Filled:
+    def _fill_slots(self) -> _Applied:
         """Claim and launch runs for the free slots, LAUNCH_BATCH at most.
 
         The first ones are launched while the next ones are claimed.
         """
-        size = self._batch_size(LAUNCH_BATCH)
-        if size <= 0:
-            return _Filled(_NOTHING, 0.0)
-        first = claims.look(self._database, self._tables, limit=size)
-        if not first.found:
-            return _Filled(_NOTHING, first.cost)
-        claimed, rejected = self._claim(first), list[Action]()
+        batches = self._claimer.claim()
+        first = next(batches, None)
+        if first is None:
+            return _NOTHING
+        rejected = list[Action]()
 
         def launches() -> Iterator[Launch]:
-            seen, claim, wanted, left = first, claimed, size, LAUNCH_BATCH
-            while claim.count:
-                for run in self._read_claim(seen, claim):
+            for batch in chain([first], batches):
+                for run in batch.runs:
                     with self._confinement.confined(run.task_id):
                         # It is created, or adopted if another operator has created it meanwhile:
                         # the plan needs no observation of it.
@@ -306,64 +314,12 @@ class Reconciler:
                                 yield action
                             else:
                                 rejected.append(action)
-                left -= claim.count
-                is_last = claim.count < wanted or self._confinement.is_stopping()
-                wanted = self._batch_size(left)
-                if is_last or wanted <= 0:
-                    return
-                seen = claims.look(self._database, self._tables, limit=wanted)
-                claim = self._claim(seen)
 
         launched = self._launch(launches(), first.now)
         applied = launched + self._apply(rejected, first.now)
-        self._unfinished = (self._unfinished or 0) - applied.finished
-        return _Filled(applied, first.cost)
-
-    def _batch_size(self, left: int) -> int:
-        """Return how many runs to claim next, if `left` more may be claimed."""
-        free = self._policy.max_concurrent_runs - (self._unfinished or 0)
-        return min(free, CHECK_BATCH, left)
-
-    def _claim(self, seen: claims.Look) -> claims.Claim:
-        claim_id = self._new_claim_id()
-        if not seen.found:
-            return claims.Claim(claim_id)
-
-        def set_claim_aside(task_id: int, refusals: int, error: DatabaseError) -> bool:
-            """Set a task aside that cannot be claimed. The others are claimed."""
-            self._is_limited = True
-            with self._confinement.confined(task_id):
-                until = self._confinement.set_aside_until(
-                    task_id, refusals, "database", str(error), seen.now
-                )
-                set_aside.set_enrolled_aside(self._database, self._tables, task_id, seen.now, until)
-            return self._confinement.may_wait(error)
-
-        claimed = claims.claim(
-            self._database,
-            self._tables,
-            seen.found,
-            claim_id=claim_id,
-            installation=self._installation,
-            place=self._launcher.place,
-            limit=self._policy.max_concurrent_runs,
-            unfinished=self._unfinished or 0,
-            clock_steps=self._gate.clock_steps,
-            on_refusal=set_claim_aside,
-        )
-        self._unfinished = (self._unfinished or 0) + claimed.count
-        return claimed
-
-    def _read_claim(self, seen: claims.Look, claimed: claims.Claim) -> list[UnfinishedRun]:
-        """Read the claimed runs, and log that the gate is open for their tasks."""
-        found = claims.read_claim(self._database, self._tables, claimed)
-        mine, enrolled = {run.task_id for run in found}, self._tables.statuses.enrolled
-        for task in seen.found:
-            if task.task_id in mine and task.was != enrolled:
-                elapsed = max(0.0, (seen.now - (task.since or seen.now)).total_seconds())
-                self._log.log_decision(task.task_id, enrolled, elapsed)
-                metrics.ENROLLMENT_WAIT.observe(elapsed)
-        return found
+        self._claimer.unfinished = (self._claimer.unfinished or 0) - applied.finished
+        self._is_limited |= self._claimer.is_limited
+        return applied
 
     def _launch(self, launches: Iterable[Launch], now: datetime) -> _Applied:
         done = self._run_launcher.launch(launches, now)
@@ -429,7 +385,7 @@ class Reconciler:
         expired: int = 0,
         cost: float = 0.0,
     ) -> PassSummary:
-        unfinished = self._unfinished or 0
+        unfinished = self._claimer.unfinished or 0
         done = applied + filled
         return PassSummary(
             waiting=self._gate.waiting,
@@ -440,7 +396,7 @@ class Reconciler:
             expired=expired,
             statements=self._database.statements - sent_before,
             refused=filled.finished,
-            free=max(0, self._policy.max_concurrent_runs - unfinished),
+            free=self._claimer.free,
             cost=cost,
             is_limited=self._is_limited,
             ending=frozenset(each.name for each in observed if each.is_ending),
@@ -449,6 +405,7 @@ class Reconciler:
     def _apply(self, actions: Collection[Action], now: datetime) -> _Applied:
         """Apply the actions: ends first, launches last and in batches."""
         recorded = list[Observation]()
+        actions = self._holding.judge(actions, now)
         ends = [action for action in actions if isinstance(action, Stop | Record | Finish)]
         ends.sort(key=lambda end: isinstance(end, Finish))  # their slots are free already
         self._is_limited |= len(ends) > END_LIMIT

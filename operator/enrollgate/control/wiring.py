@@ -7,13 +7,17 @@ settings ─▶ database ─┐
 `run_operator` is local mode; `kopf_controller` builds Kubernetes mode from the same parts.
 """
 
+import hashlib
 import socket
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
 from random import Random
 
 import structlog
@@ -29,7 +33,8 @@ from enrollgate.control.reconciler import Reconciler
 from enrollgate.control.runner import OperatorRunner
 from enrollgate.database import Database, DatabaseError, runs
 from enrollgate.database.configured import build_database, build_tables
-from enrollgate.domain.policy import Policy
+from enrollgate.domain.account import DEFAULT_COOKIES_NAME, build_cookies_name
+from enrollgate.domain.policy import HoldPolicy, Policy
 from enrollgate.launchers import Launcher, LauncherRefused
 from enrollgate.launchers.kubernetes import (
     ClusterNotConfigured,
@@ -141,6 +146,7 @@ def build_runner(
             monotonic=boot_time,
             is_stopping=lambda: runner.loop.is_stopping,
             is_woken=lambda: runner.loop.is_woken,
+            cookies_sha256=partial(hash_cookies, settings.cookies_dir),
         ),
         launcher=launcher,
         housekeeping=Housekeeping(
@@ -189,7 +195,30 @@ def build_policy(settings: Settings) -> Policy:
         max_lost_runs=settings.max_lost_runs,
         launch_timeout=settings.launch_timeout,
         allowed_hosts=settings.allowed_hosts,
+        max_runs_per_account=settings.max_runs_per_account,
+        max_runs_per_host=settings.max_runs_per_host,
+        holds=HoldPolicy(
+            is_on=settings.holds,
+            threshold=settings.hold_threshold,
+            pause=settings.hold_pause,
+            longest_pause=settings.hold_longest_pause,
+            limit=settings.hold_limit,
+            keeps_opener=settings.hold_failed == "retry",
+            enough=settings.max_concurrent_runs,
+        ),
     )
+
+
+def hash_cookies(folder: Path | None, account: str) -> str | None:
+    """Return the digest of the cookies file of an account, given by its own digest.
+
+    None if there is none that the operator can read.
+    """
+    for name in (build_cookies_name(account), DEFAULT_COOKIES_NAME):
+        if folder is not None:
+            with suppress(OSError), (folder / name).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+    return None
 
 
 def build_health(settings: Settings) -> Health:

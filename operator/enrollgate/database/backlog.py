@@ -13,6 +13,7 @@ from typing import Any, Self
 from sqlalchemy import ColumnElement, Select, String, cast, func, literal, null, select, union_all
 
 from enrollgate.database.engine import Database
+from enrollgate.database.holds import HoldsVersion, is_open_hold
 from enrollgate.database.tables import STATUS_LENGTH, Tables, runs, tracked_tasks
 
 # How many unknown statuses one backlog names, at most: an application may write a new one for each
@@ -48,6 +49,7 @@ class Backlog:
     that the database or the launcher refused, and that are tried again later. `unknown_statuses`
     maps unknown statuses of untracked tasks to their numbers, for UNKNOWN_STATUS_LIMIT of them.
     `without_key` is the number of open rows whose id our tables cannot hold: they are left alone.
+    `holds` is the version of the open holds.
     """
 
     now: datetime
@@ -59,6 +61,7 @@ class Backlog:
     set_aside: int = 0
     unknown_statuses: Mapping[str | None, int] = field(default_factory=dict)
     without_key: int = 0
+    holds: HoldsVersion = field(default_factory=HoldsVersion)
 
     @classmethod
     def from_rows(cls, rows: Iterable[Sequence[Any]]) -> Self:
@@ -83,6 +86,7 @@ class Backlog:
             clock_steps=int(parts["clock_steps"][0][3] or 0),
             unknown_statuses={row[1]: int(row[3]) for row in parts.get("unknown", ())},
             without_key=int(parts["without key"][0][3]),
+            holds=HoldsVersion(int(parts["holds"][0][3]), int(parts["last hold"][0][3])),
         )
 
     @property
@@ -144,7 +148,7 @@ def _part(
     )
 
 
-def load_backlog(database: Database, tables: Tables) -> Backlog:
+def load_backlog(database: Database, tables: Tables, *, installation: str) -> Backlog:
     """Read the backlog, and the clock, by one statement over the open and the tracked tasks.
 
     Raises DatabaseUnavailable, also if the server is read-only.
@@ -177,6 +181,7 @@ def load_backlog(database: Database, tables: Tables) -> Backlog:
     tasks = func.sum(configured.c.tasks)
     first_seen = tracked_tasks.c.first_seen_at
     instants = {"waiting": func.min(first_seen), "latest": func.max(first_seen)}
+    count, last_id = HoldsVersion.columns()
     is_read_only, now = database.read_only_expression(), database.clock_expression()
     statement = union_all(
         # The first part gives the columns their types.
@@ -191,6 +196,8 @@ def load_backlog(database: Database, tables: Tables) -> Backlog:
         _part("tracked", number=func.count()).select_from(tracked_tasks),
         *(_part("set aside", number=func.count()).where(each) for each in _SET_ASIDE),
         _part("clock_steps", number=func.max(tracked_tasks.c.clock_steps)),
+        _part("holds", number=count).where(*is_open_hold(installation)),
+        _part("last hold", number=last_id).where(*is_open_hold(installation)),
         # One part for each status: so each is a single look into the index.
         *(
             _part(part, instant=instant).where(tracked_tasks.c.last_seen_status == status)

@@ -11,6 +11,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Insert,
+    Join,
     String,
     cast,
     delete,
@@ -31,6 +32,7 @@ from enrollgate.database.errors import (
     RowHeld,
     RowRefused,
 )
+from enrollgate.database.holds import HoldsVersion, is_open_hold, is_task_held
 from enrollgate.database.runs import read_unfinished, select_unfinished_count
 from enrollgate.database.set_aside import SetAside, mark_enrolled_set_aside
 from enrollgate.database.tables import (
@@ -40,9 +42,12 @@ from enrollgate.database.tables import (
     runs,
     tracked_tasks,
 )
+from enrollgate.domain.holds import Hold
+from enrollgate.domain.queue import OpenTask, RunLimits
 from enrollgate.domain.reasons import Reason, explain
 from enrollgate.domain.run import Outcome, RunPlace, RunState, UnfinishedRun, run_name
 
+NO_LIMITS = RunLimits()
 _last = runs.alias("last")
 # Called with the id of a task that cannot be claimed, how often it was refused before, and the
 # error. Returns whether to go on.
@@ -50,29 +55,17 @@ OnClaimRefused = Callable[[int, int, DatabaseError], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class OpenTask:
-    """An enrolled task without an unfinished run: the gate is open, and nobody has claimed it.
-
-    `was` is its status when last seen, and `since` since when it is known; None if it is new.
-    `refusals` is how often in a row it was set aside.
-    """
-
-    task_id: int
-    was: str | None
-    since: datetime | None
-    refusals: int
-
-
-@dataclass(frozen=True, slots=True)
 class Look:
     """What one look at the gate has found.
 
-    `now` is the time by the database's clock, `cost` the seconds that the database took.
+    `now` is the time by the database's clock, `cost` the seconds that the database took. `holds` is
+    the version of the open holds.
     """
 
     now: datetime
     found: tuple[OpenTask, ...]
     cost: float
+    holds: HoldsVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,46 +77,150 @@ class Claim:
     count: int = 0
 
 
-def look(database: Database, tables: Tables, *, limit: int) -> Look:
+def look(
+    database: Database,
+    tables: Tables,
+    *,
+    installation: str,
+    limit: int,
+    limits: RunLimits = NO_LIMITS,
+    exhausted: Sequence[Hold] = (),
+) -> Look:
     """Find enrolled tasks without an unfinished run, lowest id first, `limit` of them at most.
 
-    Those that are set aside are left out. With an index on the status, the statement reads no
-    more rows than it finds, and those enrolled before them. Raises
-    DatabaseUnavailable or DatabaseMisconfigured.
+    Those that are set aside are left out, and those that `limits` or the `exhausted` holds keep
+    from being launched now. With an index on the status, the statement reads no more rows than it
+    finds, and those enrolled before them. Raises DatabaseUnavailable or DatabaseMisconfigured.
     """
     now = database.clock_expression()
+    is_free = _is_free(tables, now, limits, exhausted, installation)
     found = (
-        select(
-            literal(0).label("elapsed"),
-            tables.id,
-            tracked_tasks.c.last_seen_status,
-            tracked_tasks.c.first_seen_at,
-            func.coalesce(tracked_tasks.c.refusals, 0),
-        )
-        .select_from(
-            tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id).outerjoin(
-                runs, (runs.c.task_id == tables.id) & (runs.c.active == 1)
-            )
-        )
-        .where(tables.is_enrolled(), runs.c.id.is_(None), is_not_set_aside(now))
+        select(literal(0).label("elapsed"), *_open_task(tables))
+        .select_from(_gate(tables))
+        .where(*is_free)
         .order_by(tables.id)
         .limit(limit)
     )
     if database.is_sqlite:  # it knows no limit within a UNION
         found = select(found.subquery("found"))
+    count, last_id = (
+        select(each).where(*is_open_hold(installation)).scalar_subquery()
+        for each in HoldsVersion.columns()
+    )
     # Read last: so the server's own time covers the part before. No number stands below the ids:
     # MariaDB makes both a DECIMAL if the one is unsigned and the other is not.
-    end = select(database.elapsed_expression(), null(), null(), now, literal(0))
+    elapsed = database.elapsed_expression()
+    end = select(elapsed, null(), null(), now, count, null(), cast(last_id, String(20)))
     started = time.perf_counter()
     with database.autocommit() as connection:
         *rows, last = connection.execute(union_all(found, end)).all()
-    elapsed = time.perf_counter() - started
+    seconds = time.perf_counter() - started
     return Look(
         now=last[3],
         # A view, or a table without a key, may have two rows with one id.
         found=tuple({row[1]: OpenTask(*row[1:]) for row in rows}.values()),
-        cost=last[0] / 1e6 or elapsed,
+        cost=last[0] / 1e6 or seconds,
+        holds=HoldsVersion(int(last[4]), int(last[6])),
     )
+
+
+def rank(
+    database: Database,
+    tables: Tables,
+    *,
+    installation: str,
+    limit: int,
+    limits: RunLimits = NO_LIMITS,
+    exhausted: Sequence[Hold] = (),
+) -> list[OpenTask]:
+    """Find what `look` finds, in the order in which to launch it, `limit` tasks at most.
+
+    By priority; then the accounts take turns, those with fewer unfinished runs first; within an
+    account, lowest id first. The statement reads all enrolled tasks.
+    """
+    now, priority = database.clock_expression(), tables.priority()
+    account = tables.account()
+    # A NULL is the lowest value, so it comes last.
+    by_priority = [] if priority is None else [priority.desc()]
+    turn = func.row_number().over(partition_by=account, order_by=[*by_priority, tables.id])
+    queued = (
+        select(
+            *_open_task(tables),
+            turn.label("turn"),
+            *([] if priority is None else [priority.label("priority")]),
+        )
+        .select_from(_gate(tables))
+        .where(*_is_free(tables, now, limits, exhausted, installation))
+        .subquery("queued")
+    )
+    live = (
+        select(runs.c.account, func.count().label("runs"))
+        .where(runs.c.active == 1, runs.c.installation == installation)
+        .group_by(runs.c.account)
+        .subquery("live")
+    )
+    columns = [queued.c[name] for name in _OPEN_TASK]
+    order = [queued.c.turn + func.coalesce(live.c.runs, 0), queued.c.id]
+    if priority is not None:
+        order.insert(0, queued.c.priority.desc())
+    statement = (
+        select(*columns)
+        .select_from(queued.outerjoin(live, live.c.account == queued.c.account))
+        .order_by(*order)
+        .limit(limit)
+    )
+    with database.autocommit() as connection:
+        rows = connection.execute(statement).all()
+    return list({row[0]: OpenTask(*row) for row in rows}.values())
+
+
+_OPEN_TASK = ("id", "was", "since", "refusals", "account", "host")
+
+
+def _open_task(tables: Tables) -> list[ColumnElement[Any]]:
+    """Build the columns of an OpenTask."""
+    values = (
+        tables.id,
+        tracked_tasks.c.last_seen_status,
+        tracked_tasks.c.first_seen_at,
+        func.coalesce(tracked_tasks.c.refusals, 0),
+        tables.account(),
+        tables.course_host(),
+    )
+    return [value.label(name) for name, value in zip(_OPEN_TASK, values, strict=True)]
+
+
+def _gate(tables: Tables) -> Join:
+    """Join the task table with what is known of each task, and with its unfinished run."""
+    with_tracked = tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id)
+    return with_tracked.outerjoin(runs, (runs.c.task_id == tables.id) & (runs.c.active == 1))
+
+
+def _is_free(
+    tables: Tables,
+    now: ColumnElement[datetime],
+    limits: RunLimits,
+    exhausted: Sequence[Hold],
+    installation: str,
+) -> list[ColumnElement[bool]]:
+    """Build the conditions that a row of `_gate` may be claimed now."""
+    conditions = [tables.is_enrolled(), runs.c.id.is_(None), is_not_set_aside(now)]
+    conditions += [~is_task_held(tables, hold) for hold in exhausted]
+    live = runs.alias("live")
+    for expression, column, limit in (
+        (tables.account(), live.c.account, limits.per_account),
+        (tables.course_host(), live.c.course_host, limits.per_host),
+    ):
+        if limit:
+            full = (
+                select(column)
+                .where(live.c.active == 1, live.c.installation == installation)
+                .where(live.c.state != RunState.ENDED.value, column.is_not(None))
+                .group_by(column)
+                .having(func.count() >= limit)
+            )
+            conditions.append(expression.not_in(full))
+    return conditions
 
 
 def claim(
@@ -136,6 +233,7 @@ def claim(
     place: RunPlace,
     limit: int,
     unfinished: int,
+    last_run_id: int | None = None,
     clock_steps: int = 0,
     on_refusal: OnClaimRefused = lambda *_: True,
 ) -> Claim:
@@ -145,6 +243,8 @@ def claim(
     with their content, so that a later change is noticed. `claim_id` is unique to this call.
     `limit` is how many unfinished runs the installation may have, `unfinished` how many are
     counted. The tasks are tracked as enrolled from now on, after `clock_steps` steps of the clock.
+    With `last_run_id`, nothing is claimed if a run with a higher id exists: these tasks were chosen
+    within limits that it may have used up.
 
     Two operators that claim at the same time keep to the limit together: see `next_id`. If the
     statement is refused, each task is claimed alone; `on_refusal` hears of those that cannot be.
@@ -162,12 +262,13 @@ def claim(
                 place=place,
                 slots=limit - counted,
                 unfinished=counted,
+                last_run_id=None if last_run_id is None else last_run_id + claimed,
             )
             if inserted := connection.execute(statement).rowcount:
                 _track_claimed(connection, tables, chosen, claim_id, clock_steps)
                 return inserted
             recounted = connection.execute(select_unfinished_count(installation, now)).scalar_one()
-            if not counted < recounted < limit:
+            if last_run_id is not None or not counted < recounted < limit:
                 break
             counted = recounted  # another operator has claimed meanwhile, and left slots free
         return 0
@@ -278,21 +379,27 @@ def _build_claim(
     place: RunPlace,
     slots: int,
     unfinished: int,
+    last_run_id: int | None,
 ) -> Insert:
     """Build the statement that claims up to `slots` runs of these tasks.
 
-    It claims none if more than `unfinished` runs are unfinished.
+    It claims none if more than `unfinished` runs are unfinished, or one is newer than this one.
     """
     previous = (
         select(func.max(runs.c.run_number)).where(runs.c.task_id == tables.id).scalar_subquery()
     )
     is_as_counted = select_unfinished_count(installation, now).scalar_subquery() <= unfinished
+    if last_run_id is not None:
+        newest = select(func.coalesce(func.max(_last.c.id), 0)).scalar_subquery()
+        is_as_counted &= newest <= last_run_id
     has_run = select(runs.c.id).where(runs.c.task_id == tables.id, runs.c.active == 1).exists()
     chosen = (
         select(
             tables.id.label("task_id"),
             (func.coalesce(previous, 0) + 1).label("run_number"),
             tables.content_sha256().label("content_sha256"),
+            tables.account().label("account"),
+            tables.course_host().label("course_host"),
             # A look claims tasks that no full pass has seen yet.
             func.coalesce(tracked_tasks.c.first_seen_at, now).label("first_seen_at"),
             func.coalesce(tracked_tasks.c.enrolled_seen_at, now).label("enrolled_seen_at"),
@@ -320,6 +427,8 @@ def _build_claim(
         "installation": literal(installation),
         "claim_id": literal(claim_id),
         "content_sha256": chosen.c.content_sha256,
+        "account": chosen.c.account,
+        "course_host": chosen.c.course_host,
         **{name: literal(value) for name, value in asdict(place).items()},
         "state": literal(RunState.CLAIMED.value),
         "first_seen_at": chosen.c.first_seen_at,

@@ -590,13 +590,19 @@ def _sha2(value: bytes | str | None, bits: int) -> str | None:
     return hashlib.new(f"sha{bits}", content).hexdigest()
 
 
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
 def _account(email: object) -> str:
-    return account_sha256("" if email is None else str(email))
+    return account_sha256(_text(email)) if email is not None else ""
 
 
 def _course_host(url: object) -> str:
     with suppress(ValueError):  # such a URL is refused when its run is to be launched
-        return normal_host(urlsplit(str(url).strip()).hostname or "")[:255]
+        return normal_host(urlsplit(_text(url).strip()).hostname or "")[:255]
     return ""
 
 

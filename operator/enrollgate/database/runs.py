@@ -104,6 +104,9 @@ _READ = (
     tracked_tasks.c.first_seen_at,
     runs.c.enrolled_seen_at,
     runs.c.attempt,
+    runs.c.account,
+    runs.c.course_host,
+    runs.c.claimed_at,
     func.coalesce(tracked_tasks.c.refusals, 0).label("launch_refusals"),
     _LOST_IN_A_ROW.label("lost_before"),
 )
@@ -192,6 +195,9 @@ def read_unfinished(
             launch_refusals=row.launch_refusals,
             enrolled_since=row.enrolled_seen_at,
             attempt=row.attempt or 0,
+            account=row.account,
+            course_host=row.course_host,
+            claimed_at=row.claimed_at,
         )
         # A view, or a table without a key, may have two rows with one id.
         if (twin := found.get(run.run_id)) is not None:

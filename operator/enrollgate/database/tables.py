@@ -92,6 +92,7 @@ tracked_tasks = Table(
     Column("hold_id", KEY),
     Index("ix_enrollgate_tasks_status_seen", "last_seen_status", "first_seen_at"),
     Index("ix_enrollgate_tasks_retry", "retry_at"),
+    Index("ix_enrollgate_tasks_hold", "hold_id"),
 )
 
 # Every run ever claimed. `active` is 1 while the run is unfinished and NULL after that, so the
@@ -288,22 +289,21 @@ _compile(_LacksKey, "({0} < 0 OR {0} IS NULL)")
 # In SQLite, a value of any type can be in any column: https://www.sqlite.org/datatype3.html
 _compile(_HasKey, "(typeof({0}) = 'integer')", "sqlite")
 _compile(_LacksKey, "(typeof({0}) <> 'integer')", "sqlite")
-
-
-# White space around an address does not count, nor does the case: as in Python, but for letters whose
-# lower case differs between the two.
+# White space around an address does not count, nor does the case: as in Python, but for the few
+# letters whose lower case is another one there.
 _TEXT = "CONVERT({0} USING utf8mb4)"
 _LINE = f"REPLACE(REPLACE(REPLACE({_TEXT}, CHAR(9), ' '), CHAR(10), ' '), CHAR(13), ' ')"
-_compile(_Account, f"SHA2(LOWER(TRIM({_LINE})), 256)")
+_compile(_Account, f"COALESCE(SHA2(LOWER(TRIM({_LINE})), 256), '')")
 _compile(_Account, "enrollgate_account({0})", "sqlite")
-_REST = f"SUBSTRING({_LINE}, LOCATE('://', {_LINE}) + 3)"
+# What is between `://` and the path, the query or the fragment, without the port.
+_HOST = f"SUBSTRING({_TEXT}, LOCATE('://', {_TEXT}) + 3)"
 for _end in "/?#":
-    _REST = f"SUBSTRING_INDEX({_REST}, '{_end}', 1)"
-_NAME = (
-    f"IF({_REST} LIKE '[%%', SUBSTRING_INDEX(SUBSTRING({_REST}, 2), ']', 1), "
-    f"SUBSTRING_INDEX({_REST}, ':', 1))"
+    _HOST = f"SUBSTRING_INDEX({_HOST}, '{_end}', 1)"
+_HOST = (
+    f"IF(LEFT({_HOST}, 1) = '[', SUBSTRING_INDEX(SUBSTRING({_HOST}, 2), ']', 1), "
+    f"SUBSTRING_INDEX({_HOST}, ':', 1))"
 )
-_compile(_CourseHost, f"LEFT(LOWER(TRIM(TRAILING '.' FROM TRIM({_NAME}))), 255)")
+_compile(_CourseHost, f"COALESCE(LEFT(LOWER(TRIM(TRAILING '.' FROM TRIM({_HOST}))), 255), '')")
 _compile(_CourseHost, "enrollgate_host({0})", "sqlite")
 
 
@@ -319,6 +319,9 @@ class Tables:
     def named(cls, columns: TaskColumns, statuses: Statuses) -> "Tables":
         """Build the task table with these names; `table` may be `schema.table`."""
         schema, _, name = columns.table.rpartition(".")
+        priority = list[Column[Any]]()
+        if columns.priority is not None:
+            priority.append(Column(quoted_name(columns.priority, quote=True), BigInteger))
         # Always quoted: each version of a server reserves other words.
         table = Table(
             quoted_name(name, quote=True),
@@ -327,6 +330,7 @@ class Tables:
             Column(quoted_name(columns.status, quote=True), _AnyText),
             Column(quoted_name(columns.email, quote=True), _AnyText),
             Column(quoted_name(columns.course_url, quote=True), _AnyText),
+            *priority,
             schema=quoted_name(schema, quote=True) if schema else None,
         )
         return cls(table, columns, statuses)
@@ -350,6 +354,10 @@ class Tables:
     def course_url(self) -> Column[str]:
         """Return the column of the course URL."""
         return self.tasks.c[self.columns.course_url]
+
+    def priority(self) -> ColumnElement[int] | None:
+        """Return the column of the priority; None without one."""
+        return self.tasks.c[self.columns.priority] if self.columns.priority else None
 
     def has_key(self) -> ColumnElement[bool]:
         """Build the condition: our tables can hold the row's id. A row without one is no task."""

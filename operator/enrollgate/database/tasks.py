@@ -32,6 +32,7 @@ from enrollgate.database.errors import RowRefused
 from enrollgate.database.runs import compare_and_set
 from enrollgate.database.tables import INSTANT, Tables, is_not_set_aside, runs, tracked_tasks
 from enrollgate.domain.gate import unexpected_status_message
+from enrollgate.domain.holds import Hold
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.task import TaskState
 
@@ -297,6 +298,32 @@ def due(database: Database, tables: Tables, now: datetime, timeout: float) -> li
         return [TrackedTask(*row) for row in connection.execute(statement)]
 
 
+def find_held(
+    database: Database, tables: Tables, hold: Hold, now: datetime, *, limit: int
+) -> list[TrackedTask]:
+    """Return tasks that wait for this hold, as they are marked, those that wait longest first.
+
+    Those that are set aside are left out.
+    """
+    statement = (
+        select(
+            tracked_tasks.c.task_id,
+            tracked_tasks.c.last_seen_status,
+            tracked_tasks.c.first_seen_at,
+            tracked_tasks.c.refusals,
+        )
+        .where(
+            tracked_tasks.c.hold_id == hold.hold_id,
+            tracked_tasks.c.last_seen_status == tables.statuses.enrolled,
+            is_not_set_aside(now),
+        )
+        .order_by(tracked_tasks.c.first_seen_at)
+        .limit(limit)
+    )
+    with database.autocommit() as connection:
+        return [TrackedTask(*row) for row in connection.execute(statement)]
+
+
 class _ClockMoved(Exception):
     """Another operator restarted the task's enrollment timeout: roll back."""
 
@@ -330,6 +357,24 @@ def reject(
     Raises RowHeld or RowRefused.
     """
     reason, message = Reason.UNEXPECTED_STATUS, unexpected_status_message(task.status)
+    return _refuse(database, tables, task, reason, message, now=now, installation=installation)
+
+
+def fail_held(
+    database: Database,
+    tables: Tables,
+    task: TrackedTask,
+    hold: Hold,
+    now: datetime,
+    *,
+    installation: str,
+) -> bool:
+    """Fail a task that has waited for this hold until its end. Return whether it was failed.
+
+    Raises RowHeld or RowRefused.
+    """
+    message = f"the {hold.scope} was on hold until the end of ENROLLGATE_HOLD_LIMIT: {hold.message}"
+    reason = Reason(hold.reason)
     return _refuse(database, tables, task, reason, message, now=now, installation=installation)
 
 

@@ -98,6 +98,8 @@ class UnfinishedRun:
     write the task's status, `launch_refusals` how often the launcher refused to launch a run of
     this task in a row. `enrolled_since` is when the task was first seen as enrolled (UTC).
     `attempt` is the last attempt whose progress is known, 0 before the first one.
+    `account` is the digest of its account and `course_host` the host of its course, as they were
+    claimed at `claimed_at` (UTC).
     """
 
     run_id: int
@@ -123,6 +125,9 @@ class UnfinishedRun:
     launch_refusals: int = 0
     enrolled_since: datetime | None = None
     attempt: int = 0
+    account: str | None = None
+    course_host: str | None = None
+    claimed_at: datetime | None = None
 
 
 def run_name(installation: str, task_id: int, run_number: int) -> str:

@@ -6,8 +6,9 @@ start, at 0: otherwise `increase()` misses the first event of each kind. docs/op
 all metrics, and a test compares the list with the registry.
 """
 
+import collections
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import (
@@ -22,6 +23,7 @@ from prometheus_client import (
 )
 
 from enrollgate import version
+from enrollgate.domain.holds import PAUSED, SCOPES, Hold, Scope
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.run import Outcome
 
@@ -201,6 +203,24 @@ LOOK_DURATION = Histogram(
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
     registry=REGISTRY,
 )
+HOLDS = Gauge("enrollgate_holds", "Open holds and pauses.", ["scope", "reason"], registry=REGISTRY)
+_HOLD_LABELS = [(scope.value, reason.value) for reason, scope in SCOPES.items()] + [
+    (scope.value, PAUSED) for scope in Scope
+]
+for _labels in _HOLD_LABELS:
+    HOLDS.labels(*_labels)
+
+
+def show_holds(holds: Iterable[Hold]) -> None:
+    """Set how many holds are open. One whose reason a person has made up counts as `Paused`."""
+    pairs = [(hold.scope.value, hold.reason) for hold in holds]
+    counts = collections.Counter(
+        pair if pair in _HOLD_LABELS else (pair[0], PAUSED) for pair in pairs
+    )
+    for labels in _HOLD_LABELS:
+        HOLDS.labels(*labels).set(counts[labels])
+
+
 LAST_PASS = Gauge(
     "enrollgate_last_pass_timestamp_seconds", "When the last pass completed.", registry=REGISTRY
 )

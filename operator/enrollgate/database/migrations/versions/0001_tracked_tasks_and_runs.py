@@ -43,6 +43,7 @@ def upgrade() -> None:
         indexes={
             "ix_enrollgate_tasks_status_seen": ["last_seen_status", "first_seen_at"],
             "ix_enrollgate_tasks_retry": ["retry_at"],
+            "ix_enrollgate_tasks_hold": ["hold_id"],
         },
     )
     _create_runs()

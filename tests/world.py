@@ -21,7 +21,7 @@ from enrollgate.database.tables import INSTANT
 from enrollgate.domain.observation import LaunchOutcome, LaunchResult, Observation, Phase
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.planner import Launch
-from enrollgate.domain.policy import Policy
+from enrollgate.domain.policy import HoldPolicy, Policy
 from enrollgate.domain.progress import RunProgress
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
@@ -198,6 +198,12 @@ class RunRow:
     reason: str | None
     message: str | None
     result: str | None
+
+
+# For tests in which many runs fail at once.
+WITHOUT_HOLDS = Policy(
+    enrollment_timeout=300, max_concurrent_runs=10, holds=HoldPolicy(is_on=False)
+)
 
 
 class World:

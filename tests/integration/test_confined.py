@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 from sqlalchemy import event, select, text
 from structlog.testing import capture_logs
-from tests.world import EPOCH, World
+from tests.world import EPOCH, WITHOUT_HOLDS, World
 
 from enrollgate.control.confinement import HELD_LIMIT, LONGEST_SET_ASIDE, SET_ASIDE
 from enrollgate.database import Tables, backlog, engine, queries
@@ -366,7 +366,7 @@ def test_trigger_that_sleeps_costs_one_short_wait_and_its_task_is_named(
     database_url: str, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
     monkeypatch.setattr(engine, "ROW_TIMEOUT", 1)
-    with closing(World(database_url)) as world:
+    with closing(World(database_url, WITHOUT_HOLDS)) as world:
         first = "pending" if end == "timeout" else "enrolled"
         bad, *others = (world.add(first, LOCKED), world.add(first), world.add(first))
         world.reconcile()

@@ -387,7 +387,8 @@ def test_invalid_rows_free_their_slots_for_a_pass_at_once(database_url: str) -> 
         passes = 1
         while world.reconcile().more:
             passes += 1
-        assert passes == 3 and [order.task_id for order in world.launcher.orders] == [good]
+        # The accounts take turns: so the good one is not behind all the others.
+        assert passes == 5 and [order.task_id for order in world.launcher.orders] == [good]
         assert {world.status(task) for task in bad} == {"failed"}
 
 

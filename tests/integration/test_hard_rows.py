@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import text
 from tests.databases.server import fresh_database
-from tests.world import COURSE, World
+from tests.world import COURSE, WITHOUT_HOLDS, World
 
 from enrollgate.control.confinement import SET_ASIDE
 from enrollgate.database import DatabaseUnavailable
@@ -181,7 +181,7 @@ def test_odd_reports_are_recorded_and_stop_no_other_task(database_url: str) -> N
         ),
         Report(None, ""),
     ]
-    with closing(World(database_url)) as world:
+    with closing(World(database_url, WITHOUT_HOLDS)) as world:
         odd = [world.add("enrolled") for _ in reports]
         for _ in range(5):
             world.reconcile()

@@ -30,9 +30,10 @@ SHORTLIST = 1000
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A batch of claimed runs with their tasks, and when they were chosen."""
+    """A batch of claimed runs, the tasks that were chosen for them, and when."""
 
-    runs: list[UnfinishedRun]
+    claim: claims.Claim
+    tasks: Sequence[OpenTask]
     now: datetime
 
 
@@ -120,7 +121,7 @@ class Claimer:
             batch = choice.tasks[start : start + CHECK_BATCH]
             claim = self._claim(batch, choice, claimed)
             claimed += claim.count
-            yield Claimed(self._read(batch, claim, choice.now), choice.now)
+            yield Claimed(claim, batch, choice.now)
             if claim.count < len(batch):  # others claim, too, or rows have changed
                 self._shortlist.clear()
                 return
@@ -212,15 +213,16 @@ class Claimer:
         self.unfinished = (self.unfinished or 0) + claim.count
         return claim
 
-    def _read(
-        self, batch: Sequence[OpenTask], claim: claims.Claim, now: datetime
-    ) -> list[UnfinishedRun]:
-        """Read the claimed runs, and log that the gate is open for their tasks."""
-        found = claims.read_claim(self._database, self._tables, claim)
+    def read(self, claimed: Claimed) -> list[UnfinishedRun]:
+        """Read the claimed runs, and log that the gate is open for their tasks.
+
+        This is the last check that they are enrolled: call it just before they are launched.
+        """
+        found = claims.read_claim(self._database, self._tables, claimed.claim)
         mine, enrolled = {run.task_id for run in found}, self._tables.statuses.enrolled
-        for task in batch:
+        for task in claimed.tasks:
             if task.task_id in mine and task.was != enrolled:
-                elapsed = max(0.0, (now - (task.since or now)).total_seconds())
+                elapsed = max(0.0, (claimed.now - (task.since or claimed.now)).total_seconds())
                 self._log.log_decision(task.task_id, enrolled, elapsed)
                 metrics.ENROLLMENT_WAIT.observe(elapsed)
         return found

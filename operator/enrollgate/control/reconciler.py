@@ -305,7 +305,7 @@ class Reconciler:
 
         def launches() -> Iterator[Launch]:
             for batch in chain([first], batches):
-                for run in batch.runs:
+                for run in self._claimer.read(batch):
                     with self._confinement.confined(run.task_id):
                         # It is created, or adopted if another operator has created it meanwhile:
                         # the plan needs no observation of it.

@@ -101,7 +101,7 @@ class Claimer:
         return bool(self._shortlist)
 
     def drop_shortlist(self) -> None:
-        """Rank the tasks anew before the next one is claimed from a queue."""
+        """Rank the tasks again before the next one is claimed from a queue."""
         self._shortlist.clear()
 
     def claim(self) -> Iterator[Claimed]:

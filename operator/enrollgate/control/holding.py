@@ -115,22 +115,22 @@ class Holding:
         metrics.show_holds(self.open)
         return is_limited
 
-    def judge(self, actions: Iterable[Action], now: datetime) -> list[Action]:
+    def assess(self, actions: Iterable[Action], now: datetime) -> list[Action]:
         """Let holds follow from how these runs end. Return the actions, with the tasks kept
         enrolled whose failure belongs to a hold.
         """
-        judged = list[Action]()
+        assessed = list[Action]()
         failed = list[tuple[Record | Stop, Ended]]()
         for action in actions:
             if isinstance(action, Record | Stop):
-                judged.append(action)
+                assessed.append(action)
                 with self._confinement.confined(action.run.task_id):
-                    judged[-1] = self._judge(action, failed, now)
+                    assessed[-1] = self._assess(action, failed, now)
             else:
-                judged.append(action)
-        return judged
+                assessed.append(action)
+        return assessed
 
-    def _judge(
+    def _assess(
         self, action: Record | Stop, failed: list[tuple[Record | Stop, Ended]], now: datetime
     ) -> Action:
         run, reason = action.run, failure(action)

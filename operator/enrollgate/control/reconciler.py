@@ -405,7 +405,7 @@ class Reconciler:
     def _apply(self, actions: Collection[Action], now: datetime) -> _Applied:
         """Apply the actions: ends first, launches last and in batches."""
         recorded = list[Observation]()
-        actions = self._holding.judge(actions, now)
+        actions = self._holding.assess(actions, now)
         ends = [action for action in actions if isinstance(action, Stop | Record | Finish)]
         ends.sort(key=lambda end: isinstance(end, Finish))  # their slots are free already
         self._is_limited |= len(ends) > END_LIMIT

@@ -1,12 +1,12 @@
 """What Argo CD and Flux need: equal renders, Jobs they do not prune, true examples in the docs."""
 
-import itertools
 import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from tests.chart.examples import EXAMPLES, VALUES
 from tests.chart.rendering import (
     EVERYTHING,
     REQUIRED,
@@ -25,7 +25,6 @@ from enrollgate.launchers.kubernetes import job_selector
 from enrollgate.launchers.kubernetes.manifest import build_job
 
 INSTANCE = "app.kubernetes.io/instance"
-VALUES = set(yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8")))
 
 
 def test_renders_of_the_same_values_do_not_differ(tmp_path: Path) -> None:
@@ -95,52 +94,6 @@ def test_label_by_which_argo_cd_prunes_is_refused(tmp_path: Path, values: Json) 
     assert f"sets the label {INSTANCE}: remove it. Argo CD would delete" in message
 
 
-def yaml_blocks() -> list[tuple[str, str]]:
-    """Return every YAML block of the docs, with the page and line where it begins."""
-    pages = [
-        REPOSITORY / "README.md",
-        CHART / "README.md",
-        REPOSITORY / "manifests" / "README.md",
-        *sorted((REPOSITORY / "docs").rglob("*.md")),
-    ]
-    found = []
-    for page in pages:
-        text = page.read_text(encoding="utf-8")
-        for match in re.finditer(r"^```ya?ml\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-            line = text.count("\n", 0, match.start()) + 1
-            found.append((f"{page.relative_to(REPOSITORY)}:{line}", match[1]))
-    return found
-
-
-def _values_in(document: object) -> list[Json]:
-    """Return the chart's values in a YAML document: its own, or those for Argo CD or Flux."""
-    if not isinstance(document, dict):
-        return []
-    spec = document.get("spec", {})
-    match document.get("kind"):
-        case "Application":
-            return [
-                source["helm"]["valuesObject"]
-                for source in spec.get("sources", [spec.get("source")])
-                if "helm" in source
-            ]
-        case "HelmRelease":
-            return [spec["values"]]
-        case None if set(document) <= VALUES:
-            return [document]
-        case _:
-            return []
-
-
-EXAMPLES = {
-    f"{place} {number}": values
-    for place, text in yaml_blocks()
-    for number, values in enumerate(
-        itertools.chain.from_iterable(map(_values_in, yaml.safe_load_all(text)))
-    )
-}
-
-
 def test_the_docs_have_examples_with_values() -> None:
     pages = {place.split(":")[0] for place in EXAMPLES}
 
@@ -149,10 +102,7 @@ def test_the_docs_have_examples_with_values() -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_example_of_the_docs_renders_valid_objects(tmp_path: Path, example: str) -> None:
-    values = EXAMPLES[example]
-    least = {name: value for name, value in REQUIRED.items() if name not in values}
-
-    assert not schema_errors(render(tmp_path, least | values))
+    assert not schema_errors(render(tmp_path, EXAMPLES[example]))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.chart.examples import EXAMPLES
 from tests.chart.rendering import CUSTOM_KINDS, EVERYTHING, REQUIRED, merged, pods, render
 from tests.cluster.chart import deploy, helm, kubectl
 from tests.cluster.control_plane import Cluster
@@ -67,6 +68,19 @@ def test_the_api_server_admits_every_object_and_every_pod(
 
     assert _apply(cluster, namespace, known).count("(server dry run)") == len(known)
     assert _apply(cluster, namespace, ours).count("(server dry run)") == len(ours)
+
+
+def test_the_api_server_admits_every_example_of_the_docs(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    assert len(EXAMPLES) >= 8
+    for name, values in EXAMPLES.items():
+        known = [
+            each for each in render(tmp_path, values) if each["kind"] not in (*CUSTOM_KINDS, "Pod")
+        ]
+        for each in known:
+            each["metadata"].pop("namespace", None)
+        assert _apply(cluster, namespace, known).count("(server dry run)") == len(known), name
 
 
 def _alone(spec: dict[str, Any]) -> dict[str, Any]:

@@ -302,6 +302,26 @@ def test_doctor_in_a_cluster_says_which_pod_can_check_the_rest(
     assert as_worker == checks.keys() - {"cluster"}
 
 
+def test_doctor_in_a_cluster_fails_for_files_that_a_worker_misses(
+    environment: dict[str, str],
+) -> None:
+    """They come from a volume of the job template, which the operator's pod does not have."""
+    files = {
+        "ENROLLGATE_LAUNCHER": "kubernetes",
+        "ENROLLGATE_KUBERNETES__IMAGE": "enrollgate:1",
+        "ENROLLGATE_COOKIES_DIR": "/mnt/not/here",
+        "ENROLLGATE_DESTINATION": "drive:0AbCdEfGhIj",
+        "ENROLLGATE_DRIVE_CREDENTIALS": "/mnt/not/here/drive.json",
+        "KUBECONFIG": "/nowhere/kubeconfig",
+    }
+    for arguments, severity in ((), "warning"), (("--as-worker",), "failed"):
+        done = run(environment | files, "doctor", "--json", *arguments)
+        checks = {check["name"]: check for check in json.loads(done.stdout)}
+        for name in ("cookies", "destination"):
+            assert checks[name]["severity"] == severity, checks[name]
+            assert "/mnt/not/here" in checks[name]["detail"], checks[name]
+
+
 def test_status_shows_tasks_runs_and_failures_with_remedies(
     environment: dict[str, str], sqlite_url: str
 ) -> None:

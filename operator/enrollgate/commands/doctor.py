@@ -93,8 +93,13 @@ def run_checks(settings: Settings, *, as_worker: bool = False) -> Iterator[Check
             yield check_cluster(settings)
     else:
         yield check_folder("work folder", settings.work_dir, "ENROLLGATE_WORK_DIR")
-    yield check_destination(settings)
-    yield check_cookies(settings, accounts, open_accounts)
+    elsewhere = mounted_in_workers(settings, as_worker=as_worker)
+    if "destination" not in elsewhere:
+        yield check_destination(settings)
+    if "cookies" not in elsewhere:
+        yield check_cookies(settings, accounts, open_accounts)
+    for name, what in elsewhere.items():
+        yield warning(name, f"{what} is mounted in workers only", _HELM_TEST)
     yield check_downloader(settings)
     yield check_hosts(settings)
 
@@ -139,21 +144,40 @@ def check_cluster(settings: Settings) -> Check:
         launcher.close()
 
 
+def mounted_in_workers(settings: Settings, *, as_worker: bool) -> dict[str, str]:
+    """Return what the operator's own pod cannot check: the check's name, and what is not mounted.
+
+    Files that a worker misses are a failure: they come from a volume of the job template.
+    """
+    if settings.launcher != "kubernetes":
+        return {}
+    kubernetes, destination = settings.kubernetes, settings.destination
+    secrets = {"cookies": kubernetes.cookies_secret}
+    paths = {"cookies": settings.cookies_dir}
+    if isinstance(destination, DriveDestination):
+        secrets["destination"] = kubernetes.drive_secret
+        paths["destination"] = settings.drive_credentials
+    elsewhere = {
+        name: f"the Secret {secret}"
+        for name, secret in secrets.items()
+        if secret and paths[name] is None
+    }
+    if not as_worker:
+        missing = {name: path for name, path in paths.items() if path and not path.exists()}
+        elsewhere |= {name: str(path) for name, path in missing.items()}
+    if not isinstance(destination, DriveDestination) and not destination.path.exists():
+        elsewhere["destination"] = str(destination.path)
+    return elsewhere
+
+
 def check_destination(settings: Settings) -> Check:
     """Check that courses can be delivered, by writing a small file."""
     destination = settings.destination
     if isinstance(destination, DriveDestination):
-        secret = settings.kubernetes.drive_secret
-        if secret and settings.drive_credentials is None:
-            detail = f"the Secret {secret} is mounted in workers only"
-            return warning("destination", detail, _HELM_TEST)
         # Google's client takes long to import.
         from enrollgate.worker.destinations.drive.probe import check_drive
 
         return check_drive(settings, destination.folder_id)
-    if settings.launcher == "kubernetes" and not destination.path.exists():
-        detail = f"{destination.path} is mounted in workers only"
-        return warning("destination", detail, _HELM_TEST)
     return check_folder("destination", destination.path, "ENROLLGATE_DESTINATION")
 
 
@@ -185,9 +209,7 @@ def check_cookies(
     `accounts` are the e-mail addresses of all tasks, `open_accounts` those of waiting and enrolled
     ones; None if they are not known.
     """
-    folder, secret = settings.cookies_dir, settings.kubernetes.cookies_secret
-    if folder is None and settings.launcher == "kubernetes" and secret:
-        return warning("cookies", f"the Secret {secret} is mounted in workers only", _HELM_TEST)
+    folder = settings.cookies_dir
     if folder is None:
         return warning(
             "cookies",

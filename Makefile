@@ -1,5 +1,5 @@
 # Start with `make demo` and `make test`. Each target installs what it needs.
-.PHONY: help demo test test-quick test-cluster chaos control-plane bench bench-peers lint format types imports docs site lock clean setup databases node pm2 systemd webservers chromium prometheus packager yt-dlp-tests tools manifests image
+.PHONY: help demo test test-quick test-cluster chaos control-plane bench bench-peers lint format types imports docs site release-check lock clean setup databases node pm2 systemd webservers chromium prometheus packager yt-dlp-tests tools manifests image
 BIN := .venv/bin
 # Most tests wait for servers, clocks and processes most of the time: three run at once on two cores.
 PYTEST := $(BIN)/pytest -n 3 --dist loadfile
@@ -77,9 +77,10 @@ bench: setup databases tools control-plane ## Run all benchmarks (about an hour 
 bench-peers: setup databases tools control-plane ## Measure Enrollgate beside KEDA, Prefect and a plain poll loop (about 80 minutes; builds KEDA once)
 	@$(BIN)/python -m benchmarks peers
 
-lint: setup ## Check code, Dockerfile and workflows with ruff, hadolint and our own measures
+lint: setup ## Check code, Dockerfile and workflows with ruff, hadolint, actionlint and our own measures
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
 	@$(BIN)/hadolint Dockerfile
+	@$$(scripts/actionlint)
 	@$(BIN)/python -m scripts.metrics
 
 format: setup ## Format the code and fix what ruff can fix
@@ -106,6 +107,9 @@ docs: setup ## Generate the pages that come from code (settings, reasons, destin
 
 site: setup ## Build the documentation site in build/site; fails on a broken link
 	@$(BIN)/python -m scripts.docs.site
+
+release-check: setup tools ## Rehearse a release without publishing: TAG=v0.1.0 checks the tag, too
+	@$(BIN)/python -m scripts.release_check $(if $(TAG),--tag $(TAG))
 
 image: setup ## Build the image's root folder in .cache without a container engine (as root, on Debian)
 	@$(BIN)/python tests/image/image_root.py

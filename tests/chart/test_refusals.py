@@ -5,6 +5,15 @@ from pathlib import Path
 import pytest
 from tests.chart.rendering import REQUIRED, Json, error_message, merged
 
+
+def _job(spec: Json) -> Json:
+    return {"worker": {"jobTemplate": {"spec": spec}}}
+
+
+def _container(part: Json) -> Json:
+    return _job({"template": {"spec": {"containers": [{"name": "worker"} | part]}}})
+
+
 DATABASE = {"database": {"existingSecret": "courses-database"}}
 INVALID: dict[str, tuple[Json, str]] = {
     "rules without a way to know the operator": (
@@ -192,7 +201,7 @@ INVALID: dict[str, tuple[Json, str]] = {
     **{
         f"an unknown part of {path}": (
             merged(REQUIRED, values),
-            f"'{wrong}' does not match pattern",
+            f"additional properties '{wrong}' not allowed",
         )
         for path, wrong, values in (
             ("podSecurityContext", "runAsuser", {"podSecurityContext": {"runAsuser": 1}}),
@@ -220,6 +229,15 @@ INVALID: dict[str, tuple[Json, str]] = {
                     }
                 },
             ),
+            ("the Job", "backofLimit", _job({"backofLimit": 1})),
+            (
+                "the Job's metadata",
+                "label",
+                {"worker": {"jobTemplate": {"metadata": {"label": {}}}}},
+            ),
+            ("the pod", "nodeSelectr", _job({"template": {"spec": {"nodeSelectr": {}}}})),
+            ("the worker", "command_", _container({"command_": []})),
+            ("the worker's variable", "val", _container({"env": [{"name": "A", "val": "b"}]})),
             (
                 "a relabeling",
                 "source_labels",

@@ -5,11 +5,13 @@ import os
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 import yaml
 from scripts.docs.chart_readme import read_values
 from tests.chart.rendering import (
     EVERYTHING,
+    KUBERNETES,
     REQUIRED,
     Json,
     container_settings,
@@ -280,34 +282,58 @@ def test_every_property_of_the_schema_has_a_description() -> None:
     assert without(SCHEMA, "") == []
 
 
+# Kubernetes' kinds of which the schema knows the fields, by the names of their definitions.
+KUBERNETES_KINDS = {
+    "affinity": "affinity-v1",
+    "container": "container-v1",
+    "containerChange": "container-v1",
+    "containerSecurityContext": "securitycontext-v1",
+    "deploymentStrategy": "deploymentstrategy-apps-v1",
+    "dnsConfig": "poddnsconfig-v1",
+    "hostAlias": "hostalias-v1",
+    "jobSpec": "jobspec-batch-v1",
+    "networkPolicyEgressRule": "networkpolicyegressrule-networking-v1",
+    "networkPolicyPeer": "networkpolicypeer-networking-v1",
+    "objectMeta": "objectmeta-meta-v1",
+    "podSecurityContext": "podsecuritycontext-v1",
+    "podSpec": "podspec-v1",
+    "podTemplate": "podtemplatespec-v1",
+    "probe": "probe-v1",
+    "resourceClaim": "resourceclaim-v1",
+    "toleration": "toleration-v1",
+    "topologySpreadConstraint": "topologyspreadconstraint-v1",
+    "variable": "envvar-v1",
+    "volume": "volume-v1",
+    "volumeMount": "volumemount-v1",
+}
+
+
+def test_schema_knows_every_field_of_kubernetes_and_no_other() -> None:
+    """A new version of Kubernetes has new fields: add them when this fails."""
+    folder = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
+    assert set(SCHEMA["$defs"]) - set(KUBERNETES_KINDS) == {"amounts", "relabeling"}
+    for name, kind in KUBERNETES_KINDS.items():
+        path = folder / f"v{KUBERNETES}.0-local" / f"{kind}.json"
+        fields = json.loads(path.read_text(encoding="utf-8"))["properties"]
+        assert SCHEMA["$defs"][name]["patternProperties"] == {
+            f"^({'|'.join(sorted(fields))})$": True
+        }, name
+
+
 def test_no_map_of_the_schema_takes_unknown_names() -> None:
-    """Free are only the maps whose names Kubernetes or the user chooses."""
-    free = {
-        "global",
-        "jobTemplate.metadata",
-        "jobTemplate.spec",
-        "extraObjects",
-        "volume",
-        "container",
-    }
-
-    def open_maps(schema: object, path: str) -> set[str]:
+    def open_maps(schema: object, path: str) -> list[str]:
         if isinstance(schema, list):
-            return {name for each in schema for name in open_maps(each, path)}
+            return [name for each in schema for name in open_maps(each, path)]
         if not isinstance(schema, dict):
-            return set()
-        closed = "additionalProperties" in schema or "propertyNames" in schema
-        own = {path} if schema.get("type") == "object" and not closed else set()
-        return own | {
-            name
-            for key, each in schema.items()
-            for name in open_maps(
-                each,
-                path if key in ("properties", "items", "$defs") else f"{path}.{key}".strip("."),
-            )
-        }
+            return []
+        is_open = schema.get("type") == "object" and "additionalProperties" not in schema
+        own = [path] if is_open else []
+        return own + [
+            name for key, each in schema.items() for name in open_maps(each, f"{path}/{key}")
+        ]
 
-    assert {name for name in open_maps(SCHEMA, "") if not name.endswith(tuple(free))} == set()
+    # Objects of any kind, and the parent chart's values, which only a chart of charts may have.
+    assert open_maps(SCHEMA, "") == ["/properties/extraObjects/items", "/properties/global"]
 
 
 def _keys(values: Json, path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
@@ -629,9 +655,11 @@ def test_null_removes_a_default(tmp_path: Path) -> None:
         "tolerations": None,
         "nodeSelector": None,
     }
-    worker = removed | {
-        "jobTemplate": {"spec": {"template": {"metadata": removed, "spec": {"volumes": None}}}}
+    template = {
+        "metadata": {"labels": None, "annotations": None},
+        "spec": {"volumes": None, "affinity": None, "nodeSelector": None},
     }
+    worker = removed | {"jobTemplate": {"spec": {"template": template}}}
 
     assert not schema_errors(
         render(tmp_path, merged(REQUIRED, {"operator": removed, "worker": worker}))

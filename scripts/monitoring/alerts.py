@@ -45,6 +45,7 @@ OF_ONE_TASK = frozenset(
         Reason.CORRUPT_UPLOAD,
         Reason.DEADLINE_EXCEEDED,
         Reason.STOPPED,
+        Reason.CANCELLED,
     }
 )
 # The other reasons meet the next tasks, too, until a person changes something.
@@ -189,6 +190,14 @@ def task_alerts(times: Times) -> list[Rule]:
             "warning",
             "More than a fifth of the enrollments time out.",
             "{{ $value | humanize }} tasks timed out within an hour.",
+        ),
+        _alert(
+            "EnrollgateHoldOpen",
+            f"max by (namespace, job, scope, reason) ({metric('holds')}) > 0",
+            "warning",
+            "Launches are on hold: {{ $labels.scope }}, {{ $labels.reason }}.",
+            "It has been so for an hour. `enrollgate holds` says which tasks wait, and what to do.",
+            wait=hour,
         ),
         _alert(
             "EnrollgateTasksSetAside",

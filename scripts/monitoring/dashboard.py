@@ -144,6 +144,11 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "s",
         ),
         Panel(
+            "Holds",
+            "Open holds by what they are about, and pauses by people. Their tasks wait.",
+            [(f"max by (scope, reason) ({metric('holds')}) > 0", "{{scope}}: {{reason}}")],
+        ),
+        Panel(
             "Timeouts and refusals",
             "Tasks that the enrollment timeout failed, and single tasks that were refused.",
             [

@@ -81,7 +81,7 @@ def test_operator_with_another_work_dir_on_this_machine_refuses_to_start(
         assert process.returncode == 0, "no run is left elsewhere"
 
 
-def test_deleted_work_dir_is_named_until_its_runs_are_released(
+def test_deleted_work_dir_is_named_until_its_runs_are_lost(
     tmp_path: Path, sqlite_url: str, site: CourseSite
 ) -> None:
     with live_run(tmp_path / "by-hand", sqlite_url, site):
@@ -92,12 +92,12 @@ def test_deleted_work_dir_is_named_until_its_runs_are_released(
         second = OperatorProcess(fresh(tmp_path / "second"), sqlite_url, site)
         refused = second.command("run")
         assert refused.returncode == 2 and "cannot be read" in refused.stderr
-        match = re.search(r"`enrollgate release (\S+)`", refused.stderr)
+        match = re.search(r"`enrollgate mark-lost (\S+)`", refused.stderr)
         assert match is not None
-        assert match[1] in second.command("release").stdout
-        assert second.command("release", "nowhere").returncode == 2
-        released = second.command("release", match[1])
-        assert released.returncode == 0 and "enrollgate-1-1: released" in released.stdout
+        assert match[1] in second.command("mark-lost").stdout
+        assert second.command("mark-lost", "nowhere").returncode == 2
+        marked = second.command("mark-lost", match[1])
+        assert marked.returncode == 0 and "enrollgate-1-1: marked as lost" in marked.stdout
         second.write_cookies("account1@example.com")
         second.start()
         try:
@@ -110,12 +110,12 @@ def test_deleted_work_dir_is_named_until_its_runs_are_released(
         ]
 
 
-def test_run_that_can_be_seen_from_here_is_not_released(
+def test_run_that_can_be_seen_from_here_is_not_lost(
     tmp_path: Path, sqlite_url: str, site: CourseSite
 ) -> None:
     with live_run(tmp_path / "by-hand", sqlite_url, site) as first:
         ((place,),) = first.sql("SELECT place_id FROM enrollgate_runs")
-        refused = first.command("release", str(place))
+        refused = first.command("mark-lost", str(place))
         assert refused.returncode == 2 and "is not gone" in refused.stderr
         assert first.runs()[0][2] == "launched"
 
@@ -199,7 +199,7 @@ def kill_supervisor(operator: OperatorProcess) -> None:
     os.kill(json.loads(path.read_text())["pid"], signal.SIGKILL)
 
 
-def test_work_dir_of_another_host_refuses_until_its_runs_are_released(
+def test_work_dir_of_another_host_refuses_until_its_runs_are_lost(
     tmp_path: Path, sqlite_url: str, site: CourseSite
 ) -> None:
     with live_run(tmp_path / "here", sqlite_url, site) as operator:

@@ -396,6 +396,8 @@ def test_missing_privilege_is_found_before_the_first_pass(
         "download_tasks": "SELECT, UPDATE",
         "enrollgate_tasks": "SELECT, INSERT, UPDATE, DELETE",
         "enrollgate_runs": "SELECT, INSERT, UPDATE, DELETE",
+        "enrollgate_holds": "SELECT, INSERT, UPDATE, DELETE",
+        "enrollgate_actions": "SELECT, INSERT, UPDATE, DELETE",
         "enrollgate_operators": "SELECT, INSERT, UPDATE",
         "enrollgate_schema_version": "SELECT",
     }
@@ -424,6 +426,8 @@ def test_user_with_the_documented_privileges_can_do_everything(
         f"SELECT, UPDATE (status) ON {name}.download_tasks",
         f"SELECT, INSERT, UPDATE, DELETE ON {name}.enrollgate_tasks",
         f"SELECT, INSERT, UPDATE, DELETE ON {name}.enrollgate_runs",
+        f"SELECT, INSERT, UPDATE, DELETE ON {name}.enrollgate_holds",
+        f"SELECT, INSERT, UPDATE, DELETE ON {name}.enrollgate_actions",
         f"SELECT, INSERT, UPDATE ON {name}.enrollgate_operators",
         f"SELECT ON {name}.enrollgate_schema_version",
     )

@@ -81,7 +81,7 @@ def test_integer_status_with_numbers_in_the_settings_works(server_database_url: 
         with closing(build_world(server_database_url, tables)) as world:
             world.reconcile()
             assert world.launcher.live == ["test-1-1"]
-            overview = load_overview(database, tables)
+            overview = load_overview(database, tables, "test")
             assert list(render(overview, tables))
             assert {each["status"] for each in to_json(overview)["tasks"]} == {"0", "1", "4", None}
             world.launcher.succeed("test-1-1")

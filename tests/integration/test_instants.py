@@ -172,7 +172,7 @@ def test_task_claimed_by_a_focused_pass_was_seen_then(world: World) -> None:
 def test_status_shows_the_instants_as_json(world: World) -> None:
     task = world.add("enrolled")
     world.reconcile()
-    (run,) = to_json(load_overview(world.database, world.tables))["runs"]
+    (run,) = to_json(load_overview(world.database, world.tables, "test"))["runs"]
     assert run["task_id"] == task
     assert run["enrolled_seen_at"] == run["claimed_at"] == "2026-01-01T12:00:00Z"
     assert run["started_at"] is None
@@ -187,7 +187,7 @@ def test_status_shows_how_long_a_task_waited_and_its_run_lasts(world: World) -> 
     world.reconcile()
     world.clock.advance(60)
     text = " ".join(
-        "\n".join(render(load_overview(world.database, world.tables), world.tables)).split()
+        "\n".join(render(load_overview(world.database, world.tables, "test"), world.tables)).split()
     )
     assert "It waited 30 s from `enrolled` to its launch" in text
     assert "has worked for 1 min" in text

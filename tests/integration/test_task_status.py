@@ -209,6 +209,7 @@ def test_operator_without_create_view_works_and_doctor_names_the_grant(
             ("download_tasks", "SELECT, UPDATE (status)"),
             ("enrollgate_tasks", "SELECT, INSERT, UPDATE, DELETE"),
             ("enrollgate_runs", "SELECT, INSERT, UPDATE, DELETE"),
+            ("enrollgate_holds", "SELECT, INSERT, UPDATE, DELETE"),
             ("enrollgate_operators", "SELECT, INSERT, UPDATE"),
             ("enrollgate_schema_version", "SELECT"),
         )

@@ -27,6 +27,10 @@ drive_app = typer.Typer(
     help="Google Drive as destination.", no_args_is_help=True, context_settings=_CONTEXT
 )
 app.add_typer(drive_app, name="drive")
+Actor = Annotated[
+    str | None,
+    typer.Option("--as", help="Who does this, for the record. Default: user and machine."),
+]
 
 
 def main() -> None:
@@ -138,19 +142,111 @@ def plan(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
 
 
 @app.command()
+def pause(
+    account: Annotated[
+        str | None, typer.Option("--account", help="Pause this account only, by its e-mail.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", help="Pause the courses on this host only.")
+    ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option("--for", help="How long: 90s, 30m, 2h, 1d. Default: ENROLLGATE_HOLD_LIMIT."),
+    ] = None,
+    why: Annotated[str, typer.Option("--why", help="A reason for people. It is shown.")] = "",
+    actor: Actor = None,
+) -> None:
+    """Launch no further run: of an account, of a host, or at all. Live runs go on."""
+    from enrollgate.commands.holds import pause
+
+    pause(account, host, time=time, why=why, actor=actor)
+
+
+@app.command()
+def resume(
+    account: Annotated[
+        str | None, typer.Option("--account", help="The account that is paused, by its e-mail.")
+    ] = None,
+    host: Annotated[str | None, typer.Option("--host", help="The host that is paused.")] = None,
+    actor: Actor = None,
+) -> None:
+    """End a pause: of an account, of a host, or of everything."""
+    from enrollgate.commands.holds import resume
+
+    resume(account, host, actor=actor)
+
+
+@app.command()
+def holds(
+    closed: Annotated[bool, typer.Option("--all", help="Show those that ended, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what is on hold or paused, why, until when, and how many tasks wait for it."""
+    from enrollgate.commands.holds import print_holds
+
+    print_holds(closed=closed, as_json=as_json)
+
+
+@app.command()
 def release(
+    hold: Annotated[int, typer.Argument(help="Its number, as `enrollgate holds` shows it.")],
+    actor: Actor = None,
+) -> None:
+    """Close a hold or a pause at once, and let its tasks go on."""
+    from enrollgate.commands.holds import release
+
+    release(hold, actor=actor)
+
+
+@app.command()
+def retry(  # noqa: PLR0917 -- one argument for each option
+    tasks: Annotated[
+        list[str] | None, typer.Argument(help="Ids of rows, or names of runs or Jobs.")
+    ] = None,
+    reason: Annotated[
+        str | None, typer.Option("--reason", help="Instead: all tasks that failed for this reason.")
+    ] = None,
+    since: Annotated[
+        str, typer.Option("--since", help="With --reason: those that failed within this time.")
+    ] = "1d",
+    account: Annotated[
+        str | None, typer.Option("--account", help="With --reason: of this account, by its e-mail.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show which tasks it would be.")
+    ] = False,
+    actor: Actor = None,
+) -> None:
+    """Set failed tasks back to `enrolled`. Tasks that have not failed are left alone."""
+    from enrollgate.commands.steering import retry
+
+    retry(tasks or [], reason=reason, since=since, account=account, dry_run=dry_run, actor=actor)
+
+
+@app.command()
+def cancel(
+    tasks: Annotated[list[str], typer.Argument(help="Ids of rows, or names of runs or Jobs.")],
+    actor: Actor = None,
+) -> None:
+    """Fail tasks that wait or run, and stop their runs."""
+    from enrollgate.commands.steering import cancel
+
+    cancel(tasks, actor=actor)
+
+
+@app.command()
+def mark_lost(
     place: Annotated[
         str | None, typer.Argument(help="The place's id. Omit it to list the places.")
     ] = None,
 ) -> None:
-    """Release the unfinished runs of a machine, work directory or cluster that is gone for good.
+    """Record the unfinished runs of a machine, work directory or cluster as lost: it is gone.
 
-    They are recorded as lost, and new runs follow. If one of them still runs, its course is
-    downloaded twice.
+    New runs follow. If one of them still runs, its course is downloaded twice.
     """
-    from enrollgate.commands.release import release
+    from enrollgate.commands.mark_lost import mark_lost
 
-    release(place)
+    mark_lost(place)
 
 
 @app.command()

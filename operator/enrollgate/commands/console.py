@@ -4,7 +4,9 @@ A table or a text that changes in place needs rich, which takes a while to impor
 show one import it themselves.
 """
 
+import getpass
 import os
+import socket
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
@@ -24,6 +26,27 @@ def fail(problem: object, exit_code: int = 2) -> NoReturn:
     text = "\n".join(map(printable, str(problem).splitlines()))
     typer.echo(f"{typer.style('enrollgate:', fg='red')} {text}", err=True, color=COLOR)
     raise typer.Exit(exit_code)
+
+
+def find_actor(name: str | None) -> str:
+    """Return who types a command, for the record: `name`, else the user and the machine.
+
+    If the name is an e-mail address, end the command with exit code 2: the name is shown to
+    Node.js and to people.
+    """
+    from enrollgate.common.redaction import redact
+
+    if name is None:
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):  # a container's user may have no name
+            user = f"uid {os.getuid()}"
+        return redact(f"{user} on {socket.gethostname()}", 200)
+    if not name.strip():
+        fail("--as is empty: write who does this")
+    if redact(name.strip(), 200) != name.strip():
+        fail("--as: write a name of up to 200 characters, and no e-mail address: it is shown")
+    return name.strip()
 
 
 def settings_or_fail() -> "Settings":

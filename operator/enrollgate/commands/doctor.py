@@ -119,7 +119,7 @@ def check_place(settings: Settings, database: Database) -> Check:
         return warning(
             "place of runs",
             f"there are unfinished runs elsewhere, which are waited for: {places}",
-            "if a place is gone for good: enrollgate release",
+            "if a place is gone for good: enrollgate mark-lost",
         )
     return ok("place of runs", str(here))
 

@@ -116,6 +116,8 @@ def to_json(
         "total_runs": task.total_runs,
         "result": task.result,
         "operator": task.operator and asdict(task.operator),
+        "hold": task.hold and asdict(task.hold),
+        "actions": [asdict(action) for action in task.actions],
         "cluster": cluster and asdict(cluster),
     }
 
@@ -172,6 +174,12 @@ def build_timeline(task: TaskDetails) -> list[tuple[datetime, str]]:
         if run.finished_at is not None:
             because = f": {run.reason}" if run.reason else ""
             found.append((run.finished_at, f"{name} ended, {run.outcome}{because}"))
+    for action in task.actions:
+        because = f": {action.detail}" if action.detail else ""
+        found.append((action.acted_at, f"{action.action} by {action.actor}{because}"))
+    if task.hold is not None:
+        did = "paused" if task.hold.is_pause else f"on hold: {task.hold.reason}"
+        found.append((task.hold.opened_at, f"the {task.hold.scope} is {did}"))
     found.sort(key=lambda each: each[0])
     status = "the row does not exist"
     if task.row is not None:

@@ -18,11 +18,13 @@ import typer
 from enrollgate.commands.console import settings_or_fail
 from enrollgate.commands.database import database_or_fail
 from enrollgate.commands.explain import parse_task
+from enrollgate.commands.hold_text import describe_cause, describe_end, name_scope
 from enrollgate.commands.layout import instant, paragraph, since
 from enrollgate.commands.task_diagnosis import describe_progress, find_operator_problem
 from enrollgate.common.redaction import redact
-from enrollgate.database import Database, DatabaseUnavailable, Tables, queries
+from enrollgate.database import Database, DatabaseUnavailable, Tables, queries, steering
 from enrollgate.database.configured import build_tables
+from enrollgate.database.steering import HoldView
 from enrollgate.domain.account import mask_account
 from enrollgate.domain.reasons import Reason, explain
 from enrollgate.domain.task import TaskState
@@ -57,6 +59,7 @@ class Overview:
     incomplete: list[queries.RunView]
     failures: list[queries.RunView]
     accounts: dict[int, str]
+    holds: list[HoldView]
 
 
 def print_status(*, as_json: bool, watch: bool, failed: bool, task: str | None) -> None:
@@ -65,20 +68,20 @@ def print_status(*, as_json: bool, watch: bool, failed: bool, task: str | None) 
     With `failed`, print failures only; with `task`, the runs of that task only.
     """
     settings = settings_or_fail()
-    tables = build_tables(settings)
+    tables, mine = build_tables(settings), settings.installation
     task_id = None if task is None else parse_task(task, settings)
     with database_or_fail(settings) as database:
 
         def show() -> list[str]:
             if task_id is not None:
-                overview = load_overview(database, tables, task_id=task_id)
+                overview = load_overview(database, tables, mine, task_id=task_id)
                 return list(render_task(overview, task_id))
-            overview = load_overview(database, tables, failed=failed)
+            overview = load_overview(database, tables, mine, failed=failed)
             return list(render_failures(overview) if failed else render(overview, tables))
 
         try:
             if as_json:
-                overview = load_overview(database, tables, task_id=task_id, failed=failed)
+                overview = load_overview(database, tables, mine, task_id=task_id, failed=failed)
                 typer.echo(json.dumps(to_json(overview), indent=2))
             elif watch:
                 _watch(lambda: "\n".join(show()))
@@ -89,9 +92,16 @@ def print_status(*, as_json: bool, watch: bool, failed: bool, task: str | None) 
 
 
 def load_overview(
-    database: Database, tables: Tables, *, task_id: int | None = None, failed: bool = False
+    database: Database,
+    tables: Tables,
+    installation: str,
+    *,
+    task_id: int | None = None,
+    failed: bool = False,
 ) -> Overview:
     """Load everything that is shown. Raises DatabaseUnavailable or DatabaseMisconfigured.
+
+    The holds are those of one installation.
 
     With `task_id`, the runs are those of one task; with `failed`, there are more failures.
     """
@@ -115,6 +125,7 @@ def load_overview(
         incomplete=[] if task_id else queries.latest_incomplete(database),
         failures=failures,
         accounts=queries.find_accounts(database, tables, named),
+        holds=steering.read_holds(database, tables, installation=installation),
     )
 
 
@@ -122,7 +133,7 @@ def to_json(overview: Overview) -> dict[str, Any]:
     """Return the overview as plain data; instants are in ISO 8601, UTC. Accounts are masked."""
 
     def plain(
-        row: queries.RunView | queries.SetAsideTask | queries.OperatorView,
+        row: queries.RunView | queries.SetAsideTask | queries.OperatorView | HoldView,
     ) -> dict[str, Any]:
         more = dict[str, Any]()
         if isinstance(row, queries.RunView):
@@ -143,6 +154,7 @@ def to_json(overview: Overview) -> dict[str, Any]:
             for count in overview.tasks.listed
         ],
         "tasks_of_other_statuses": overview.tasks.tasks_of_others,
+        "holds": [plain(hold) for hold in overview.holds],
         "set_aside": [plain(task) for task in overview.set_aside],
         "runs": [plain(run) for run in overview.runs],
         "completed": [plain(run) for run in overview.completed],
@@ -155,6 +167,13 @@ def render(overview: Overview, tables: Tables) -> Iterator[str]:
     """Yield the overview as lines of 80 columns."""
     yield from _operator_lines(overview)
     yield from ("", "Tasks by status", *task_lines(overview.tasks, tables))
+    if overview.holds:
+        yield from ("", f"Holds: {len(overview.holds)} open, see `enrollgate holds`")
+    for hold in overview.holds:
+        waiting = f"{hold.tasks} {'task waits' if hold.tasks == 1 else 'tasks wait'}"
+        yield from paragraph(f"hold {hold.hold_id}", f"{name_scope(hold)}: {waiting}")
+        cause, end = describe_cause(hold, overview.now), describe_end(hold, overview.now)
+        yield from paragraph("", f"{cause}. {end}", outside=True)
     if overview.set_aside:
         yield from ("", "Set aside: refused by the database or the launcher, to be tried again")
         for task in overview.set_aside:

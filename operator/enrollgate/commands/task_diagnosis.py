@@ -7,6 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from enrollgate.commands.hold_text import (
+    describe_cause,
+    describe_end,
+    find_remedy,
+    name_scope_of_task,
+)
 from enrollgate.commands.layout import instant, since
 from enrollgate.common.units import duration, size
 from enrollgate.database.queries import OperatorView, RunView
@@ -246,6 +252,13 @@ def _diagnose_waiting(case: _Case) -> Diagnosis:
 
 def _diagnose_queued(case: _Case) -> Diagnosis:
     task, limit = case.task, case.limits.max_concurrent_runs
+    if (hold := task.hold) is not None:
+        cause, end = describe_cause(hold, task.now), describe_end(hold, task.now)
+        return Diagnosis(
+            f"held: the {hold.scope} is {'paused' if hold.is_pause else 'on hold'}",
+            f"The task is enrolled, and {name_scope_of_task(hold)} is {cause}. {end}",
+            find_remedy(hold),
+        )
     more = "at least " if task.ahead >= QUEUE_LIMIT else ""
     ahead = f"{more}{task.ahead} {'task is' if task.ahead == 1 else 'tasks are'} before it"
     if task.unfinished >= limit:
@@ -293,6 +306,8 @@ def _diagnose_completed(case: _Case) -> Diagnosis:
 def _diagnose_failed(case: _Case) -> Diagnosis:
     task, last = case.task, case.last
     if last is not None and last.outcome == Outcome.FAILED.value:
+        return Diagnosis("failed", f"{last.reason}: {last.message}", _remedy(task, last))
+    if last is not None and last.reason == Reason.CANCELLED.value:
         return Diagnosis("failed", f"{last.reason}: {last.message}", _remedy(task, last))
     if last is not None and last.reason == Reason.TASK_FAILED.value:
         return Diagnosis("failed", explain(Reason.TASK_FAILED).means, _remedy(task, last))

@@ -369,7 +369,7 @@ class Reconciler:
         for place in elsewhere.keys() - self._elsewhere:
             _LOG.warning(
                 "runs elsewhere are waited for, since only an operator there can observe them; "
-                "if that place is gone for good, release them with `enrollgate release`",
+                "if that place is gone for good, use `enrollgate mark-lost`",
                 place=str(place),
                 runs=elsewhere[place],
             )

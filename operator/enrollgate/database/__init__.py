@@ -12,6 +12,7 @@ They are written with SQLAlchemy Core, for PyMySQL and SQLite.
     claims      claims runs for enrolled tasks
     runs        reads and records the claimed runs
     set_aside   sets tasks aside that are refused
+    steering    what people do to tasks and holds, and what they see of it
     queries     what `status` shows
     task_details what `explain` shows
     preflight   what `doctor` checks, and what must be right before the operator starts

@@ -401,6 +401,16 @@ class Recorded(StrEnum):
     OVERTAKEN = "overtaken"
 
 
+def stopping_values(reason: Reason, message: str, remedy: str) -> dict[str, object]:
+    """Return the values of a run that is to be stopped; the next pass stops it."""
+    return {
+        "state": RunState.STOPPING.value,
+        "reason": reason.value,
+        "message": redact(message, MESSAGE_LIMIT),
+        "remedy": redact(remedy, MESSAGE_LIMIT) or None,
+    }
+
+
 def mark_stopping(
     database: Database, tables: Tables, stop: Stop, *, until: SetAside | None = None
 ) -> bool:
@@ -415,12 +425,7 @@ def mark_stopping(
     def change(connection: Connection) -> None:
         if stop.fail_task and until is None:
             _move_task(connection, tables, stop.run, TaskState.FAILED)
-        values: dict[str, object] = {
-            "state": RunState.STOPPING.value,
-            "reason": stop.reason.value,
-            "message": redact(stop.message, MESSAGE_LIMIT),
-            "remedy": redact(stop.remedy, MESSAGE_LIMIT) or None,
-        }
+        values = stopping_values(stop.reason, stop.message, stop.remedy)
         if until is not None:
             values |= {**until.columns, "refusals": runs.c.refusals + 1}
         _update_run(connection, stop.run, values)

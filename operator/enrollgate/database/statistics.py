@@ -125,16 +125,23 @@ def _count(connection: Connection, table: FromClause, *where: ColumnElement[bool
 
 
 def count_by_state(database: Database, tables: Tables, now: datetime) -> Counts:
-    """Count the tasks in each state. A running task is not queued, but may be held."""
+    """Count the tasks in each state. A running task is not queued, but may be held.
+
+    Held are those that were refused, and those that wait for a hold.
+    """
     status, since = tracked_tasks.c.last_seen_status, now - timedelta(hours=HOURS)
     ended = runs.c.finished_at >= since
     with database.read_transaction() as connection:
         enrolled = _count(connection, tracked_tasks, status == tables.statuses.enrolled)
         running = _count(connection, runs, runs.c.active == 1)
+        refused = _count(connection, tracked_tasks, tracked_tasks.c.retry_at.is_not(None))
+        on_hold = _count(connection, tracked_tasks, tracked_tasks.c.hold_id.is_not(None))
         return Counts(
             waiting=_count(connection, tracked_tasks, status.in_(tables.statuses.waiting)),
-            queued=Count(max(0, enrolled.number - running.number), enrolled.is_more),
-            held=_count(connection, tracked_tasks, tracked_tasks.c.retry_at.is_not(None)),
+            queued=Count(
+                max(0, enrolled.number - running.number - on_hold.number), enrolled.is_more
+            ),
+            held=Count(refused.number + on_hold.number, refused.is_more or on_hold.is_more),
             running=running,
             completed=_count(connection, runs, runs.c.outcome == Outcome.SUCCEEDED, ended),
             failed=_count(connection, runs, runs.c.outcome == Outcome.FAILED, ended),

@@ -201,6 +201,7 @@ actions = Table(
     Column("hold_id", KEY),
     Column("detail", Text),
     Index("ix_enrollgate_actions_acted", "acted_at"),
+    Index("ix_enrollgate_actions_task", "task_id"),
 )
 
 # One row for each installation whose operator has worked: its limits, and a sign of life of each

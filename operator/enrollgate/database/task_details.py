@@ -18,6 +18,12 @@ from enrollgate.database.queries import (
     find_operator,
     is_possible_id,
 )
+from enrollgate.database.steering import (
+    ActionView,
+    HoldView,
+    actions_of_task,
+    find_hold_of_task,
+)
 from enrollgate.database.tables import Tables, runs, tracked_tasks
 
 # Runs of a task that are shown, at most.
@@ -62,7 +68,8 @@ class TaskDetails:
     `runs` has its newest runs first, `total_runs` is how many there were. `result` is the report of
     the newest run, as its worker gave it. `unfinished` counts the runs of the installation that
     take a slot, `ahead` the enrolled tasks that are launched before this one, both up to
-    QUEUE_LIMIT. `operator` is None if no operator has ever made a pass.
+    QUEUE_LIMIT. `operator` is None if no operator has ever made a pass. `hold` is the open hold
+    that the task waits for, `actions` are what people did about it, the newest first.
     """
 
     task_id: int
@@ -75,6 +82,8 @@ class TaskDetails:
     unfinished: int
     ahead: int
     operator: OperatorView | None
+    hold: HoldView | None = None
+    actions: tuple[ActionView, ...] = ()
 
     @property
     def is_known(self) -> bool:
@@ -123,6 +132,8 @@ def load_task_details(
             unfinished=_count_unfinished(connection, installation),
             ahead=_count_ahead(connection, tables, task_id),
             operator=find_operator(connection, installation),
+            hold=find_hold_of_task(connection, tables, task_id),
+            actions=tuple(actions_of_task(connection, task_id)),
         )
 
 
@@ -145,6 +156,7 @@ def _count_ahead(connection: Connection, tables: Tables, task_id: int) -> int:
             tracked_tasks.c.last_seen_status == tables.statuses.enrolled,
             tracked_tasks.c.task_id < task_id,
             tracked_tasks.c.retry_at.is_(None),
+            tracked_tasks.c.hold_id.is_(None),
             ~has_run.exists(),
         )
         .limit(QUEUE_LIMIT)

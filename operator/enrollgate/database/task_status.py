@@ -37,10 +37,12 @@ from enrollgate.database.engine import Database
 from enrollgate.database.errors import DatabaseMisconfigured, DatabaseUnavailable
 from enrollgate.database.tables import (
     INSTANT,
+    KEY,
     PROGRESS,
     STATUS_LENGTH,
     TASK_ID,
     Tables,
+    holds,
     operators,
     runs,
     tracked_tasks,
@@ -75,6 +77,10 @@ task_status = Table(
     Column("finished_at", INSTANT),
     Column("recorded_at", INSTANT),
     Column("progress_at", INSTANT),
+    Column("hold_id", KEY),
+    Column("hold_scope", String(16)),
+    Column("hold_probe_at", INSTANT),
+    Column("hold_ends_at", INSTANT),
 )
 
 
@@ -161,6 +167,7 @@ def _build_view(tables: Tables, installation: str, *, is_sqlite: bool) -> Select
     for Node.js, so the last run's outcome counts then.
     """
     run, later, tracked = runs.alias("run"), runs.alias("later"), tracked_tasks
+    hold = holds.alias("hold")
     status, statuses = tables.status, tables.statuses
     is_of_this_round = or_(run.c.active == 1, status.not_in(statuses.open), status.is_(None))
     source = (
@@ -170,6 +177,7 @@ def _build_view(tables: Tables, installation: str, *, is_sqlite: bool) -> Select
             later, (later.c.task_id == run.c.task_id) & (later.c.run_number > run.c.run_number)
         )
         .outerjoin(operators, operators.c.installation == installation)
+        .outerjoin(hold, (hold.c.id == tracked.c.hold_id) & (hold.c.active == 1))
     )
     is_known = or_(
         status.in_(statuses.known), tracked.c.task_id.is_not(None), run.c.id.is_not(None)
@@ -177,8 +185,8 @@ def _build_view(tables: Tables, installation: str, *, is_sqlite: bool) -> Select
     computed: dict[str, ColumnElement[Any]] = {
         "task_id": tables.id,
         "status": status,
-        **_waits(tables, run, is_sqlite=is_sqlite),
-        **_states(tables, run),
+        **_waits(tables, run, hold, is_sqlite=is_sqlite),
+        **_states(tables, run, hold),
     }
     names = [column.name for column in task_status.c]
     columns = (computed[name] if name in computed else run.c[name] for name in names)
@@ -189,11 +197,12 @@ def _build_view(tables: Tables, installation: str, *, is_sqlite: bool) -> Select
     )
 
 
-def _states(tables: Tables, run: FromClause) -> dict[str, ColumnElement[Any]]:
-    """Build the columns that follow from the run, the status and the tracked task together."""
+def _states(tables: Tables, run: FromClause, hold: FromClause) -> dict[str, ColumnElement[Any]]:
+    """Build the columns that follow from the run, the status, the tracked task and its hold."""
     tracked, status, statuses = tracked_tasks, tables.status, tables.statuses
     is_active, is_set_aside = run.c.active == 1, tracked.c.retry_at.is_not(None)
     is_waiting = status.in_(statuses.waiting) | tracked.c.task_id.is_not(None)
+    is_on_hold = _is_on_hold(tables, run, hold)
     launched = func.coalesce(run.c.launched_at, run.c.claimed_at)
     # The first one that applies.
     states: list[tuple[ColumnElement[bool], str, ColumnElement[Any]]] = [
@@ -203,6 +212,7 @@ def _states(tables: Tables, run: FromClause) -> dict[str, ColumnElement[Any]]:
         (status == statuses.completed, "completed", run.c.recorded_at),
         (status == statuses.failed, "failed", run.c.recorded_at),
         (is_set_aside, "held", tracked.c.first_seen_at),
+        (is_on_hold, "held", hold.c.opened_at),
         (status == statuses.enrolled, "queued", tracked.c.enrolled_seen_at),
         (is_waiting, "waiting", tracked.c.first_seen_at),
         (run.c.outcome == Outcome.SUCCEEDED.value, "completed", run.c.recorded_at),
@@ -216,17 +226,31 @@ def _states(tables: Tables, run: FromClause) -> dict[str, ColumnElement[Any]]:
         "percent": case((status == statuses.completed, 100), else_=run.c.percent),
         "bytes_per_second": case((is_active, run.c.bytes_per_second)),
         "current_item": case((is_active, run.c.current_item)),
-        "message": case((is_held, refusal), else_=run.c.message),
+        "reason": case((is_on_hold, hold.c.reason), else_=run.c.reason),
+        "message": case((is_held, refusal), (is_on_hold, hold.c.message), else_=run.c.message),
+        "remedy": case((is_on_hold, hold.c.remedy), else_=run.c.remedy),
+        "hold_id": case((is_on_hold, hold.c.id)),
+        "hold_scope": case((is_on_hold, hold.c.scope)),
+        "hold_probe_at": case((is_on_hold, hold.c.probe_at)),
+        "hold_ends_at": case((is_on_hold, hold.c.ends_at)),
     }
 
 
-def _waits(tables: Tables, run: FromClause, *, is_sqlite: bool) -> dict[str, ColumnElement[Any]]:
+def _is_on_hold(tables: Tables, run: FromClause, hold: FromClause) -> ColumnElement[bool]:
+    """Build the condition: the task waits for a slot, and an open hold keeps it from one."""
+    tracked, is_enrolled = tracked_tasks, tables.status == tables.statuses.enrolled
+    return hold.c.id.is_not(None) & is_enrolled & run.c.id.is_(None) & tracked.c.retry_at.is_(None)
+
+
+def _waits(
+    tables: Tables, run: FromClause, hold: FromClause, *, is_sqlite: bool
+) -> dict[str, ColumnElement[Any]]:
     """Build the columns about the gate: how long a task may wait, and its place in the queue."""
     tracked, status, statuses = tracked_tasks, tables.status, tables.statuses
     is_at_gate = run.c.id.is_(None) & tracked.c.retry_at.is_(None)
     left = operators.c.enrollment_timeout - _seconds_since(tracked.c.first_seen_at, is_sqlite)
     seconds_left = case((left > 0, cast(left, Integer)), (left <= 0, 0))
-    is_queued = is_at_gate & (status == statuses.enrolled)
+    is_queued = is_at_gate & hold.c.id.is_(None) & (status == statuses.enrolled)
     return {
         "seconds_left": case((is_at_gate & status.in_(statuses.waiting), seconds_left)),
         "queue_position": case((is_queued, _queue_position(tables))),
@@ -244,7 +268,7 @@ def _seconds_since(instant: ColumnElement[Any], is_sqlite: bool) -> ColumnElemen
 
 
 def _queue_position(tables: Tables) -> ColumnElement[Any]:
-    """Build the place in the queue, from 1 on: launches are in the order of the ids.
+    """Build the place in the queue, from 1 on, by the order of the ids; held tasks are left out.
 
     Only our own table is asked, which has an index on the status. NULL beyond POSITION_LIMIT.
     """
@@ -253,6 +277,7 @@ def _queue_position(tables: Tables) -> ColumnElement[Any]:
         ahead.c.last_seen_status == tables.statuses.enrolled,
         ahead.c.task_id < tables.id,
         ahead.c.retry_at.is_(None),
+        ahead.c.hold_id.is_(None),
         ~exists().where(live.c.task_id == ahead.c.task_id, live.c.active == 1).correlate(ahead),
     )
     too_many = (select(ahead.c.task_id).where(*is_ahead).correlate(tables.tasks).limit(1)).offset(

@@ -49,6 +49,7 @@ _REVOKED = (
     Reason.ENROLLMENT_WITHDRAWN,
     Reason.UNEXPECTED_STATUS,
     Reason.STOPPED,
+    Reason.CANCELLED,
 )
 
 BUILD_INFO = Gauge("enrollgate_build_info", "Always 1.", ["version"], registry=REGISTRY)

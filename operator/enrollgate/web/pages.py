@@ -17,7 +17,7 @@ from sqlalchemy import Row
 
 from enrollgate.common.redaction import printable
 from enrollgate.common.units import duration, size
-from enrollgate.database import Database, Tables, queries, statistics
+from enrollgate.database import Database, Tables, queries, statistics, steering
 from enrollgate.database.task_details import TaskDetails, load_task_details
 from enrollgate.domain.reasons import Reason, explain
 from enrollgate.domain.report import MalformedReport, Report
@@ -116,6 +116,9 @@ class Pages:
                 "operators": queries.read_operators(self._database),
                 "runs": queries.unfinished_runs(self._database, _FEW_RUNS),
                 "set_aside": queries.tasks_set_aside(self._database, _FEW_RUNS),
+                "holds": steering.read_holds(
+                    self._database, self._tables, installation=self._installation
+                ),
             }
 
         return self.render("overview.html", statistics=cached[1], **await self._read(load))
@@ -227,6 +230,10 @@ def build_timeline(task: TaskDetails) -> list[Event]:
         ):
             if at is not None:
                 events.append(Event(at, text))
+    if task.hold is not None:
+        did = "paused" if task.hold.is_pause else "put on hold"
+        events.append(Event(task.hold.opened_at, f"the {task.hold.scope} was {did}"))
+    events += (Event(each.acted_at, f"{each.action} by {each.actor}") for each in task.actions)
     return sorted(dict.fromkeys(events), key=lambda event: event.at)
 
 

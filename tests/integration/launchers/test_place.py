@@ -101,7 +101,7 @@ def test_only_runs_that_may_be_ours_stop_the_start(tmp_path: Path) -> None:
     for place, words in ((moved, "claimed by host other"), (gone, "cannot be read")):
         problem = why_not_start(here, {place: ["a-3-1"]})
         assert problem is not None and words in problem
-        assert f"enrollgate release {place.place_id}" in problem
+        assert f"enrollgate mark-lost {place.place_id}" in problem
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Where local runs are: this machine, this boot, this work directory.
 
 Out comes the `RunPlace` that is recorded with each run. An operator compares it with its own before
-it takes a run for lost. It is separate from the launcher because `status` and `release` need it
+it takes a run for lost. It is separate from the launcher because `mark-lost` needs it
 without a launcher.
 
 A path does not identify a work directory: a container, a mount or a copy may have the same one. So
@@ -111,14 +111,14 @@ def why_not_start(here: RunPlace, elsewhere: Mapping[RunPlace, Iterable[str]]) -
     for place, names in elsewhere.items():
         runs = list(names)
         count = f"{len(runs)} unfinished run(s), such as {runs[0]},"
-        release = f"`enrollgate release {place.place_id}`"
+        mark_lost = f"`enrollgate mark-lost {place.place_id}`"
         if place.launcher != "local":
             continue
         if place.place_id == here.place_id:
             problems.append(
                 f"{count} were claimed by host {place.host} in this work directory, and this is "
                 f"host {here.host}. If none of them runs there any more (the machine "
-                f"was renamed, replaced or is off for good), release them: {release}"
+                f"was renamed, replaced or is off for good), use {mark_lost}"
             )
         elif here.shares_machine_with(place):
             live = live_runs(place, runs)
@@ -128,7 +128,7 @@ def why_not_start(here: RunPlace, elsewhere: Mapping[RunPlace, Iterable[str]]) -
                     "here, or was replaced since. Start the operator where it can be read (as its "
                     "owner, in its container), or give this one an ENROLLGATE_INSTALLATION of its "
                     "own. If the folder is gone and none of the runs has a "
-                    f"process any more, release them: {release}"
+                    f"process any more, use {mark_lost}"
                 )
             else:
                 problems.append(

@@ -170,7 +170,10 @@ def _create_holds() -> None:
         sa.Column("task_id", _TASK_ID),
         sa.Column("hold_id", _KEY),
         sa.Column("detail", sa.Text),
-        indexes={"ix_enrollgate_actions_acted": ["acted_at"]},
+        indexes={
+            "ix_enrollgate_actions_acted": ["acted_at"],
+            "ix_enrollgate_actions_task": ["task_id"],
+        },
     )
 
 

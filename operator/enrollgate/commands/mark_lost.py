@@ -1,4 +1,4 @@
-"""`enrollgate release`: record the runs of a place that is gone for good as lost.
+"""`enrollgate mark-lost`: record the runs of a place that is gone for good as lost.
 
 Without a place, it lists the places that have unfinished runs. An operator never takes a run for
 lost that is recorded at another place: only a person can know that the place is gone.
@@ -17,7 +17,7 @@ from enrollgate.domain.run import Outcome, RunPlace, RunState, UnfinishedRun
 from enrollgate.launchers.local.place import live_runs
 
 
-def release(place_id: str | None) -> None:
+def mark_lost(place_id: str | None) -> None:
     """List the places, or record the unfinished runs of one of them as lost."""
     settings = settings_or_fail()
     tables = build_tables(settings)
@@ -32,7 +32,7 @@ def release(place_id: str | None) -> None:
             return
         chosen = [run for run in unfinished if run.place.place_id == place_id]
         if not chosen:
-            fail(f"no unfinished run is at {place_id}: `enrollgate release` lists the places")
+            fail(f"no unfinished run is at {place_id}: `enrollgate mark-lost` lists the places")
         where = chosen[0].place
         if live_runs(where, []) is not None:
             fail(
@@ -40,10 +40,10 @@ def release(place_id: str | None) -> None:
                 f"ENROLLGATE_WORK_DIR={where.work_dir}"
             )
         for run in chosen:
-            message = f"released by hand: {run.place} is gone"
+            message = f"marked as lost by hand: {run.place} is gone"
             action = Record(run, None, Outcome.LOST, Reason.LOST, message)
             if runs.record(database, tables, action) is not runs.Recorded.OVERTAKEN:
-                typer.echo(f"{run.name}: released")
+                typer.echo(f"{run.name}: marked as lost")
     typer.echo("The next pass of an operator starts new runs for tasks that are still enrolled.")
 
 
@@ -56,6 +56,6 @@ def _list(unfinished: list[UnfinishedRun]) -> None:
         line = f"{place.place_id}  {place}: {len(names)} unfinished ({shown})"
         typer.echo(printable(line))
     typer.echo(
-        "Release a place only if it is gone for good and none of its runs has a process any more: "
-        "enrollgate release PLACE"
+        "Mark the runs of a place as lost only if it is gone for good, and none of them has a "
+        "process any more: enrollgate mark-lost PLACE"
     )

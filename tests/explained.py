@@ -15,8 +15,11 @@ from tests.world import EPOCH, World
 
 from enrollgate.commands.explain import refine, render
 from enrollgate.commands.task_diagnosis import Limits, diagnose, put_operator_first
+from enrollgate.database import steering
+from enrollgate.database.steering import Steering
 from enrollgate.database.tables import operators, runs
 from enrollgate.database.task_details import load_task_details
+from enrollgate.domain.holds import Scope
 from enrollgate.domain.observation import Phase
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
@@ -111,6 +114,13 @@ def report_progress(world: World, task: int) -> None:
 
 
 def failed_by_cookies(world: World) -> tuple[int, RunDetails | None]:
+    task = expire_cookies(world)
+    world.clock.advance(3600)
+    return task, None
+
+
+def expire_cookies(world: World) -> int:
+    """Let a task fail, because its account's cookies have expired. Return it."""
     task = world.add("enrolled", EMAIL)
     world.reconcile()
     world.clock.advance(20)
@@ -128,7 +138,41 @@ def failed_by_cookies(world: World) -> tuple[int, RunDetails | None]:
         ),
     )
     world.reconcile()
-    world.clock.advance(3600)
+    return task
+
+
+def on_hold(world: World) -> tuple[int, RunDetails | None]:
+    expire_cookies(world)
+    task = world.add("enrolled", EMAIL)
+    world.reconcile()
+    world.clock.advance(60)
+    world.reconcile()
+    return task, None
+
+
+def paused(world: World) -> tuple[int, RunDetails | None]:
+    steering.pause(
+        Steering(world.database, world.tables, "test", "eve on desk"),
+        Scope.INSTALLATION,
+        "",
+        seconds=7200,
+        why="the Drive moves to another company",
+    )
+    task = world.add("enrolled", EMAIL)
+    world.reconcile()
+    world.clock.advance(600)
+    world.reconcile()
+    return task, None
+
+
+def cancelled(world: World) -> tuple[int, RunDetails | None]:
+    task = world.add("enrolled", EMAIL)
+    world.reconcile()
+    world.clock.advance(30)
+    steering.cancel(Steering(world.database, world.tables, "test", "eve on desk"), task)
+    for _ in range(2):
+        world.reconcile()
+    world.clock.advance(30)
     return task, None
 
 
@@ -243,6 +287,9 @@ SITUATIONS: Mapping[str, Situation] = {
     "Running": running,
     "Completed": completed,
     "Failed: the cookies have expired": failed_by_cookies,
+    "On hold: the account's cookies have expired": on_hold,
+    "Paused by a person": paused,
+    "Cancelled by a person": cancelled,
     "Starting: the image cannot be pulled": image_pull,
     "Failed: enrollment timeout": timed_out,
     "A status that was never seen otherwise": unknown_status,

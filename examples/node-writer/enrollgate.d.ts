@@ -1,7 +1,7 @@
 // What Enrollgate shows of your tasks: the view `enrollgate_task_status` and the reasons.
 // docs/node.md explains each column. New columns, states and reasons may be added.
 
-/** What a task is doing. `held`: Enrollgate has set it aside and tries again by itself. */
+/** What a task is doing. `held`: it waits for a hold or pause, or is set aside and tried again. */
 export type TaskState = 'waiting' | 'queued' | 'held' | 'running' | 'completed' | 'failed'
 
 /** One row of `enrollgate_task_status`, read by mysql2 with `timezone: 'Z'`: all times are UTC. */
@@ -30,7 +30,7 @@ export interface TaskStatus {
   current_item: string | null
   /** The course's folder: on Google Drive, a link to open. */
   destination_url: string | null
-  /** Why it failed: one of docs/reasons.json. */
+  /** Why it failed or is on hold: one of docs/reasons.json, or 'Paused'. */
   reason: string | null
   /** What happened, in words. */
   message: string | null
@@ -44,6 +44,14 @@ export interface TaskStatus {
   finished_at: Date | null
   recorded_at: Date | null
   progress_at: Date | null
+  /** While a hold or pause keeps it from being launched: docs/holds.md. */
+  hold_id: number | null
+  /** What the hold is about: 'account', 'host', 'destination' or 'installation'. */
+  hold_scope: string | null
+  /** When the next probe run is due. */
+  hold_probe_at: Date | null
+  /** When the hold ends: then its tasks fail. After a pause they go on. */
+  hold_ends_at: Date | null
 }
 
 /** One entry of docs/reasons.json, and of `enrollgate reasons --json`. */

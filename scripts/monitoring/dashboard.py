@@ -92,7 +92,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Queued",
-            "Enrolled tasks without an unfinished run.",
+            "Enrolled tasks without an unfinished run that are not held.",
             [(f"sum({metric('queued_tasks')})", "")],
             kind="stat",
             width=3,
@@ -146,7 +146,10 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Holds",
             "Open holds by what they are about, and pauses by people. Their tasks wait.",
-            [(f"max by (scope, reason) ({metric('holds')}) > 0", "{{scope}}: {{reason}}")],
+            [
+                (f"max by (scope, reason) ({metric('holds')}) > 0", "{{scope}}: {{reason}}"),
+                (f"sum({metric('held_tasks')})", "tasks that wait"),
+            ],
         ),
         Panel(
             "Timeouts and refusals",

@@ -115,7 +115,7 @@ def test_shell_completion_names_the_commands() -> None:
         text=True,
         check=False,
     )
-    assert set(done.stdout.split()) == {"reasons", "release"}, done
+    assert set(done.stdout.split()) == {"reasons", "release", "resume", "retry"}, done
 
 
 def test_reasons_as_json_have_a_remedy_each(capsys: pytest.CaptureFixture[str]) -> None:

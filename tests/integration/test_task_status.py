@@ -9,10 +9,12 @@ from sqlalchemy import RowMapping, make_url, text
 from tests.databases.server import execute, limited_user
 from tests.world import EPOCH, World
 
-from enrollgate.database import Tables, open_database
+from enrollgate.database import Tables, holds, open_database
 from enrollgate.database.preflight import check_view
 from enrollgate.database.task_status import VIEW, ensure_view, find_view_problem, task_status
+from enrollgate.domain.account import account_sha256
 from enrollgate.domain.check import Severity
+from enrollgate.domain.holds import Hold, HoldKind, Scope
 from enrollgate.domain.task import Statuses, TaskColumns
 
 
@@ -123,6 +125,56 @@ def test_queued_tasks_have_their_position_in_the_order_of_ids(world: World) -> N
         world.operator.reconcile()
     states = [seen(world, task, "state", "queue_position") for task in tasks]
     assert states == [("running", None)] * 10 + [("queued", place) for place in (1, 2, 3)]
+
+
+def hold_account(world: World) -> int:
+    """Open a hold of everybody's account, as the operator does, and return its number."""
+    hold = Hold(
+        kind=HoldKind.HOLD,
+        scope=Scope.ACCOUNT,
+        subject=account_sha256("ada@example.com"),
+        reason="CookiesExpired",
+        opened_at=world.clock.now,
+        message="the site asked for a login",
+        remedy="Export new cookies.",
+        run_name="test-1-1",
+        probe_at=world.clock.now + timedelta(minutes=5),
+        ends_at=world.clock.now + timedelta(days=7),
+    )
+    assert holds.insert_hold(world.database, hold, "test")
+    return world.scalar("SELECT MAX(id) FROM enrollgate_holds")
+
+
+def test_task_on_hold_says_why_and_until_when(world: World) -> None:
+    hold = hold_account(world)
+    held, other = world.add("enrolled"), world.add("enrolled", "bob@example.com")
+    waiting = world.add("paid")
+    for _ in range(2):
+        world.operator.reconcile()
+    columns = ("state", "since", "reason", "message", "remedy", "queue_position")
+    assert seen(world, held, *columns) == (
+        *("held", EPOCH, "CookiesExpired", "the site asked for a login"),
+        *("Export new cookies.", None),
+    )
+    numbers = ("hold_id", "hold_scope", "hold_probe_at", "hold_ends_at")
+    probe, ends = EPOCH + timedelta(minutes=5), EPOCH + timedelta(days=7)
+    assert seen(world, held, *numbers) == (hold, "account", probe, ends)
+    assert seen(world, other, "state", *numbers) == ("running", *[None] * 4)
+    assert seen(world, waiting, "state", *numbers) == ("waiting", *[None] * 4)
+    world.sql("UPDATE enrollgate_holds SET closed_at = opened_at, closed_by = 'x'")
+    assert seen(world, held, "state", "reason", "hold_id") == ("queued", None, None)
+    world.operator.reconcile()
+    assert seen(world, held, "state") == ("running",)
+
+
+def test_task_behind_held_ones_is_first_in_the_queue(world: World) -> None:
+    hold_account(world)
+    for _ in range(3):
+        world.add("enrolled")
+    free = [world.add("enrolled", f"{number}@example.com") for number in range(11)]
+    for _ in range(2):
+        world.operator.reconcile()
+    assert seen(world, free[-1], "state", "queue_position") == ("queued", 1)
 
 
 def test_row_that_was_never_a_task_is_not_in_the_view(world: World) -> None:

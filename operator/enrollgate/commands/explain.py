@@ -176,7 +176,7 @@ def build_timeline(task: TaskDetails) -> list[tuple[datetime, str]]:
             found.append((run.finished_at, f"{name} ended, {run.outcome}{because}"))
     for action in task.actions:
         because = f": {action.detail}" if action.detail else ""
-        found.append((action.acted_at, f"{action.action} by {action.actor}{because}"))
+        found.append((action.acted_at, f"enrollgate {action.action}, by {action.actor}{because}"))
     if task.hold is not None:
         did = "paused" if task.hold.is_pause else f"on hold: {task.hold.reason}"
         found.append((task.hold.opened_at, f"the {task.hold.scope} is {did}"))

@@ -5,10 +5,11 @@ from difflib import get_close_matches
 
 import typer
 
-from enrollgate.commands.console import ERR, fail, find_actor, settings_or_fail
+from enrollgate.commands.console import fail, find_actor, settings_or_fail
 from enrollgate.commands.database import database_or_fail
 from enrollgate.commands.explain import parse_task
 from enrollgate.commands.holds import parse_seconds
+from enrollgate.common.redaction import printable
 from enrollgate.database import RowHeld, RowRefused, steering
 from enrollgate.database.configured import build_tables
 from enrollgate.database.steering import Cancelled, FailedFor, Steering
@@ -64,7 +65,7 @@ def retry(
         left = f"{_count(done.not_failed)} left alone, since the status is not {failed}"
         typer.echo(f"{left}{_list(done.not_failed)}")
     for task_id, problem in list(done.refused.items())[:_NAMED]:
-        ERR.print(f"task {task_id}: {problem}", soft_wrap=True, markup=False)
+        typer.echo(f"task {task_id}: {printable(problem)}", err=True)
     if done.refused or (tasks and not done.enrolled):
         raise typer.Exit(1)
 
@@ -92,7 +93,7 @@ def cancel(tasks: list[str], *, actor: str | None) -> None:
             try:
                 result = steering.cancel(by, task_id)
             except (RowHeld, RowRefused) as error:
-                ERR.print(f"task {task_id}: not cancelled: {error}", soft_wrap=True, markup=False)
+                typer.echo(f"task {task_id}: not cancelled: {printable(str(error))}", err=True)
                 is_all = False
                 continue
             is_all &= result in (Cancelled.STOPPING, Cancelled.FAILED)

@@ -250,9 +250,10 @@ class Reconciler:
         expired = self._gate.expire(now) if is_due else 0
         self._gate.reject(rejected, now)
         claimed = (self._claimer.unfinished or 0) + filled.finished - remaining
-        queued = max(0, self._gate.enrolled - with_run - claimed)
+        queued = max(0, self._gate.enrolled - with_run - claimed - seen.held)
         since = backlog.queued_since(self._database, self._tables) if queued else None
         metrics.QUEUED.set(queued)
+        metrics.HELD.set(seen.held)
         metrics.OLDEST_QUEUED.set(max(0.0, (now - since).total_seconds()) if since else 0.0)
         self._is_limited |= self._gate.is_limited
         return self._summarize(

@@ -152,6 +152,7 @@ class OperatorRunner:
             metrics.LEADING.set(0)
             metrics.TASKS.clear()  # the next leader reports them, and they must not count twice
             metrics.COOKIES_EXPIRY.clear()
+            metrics.show_holds(())
             for gauge in metrics.OF_THE_LEADER:
                 gauge.set(0)
 

@@ -49,7 +49,7 @@ class Backlog:
     that the database or the launcher refused, and that are tried again later. `unknown_statuses`
     maps unknown statuses of untracked tasks to their numbers, for UNKNOWN_STATUS_LIMIT of them.
     `without_key` is the number of open rows whose id our tables cannot hold: they are left alone.
-    `holds` is the version of the open holds.
+    `held` is how many tasks wait for a hold, `holds` the version of the open ones.
     """
 
     now: datetime
@@ -59,6 +59,7 @@ class Backlog:
     latest_since: datetime | None = None
     clock_steps: int = 0
     set_aside: int = 0
+    held: int = 0
     unknown_statuses: Mapping[str | None, int] = field(default_factory=dict)
     without_key: int = 0
     holds: HoldsVersion = field(default_factory=HoldsVersion)
@@ -77,6 +78,7 @@ class Backlog:
             ),
             tracked=int(parts["tracked"][0][3]),
             set_aside=sum(int(row[3]) for row in parts["set aside"]),
+            held=int(parts["held"][0][3]),
             waiting_since=min(
                 filter(None, (row[4] for row in parts.get("waiting", ()))), default=None
             ),
@@ -195,6 +197,7 @@ def load_backlog(database: Database, tables: Tables, *, installation: str) -> Ba
         .where(tables.status.in_(tables.statuses.open), tables.lacks_key()),
         _part("tracked", number=func.count()).select_from(tracked_tasks),
         *(_part("set aside", number=func.count()).where(each) for each in _SET_ASIDE),
+        _part("held", number=func.count()).where(tracked_tasks.c.hold_id.is_not(None)),
         _part("clock_steps", number=func.max(tracked_tasks.c.clock_steps)),
         _part("holds", number=count).where(*is_open_hold(installation)),
         _part("last hold", number=last_id).where(*is_open_hold(installation)),
@@ -212,11 +215,15 @@ def load_backlog(database: Database, tables: Tables, *, installation: str) -> Ba
 
 
 def queued_since(database: Database, tables: Tables) -> datetime | None:
-    """Return since when the oldest tracked task is enrolled that has no unfinished run."""
+    """Return since when the oldest tracked task is enrolled that has no run, and is not held."""
     has_run = select(runs.c.id).where(runs.c.task_id == tracked_tasks.c.task_id, runs.c.active == 1)
     statement = (
         select(tracked_tasks.c.enrolled_seen_at)
-        .where(tracked_tasks.c.last_seen_status == tables.statuses.enrolled, ~has_run.exists())
+        .where(
+            tracked_tasks.c.last_seen_status == tables.statuses.enrolled,
+            tracked_tasks.c.hold_id.is_(None),
+            ~has_run.exists(),
+        )
         # The order of the index: few rows are read, however many tasks are queued.
         .order_by(tracked_tasks.c.first_seen_at)
         .limit(1)

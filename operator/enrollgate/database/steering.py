@@ -193,7 +193,8 @@ def release(by: Steering, hold_id: int) -> HoldView | None:
 
 def _close(by: Steering, mine: Sequence[ColumnElement[bool]], action: Action) -> HoldView | None:
     def change(connection: Connection) -> int | None:
-        hold_id = connection.execute(select(holds.c.id).where(*mine).with_for_update()).scalar()
+        found = select(holds.c.id).where(*mine).with_for_update()
+        hold_id: int | None = connection.execute(found).scalar()
         if hold_id is None:
             return None
         values = {"closed_at": by.database.clock_expression(), "closed_by": by.actor}
@@ -268,7 +269,7 @@ def _views(connection: Connection, tables: Tables, statement: Select[Any]) -> li
     found = connection.execute(statement).all()
     known = [row[-1] for row in found if row[-1] is not None]
     select_emails = select(tables.id, tables.email).where(tables.id.in_(known))
-    emails = dict(connection.execute(select_emails).tuples().all()) if known else {}
+    emails = {row[0]: row[1] for row in connection.execute(select_emails)} if known else {}
     views = list[HoldView]()
     for *columns, task_id in found:
         view, email = HoldView(*columns), emails.get(task_id)

@@ -63,7 +63,12 @@ OLDEST_WAITING = Gauge(
 CAPACITY = Gauge("enrollgate_capacity_runs", "Runs allowed at the same time.", registry=REGISTRY)
 QUEUED = Gauge(
     "enrollgate_queued_tasks",
-    "Enrolled tasks without an unfinished run at the last full pass.",
+    "Enrolled tasks without an unfinished run and not held, at the last full pass.",
+    registry=REGISTRY,
+)
+HELD = Gauge(
+    "enrollgate_held_tasks",
+    "Enrolled tasks that wait for a hold or a pause, at the last full pass.",
     registry=REGISTRY,
 )
 OLDEST_QUEUED = Gauge(
@@ -237,7 +242,7 @@ LEADER_CHANGES = Counter(
 for _change in ("acquired", "lost"):
     LEADER_CHANGES.labels(_change)
 # What only the replica that works reports; the next one reports it then.
-OF_THE_LEADER = (RUNS_UNFINISHED, OLDEST_WAITING, OLDEST_QUEUED, QUEUED, TASKS_SET_ASIDE)
+OF_THE_LEADER = (RUNS_UNFINISHED, OLDEST_WAITING, OLDEST_QUEUED, QUEUED, HELD, TASKS_SET_ASIDE)
 
 
 @contextmanager

@@ -233,7 +233,9 @@ def build_timeline(task: TaskDetails) -> list[Event]:
     if task.hold is not None:
         did = "paused" if task.hold.is_pause else "put on hold"
         events.append(Event(task.hold.opened_at, f"the {task.hold.scope} was {did}"))
-    events += (Event(each.acted_at, f"{each.action} by {each.actor}") for each in task.actions)
+    events += (
+        Event(each.acted_at, f"enrollgate {each.action}, by {each.actor}") for each in task.actions
+    )
     return sorted(dict.fromkeys(events), key=lambda event: event.at)
 
 

@@ -234,7 +234,7 @@ def cancel(
     cancel(tasks, actor=actor)
 
 
-@app.command()
+@app.command("mark-lost")
 def mark_lost(
     place: Annotated[
         str | None, typer.Argument(help="The place's id. Omit it to list the places.")

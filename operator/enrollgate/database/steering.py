@@ -43,7 +43,7 @@ RETRY_BATCH = 100
 # Holds that are shown, at most.
 _MOST_HOLDS = 200
 # Times that a task is read again, because it changed at the moment of its cancellation.
-_CANCEL_TRIES = 5
+_MOST_READS = 5
 
 
 class Action(StrEnum):
@@ -412,7 +412,7 @@ def cancel(by: Steering, task_id: int) -> Cancelled:
     """
     if not is_possible_id(by.database, task_id):
         return Cancelled.MISSING
-    for _ in range(_CANCEL_TRIES):
+    for _ in range(_MOST_READS):
         try:
             change = partial(_cancel, by=by, task_id=task_id)
             return by.database.run_in_transaction(change, of_one_row=True)

@@ -13,7 +13,7 @@ from tests.repository import REPOSITORY
 from tests.world import EPOCH, World, at_once
 
 from enrollgate.commands.cli import app
-from enrollgate.database import RowRefused, holds, steering
+from enrollgate.database import DatabaseError, RowRefused, holds, steering
 from enrollgate.database.steering import Cancelled, FailedFor, HoldView, Steering
 from enrollgate.database.task_details import load_task_details
 from enrollgate.domain.account import account_sha256
@@ -407,6 +407,32 @@ def test_documented_sql_steers_as_the_commands_do(database_url: str) -> None:
             *("enrolled", "failed", "failed", "paid"),
         ]
         assert statements == {}
+
+
+@pytest.mark.parametrize(
+    ("columns", "values", "constraint"),
+    [
+        ("scope", "'acount'", "scope"),
+        ("scope, kind", "'installation', 'stop'", "kind"),
+        ("scope, subject", "'account', 'ada@example.com'", "account_is_sha256"),
+        ("scope, subject", "'host', 'https://courses.example.com/'", "host_is_name"),
+        ("scope", "'host'", "host_is_name"),
+        ("scope, subject", "'destination', 'x'", "all_is_empty"),
+        ("scope, ends_at", "'installation', 'tomorrow'", "ends_at"),
+        ("scope, ends_at", "'installation', '2027-02-31 99:00:00'", "ends_at"),
+    ],
+)
+def test_wrong_pause_by_sql_is_refused_by_name(
+    world: World, columns: str, values: str, constraint: str
+) -> None:
+    with pytest.raises(DatabaseError, match=constraint):
+        world.sql(
+            f"INSERT INTO enrollgate_holds (installation, opened_by, {columns}) "
+            f"VALUES ('test', 'admin page', {values})"
+        )
+    task = world.add("enrolled")
+    world.reconcile()
+    assert world.launcher.live == [f"test-{task}-1"]
 
 
 # The command line, on an embedded database.

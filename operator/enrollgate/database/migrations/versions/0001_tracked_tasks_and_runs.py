@@ -158,6 +158,7 @@ def _create_holds() -> None:
             *("installation", "kind", "scope", "subject", "active"),
             name="uq_enrollgate_holds_active",
         ),
+        *_hold_checks(is_sqlite=is_sqlite),
         indexes={"ix_enrollgate_holds_active": ["active", "installation"]},
     )
     _create(
@@ -175,6 +176,27 @@ def _create_holds() -> None:
             "ix_enrollgate_actions_task": ["task_id"],
         },
     )
+
+
+def _hold_checks(*, is_sqlite: bool) -> list[sa.CheckConstraint]:
+    """Return what a hold must be: programs insert pauses, and a wrong one would hold nothing."""
+    checks = {
+        "kind": "kind IN ('hold', 'pause')",
+        "scope": "scope IN ('account', 'host', 'destination', 'installation')",
+        "account_is_sha256": "scope <> 'account' OR LENGTH(subject) = 64",
+        "host_is_name": "scope <> 'host' OR (subject <> '' AND subject NOT LIKE '%/%')",
+        "all_is_empty": "scope IN ('account', 'host') OR subject = ''",
+    }
+    if is_sqlite:  # it stores any text as an instant
+        digits, pattern = "[0-9][0-9]", "{0}{0}-{0}-{0} {0}:{0}:{0}"
+        for column in ("opened_at", "probe_at", "ends_at", "closed_at"):
+            is_instant = f"{column} GLOB '{pattern.format(digits)}*' AND {column} NOT GLOB '*[Z+]*'"
+            is_date = f"julianday({column}) IS NOT NULL"
+            checks[f"{column}_is_utc"] = f"{column} IS NULL OR ({is_instant} AND {is_date})"
+    return [
+        sa.CheckConstraint(condition.replace("%", "%%"), name=f"ck_enrollgate_holds_{name}")
+        for name, condition in checks.items()
+    ]
 
 
 def _set_aside() -> tuple[sa.Column[Any], ...]:

@@ -257,26 +257,26 @@ def actions_of_task(connection: Connection, task_id: int, limit: int = 50) -> li
 
 
 def _select_holds() -> Select[Any]:
-    """Build the query behind a HoldView: its columns, its tasks, and one task of the account."""
+    """Build the query behind a HoldView: its columns, its tasks, and the first of these."""
     waits = tracked_tasks.c.hold_id == holds.c.id
     count = select(func.count()).select_from(tracked_tasks).where(waits).scalar_subquery()
     first = select(func.min(tracked_tasks.c.task_id)).where(waits).scalar_subquery()
-    ran = select(func.max(runs.c.task_id)).where(runs.c.account == holds.c.subject)
-    return select(*_HOLD_COLUMNS, count, func.coalesce(first, ran.scalar_subquery()))
+    return select(*_HOLD_COLUMNS, count, first)
 
 
 def _views(connection: Connection, tables: Tables, statement: Select[Any]) -> list[HoldView]:
-    found = connection.execute(statement).all()
-    known = [row[-1] for row in found if row[-1] is not None]
-    select_emails = select(tables.id, tables.email).where(tables.id.in_(known))
-    emails = {row[0]: row[1] for row in connection.execute(select_emails)} if known else {}
-    views = list[HoldView]()
-    for *columns, task_id in found:
-        view, email = HoldView(*columns), emails.get(task_id)
-        if view.scope == Scope.ACCOUNT and email and account_sha256(email) == view.subject:
-            view = replace(view, account=mask_account(email))
-        views.append(view)
-    return views
+    """Read holds, and the account of each from one of its tasks, or from a run before it."""
+    found = [(HoldView(*columns), first) for *columns, first in connection.execute(statement)]
+    tasks = {view.subject: first for view, first in found if view.scope == Scope.ACCOUNT}
+    if unknown := [subject for subject, first in tasks.items() if first is None]:
+        ran = select(runs.c.account, func.max(runs.c.task_id)).where(runs.c.account.in_(unknown))
+        tasks |= {row[0]: row[1] for row in connection.execute(ran.group_by(runs.c.account))}
+    emails = dict[str, str]()
+    if tasks:
+        select_emails = select(tables.email).where(tables.id.in_([*tasks.values()]))
+        addresses = [email for email in connection.scalars(select_emails) if email]
+        emails = {account_sha256(email): mask_account(email) for email in addresses}
+    return [replace(view, account=emails.get(view.subject)) for view, _ in found]
 
 
 def count_enrolled(database: Database, tables: Tables, scope: Scope, subject: str) -> int:

@@ -36,6 +36,7 @@ ELSEWHERE = {
 DECISIONS = "decisions/README.md"
 _LINK = re.compile(r"(?<=\]\()(?P<target>[^)\s]+)(?=\))")
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
+_CODE = re.compile(r"`[^`]+`")
 _FENCE = re.compile(r"\s*(```|~~~)")
 
 
@@ -134,7 +135,12 @@ def _change_links(
     for line in text.splitlines(keepends=True):
         if _FENCE.match(line):
             is_code = not is_code
-        lines.append(line if is_code else _LINK.sub(change, line))
+        if is_code:
+            lines.append(line)
+            continue
+        # In a table, GitHub wants `\\|` also within code, where Python's Markdown would show it.
+        linked = _LINK.sub(change, line)
+        lines.append(_CODE.sub(lambda code: code[0].replace("\\|", "|"), linked))
     return "".join(lines)
 
 

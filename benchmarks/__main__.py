@@ -31,6 +31,7 @@ from benchmarks.page import RESULTS, build_heading
 from benchmarks.peers.suite import FINDERS as PEERS
 from benchmarks.peers.suite import measure_peers
 from benchmarks.promises import evaluate
+from benchmarks.queue import measure_limits, measure_queue
 from benchmarks.redaction import measure_redaction
 from benchmarks.soak import measure_soak
 from benchmarks.start import measure_start
@@ -84,6 +85,18 @@ def measure_databases(quick: bool) -> Results:
                     name, urls[name], 4 if quick else 100, rows, max(waiting)
                 )
     return dict(results)
+
+
+def measure_order(quick: bool) -> Results:
+    """Measure a long queue and the limits, on each kind of database."""
+    found: dict[str, list[dict[str, object]]] = {"queue": [], "limits": []}
+    sizes = ((10_000, 1_000),) if quick else ((100_000, 10_000), (1_000_000, 100_000))
+    with databases() as urls:
+        for name, url in urls.items():
+            found["limits"] += measure_limits(name, url, 200 if quick else 1_000)
+            for rows, enrolled in sizes:
+                found["queue"] += measure_queue(name, url, rows, enrolled)
+    return dict(found)
 
 
 def measure_pages(quick: bool) -> Results:
@@ -141,6 +154,7 @@ def measure_side_by_side(quick: bool, kinds: Sequence[str]) -> Results:
 
 SUITES: dict[str, Callable[[bool], Results]] = {
     "databases": measure_databases,
+    "queue": measure_order,
     "web": measure_pages,
     "drive": measure_drive,
     "overlap": measure_transfers,

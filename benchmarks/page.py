@@ -54,6 +54,17 @@ The time from the commit of `enrolled` to the start of the worker's process, in 
 default settings, and to the launch as it is recorded. The rows change at random points. A look at
 the gate finds them, so the check interval has no part in it.""",
     ),
+    "queue": (
+        "A long queue",
+        """\
+Tasks of 1,000 accounts wait for 50 slots, which become free all at once. The accounts take turns, so
+the queue is ranked; the ranking reads all of it. What it finds fills the next slots, too, so most
+refills need none.""",
+    ),
+    "limits": (
+        "Limits per account and per host",
+        "A pass over a burst, without and with both limits, in turns. The limits allow all runs.",
+    ),
     "web": (
         "The page",
         """\

@@ -92,6 +92,19 @@ PROMISES = (
         at_most=20,  # one for each 50 Jobs, which are created while the next ones are claimed
     ),
     Promise(
+        "A burst of 1,000 rows with limits per account and per host, relative to one without",
+        "limits",
+        "relative",
+        at_most=1.1,
+    ),
+    Promise(
+        "Statements per launched run, while 100,000 tasks wait for 50 slots",
+        "queue",
+        "statements_per_run",
+        at_most=0.2,
+        where={"enrolled": 100_000},
+    ),
+    Promise(
         "Any page of `enrollgate web` with a million tasks and runs, ms",
         "web",
         "median_ms",

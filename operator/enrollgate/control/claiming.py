@@ -16,9 +16,8 @@ from enrollgate.control.holding import Holding
 from enrollgate.control.launching import CHECK_BATCH
 from enrollgate.control.task_log import TaskLog
 from enrollgate.database import Database, DatabaseError, Tables, claims, holds, set_aside
-from enrollgate.domain.holds import Hold
 from enrollgate.domain.policy import Policy
-from enrollgate.domain.queue import LiveRuns, OpenTask, RunLimits, choose
+from enrollgate.domain.queue import Blocked, LiveRuns, OpenTask, RunLimits, choose
 from enrollgate.domain.run import RunPlace, UnfinishedRun
 from enrollgate.telemetry import metrics
 
@@ -134,11 +133,11 @@ class Claimer:
         limits = RunLimits(
             self._policy.max_runs_per_account, self._policy.max_runs_per_host, self._holding.open
         )
-        live, exhausted = None, tuple[Hold, ...]()
+        live, blocked = None, Blocked()
         if limits or self._shortlist:
             live = holds.read_live_runs(self._database, limits, self._installation)
-            exhausted = limits.exhausted(live)
-            if any(hold.covers(None, None) for hold in exhausted):
+            blocked = limits.blocked(live)
+            if blocked.is_everything:
                 return None
         if self._shortlist and live is not None:
             return self._take(slots, live, limits)
@@ -147,28 +146,29 @@ class Claimer:
             self._tables,
             installation=self._installation,
             limit=slots + 1,
-            limits=limits,
-            exhausted=exhausted,
+            blocked=blocked,
         )
         self.cost = seen.cost
         if self._holding.load_if_changed(seen.holds):
             return self._choose(slots)
-        if not seen.found:
-            return None
-        has_queue = len(seen.found) > slots
-        if not limits and not (has_queue and slots == self.free):
+        has_queue, is_short = len(seen.found) > slots, slots == self.free
+        if not limits and not (has_queue and is_short):
             return _Choice(list(seen.found[:slots]), seen.now, None)
+        live = live or holds.read_live_runs(self._database, limits, self._installation)
         self._shortlist = list(seen.found)
+        if has_queue and not is_short:
+            choice = self._take(slots, live, limits)
+            if len(choice.tasks) == slots:
+                self._shortlist.clear()
+                return choice
         if has_queue:
             self._shortlist = claims.rank(
                 self._database,
                 self._tables,
                 installation=self._installation,
                 limit=SHORTLIST,
-                limits=limits,
-                exhausted=exhausted,
+                blocked=blocked,
             )
-        live = live or holds.read_live_runs(self._database, limits, self._installation)
         return self._take(slots, live, limits)
 
     def _take(self, slots: int, live: LiveRuns, limits: RunLimits) -> _Choice:

@@ -42,12 +42,11 @@ from enrollgate.database.tables import (
     runs,
     tracked_tasks,
 )
-from enrollgate.domain.holds import Hold
-from enrollgate.domain.queue import OpenTask, RunLimits
+from enrollgate.domain.queue import Blocked, OpenTask
 from enrollgate.domain.reasons import Reason, explain
 from enrollgate.domain.run import Outcome, RunPlace, RunState, UnfinishedRun, run_name
 
-NO_LIMITS = RunLimits()
+NOTHING_BLOCKED = Blocked()
 _last = runs.alias("last")
 # Called with the id of a task that cannot be claimed, how often it was refused before, and the
 # error. Returns whether to go on.
@@ -83,20 +82,19 @@ def look(
     *,
     installation: str,
     limit: int,
-    limits: RunLimits = NO_LIMITS,
-    exhausted: Sequence[Hold] = (),
+    blocked: Blocked = NOTHING_BLOCKED,
 ) -> Look:
     """Find enrolled tasks without an unfinished run, lowest id first, `limit` of them at most.
 
-    Those that are set aside are left out, and those that `limits` or the `exhausted` holds keep
-    from being launched now. With an index on the status, the statement reads no more rows than it
-    finds, and those enrolled before them. Raises DatabaseUnavailable or DatabaseMisconfigured.
+    Those that are set aside or `blocked` are left out. With an index on the status, the statement
+    reads no more rows than it finds, and those enrolled before them. Raises DatabaseUnavailable or
+    DatabaseMisconfigured.
     """
     now = database.clock_expression()
-    is_free = _is_free(tables, now, limits, exhausted, installation)
+    source, is_free = _free(tables, now, blocked, installation)
     found = (
         select(literal(0).label("elapsed"), *_open_task(tables))
-        .select_from(_gate(tables))
+        .select_from(source)
         .where(*is_free)
         .order_by(tables.id)
         .limit(limit)
@@ -130,8 +128,7 @@ def rank(
     *,
     installation: str,
     limit: int,
-    limits: RunLimits = NO_LIMITS,
-    exhausted: Sequence[Hold] = (),
+    blocked: Blocked = NOTHING_BLOCKED,
 ) -> list[OpenTask]:
     """Find what `look` finds, in the order in which to launch it, `limit` tasks at most.
 
@@ -139,35 +136,41 @@ def rank(
     account, lowest id first. The statement reads all enrolled tasks.
     """
     now, priority = database.clock_expression(), tables.priority()
-    account = tables.account()
+    source, is_free = _free(tables, now, blocked, installation)
     # A NULL is the lowest value, so it comes last.
     by_priority = [] if priority is None else [priority.desc()]
+    priorities = [] if priority is None else [priority.label("priority")]
+    account = tables.account_name()
     turn = func.row_number().over(partition_by=account, order_by=[*by_priority, tables.id])
     queued = (
-        select(
-            *_open_task(tables),
-            turn.label("turn"),
-            *([] if priority is None else [priority.label("priority")]),
-        )
-        .select_from(_gate(tables))
-        .where(*_is_free(tables, now, limits, exhausted, installation))
+        select(tables.id.label("id"), account.label("account"), turn.label("turn"), *priorities)
+        .select_from(source)
+        .where(*is_free)
         .subquery("queued")
     )
+    running = runs.alias("running")
     live = (
-        select(runs.c.account, func.count().label("runs"))
-        .where(runs.c.active == 1, runs.c.installation == installation)
-        .group_by(runs.c.account)
+        select(account.label("account"), func.count().label("runs"))
+        .join_from(running, tables.tasks, tables.id == running.c.task_id)
+        .where(running.c.active == 1, running.c.installation == installation)
+        .group_by(account)
         .subquery("live")
     )
-    columns = [queued.c[name] for name in _OPEN_TASK]
     order = [queued.c.turn + func.coalesce(live.c.runs, 0), queued.c.id]
     if priority is not None:
         order.insert(0, queued.c.priority.desc())
-    statement = (
-        select(*columns)
+    first = (
+        select(queued.c.id, func.row_number().over(order_by=order).label("place"))
         .select_from(queued.outerjoin(live, live.c.account == queued.c.account))
         .order_by(*order)
         .limit(limit)
+        .subquery("first")
+    )
+    # The rest is read for these alone.
+    statement = (
+        select(*_open_task(tables))
+        .select_from(_gate(tables).join(first, first.c.id == tables.id))
+        .order_by(first.c.place)
     )
     with database.autocommit() as connection:
         rows = connection.execute(statement).all()
@@ -196,31 +199,33 @@ def _gate(tables: Tables) -> Join:
     return with_tracked.outerjoin(runs, (runs.c.task_id == tables.id) & (runs.c.active == 1))
 
 
-def _is_free(
-    tables: Tables,
-    now: ColumnElement[datetime],
-    limits: RunLimits,
-    exhausted: Sequence[Hold],
-    installation: str,
-) -> list[ColumnElement[bool]]:
-    """Build the conditions that a row of `_gate` may be claimed now."""
+def _free(
+    tables: Tables, now: ColumnElement[datetime], blocked: Blocked, installation: str
+) -> tuple[Join, list[ColumnElement[bool]]]:
+    """Build the join and the conditions of the rows that may be claimed now."""
+    source = _gate(tables)
     conditions = [tables.is_enrolled(), runs.c.id.is_(None), is_not_set_aside(now)]
-    conditions += [~is_task_held(tables, hold) for hold in exhausted]
-    live = runs.alias("live")
+    conditions += [~is_task_held(tables, hold) for hold in blocked.holds]
     for expression, column, limit in (
-        (tables.account(), live.c.account, limits.per_account),
-        (tables.course_host(), live.c.course_host, limits.per_host),
+        (tables.account(), runs.c.account, blocked.per_account),
+        (tables.course_host(), runs.c.course_host, blocked.per_host),
     ):
-        if limit:
-            full = (
-                select(column)
-                .where(live.c.active == 1, live.c.installation == installation)
-                .where(live.c.state != RunState.ENDED.value, column.is_not(None))
-                .group_by(column)
-                .having(func.count() >= limit)
-            )
-            conditions.append(expression.not_in(full))
-    return conditions
+        if not limit:
+            continue
+        live = runs.alias(f"live_{column.name}")
+        subject = live.c[column.name]
+        # Joined, since MariaDB would execute an `IN` with a HAVING once for each row.
+        full = (
+            select(subject.label("subject"))
+            .where(live.c.active == 1, live.c.installation == installation)
+            .where(live.c.state != RunState.ENDED.value, subject.is_not(None))
+            .group_by(subject)
+            .having(func.count() >= limit)
+            .subquery(f"full_{column.name}")
+        )
+        source = source.outerjoin(full, full.c.subject == expression)
+        conditions.append(full.c.subject.is_(None))
+    return source, conditions
 
 
 def claim(

@@ -15,7 +15,7 @@ from enrollgate.database.engine import Database, require_file
 from enrollgate.database.errors import DatabaseMisconfigured, DatabaseUnavailable
 from enrollgate.database.migrate import current, head, is_newer
 from enrollgate.database.queries import count_by_status
-from enrollgate.database.tables import Tables, operators, runs, tracked_tasks
+from enrollgate.database.tables import Tables, holds, operators, runs, tracked_tasks
 from enrollgate.database.task_status import VIEW, find_view_problem
 from enrollgate.database.task_table import Column, TaskTable, describe_task_table
 from enrollgate.domain.check import Check, Severity, failed, ok, warning
@@ -76,6 +76,8 @@ def check_task_table(database: Database, tables: Tables) -> Iterator[Check]:
         "ENROLLGATE_EMAIL_COLUMN": columns.email,
         "ENROLLGATE_COURSE_URL_COLUMN": columns.course_url,
     }
+    if columns.priority is not None:
+        wanted["ENROLLGATE_PRIORITY_COLUMN"] = columns.priority
     missing = {
         variable: column
         for variable, column in wanted.items()
@@ -255,7 +257,9 @@ def _check_privileges(database: Database, tables: Tables) -> Check:
     seen = select(tables.id, now, tables.status).where(nothing)
     claimed = select(tables.id, literal(0), empty, empty, empty, now).where(nothing)
     statements = (
-        select(tables.id, tables.email, tables.course_url).where(nothing),
+        select(*tables.tasks.c).where(nothing),
+        select(*holds.c).where(nothing),
+        update(holds).where(nothing).values(allowed=0),
         update(tables.tasks).where(nothing).values({tables.status: tables.statuses.failed}),
         insert(tracked_tasks).from_select(["task_id", "first_seen_at", "last_seen_status"], seen),
         update(tracked_tasks).where(nothing).values(last_seen_status=""),

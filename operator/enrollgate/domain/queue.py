@@ -56,11 +56,35 @@ class RunLimits:
         """Return whether there is any limit."""
         return bool(self.per_account or self.per_host or self.holds)
 
-    def exhausted(self, live: LiveRuns) -> tuple[Hold, ...]:
-        """Return the holds that allow no further run now."""
-        return tuple(
-            hold for hold in self.holds if live.holds[hold.hold_id] >= hold.live_limit(live.now)
+    def blocked(self, live: LiveRuns) -> "Blocked":
+        """Return what these limits keep from being launched now."""
+        return Blocked(
+            tuple(h for h in self.holds if live.holds[h.hold_id] >= h.live_limit(live.now)),
+            self.per_account if _is_reached(live.accounts, self.per_account) else 0,
+            self.per_host if _is_reached(live.hosts, self.per_host) else 0,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """What limits keep from being launched now.
+
+    `holds` are those that allow no further run. `per_account` is the limit that an account has
+    reached, 0 if none has; `per_host` likewise.
+    """
+
+    holds: tuple[Hold, ...] = ()
+    per_account: int = 0
+    per_host: int = 0
+
+    @property
+    def is_everything(self) -> bool:
+        """Return whether no run at all is allowed now."""
+        return any(hold.covers(None, None) for hold in self.holds)
+
+
+def _is_reached(counts: Counter[str], limit: int) -> bool:
+    return bool(limit) and max(counts.values(), default=0) >= limit
 
 
 def choose(

@@ -712,7 +712,8 @@ def test_migration_has_its_network_policy_before_the_release_exists(tmp_path: Pa
     assert int(hooks[0]["helm.sh/hook-weight"]) < int(hooks[1]["helm.sh/hook-weight"])
     selected = policy["spec"]["podSelector"]["matchLabels"]
     assert selected.items() <= job["spec"]["template"]["metadata"]["labels"].items()
-    assert ports == {("UDP", 53), ("TCP", 53), ("TCP", EVERYTHING["networkPolicy"]["databasePort"])}
+    dns = {(protocol, port) for protocol in ("TCP", "UDP") for port in (53, 5353)}
+    assert ports == dns | {("TCP", EVERYTHING["networkPolicy"]["databasePort"])}
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"] and not policy["spec"]["ingress"]
 
 

@@ -57,9 +57,9 @@ the gate finds them, so the check interval has no part in it.""",
     "queue": (
         "A long queue",
         """\
-Tasks of 1,000 accounts wait for 50 slots, which become free all at once. The accounts take turns, so
-the queue is ranked; the ranking reads all of it. What it finds fills the next slots, too, so most
-refills need none.""",
+Tasks of 1,000 accounts wait for 50 slots, which become free all at once. The accounts take turns,
+so the queue is ranked; the ranking reads all of it. What it finds fills the next slots, too, so
+most refills need none.""",
     ),
     "limits": (
         "Limits per account and per host",

@@ -117,3 +117,23 @@ def test_every_value_that_a_page_sets_exists(page: str) -> None:
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     for path in re.findall(r"--set(?:-file|-string|-json)?[ =]'?([A-Za-z.]+)", text):
         assert path.split(".")[0] in VALUES, path
+
+
+def test_chart_works_inside_a_chart_of_charts(tmp_path: Path) -> None:
+    """There, `global` belongs to the parent. `null` removes a default there too."""
+    parent = tmp_path / "parent"
+    (parent / "charts").mkdir(parents=True)
+    (parent / "charts" / "enrollgate").symlink_to(CHART)
+    (parent / "Chart.yaml").write_text("{apiVersion: v2, name: parent, version: 1.0.0}\n")
+    ours = merged(REQUIRED, {"podSecurityContext": {"runAsUser": None}})
+    values = {"global": {"imageRegistry": "registry.example.com"}, "enrollgate": ours}
+    # In the parent's own values.yaml, Helm ignores null.
+    (tmp_path / "values.yaml").write_text(json.dumps(values), encoding="utf-8")
+
+    given = ("-n", "courses", "-f", str(tmp_path / "values.yaml"))
+    done = helm("template", "school", str(parent), *given)
+
+    assert done.returncode == 0, done.stderr
+    objects = [each for each in yaml.safe_load_all(done.stdout) if each]
+    pod = one(objects, "Deployment")["spec"]["template"]["spec"]
+    assert "runAsUser" not in pod["securityContext"] and not schema_errors(objects)

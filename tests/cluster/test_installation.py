@@ -231,6 +231,43 @@ def test_a_release_from_install_to_uninstall_loses_no_task(
     assert runs == [(task, 1, "succeeded") for task, _ in tasks]
 
 
+def test_init_containers_of_several_operators_migrate_at_once(
+    cluster: Cluster,
+    pod_runner: PodRunner,
+    namespace: str,
+    watch: JobWatch,
+    mariadb_url: str,
+    database: Database,
+    tmp_path: Path,
+) -> None:
+    """As GitOps tools install it: no hook, and the database's address is a file of a volume."""
+    values = values_for(cluster, namespace, mariadb_url)
+    url = make_url(mariadb_url).set(drivername="mysql").render_as_string(False)
+    cluster.secret(namespace, "vault", ENROLLGATE_DATABASE_URL=url)
+    folder = "/mnt/secrets"
+    worker = {"name": "worker", "command": ["sh", "-c", "sleep 0.5"], "args": []}
+    values |= {
+        "replicas": 3,
+        "database": {"secretsDir": folder},
+        "migration": {"mode": "initContainer"},
+        "operator": {
+            "extraVolumes": [{"name": "vault", "secret": {"secretName": "vault"}}],
+            "extraVolumeMounts": [{"name": "vault", "mountPath": folder, "readOnly": True}],
+        },
+        "worker": {"jobTemplate": {"spec": {"template": {"spec": {"containers": [worker]}}}}},
+    }
+    release = Release(cluster, namespace, tmp_path / "values.yaml")
+    release.install(**values)
+    enroll(database, "https://courses.example.com/1")
+
+    final = "SELECT COUNT(*) FROM download_tasks WHERE status = 'completed'"
+    cluster.wait_for(lambda: sql(database, final) == [(1,)], what="the row is final")
+    assert watch.tasks == [(1, 1)]
+    (job,) = cluster.items(f"/apis/batch/v1/namespaces/{namespace}/jobs")
+    assert "app.kubernetes.io/instance" not in job["metadata"]["labels"]
+    release.helm("uninstall", RELEASE, "--wait")
+
+
 @contextmanager
 def node_enrolling(database: Database) -> Iterator[None]:
     """Node.js enrolls a task every 0.4 s."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from sqlalchemy import inspect
 from tests.repository import REPOSITORY, tracked_files
 from tests.world import World
 from typer.core import TyperGroup
@@ -118,3 +119,11 @@ def test_rehearsal_from_pm2_prints_what_the_page_shows(sqlite_url: str, tmp_path
         with world.database.read_transaction() as connection:
             rows = connection.exec_driver_sql(rest.strip().removesuffix(";")).all()
         assert [row[0] for row in rows] == [3, 4, 5]
+
+
+def test_removal_drops_all_tables_that_the_migration_creates(sqlite_url: str) -> None:
+    page = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^DROP TABLE (.+);$", page, re.MULTILINE)
+    with closing(World(sqlite_url)) as world, world.database.read_transaction() as connection:
+        created = set(inspect(connection).get_table_names()) - {"download_tasks"}
+    assert set(line.split(", ")) == created

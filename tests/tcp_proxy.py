@@ -51,12 +51,11 @@ class TcpProxy:
         self._target = port
 
     def cut(self) -> None:
-        """Close the connections that are open now."""
+        """End the connections that are open now."""
         with self._lock:
-            open_now, self._sockets = self._sockets, []
-        for each in open_now:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+            for each in self._sockets:
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
 
     def silence(self) -> None:
         """Let nothing pass on the connections that are open now, and do not close them."""

@@ -351,7 +351,6 @@ def _variables() -> Iterator[Json]:
             "label": name.capitalize(),
             "type": "query",
             "datasource": _SOURCE,
-            "definition": query,
             "query": {"query": query, "refId": name},
             "refresh": 2,
             "sort": 1,
@@ -394,7 +393,7 @@ def _panel(panel: Panel, number: int, place: dict[str, int]) -> Json:
         steps.append({"color": "red", "value": 1e-9})
     options: Json = {
         "tooltip": {"mode": "multi", "sort": "desc"},
-        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
+        "legend": {"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": True},
     }
     if panel.kind == "stat":
         options = {

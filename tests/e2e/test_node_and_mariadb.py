@@ -174,7 +174,7 @@ def test_node_reads_progress_and_the_drive_link_of_a_running_task(
             # The link that Drive gave for the course's folder, which has the lectures.
             folder = next(each for each in drive.store.find("") if each.get("webViewLink") == link)
             assert folder["name"].endswith("task-1]"), folder
-            files = drive.store.find(f"'{folder['id']}' in parents and trashed = false")
+            files = drive.store.find(f"'{folder['id']}' in parents and mimeType = 'video/mp4'")
             assert len(files) == 3, files
             assert lines[-1].startswith("task 1 completed, 100 %") and link in lines[-1], lines
         finally:

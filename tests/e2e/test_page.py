@@ -253,10 +253,10 @@ def test_a_page_that_met_no_database_shows_itself_when_it_is_back(
                 proxy.cut()
                 with replace(site, url=address).open(path) as page:
                     title = page.get_by_role("heading", level=1)
-                    expect(title).to_have_text("The database does not answer")
+                    expect(title).to_have_text("The database does not answer", timeout=PATIENT)
                     expect(page.get_by_role("status")).to_have_text("No answer; trying again")
                     proxy.switch(server.port)
-                    expect(title).to_have_text(heading)
+                    expect(title).to_have_text(heading, timeout=PATIENT)
                     expect(page.get_by_role("status")).to_have_text("Up to date")
     site.problems.clear()  # Chromium writes each HTTP 503 to its console
 
@@ -265,7 +265,7 @@ def test_a_task_that_is_inserted_while_its_page_is_open_appears(site: Site) -> N
     with site.open("/tasks/77") as page:
         expect(page.locator("main")).to_contain_text("no row with the id 77")
         site.operator.add(77, "harmony", status="paid")
-        expect(page.locator("#state")).to_contain_text("waiting")
+        expect(page.locator("#state")).to_contain_text("waiting", timeout=PATIENT)
         expect(page.locator("main")).not_to_contain_text("no row with the id 77")
         expect(page.locator("dl")).to_contain_text("a***@example.com")
         expect(page.get_by_role("status")).to_have_text("Up to date")

@@ -84,6 +84,8 @@ def test_every_panel_has_data_and_every_alert_comes(tmp_path: Path, sqlite_url: 
             # The first tasks may be counted before the first scrape: then their rate is 0.
             operator.add(6, COURSE)
             operator.wait_for_status(6, "completed")
+            for task in range(31, 36):  # the same: an increase needs a scrape before
+                operator.add(task, COURSE, "processing")
             watch.wait_for("RunFailed", "ManyRunsFailed", "TimeoutsRising", "CookiesExpiring")
             account = expiring.removeprefix("cookies-")[:12]
             assert prometheus.has_data(

@@ -2,9 +2,9 @@
 
 Run `python tests/image/image_root.py`. It understands the few instructions that our Dockerfile uses
 and rejects all others, so the two cannot differ. It executes each RUN in a chroot. Instead of the
-base image it uses Debian with Debian's python3, installed by debootstrap and cached in .cache. It
-needs root, a Debian mirror and PyPI. It prints the folder that holds `root/` and `config.json`
-(user, environment, entry point).
+base image it uses Debian, installed by debootstrap and cached in .cache, with a copy of the Python
+that runs this, which must have the Dockerfile's minor version. It needs root, a Debian mirror and
+PyPI. It prints the folder that holds `root/` and `config.json` (user, environment, entry point).
 """
 
 import fnmatch
@@ -22,7 +22,11 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[2]
 CACHE = REPOSITORY / ".cache"
 SUITE = "bookworm"
-PACKAGES = "python3,python3-venv"
+# What the base image has: the libraries of its Python, certificates and time zones.
+PACKAGES = (
+    "ca-certificates,libbz2-1.0,libffi8,libgdbm6,liblzma5,libncursesw6,libreadline8,libsqlite3-0,"
+    "libssl3,libuuid1,netbase,tzdata,zlib1g"
+)
 # Variables of this machine that RUN steps need to reach the network.
 _NETWORK_VARIABLES = ("PIP_*", "*_PROXY", "*_proxy")
 # Files of this machine that are in the chroot while a step runs, for the same reason.
@@ -46,6 +50,7 @@ class Stage:
     user: str = "0:0"
     entrypoint: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 def instructions(dockerfile: str) -> Iterator[tuple[str, str]]:
@@ -68,7 +73,7 @@ def build(folder: Path) -> Path:
     """
     stages: dict[str, Stage] = {}
     stage: Stage | None = None
-    base = _base()
+    base = base_root()
     for word, rest in instructions((REPOSITORY / "Dockerfile").read_text(encoding="utf-8")):
         if word == "FROM":
             name = rest.partition(" AS ")[2] or "final"
@@ -86,6 +91,7 @@ def build(folder: Path) -> Path:
         "environment": stage.environment,
         "entrypoint": stage.entrypoint,
         "command": stage.command,
+        "labels": stage.labels,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     return stage.root
@@ -97,6 +103,8 @@ def _execute(stage: Stage, word: str, rest: str, stages: dict[str, Stage]) -> No
             _run_step(stage, rest)
         case "COPY":
             _copy(stage, rest, stages)
+        case "LABEL":
+            stage.labels |= dict(pair.split("=", 1) for pair in shlex.split(rest))
         case "ENV":
             stage.environment |= dict(pair.split("=", 1) for pair in shlex.split(rest))
         case "WORKDIR":
@@ -179,9 +187,32 @@ def _inside(root: Path, path: str) -> Path:
     return root / path.removeprefix("./").lstrip("/")
 
 
-def _base() -> Path:
-    """Return Debian with python3, which replaces the base image. Built once and cached."""
-    base = CACHE / f"image-base-{SUITE}-{hashlib.sha256(PACKAGES.encode()).hexdigest()[:8]}"
+def base_image() -> str:
+    """Return the base image that the Dockerfile names."""
+    dockerfile = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
+    return next(rest.partition(" ")[0] for word, rest in instructions(dockerfile) if word == "FROM")
+
+
+def base_root() -> Path:
+    """Return the root folder that replaces the base image. Built once and cached.
+
+    Raises:
+        CannotBuild: the Python that runs this is another one, or cannot be copied.
+    """
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if not base_image().startswith(f"python:{python}."):
+        raise CannotBuild(
+            f"the Dockerfile has {base_image()}, and this is Python {python}: "
+            "let PYTHON name one of that minor version for scripts/setup"
+        )
+    prefix = Path(sys.base_prefix)
+    if prefix == Path("/usr"):
+        raise CannotBuild(
+            "the distribution's Python cannot be copied: let PYTHON name one with a folder of its "
+            "own for scripts/setup, such as pyenv's"
+        )
+    packages = f"{PACKAGES} {sys.version}"
+    base = CACHE / f"image-base-{SUITE}-{hashlib.sha256(packages.encode()).hexdigest()[:8]}"
     if (base / "complete").exists():
         return base / "root"
     part = base.with_name(f"{base.name}.part.{os.getpid()}")
@@ -200,7 +231,23 @@ def _base() -> Path:
             _mirror(),
             DEBOOTSTRAP_DIR=str(part / "debootstrap/usr/share/debootstrap"),
         )
-        (part / "root/usr/local/bin/python").symlink_to("/usr/bin/python3")
+        library = prefix / "lib" / f"python{python}"
+        shutil.copytree(
+            prefix,
+            part / "root/usr/local",
+            symlinks=True,
+            dirs_exist_ok=True,
+            ignore=lambda folder, names: {
+                name
+                for name in names
+                if name in ("__pycache__", "test", "idlelib", "tkinter")
+                or name.endswith(".a")
+                or Path(folder) in (library / "site-packages", prefix / "share")
+            },
+        )
+        _run("chroot", str(part / "root"), "/sbin/ldconfig")
+        shutil.rmtree(part / "root/var/lib/apt/lists")
+        (part / "root/var/lib/apt/lists").mkdir()
         shutil.rmtree(part / "root/var/cache/apt/archives", ignore_errors=True)
         (part / "root/var/cache/apt/archives/partial").mkdir(parents=True)
         (part / "complete").touch()
@@ -238,7 +285,7 @@ def _run(*command: str, cwd: Path | None = None, **environment: str) -> None:
         )
 
 
-def _fingerprint() -> str:
+def fingerprint() -> str:
     """Return a hash of everything that goes into the image."""
     digest = hashlib.sha256()
     parts = [
@@ -275,7 +322,7 @@ def image() -> Path:
         raise CannotBuild("building a root folder needs root: run as root, or use `docker build`")
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise CannotBuild("this machine does not run Debian: use `docker build`")
-    folder = CACHE / f"image-{_fingerprint()}"
+    folder = CACHE / f"image-{fingerprint()}"
     if (folder / "complete").exists():
         return folder
     part = folder.with_name(f"{folder.name}.part.{os.getpid()}")

@@ -12,6 +12,8 @@ from typing import TypedDict
 
 import pytest
 from tests.conftest import absent
+from tests.faulty_site import FaultySite, Lecture
+from tests.media import lecture
 
 from enrollgate import version
 
@@ -27,6 +29,7 @@ class Config(TypedDict):
     environment: dict[str, str]
     entrypoint: list[str]
     command: list[str]
+    labels: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,51 @@ def test_programs_of_operator_and_worker_are_installed(
     done = image.run(*command)
 
     assert done.returncode == 0, done.stderr
+
+
+def test_every_module_can_be_imported(image: Image) -> None:
+    """What was removed from the image (scripts/image/prune.py) is not needed by any of them."""
+    script = (
+        "import enrollgate, importlib, pkgutil\n"
+        "for module in pkgutil.walk_packages(enrollgate.__path__, 'enrollgate.'):\n"
+        "    name = module.name\n"
+        "    if not name.endswith(('.__main__', '.env')) and '.versions.' not in name:\n"
+        "        importlib.import_module(name)\n"
+        "from enrollgate.worker.destinations.drive.client import load_discovery_document\n"
+        "assert load_discovery_document()['name'] == 'drive'\n"
+    )
+    done = image.run("python", "-c", script)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_worker_downloads_a_course(image: Image) -> None:
+    with FaultySite(
+        [Lecture("One", lecture(100_000, 1)), Lecture("Two", lecture(90_000, 2))]
+    ) as site:
+        done = image.run(
+            "enrollgate",
+            "work",
+            ENROLLGATE_TASK_ID="1",
+            ENROLLGATE_COURSE_URL=f"{site.url}/feed",
+            ENROLLGATE_ALLOWED_HOSTS=site.host,
+            ENROLLGATE_DESTINATION="directory:/tmp/courses",
+            ENROLLGATE_SCRATCH_DIR="/tmp/scratch",
+            ENROLLGATE_REPORT_PATH="/tmp/report",
+        )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "delivered: 01 'One'" in done.stderr and "task 1: complete" in done.stderr
+
+
+def test_image_is_small_and_says_what_it_is(image: Image) -> None:
+    """The base image has 125 MB of the 600 MB that docs/decisions/0008-small-image.md sets."""
+    environment = image.folder / "root" / "opt" / "enrollgate"
+    used = subprocess.run(["du", "-sm", environment], capture_output=True, text=True, check=True)
+
+    assert int(used.stdout.split()[0]) <= 475
+    assert image.config["labels"]["org.opencontainers.image.version"] == version()
+    assert image.config["labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
 
 
 def test_migration_runs_on_a_read_only_root(image: Image) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+from tests.conftest import absent
+from tests.image.image_root import base_image
 from tests.repository import PACKAGE, REPOSITORY, tracked_files
 
 
@@ -69,7 +71,7 @@ def test_no_file_names_a_package_registry() -> None:
 @pytest.mark.parametrize("lock", ["runtime.txt", "dev.txt"])
 def test_the_lock_matches_the_project(lock: str) -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    wanted = list(project["dependencies"])
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["ffmpeg"]]
     if lock == "dev.txt":
         wanted += project["optional-dependencies"]["demo"] + project["optional-dependencies"]["dev"]
     text = (REPOSITORY / "requirements" / lock).read_text()
@@ -81,3 +83,15 @@ def test_the_lock_matches_the_project(lock: str) -> None:
         requirement = Requirement(line)
         assert pinned[requirement.name.lower()] in requirement.specifier, f"{line}: run `make lock`"
     assert text.count("--hash=") >= len(pinned)
+
+
+def test_the_tests_run_on_the_python_of_the_image() -> None:
+    """The lock names it, too: hashes are those of all its wheels."""
+    wanted = base_image().removeprefix("python:").rpartition(".")[0]
+    classifiers = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert f"Programming Language :: Python :: {wanted}" in classifiers["classifiers"]
+    assert f"for candidate in ${{PYTHON:-}} python{wanted} " in (
+        REPOSITORY / "scripts" / "setup"
+    ).read_text(encoding="utf-8")
+    if wanted != f"{sys.version_info.major}.{sys.version_info.minor}":
+        absent(f"Python {wanted}", "let PYTHON name one for scripts/setup")

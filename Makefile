@@ -1,5 +1,5 @@
 # Start with `make demo` and `make test`. Each target installs what it needs.
-.PHONY: help demo test test-quick test-cluster chaos control-plane bench bench-peers lint format types imports docs site release-check lock clean setup databases node pm2 systemd webservers chromium prometheus packager yt-dlp-tests tools manifests image
+.PHONY: help demo test test-quick test-cluster chaos control-plane bench bench-peers lint format types imports docs site release-check lock clean setup databases node pm2 systemd webservers chromium prometheus packager yt-dlp-tests tools manifests image test-node
 BIN := .venv/bin
 # Most tests wait for servers, clocks and processes most of the time: three run at once on two cores.
 PYTEST := $(BIN)/pytest -n 3 --dist loadfile
@@ -31,6 +31,9 @@ test-quick: setup tools ## Run the quick tests (under 3 minutes), and list what 
 
 test-cluster: setup databases control-plane ## Run the tests on a real Kubernetes control plane
 	@$(BIN)/pytest tests/cluster
+
+test-node: setup databases tools ## Run the tests on a real node: kubelet, containerd and our own image (as root; builds Kubernetes once)
+	@scripts/real-node $(BIN)/pytest tests/node
 
 chaos: setup databases ## Run 200 tasks while everything is killed, frozen and refused at random
 	@ENROLLGATE_CHAOS_TASKS=$${ENROLLGATE_CHAOS_TASKS:-200} \

@@ -30,6 +30,15 @@ _CONTROLLERS = (
     "pod-garbage-collector-controller",
     "root-ca-certificate-publisher-controller",
 )
+# What a cluster with real nodes needs, too.
+_NODE_CONTROLLERS = (
+    "node-lifecycle-controller",
+    "taint-eviction-controller",
+    "persistentvolume-binder-controller",
+    "persistentvolume-attach-detach-controller",
+)
+# The address of the service `kubernetes`, which pods on a real node use.
+SERVICE_ADDRESS = "10.0.0.1"
 
 
 class ControlPlaneAbsent(Exception):
@@ -47,13 +56,15 @@ class ControlPlane:
     etcd_peer_port: int = field(default_factory=free_port)
     api_port: int = field(default_factory=free_port)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    # Whether a kubelet will join.
+    has_node: bool = False
 
     @property
     def url(self) -> str:
         return f"https://127.0.0.1:{self.api_port}"
 
     def start(self) -> None:
-        self.server = self.authority.server()
+        self.server = self.authority.server("127.0.0.1", SERVICE_ADDRESS)
         self.signing_key = self.authority.signing_key()
         self.admin = self.authority.client("admin", "system:masters")
         self.start_etcd()
@@ -87,6 +98,8 @@ class ControlPlane:
             "--service-cluster-ip-range", "10.0.0.0/24",
             "--max-requests-inflight", "1000", "--max-mutating-requests-inflight", "500",
             "--event-ttl", "2h",
+            *(("--kubelet-client-certificate", str(self.admin.certificate),
+               "--kubelet-client-key", str(self.admin.key)) if self.has_node else ()),
         )  # fmt: skip
         self._wait_for_api()
 
@@ -94,7 +107,7 @@ class ControlPlane:
         self._start(
             "kube-controller-manager",
             "--kubeconfig", str(self.kubeconfig("controllers", self.admin)),
-            "--controllers", ",".join(_CONTROLLERS),
+            "--controllers", ",".join(_CONTROLLERS + (_NODE_CONTROLLERS if self.has_node else ())),
             "--service-account-private-key-file", str(self.signing_key),
             "--root-ca-file", str(self.authority.certificate),
             "--leader-elect=false", "--secure-port", "0",
@@ -154,10 +167,14 @@ class ControlPlane:
         path.write_text(yaml.safe_dump(content))
         return path
 
-    def _start(self, program: str, *arguments: str) -> None:
+    def run_beside(self, program: Path, *arguments: str) -> None:
+        """Start another program that ends with the control plane. Its log is beside theirs."""
+        self._start(program.name, *arguments, path=program)
+
+    def _start(self, program: str, *arguments: str, path: Path | None = None) -> None:
         with (self.folder / f"{program}.log").open("ab") as log:
             self.processes[program] = subprocess.Popen(
-                [str(self.binaries / program), *arguments],
+                [str(path or self.binaries / program), *arguments],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -184,8 +201,11 @@ class ControlPlane:
         raise RuntimeError("the API server is not ready in time")
 
 
-def start_control_plane(folder: Path) -> ControlPlane:
-    """Start a control plane that keeps its data below `folder`. Raises ControlPlaneAbsent."""
+def start_control_plane(folder: Path, *, has_node: bool = False) -> ControlPlane:
+    """Start a control plane that keeps its data below `folder`. Raises ControlPlaneAbsent.
+
+    With `has_node`, it also runs the controllers of nodes and volumes.
+    """
     found = subprocess.run(
         [REPOSITORY / "scripts" / "control-plane"],
         capture_output=True,
@@ -198,5 +218,6 @@ def start_control_plane(folder: Path) -> ControlPlane:
     certificates = folder / "certificates"
     certificates.mkdir()
     plane = ControlPlane(folder, Path(found.stdout.strip()), Authority(certificates))
+    plane.has_node = has_node
     plane.start()
     return plane

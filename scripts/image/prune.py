@@ -34,10 +34,9 @@ def prune() -> None:
     for document in (SITE_PACKAGES / DISCOVERY_DOCUMENTS).iterdir():
         if document.name != DISCOVERY_DOCUMENT:
             document.unlink()
-    for folder in UNUSED:
-        shutil.rmtree(SITE_PACKAGES / folder)
-    for folder in [*SITE_PACKAGES.rglob("__pycache__")]:
-        shutil.rmtree(folder)
+    byte_code = list(SITE_PACKAGES.rglob("__pycache__"))
+    for folder in (*byte_code, *(SITE_PACKAGES / name for name in UNUSED)):
+        shutil.rmtree(folder, ignore_errors=folder in byte_code)
 
 
 def compile_imported() -> None:

@@ -28,9 +28,9 @@ def node() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def mariadb(node: Cluster) -> Iterator[Server]:
-    """A server that pods reach. Their addresses have no names."""
+    """A server that pods reach."""
     try:
-        server = start_mariadb(node.folder / "mariadb", "--skip-name-resolve")
+        server = start_mariadb(node.folder / "mariadb")
     except ServerAbsent as error:
         absent("MariaDB", str(error))
     yield server

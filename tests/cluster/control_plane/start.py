@@ -99,7 +99,8 @@ class ControlPlane:
             "--max-requests-inflight", "1000", "--max-mutating-requests-inflight", "500",
             "--event-ttl", "2h",
             *(("--kubelet-client-certificate", str(self.admin.certificate),
-               "--kubelet-client-key", str(self.admin.key)) if self.has_node else ()),
+               "--kubelet-client-key", str(self.admin.key),
+               "--kubelet-preferred-address-types", "InternalIP") if self.has_node else ()),
         )  # fmt: skip
         self._wait_for_api()
 

@@ -4,11 +4,15 @@ Python 3.13 refuses them by default.
 """
 
 import asyncio
+import json
+import os
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
@@ -18,10 +22,12 @@ import pytest
 from kubernetes import client
 from tests.cluster.control_plane.certificates import Authority
 from tests.conftest import absent
+from tests.repository import PACKAGE
 
 from enrollgate.control.kopf_controller import ConnectionInfo
+from enrollgate.domain.check import Severity
 from enrollgate.launchers import LauncherUnavailable
-from enrollgate.launchers.kubernetes import Api
+from enrollgate.launchers.kubernetes import Api, check_access
 from enrollgate.launchers.kubernetes.tls import find_certificate_error
 
 
@@ -63,16 +69,17 @@ def port(authority: Authority) -> Iterator[int]:
     server.server_close()
 
 
-def ask_by_kubernetes_client(host: str, port: int, ca: Path) -> object:
+def build_api(host: str, port: int, ca: Path) -> Api:
     configuration = client.Configuration()
     configuration.host = f"https://{host}:{port}"
     configuration.ssl_ca_cert = str(ca)
     configuration.retries = False
-    api = Api(configuration, random=Random(1), sleep=lambda _seconds: True)
-    try:
+    return Api(configuration, random=Random(1), sleep=lambda _seconds: True)
+
+
+def ask_by_kubernetes_client(host: str, port: int, ca: Path) -> object:
+    with closing(build_api(host, port, ca)) as api:
         return api.request("GET", "/apis/batch/v1/jobs")
-    finally:
-        api.close()
 
 
 def ask_by_kopf(host: str, port: int, ca: Path) -> object:
@@ -139,9 +146,54 @@ def test_a_refused_certificate_is_named_with_the_remedy(tmp_path: Path, port: in
     text = str(refusal.value)
     assert "its certificate is refused: " in text and "the CA certificate beside" in text
     assert "MaxRetryError" not in text and "SSLError" not in text
+    with closing(build_api("localhost", port, other.certificate)) as api:
+        check = check_access(api, "courses", None)
+    assert check.severity is Severity.FAILED and "its certificate is refused" in check.detail
+    assert check.remedy == "correct the address or the CA certificate"
     with pytest.raises(aiohttp.ClientError) as failure:
         ask_by_kopf("localhost", port, other.certificate)
     assert find_certificate_error(failure.value)
+
+
+def test_operator_that_refuses_the_certificate_ends_with_one_message(
+    tmp_path: Path, port: int
+) -> None:
+    (tmp_path / "other").mkdir()
+    cluster = {
+        "server": f"https://localhost:{port}",
+        "certificate-authority": str(Authority(tmp_path / "other").certificate),
+    }
+    kubeconfig = tmp_path / "kubeconfig"
+    content = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": cluster}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    kubeconfig.write_text(json.dumps(content))
+    environment = {
+        "KUBECONFIG": str(kubeconfig),
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.environ.get("PYTHONPATH", str(PACKAGE.parent)),
+        "ENROLLGATE_LAUNCHER": "kubernetes",
+        "ENROLLGATE_KUBERNETES__IMAGE": "enrollgate:1",
+        "ENROLLGATE_DESTINATION": "drive:0123456789",
+        "ENROLLGATE_DATABASE_URL": "mysql://u:p@127.0.0.1:1/courses",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "enrollgate", "run"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"https://localhost:{port}: its certificate is refused: " in done.stderr
+    assert "Traceback" not in done.stderr and "never retrieved" not in done.stderr
+    assert "list and watch" not in done.stderr and len(done.stderr) < 1_000
 
 
 def test_another_error_is_no_refused_certificate() -> None:

@@ -33,6 +33,7 @@ from enrollgate.control.job_watch import JobWatchMiddleware, changed_runs
 from enrollgate.control.leader_election import LeaderElectionForbidden
 from enrollgate.control.loop import LoopFailed
 from enrollgate.control.wiring import (
+    Misconfigured,
     build_elector,
     build_health,
     build_kubernetes_launcher,
@@ -42,7 +43,8 @@ from enrollgate.control.wiring import (
 )
 from enrollgate.database import DatabaseMisconfigured
 from enrollgate.database.configured import build_database
-from enrollgate.launchers.kubernetes import ConnectionDetails, job_selector
+from enrollgate.launchers import LauncherUnavailable
+from enrollgate.launchers.kubernetes import ApiError, ConnectionDetails, job_selector
 from enrollgate.launchers.kubernetes.tls import find_certificate_error, without_strict
 from enrollgate.settings.operator import Settings
 from enrollgate.telemetry.http import serving
@@ -104,6 +106,13 @@ async def _run(settings: Settings) -> None:
     launcher = build_kubernetes_launcher(
         settings, random=random, stopped=stopped, progress=health.heartbeat
     )
+    try:
+        launcher.api.read_text("/version", query={})
+    except (ApiError, LauncherUnavailable) as error:
+        # kopf would log its tracebacks for a minute. It waits for a server that is away.
+        if refused := find_certificate_error(error):
+            server = launcher.connection_details().server
+            raise Misconfigured(f"the Kubernetes API server at {server}: {refused}") from error
     database = build_database(settings, on_error=count_database_error)
     runner = build_runner(
         settings,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enrollgate.domain.check import Check, failed, ok
 from enrollgate.launchers.base import LauncherUnavailable
 from enrollgate.launchers.kubernetes.api import Api, ApiError
+from enrollgate.launchers.kubernetes.tls import find_certificate_error
 
 # Every authenticated account may ask this about itself:
 # https://kubernetes.io/docs/reference/access-authn-authz/authorization/#checking-api-access
@@ -69,11 +70,10 @@ def check_access(api: Api, namespace: str, lease: str | None) -> Check:
                 if not (isinstance(status, dict) and status.get("allowed") is True):
                     missing.append(f"{verb} {permission.resource}")
     except (ApiError, LauncherUnavailable) as error:
-        return failed(
-            "cluster",
-            str(error),
-            "see that this pod reaches the API server (a NetworkPolicy may be in the way)",
-        )
+        remedy = "see that this pod reaches the API server (a NetworkPolicy may be in the way)"
+        if find_certificate_error(error):
+            remedy = "correct the address or the CA certificate"
+        return failed("cluster", str(error), remedy)
     if missing:
         return failed(
             "cluster",

@@ -59,9 +59,9 @@ def variable_from_secret(name: str, key: str) -> dict[str, Any]:
             'exec: "not-in-the-image": executable file not found in $PATH',
         ),
         (
-            {"worker": {"resources": {"requests": {"memory": "100Ti"}}}},
+            {"worker": {"resources": {"requests": {"cpu": "1000"}}}},
             "Unschedulable",
-            "Insufficient memory",
+            "Insufficient cpu",
         ),
         (
             {"worker": {"resources": {"limits": {"memory": "40Mi"}}}},

@@ -17,7 +17,7 @@ from enrollgate.domain.observation import LaunchResult, Observation
 from enrollgate.domain.order import RunOrder
 from enrollgate.domain.planner import Launch
 from enrollgate.domain.progress import RunProgress
-from enrollgate.domain.run_event import RunEvent
+from enrollgate.domain.run_event import HoldEvent, RunEvent
 
 
 class PromiseBroken(BaseException):
@@ -123,6 +123,9 @@ class InterruptedLauncher:
 
     def record_event(self, name: str, uid: str | None, event: RunEvent) -> None:
         self._world.launcher.record_event(name, uid, event)
+
+    def record_hold(self, event: HoldEvent) -> None:
+        self._world.launcher.record_hold(event)
 
     def launch(self, launches: Iterable[Launch]) -> Iterator[tuple[Launch, LaunchResult]]:
         for launch in launches:

@@ -26,7 +26,7 @@ from enrollgate.domain.progress import RunProgress
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
 from enrollgate.domain.run import RunPlace
-from enrollgate.domain.run_event import RunEvent
+from enrollgate.domain.run_event import HoldEvent, RunEvent
 from enrollgate.domain.task import Statuses, TaskColumns
 from enrollgate.launchers import Launcher, LauncherUnavailable
 
@@ -80,6 +80,7 @@ class MemoryLauncher:
     # Why no run can be launched now, if so.
     waits: str = ""
     events: list[tuple[str, RunEvent]] = field(default_factory=list)
+    hold_events: list[HoldEvent] = field(default_factory=list)
     place: RunPlace = PLACE
     # What the workers of these runs say.
     progress: dict[str, RunProgress] = field(default_factory=dict)
@@ -150,6 +151,9 @@ class MemoryLauncher:
 
     def record_event(self, name: str, uid: str | None, event: RunEvent) -> None:
         self.events.append((name, event))
+
+    def record_hold(self, event: HoldEvent) -> None:
+        self.hold_events.append(event)
 
     def discard(self, observations: Iterable[Observation]) -> None:
         for name in (observation.name for observation in observations):

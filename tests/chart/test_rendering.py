@@ -538,6 +538,7 @@ def test_role_has_the_minimal_verbs(tmp_path: Path) -> None:
         ("pods", "list"),
         ("pods/log", "get"),
         ("events", "list", "create"),
+        ("deployments", "get"),
     }
 
 
@@ -571,7 +572,8 @@ def test_role_grants_exactly_what_the_doctor_checks(tmp_path: Path, replicas: in
         for rule in rules
     }
     assert granted == {
-        (each.group, each.resource, *each.verbs, each.name) for each in permissions(lease)
+        (each.group, each.resource, *each.verbs, each.name)
+        for each in permissions(lease, "school-enrollgate")
     }
 
 

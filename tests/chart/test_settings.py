@@ -89,6 +89,7 @@ def test_every_value_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert kubernetes.leader_election
     assert (kubernetes.cookies_secret, kubernetes.destination_claim) == ("cookies", "courses")
     assert (kubernetes.lease_name, kubernetes.lease_duration) == ("night", 20)
+    assert kubernetes.deployment == "night"
     assert not loaded.database.tls_verify_hostname
 
 

@@ -128,6 +128,45 @@ def test_pause_of_a_host_leaves_other_hosts_alone(world: World) -> None:
     assert f"test-{held}-1" in world.launcher.live and open_holds(world) == []
 
 
+def test_pause_without_an_end_ends_by_the_limit_of_holds(world: World) -> None:
+    world.sql(
+        "INSERT INTO enrollgate_holds (installation, scope, opened_at, opened_by) "
+        "VALUES ('test', 'installation', :now, 'admin page')",
+        now=str(EPOCH),
+    )
+    task = world.add("enrolled")
+    world.clock.advance(POLICY.holds.limit - 10)
+    world.reconcile()
+    assert world.launcher.live == []
+    world.clock.advance(20)
+    for _ in range(2):
+        world.reconcile()
+    assert world.launcher.live == [f"test-{task}-1"] and open_holds(world) == []
+
+
+def test_opened_and_closed_holds_are_announced_once(world: World) -> None:
+    steering.pause(by(world), Scope.HOST, "old.example.com", seconds=9000, why="")
+    world.reconcile()
+    assert world.launcher.hold_events == [], "it was open before this operator started"
+    pause, _ = steering.pause(by(world), Scope.INSTALLATION, "", seconds=60, why="a move")
+    hold = insert_hold(world, "account", DIGEST, Reason.COOKIES_EXPIRED)
+    for _ in range(2):
+        world.reconcile()
+    steering.release(by(world), hold)
+    world.clock.advance(61)
+    for _ in range(3):
+        world.reconcile()
+    said = [(event.reason, event.message) for event in world.launcher.hold_events]
+    account = f"hold {hold} of the account (CookiesExpired)"
+    paused = f"pause {pause.hold_id} of the installation (Paused)"
+    assert said == [
+        ("Paused", f"{paused} is open: a move"),
+        ("HoldOpened", f"{account} is open: the site asked for a login"),
+        ("Resumed", f"{paused} is closed: a move"),
+        ("HoldClosed", f"{account} is closed: the site asked for a login"),
+    ]
+
+
 def test_another_installation_is_not_steered(world: World) -> None:
     found, _ = steering.pause(by(world), Scope.INSTALLATION, "", seconds=60, why="")
     elsewhere = by(world, "elsewhere")

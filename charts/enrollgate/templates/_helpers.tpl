@@ -172,6 +172,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   "KUBERNETES__PROGRESS_RATE" $v.progressRate
   "KUBERNETES__LEADER_ELECTION" (gt (int $v.replicas) 1)
   "KUBERNETES__LEASE_NAME" (include "enrollgate.fullname" .)
+  "KUBERNETES__DEPLOYMENT" (include "enrollgate.fullname" .)
   "KUBERNETES__LEASE_DURATION" $v.leaseDuration
 -}}
 {{- range $name, $value := $settings }}

@@ -139,7 +139,8 @@ def check_cluster(settings: Settings) -> Check:
     except Misconfigured as error:
         return failed("cluster", str(error), "fix the setting that the message names")
     try:
-        return check_access(launcher.api, launcher.namespace, lease_name(settings))
+        deployment = settings.kubernetes.deployment
+        return check_access(launcher.api, launcher.namespace, lease_name(settings), deployment)
     finally:
         launcher.close()
 

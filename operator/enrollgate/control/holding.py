@@ -6,7 +6,7 @@ name in it tells that failure from those that come after it.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -36,6 +36,7 @@ from enrollgate.domain.planner import Action, Record, Stop
 from enrollgate.domain.policy import HoldPolicy
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.run import Outcome
+from enrollgate.domain.run_event import HoldEvent
 from enrollgate.telemetry import metrics
 
 _LOG = structlog.get_logger(__name__)
@@ -52,7 +53,7 @@ class Holding:
     """The open holds of this installation.
 
     `cookies_sha256` returns the digest of an account's cookies file, by the account's digest; None
-    if there is none, or if the operator cannot see it.
+    if there is none, or if the operator cannot see it. `announce` shows people what has changed.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Holding:
         *,
         installation: str,
         cookies_sha256: Callable[[str], str | None] = lambda _account: None,
+        announce: Callable[[HoldEvent], None] = lambda _event: None,
     ) -> None:
         self._database = database
         self._tables = tables
@@ -73,6 +75,9 @@ class Holding:
         self._log = log
         self._installation = installation
         self._cookies_sha256 = cookies_sha256
+        self._announce = announce
+        # The holds that were open after the last full pass; None before the first one.
+        self._announced: dict[int, Hold] | None = None
         self._version: HoldsVersion | None = None
         # Whether tasks may be marked with holds that are closed by now.
         self._are_marks_due = True
@@ -101,7 +106,7 @@ class Holding:
         for hold in self.open:
             if self._has_new_cookies(hold):
                 self._close(hold, now, "the cookies file is a new one")
-            elif hold.ends_at is not None and hold.ends_at <= now:
+            elif (hold.ends_at or hold.opened_at + timedelta(seconds=self._policy.limit)) <= now:
                 if hold.kind is HoldKind.PAUSE:
                     self._close(hold, now, "its time is over")
                 elif self._fail_held(hold, now):
@@ -113,7 +118,22 @@ class Holding:
             self._are_marks_due = marked > 0
             is_limited |= marked >= rows.MARK_LIMIT
         metrics.show_holds(self.open)
+        self._announce_changes({hold.hold_id: hold for hold in self.open})
         return is_limited
+
+    def _announce_changes(self, found: dict[int, Hold]) -> None:
+        """Announce the holds that were opened and closed since the last full pass, by anybody."""
+        before = found if self._announced is None else self._announced
+        self._announced = found
+        for is_open, holds, others in ((False, before, found), (True, found, before)):
+            for hold in (hold for hold_id, hold in holds.items() if hold_id not in others):
+                is_pause = hold.kind is HoldKind.PAUSE
+                what = f"{hold.kind} {hold.hold_id} of the {hold.scope}"
+                if hold.scope is Scope.HOST:
+                    what += f" {hold.subject}"
+                why = f": {hold.message}" if hold.message else ""
+                text = f"{what} ({hold.reason}) is {'open' if is_open else 'closed'}{why}"
+                self._announce(HoldEvent(is_pause, is_open, text))
 
     def assess(self, actions: Iterable[Action], now: datetime) -> list[Action]:
         """Let holds follow from how these runs end. Return the actions, with the tasks kept

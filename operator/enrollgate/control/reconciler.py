@@ -181,6 +181,7 @@ class Reconciler:
             self._log,
             installation=installation,
             cookies_sha256=cookies_sha256,
+            announce=launcher.record_hold,
         )
         self._claimer = Claimer(
             database,

@@ -288,6 +288,7 @@ def build_kubernetes_launcher(
         concurrency=kubernetes.create_concurrency,
         clock=utc_now,
         progress=progress,
+        deployment=kubernetes.deployment,
     )
 
 

@@ -1,4 +1,4 @@
-"""The events of a run for people: lines in the run's log, or Kubernetes Events on its Job."""
+"""The events for people: of a run, in its log or on its Job; of a hold, on the operator."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,3 +32,19 @@ class RunEvent:
     def is_warning(self) -> bool:
         """Return whether the event reports a problem."""
         return self.kind not in (RunEventType.LAUNCHED, RunEventType.COMPLETED)
+
+
+@dataclass(frozen=True, slots=True)
+class HoldEvent:
+    """A hold or a pause was opened or closed, in a sentence without addresses and secrets."""
+
+    is_pause: bool
+    is_open: bool
+    message: str
+
+    @property
+    def reason(self) -> str:
+        """Return what happened, in one word."""
+        if self.is_pause:
+            return "Paused" if self.is_open else "Resumed"
+        return "HoldOpened" if self.is_open else "HoldClosed"

@@ -14,9 +14,10 @@ from enrollgate.domain.observation import LaunchOutcome, LaunchResult, Observati
 from enrollgate.domain.planner import Launch
 from enrollgate.domain.progress import RunProgress
 from enrollgate.domain.run import RunPlace
-from enrollgate.domain.run_event import RunEvent, RunEventType
+from enrollgate.domain.run_event import HoldEvent, RunEvent, RunEventType
 
 __all__ = [
+    "HoldEvent",
     "Launch",
     "LaunchOutcome",
     "LaunchResult",
@@ -127,6 +128,10 @@ class Launcher(Protocol):
 
         `uid` is the UID of the Job to attach it to; None if there is no such object.
         """
+        ...
+
+    def record_hold(self, event: HoldEvent) -> None:
+        """Show where people look at the operator that a hold was opened or closed. Never fails."""
         ...
 
     def discard(self, observations: Iterable[Observation]) -> None:

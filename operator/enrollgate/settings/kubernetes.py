@@ -89,6 +89,11 @@ class KubernetesSettings(BaseModel):
     lease_name: ObjectName | None = Field(
         None, description="The name of the Lease. Not set: the installation's name."
     )
+    deployment: ObjectName | None = Field(
+        None,
+        description="The Deployment of the operator, in the namespace of the Jobs: Events about "
+        "holds and pauses are written for it. Not set: there are none.",
+    )
     lease_duration: Seconds = Field(
         15, ge=1, le=3600, description="Seconds after which another replica replaces a dead leader."
     )

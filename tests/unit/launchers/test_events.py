@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from enrollgate.domain.run_event import RunEvent, RunEventType
+from enrollgate.domain.run_event import HoldEvent, RunEvent, RunEventType
 from enrollgate.launchers.kubernetes.events import EventRecorder
 
 
@@ -44,3 +44,43 @@ def test_a_crashed_writer_is_restarted_and_the_log_says_so(monkeypatch: pytest.M
     assert api.written == ["kept"]
     errors = [entry["event"] for entry in logs if entry["log_level"] == "error"]
     assert len(errors) == 1 and "has crashed and is restarted" in errors[0]
+
+
+class RecordingApi:
+    """Knows one Deployment, and keeps the Events."""
+
+    def __init__(self) -> None:
+        self.written: list[dict[str, Any]] = []
+
+    def request(self, method: str, path: str, *, body: Any = None) -> dict[str, Any]:
+        if method == "GET":
+            assert path == "/apis/apps/v1/namespaces/courses/deployments/school"
+            return {"metadata": {"uid": "uid-1"}}
+        self.written.append(body)
+        return {}
+
+
+def test_event_of_a_hold_is_attached_to_the_deployment() -> None:
+    api = RecordingApi()
+    recorder = EventRecorder(
+        api,  # type: ignore[arg-type]  # only `request` is used
+        "courses",
+        clock=lambda: datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    for is_pause, is_open in ((False, True), (False, False), (True, True)):
+        recorder.record_hold("school", HoldEvent(is_pause, is_open, "for ada@example.com"))
+    recorder.close()
+    recorder.writer.join(60)
+    assert [(event["type"], event["reason"]) for event in api.written] == [
+        ("Warning", "HoldOpened"),
+        ("Normal", "HoldClosed"),
+        ("Normal", "Paused"),
+    ]
+    assert api.written[0]["involvedObject"] == {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "name": "school",
+        "namespace": "courses",
+        "uid": "uid-1",
+    }
+    assert api.written[0]["message"] == "for <e-mail>"

@@ -25,17 +25,20 @@ class Permission:
     name: str = ""
 
 
-def permissions(lease: str | None) -> tuple[Permission, ...]:
+def permissions(lease: str | None, deployment: str | None) -> tuple[Permission, ...]:
     """Return all permissions that the operator needs, and no others.
 
-    `lease` is the name of its Lease; None without leader election.
+    `lease` is the name of its Lease; None without leader election. `deployment` is its own
+    Deployment, if Events are to be written for it.
     """
-    basic = (
+    basic: tuple[Permission, ...] = (
         Permission("batch", "jobs", ("get", "list", "watch", "create", "patch", "delete")),
         Permission("", "pods", ("list",)),
         Permission("", "pods/log", ("get",)),
         Permission("", "events", ("list", "create")),
     )
+    if deployment is not None:
+        basic += (Permission("apps", "deployments", ("get",), deployment),)
     if lease is None:
         return basic
     return (
@@ -45,11 +48,13 @@ def permissions(lease: str | None) -> tuple[Permission, ...]:
     )
 
 
-def check_access(api: Api, namespace: str, lease: str | None) -> Check:
+def check_access(
+    api: Api, namespace: str, lease: str | None, deployment: str | None = None
+) -> Check:
     """Ask the API server for each verb whether this account has it."""
     missing = list[str]()
     try:
-        for permission in permissions(lease):
+        for permission in permissions(lease, deployment):
             resource, _, subresource = permission.resource.partition("/")
             for verb in permission.verbs:
                 attributes = {

@@ -1,4 +1,6 @@
-"""Kubernetes Events on a run's Job: launched, finished, stopped and why, in `kubectl describe job`.
+"""Kubernetes Events: of a run on its Job, and of holds on the operator's Deployment.
+
+`kubectl describe job` shows that a run was launched, finished or stopped, and why.
 
 In: one event of a run, with the Job's name and UID. Out: one `v1` Event in the namespace. Events
 are for people, and no decision depends on them. So one background thread writes them, only while
@@ -17,7 +19,7 @@ from datetime import datetime
 import structlog
 
 from enrollgate.common.redaction import redact
-from enrollgate.domain.run_event import RunEvent
+from enrollgate.domain.run_event import HoldEvent, RunEvent
 from enrollgate.launchers.base import LauncherUnavailable
 from enrollgate.launchers.kubernetes.api import Api, ApiError, Json
 
@@ -34,28 +36,29 @@ _CLOSE_TIMEOUT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class _QueuedEvent:
-    job: str
-    uid: str
-    event: RunEvent
+    """An Event to write. Without a `uid`, that of the Deployment is asked for."""
+
+    involved: Json
+    is_warning: bool
+    reason: str
+    message: str
     time: datetime
 
-    def to_json(self, namespace: str) -> Json:
+    @property
+    def name(self) -> str:
+        return str(self.involved["name"])
+
+    def to_json(self, namespace: str, uid: str) -> Json:
         """Build the `v1` Event."""
         timestamp = self.time.strftime("%Y-%m-%dT%H:%M:%SZ")
         return {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"generateName": f"{self.job}.", "namespace": namespace},
-            "involvedObject": {
-                "apiVersion": "batch/v1",
-                "kind": "Job",
-                "name": self.job,
-                "namespace": namespace,
-                "uid": self.uid,
-            },
-            "type": "Warning" if self.event.is_warning else "Normal",
-            "reason": self.event.kind.value,
-            "message": redact(self.event.message, MESSAGE_LIMIT),
+            "metadata": {"generateName": f"{self.name}.", "namespace": namespace},
+            "involvedObject": {**self.involved, "namespace": namespace, "uid": uid},
+            "type": "Warning" if self.is_warning else "Normal",
+            "reason": self.reason,
+            "message": redact(self.message, MESSAGE_LIMIT),
             "source": {"component": "enrollgate"},
             "firstTimestamp": timestamp,
             "lastTimestamp": timestamp,
@@ -92,21 +95,33 @@ class EventRecorder:
         return writer
 
     def record_event(self, job: str, uid: str, event: RunEvent) -> None:
-        """Queue an Event for a Job. Restarts the writer thread if it has crashed."""
+        """Queue an Event for a Job."""
+        involved = {"apiVersion": "batch/v1", "kind": "Job", "name": job, "uid": uid}
+        reason = event.kind.value
+        self._put(_QueuedEvent(involved, event.is_warning, reason, event.message, self._clock()))
+
+    def record_hold(self, deployment: str, event: HoldEvent) -> None:
+        """Queue an Event for the operator's Deployment."""
+        involved = {"apiVersion": "apps/v1", "kind": "Deployment", "name": deployment}
+        is_warning = event.is_open and not event.is_pause
+        self._put(_QueuedEvent(involved, is_warning, event.reason, event.message, self._clock()))
+
+    def _put(self, queued: _QueuedEvent) -> None:
+        """Queue an Event. Restarts the writer thread if it has crashed."""
         if not self.writer.is_alive():
             _LOG.error(
                 "the thread that writes Events has crashed and is restarted; this is a bug: "
                 "report it with the traceback above",
-                run=job,
+                about=queued.name,
             )
             self.writer = self._start_writer()
         try:
-            self._queue.put_nowait(_QueuedEvent(job, uid, event, self._clock()))
+            self._queue.put_nowait(queued)
         except queue.Full:
             _LOG.warning(
                 "too many Events wait to be written; this one is dropped",
-                run=job,
-                event=event.kind.value,
+                about=queued.name,
+                event=queued.reason,
             )
 
     def pause(self) -> None:
@@ -134,8 +149,17 @@ class EventRecorder:
             ) > 0 and not self._closing.is_set():
                 self._closing.wait(min(seconds, QUIET_PERIOD))
             try:
-                self._api.request("POST", path, body=queued.to_json(self._namespace))
+                uid = str(queued.involved.get("uid") or self._find_uid(queued.name))
+                self._api.request("POST", path, body=queued.to_json(self._namespace, uid))
             except (ApiError, LauncherUnavailable) as error:
                 _LOG.warning(
-                    "an Event could not be written", run=queued.job, error=redact(str(error), 300)
+                    "an Event could not be written",
+                    about=queued.name,
+                    error=redact(str(error), 300),
                 )
+
+    def _find_uid(self, deployment: str) -> str:
+        """Return the UID of the operator's Deployment: `kubectl describe` selects Events by it."""
+        path = f"/apis/apps/v1/namespaces/{self._namespace}/deployments/{deployment}"
+        metadata = self._api.request("GET", path).get("metadata")
+        return str(metadata.get("uid", "")) if isinstance(metadata, dict) else ""

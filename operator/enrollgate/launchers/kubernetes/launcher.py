@@ -26,7 +26,7 @@ from enrollgate.domain.order import RunOrder
 from enrollgate.domain.planner import Launch
 from enrollgate.domain.progress import RunProgress, find_last
 from enrollgate.domain.run import RunPlace
-from enrollgate.domain.run_event import RunEvent
+from enrollgate.domain.run_event import HoldEvent, RunEvent
 from enrollgate.launchers.base import LauncherRefused
 from enrollgate.launchers.kubernetes.api import Api, ConnectionDetails
 from enrollgate.launchers.kubernetes.diagnosis import build_report, explain_not_started, is_overdue
@@ -60,6 +60,7 @@ class KubernetesLauncher:
         start_timeout: seconds that a Job may take to get a running pod.
         concurrency: requests at the same time, at most.
         clock: returns the current time with its time zone; pods are late by it.
+        deployment: the operator's own Deployment, in the namespace of the Jobs; None if unknown.
         progress: called after each request that was served, from any thread.
     """
 
@@ -72,8 +73,10 @@ class KubernetesLauncher:
         concurrency: int,
         clock: Callable[[], datetime],
         progress: Callable[[], None] = lambda: None,
+        deployment: str | None = None,
     ) -> None:
         self.api = api
+        self._deployment = deployment
         self.namespace = settings.namespace
         self.place = RunPlace("kubernetes", settings.namespace)
         self._settings = settings
@@ -296,6 +299,11 @@ class KubernetesLauncher:
         """See `Launcher.record_event`: a Kubernetes Event on the Job."""
         if uid is not None:
             self._recorder.record_event(name, uid, event)
+
+    def record_hold(self, event: HoldEvent) -> None:
+        """See `Launcher.record_hold`: a Kubernetes Event on the operator's Deployment, if named."""
+        if self._deployment is not None:
+            self._recorder.record_hold(self._deployment, event)
 
     def close(self) -> None:
         """Write the last Events and close the connections."""

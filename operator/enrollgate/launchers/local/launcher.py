@@ -55,7 +55,7 @@ from enrollgate.domain.progress import RunProgress
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import Report
 from enrollgate.domain.run import is_run_of
-from enrollgate.domain.run_event import RunEvent
+from enrollgate.domain.run_event import HoldEvent, RunEvent
 from enrollgate.launchers.base import LauncherRefused
 from enrollgate.launchers.local import detach
 from enrollgate.launchers.local.environment import child_environment
@@ -288,6 +288,9 @@ class LocalLauncher:
             descriptor = os.open(self._directory(name).log, flags, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as log:
                 log.write(line)
+
+    def record_hold(self, event: HoldEvent) -> None:
+        """See `Launcher.record_hold`: the operator's log has said so already."""
 
     def discard(self, observations: Iterable[Observation]) -> None:
         """See `Launcher.discard`."""

@@ -121,7 +121,7 @@ def test_workflows_run_targets_that_exist_and_publish_what_the_pages_name() -> N
         for word in line.split()
         if "=" not in word
     }
-    assert {"lint", "test", "test-cluster", "site", "release-check"} <= run <= targets
+    assert {"lint", "test", "test-cluster", "test-node", "release-check"} <= run <= targets
     releasing = (REPOSITORY / "docs" / "releasing.md").read_text(encoding="utf-8")
     for name in (IMAGE, "ghcr.io/enrollgate/charts"):
         assert name in text and name in releasing

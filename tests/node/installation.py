@@ -87,8 +87,16 @@ class Installation:
     def failed_run(self) -> tuple[str, str]:
         """Wait for the failure of the only task, and return its reason and message."""
         assert self.wait_until_final() == "failed", self.runs()
-        ((outcome, reason, message),) = self.runs()
-        assert outcome == "failed", self.runs()
+        return self.ended_run("failed")
+
+    def ended_run(self, outcome: str) -> tuple[str, str]:
+        """Wait until the only run has ended, and return its reason and message.
+
+        A run that is stopped ends when its last pod is gone.
+        """
+        self.wait_for(lambda: all(found for found, *_ in self.runs()), "the run has ended")
+        ((found, reason, message),) = self.runs()
+        assert found == outcome, self.runs()
         return str(reason), str(message)
 
     def worker_pods(self) -> list[Json]:

@@ -64,7 +64,11 @@ def variable_from_secret(name: str, key: str) -> dict[str, Any]:
             "Insufficient cpu",
         ),
         (
-            {"worker": {"resources": {"limits": {"memory": "40Mi"}}}},
+            {
+                "worker": {
+                    "resources": {"requests": {"memory": "16Mi"}, "limits": {"memory": "48Mi"}}
+                }
+            },
             "OOMKilled",
             "more memory than its limit",
         ),
@@ -154,5 +158,4 @@ def test_a_deleted_row_stops_its_worker_within_the_grace_period(
     installation.sql("DELETE FROM download_tasks")
 
     installation.wait_for(lambda: not installation.worker_pods(), "no worker is left")
-    ((outcome, reason, _),) = installation.runs()
-    assert (outcome, reason) == ("revoked", "TaskNotFound")
+    assert installation.ended_run("revoked")[0] == "TaskNotFound"

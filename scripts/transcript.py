@@ -1,4 +1,4 @@
-"""Copy what the installation test recorded (build/transcript.txt) to docs/kubernetes.md."""
+"""Copy what `make test-node` recorded (build/transcript.txt) to docs/kubernetes.md."""
 
 from pathlib import Path
 

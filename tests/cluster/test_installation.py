@@ -14,7 +14,7 @@ import pytest
 import yaml
 from examples.demo.site import CourseSite
 from sqlalchemy import Connection, make_url, text
-from tests.cluster.chart import CHART, REPOSITORY, helm, kubectl
+from tests.cluster.chart import CHART, helm, kubectl
 from tests.cluster.control_plane import Cluster
 from tests.cluster.job_watch import JobWatch
 from tests.cluster.pod_runner import PodRunner
@@ -140,10 +140,7 @@ def test_an_installation_delivers_the_course_of_an_enrolled_row(
 
 
 def transcript(cluster: Cluster, namespace: str) -> str:
-    """Show what an engineer sees of the run.
-
-    It is also written to build/transcript.txt; `scripts/transcript.py` puts it into the docs.
-    """
+    """Show what an engineer sees of the run."""
 
     def stories() -> set[str]:
         events = cluster.events(namespace, fieldSelector=f"involvedObject.name={RELEASE}-1-1")
@@ -162,8 +159,6 @@ def transcript(cluster: Cluster, namespace: str) -> str:
     ):
         answer = kubectl("-n", namespace, *command, kubeconfig=cluster.kubeconfig)
         shown += f"$ kubectl {' '.join(command)}\n{answer}\n"
-    (REPOSITORY / "build").mkdir(exist_ok=True)
-    (REPOSITORY / "build" / "transcript.txt").write_text(shown.rstrip() + "\n")
     return shown
 
 

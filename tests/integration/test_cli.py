@@ -58,7 +58,17 @@ def test_migrate_prints_the_revision(environment: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["status", "status --json", "explain 1", "logs 1", "plan", "release", "doctor", "web"],
+    [
+        "status",
+        "status --json",
+        "explain 1",
+        "logs 1",
+        "plan",
+        "holds",
+        "mark-lost",
+        "doctor",
+        "web",
+    ],
 )
 def test_a_mistyped_database_path_is_named_and_stays_absent(
     environment: dict[str, str], tmp_path: Path, command: str

@@ -107,7 +107,7 @@ def test_a_worker_that_fills_its_scratch_volume_is_evicted(
     reason, message = installation.failed_run()
 
     assert reason == "Evicted", message
-    assert 'EmptyDir volume "scratch" exceeds the limit "20Mi"' in message
+    assert 'EmptyDir volume "scratch" exceeds the limit "20971520"' in message
     (report,) = reports(installation)
     assert report["reason"] == "Evicted"
 

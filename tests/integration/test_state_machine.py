@@ -1,7 +1,8 @@
 """Faults and events in any order, with the real reconciler on SQLite.
 
 Node.js writes, replaces and deletes rows, time passes, runs end, report nonsense or disappear. The
-database refuses rows and the launcher refuses runs. At any point of a pass the operator may crash,
+database refuses rows and the launcher refuses runs. Failures open holds, and people pause and
+resume. At any point of a pass the operator may crash,
 Node.js may write, a second operator may run a pass, or the database or the launcher may be away.
 After each step the promises must hold. Once the faults stop, every task must end.
 """
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -29,10 +31,10 @@ from tests.interruptions import Interruption, interrupted_operator
 from tests.world import COURSE, World
 
 from enrollgate.database import DatabaseUnavailable
-from enrollgate.domain.account import cookies_name
+from enrollgate.domain.account import account_sha256, cookies_name
 from enrollgate.domain.observation import Phase
 from enrollgate.domain.order import RunOrder
-from enrollgate.domain.policy import Policy
+from enrollgate.domain.policy import HoldPolicy, Policy
 from enrollgate.domain.reasons import Reason
 from enrollgate.launchers import LauncherUnavailable
 from enrollgate.launchers.local.exit_result import ExitResult, RunResult, parse_report, result_of
@@ -58,6 +60,17 @@ ODD_REPORTS = (
     '{"reason": "SiteError", "message": "' + "x" * 10_000 + '"}',
     '{"reason": null, "message": "", "destination_url": "\\ud800"}',
 )
+# What runs fail with: some speak for their account, their host, or the destination.
+FAILURES = (
+    Reason.COURSE_NOT_FOUND,
+    Reason.SITE_ERROR,
+    Reason.COOKIES_EXPIRED,
+    Reason.ACCESS_DENIED,
+    Reason.DESTINATION_QUOTA,
+)
+ACCOUNTS = ("ada@example.com", "bob@example.com")
+COURSES = (COURSE, "https://other.example.com/course")
+PER_ACCOUNT, PER_HOST = 2, 2
 # The note of rows whose status the database does not let the operator write.
 REFUSED = "refused"
 
@@ -76,7 +89,14 @@ class Promises(RuleBasedStateMachine):
         self.path = Path(name)
         self.world = World(
             f"sqlite:///{name}",
-            Policy(enrollment_timeout=300, max_concurrent_runs=2, max_lost_runs=2),
+            Policy(
+                enrollment_timeout=300,
+                max_concurrent_runs=3,
+                max_lost_runs=2,
+                max_runs_per_account=PER_ACCOUNT,
+                max_runs_per_host=PER_HOST,
+                holds=HoldPolicy(threshold=2, pause=60, longest_pause=600, enough=3),
+            ),
         )
         self.interruption = Interruption()
         # For each operator, the tasks that Node.js has moved since that operator began to read
@@ -141,9 +161,14 @@ class Promises(RuleBasedStateMachine):
 
     # Node.js
 
-    @rule(target=tasks, status=st.sampled_from([*WAITING, "enrolled", "odd", None]))
-    def node_adds_a_task(self, status: str | None) -> int:
-        task = self.world.add(status)
+    @rule(
+        target=tasks,
+        status=st.sampled_from([*WAITING, "enrolled", "odd", None]),
+        account=st.sampled_from(ACCOUNTS),
+        course=st.sampled_from(COURSES),
+    )
+    def node_adds_a_task(self, status: str | None, account: str, course: str) -> int:
+        task = self.world.add(status, account, course)
         self.written[task] = status
         self.added[task] = self.world.clock.elapsed
         return task
@@ -237,14 +262,18 @@ class Promises(RuleBasedStateMachine):
         self.a_pass()
 
     @precondition(lambda self: self.world.launcher.live)
-    @rule(data=st.data(), how=st.sampled_from(["succeed", "fail", "lose", "stick"]))
-    def a_run_ends(self, data: st.DataObject, how: str) -> None:
+    @rule(
+        data=st.data(),
+        how=st.sampled_from(["succeed", "fail", "lose", "stick"]),
+        reason=st.sampled_from(FAILURES),
+    )
+    def a_run_ends(self, data: st.DataObject, how: str, reason: Reason) -> None:
         name = data.draw(st.sampled_from(sorted(self.world.launcher.live)))
         if how == "succeed":
             self.world.launcher.succeed(name)
             self.succeeded.add(name)
         elif how == "fail":
-            self.world.launcher.fail(name, Reason.SITE_ERROR)
+            self.world.launcher.fail(name, reason)
         elif how == "stick":
             self.world.launcher.stick(name)
         else:
@@ -267,6 +296,35 @@ class Promises(RuleBasedStateMachine):
         )
         if result.succeeded:
             self.succeeded.add(name)
+
+    # people
+
+    @rule(
+        scope=st.sampled_from(["account", "host", "destination", "installation"]),
+        account=st.sampled_from(ACCOUNTS),
+        course=st.sampled_from(COURSES),
+    )
+    def a_person_pauses(self, scope: str, account: str, course: str) -> None:
+        """What a full pass sees paused is not claimed by it, nor by any later one."""
+        subject = {"account": account_sha256(account), "host": urlsplit(course).hostname or ""}
+        self.world.sql(
+            "INSERT OR IGNORE INTO enrollgate_holds (installation, scope, subject, opened_by) "
+            "VALUES ('test', :scope, :subject, 'a person')",
+            scope=scope,
+            subject=subject.get(scope, ""),
+        )
+        column = {"account": "account", "host": "course_host"}.get(scope)
+        where = f" AND {column} = '{subject[scope]}'" if column else ""
+        claimed = "SELECT COUNT(*) FROM enrollgate_runs WHERE claim_id IS NOT NULL" + where
+        before = self.world.scalar(claimed)
+        self.a_pass()
+        assert self.world.scalar(claimed) == before, f"claimed during a pause of the {scope}"
+
+    @rule()
+    def a_person_resumes_everything(self) -> None:
+        self.world.sql(
+            "UPDATE enrollgate_holds SET closed_at = opened_at WHERE kind = 'pause' AND active = 1"
+        )
 
     @rule(lingering=st.booleans())
     def stopped_runs_stay_live(self, lingering: bool) -> None:
@@ -393,6 +451,15 @@ class Promises(RuleBasedStateMachine):
         assert len(unfinished) == len(set(unfinished))
 
     @invariant()
+    def no_limit_is_exceeded(self) -> None:
+        for column, limit in (("account", PER_ACCOUNT), ("course_host", PER_HOST)):
+            most = self.world.scalar(
+                "SELECT COALESCE(MAX(n), 0) FROM (SELECT COUNT(*) AS n FROM enrollgate_runs "
+                f"WHERE active = 1 AND state <> 'ended' GROUP BY {column})"
+            )
+            assert most <= limit, f"{most} runs of one {column}"
+
+    @invariant()
     def no_task_runs_twice_at_once(self) -> None:
         tasks = [
             name.split("-")[1]
@@ -454,6 +521,7 @@ class Promises(RuleBasedStateMachine):
     def once_the_faults_stop_every_task_ends(self) -> None:
         """Refused tasks hold nobody up; once they are accepted, they end, too."""
         self.world.launcher.lingering = False
+        self.a_person_resumes_everything()
         self.restart()
         launcher = self.world.launcher
         self.come_to_rest({*launcher.refused, *launcher.broken})
@@ -472,7 +540,7 @@ class Promises(RuleBasedStateMachine):
                 if name in self.world.launcher.stopping:
                     continue
                 if int(name.split("-")[1]) % 3 == 0:
-                    self.world.launcher.fail(name)
+                    self.world.launcher.fail(name, Reason.COURSE_NOT_FOUND)
                 else:
                     self.world.launcher.succeed(name)
                     self.succeeded.add(name)

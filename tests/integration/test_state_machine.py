@@ -31,6 +31,7 @@ from tests.interruptions import Interruption, interrupted_operator
 from tests.world import COURSE, World
 
 from enrollgate.database import DatabaseUnavailable
+from enrollgate.database.holds import load_holds
 from enrollgate.domain.account import account_sha256, cookies_name
 from enrollgate.domain.observation import Phase
 from enrollgate.domain.order import RunOrder
@@ -70,7 +71,7 @@ FAILURES = (
 )
 ACCOUNTS = ("ada@example.com", "bob@example.com")
 COURSES = (COURSE, "https://other.example.com/course")
-PER_ACCOUNT, PER_HOST = 2, 2
+PER_ACCOUNT, PER_HOST = 1, 2
 # The note of rows whose status the database does not let the operator write.
 REFUSED = "refused"
 
@@ -297,6 +298,26 @@ class Promises(RuleBasedStateMachine):
         if result.succeeded:
             self.succeeded.add(name)
 
+    @rule(
+        target=tasks,
+        account=st.sampled_from(ACCOUNTS),
+        reason=st.sampled_from([None, Reason.COOKIES_EXPIRED, Reason.DESTINATION_QUOTA]),
+    )
+    def a_crowd_of_one_account_arrives(self, account: str, reason: Reason | None) -> int:
+        """More than the limits allow at once, perhaps while a hold of them is about to open."""
+        for name in self.world.launcher.live:
+            if reason is None:
+                self.world.launcher.succeed(name)
+                self.succeeded.add(name)
+            else:
+                self.world.launcher.fail(name, reason)
+        crowd = [self.node_adds_a_task("enrolled", account, COURSE) for _ in range(3)]
+        self.a_pass()
+        self.no_limit_is_exceeded()
+        self.world.clock.advance(61)
+        self.a_pass()
+        return crowd[0]
+
     # people
 
     @rule(
@@ -458,6 +479,15 @@ class Promises(RuleBasedStateMachine):
                 f"WHERE active = 1 AND state <> 'ended' GROUP BY {column})"
             )
             assert most <= limit, f"{most} runs of one {column}"
+        for hold in load_holds(self.world.database, "test"):
+            column = {"account": "account", "host": "course_host"}.get(hold.scope)
+            where = f" AND {column} = '{hold.subject}'" if column else ""
+            live = self.world.scalar(
+                "SELECT COUNT(*) FROM enrollgate_runs WHERE active = 1 AND state <> 'ended' "
+                f"AND claimed_at > '{hold.opened_at}'{where}"
+            )
+            # What was allowed when they were claimed: a failure allows none from then on.
+            assert live <= max(1, 2 * hold.allowed, 0 if hold.allowed else 3 * hold.probes), hold
 
     @invariant()
     def no_task_runs_twice_at_once(self) -> None:

@@ -169,6 +169,9 @@ class Promises(RuleBasedStateMachine):
         course=st.sampled_from(COURSES),
     )
     def node_adds_a_task(self, status: str | None, account: str, course: str) -> int:
+        return self.a_new_task(status, account, course)
+
+    def a_new_task(self, status: str | None, account: str, course: str) -> int:
         task = self.world.add(status, account, course)
         self.written[task] = status
         self.added[task] = self.world.clock.elapsed
@@ -311,7 +314,7 @@ class Promises(RuleBasedStateMachine):
                 self.succeeded.add(name)
             else:
                 self.world.launcher.fail(name, reason)
-        crowd = [self.node_adds_a_task("enrolled", account, COURSE) for _ in range(3)]
+        crowd = [self.a_new_task("enrolled", account, COURSE) for _ in range(3)]
         self.a_pass()
         self.no_limit_is_exceeded()
         self.world.clock.advance(61)
@@ -480,8 +483,8 @@ class Promises(RuleBasedStateMachine):
             )
             assert most <= limit, f"{most} runs of one {column}"
         for hold in load_holds(self.world.database, "test"):
-            column = {"account": "account", "host": "course_host"}.get(hold.scope)
-            where = f" AND {column} = '{hold.subject}'" if column else ""
+            subject = {"account": "account", "host": "course_host"}.get(hold.scope)
+            where = f" AND {subject} = '{hold.subject}'" if subject else ""
             live = self.world.scalar(
                 "SELECT COUNT(*) FROM enrollgate_runs WHERE active = 1 AND state <> 'ended' "
                 f"AND claimed_at > '{hold.opened_at}'{where}"

@@ -33,7 +33,7 @@ from enrollgate.domain.holds import (
     open_hold,
 )
 from enrollgate.domain.planner import Action, Record, Stop
-from enrollgate.domain.policy import HoldPolicy
+from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.run import Outcome
 from enrollgate.domain.run_event import HoldEvent
@@ -60,7 +60,7 @@ class Holding:
         self,
         database: Database,
         tables: Tables,
-        policy: HoldPolicy,
+        policy: Policy,
         confinement: Confinement,
         log: TaskLog,
         *,
@@ -70,7 +70,7 @@ class Holding:
     ) -> None:
         self._database = database
         self._tables = tables
-        self._policy = policy
+        self._policy = policy.holds
         self._confinement = confinement
         self._log = log
         self._installation = installation

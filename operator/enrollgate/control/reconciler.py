@@ -164,31 +164,16 @@ class Reconciler:
         timeout, enrolled = policy.enrollment_timeout, tables.statuses.enrolled
         self._log = TaskLog(enrolled=enrolled, timeout=timeout)
         self._confinement = Confinement(self._log, progress=progress, is_stopping=is_stopping)
-        self._gate = Gate(
-            database,
-            tables,
-            policy,
-            self._confinement,
-            self._log,
-            installation=installation,
-            monotonic=monotonic,
-        )
+        parts = (database, tables, policy, self._confinement, self._log)
+        self._gate = Gate(*parts, installation=installation, monotonic=monotonic)
         self._holding = Holding(
-            database,
-            tables,
-            policy.holds,
-            self._confinement,
-            self._log,
+            *parts,
             installation=installation,
             cookies_sha256=cookies_sha256,
             announce=launcher.record_hold,
         )
         self._claimer = Claimer(
-            database,
-            tables,
-            policy,
-            self._confinement,
-            log=self._log,
+            *parts,
             gate=self._gate,
             holding=self._holding,
             installation=installation,

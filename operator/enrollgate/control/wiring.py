@@ -132,6 +132,7 @@ def build_runner(
     """Build the work of an operator from these parts. `launcher` is called when the work begins."""
     tables = build_tables(settings)
     policy = build_policy(settings)
+    looks = LookInterval(interval=settings.gate_interval, share=settings.gate_database_share)
     runner = OperatorRunner(
         database=database,
         tables=tables,
@@ -171,9 +172,7 @@ def build_runner(
             monotonic=time.monotonic,
         ),
         check_interval=settings.check_interval,
-        look_interval=LookInterval(
-            interval=settings.gate_interval, share=settings.gate_database_share
-        ),
+        look_interval=looks,
         health=health,
         random=random,
         elector=elector,

@@ -180,17 +180,15 @@ def load_backlog(database: Database, tables: Tables, *, installation: str) -> Ba
         .limit(UNKNOWN_STATUS_LIMIT)
         .subquery("unknown")
     )
-    tasks = func.sum(configured.c.tasks)
+    statuses = configured.c.status, configured.c.last_seen
     first_seen = tracked_tasks.c.first_seen_at
     instants = {"waiting": func.min(first_seen), "latest": func.max(first_seen)}
-    count, last_id = HoldsVersion.columns()
+    versions = zip(("holds", "last hold"), HoldsVersion.columns(), strict=True)
     is_read_only, now = database.read_only_expression(), database.clock_expression()
     statement = union_all(
         # The first part gives the columns their types.
         _part("clock", number=is_read_only, instant=now),
-        _part("tasks", configured.c.status, configured.c.last_seen, number=tasks).group_by(
-            configured.c.status, configured.c.last_seen
-        ),
+        _part("tasks", *statuses, number=func.sum(configured.c.tasks)).group_by(*statuses),
         select(*unknown.c),
         _part("without key", number=func.count())
         .select_from(tables.tasks)
@@ -199,8 +197,7 @@ def load_backlog(database: Database, tables: Tables, *, installation: str) -> Ba
         *(_part("set aside", number=func.count()).where(each) for each in _SET_ASIDE),
         _part("held", number=func.count()).where(tracked_tasks.c.hold_id.is_not(None)),
         _part("clock_steps", number=func.max(tracked_tasks.c.clock_steps)),
-        _part("holds", number=count).where(*is_open_hold(installation)),
-        _part("last hold", number=last_id).where(*is_open_hold(installation)),
+        *(_part(kind, number=n).where(*is_open_hold(installation)) for kind, n in versions),
         # One part for each status: so each is a single look into the index.
         *(
             _part(part, instant=instant).where(tracked_tasks.c.last_seen_status == status)

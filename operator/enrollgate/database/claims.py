@@ -12,6 +12,7 @@ from sqlalchemy import (
     Connection,
     Insert,
     Join,
+    Select,
     String,
     cast,
     delete,
@@ -244,27 +245,23 @@ def claim(
 ) -> Claim:
     """Claim runs for those of these tasks that are still enrolled, lowest id first, for this place.
 
-    Those that are set aside or have an unfinished run by now are left out. The rows are claimed
-    with their content, so that a later change is noticed. `claim_id` is unique to this call.
+    Those that are set aside or have an unfinished run are left out. The rows are claimed with their
+    content, so that a later change is noticed. `claim_id` is unique to this call.
     `limit` is how many unfinished runs the installation may have, `unfinished` how many are
-    counted. The tasks are tracked as enrolled from now on, after `clock_steps` steps of the clock.
-    With `last_run_id`, nothing is claimed if a run with a higher id exists: these tasks were chosen
-    within limits that it may have used up.
+    counted. The tasks are tracked as enrolled, after `clock_steps` steps of the clock. With
+    `last_run_id`, nothing is claimed if a newer run exists: it may have used up a limit.
 
-    Two operators that claim at the same time keep to the limit together: see `next_id`. If the
-    statement is refused, each task is claimed alone; `on_refusal` hears of those that cannot be.
+    Two operators keep to the limit together: see `next_id`. If the statement is refused, each task
+    is claimed alone; `on_refusal` hears of those that cannot be.
     """
+    build = partial(_build_claim, tables, claim_id=claim_id, installation=installation, place=place)
 
     def insert_runs(connection: Connection, chosen: Sequence[OpenTask], claimed: int) -> int:
         counted, now = unfinished + claimed, database.clock_expression()
         for _ in range(2):
-            statement = _build_claim(
-                tables,
+            statement = build(
                 now,
                 [task.task_id for task in chosen],
-                claim_id=claim_id,
-                installation=installation,
-                place=place,
                 slots=limit - counted,
                 unfinished=counted,
                 last_run_id=None if last_run_id is None else last_run_id + claimed,
@@ -280,8 +277,8 @@ def claim(
 
     task_ids = tuple(task.task_id for task in found)
     try:
-        every = partial(insert_runs, chosen=found, claimed=0)
-        return Claim(claim_id, task_ids, database.run_in_transaction(every))
+        count = database.run_in_transaction(partial(insert_runs, chosen=found, claimed=0))
+        return Claim(claim_id, task_ids, count)
     except (RowHeld, RowRefused, DatabaseMisconfigured):
         claimed = 0
     for task in found:
@@ -374,6 +371,32 @@ def next_id() -> ColumnElement[int]:
     return select(func.coalesce(func.max(_last.c.id), 0) + 1).scalar_subquery()
 
 
+def _select_claimable(
+    tables: Tables, now: ColumnElement[datetime], task_ids: Collection[int]
+) -> Select[*tuple[Any, ...]]:
+    """Build the query for those of these tasks that can be claimed, lowest id first."""
+    previous = (
+        select(func.max(runs.c.run_number)).where(runs.c.task_id == tables.id).scalar_subquery()
+    )
+    has_run = select(runs.c.id).where(runs.c.task_id == tables.id, runs.c.active == 1).exists()
+    return (
+        select(
+            tables.id.label("task_id"),
+            (func.coalesce(previous, 0) + 1).label("run_number"),
+            tables.content_sha256().label("content_sha256"),
+            tables.account().label("account"),
+            tables.course_host().label("course_host"),
+            # A look claims tasks that no full pass has seen yet.
+            func.coalesce(tracked_tasks.c.first_seen_at, now).label("first_seen_at"),
+            func.coalesce(tracked_tasks.c.enrolled_seen_at, now).label("enrolled_seen_at"),
+        )
+        .select_from(tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id))
+        .where(tables.id.in_(task_ids), tables.is_enrolled(), ~has_run, is_not_set_aside(now))
+        .group_by(tables.id)  # where no key keeps ids unique, one row of several
+        .order_by(tables.id)
+    )
+
+
 def _build_claim(
     tables: Tables,
     now: ColumnElement[datetime],
@@ -390,38 +413,12 @@ def _build_claim(
 
     It claims none if more than `unfinished` runs are unfinished, or one is newer than this one.
     """
-    previous = (
-        select(func.max(runs.c.run_number)).where(runs.c.task_id == tables.id).scalar_subquery()
-    )
     is_as_counted = select_unfinished_count(installation, now).scalar_subquery() <= unfinished
     if last_run_id is not None:
         newest = select(func.coalesce(func.max(_last.c.id), 0)).scalar_subquery()
         is_as_counted &= newest <= last_run_id
-    has_run = select(runs.c.id).where(runs.c.task_id == tables.id, runs.c.active == 1).exists()
-    chosen = (
-        select(
-            tables.id.label("task_id"),
-            (func.coalesce(previous, 0) + 1).label("run_number"),
-            tables.content_sha256().label("content_sha256"),
-            tables.account().label("account"),
-            tables.course_host().label("course_host"),
-            # A look claims tasks that no full pass has seen yet.
-            func.coalesce(tracked_tasks.c.first_seen_at, now).label("first_seen_at"),
-            func.coalesce(tracked_tasks.c.enrolled_seen_at, now).label("enrolled_seen_at"),
-        )
-        .select_from(tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id))
-        .where(
-            tables.id.in_(task_ids),
-            tables.is_enrolled(),
-            ~has_run,
-            is_not_set_aside(now),
-            is_as_counted,
-        )
-        .group_by(tables.id)  # where no key keeps ids unique, one row of several
-        .order_by(tables.id)
-        .limit(slots)
-        .subquery("chosen")
-    )
+    claimable = _select_claimable(tables, now, task_ids).where(is_as_counted)
+    chosen = claimable.limit(slots).subquery("chosen")
     task_id, run_number = cast(chosen.c.task_id, String(20)), cast(chosen.c.run_number, String(20))
     values: dict[str, ColumnElement[Any]] = {
         "id": next_id() + func.row_number().over(order_by=chosen.c.task_id) - 1,

@@ -148,6 +148,7 @@ def read_unfinished(
     connection: Connection, tables: Tables, *conditions: ColumnElement[bool]
 ) -> list[UnfinishedRun]:
     """Return these runs with their tasks as the same statement sees them."""
+    with_task = runs.outerjoin(tables.tasks, tables.id == runs.c.task_id)
     statement = (
         select(
             *_READ,
@@ -159,11 +160,7 @@ def read_unfinished(
             case((_IS_CLAIMED, tables.course_url)).label("course_url"),
             (runs.c.content_sha256 != tables.content_sha256()).label("is_changed"),
         )
-        .select_from(
-            runs.outerjoin(tables.tasks, tables.id == runs.c.task_id).outerjoin(
-                tracked_tasks, tracked_tasks.c.task_id == runs.c.task_id
-            )
-        )
+        .select_from(with_task.outerjoin(tracked_tasks, tracked_tasks.c.task_id == runs.c.task_id))
         .where(*conditions)
         .order_by(runs.c.id)
     )

@@ -109,8 +109,8 @@ class Holding:
             elif (hold.ends_at or hold.opened_at + timedelta(seconds=self._policy.limit)) <= now:
                 if hold.kind is HoldKind.PAUSE:
                     self._close(hold, now, "its time is over")
-                elif self._fail_held(hold, now):
-                    is_limited = True
+                elif tried := self._fail_held(hold, now):
+                    is_limited |= len(tried) >= tasks.EXPIRY_LIMIT
                 else:
                     self._close(hold, now, "ENROLLGATE_HOLD_LIMIT is over, and its tasks failed")
         if self.open or self._are_marks_due:

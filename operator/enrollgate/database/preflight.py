@@ -256,10 +256,9 @@ def _check_privileges(database: Database, tables: Tables) -> Check:
     nothing, now, empty = false(), func.current_timestamp(), literal("")
     seen = select(tables.id, now, tables.status).where(nothing)
     claimed = select(tables.id, literal(0), empty, empty, empty, now).where(nothing)
+    opened = select(runs.c.installation, empty, empty).where(nothing)
     statements = (
         select(*tables.tasks.c).where(nothing),
-        select(*holds.c).where(nothing),
-        update(holds).where(nothing).values(allowed=0),
         update(tables.tasks).where(nothing).values({tables.status: tables.statuses.failed}),
         insert(tracked_tasks).from_select(["task_id", "first_seen_at", "last_seen_status"], seen),
         update(tracked_tasks).where(nothing).values(last_seen_status=""),
@@ -269,6 +268,10 @@ def _check_privileges(database: Database, tables: Tables) -> Check:
         update(runs).where(nothing).values(state=""),
         insert(operators).from_select(["installation"], select(runs.c.installation).where(nothing)),
         update(operators).where(nothing).values(version=""),
+        select(*holds.c).where(nothing),
+        insert(holds).from_select(["installation", "scope", "opened_by"], opened),
+        update(holds).where(nothing).values(allowed=0),
+        delete(holds).where(nothing),
         delete(tracked_tasks).where(nothing),
         delete(runs).where(nothing),
     )

@@ -291,7 +291,7 @@ def test_table_without_transactions_is_refused(server_database_url: str) -> None
 def own_tables(name: str | None) -> tuple[str, ...]:
     return tuple(
         f"SELECT, INSERT, UPDATE, DELETE ON {name}.enrollgate_{table}"
-        for table in ("tasks", "runs", "operators", "schema_version")
+        for table in ("tasks", "runs", "holds", "actions", "operators", "schema_version")
     )
 
 

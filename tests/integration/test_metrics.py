@@ -112,9 +112,11 @@ def test_waits_durations_and_deliveries_are_counted(sqlite_url: str) -> None:
         )
         world.clock.advance(100)
         world.reconcile()
-    assert value("enrollment_wait_seconds_sum") - before["enrollment_wait_seconds"] == 40
-    assert value("launch_wait_seconds_sum") - before["launch_wait_seconds"] == 7
-    assert value("run_duration_seconds_sum", outcome="succeeded") - duration == 90
+    assert value("enrollment_wait_seconds_sum") - before[
+        "enrollment_wait_seconds"
+    ] == pytest.approx(40)
+    assert value("launch_wait_seconds_sum") - before["launch_wait_seconds"] == pytest.approx(7)
+    assert value("run_duration_seconds_sum", outcome="succeeded") - duration == pytest.approx(90)
     assert value("delivered_bytes_total") - delivered[0] == 300
     assert value("delivered_items_total") - delivered[1] == 3
 

@@ -98,7 +98,7 @@ def test_every_panel_has_data_and_every_alert_comes(tmp_path: Path, sqlite_url: 
                 "BEGIN SELECT RAISE(ABORT, 'no more runs'); END"
             )
             operator.add(21, COURSE)
-            watch.wait_for("NothingLaunched", "OldestEnrolled", "TasksSetAside")
+            watch.wait_for("NothingLaunched", "OldestEnrolled", "TasksSetAside", "HoldOpen")
 
             operator.sql("ALTER TABLE download_tasks RENAME TO elsewhere")
             watch.wait_for("PassesAborted", "NoPass")

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+# The MD5 of a file that the emulator was told to spoil.
+CORRUPT_MD5 = "0" * 32
 FOLDER = "application/vnd.google-apps.folder"
 # How deep folders may be nested, with the topmost one.
 DEPTH = 100
@@ -248,7 +250,7 @@ class Store:
             upload.received += len(new)
             self.bytes += len(data)
             if upload.received == upload.size:
-                md5 = "0" * 32 if corrupt else upload.digest.hexdigest()
+                md5 = CORRUPT_MD5 if corrupt else upload.digest.hexdigest()
                 upload.file = self.insert(
                     {**upload.body, "size": str(upload.size), "md5Checksum": md5}
                 )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# The MD5 of a file that the emulator was told to spoil.
+# The MD5 of a file that the emulator has spoiled on request.
 CORRUPT_MD5 = "0" * 32
 FOLDER = "application/vnd.google-apps.folder"
 # How deep folders may be nested, with the topmost one.

@@ -99,8 +99,7 @@ class Holding:
         Return whether a part of it has reached its limit, so that another pass is due.
         """
         self.now = now
-        self.load_if_changed(seen.holds)
-        if self.open:
+        if not self.load_if_changed(seen.holds) and self.open:
             self._load()  # another operator may have changed what they allow
         is_limited = False
         for hold in self.open:

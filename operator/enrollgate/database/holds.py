@@ -200,7 +200,8 @@ def read_live_runs(database: Database, limits: RunLimits, installation: str) -> 
         since = runs.c.claimed_at > hold.opened_at
         hold_id = cast(literal(hold.hold_id), String(20))
         part = select(literal("hold"), hold_id, count, no_instant).select_from(runs)
-        parts.append(part.where(*live, since, *_is_run_held(hold)))
+        is_held = is_in_scope(hold.scope, hold.subject, runs.c.account, runs.c.course_host)
+        parts.append(part.where(*live, since, is_held))
     accounts, hosts, of_holds = Counter[str](), Counter[str](), Counter[int]()
     with database.autocommit() as connection:
         (_, _, last_run_id, now), *rows = connection.execute(union_all(*parts)).all()
@@ -212,17 +213,21 @@ def read_live_runs(database: Database, limits: RunLimits, installation: str) -> 
     return LiveRuns(now, int(last_run_id), accounts, hosts, of_holds)
 
 
-def _is_run_held(hold: Hold) -> tuple[ColumnElement[bool], ...]:
-    if hold.scope is Scope.ACCOUNT:
-        return (runs.c.account == hold.subject,)
-    return (runs.c.course_host == hold.subject,) if hold.scope is Scope.HOST else ()
+def is_in_scope(
+    scope: Scope, subject: str, account: ColumnElement[str], host: ColumnElement[str]
+) -> ColumnElement[bool]:
+    """Build the condition that a row or a run is in a scope, by its account and its course's host.
+
+    As `Hold.covers`.
+    """
+    if scope is Scope.ACCOUNT:
+        return account == subject
+    return host == subject if scope is Scope.HOST else true()
 
 
 def is_task_held(tables: Tables, hold: Hold) -> ColumnElement[bool]:
     """Build the condition that a row is in the scope of a hold."""
-    if hold.scope is Scope.ACCOUNT:
-        return tables.account() == hold.subject
-    return tables.course_host() == hold.subject if hold.scope is Scope.HOST else true()
+    return is_in_scope(hold.scope, hold.subject, tables.account(), tables.course_host())
 
 
 def mark_held(database: Database, tables: Tables, held: Collection[Hold]) -> int:

@@ -29,6 +29,7 @@ from enrollgate.common.redaction import redact
 from enrollgate.database.claims import insert_refusal
 from enrollgate.database.engine import Database
 from enrollgate.database.errors import RowHeld, RowRefused
+from enrollgate.database.holds import is_in_scope
 from enrollgate.database.queries import is_possible_id
 from enrollgate.database.runs import compare_and_set, read_unfinished, stopping_values
 from enrollgate.database.tables import MESSAGE_LIMIT, Tables, actions, holds, runs, tracked_tasks
@@ -281,10 +282,8 @@ def _views(connection: Connection, tables: Tables, statement: Select[Any]) -> li
 
 def count_enrolled(database: Database, tables: Tables, scope: Scope, subject: str) -> int:
     """Return how many enrolled tasks are in this scope, with or without a run."""
-    mine = {Scope.ACCOUNT: tables.account, Scope.HOST: tables.course_host}.get(scope)
-    statement = select(func.count()).select_from(tables.tasks).where(tables.is_enrolled())
-    if mine is not None:
-        statement = statement.where(mine() == subject)
+    mine = is_in_scope(scope, subject, tables.account(), tables.course_host())
+    statement = select(func.count()).select_from(tables.tasks).where(tables.is_enrolled(), mine)
     with database.read_transaction() as connection:
         return connection.execute(statement).scalar_one()
 

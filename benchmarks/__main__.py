@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from tests.cluster.control_plane import ControlPlaneAbsent
+from tests.cluster.control_plane import Cluster, ControlPlaneAbsent
 from tests.databases import ServerAbsent, start_mariadb
 from tests.databases.server import fresh_database
 
@@ -124,17 +124,36 @@ def measure_transfers(quick: bool) -> Results:
     return {"drive_overlap": measure_overlap(lectures, rate)}
 
 
-def measure_cluster(quick: bool) -> Results:
-    """Measure the operator on a real control plane, if there is one."""
-    jobs, tasks, levels = (100, 10, (200, 400)) if quick else (5_000, 100, (1_000, 3_500, 10_000))
+def measure_burst_of_jobs(quick: bool) -> Results:
+    """Measure bursts of Jobs, if there is a control plane."""
+    return _on_a_cluster(
+        lambda cluster, url: {
+            "cluster_burst": measure_cluster_burst(cluster, url, 100 if quick else 5_000)
+        }
+    )
+
+
+def measure_notice(quick: bool) -> Results:
+    """Measure how soon the operator acts on a change, if there is a control plane."""
+    waiting, rows = (1_000, 10_000) if quick else (100_000, 1_000_000)
+    return _on_a_cluster(
+        lambda cluster, url: {
+            "cluster_delays": measure_delays(cluster, url, 10 if quick else 100, waiting, rows)
+        }
+    )
+
+
+def measure_live_jobs(quick: bool) -> Results:
+    """Measure the operator's cost with many live Jobs, if there is a control plane."""
+    levels = (200, 400) if quick else (1_000, 3_500, 10_000)
+    return _on_a_cluster(lambda cluster, url: {"cluster_live": measure_live(cluster, url, levels)})
+
+
+def _on_a_cluster(measure: Callable[[Cluster, str], Results]) -> Results:
+    """Measure on a control plane of its own, which takes its leftovers with it when it ends."""
     try:
         with databases() as urls, control_plane() as cluster:
-            url = urls.get("mariadb", urls["sqlite"])
-            return {
-                "cluster_burst": measure_cluster_burst(cluster, url, jobs),
-                "cluster_delays": measure_delays(cluster, url, tasks),
-                "cluster_live": measure_live(cluster, url, levels),
-            }
+            return measure(cluster, urls.get("mariadb", urls["sqlite"]))
     except ControlPlaneAbsent as error:
         Console(stderr=True).print(f"[red]Nothing is measured on a cluster: {error}[/]")
         return {}
@@ -160,7 +179,9 @@ SUITES: dict[str, Callable[[bool], Results]] = {
     "overlap": measure_transfers,
     "redaction": lambda _quick: {"redaction": measure_redaction()},
     "start": lambda _quick: {"start": measure_start()},
-    "cluster": measure_cluster,
+    "delays": measure_notice,
+    "bursts": measure_burst_of_jobs,
+    "live": measure_live_jobs,
 }
 
 

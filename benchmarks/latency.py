@@ -120,7 +120,7 @@ def _enroll_one_by_one(url: str, tasks: int, step: int) -> dict[int, float]:
     committed = {}
     with connect(url) as node:
         for task in range(step, tasks * step + 1, step):
-            time.sleep(random.uniform(0.05, 0.3))
+            time.sleep(random.uniform(0, 2))
             execute(node, f"UPDATE download_tasks SET status='enrolled' WHERE id={task}")
             committed[task] = time.time()
     return committed

@@ -19,8 +19,9 @@ _INTRODUCTION = """# Benchmarks
 `make bench` runs all benchmarks but `peers` (about an hour and a half), writes
 `benchmarks/results.json` and prints the tables. It fails if a promise is not kept.
 `make bench-peers` does the same for `peers` (about 80 minutes). To run one part, use
-`python -m benchmarks databases`, `web`, `drive`, `redaction`, `start`, `cluster`, `peers` or
-`soak`; `--minutes` says how long the soak lasts. With `--quick` it only checks that they run.
+`python -m benchmarks` with `databases`, `queue`, `web`, `drive`, `overlap`, `redaction`, `start`,
+`delays`, `bursts`, `live`, `peers` or `soak`; `--minutes` says how long the soak lasts.
+With `--quick` it only checks that they run.
 
 Ratios matter: both sides are measured in the same run, on the same machine. Compare the seconds
 of this page with each other, not with seconds on your machine.

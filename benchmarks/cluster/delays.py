@@ -5,25 +5,38 @@ import threading
 import time
 from random import Random
 
+import psutil
+from sqlalchemy import text
 from tests.cluster.control_plane import Cluster
 from tests.cluster.pod_runner import FakeKubelet
 from tests.cluster.world import ClusterWorld
 
+from benchmarks.backlog import create_backlog
 from benchmarks.cluster.burst import REPORT, enroll
-from benchmarks.cluster.cluster_env import JobWatch, cluster_env
+from benchmarks.cluster.cluster_env import JobWatch, cluster_env, cpu_seconds
+from enrollgate.settings.operator import Settings
+
+# Seconds in which nothing happens but looks and passes.
+IDLE = 30
 
 
-def measure_delays(cluster: Cluster, url: str, tasks: int) -> list[dict[str, object]]:
+def measure_delays(
+    cluster: Cluster, url: str, tasks: int, waiting: int, rows: int
+) -> list[dict[str, object]]:
+    """Measure `tasks` tasks, one by one, in a table of `rows` rows of which `waiting` wait."""
+    to_job, cost = _to_job(cluster, url, tasks, waiting, rows)
     return [
-        _row("row enrolled -> Job visible", 10.0, _to_job(cluster, url, tasks, 10.0)),
-        _row("Job finished -> row completed", 60.0, _to_row(cluster, url, tasks)),
+        _row("row enrolled -> Job visible", rows, to_job)
+        | {"database_percent_of_a_core": cost * 100},
+        _row("Job finished -> row completed", tasks, _to_row(cluster, url, tasks))
+        | {"database_percent_of_a_core": None},
     ]
 
 
-def _row(what: str, interval: float, waits: list[float]) -> dict[str, object]:
+def _row(what: str, rows: int, waits: list[float]) -> dict[str, object]:
     return {
         "what": what,
-        "check_interval_s": interval,
+        "rows": rows,
         "tasks": len(waits),
         "p50_s": statistics.median(waits),
         "p99_s": statistics.quantiles(waits, n=100, method="inclusive")[98],
@@ -31,25 +44,55 @@ def _row(what: str, interval: float, waits: list[float]) -> dict[str, object]:
     }
 
 
-def _to_job(cluster: Cluster, url: str, tasks: int, interval: float) -> list[float]:
-    """Enroll rows one by one, at random phases of the interval."""
+def _to_job(
+    cluster: Cluster, url: str, tasks: int, waiting: int, rows: int
+) -> tuple[list[float], float]:
+    """Enroll rows one by one, half a second apart on average, with the default settings.
+
+    Returns the waits in seconds, and how much of a core the database used before, while only looks
+    and passes ran.
+    """
     random = Random(3)
     with cluster_env(
-        cluster, url, CHECK_INTERVAL=str(interval), MAX_CONCURRENT_RUNS=str(tasks + 1)
+        cluster,
+        url,
+        CHECK_INTERVAL=str(Settings.model_fields["check_interval"].default),
+        MAX_CONCURRENT_RUNS=str(tasks + 1),
+        ENROLLMENT_TIMEOUT="86400",
     ) as world:
+        create_backlog(world.database, rows, waiting, index=True)
+        step = rows // waiting
+        ids = range(step, tasks * step + 1, step)
         watch = JobWatch(cluster, world.namespace)
-        ids = world.add("processing", count=tasks)
         process = world.start_operator()
-        world.wait_for(lambda: f"task={ids[-1]} " in world.log, "the operator has seen the rows")
+        world.wait_for(lambda: _count_known(world) >= waiting, "the operator has seen the rows")
+        time.sleep(IDLE)
+        before = _database_cpu()
+        time.sleep(IDLE)
+        cost = (_database_cpu() - before) / IDLE
         committed = {}
         for task in ids:
-            time.sleep(random.uniform(0, min(interval, 0.5)))
+            time.sleep(random.uniform(0, 1))
             world.set(task, "enrolled")
             committed[f"school-{task}-1"] = time.monotonic()
         world.wait_for(lambda: len(watch.appeared) == tasks, "all Jobs are there")
         world.stop_operator(process)
         watch.close()
-        return [watch.appeared[name] - at for name, at in committed.items()]
+        return [watch.appeared[name] - at for name, at in committed.items()], cost
+
+
+def _count_known(world: ClusterWorld) -> int:
+    with world.database.read_transaction() as connection:
+        return int(connection.execute(text("SELECT COUNT(*) FROM enrollgate_tasks")).scalar_one())
+
+
+def _database_cpu() -> float:
+    """Return the processor seconds of all MariaDB servers of this machine; benchmarks run alone."""
+    return sum(
+        cpu_seconds(process.pid)
+        for process in psutil.process_iter(["name"])
+        if process.info["name"] in ("mariadbd", "mysqld")
+    )
 
 
 def _to_row(cluster: Cluster, url: str, tasks: int) -> list[float]:

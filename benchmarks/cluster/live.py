@@ -24,7 +24,7 @@ def measure_live(cluster: Cluster, url: str, levels: tuple[int, ...]) -> list[di
     """Fill one namespace level by level, and start a new operator at each level."""
     rows = []
     with cluster_env(
-        cluster, url, MAX_CONCURRENT_RUNS=str(levels[-1]), LOG_LEVEL="warning"
+        cluster, url, cleared=False, MAX_CONCURRENT_RUNS=str(levels[-1]), LOG_LEVEL="warning"
     ) as world:
         world.template.write_text(yaml.safe_dump({"spec": {"suspend": True}}))
         watch = JobWatch(cluster, world.namespace)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from threading import Barrier
 
-from sqlalchemy import ColumnElement, Connection, cast, literal, make_url, text
+from sqlalchemy import ColumnElement, Connection, bindparam, cast, make_url, text
 from tests.databases.schema import create_tasks_table
 
 from enrollgate.control.reconciler import PassSummary, Reconciler
@@ -46,7 +46,7 @@ class DrivenClock:
         self._stepped = 0.0
 
     def __call__(self, *, is_sqlite: bool) -> ColumnElement[datetime]:
-        now = literal(self.now, INSTANT)
+        now = bindparam("now", type_=INSTANT, unique=True, callable_=lambda: self.now)
         return now if is_sqlite else cast(now, INSTANT)  # a server would return it as text
 
     def advance(self, seconds: float) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import ColumnElement, func, literal, text
+from sqlalchemy import ColumnElement, Integer, bindparam, func, text
 from tests.conftest import absent
 from tests.databases import Server
 from tests.databases.server import fresh_database
@@ -185,7 +185,8 @@ def test_servers_own_clock_that_is_set_fails_no_task(server_database_url: str) -
 
     def clock(*, is_sqlite: bool) -> ColumnElement[datetime]:
         now = database_clock(is_sqlite=is_sqlite)
-        return func.timestampadd(text("SECOND"), literal(offset[0]), now, type_=INSTANT)
+        seconds = bindparam("offset", type_=Integer, unique=True, callable_=lambda: offset[0])
+        return func.timestampadd(text("SECOND"), seconds, now, type_=INSTANT)
 
     with closing(World(server_database_url, database_clock=clock)) as world:
         task = world.add("processing")

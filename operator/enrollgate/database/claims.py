@@ -2,18 +2,22 @@
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
+    CompoundSelect,
     Connection,
     Insert,
+    Integer,
     Join,
     Select,
     String,
+    bindparam,
     cast,
     delete,
     func,
@@ -34,7 +38,7 @@ from enrollgate.database.errors import (
     RowRefused,
 )
 from enrollgate.database.holds import HoldsVersion, is_open_hold, is_task_held
-from enrollgate.database.runs import read_unfinished, select_unfinished_count
+from enrollgate.database.runs import read_unfinished, select_unfinished, select_unfinished_count
 from enrollgate.database.set_aside import SetAside, mark_enrolled_set_aside
 from enrollgate.database.tables import (
     MESSAGE_LIMIT,
@@ -48,6 +52,8 @@ from enrollgate.domain.reasons import Reason, explain
 from enrollgate.domain.run import Outcome, RunPlace, RunState, UnfinishedRun, run_name
 
 NOTHING_BLOCKED = Blocked()
+# Statements that are kept of each kind. Building one takes longer than the database needs for it.
+_KEPT = 16
 _last = runs.alias("last")
 # Called with the id of a task that cannot be claimed, how often it was refused before, and the
 # error. Returns whether to go on.
@@ -91,6 +97,25 @@ def look(
     reads no more rows than it finds, and those enrolled before them. Raises DatabaseUnavailable or
     DatabaseMisconfigured.
     """
+    statement = _build_look(database, tables, installation, blocked)
+    started = time.perf_counter()
+    with database.autocommit() as connection:
+        *rows, last = connection.execute(statement, {"most": limit}).all()
+    seconds = time.perf_counter() - started
+    return Look(
+        now=last[3],
+        # A view, or a table without a key, may have two rows with one id.
+        found=tuple({row[1]: OpenTask(*row[1:]) for row in rows}.values()),
+        cost=last[0] / 1e6 or seconds,
+        holds=HoldsVersion(int(last[4]), int(last[6])),
+    )
+
+
+@lru_cache(maxsize=_KEPT)
+def _build_look(
+    database: Database, tables: Tables, installation: str, blocked: Blocked
+) -> CompoundSelect[*tuple[Any, ...]]:
+    """Build the statement of a look, for `most` tasks. It is kept: it is executed many times."""
     now = database.clock_expression()
     source, is_free = _free(tables, now, blocked, installation)
     found = (
@@ -98,7 +123,7 @@ def look(
         .select_from(source)
         .where(*is_free)
         .order_by(tables.id)
-        .limit(limit)
+        .limit(bindparam("most", type_=Integer))
     )
     if database.is_sqlite:  # it knows no limit within a UNION
         found = select(found.subquery("found"))
@@ -110,17 +135,7 @@ def look(
     # MariaDB makes both a DECIMAL if the one is unsigned and the other is not.
     elapsed = database.elapsed_expression()
     end = select(elapsed, null(), null(), now, count, null(), cast(last_id, String(20)))
-    started = time.perf_counter()
-    with database.autocommit() as connection:
-        *rows, last = connection.execute(union_all(found, end)).all()
-    seconds = time.perf_counter() - started
-    return Look(
-        now=last[3],
-        # A view, or a table without a key, may have two rows with one id.
-        found=tuple({row[1]: OpenTask(*row[1:]) for row in rows}.values()),
-        cost=last[0] / 1e6 or seconds,
-        holds=HoldsVersion(int(last[4]), int(last[6])),
-    )
+    return union_all(found, end)
 
 
 def rank(
@@ -254,22 +269,22 @@ def claim(
     Two operators keep to the limit together: see `next_id`. If the statement is refused, each task
     is claimed alone; `on_refusal` hears of those that cannot be.
     """
-    build = partial(_build_claim, tables, claim_id=claim_id, installation=installation, place=place)
+    statement = _build_claim(database, tables, installation, last_run_id is not None)
+    new = {f"new_{name}": value for name, value in asdict(place).items()}
+    new["new_claim_id"] = claim_id
 
     def insert_runs(connection: Connection, chosen: Sequence[OpenTask], claimed: int) -> int:
-        counted, now = unfinished + claimed, database.clock_expression()
+        counted = unfinished + claimed
         for _ in range(2):
-            statement = build(
-                now,
-                [task.task_id for task in chosen],
-                slots=limit - counted,
-                unfinished=counted,
-                last_run_id=None if last_run_id is None else last_run_id + claimed,
-            )
-            if inserted := connection.execute(statement).rowcount:
+            counts = {"most": limit - counted, "unfinished": counted}
+            if last_run_id is not None:
+                counts["last_run_id"] = last_run_id + claimed
+            ids = {"task_ids": [task.task_id for task in chosen]}
+            if inserted := connection.execute(statement, new | counts | ids).rowcount:
                 _track_claimed(connection, tables, chosen, claim_id, clock_steps)
                 return inserted
-            recounted = connection.execute(select_unfinished_count(installation, now)).scalar_one()
+            count = select_unfinished_count(installation, database.clock_expression())
+            recounted = connection.execute(count).scalar_one()
             if last_run_id is not None or not counted < recounted < limit:
                 break
             counted = recounted  # another operator has claimed meanwhile, and left slots free
@@ -299,14 +314,21 @@ def read_claim(database: Database, tables: Tables, claimed: Claim) -> list[Unfin
     """
     if not claimed.count:
         return []
-    mine = (
-        runs.c.task_id.in_(claimed.task_ids),
-        runs.c.claim_id == claimed.claim_id,
+    values = {"task_ids": list(claimed.task_ids), "its_claim_id": claimed.claim_id}
+    with database.autocommit() as connection:
+        return read_unfinished(connection, tables, _select_claimed(tables), values)
+
+
+@lru_cache(maxsize=_KEPT)
+def _select_claimed(tables: Tables) -> Select[*tuple[Any, ...]]:
+    """Build the query for the runs of one claim. It is kept."""
+    return select_unfinished(
+        tables,
+        runs.c.task_id.in_(bindparam("task_ids", expanding=True)),
+        runs.c.claim_id == bindparam("its_claim_id"),
         runs.c.state == RunState.CLAIMED.value,
         runs.c.active == 1,
     )
-    with database.autocommit() as connection:
-        return read_unfinished(connection, tables, *mine)
 
 
 def _track_claimed(
@@ -371,10 +393,9 @@ def next_id() -> ColumnElement[int]:
     return select(func.coalesce(func.max(_last.c.id), 0) + 1).scalar_subquery()
 
 
-def _select_claimable(
-    tables: Tables, now: ColumnElement[datetime], task_ids: Collection[int]
-) -> Select[*tuple[Any, ...]]:
-    """Build the query for those of these tasks that can be claimed, lowest id first."""
+def _select_claimable(tables: Tables, now: ColumnElement[datetime]) -> Select[*tuple[Any, ...]]:
+    """Build the query for those of `task_ids` that can be claimed, lowest id first."""
+    is_chosen = tables.id.in_(bindparam("task_ids", expanding=True))
     previous = (
         select(func.max(runs.c.run_number)).where(runs.c.task_id == tables.id).scalar_subquery()
     )
@@ -391,34 +412,28 @@ def _select_claimable(
             func.coalesce(tracked_tasks.c.enrolled_seen_at, now).label("enrolled_seen_at"),
         )
         .select_from(tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id))
-        .where(tables.id.in_(task_ids), tables.is_enrolled(), ~has_run, is_not_set_aside(now))
+        .where(is_chosen, tables.is_enrolled(), ~has_run, is_not_set_aside(now))
         .group_by(tables.id)  # where no key keeps ids unique, one row of several
         .order_by(tables.id)
     )
 
 
-def _build_claim(
-    tables: Tables,
-    now: ColumnElement[datetime],
-    task_ids: Collection[int],
-    *,
-    claim_id: str,
-    installation: str,
-    place: RunPlace,
-    slots: int,
-    unfinished: int,
-    last_run_id: int | None,
-) -> Insert:
-    """Build the statement that claims up to `slots` runs of these tasks.
+@lru_cache(maxsize=_KEPT)
+def _build_claim(database: Database, tables: Tables, installation: str, is_limited: bool) -> Insert:
+    """Build the statement that claims up to `most` runs of the tasks `task_ids`. It is kept.
 
-    It claims none if more than `unfinished` runs are unfinished, or one is newer than this one.
+    It claims none if more than `unfinished` runs are unfinished, or, with `is_limited`, if one is
+    newer than `last_run_id`. The claim's id and the fields of the place are parameters, too: their
+    names begin with `new_`.
     """
-    is_as_counted = select_unfinished_count(installation, now).scalar_subquery() <= unfinished
-    if last_run_id is not None:
+    now = database.clock_expression()
+    unfinished = select_unfinished_count(installation, now).scalar_subquery()
+    is_as_counted = unfinished <= bindparam("unfinished", type_=Integer)
+    if is_limited:
         newest = select(func.coalesce(func.max(_last.c.id), 0)).scalar_subquery()
-        is_as_counted &= newest <= last_run_id
-    claimable = _select_claimable(tables, now, task_ids).where(is_as_counted)
-    chosen = claimable.limit(slots).subquery("chosen")
+        is_as_counted &= newest <= bindparam("last_run_id", type_=BigInteger)
+    claimable = _select_claimable(tables, now).where(is_as_counted)
+    chosen = claimable.limit(bindparam("most", type_=Integer)).subquery("chosen")
     task_id, run_number = cast(chosen.c.task_id, String(20)), cast(chosen.c.run_number, String(20))
     values: dict[str, ColumnElement[Any]] = {
         "id": next_id() + func.row_number().over(order_by=chosen.c.task_id) - 1,
@@ -427,11 +442,11 @@ def _build_claim(
         # As `run_name` builds it.
         "name": literal(f"{installation}-") + task_id + literal("-") + run_number,
         "installation": literal(installation),
-        "claim_id": literal(claim_id),
+        "claim_id": bindparam("new_claim_id", type_=String),
         "content_sha256": chosen.c.content_sha256,
         "account": chosen.c.account,
         "course_host": chosen.c.course_host,
-        **{name: literal(value) for name, value in asdict(place).items()},
+        **{each.name: bindparam(f"new_{each.name}", type_=String) for each in fields(RunPlace)},
         "state": literal(RunState.CLAIMED.value),
         "first_seen_at": chosen.c.first_seen_at,
         "enrolled_seen_at": chosen.c.enrolled_seen_at,

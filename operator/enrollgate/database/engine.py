@@ -32,6 +32,7 @@ from sqlalchemy import (
     ExceptionContext,
     Executable,
     Integer,
+    bindparam,
     create_engine,
     event,
     func,
@@ -116,8 +117,15 @@ class Clock(Protocol):
     """A source of the time in UTC, without a time zone; in production the database's own clock."""
 
     def __call__(self, *, is_sqlite: bool) -> ColumnElement[datetime]:
-        """Build the expression of the time now, for any statement that needs it."""
+        """Build the expression of the time at which a statement is executed.
+
+        Statements are kept, and executed again.
+        """
         ...
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def database_clock(*, is_sqlite: bool) -> ColumnElement[datetime]:
@@ -127,7 +135,7 @@ def database_clock(*, is_sqlite: bool) -> ColumnElement[datetime]:
     server: there it is the clock of this machine, to the microsecond.
     """
     if is_sqlite:
-        return literal(datetime.now(UTC).replace(tzinfo=None), INSTANT)
+        return bindparam("now", type_=INSTANT, unique=True, callable_=_now)
     return func.utc_timestamp(text("6"), type_=INSTANT)
 
 

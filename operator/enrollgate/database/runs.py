@@ -15,6 +15,7 @@ from dataclasses import fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
@@ -141,15 +142,13 @@ def unfinished(
     if names is not None:
         conditions += _named(database, installation, names)
     with database.autocommit() as connection:
-        return read_unfinished(connection, tables, *conditions)
+        return read_unfinished(connection, tables, select_unfinished(tables, *conditions))
 
 
-def read_unfinished(
-    connection: Connection, tables: Tables, *conditions: ColumnElement[bool]
-) -> list[UnfinishedRun]:
-    """Return these runs with their tasks as the same statement sees them."""
+def select_unfinished(tables: Tables, *conditions: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+    """Build the statement that `read_unfinished` executes."""
     with_task = runs.outerjoin(tables.tasks, tables.id == runs.c.task_id)
-    statement = (
+    return (
         select(
             *_READ,
             _PLACE,
@@ -164,8 +163,20 @@ def read_unfinished(
         .where(*conditions)
         .order_by(runs.c.id)
     )
+
+
+def read_unfinished(
+    connection: Connection,
+    tables: Tables,
+    statement: Select[*tuple[Any, ...]],
+    values: Mapping[str, object] | None = None,
+) -> list[UnfinishedRun]:
+    """Return runs with their tasks as the same statement sees them.
+
+    `values` are those of the parameters of `statement`.
+    """
     found = dict[int, UnfinishedRun]()
-    for row in connection.execute(statement):
+    for row in connection.execute(statement, values):
         task = tables.statuses.state(row.configured_status)
         if task is TaskState.ENROLLED and row.task_left:  # it was set back since: a fresh start
             task = TaskState(row.task_left)

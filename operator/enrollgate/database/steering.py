@@ -31,7 +31,12 @@ from enrollgate.database.engine import Database
 from enrollgate.database.errors import RowHeld, RowRefused
 from enrollgate.database.holds import is_in_scope
 from enrollgate.database.queries import is_possible_id
-from enrollgate.database.runs import compare_and_set, read_unfinished, stopping_values
+from enrollgate.database.runs import (
+    compare_and_set,
+    read_unfinished,
+    select_unfinished,
+    stopping_values,
+)
 from enrollgate.database.tables import MESSAGE_LIMIT, Tables, actions, holds, runs, tracked_tasks
 from enrollgate.domain.account import account_sha256, mask_account
 from enrollgate.domain.holds import HoldKind, Scope
@@ -434,7 +439,7 @@ def _cancel(connection: Connection, by: Steering, task_id: int) -> Cancelled:
         return Cancelled.MISSING
     status, configured, first_seen_at = row
     is_mine = and_(runs.c.task_id == task_id, runs.c.active == 1)
-    run = next(iter(read_unfinished(connection, tables, is_mine)), None)
+    run = next(iter(read_unfinished(connection, tables, select_unfinished(tables, is_mine))), None)
     state = tables.statuses.state(configured)
     if state in (TaskState.COMPLETED, TaskState.FAILED):
         return Cancelled.FINISHED

@@ -27,7 +27,7 @@ class Cluster(Api):
     def __init__(self) -> None:
         super().__init__(client.Configuration(), random=Random(1), sleep=lambda _seconds: True)
         self.jobs = dict.fromkeys(NAMES, "Running")
-        self.tables = 0
+        self.tables = self.pod_listings = 0
         self.read: list[str] = []
         self.columns = COLUMNS
         self.page = 200
@@ -36,6 +36,7 @@ class Cluster(Api):
     def _send(self, method: str, path: str, query: Any, _body: Any, accept: str, *_: Any) -> Any:
         assert method == "GET"
         if path.endswith(("/pods", "/events")):
+            self.pod_listings += path.endswith("/pods")
             return self.answer({"items": []})
         if "/jobs/" in path:
             name = path.rpartition("/")[2]
@@ -118,6 +119,33 @@ def test_job_of_any_other_status_is_read(
     assert cluster.read == [NAMES[7]]
     expected = {"Complete": Phase.SUCCEEDED, "Failed": Phase.FAILED}.get(status, Phase.LIVE)
     assert seen[NAMES[7]].phase is expected and seen[NAMES[7]].uid == f"uid-{NAMES[7]}"
+
+
+def test_finished_jobs_are_read_once_until_they_are_recorded(
+    cluster: Cluster, launcher: KubernetesLauncher
+) -> None:
+    """Thousands that end at once are recorded in several passes."""
+    cluster.jobs |= dict.fromkeys(NAMES[:450], "Complete")
+    first = launcher.observe(NAMES)
+    assert sorted(cluster.read) == sorted(NAMES[:450])
+    cluster.read.clear()
+    cluster.pod_listings = 0
+    # The first ones are recorded, and not labelled yet.
+    second = launcher.observe(NAMES[100:])
+    assert cluster.read == [] and cluster.pod_listings == 0
+    assert {name: second[name] for name in NAMES} == first
+    assert first[NAMES[449]].report is not None
+    # A focused pass reads what is there now.
+    assert launcher.observe(NAMES[449:450], only=True)[NAMES[449]] == first[NAMES[449]]
+    assert cluster.read == [NAMES[449]]
+    # A new Job has this name now.
+    cluster.jobs[NAMES[440]] = "Running"
+    assert launcher.observe(NAMES[300:])[NAMES[440]].phase is Phase.LIVE
+    # What has been labelled or deleted is gone.
+    for name in NAMES[:200]:
+        del cluster.jobs[name]
+    assert launcher.observe(NAMES[300:]).keys() == set(NAMES[200:])
+    assert launcher.observe(NAMES[300:]).keys() == set(NAMES[200:])
 
 
 def test_missing_and_unexpected_jobs_are_looked_for(

@@ -176,20 +176,25 @@ class JobClient:
         rest = [name for name in names if name not in found]
         return [*found.values(), *filter(None, self._pool.map(self.find, rest))]
 
-    def pods_by_job(self, uids: Mapping[str, str | None]) -> Mapping[str, list[PodView]]:
+    def pods_by_job(
+        self, uids: Mapping[str, str | None], *, phase: str | None = None
+    ) -> Mapping[str, list[PodView]]:
         """List the pods of these Jobs, with one listing for many Jobs.
 
         `uids` has the name and the UID of each Job. Only pods that this very Job owns count: a
         label can be on any pod. The UID is None for a Job that is gone. Its pods count by the name,
-        also those that were orphaned on purpose (`kubectl delete job --cascade=orphan`).
+        also those that were orphaned on purpose (`kubectl delete job --cascade=orphan`). With
+        `phase`, only pods in this phase are listed.
         """
         names = list(uids)
         pods: dict[str, list[PodView]] = {name: [] for name in names}
 
         def list_pods(batch: Sequence[str]) -> list[PodView]:
-            selector = f"{_JOB_NAME} in ({','.join(batch)})"
+            query = {"labelSelector": f"{_JOB_NAME} in ({','.join(batch)})"}
+            if phase is not None:
+                query["fieldSelector"] = f"status.phase={phase}"
             path = f"/api/v1/namespaces/{self._namespace}/pods"
-            return [parse_pod(raw) for raw in self._list(path, {"labelSelector": selector})]
+            return [parse_pod(raw) for raw in self._list(path, query)]
 
         for pod in chain.from_iterable(self._pool.map(list_pods, _batches(names))):
             if pod.job in uids and uids[pod.job] in (None, pod.job_uid):

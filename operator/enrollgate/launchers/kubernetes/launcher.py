@@ -89,8 +89,11 @@ class KubernetesLauncher:
         # wait for their requests, nor they for its.
         self._progress_pool, self._log_pool = RequestPool(1), RequestPool(LOGS_AT_ONCE)
         self._progress_jobs = JobClient(api, settings.namespace, self._progress_pool, lambda: None)
-        # When all Jobs were last read. Nothing is kept of them.
+        # When all Jobs were last read.
         self._listed_at: datetime | None = None
+        # The finished runs of the last full observation, by name: a finished Job does not change.
+        # Where thousands end at once, they are recorded in several passes, and read once.
+        self._ended = dict[str, Observation]()
         self._recorder = EventRecorder(api, settings.namespace, clock=clock)
 
     def connection_details(self) -> ConnectionDetails:
@@ -103,21 +106,27 @@ class KubernetesLauncher:
         """See `Launcher.observe`."""
         wanted = frozenset(expected)
         live = frozenset[str]()
+        known = dict[str, Observation]()
         names = {} if only else self._list_names(wanted)
         if names is None:
             jobs = self._jobs.list_unrecorded(self._settings.installation)
         else:
             live = wanted & {name for name, lives_on in names.items() if lives_on}
-            doubtful = (wanted | names.keys()) - live
+            # A name that lives is a new Job's.
+            known = {name: seen for name, seen in self._ended.items() if not names.get(name, True)}
+            doubtful = (wanted | names.keys()) - live - known.keys()
             found = self._jobs.find_all(doubtful, self._settings.installation)
             jobs = [job for job in found if self._is_ours(job) and not job.is_recorded]
         now = self._clock()
         observed = {name: Observation(name, Phase.LIVE) for name in live}
-        observed |= {job.name: _observe(job) for job in jobs}
+        observed |= known | {job.name: _observe(job) for job in jobs}
         missing = wanted - observed.keys()
         expected_jobs = [job for job in jobs if job.name in wanted]
         overdue = [job.name for job in expected_jobs if is_overdue(job, now, self._start_timeout)]
-        observed |= self._observe_finished(expected_jobs)
+        ended = self._observe_finished(expected_jobs)
+        observed |= ended
+        if not only:
+            self._ended = known | ended
         for name, observation in zip(
             overdue, self._pool.map(self._observe_overdue, overdue), strict=True
         ):
@@ -142,7 +151,7 @@ class KubernetesLauncher:
         now = self._clock()
         # A clock may be set back.
         is_due = self._listed_at is None or abs(now - self._listed_at) >= FULL_LISTING_INTERVAL
-        if len(wanted) >= NAMES_FROM and not is_due:
+        if len(wanted | self._ended.keys()) >= NAMES_FROM and not is_due:
             names = self._jobs.list_names(self._settings.installation)
             if names is not None:
                 return names
@@ -279,7 +288,8 @@ class KubernetesLauncher:
                 if not wait_for_turn():
                     return
                 batch = dict.fromkeys(names[start : start + JOBS_PER_LISTING])
-                for name, pods in self._progress_jobs.pods_by_job(batch).items():
+                found = self._progress_jobs.pods_by_job(batch, phase="Running")
+                for name, pods in found.items():
                     running = [pod for pod in pods if pod.has_started and not pod.is_finished]
                     if not running:
                         continue

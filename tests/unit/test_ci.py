@@ -32,7 +32,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(project: Path, source: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """Run CI on one test module; return the exit code and the lines after the last rule."""
     (project / "test_it.py").write_text(PASSING + source)
-    code = ci.main({"the tests": PYTEST}, PYTEST)
+    code = ci.main({"the tests": PYTEST}, PYTEST, ("true",))
     return code, capfd.readouterr().out.rpartition("=" * 80)[2]
 
 
@@ -87,7 +87,7 @@ def test_ci_when_a_command_fails_outside_its_tests_shows_its_last_lines(
     project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     command = (sys.executable, "-c", "import sys; print('a lint error'); sys.exit(3)")
-    assert ci.main({"make lint": command}, PYTEST) == 1
+    assert ci.main({"make lint": command}, PYTEST, ("true",)) == 1
     summary = capfd.readouterr().out.rpartition("=" * 80)[2]
     assert "FAILED make lint\n    exit code 3, outside its tests:\n    a lint error" in summary
 
@@ -114,5 +114,17 @@ def test_ci_fails_by_failed_tests_or_more_than_two_flaky_ones(
     failures += [ci.Failure(f"flaky {number}", "error") for number in range(flaky)]
     monkeypatch.setattr(ci, "run_task", lambda *_: failures)
     monkeypatch.setattr(ci, "passes_alone", lambda each, _: each.name.startswith("flaky"))
-    assert ci.main({"make test": ()}) == code
+    assert ci.main({"make test": ()}, build=("true",)) == code
     assert capsys.readouterr().out.splitlines()[-1] == last_line
+
+
+def test_ci_builds_beside_the_tests_and_waits_for_the_end(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Neither ends before the other has begun.
+    meet = "until [ -e {theirs} ]; do sleep 0.01; done".format
+    build = ("sh", "-c", f"touch build; {meet(theirs='tests-run')}; touch built")
+    tests = ("sh", "-c", f"touch tests-run; {meet(theirs='build')}")
+    assert ci.main({"the tests": tests}, PYTEST, build) == 0
+    assert Path("built").exists()
+    assert "CI succeeded" in capfd.readouterr().out

@@ -6,20 +6,27 @@ from traceback import TracebackException
 
 # What ends a part of an e-mail address.
 _END = r"\s<>\"'(),;:/=&?"
-# The last label begins with a letter, unlike that of a version; it may be of any script (IDN).
-_LABEL = rf"[^@%.\u3002\uff0e\uff61{_END}]++"
+# The sign itself, and its wide and small forms.
+_SIGN = "@\uff20\ufe6b"
+# The last label begins with a letter, unlike that of a version; it may be of any script (IDN). A
+# dot may be encoded as in a URL or in HTML.
+_LABEL = rf"[^{_SIGN}%.\u3002\uff0e\uff61{_END}]++"
+_DOT = r"(?:[.\u3002\uff0e\uff61]|%(?:25)*+2[eE]|&#46;|&period;)"
 _DOMAIN = (
-    rf"(?:(?:{_LABEL}[.\u3002\uff0e\uff61])+[^\W\d_][A-Za-z0-9\-\u0080-\U0010ffff]*+"
-    r"|localhost\b)"
+    rf"(?:(?:{_LABEL}{_DOT})+[^\W\d_][A-Za-z0-9\-\u0080-\U0010ffff]*+|localhost\b"
+    r"|\d{1,3}(?:\.\d{1,3}){3}\b|\[[0-9A-Za-z:.]{2,50}\])"
 )
-# An `@` in a URL, encoded once or several times.
-_AT = r"%(?:25)*+40"
+# An `@` that is encoded: in a URL, once or several times; in JSON; in HTML.
+_ENCODED = r"%(?:25)*+40|\\u0040|&(?:#0{0,5}64|#[xX]0{0,5}40|commat);"
 # Each pattern begins where a word or a host begins and looks at no character twice: its time is
-# linear in the text.
+# linear in the text. A quoted local part may end with a quote.
 _EMAIL = re.compile(
-    rf"(?<![^@{_END}])[^@{_END}]++@{_DOMAIN}"
-    rf"|(?:(?<![^@{_END}])|(?<=%40)|(?<=%2540))(?:[^@%{_END}]++|%(?!(?:25)*+40))++{_AT}{_DOMAIN}"
+    rf"(?<![^{_SIGN}{_END}])[^{_SIGN}{_END}]++[\"']?[{_SIGN}]{_DOMAIN}"
+    rf"|(?:(?<![^{_SIGN}{_END}])|(?<=%40)|(?<=%2540))"
+    rf"(?:[^{_SIGN}%\\{_END}]++|%(?!(?:25)*+40)|\\(?!u0040))++(?:{_ENCODED}){_DOMAIN}"
 )
+# What an e-mail address cannot be without, in a text and in a word of it.
+_EMAIL_MARKS = re.compile(rf"[{_SIGN}]|%40|%25|\\u0040|&#|&commat")
 # A URL's host with a user name, its path to the first parameter in it (as in `;token=abc` and
 # `#access_token=abc`), the rest of the path, and the query to the end of the word.
 _URL = re.compile(
@@ -28,18 +35,46 @@ _URL = re.compile(
 )
 # The query of a relative URL.
 _QUERY = re.compile(r"\?[^\s=\"'<>?]++=[^\s\"'<>]*+")
+# What credentials look like that a person does not choose: they have a digit soon.
+_RANDOM = r"(?=\S{0,40}\d)"
 # In lower case: headers to the end of the line, or of the quotes that a program printed them in.
 _HEADER = re.compile(
-    r"((?:cookie2?|authorization)[\"']?[ \t]{0,2}[:=][ \t]{0,2})"
-    r"(?:\"[^\"\r\n]++\"?|'[^'\r\n]++'?|[^\s\"'][^\r\n]*+)|\b(bearer[ \t]{1,2})[\w.~+/=-]{12,}+"
+    r"((?:cookie2?|authorization)(?:[\"']?[ \t]{0,2}[:=]|[\"'][ \t]?,)[ \t]{0,2})"
+    r"(?:\"[^\"\r\n]++\"?|'[^'\r\n]++'?|[^\s\"'][^\r\n]*+)"
+    r"|\b(bearer[ \t]{1,2})[\w.~+/=-]{12,}+"
+    rf"|\b(basic[ \t]{{1,2}}){_RANDOM}[a-z0-9+/]{{8,}}+={{0,2}}"
 )
-# In lower case: `name=value` and `"name": "value"`, where the name ends with one of these words.
+# In lower case: `name=value`, `"name": "value"` and `name: value`, where the name ends with one of
+# these words. Without quotes, what follows a colon may be a sentence.
 _SECRET = re.compile(
-    r"((?:token|passw(?:or)?d|secret|signature|upload_?id|sess(?:ion)?_?id|api_?key)"
-    r"(?:\\?[\"']?[ \t]?=[ \t]?[\"']?|\\?[\"'][ \t]?:[ \t]?\\?[\"']))[^\s\"'&;,<>\\]++"
+    r"((?:token|passw(?:or)?d|passphrase|secret|signature|credential|upload_?id|sess(?:ion)?_?id"
+    r"|(?:api|access|account|auth|private|secret|shared|signing|storage)[-_]?key"
+    r"|\b(?:jwt|pwd|sid|sig))"
+    r"(?:\\?[\"']?[ \t]?=[ \t]?[\"']?|\\?[\"'][ \t]?:[ \t]?\\?[\"']"
+    rf"|[ \t]?:[ \t]{{1,2}}{_RANDOM}(?=[^\s\"',;]{{6}})))"
+    r"(?:(?<=\")[^\"\r\n\\]++|(?<=')[^'\r\n\\]++|[^\s\"'&;,<>\\]++)"
 )
-_HEADER_WORDS = ("cookie", "authorization", "bearer")
-_SECRET_WORDS = ("token", "passw", "secret", "signature", "upload", "sess", "key")
+_HEADER_WORDS = ("cookie", "authorization", "bearer", "basic")
+_SECRET_WORDS = (
+    "token",
+    "pass",
+    "secret",
+    "sig",
+    "cred",
+    "upload",
+    "sess",
+    "key",
+    "jwt",
+    "pwd",
+    "sid",
+)
+# Credentials that need no name: a private key, a JSON Web Token, keys and tokens of Google and AWS.
+_CREDENTIAL = re.compile(
+    r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?s:.*?)(?:-----END [A-Z ]{0,30}PRIVATE KEY-----|\Z)"
+    r"|\beyJ[\w-]{8,}+(?:\.[\w-]++){1,4}"
+    r"|\b(?:ya29\.|1//0|AIza|GOCSPX-)[\w.~/+-]{10,}+|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"
+)
+_CREDENTIAL_MARKS = ("PRIVATE KEY", "eyJ", "ya29.", "1//0", "AIza", "GOCSPX-", "AKIA", "ASIA")
 _SPACE = re.compile(r"(\s+)")
 # What a terminal or a log viewer would obey: control characters, other line ends, and marks that
 # change the direction of text. Joiners stay, since Persian, Indic scripts and emoji need them.
@@ -77,7 +112,9 @@ def redact(text: str, limit: int = 1000) -> str:
         kept = max(text.rfind(space) for space in " \t\n")
         text = f"{text[: kept + 1]}..."
     text = text.encode("utf-8", "replace").decode()
-    if any(mark in text for mark in ("=", ":", "earer", "EARER")):
+    if any(mark in text for mark in _CREDENTIAL_MARKS):
+        text = _CREDENTIAL.sub("...", text)
+    if any(mark in text for mark in ("=", ":", "earer", "EARER", "asic ", "ASIC ")):
         for pattern, words in ((_HEADER, _HEADER_WORDS), (_SECRET, _SECRET_WORDS)):
             # A pattern that ignores case takes six times as long. U+0130 is the one letter that
             # becomes two.
@@ -88,10 +125,10 @@ def redact(text: str, limit: int = 1000) -> str:
         text = _URL.sub(_shorten_url, text)
     if "?" in text and "=" in text:
         text = _QUERY.sub("?...", text)
-    if "@" in text or "%40" in text or "%25" in text:
+    if _EMAIL_MARKS.search(text):
         # Most words need no look: this is the slowest pattern.
         text = "".join(
-            _EMAIL.sub("<e-mail>", word) if "@" in word or "%" in word else word
+            _EMAIL.sub("<e-mail>", word) if _EMAIL_MARKS.search(word) else word
             for word in _SPACE.split(text)
         )
     if not text.isprintable():

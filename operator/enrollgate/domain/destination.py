@@ -34,6 +34,17 @@ class DriveDestination:
 
 
 Destination = DirectoryDestination | DriveDestination
+# Characters of the address of a course's folder, at most.
+_LINK_LIMIT = 500
+
+
+def folder_link(text: str) -> str:
+    """Return the address of a course's folder, cut; empty if it is none.
+
+    A worker's report or progress says it, so it may be anything. Front ends show it as a link.
+    """
+    link = text[:_LINK_LIMIT]
+    return link if link.startswith(("https://", "file:///")) and link.isprintable() else ""
 
 
 def parse_destination(text: str) -> Destination:

@@ -11,14 +11,14 @@ from dataclasses import asdict, dataclass, replace
 
 from enrollgate.common.redaction import printable, redact
 from enrollgate.common.strict_json import parse_json
+from enrollgate.domain.destination import folder_link
 
 # What a progress line begins with.
 MARKER = "ENROLLGATE PROGRESS "
 # Bytes of a line, at most.
 PROGRESS_LIMIT = 1024
-# Characters of the current item's title, and of the destination's URL, at most.
+# Characters of the current item's title, at most.
 _TITLE_LIMIT = 100
-_URL_LIMIT = 500
 # Of each count: the largest BIGINT. Of attempts and items: the largest INT.
 _LARGEST, _LARGEST_COUNT = 2**63 - 1, 2**31 - 1
 
@@ -59,7 +59,6 @@ class RunProgress:
             raise MalformedProgress("not an object")
         total = _count(raw, "items_total", _LARGEST_COUNT)
         percent = _count(raw, "percent", 100)
-        url = _text(raw, "destination_url")[:_URL_LIMIT]
         return cls(
             attempt=_count(raw, "attempt", _LARGEST_COUNT) or 1,
             attempts=_count(raw, "attempts", _LARGEST_COUNT) or 1,
@@ -70,8 +69,7 @@ class RunProgress:
             bytes_per_second=_count(raw, "bytes_per_second", _LARGEST) or 0,
             percent=percent,
             current_item=redact(printable(_text(raw, "current_item")), _TITLE_LIMIT),
-            # Front ends show it as a link.
-            destination_url=url if url.startswith(("https://", "file:///")) else "",
+            destination_url=folder_link(_text(raw, "destination_url")),
         )
 
     def encode(self) -> str:
@@ -79,7 +77,7 @@ class RunProgress:
         shown = replace(
             self,
             current_item=redact(self.current_item, _TITLE_LIMIT),
-            destination_url=self.destination_url[:_URL_LIMIT],
+            destination_url=folder_link(self.destination_url),
         )
         while len(line := MARKER + json.dumps(asdict(shown), separators=(",", ":"))) > (
             PROGRESS_LIMIT - 1

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 
 from enrollgate.common.redaction import redact
 from enrollgate.common.strict_json import parse_json
+from enrollgate.domain.destination import folder_link
 from enrollgate.domain.reasons import Reason
 
 # Bytes of an encoded report, at most.
@@ -25,8 +26,8 @@ REPORT_LIMIT = 4096
 READ_LIMIT = 2**16
 _MAX_FAILED_ITEMS = 10
 _TITLE_LIMIT = 80
-# Characters of the destination's URL, at most.
-_URL_LIMIT = 500
+# Characters of the destination's id, at most.
+_ID_LIMIT = 500
 # Of each count: the largest BIGINT. Of seconds: some 30 years.
 _LARGEST_COUNT = 2**63 - 1
 _LONGEST_TIME = 1e9
@@ -139,8 +140,8 @@ class Report:
             self,
             message=redact(self.message),
             remedy=redact(self.remedy),
-            destination_id=_parse_text(self.destination_id)[:_URL_LIMIT],
-            destination_url=_parse_text(self.destination_url)[:_URL_LIMIT],
+            destination_id=_parse_text(self.destination_id)[:_ID_LIMIT],
+            destination_url=folder_link(_parse_text(self.destination_url)),
             failed_items=tuple(
                 FailedItem(redact(each.item, _TITLE_LIMIT), each.reason, redact(each.message, 200))
                 for each in self.failed_items

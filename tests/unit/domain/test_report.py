@@ -177,3 +177,11 @@ def test_encode_any_text_ends_within_the_limit(unit: str, length: int) -> None:
         left_out_items=(LeftOutItem(text, text),) * 50,
     )
     assert len(report.encode()) <= REPORT_LIMIT
+
+
+@pytest.mark.parametrize(
+    "url", ["javascript:alert(1)", "http://x.example/", "data:text/html,x", "https://x/\x1b[2J"]
+)
+def test_encode_what_is_no_link_to_a_folder_is_left_out(url: str) -> None:
+    report = Report(None, "", destination_url=url)
+    assert Report.decode(report.encode()).destination_url == ""

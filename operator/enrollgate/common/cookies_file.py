@@ -17,11 +17,10 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 # Domain, subdomains, path, secure, expiry, name, value. Editors replace tabs by spaces, and cut
 # the last tab of a cookie without a value.
-_TABS = re.compile(
-    r"([^\t ]+)\t(\w+)\t([^\t]*)\t(\w+)\t((?:-?[0-9]+(?:\.[0-9]+)?)?)\t([^\t]*)(?:\t([^\t]*))?"
-)
+_EXPIRY = r"-?[0-9]{1,20}(?:\.[0-9]{1,20})?"
+_TABS = re.compile(rf"([^\t ]+)\t(\w+)\t([^\t]*)\t(\w+)\t((?:{_EXPIRY})?)\t([^\t]*)(?:\t([^\t]*))?")
 _SPACES = re.compile(
-    r"(\S+) +(TRUE|FALSE) +(/\S*) +(TRUE|FALSE) +(-?[0-9]+(?:\.[0-9]+)?) +(\S+)(?: +(\S.*))?",
+    rf"(\S+) +(TRUE|FALSE) +(/\S*) +(TRUE|FALSE) +({_EXPIRY}) +(\S+)(?: +(\S.*))?",
     re.IGNORECASE,
 )
 # Expiries above these are in milliseconds and microseconds since 1970, and in Chrome's
@@ -37,8 +36,11 @@ class NotCookies(ValueError):
 def read_cookies(path: Path) -> str:
     """Return the text of a cookies file. Raises OSError and NotCookies.
 
-    Bytes that are not UTF-8 become single surrogates, so that only their lines are skipped.
+    A pipe or a device might never end, so it is not read. Bytes that are not UTF-8 become single
+    surrogates, so that only their lines are skipped.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise NotCookies("is not a regular file")
     with path.open("rb") as stream:
         content = stream.read(_MAX_SIZE + 1)
     if len(content) > _MAX_SIZE:

@@ -133,6 +133,8 @@ class Loop:
                 else:
                     self._sleep(looks=look is not None)
                     continue
+                if not is_look or summary.launched or summary.finished:
+                    self._after_pass(summary)
             except _EXPECTED as error:
                 self._unforeseen = 0
                 self._stopped.wait(self._record_failure(error))
@@ -144,8 +146,6 @@ class Loop:
             if self._failures:
                 _LOG.info("passes succeed again", failed_passes=self._failures)
             self._failures, self._unforeseen, self._last_error = 0, 0, ""
-            if not is_look or summary.launched or summary.finished:
-                self._after_pass(summary)
             self._schedule(summary, is_look=is_look)
 
     def _schedule(self, summary: PassSummary, *, is_look: bool) -> None:

@@ -214,9 +214,11 @@ def hash_cookies(folder: Path | None, account: str) -> str | None:
     None if there is none that the operator can read.
     """
     for name in (build_cookies_name(account), DEFAULT_COOKIES_NAME):
-        if folder is not None:
-            with suppress(OSError), (folder / name).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+        with suppress(OSError):
+            # A pipe in its place would be waited for.
+            if folder is not None and (folder / name).is_file():
+                with (folder / name).open("rb") as file:
+                    return hashlib.file_digest(file, "sha256").hexdigest()
     return None
 
 

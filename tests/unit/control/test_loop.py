@@ -246,6 +246,21 @@ def test_unforeseen_error_in_pass_after_pass_ends_the_loop() -> None:
     assert len(passes) == UNFORESEEN_LIMIT and "ada@" not in str(raised.value)
 
 
+def test_unforeseen_error_after_a_pass_ends_the_loop_only_if_repeated() -> None:
+    after = list[PassSummary | None]()
+
+    def record(summary: PassSummary | None) -> None:
+        after.append(summary)
+        if summary is not None and len(after) == 1:
+            raise OverflowError("cannot convert float infinity to integer")
+        if len(after) == 3:
+            loop.stop()
+
+    loop = Loop(interval=0.001, backoff=NO_PAUSE, random=Random(1), after_pass=record)
+    loop.run(lambda _changed: SUMMARY)
+    assert after == [SUMMARY, None, SUMMARY]
+
+
 class DrivenLoop:
     """A loop on a clock that only its passes and looks move, and what it did, in order."""
 

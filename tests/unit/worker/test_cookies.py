@@ -1,10 +1,12 @@
 """Cookies files as browsers and their extensions write them."""
 
+import os
 from pathlib import Path
 
 import pytest
 from tests.orders import make_order
 
+from enrollgate.control.wiring import hash_cookies
 from enrollgate.domain.reasons import Failure, Reason
 from enrollgate.worker.cookies import copy_cookies
 
@@ -34,6 +36,20 @@ def test_a_byte_order_mark_is_ignored(tmp_path: Path, header: str) -> None:
 
 def test_an_expiry_of_minus_one_is_a_session_cookie(tmp_path: Path) -> None:
     assert copied(tmp_path, line("a", expiry="-1")) == [HEADER, line("a", expiry="0")]
+
+
+@pytest.mark.parametrize("digits", [21, 400, 5000])
+def test_an_endless_expiry_is_no_cookie(tmp_path: Path, digits: int) -> None:
+    content = line("a", expiry="9" * digits) + "\n" + line("b")
+    assert copied(tmp_path, content) == [HEADER, line("b")]
+
+
+def test_a_pipe_in_place_of_the_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "cookies.txt")
+    order = make_order(tmp_path, cookies_dir=tmp_path)
+    with pytest.raises(Failure, match="is not a regular file"):
+        copy_cookies(order)
+    assert hash_cookies(tmp_path, "0" * 64) is None
 
 
 def test_a_bad_line_is_named_by_its_number_and_skipped(

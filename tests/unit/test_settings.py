@@ -239,6 +239,7 @@ def test_a_duration_is_seconds_or_has_a_unit(
             "ENROLLGATE_COOKIES_DIR=: it is empty: write a path, or remove the variable",
         ),
         ("WORK_DIR", "", "ENROLLGATE_WORK_DIR=: it is empty"),
+        ("WORK_DIR", "/var/\udcff", "its name is not UTF-8 text"),
         ("DRIVE_CREDENTIALS", "", "ENROLLGATE_DRIVE_CREDENTIALS=: it is empty"),
         ("LOCAL_MEMORY_LIMIT", "100MiB", "write 256MiB at least, or 0 for no limit"),
         ("DATABASE__TLS_CA", "", "ENROLLGATE_DATABASE__TLS_CA=: it is empty"),

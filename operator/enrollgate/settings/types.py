@@ -65,7 +65,11 @@ def _parse_path(value: object) -> object:
     if not isinstance(value, str | Path):
         return value
     try:
-        return Path(value).expanduser().absolute()
+        path = Path(value).expanduser().absolute()
+        str(path).encode()  # it is recorded in the database
+        return path
+    except UnicodeEncodeError as error:
+        raise ValueError("its name is not UTF-8 text: choose another folder or file") from error
     except RuntimeError as error:
         raise ValueError("that user has no home folder here: write an absolute path") from error
 

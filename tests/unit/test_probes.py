@@ -4,6 +4,8 @@ import contextlib
 import errno
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -213,3 +215,41 @@ def test_the_server_listens_at_its_address_only(health: Health) -> None:
         assert get(served, "/livez", "127.0.0.2") == (200, "ok\n")
         with pytest.raises(urllib.error.URLError):
             get(served, "/livez", "127.0.0.1")
+
+
+FEW_FILES = """
+import os, resource, structlog, sys, time
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+from enrollgate.telemetry.health import Health
+from enrollgate.telemetry.http import serving
+
+with serving("127.0.0.1", int(sys.argv[1]), Health(liveness_timeout=600, monotonic=time.monotonic)):
+    print("serving", flush=True)
+    sys.stdin.readline()
+    for descriptor in [os.open("/dev/null", os.O_RDONLY) for _ in range(25)]:
+        os.close(descriptor)
+    print("files are left", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_many_connections_leave_open_files_to_the_operator() -> None:
+    port = free_port()
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", FEW_FILES, str(port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as served,
+        contextlib.ExitStack() as stack,
+    ):
+        assert served.stdin is not None and served.stdout is not None
+        assert served.stdout.readline() == "serving\n"
+        for _ in range(300):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+        assert get(port, "/livez")[0] == 200
+        served.stdin.write("\n")
+        served.stdin.flush()
+        assert served.stdout.readline() == "files are left\n"

@@ -10,6 +10,7 @@ time, and refuse new connections while slow ones last.
 import asyncio
 import errno
 import re
+import resource
 import socket
 import threading
 from collections.abc import Iterator
@@ -30,8 +31,10 @@ ALL_ADDRESSES = "*"
 CONNECTION_TIMEOUT = 10.0
 # Bytes of a request line and its headers, at most. The kubelet and Prometheus send some hundred.
 REQUEST_LIMIT = 8192
-# Connections at the same time, at most.
+# Connections at the same time, at most; a quarter of the open files that the process may have.
 CONNECTION_LIMIT = 64
+# Connections that are accepted before the first of them is looked at.
+_BACKLOG = 16
 _TEXT = "text/plain; charset=utf-8"
 _REQUEST = re.compile(r"([A-Z]{1,20}) (/[!-~]*) HTTP/1\.[01]\r\n")
 
@@ -92,12 +95,17 @@ def _listen(address: str, port: int) -> socket.socket:
 class _Server:
     def __init__(self, health: Health) -> None:
         self._health = health
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        is_limited = limit != resource.RLIM_INFINITY
+        self._limit = min(CONNECTION_LIMIT, limit // 4) if is_limited else CONNECTION_LIMIT
         # The tasks of the open connections, the oldest first.
         self._open = dict[asyncio.Task[None], None]()
 
     async def serve(self, listener: socket.socket, stop: asyncio.Future[None]) -> None:
         """Serve until `stop` has a result, then close every connection."""
-        acceptor = await asyncio.start_server(self._answer, sock=listener, limit=REQUEST_LIMIT)
+        acceptor = await asyncio.start_server(
+            self._answer, sock=listener, limit=REQUEST_LIMIT, backlog=_BACKLOG
+        )
         await stop
         acceptor.close()
         tasks = [*self._open]
@@ -110,7 +118,7 @@ class _Server:
         task = asyncio.current_task()
         if task is None:
             raise AssertionError("asyncio calls it in a task")
-        if len(self._open) >= CONNECTION_LIMIT:
+        if len(self._open) >= self._limit:
             oldest = next(iter(self._open))
             del self._open[oldest]
             oldest.cancel()

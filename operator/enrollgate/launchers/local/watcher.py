@@ -1,12 +1,14 @@
 """Notice at once that a process has ended, whether this operator or an earlier one started it.
 
 In come pids, out goes a call of `on_exit` from a thread. Each process is watched through a pidfd;
-without one it is looked at every second. A supervisor's parent is init. In a container that is
-this operator itself: then it reaps the process, so that no zombie stays.
+without one it is looked at every second, as when descriptors run short. A supervisor's parent is
+init. In a container that is this operator itself: then it reaps the process, so that no zombie
+stays.
 """
 
 import contextlib
 import os
+import resource
 import selectors
 import threading
 from collections.abc import Callable
@@ -15,6 +17,8 @@ from enrollgate.common.processes import Process, find, is_alive, open_pidfd
 
 # Seconds between two looks at processes without a pidfd.
 _POLL_INTERVAL = 1.0
+# Descriptors that are left to everything else: the database, files, the pipes of a launch.
+_RESERVE = 32
 
 
 class Watcher:
@@ -43,7 +47,12 @@ class Watcher:
         with self._guard:
             if self._closed or process in self._watched:
                 return True
-            self._watched[process] = open_pidfd(process)
+            descriptor, (limit, _) = open_pidfd(process), resource.getrlimit(resource.RLIMIT_NOFILE)
+            is_short = limit != resource.RLIM_INFINITY and (descriptor or 0) >= limit - _RESERVE
+            if descriptor is not None and is_short:  # the lowest free number was given
+                os.close(descriptor)
+                descriptor = None
+            self._watched[process] = descriptor
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="run-watcher", daemon=True)
                 self._thread.start()

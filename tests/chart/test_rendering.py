@@ -538,6 +538,7 @@ def test_role_has_the_minimal_verbs(tmp_path: Path) -> None:
         ("pods", "list"),
         ("pods/log", "get"),
         ("events", "list", "create"),
+        ("namespaces", "get"),
         ("deployments", "get"),
     }
 

@@ -304,9 +304,10 @@ def test_absent_run_of_the_same_place_is_lost(place: RunPlace) -> None:
 
 
 def test_run_of_another_namespace_is_not_observed_by_a_cluster_operator() -> None:
-    run = replace(
-        make_run(TaskState.ENROLLED, RunState.LAUNCHED), place=RunPlace("kubernetes", "courses")
-    )
-    assert plan([run], {}, POLICY, RunPlace("kubernetes", "other")) == ()
-    (action,) = plan([run], {}, POLICY, RunPlace("kubernetes", "courses"))
+    here = RunPlace("kubernetes", "courses", machine_id="uid-1")
+    run = replace(make_run(TaskState.ENROLLED, RunState.LAUNCHED), place=here)
+    for other in ({"place_id": "other"}, {"machine_id": "uid-2"}, {"machine_id": ""}):
+        assert plan([run], {}, POLICY, replace(here, **other)) == ()
+        assert plan([replace(run, place=replace(here, **other))], {}, POLICY, here) == ()
+    (action,) = plan([run], {}, POLICY, here)
     assert isinstance(action, Record) and action.outcome is Outcome.LOST

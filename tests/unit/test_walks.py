@@ -54,6 +54,8 @@ class OneJobApi(Api):
             self.job = {**body, "metadata": {**metadata, **body["metadata"]}}
         if method == "POST" or "/jobs/" in path:
             return 200, {}, json.dumps(self.job).encode()
+        if path.endswith("/namespaces/courses"):
+            return 200, {}, json.dumps({"metadata": {"uid": "uid-of-courses"}}).encode()
         items: list[dict[str, Any]] = []
         if path.endswith("/pods") and self.job:
             labels = {"batch.kubernetes.io/job-name": self.job["metadata"]["name"]}

@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -39,6 +39,8 @@ from enrollgate.database.configured import build_database, build_tables
 from enrollgate.database.preflight import check_database, check_view
 from enrollgate.domain.check import Check, Severity, failed, ok, warning
 from enrollgate.domain.destination import DriveDestination
+from enrollgate.domain.run import RunPlace
+from enrollgate.launchers import LauncherUnavailable
 from enrollgate.launchers.kubernetes import check_access
 from enrollgate.launchers.local.place import find_place, why_not_start
 from enrollgate.settings.operator import Settings
@@ -82,16 +84,15 @@ def run_checks(settings: Settings, *, as_worker: bool = False) -> Iterator[Check
         if settings.launcher == "local" and is_usable:
             with contextlib.suppress(DatabaseUnavailable, DatabaseMisconfigured):
                 yield check_place(settings, database)
+        if settings.launcher == "kubernetes" and not as_worker:
+            yield from check_cluster(settings, database if is_usable else None)
         if settings.cookies_dir is not None:
             with contextlib.suppress(DatabaseUnavailable, DatabaseMisconfigured):
                 accounts = queries.account_emails(database, tables)
                 open_accounts = queries.account_emails(database, tables, of_open_tasks=True)
     finally:
         database.close()
-    if settings.launcher == "kubernetes":
-        if not as_worker:
-            yield check_cluster(settings)
-    else:
+    if settings.launcher == "local":
         yield check_folder("work folder", settings.work_dir, "ENROLLGATE_WORK_DIR")
     elsewhere = mounted_in_workers(settings, as_worker=as_worker)
     if "destination" not in elsewhere:
@@ -114,8 +115,12 @@ def check_place(settings: Settings, database: Database) -> Check:
     elsewhere = runs.unfinished_elsewhere(database, installation=settings.installation, here=here)
     if problem := why_not_start(here, elsewhere):
         return failed("place of runs", problem, "docs/local.md explains places")
-    if elsewhere:
-        places = "; ".join(map(str, elsewhere))
+    return show_elsewhere(here, elsewhere)
+
+
+def show_elsewhere(here: RunPlace, elsewhere: Iterable[RunPlace]) -> Check:
+    """Warn of unfinished runs at other places."""
+    if places := "; ".join(place.seen_from(here) for place in elsewhere):
         return warning(
             "place of runs",
             f"there are unfinished runs elsewhere, which are waited for: {places}",
@@ -124,25 +129,39 @@ def check_place(settings: Settings, database: Database) -> Check:
     return ok("place of runs", str(here))
 
 
-def check_cluster(settings: Settings) -> Check:
-    """Ask the API server for each permission that the operator needs."""
+def check_cluster(settings: Settings, database: Database | None) -> Iterator[Check]:
+    """Ask the API server for each permission that the operator needs.
+
+    Then check where the unfinished runs are, if there is a usable database.
+    """
     try:
         random = Random()  # noqa: S311 -- only spreads retries
         launcher = build_kubernetes_launcher(settings, random=random, stopped=threading.Event())
     except NoCluster as error:
-        return warning(
+        yield warning(
             "cluster",
             str(error),
             "if this is not the operator's pod, nothing; check it there: "
             "kubectl exec deploy/<release> -- enrollgate doctor",
         )
+        return
     except Misconfigured as error:
-        return failed("cluster", str(error), "fix the setting that the message names")
-    try:
-        deployment = settings.kubernetes.deployment
-        return check_access(launcher.api, launcher.namespace, lease_name(settings), deployment)
-    finally:
-        launcher.close()
+        yield failed("cluster", str(error), "fix the setting that the message names")
+        return
+    with contextlib.closing(launcher):
+        lease, deployment = lease_name(settings), settings.kubernetes.deployment
+        yield (access := check_access(launcher.api, launcher.namespace, lease, deployment))
+        if database is None or access.severity is not Severity.OK:
+            return
+        try:
+            here, installation = launcher.place, settings.installation
+        except LauncherUnavailable as error:
+            yield failed("place of runs", str(error), "see that the namespace exists")
+            return
+        with contextlib.suppress(DatabaseUnavailable, DatabaseMisconfigured):
+            yield show_elsewhere(
+                here, runs.unfinished_elsewhere(database, installation=installation, here=here)
+            )
 
 
 def mounted_in_workers(settings: Settings, *, as_worker: bool) -> dict[str, str]:

@@ -237,7 +237,7 @@ def _render_cluster(task: TaskDetails, cluster: "RunDetails") -> Iterator[str]:
     now = task.now.replace(tzinfo=UTC)
     job = cluster.job
     if job is None:
-        yield from paragraph("Job", "there is none (any more)")
+        yield from paragraph("Job", "there is none in this cluster (any more)")
     else:
         ended = job.result and (
             "complete" if job.result.succeeded else f"failed, {job.result.reason}"

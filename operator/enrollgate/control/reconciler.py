@@ -355,10 +355,10 @@ class Reconciler:
         elsewhere = Counter(run.place for run in unfinished if not here.can_observe(run.place))
         for place in elsewhere.keys() - self._elsewhere:
             _LOG.warning(
-                "runs elsewhere are waited for, since only an operator there can observe them; "
-                "if that place is gone for good, use `enrollgate mark-lost`",
-                place=str(place),
+                "runs elsewhere are waited for, since only an operator there can observe them",
+                place=place.seen_from(here),
                 runs=elsewhere[place],
+                remedy=f"if that place is gone for good: `enrollgate mark-lost {place.id}`",
             )
         self._elsewhere = frozenset(elsewhere)
 

@@ -13,6 +13,7 @@ from sqlalchemy import (
     case,
     func,
     select,
+    true,
     update,
 )
 
@@ -67,6 +68,8 @@ def load_live(database: Database, installation: str, here: RunPlace) -> list[Liv
             runs.c.state == RunState.LAUNCHED.value,
             runs.c.launcher == here.launcher,
             runs.c.place_id == here.place_id,
+            # A local place may get another machine id, or have none.
+            true() if here.launcher == "local" else runs.c.machine_id == here.machine_id,
         )
         .order_by(runs.c.id)
     )

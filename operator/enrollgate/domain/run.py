@@ -43,8 +43,10 @@ class RunPlace:
     """Where a run is carried out, recorded at its claim. Only an operator there can observe it.
 
     `launcher` is `local` or `kubernetes`. `place_id` is the work directory's own id, or the
-    namespace. Only a local place has the rest: the host's name and its machine id (empty if it has
-    none), the work directory's path, and the id of the host's current boot.
+    namespace. `machine_id` is the host's machine id (empty if it has none), or the namespace's UID:
+    another cluster may have a namespace of the same name, and so may this one after the first was
+    deleted. Only a local place has the rest: the host's name, the work directory's path, and the
+    id of the host's current boot.
     """
 
     launcher: str
@@ -59,6 +61,17 @@ class RunPlace:
         if self.launcher == "local":
             return f"{self.work_dir} on host {self.host}"
         return f"{self.launcher} namespace {self.place_id}"
+
+    @property
+    def id(self) -> str:
+        """Return what `mark-lost` takes, and no other place has."""
+        return (self.machine_id if self.launcher == "kubernetes" else "") or self.place_id
+
+    def seen_from(self, here: "RunPlace") -> str:
+        """Describe this place to people at another one."""
+        if self.launcher == "kubernetes" and str(self) == str(here):
+            return f"{self} of another cluster, or before it was deleted and created again"
+        return str(self)
 
     def shares_machine_with(self, other: "RunPlace") -> bool:
         """Return whether both places are local, and on one machine for certain.
@@ -80,7 +93,9 @@ class RunPlace:
         """
         if (self.launcher, self.place_id) != (other.launcher, other.place_id):
             return False
-        return self.launcher != "local" or self.shares_machine_with(other)
+        if self.launcher == "local":
+            return self.shares_machine_with(other)
+        return self.machine_id == other.machine_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,11 @@ class Launcher(Protocol):
 
     @property
     def place(self) -> RunPlace:
-        """Return where this launcher's runs are. It does not change."""
+        """Return where this launcher's runs are.
+
+        Of the runs that `observe` did not find, only those that were claimed at this place, as it
+        is returned afterwards, are lost. Called from several threads. Raises LauncherUnavailable.
+        """
         ...
 
     def observe(

@@ -36,6 +36,7 @@ def permissions(lease: str | None, deployment: str | None) -> tuple[Permission, 
         Permission("", "pods", ("list",)),
         Permission("", "pods/log", ("get",)),
         Permission("", "events", ("list", "create")),
+        Permission("", "namespaces", ("get",)),
     )
     if deployment is not None:
         basic += (Permission("apps", "deployments", ("get",), deployment),)
@@ -63,7 +64,7 @@ def check_access(
                     "group": permission.group,
                     "resource": resource,
                     "subresource": subresource,
-                    "name": permission.name,
+                    "name": namespace if resource == "namespaces" else permission.name,
                 }
                 review = {
                     "apiVersion": "authorization.k8s.io/v1",

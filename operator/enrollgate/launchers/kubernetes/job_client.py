@@ -110,6 +110,28 @@ class JobClient:
         self._progress = progress
         self._jobs = f"/apis/batch/v1/namespaces/{namespace}/jobs"
 
+    def namespace_uid(self) -> str:
+        """Return the UID of the namespace. No namespace of another cluster has it.
+
+        https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#uids
+
+        Raises LauncherRefused or LauncherUnavailable.
+        """
+        what = f"the UID of the namespace {self._namespace!r}"
+        try:
+            path = f"/api/v1/namespaces/{self._namespace}"
+            answer = self._request("GET", path, accept=METADATA)
+        except ApiError as error:
+            raise LauncherRefused(
+                f"{what} cannot be read, which tells runs of other clusters apart from runs here: "
+                f"{self._refused(error)}",
+                concerns_all=True,
+            ) from error
+        uid = _text(_object(answer, "metadata"), "uid")
+        if not uid:
+            raise LauncherUnavailable(f"{what} is not in the API server's answer")
+        return uid
+
     def list_unrecorded(self, installation: str) -> list[JobView]:
         """List the Jobs of an installation whose outcome is not in the database yet."""
         selector = {"labelSelector": job_selector(installation)}

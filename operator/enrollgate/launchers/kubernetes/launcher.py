@@ -78,7 +78,7 @@ class KubernetesLauncher:
         self.api = api
         self._deployment = deployment
         self.namespace = settings.namespace
-        self.place = RunPlace("kubernetes", settings.namespace)
+        self._place: RunPlace | None = None
         self._settings = settings
         self._template = JobTemplate(settings)
         self._start_timeout = start_timeout
@@ -99,6 +99,15 @@ class KubernetesLauncher:
     def connection_details(self) -> ConnectionDetails:
         """Return how to reach the same API server with the same, possibly renewed, credentials."""
         return self.api.connection_details()
+
+    @property
+    def place(self) -> RunPlace:
+        """See `Launcher.place`: the namespace of this cluster. It is read when it is first used."""
+        place = self._place
+        if place is None:
+            uid = self._jobs.namespace_uid()
+            self._place = place = RunPlace("kubernetes", self.namespace, machine_id=uid)
+        return place
 
     def observe(
         self, expected: Collection[str], *, only: bool = False
@@ -140,6 +149,9 @@ class KubernetesLauncher:
                 observed[name] = Observation(
                     name, Phase.LIVE, is_ending=True, claim_id=running[0].claim_id
                 )
+        if not wanted <= observed.keys():
+            # Are they lost, or is this another namespace now? Read its UID again, after the Jobs.
+            self._place = None
         return observed
 
     def _list_names(self, wanted: frozenset[str]) -> Mapping[str, bool] | None:

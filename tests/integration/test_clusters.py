@@ -58,7 +58,7 @@ class ClusterApi(Api):
         if name in {"jobs", "pods", "events"}:
             return 200, {"items": list(self.jobs.values()) if name == "jobs" else []}
         if name in self.jobs:
-            return 200, self.jobs[name]
+            return 200, self.jobs.pop(name) if method == "DELETE" else self.jobs[name]
         return 404, {"reason": "NotFound", "message": f"no {name}"}
 
 
@@ -173,9 +173,10 @@ def test_mark_lost_takes_the_uid_and_leaves_the_other_cluster_alone(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for uid in ("uid-west", "uid-east"):
+    west, east = ClusterApi("uid-west"), ClusterApi("uid-east")
+    for api in (west, east):
         world.add("enrolled")
-        world.new_operator(launcher=make_launcher(ClusterApi(uid))).reconcile()
+        world.new_operator(launcher=make_launcher(api)).reconcile()
     monkeypatch.setenv("ENROLLGATE_DATABASE_URL", world.url)
     monkeypatch.setenv("ENROLLGATE_INSTALLATION", "test")
     monkeypatch.setenv("ENROLLGATE_DESTINATION", "directory:/courses")
@@ -185,3 +186,7 @@ def test_mark_lost_takes_the_uid_and_leaves_the_other_cluster_alone(
     assert "uid-east  kubernetes namespace courses: 1 unfinished (test-2-1)" in shown
     mark_lost("uid-west")
     assert [run.outcome for run in world.runs()] == ["lost", None]
+    world.new_operator(launcher=make_launcher(east)).reconcile()
+    assert sorted(east.jobs) == ["test-1-2", "test-2-1"]
+    world.new_operator(launcher=make_launcher(west)).reconcile()
+    assert west.jobs == {}, "the cluster is back: it stops what it has no unfinished run for"

@@ -7,12 +7,7 @@ from enrollgate.common.redaction import redact
 from enrollgate.database.steering import HoldView
 from enrollgate.domain.account import build_cookies_name
 from enrollgate.domain.holds import Scope
-from enrollgate.domain.reasons import Reason, explain
-
-# Their remedy is to replace the account's cookies file, which closes the hold.
-_ABOUT_COOKIES = frozenset(
-    {Reason.COOKIES_EXPIRED.value, Reason.COOKIES_MISSING.value, Reason.COOKIES_UNREADABLE.value}
-)
+from enrollgate.domain.reasons import ABOUT_COOKIES, Reason, explain
 
 
 def name_scope(hold: HoldView) -> str:
@@ -69,7 +64,11 @@ def find_remedy(hold: HoldView) -> str:
     remedy = hold.remedy or ""
     if not remedy and hold.reason in set(Reason):
         remedy = explain(Reason(hold.reason)).remedy
-    if hold.reason in _ABOUT_COOKIES:
+    release = f"`enrollgate release {hold.hold_id}` lets the tasks go on at once."
+    if hold.reason in ABOUT_COOKIES:
         file = build_cookies_name(hold.subject)
-        return f"{remedy} The account's file is {file}: once it is replaced, the tasks go on."
-    return f"{remedy} Then `enrollgate release {hold.hold_id}` lets the tasks go on at once."
+        return (
+            f"{remedy} The account's file is {file}: a new one closes the hold, if the operator "
+            f"can read it. Else {release}"
+        )
+    return f"{remedy} Then {release}"

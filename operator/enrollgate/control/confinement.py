@@ -7,12 +7,14 @@ only hints are kept: which errors were announced, and whose rows were held.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import TypeVar
 
 import structlog
 
 from enrollgate.control.task_log import TaskLog
 from enrollgate.database import (
+    Database,
     DatabaseError,
     DatabaseMisconfigured,
     DatabaseUnavailable,
@@ -20,11 +22,13 @@ from enrollgate.database import (
     RowRefused,
     RowTimedOut,
 )
-from enrollgate.database.set_aside import SetAside
+from enrollgate.database.set_aside import SetAside, set_aside
+from enrollgate.database.tasks import EXPIRY_LIMIT, LeftTask, TrackedTask
 from enrollgate.launchers import LauncherUnavailable
 from enrollgate.telemetry import metrics
 
 _T = TypeVar("_T")
+_Task = TypeVar("_Task", TrackedTask, LeftTask)
 _LOG = structlog.get_logger(__name__)
 # Rows held by other transactions that each part of a pass waits for, before it continues without
 # the rest.
@@ -157,6 +161,39 @@ class Confinement:
                 pause_seconds=pause,
             )
         return SetAside(why, now + timedelta(seconds=pause))
+
+    def fail_each(
+        self,
+        database: Database,
+        found: Iterable[_Task],
+        fail: Callable[[_Task], bool],
+        why: str,
+        now: datetime,
+    ) -> tuple[int, int]:
+        """Fail EXPIRY_LIMIT tasks, and set those aside that the database refuses to fail.
+
+        `fail` returns whether the task was failed, and raises RowHeld or RowRefused. `why` is for
+        the log. Return how many were failed, and how many were set aside.
+        """
+        failed = refused = 0
+        reachable = self.reachable(found, lambda task: task.task_id)
+        for task in islice(reachable, EXPIRY_LIMIT):
+            with self.confined(task.task_id):
+                try:
+                    with self.written(task.task_id):
+                        is_failed = fail(task)
+                except RowRefused as error:
+                    until = self.set_aside_until(
+                        task.task_id, task.refusals, "database", str(error), now
+                    )
+                    set_aside(database, task.task_id, until)
+                    refused += 1
+                    continue
+                if is_failed:
+                    failed += 1
+                    elapsed = (now - task.since).total_seconds()
+                    self._log.log_closed(task.task_id, str(task.status), why, elapsed)
+        return failed, refused
 
     def reachable(self, each: Iterable[_T], task_of: Callable[[_T], int]) -> Iterator[_T]:
         """Yield the items whose rows were free last time, then the others.

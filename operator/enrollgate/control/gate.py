@@ -14,7 +14,7 @@ import structlog
 from enrollgate.common.redaction import redact
 from enrollgate.control.confinement import LONGEST_SET_ASIDE, Confinement
 from enrollgate.control.task_log import TaskLog
-from enrollgate.database import Database, RowRefused, Tables, backlog, set_aside, tasks
+from enrollgate.database import Database, Tables, backlog, tasks
 from enrollgate.database.backlog import Backlog
 from enrollgate.domain.clock import SMALLEST_STEP, ClockReading
 from enrollgate.domain.gate import timeout_message
@@ -167,57 +167,37 @@ class Gate:
         """Fail the tasks whose enrollment timeout is over. Return how many were failed."""
         limit = self._policy.enrollment_timeout
         message = timeout_message(limit)
-        expired = refused = 0
+
+        def expire(task: tasks.TrackedTask) -> bool:
+            is_failed = tasks.expire(
+                self._database,
+                self._tables,
+                task,
+                now,
+                installation=self._installation,
+                message=message,
+            )
+            metrics.TASKS_EXPIRED.inc(int(is_failed))
+            return is_failed
+
         due = tasks.due(self._database, self._tables, now, limit)
-        for task in self._confinement.reachable(due, lambda task: task.task_id):
-            with self._confinement.confined(task.task_id):
-                try:
-                    with self._confinement.written(task.task_id):
-                        is_failed = tasks.expire(
-                            self._database,
-                            self._tables,
-                            task,
-                            now,
-                            installation=self._installation,
-                            message=message,
-                        )
-                except RowRefused as error:
-                    self._set_aside(task, error, now)
-                    refused += 1
-                    continue
-                if is_failed:
-                    expired += 1
-                    metrics.TASKS_EXPIRED.inc()
-                    elapsed = (now - task.since).total_seconds()
-                    self._log.log_closed(task.task_id, task.status, f"{message}, failed", elapsed)
+        expired, refused = self._confinement.fail_each(
+            self._database, due, expire, f"{message}, failed", now
+        )
         self.is_limited |= expired + refused >= tasks.EXPIRY_LIMIT
         return expired
 
     def reject(self, unknown: list[tasks.LeftTask], now: datetime) -> None:
         """Fail the tasks whose status became an unknown one, EXPIRY_LIMIT of them at most."""
-        tried = 0
-        for task in self._confinement.reachable(unknown, lambda task: task.task_id):
-            if tried == tasks.EXPIRY_LIMIT:
-                self.is_limited = True
-                return
-            tried += 1
-            with self._confinement.confined(task.task_id):
-                try:
-                    with self._confinement.written(task.task_id):
-                        is_failed = tasks.reject(
-                            self._database,
-                            self._tables,
-                            task,
-                            now,
-                            installation=self._installation,
-                        )
-                except RowRefused as error:
-                    self._set_aside(task, error, now)
-                    continue
-                if is_failed:
-                    why = f"rejected, failed: {Reason.UNEXPECTED_STATUS}"
-                    elapsed = (now - task.since).total_seconds()
-                    self._log.log_closed(task.task_id, str(task.status), why, elapsed)
+
+        def reject(task: tasks.LeftTask) -> bool:
+            return tasks.reject(
+                self._database, self._tables, task, now, installation=self._installation
+            )
+
+        why = f"rejected, failed: {Reason.UNEXPECTED_STATUS}"
+        self._confinement.fail_each(self._database, unknown, reject, why, now)
+        self.is_limited |= len(unknown) > tasks.EXPIRY_LIMIT
 
     def _warn_of_unknown_statuses(self, unknown: Iterable[tuple[str | None, int]]) -> None:
         for status, count in unknown:
@@ -232,12 +212,3 @@ class Gate:
             )
             if len(self._warned) == backlog.UNKNOWN_STATUS_LIMIT:
                 _LOG.warning("further unknown statuses are counted but not named")
-
-    def _set_aside(
-        self, task: tasks.TrackedTask | tasks.LeftTask, error: RowRefused, now: datetime
-    ) -> None:
-        """Set a task aside that the database refuses to fail."""
-        until = self._confinement.set_aside_until(
-            task.task_id, task.refusals, "database", str(error), now
-        )
-        set_aside.set_aside(self._database, task.task_id, until)

@@ -4,7 +4,7 @@ A hold is opened before the failure that opens it is recorded. So no crash loses
 name in it tells that failure from those that come after it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -12,7 +12,7 @@ import structlog
 
 from enrollgate.control.confinement import Confinement
 from enrollgate.control.task_log import TaskLog
-from enrollgate.database import Database, RowRefused, Tables, set_aside, tasks
+from enrollgate.database import Database, Tables, tasks
 from enrollgate.database import holds as rows
 from enrollgate.database.backlog import Backlog
 from enrollgate.database.holds import HoldsVersion
@@ -34,19 +34,12 @@ from enrollgate.domain.holds import (
 )
 from enrollgate.domain.planner import Action, Record, Stop
 from enrollgate.domain.policy import Policy
-from enrollgate.domain.reasons import Reason
+from enrollgate.domain.reasons import ABOUT_COOKIES, Reason
 from enrollgate.domain.run import Outcome
 from enrollgate.domain.run_event import HoldEvent
 from enrollgate.telemetry import metrics
 
 _LOG = structlog.get_logger(__name__)
-# Holds about an account's cookies file: a new file closes them.
-_ABOUT_COOKIES = {
-    Reason.COOKIES_EXPIRED.value,
-    Reason.COOKIES_MISSING.value,
-    Reason.COOKIES_UNREADABLE.value,
-    Reason.ACCESS_DENIED.value,
-}
 
 
 class Holding:
@@ -108,8 +101,8 @@ class Holding:
             elif (hold.ends_at or hold.opened_at + timedelta(seconds=self._policy.limit)) <= now:
                 if hold.kind is HoldKind.PAUSE:
                     self._close(hold, now, "its time is over")
-                elif tried := self._fail_held(hold, now):
-                    is_limited |= len(tried) >= tasks.EXPIRY_LIMIT
+                elif found := self._fail_held(hold, now):
+                    is_limited |= found >= tasks.EXPIRY_LIMIT
                 else:
                     self._close(hold, now, "ENROLLGATE_HOLD_LIMIT is over, and its tasks failed")
         if self.open or self._are_marks_due:
@@ -241,36 +234,24 @@ class Holding:
         self.open = rows.load_holds(self._database, self._installation)
 
     def _has_new_cookies(self, hold: Hold) -> bool:
-        if hold.scope is not Scope.ACCOUNT or hold.reason not in _ABOUT_COOKIES:
+        if hold.scope is not Scope.ACCOUNT or hold.reason not in ABOUT_COOKIES:
             return False
         found = self._cookies_sha256(hold.subject)
         return found is not None and found != hold.cookies_sha256
 
-    def _fail_held(self, hold: Hold, now: datetime) -> Sequence[int]:
-        """Fail tasks that were held until its end, EXPIRY_LIMIT at most. Return those tried."""
+    def _fail_held(self, hold: Hold, now: datetime) -> int:
+        """Fail tasks that were held until its end, EXPIRY_LIMIT at most. Return how many it found.
+
+        Those whose rows are locked are left to the next pass.
+        """
+
+        def fail(task: tasks.TrackedTask) -> bool:
+            installation = self._installation
+            return tasks.fail_held(
+                self._database, self._tables, task, hold, now, installation=installation
+            )
+
         found = tasks.find_held(self._database, self._tables, hold, now, limit=tasks.EXPIRY_LIMIT)
-        tried = list[int]()
-        for task in self._confinement.reachable(found, lambda task: task.task_id):
-            tried.append(task.task_id)
-            with self._confinement.confined(task.task_id):
-                try:
-                    with self._confinement.written(task.task_id):
-                        is_failed = tasks.fail_held(
-                            self._database,
-                            self._tables,
-                            task,
-                            hold,
-                            now,
-                            installation=self._installation,
-                        )
-                except RowRefused as error:
-                    until = self._confinement.set_aside_until(
-                        task.task_id, task.refusals, "database", str(error), now
-                    )
-                    set_aside.set_aside(self._database, task.task_id, until)
-                    continue
-                if is_failed:
-                    elapsed = (now - task.since).total_seconds()
-                    why = f"held too long, failed: {hold.reason}"
-                    self._log.log_closed(task.task_id, task.status, why, elapsed)
-        return tried
+        why = f"held too long, failed: {hold.reason}"
+        self._confinement.fail_each(self._database, found, fail, why, now)
+        return len(found)

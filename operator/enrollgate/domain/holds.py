@@ -18,7 +18,7 @@ from enum import StrEnum
 
 from enrollgate.domain.planner import Action, Record, Stop
 from enrollgate.domain.policy import HoldPolicy
-from enrollgate.domain.reasons import Reason
+from enrollgate.domain.reasons import Reason, explain
 from enrollgate.domain.run import Outcome, UnfinishedRun
 
 
@@ -171,7 +171,7 @@ def open_hold(
         reason=reason.value,
         opened_at=now,
         message=action.message,
-        remedy=action.remedy,
+        remedy=action.remedy or explain(reason).remedy,
         run_name=run.name,
         probe_at=now + _pause(policy, 0, reason, _retry_after(action), now),
         ends_at=now + timedelta(seconds=policy.limit),

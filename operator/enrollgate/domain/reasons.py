@@ -82,6 +82,17 @@ class Reason(StrEnum):
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
 
 
+# What another cookies file of the account may cure: it closes a hold for one of these.
+ABOUT_COOKIES = frozenset(
+    {
+        Reason.ACCESS_DENIED,
+        Reason.COOKIES_EXPIRED,
+        Reason.COOKIES_MISSING,
+        Reason.COOKIES_UNREADABLE,
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """What a reason means and what to do about it, for the person who reads it."""

@@ -7,7 +7,7 @@ is made of these transcripts: `python -m tests.explained > docs/explain.md`.
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from datetime import UTC
+from datetime import UTC, timedelta
 from pathlib import Path
 
 from sqlalchemy import insert, update
@@ -27,6 +27,7 @@ from enrollgate.domain.report import FailedItem, Report
 from enrollgate.domain.run import RunPlace
 from enrollgate.launchers.kubernetes.job_client import parse_event, parse_job, parse_pod
 from enrollgate.launchers.kubernetes.run_details import RunDetails
+from enrollgate.launchers.kubernetes.views import JobView
 from enrollgate.telemetry.logging import configure_logging
 
 PAGE = Path("docs/explain.md")
@@ -210,6 +211,49 @@ def image_pull(world: World) -> tuple[int, RunDetails | None]:
     return task, RunDetails(job=job, pods=[pod], events=[event])
 
 
+def drained(world: World) -> tuple[int, RunDetails | None]:
+    """A drain has evicted the pod, and the next one waits for a node."""
+    task, job, _ = _running_job(world)
+    why = (
+        "0/1 nodes are available: 1 node(s) were unschedulable. preemption: 0/1 nodes are "
+        "available: 1 Preemption is not helpful for scheduling."
+    )
+    unscheduled = {"type": "PodScheduled", "status": "False", "message": why}
+    status = {"phase": "Pending", "conditions": [unscheduled]}
+    created = f"{EPOCH + timedelta(seconds=95):%Y-%m-%dT%H:%M:%S}Z"
+    metadata = {"name": f"test-{task}-1-0-x7k2p", "creationTimestamp": created}
+    pod = parse_pod({"metadata": metadata, "status": status})
+    return task, RunDetails(job=job, pods=[pod])
+
+
+def node_away(world: World) -> tuple[int, RunDetails | None]:
+    """The node does not answer: its taint has evicted the pod, and nobody confirms its end."""
+    task, job, begin = _running_job(world)
+    metadata = {
+        "name": f"test-{task}-1-0-x7k2p",
+        "creationTimestamp": begin,
+        "deletionTimestamp": f"{EPOCH + timedelta(seconds=90):%Y-%m-%dT%H:%M:%S}Z",
+    }
+    worker = {"name": "worker", "state": {"running": {"startedAt": begin}}}
+    status = {"phase": "Running", "containerStatuses": [worker]}
+    pod = parse_pod({"metadata": metadata, "status": status})
+    return task, RunDetails(job=job, pods=[pod])
+
+
+def _running_job(world: World) -> tuple[int, JobView, str]:
+    """Return a task whose worker has reported, its Job, and when that was created."""
+    world.launcher.place = _CLUSTER
+    task = world.add("enrolled", EMAIL)
+    world.reconcile()
+    world.clock.advance(95)
+    report_progress(world, task)
+    world.clock.advance(35)
+    begin = f"{EPOCH:%Y-%m-%dT%H:%M:%S}Z"
+    metadata = {"name": f"test-{task}-1", "uid": "1", "creationTimestamp": begin}
+    job = {"metadata": metadata, "status": {"active": 1, "startTime": begin}}
+    return task, parse_job(job), begin
+
+
 def timed_out(world: World) -> tuple[int, RunDetails | None]:
     task = world.add("processing", EMAIL)
     world.reconcile()
@@ -291,6 +335,8 @@ SITUATIONS: Mapping[str, Situation] = {
     "Paused by a person": paused,
     "Cancelled by a person": cancelled,
     "Starting: the image cannot be pulled": image_pull,
+    "Starting again: its node was drained": drained,
+    "Running, but its node is away": node_away,
     "Failed: enrollment timeout": timed_out,
     "A status that was never seen otherwise": unknown_status,
     "Failed: an unexpected status": unexpected_status,

@@ -68,21 +68,32 @@ def explain(text: str, *, as_json: bool) -> None:
 
 
 def refine(diagnosis: Diagnosis, cluster: "RunDetails", now: datetime) -> Diagnosis:
-    """Say what a run that has not reported yet waits for, as far as its pod shows it."""
-    if diagnosis.state != "starting" or cluster.job is None:
+    """Say what a live run waits for, as far as its Job and its pods show it."""
+    if diagnosis.state not in ("starting", "running") or cluster.job is None:
         return diagnosis
     from enrollgate.launchers.kubernetes.diagnosis import explain_not_started
 
-    started = [pod for pod in cluster.pods if pod.has_started and not pod.is_finished]
-    if started:
-        return Diagnosis("running", f"Its worker runs in pod {started[-1].name}.", "Nothing.")
-    current = [pod.created for pod in cluster.pods if not pod.is_finished]
-    waited = int((now - max([cluster.job.created, *current])).total_seconds())
+    current = [pod for pod in cluster.pods if not pod.is_finished]
+    started = next((pod for pod in reversed(current) if pod.has_started), None)
+    if started is not None and started.delete_by is not None and started.delete_by < now:
+        return Diagnosis(
+            "running, but its node is away",
+            f"Pod {started.name} should have ended by {instant(started.delete_by)} (UTC), and its "
+            "node has not confirmed it. So it may still run, and the Job starts no other pod.",
+            "Bring the node back: then the run goes on by itself. If you know that the pod does "
+            f"not run any more, remove it: `kubectl delete pod {started.name} --force`.",
+        )
+    if started is not None:
+        why = f"Its worker runs in pod {started.name}."
+        is_known = diagnosis.state == "running"
+        return diagnosis if is_known else Diagnosis("running", why, "Nothing.")
+    since_when = max([cluster.job.created, *(pod.created for pod in current)])
+    waited = int((now - since_when).total_seconds())
     report = explain_not_started(cluster.job, cluster.pods, cluster.events, now, max(0, waited - 1))
     if report is None or report.reason is None:
         return diagnosis
     why = (
-        f"{report.reason}: {report.message}. If that lasts, the task fails after "
+        f"{report.reason}: {report.message.rstrip('.')}. If that lasts, the task fails after "
         "ENROLLGATE_KUBERNETES__START_TIMEOUT."
     )
     return Diagnosis("starting", why, explain_reason(report.reason).remedy)

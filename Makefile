@@ -3,6 +3,8 @@
 BIN := .venv/bin
 # Most tests wait for servers, clocks and processes most of the time: three run at once on two cores.
 PYTEST := $(BIN)/pytest -n 3 --dist loadfile
+# These wait for kubelet, scheduler and timeouts. The last ones need the node alone, and wait for all others.
+NODE_TESTS := $(BIN)/pytest -n 4 --dist load --maxschedchunk 1 --timeout 1800 tests/node tests/cluster/test_harness.py
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,8 +34,8 @@ test-quick: setup tools ## Run the quick tests (under 3 minutes), and list what 
 test-cluster: setup databases control-plane ## Run the tests on a real Kubernetes control plane
 	@$(BIN)/pytest tests/cluster
 
-test-node: setup databases tools ## Run the tests on a real node: kubelet, containerd and our own image (as root; builds Kubernetes once)
-	@scripts/real-node $(BIN)/pytest tests/node
+test-node: setup databases webservers tools ## Run the tests on a real node: kubelet, containerd and our own image (as root; builds Kubernetes once)
+	@scripts/real-node $(NODE_TESTS)
 
 chaos: setup databases ## Run 200 tasks while everything is killed, frozen and refused at random
 	@ENROLLGATE_CHAOS_TASKS=$${ENROLLGATE_CHAOS_TASKS:-200} \

@@ -1,40 +1,37 @@
 """One real node for all tests; for each test a namespace, a database, a volume and a course."""
 
+import fcntl
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cluster.control_plane import Cluster, ControlPlaneAbsent
+from tests.cluster.control_plane import Cluster
 from tests.conftest import absent
-from tests.databases import Server, ServerAbsent, start_mariadb
 from tests.faulty_site import FaultySite, Lecture
 from tests.media import lecture
 from tests.node.installation import Installation, installed
-from tests.node.node import ADDRESS, find_parts, running_node
+from tests.node.node import ADDRESS, find_parts
 
 
 @pytest.fixture(scope="session")
-def node() -> Iterator[Cluster]:
+def node() -> Cluster:
+    """The node that `scripts/real-node` has started. All test processes share it."""
     parts = find_parts()
     if parts is None:
         absent("a real node", "make test-node (it needs root on Linux)")
-    try:
-        with running_node(*parts) as cluster:
-            yield cluster
-    except ControlPlaneAbsent as error:
-        absent("kube-apiserver", str(error))
+    *_, folder = parts
+    return Cluster(Path(os.environ["ENROLLGATE_TEST_KUBECONFIG"]), None, folder)
 
 
-@pytest.fixture(scope="session")
-def mariadb(node: Cluster) -> Iterator[Server]:
-    """A server that pods reach."""
-    try:
-        server = start_mariadb(node.folder / "mariadb")
-    except ServerAbsent as error:
-        absent("MariaDB", str(error))
-    yield server
-    server.kill()
+@pytest.fixture
+def turn(request: pytest.FixtureRequest, node: Cluster) -> Iterator[None]:
+    """Let tests share the node, except one that is marked `whole_node`: it has it alone."""
+    is_alone = request.node.get_closest_marker("whole_node") is not None
+    with (node.folder / "turn").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH)
+        yield
 
 
 @pytest.fixture
@@ -49,13 +46,18 @@ def site() -> Iterator[FaultySite]:
 
 @pytest.fixture
 def install(
-    node: Cluster, mariadb: Server, site: FaultySite, tmp_path: Path
+    turn: None, node: Cluster, mariadb_server_url: str, site: FaultySite, tmp_path: Path
 ) -> Iterator[Callable[..., Installation]]:
-    """Install the chart with these values on top of those that every test needs."""
+    """Install the chart with these values on top of those that every test needs.
+
+    `prepare` creates what else is in the namespace before that.
+    """
     opened = []
 
-    def make(**values: Any) -> Installation:
-        manager = installed(node, mariadb, site.host, tmp_path, values)
+    def make(
+        prepare: Callable[[str], None] = lambda _namespace: None, **values: Any
+    ) -> Installation:
+        manager = installed(node, mariadb_server_url, site.host, tmp_path, values, prepare)
         opened.append(manager)
         return manager.__enter__()
 

@@ -1,8 +1,11 @@
 """One installation of the chart on the node: values in; rows, runs, Jobs and pods out."""
 
 import json
+import os
+import subprocess
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +16,6 @@ from sqlalchemy import Connection, make_url, text
 from tests.chart.rendering import merged
 from tests.cluster.chart import CHART, helm, kubectl
 from tests.cluster.control_plane import Cluster
-from tests.databases import Server
 from tests.databases.schema import create_tasks_table
 from tests.databases.server import execute, fresh_database
 from tests.node.images import IMAGE
@@ -22,6 +24,7 @@ from tests.node.node import ADDRESS, NODE
 from enrollgate.database import Database, open_database
 
 RELEASE = "enrollgate"
+_STATUSES = "SELECT id, status FROM download_tasks"
 Json = dict[str, Any]
 
 
@@ -31,6 +34,8 @@ class Installation:
 
     cluster: Cluster
     namespace: str
+    # Of the database, as its administrator.
+    url: str
     database: Database
     courses: Path
     values: Path
@@ -59,13 +64,33 @@ class Installation:
 
         return self.database.run_in_transaction(run)
 
-    def enroll(self, url: str) -> None:
-        """Write a row as Node.js does."""
+    def enroll(self, url: str, status: str = "enrolled", email: str = "ada@example.com") -> None:
+        """Write a row as Node.js does. The first one is task 1."""
         self.sql(
-            "INSERT INTO download_tasks (status, email, course_url) "
-            "VALUES ('enrolled', 'ada@example.com', :url)",
+            "INSERT INTO download_tasks (status, email, course_url) VALUES (:status, :email, :url)",
+            status=status,
+            email=email,
             url=url,
         )
+
+    def statuses(self) -> dict[int, str]:
+        """Return the status of each task."""
+        return {int(task): str(status) for task, status in self.sql(_STATUSES)}
+
+    def explain(self, task: int = 1) -> str:
+        """Return what `enrollgate explain` shows on this machine, with its lines joined."""
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "KUBECONFIG": str(self.cluster.kubeconfig),
+            "ENROLLGATE_DATABASE_URL": self.url,
+            "ENROLLGATE_INSTALLATION": RELEASE,
+            "ENROLLGATE_DESTINATION": "directory:/courses",
+        }
+        command = [sys.executable, "-m", "enrollgate", "explain", str(task)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return " ".join(done.stdout.split())
 
     def wait_for(self, condition: Any, what: str, timeout: float = 300) -> None:
         try:
@@ -75,10 +100,9 @@ class Installation:
 
     def wait_until_final(self) -> str:
         """Wait until the only row is final, and return its status."""
-        final = ([("completed",)], [("failed",)])
-        status = "SELECT status FROM download_tasks"
-        self.wait_for(lambda: self.sql(status) in final, "the row is final")
-        return str(self.sql(status)[0][0])
+        final = ({1: "completed"}, {1: "failed"})
+        self.wait_for(lambda: self.statuses() in final, "the row is final")
+        return self.statuses()[1]
 
     def runs(self) -> list[tuple[Any, ...]]:
         """Return outcome, reason and message of each run, as Node.js may read them."""
@@ -120,21 +144,28 @@ class Installation:
 
 @contextmanager
 def installed(
-    cluster: Cluster, mariadb: Server, host: str, folder: Path, values: Json
+    cluster: Cluster,
+    server_url: str,
+    host: str,
+    folder: Path,
+    values: Json,
+    prepare: Callable[[str], None],
 ) -> Iterator[Installation]:
     """Install the chart in a fresh namespace, with a database and a volume of its own."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     courses = cluster.folder / "courses" / name
     courses.mkdir(parents=True)
     with (
-        fresh_database(mariadb.url("mysql")) as url,
+        fresh_database(server_url) as url,
         cluster.namespace(name) as namespace,
         closing(open_database(make_url(url))) as database,
     ):
-        installation = Installation(cluster, namespace, database, courses, folder / "values.yaml")
+        values_file = folder / "values.yaml"
+        installation = Installation(cluster, namespace, url, database, courses, values_file)
         installation.sql(create_tasks_table(is_sqlite=False))
         cluster.secret(namespace, "database", url=_account(url))
         _create_volume(cluster, namespace, courses)
+        prepare(namespace)
         required = {
             "image": {"repository": IMAGE.partition(":")[0], "tag": IMAGE.partition(":")[2]},
             "database": {"existingSecret": "database"},
@@ -145,13 +176,16 @@ def installed(
             "maxAttempts": 1,
             "startTimeout": "20s",
             "worker": {"resources": {"requests": {"cpu": "10m", "memory": "64Mi"}}},
-            "operator": {"resources": {"requests": {"cpu": "10m", "memory": "64Mi"}}},
+            "operator": {
+                "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}},
+                "startupProbe": {"periodSeconds": 1, "failureThreshold": 120},
+                "readinessProbe": {"periodSeconds": 1},
+            },
         }
         installation.values.write_text(yaml.safe_dump(merged(required, values)))
         arguments = ("-f", str(installation.values), "--wait", "--timeout", "5m")
         installation.helm("install", RELEASE, str(CHART), *arguments)
         yield installation
-        installation.helm("uninstall", RELEASE)
 
 
 def _account(url: str) -> str:
@@ -189,6 +223,12 @@ def _create_volume(cluster: Cluster, namespace: str, courses: Path) -> None:
     }
     cluster.create("/api/v1/persistentvolumes", volume)
     cluster.create(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims", claim)
+
+
+def job_template(**container: Any) -> Json:
+    """Build the values that change the worker's container."""
+    worker = {"name": "worker", **container}
+    return {"worker": {"jobTemplate": {"spec": {"template": {"spec": {"containers": [worker]}}}}}}
 
 
 def reports(installation: Installation) -> list[Json]:

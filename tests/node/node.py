@@ -20,8 +20,9 @@ from tests.node.images import PAUSE_IMAGE
 NODE = "node-1"
 # The node's address, by which pods reach what listens on 127.0.0.1 here.
 ADDRESS = "10.77.0.1"
-_SOCKET = Path("/run/containerd/containerd.sock")
-_NAMESPACE = "k8s.io"
+SOCKET = Path("/run/containerd/containerd.sock")
+# The kubelet's namespace in containerd.
+NAMESPACE = "k8s.io"
 
 
 def find_parts() -> tuple[Path, Path, Path] | None:
@@ -44,7 +45,7 @@ def running_node(programs: Path, images: Path, folder: Path) -> Iterator[Cluster
         _forward_service(plane)
         _start_containerd(plane, folder)
         for archive in sorted(images.glob("*.tar")):
-            _run("ctr", "-a", str(_SOCKET), "-n", _NAMESPACE, "images", "import", str(archive))
+            run("ctr", "-a", str(SOCKET), "-n", NAMESPACE, "images", "import", str(archive))
         _start_kubelet(plane, programs, kubeconfig, folder)
         plane.run_beside(
             programs / "kube-scheduler",
@@ -70,7 +71,7 @@ def _forward_service(plane: ControlPlane) -> None:
     for chain in ("PREROUTING", "OUTPUT"):
         to = ("-d", f"{SERVICE_ADDRESS}/32", "-p", "tcp", "--dport", "443")
         target = f"127.0.0.1:{plane.api_port}"
-        _run("iptables", "-t", "nat", "-A", chain, *to, "-j", "DNAT", "--to-destination", target)
+        run("iptables", "-t", "nat", "-A", chain, *to, "-j", "DNAT", "--to-destination", target)
 
 
 def _start_containerd(plane: ControlPlane, folder: Path) -> None:
@@ -100,7 +101,7 @@ version = 2
 root = "{folder}/containerd"
 state = "/run/containerd"
 [grpc]
-  address = "{_SOCKET}"
+  address = "{SOCKET}"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{PAUSE_IMAGE}"
   disable_apparmor = true
@@ -117,7 +118,7 @@ state = "/run/containerd"
     plane.run_beside(Path("/usr/bin/containerd"), "-c", str(config))
     deadline = time.monotonic() + 60
     while subprocess.run(
-        ["ctr", "-a", str(_SOCKET), "version"], capture_output=True, check=False
+        ["ctr", "-a", str(SOCKET), "version"], capture_output=True, check=False
     ).returncode:
         assert time.monotonic() < deadline, (plane.folder / "containerd.log").read_text()[-3000:]
         time.sleep(0.2)
@@ -130,7 +131,7 @@ def _start_kubelet(plane: ControlPlane, programs: Path, kubeconfig: Path, folder
         "failCgroupV1": False,
         "failSwapOn": False,
         "cgroupDriver": "cgroupfs",
-        "containerRuntimeEndpoint": f"unix://{_SOCKET}",
+        "containerRuntimeEndpoint": f"unix://{SOCKET}",
         "podLogsDir": str(folder / "logs"),
         "address": ADDRESS,
         "readOnlyPort": 0,
@@ -168,6 +169,7 @@ def _start_kubelet(plane: ControlPlane, programs: Path, kubeconfig: Path, folder
     )  # fmt: skip
 
 
-def _run(*command: str) -> None:
+def run(*command: str) -> None:
+    """Run a program that must succeed."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}: {done.stderr}"

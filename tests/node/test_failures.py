@@ -6,18 +6,13 @@ from typing import Any
 import pytest
 from tests.faulty_site import FaultySite, Lecture
 from tests.media import lecture
+from tests.node.faults import mount_disk
 from tests.node.images import OTHER_IMAGE
-from tests.node.installation import Installation, reports
+from tests.node.installation import Installation, job_template, reports
 
 from enrollgate.domain.reasons import EXIT_RETRYABLE
 
 Install = Callable[..., Installation]
-
-
-def job_template(**container: Any) -> dict[str, Any]:
-    """Build the values that change the worker's container."""
-    worker = {"name": "worker", **container}
-    return {"worker": {"jobTemplate": {"spec": {"template": {"spec": {"containers": [worker]}}}}}}
 
 
 def variable_from_secret(name: str, key: str) -> dict[str, Any]:
@@ -87,12 +82,13 @@ def variable_from_secret(name: str, key: str) -> dict[str, Any]:
 def test_a_worker_that_cannot_run_is_explained(
     install: Install, site: FaultySite, values: dict[str, Any], reason: str, words: str
 ) -> None:
-    installation = install(**values)
+    installation = install(startTimeout="10s", **values)
     installation.enroll(f"{site.url}/feed")
 
     found, message = installation.failed_run()
 
     assert found == reason and words in message, (found, message)
+    assert f"{reason}: " in installation.explain()
 
 
 def test_a_worker_that_fills_its_scratch_volume_is_evicted(
@@ -110,6 +106,47 @@ def test_a_worker_that_fills_its_scratch_volume_is_evicted(
     assert 'EmptyDir volume "scratch" exceeds the limit "20971520"' in message
     (report,) = reports(installation)
     assert report["reason"] == "Evicted"
+
+
+def test_a_full_volume_is_named_and_keeps_what_is_delivered(
+    install: Install, site: FaultySite
+) -> None:
+    installation = install()
+    mount_disk(installation.courses, "500k")  # two of the three lectures
+    installation.enroll(f"{site.url}/feed")
+
+    reason, message = installation.failed_run()
+
+    assert reason == "DiskFull" and "No space left on device" in message, message
+    assert "at the destination" in message, message
+    (report,) = reports(installation)
+    files = list(installation.courses.rglob("*.mp4"))
+    assert report["items_delivered"] == len(files) == 2
+    assert {path.read_bytes() for path in files} <= {each.content for each in site.lectures}
+
+
+def test_a_volume_that_is_mounted_read_only_is_named(install: Install, site: FaultySite) -> None:
+    claim = {"claimName": "courses", "readOnly": True}
+    volumes = [{"name": "destination", "persistentVolumeClaim": claim}]
+    pod = {"volumes": volumes}
+    installation = install(worker={"jobTemplate": {"spec": {"template": {"spec": pod}}}})
+    installation.enroll(f"{site.url}/feed")
+
+    reason, message = installation.failed_run()
+
+    assert reason == "DestinationAuth" and "Read-only file system" in message, message
+
+
+def test_a_volume_that_the_worker_may_not_write_is_named(
+    install: Install, site: FaultySite
+) -> None:
+    """Such as an NFS export: the kubelet does not change its owner."""
+    installation = install(podSecurityContext={"fsGroup": None})
+    installation.enroll(f"{site.url}/feed")
+
+    reason, message = installation.failed_run()
+
+    assert reason == "DestinationAuth" and "Permission denied" in message, message
 
 
 def test_a_run_that_takes_too_long_is_stopped(install: Install, site: FaultySite) -> None:

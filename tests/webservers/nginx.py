@@ -152,9 +152,14 @@ _CONFIG = (
 
 
 @contextmanager
-def start_nginx(folder: Path, *, http2: bool = False) -> Iterator[WebServer]:
-    """Run nginx for this block. Its files and logs are below `folder`."""
-    authority, port, origin = Authority(folder), free_port(), free_port()
+def start_nginx(
+    folder: Path, *, http2: bool = False, authority: Authority | None = None
+) -> Iterator[WebServer]:
+    """Run nginx for this block. Its files and logs are below `folder`.
+
+    `authority` signs its certificate; without one, it gets an authority of its own.
+    """
+    authority, port, origin = authority or Authority(folder), free_port(), free_port()
     pair = authority.server(names=(NAME,))
     root = folder / "root"
     files = CourseFiles(root, f"https://{NAME}:{port}")

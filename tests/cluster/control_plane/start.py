@@ -114,6 +114,8 @@ class ControlPlane:
             "--leader-elect=false", "--secure-port", "0",
             "--kube-api-qps", "2000", "--kube-api-burst", "4000", "--concurrent-job-syncs", "20",
             "--terminated-pod-gc-threshold", "50000",
+            # A node renews its Lease every 10 s.
+            *(("--node-monitor-grace-period", "25s") if self.has_node else ()),
         )  # fmt: skip
 
     def stop(self, program: str) -> None:

@@ -24,7 +24,8 @@ files of the first course stay where they are.
 
 `directory:/path`: one folder for each course, with a `manifest.json` that lists its files. If the
 scratch folder is on the same file system, a verified file is linked there, else it is copied. What
-a download command wrote is always copied.
+a download command wrote is always copied. If its disk or quota is full, a task fails with
+`DestinationQuota`, and the others wait [on hold](holds.md) until there is room.
 
 ## Google Drive
 

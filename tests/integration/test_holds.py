@@ -12,6 +12,7 @@ from tests.world import World
 
 from enrollgate.control.reconciler import Reconciler
 from enrollgate.domain.account import account_sha256
+from enrollgate.domain.holds import SCOPES
 from enrollgate.domain.observation import Phase
 from enrollgate.domain.policy import HoldPolicy, Policy
 from enrollgate.domain.reasons import Reason
@@ -91,6 +92,26 @@ def test_failure_that_speaks_for_others_holds_them_and_fails_only_its_task(
     assert {world.status(task) for task in others} == {"enrolled"}
 
 
+@pytest.mark.parametrize("reason", SCOPES)
+def test_held_task_names_a_remedy_that_fits_it(world: World, reason: Reason) -> None:
+    first = [world.add("enrolled") for _ in range(HOLDS.threshold)]
+    world.reconcile()
+    held = world.add("enrolled")
+    for task in first:
+        world.launcher.fail(f"test-{task}-1", reason)
+    for _ in range(2):
+        world.reconcile()
+    with world.database.autocommit() as connection:
+        (remedy,) = connection.execute(
+            text(
+                "SELECT remedy FROM enrollgate_holds JOIN enrollgate_tasks ON hold_id = id "
+                "WHERE task_id = :task"
+            ),
+            {"task": held},
+        ).one()
+    assert remedy and "set `enrolled`" not in remedy, remedy
+
+
 def test_another_account_is_not_held(world: World) -> None:
     first = world.add("enrolled", ADA)
     world.reconcile()
@@ -109,6 +130,7 @@ def test_another_account_is_not_held(world: World) -> None:
         (Reason.BOT_CHECK, "host"),
         (Reason.SITE_ERROR, "host"),
         (Reason.NETWORK_ERROR, "host"),
+        (Reason.DISK_FULL, "installation"),
     ],
 )
 @pytest.mark.parametrize("at_once", [False, True])
@@ -378,6 +400,24 @@ def test_pause_of_a_host_holds_each_spelling_of_it(world: World) -> None:
     ]
     world.reconcile()
     assert world.launcher.live == [f"test-{task}-1" for task in free]
+
+
+@pytest.mark.parametrize("subject", ["xn--krs-hoa.example.com", "kürs.example.com"])
+def test_pause_of_a_host_in_letters_holds_both_spellings(world: World, subject: str) -> None:
+    world.reconcile()
+    world.sql(
+        "INSERT INTO enrollgate_holds (installation, scope, subject, opened_by) "
+        "VALUES ('test', 'host', :subject, 'a test')",
+        subject=subject,
+    )
+    for url in ("https://kürs.example.com/a", "https://xn--krs-hoa.example.com/a"):
+        world.add("enrolled", ADA, url)
+    free = world.add("enrolled", ADA, "https://kurs.example.com/a")
+    for _ in range(2):
+        world.look()
+        world.reconcile()
+    assert world.launcher.live == [f"test-{free}-1"]
+    assert world.scalar("SELECT count(*) FROM enrollgate_tasks WHERE hold_id IS NOT NULL") == 2
 
 
 def test_expired_account_costs_one_task_and_delays_no_other(world: World) -> None:

@@ -167,6 +167,19 @@ def test_task_on_hold_says_why_and_until_when(world: World) -> None:
     assert seen(world, held, "state") == ("running",)
 
 
+def test_task_that_is_paused_by_sql_says_what_to_do(world: World) -> None:
+    world.sql(
+        "INSERT INTO enrollgate_holds (installation, scope, opened_by, message) "
+        "VALUES ('test', 'installation', 'admin page', 'a move')"
+    )
+    task = world.add("enrolled")
+    for _ in range(2):
+        world.operator.reconcile()
+    found = seen(world, task, "state", "reason", "message", "remedy")
+    remedy = "Nothing: it goes on when the pause ends, or when a person ends it."
+    assert found == ("held", "Paused", "a move", remedy)
+
+
 def test_task_behind_held_ones_is_first_in_the_queue(world: World) -> None:
     hold_account(world)
     for _ in range(3):

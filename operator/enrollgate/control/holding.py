@@ -29,6 +29,7 @@ from enrollgate.domain.holds import (
     count_in_a_row,
     failure,
     find_hold,
+    find_subject,
     keep_enrolled,
     open_hold,
 )
@@ -188,17 +189,14 @@ class Holding:
         self, action: Record | Stop, reason: Reason, failed: list[tuple[Record | Stop, Ended]]
     ) -> int:
         """Return how many tasks of the scope failed so in a row: in this pass, and before it."""
-        scope, run = SCOPES[reason], action.run
-        subject = run.account if scope is Scope.ACCOUNT else run.course_host
-        if not subject:
+        scope, task_id = SCOPES[reason], action.run.task_id
+        if (subject := find_subject(scope, action.run)) is None:
             return 0
         in_pass = [
-            ended
-            for other, ended in reversed(failed)
-            if subject in (other.run.account, other.run.course_host)
+            ended for other, ended in reversed(failed) if find_subject(scope, other.run) == subject
         ]
         earlier = rows.last_ended(self._database, scope, subject, self._installation)
-        return count_in_a_row([*in_pass, *earlier], reason, run.task_id)
+        return count_in_a_row([*in_pass, *earlier], reason, task_id)
 
     def _change(self, before: Hold, after: Hold, now: datetime) -> None:
         """Write what a hold allows from now on; close it if that is enough."""

@@ -39,6 +39,7 @@ from enrollgate.database.tables import (
     tracked_tasks,
 )
 from enrollgate.domain.holds import Ended, Hold, HoldKind, Scope
+from enrollgate.domain.hosts import host_spellings
 from enrollgate.domain.queue import LiveRuns, RunLimits
 from enrollgate.domain.run import Outcome, RunState
 
@@ -155,17 +156,19 @@ def _unchanged(hold: Hold) -> tuple[ColumnElement[bool], ...]:
     )
 
 
-def last_ended(database: Database, hold: Scope, subject: str, installation: str) -> list[Ended]:
-    """Return how the last runs of an account or a host ended, the last one first."""
-    column = runs.c.account if hold is Scope.ACCOUNT else runs.c.course_host
+def last_ended(database: Database, scope: Scope, subject: str, installation: str) -> list[Ended]:
+    """Return how the last runs of a scope ended, the last one first."""
+    # By the instant that an index serves.
+    has_subject = scope in (Scope.ACCOUNT, Scope.HOST)
+    ended_at = runs.c.recorded_at if has_subject else runs.c.finished_at
     statement = (
         select(runs.c.task_id, runs.c.outcome, runs.c.reason)
         .where(
-            column == subject,
+            is_in_scope(scope, subject, runs.c.account, runs.c.course_host),
             runs.c.installation == installation,
             runs.c.state == RunState.FINISHED.value,
         )
-        .order_by(runs.c.recorded_at.desc(), runs.c.id.desc())
+        .order_by(ended_at.desc(), runs.c.id.desc())
         .limit(LOOK_BACK)
     )
     with database.autocommit() as connection:
@@ -222,7 +225,7 @@ def is_in_scope(
     """
     if scope is Scope.ACCOUNT:
         return account == subject
-    return host == subject if scope is Scope.HOST else true()
+    return host.in_(host_spellings(subject)) if scope is Scope.HOST else true()
 
 
 def is_task_held(tables: Tables, hold: Hold) -> ColumnElement[bool]:

@@ -47,11 +47,14 @@ from enrollgate.database.tables import (
     runs,
     tracked_tasks,
 )
+from enrollgate.domain.holds import HoldKind
 from enrollgate.domain.run import Outcome, RunState
 
 VIEW = "enrollgate_task_status"
 # A task with this many tasks ahead of it, or more, has no position: to count them would be slow.
 POSITION_LIMIT = 10_000
+# What to do about a pause.
+_PAUSE_REMEDY = "Nothing: it goes on when the pause ends, or when a person ends it."
 
 # The view as the queries for people read it.
 task_status = Table(
@@ -228,7 +231,11 @@ def _states(tables: Tables, run: FromClause, hold: FromClause) -> dict[str, Colu
         "current_item": case((is_active, run.c.current_item)),
         "reason": case((is_on_hold, hold.c.reason), else_=run.c.reason),
         "message": case((is_held, refusal), (is_on_hold, hold.c.message), else_=run.c.message),
-        "remedy": case((is_on_hold, hold.c.remedy), else_=run.c.remedy),
+        "remedy": case(
+            (is_on_hold & (hold.c.kind == HoldKind.PAUSE.value), literal(_PAUSE_REMEDY)),
+            (is_on_hold, hold.c.remedy),
+            else_=run.c.remedy,
+        ),
         "hold_id": case((is_on_hold, hold.c.id)),
         "hold_scope": case((is_on_hold, hold.c.scope)),
         "hold_probe_at": case((is_on_hold, hold.c.probe_at)),

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from enrollgate.domain.hosts import host_spellings
 from enrollgate.domain.planner import Action, Record, Stop
 from enrollgate.domain.policy import HoldPolicy
 from enrollgate.domain.reasons import Reason, explain
@@ -40,6 +41,8 @@ class HoldKind(StrEnum):
 
 # The reason of a pause.
 PAUSED = "Paused"
+# How a remedy ends that tells what to do with a failed task.
+_SET_BACK = " Then set `enrolled` again."
 # What each reason speaks for.
 SCOPES = {
     Reason.COOKIES_EXPIRED: Scope.ACCOUNT,
@@ -56,6 +59,7 @@ SCOPES = {
     Reason.DESTINATION_RATE_LIMITED: Scope.DESTINATION,
     Reason.IMAGE_PULL_BACK_OFF: Scope.INSTALLATION,
     Reason.CREATE_CONTAINER_CONFIG_ERROR: Scope.INSTALLATION,
+    Reason.DISK_FULL: Scope.INSTALLATION,
 }
 # These may also concern one course alone: several tasks in a row must fail so.
 REPEATED = frozenset(
@@ -65,6 +69,7 @@ REPEATED = frozenset(
         Reason.BOT_CHECK,
         Reason.SITE_ERROR,
         Reason.NETWORK_ERROR,
+        Reason.DISK_FULL,
     }
 )
 
@@ -103,7 +108,7 @@ class Hold:
         """Return whether a run of this account and this course's host is in the scope."""
         if self.scope is Scope.ACCOUNT:
             return account == self.subject
-        return self.scope is not Scope.HOST or host == self.subject
+        return self.scope is not Scope.HOST or host in host_spellings(self.subject)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,16 @@ class Ended:
     task_id: int
     outcome: Outcome | None
     reason: str | None
+
+
+def find_subject(scope: Scope, run: UnfinishedRun) -> str | None:
+    """Return the subject of a hold of this scope that covers the run; None if it has none."""
+    match scope:
+        case Scope.ACCOUNT:
+            return run.account or None
+        case Scope.HOST:
+            return run.course_host or None
+    return ""
 
 
 def count_in_a_row(ended: Iterable[Ended], reason: Reason, task_id: int) -> int:
@@ -161,8 +176,7 @@ def open_hold(
     if reason in REPEATED and in_a_row < policy.threshold:
         return None
     scope = SCOPES[reason]
-    subject = {Scope.ACCOUNT: run.account, Scope.HOST: run.course_host}.get(scope, "")
-    if subject is None:
+    if (subject := find_subject(scope, run)) is None:
         return None
     return Hold(
         kind=HoldKind.HOLD,
@@ -171,7 +185,8 @@ def open_hold(
         reason=reason.value,
         opened_at=now,
         message=action.message,
-        remedy=action.remedy or explain(reason).remedy,
+        # The tasks that read it here are `enrolled` still.
+        remedy=(action.remedy or explain(reason).remedy).removesuffix(_SET_BACK),
         run_name=run.name,
         probe_at=now + _pause(policy, 0, reason, _retry_after(action), now),
         ends_at=now + timedelta(seconds=policy.limit),

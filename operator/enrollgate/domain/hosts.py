@@ -11,6 +11,7 @@ import contextlib
 import ipaddress
 import re
 import socket
+from functools import lru_cache
 from urllib.parse import SplitResult, urlsplit
 
 from enrollgate.domain.reasons import Failure, Reason
@@ -128,6 +129,20 @@ def normal_host(host: str) -> str:
             host = host.encode("idna").decode()
     address = parse_address(host)
     return str(address) if address is not None else host
+
+
+@lru_cache(maxsize=1000)
+def host_spellings(host: str) -> tuple[str, ...]:
+    """Return a normal host as it is, as `xn--...`, and in the letters of its language.
+
+    MySQL computes the host of a row, and cannot turn one spelling into the other.
+    """
+    found = {host: None}
+    with contextlib.suppress(UnicodeError):
+        found[host.encode("idna").decode()] = None
+    with contextlib.suppress(UnicodeError):
+        found[host.encode().decode("idna")] = None
+    return tuple(found)
 
 
 def parse_address(host: str) -> Address | None:

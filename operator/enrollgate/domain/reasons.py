@@ -243,7 +243,7 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         False,
     ),
     Reason.DESTINATION_QUOTA: Explanation(
-        "The destination has no space left for this account.",
+        "The destination is full: the Google account, the shared drive, or the directory's disk.",
         "Free some space or raise the quota.",
         False,
     ),
@@ -265,7 +265,7 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.DESTINATION_RATE_LIMITED: Explanation(
         "The destination accepts no more for now: too many requests, or the daily limit.",
-        "Set the task to `enrolled` again tomorrow, or lower ENROLLGATE_MAX_CONCURRENT_RUNS.",
+        "Wait until tomorrow, or lower ENROLLGATE_MAX_CONCURRENT_RUNS. Then set `enrolled` again.",
         False,
     ),
     Reason.CORRUPT_UPLOAD: Explanation(
@@ -274,7 +274,7 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         True,
     ),
     Reason.DISK_FULL: Explanation(
-        "The disk of the scratch files or of the destination is full.",
+        "The disk of the scratch files is full, or a file is larger than its file system allows.",
         "Free some space. Then set `enrolled` again.",
         True,
     ),

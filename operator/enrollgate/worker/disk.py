@@ -9,7 +9,7 @@ from pathlib import Path
 
 from enrollgate.domain.reasons import Failure, Reason
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
@@ -19,13 +19,17 @@ def scratch_failure(error: OSError) -> Failure:
         folder = "the scratch folder (in ENROLLGATE_WORK_DIR; in a pod /scratch)"
         message = f"{folder} cannot be used: {_describe(error)}"
         return Failure(Reason.CONFIGURATION_ERROR, message)
-    reason = Reason.DISK_FULL if error.errno in _FULL else Reason.WORKER_CRASHED
+    is_full = error.errno in _NO_SPACE | {errno.EFBIG}
+    reason = Reason.DISK_FULL if is_full else Reason.WORKER_CRASHED
     return Failure(reason, f"in the scratch folder: {_describe(error)}")
 
 
 def destination_failure(error: OSError) -> Failure:
     """Build the failure for a file at the destination that cannot be read or written."""
-    if error.errno in _FULL:
+    if error.errno in _NO_SPACE:
+        # Every further file meets it, of every task: so the destination is held.
+        reason = Reason.DESTINATION_QUOTA
+    elif error.errno == errno.EFBIG:
         reason = Reason.DISK_FULL
     elif error.errno == errno.ENOTDIR:
         reason = Reason.DESTINATION_NOT_FOUND

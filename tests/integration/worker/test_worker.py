@@ -424,7 +424,7 @@ def test_a_full_disk_is_the_reason_and_the_next_attempt_resumes(
     try:
         report = run(order_for(site, tmp_path, destination=f"directory:{small}"))
         assert (report.reason, report.message) == (
-            Reason.DISK_FULL,
+            Reason.DESTINATION_QUOTA,
             "at the destination: No space left on device",
         )
         assert 1 <= report.items_delivered < 4

@@ -183,8 +183,13 @@ def _hold_checks(*, is_sqlite: bool) -> list[sa.CheckConstraint]:
     checks = {
         "kind": "kind IN ('hold', 'pause')",
         "scope": "scope IN ('account', 'host', 'destination', 'installation')",
-        "account_is_sha256": "scope <> 'account' OR LENGTH(subject) = 64",
-        "host_is_name": "scope <> 'host' OR (subject <> '' AND subject NOT LIKE '%/%')",
+        # A subject is compared as it is, with what is computed from the row.
+        "account_is_sha256": "scope <> 'account' OR (LENGTH(subject) = 64 AND "
+        "subject = LOWER(subject))",
+        # One colon is that of a port; an IPv6 address has more.
+        "host_is_name": "scope <> 'host' OR (subject <> '' AND subject = LOWER(subject) AND "
+        "subject NOT LIKE '%/%' AND subject NOT LIKE '% %' AND subject NOT LIKE '%.' AND "
+        "LENGTH(subject) - LENGTH(REPLACE(subject, ':', '')) <> 1)",
         "all_is_empty": "scope IN ('account', 'host') OR subject = ''",
     }
     if is_sqlite:  # it stores any text as an instant

@@ -7,6 +7,7 @@ is made of these transcripts: `python -m tests.explained > docs/explain.md`.
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, timedelta
 from pathlib import Path
 
@@ -69,6 +70,17 @@ def queued(world: World) -> tuple[int, RunDetails | None]:
     world.clock.advance(45)
     world.reconcile()
     return tasks[-1], None
+
+
+def queued_behind_its_account(world: World) -> tuple[int, RunDetails | None]:
+    world.policy = replace(world.policy, max_runs_per_account=1)
+    world.restart()
+    world.add("enrolled", EMAIL)
+    task = world.add("enrolled", EMAIL)
+    world.reconcile()
+    world.clock.advance(45)
+    world.reconcile()
+    return task, None
 
 
 def waiting_for_quota(world: World) -> tuple[int, RunDetails | None]:
@@ -327,6 +339,7 @@ def failed_by_node(world: World) -> tuple[int, RunDetails | None]:
 SITUATIONS: Mapping[str, Situation] = {
     "Waiting for the enrollment": waiting,
     "Queued behind the limit": queued,
+    "Queued behind its account": queued_behind_its_account,
     "Waiting for a quota of the namespace": waiting_for_quota,
     "Running": running,
     "Completed": completed,
@@ -353,7 +366,11 @@ def transcript(world: World, situation: Situation, *, silence: float = 0) -> str
     beat(world)
     world.clock.advance(silence)
     details = load_task_details(world.database, world.tables, task, installation="test")
-    limits = Limits(world.policy.enrollment_timeout, world.policy.max_concurrent_runs)
+    policy = world.policy
+    limits = Limits(
+        *(policy.enrollment_timeout, policy.max_concurrent_runs),
+        *(policy.max_runs_per_account, policy.max_runs_per_host),
+    )
     diagnosis = diagnose(details, world.statuses, limits)
     if cluster is not None:
         diagnosis = refine(diagnosis, cluster, details.now.replace(tzinfo=UTC))

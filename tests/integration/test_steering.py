@@ -455,6 +455,11 @@ def test_documented_sql_steers_as_the_commands_do(database_url: str) -> None:
         ("scope, kind", "'installation', 'stop'", "kind"),
         ("scope, subject", "'account', 'ada@example.com'", "account_is_sha256"),
         ("scope, subject", "'host', 'https://courses.example.com/'", "host_is_name"),
+        ("scope, subject", "'host', 'Courses.example.com'", "host_is_name"),
+        ("scope, subject", "'host', 'courses.example.com:8443'", "host_is_name"),
+        ("scope, subject", "'host', 'courses.example.com.'", "host_is_name"),
+        ("scope, subject", "'host', ' courses.example.com'", "host_is_name"),
+        ("scope, subject", f"'account', '{DIGEST.upper()}'", "account_is_sha256"),
         ("scope", "'host'", "host_is_name"),
         ("scope, subject", "'destination', 'x'", "all_is_empty"),
         ("scope, ends_at", "'installation', 'tomorrow'", "ends_at"),
@@ -576,7 +581,10 @@ def test_retry_and_cancel_say_how_many(command: tuple[World, Command]) -> None:
     code, said = run("retry", str(first), f"test-{second}-1", "--as", "eve")
     assert (code, said) == (0, f"2 tasks set from 'failed' to 'enrolled': {first}, {second}\n")
     code, said = run("retry", str(first))
-    assert code == 1 and f"1 task left alone, since the status is not 'failed': {first}" in said
+    assert (
+        code == 1
+        and f"1 task left alone, since no row has this id and is 'failed': {first}" in said
+    )
     world.reconcile()
     code, said = run("cancel", str(first), "--as", "eve")
     assert code == 0 and f"task {first}: 'failed'; the operator stops its run" in said

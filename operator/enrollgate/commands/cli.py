@@ -6,6 +6,7 @@ wrong. `work` has its own exit codes, in docs/reasons.md.
 """
 
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,9 @@ def version(
     ] = False,
 ) -> None:
     """Print the version."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal's encoding may lack a title's letters
+            stream.reconfigure(errors="backslashreplace")
     # Python's own hook shows an exception's message as it is, with addresses and URLs in it.
     sys.excepthook = _show_crash
     if show:
@@ -68,7 +72,7 @@ def run() -> None:
 
 @app.command()
 def migrate() -> None:
-    """Create or upgrade the two tables that Enrollgate owns. Safe to repeat."""
+    """Create or upgrade the tables and the view that Enrollgate owns. Safe to repeat."""
     from enrollgate.commands.migrate import migrate
 
     migrate()

@@ -7,6 +7,7 @@ show one import it themselves.
 import getpass
 import os
 import socket
+import sys
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
@@ -23,9 +24,20 @@ COLOR = False if os.environ.get("NO_COLOR") else None
 
 def fail(problem: object, exit_code: int = 2) -> NoReturn:
     """Print the problem to standard error and end the command with this exit code."""
-    text = "\n".join(map(printable, str(problem).splitlines()))
-    typer.echo(f"{typer.style('enrollgate:', fg='red')} {text}", err=True, color=COLOR)
+    from enrollgate.commands.layout import fit
+
+    first, *more = map(printable, f"enrollgate: {problem}".splitlines())
+    text = "\n".join(fit(line, sys.stderr) for line in (first, *more))
+    name, colon, text = text.partition(":")
+    typer.echo(f"{typer.style(name + colon, fg='red')}{text}", err=True, color=COLOR)
     raise typer.Exit(exit_code)
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """Print a sentence, broken between words if it is for a terminal."""
+    from enrollgate.commands.layout import fit
+
+    typer.echo(fit(line, sys.stderr if err else sys.stdout), err=err)
 
 
 def find_actor(name: str | None) -> str:

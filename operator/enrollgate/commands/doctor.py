@@ -6,9 +6,11 @@ what a worker needs (`--as-worker`). What a pod cannot see is a warning that say
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -21,6 +23,7 @@ import typer
 
 from enrollgate.commands.console import COLOR, settings_or_fail
 from enrollgate.commands.cookies_check import check_cookies_files
+from enrollgate.commands.layout import fit
 from enrollgate.common.redaction import printable, redact
 from enrollgate.control.wiring import (
     Misconfigured,
@@ -46,6 +49,8 @@ from enrollgate.launchers.local.place import find_place, why_not_start
 from enrollgate.settings.operator import Settings
 
 _HELM_TEST = "check it with `helm test`, which runs in a pod like a worker's"
+# Less than this is noted.
+_FEW_GIB = 1.0
 _COLORS = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.FAILED: "red"}
 
 
@@ -59,11 +64,12 @@ def print_checks(*, as_json: bool, as_worker: bool) -> bool:
         checks.append(check)
         if as_json:
             continue
-        mark = typer.style(f"{check.severity:7}", fg=_COLORS[check.severity])
-        typer.echo(f"{mark} {check.name}: {printable(check.detail)}", color=COLOR)
+        line = f"{check.severity:7} {check.name}: {printable(check.detail)}"
+        shown = fit(line, sys.stdout, indent=8)
+        typer.echo(typer.style(shown[:7], fg=_COLORS[check.severity]) + shown[7:], color=COLOR)
         if check.remedy:
-            arrow = typer.style("→", dim=True)
-            typer.echo(f"          {arrow} {printable(check.remedy)}", color=COLOR)
+            line = f"          → {printable(check.remedy)}"
+            typer.echo(fit(line, sys.stdout, indent=12))
     if as_json:
         typer.echo(json.dumps([asdict(check) for check in checks], indent=2))
     return all(check.severity is not Severity.FAILED for check in checks)
@@ -213,12 +219,18 @@ def check_folder(name: str, folder: Path, variable: str) -> Check:
             (Path(probe) / "probe").write_bytes(b"probe")
     except OSError as error:
         remedy = f"make it writable for user {os.getuid()}, or set {variable} to another folder"
-        if existing != folder:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = f"free some space or raise the quota, or set {variable} to another folder"
+        elif existing != folder:
             remedy = f"create {folder}, or set {variable} to another folder"
         return failed(name, f"{existing} is not writable: {error.strerror}", remedy)
     free = shutil.disk_usage(existing).free / 2**30
     state = "is writable" if existing == folder else "does not exist yet and can be created"
-    return ok(name, f"{folder} {state}, {free:.1f} GiB free")
+    detail = f"{folder} {state}, {free:.1f} GiB free"
+    if free < _FEW_GIB:
+        remedy = f"free some space, or set {variable} to another folder: a course may not fit"
+        return warning(name, detail, remedy)
+    return ok(name, detail)
 
 
 def check_cookies(

@@ -51,6 +51,8 @@ def explain(text: str, *, as_json: bool) -> None:
     limits = Limits(
         (operator and operator.enrollment_timeout) or settings.enrollment_timeout,
         (operator and operator.max_concurrent_runs) or settings.max_concurrent_runs,
+        settings.max_runs_per_account,
+        settings.max_runs_per_host,
     )
     diagnosis = diagnose(task, tables.statuses, limits)
     cluster = None

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from enrollgate.commands.console import fail, find_actor, settings_or_fail
+from enrollgate.commands.console import fail, find_actor, say, settings_or_fail
 from enrollgate.commands.database import database_or_fail
 from enrollgate.commands.hold_text import describe_cause, describe_end, find_remedy, name_scope
 from enrollgate.commands.layout import instant, paragraph
@@ -35,13 +35,13 @@ def pause(
         found, is_new = steering.pause(by, scope, subject, seconds=seconds, why=why)
         enrolled = steering.count_enrolled(database, tables, scope, subject)
     shown, did = name_scope(_named(found, account)), "is paused" if is_new else "was paused already"
-    typer.echo(f"{shown} {did}, until {found.ends_at and instant(found.ends_at)} (UTC).")
-    typer.echo(
+    say(f"{shown} {did}, until {found.ends_at and instant(found.ends_at)} (UTC).")
+    say(
         f"{enrolled} enrolled {'task is' if enrolled == 1 else 'tasks are'} in it. Live runs go "
         "on, and no further run is launched."
     )
     option = f" --account {account}" if account else f" --host {subject}" if host else ""
-    typer.echo(f"To end it: enrollgate resume{option}")
+    say(f"To end it: enrollgate resume{option}")
 
 
 def resume(account: str | None, host: str | None, *, actor: str | None) -> None:
@@ -58,7 +58,7 @@ def resume(account: str | None, host: str | None, *, actor: str | None) -> None:
             scope, "the installation"
         )
         fail(f"no pause of {what} is open: `enrollgate holds` lists those that are", 1)
-    typer.echo(f"The pause of {name_scope(_named(found, account))} is over.")
+    say(f"The pause of {name_scope(_named(found, account))} is over.")
     _say_what_follows(found, still)
 
 
@@ -88,7 +88,8 @@ def release(hold_id: int, *, actor: str | None) -> None:
         found = released or steering.read_hold(database, tables, hold_id, installation=mine)
         still = steering.read_holds(database, tables, installation=mine)
     if released is not None:
-        typer.echo(f"Hold {hold_id} of {name_scope(released)} is closed.")
+        what = "Pause" if released.is_pause else "Hold"
+        say(f"{what} {hold_id} of {name_scope(released)} is closed.")
         _say_what_follows(released, still)
     elif found is None or found.closed_at is None:
         fail(f"there is no hold {hold_id}: `enrollgate holds --all` lists them", 1)
@@ -159,8 +160,8 @@ def _named(hold: HoldView, account: str | None) -> HoldView:
 
 def _say_what_follows(closed: HoldView, still: list[HoldView]) -> None:
     """Say when the tasks are launched, and what else may hold them back."""
-    typer.echo("Its tasks are launched as slots become free.")
+    say("Its tasks are launched as slots become free.")
     if not closed.is_pause:
-        typer.echo("If the cause is not gone, their failure opens a new hold.")
+        say("If the cause is not gone, their failure opens a new hold.")
     if still:
-        typer.echo(f"Still open: {len(still)}. `enrollgate holds` shows what else waits, and why.")
+        say(f"Still open: {len(still)}. `enrollgate holds` shows what else waits, and why.")

@@ -16,8 +16,9 @@ from enrollgate.commands.database import database_or_fail
 from enrollgate.commands.status import task_lines
 from enrollgate.common.redaction import printable
 from enrollgate.control.wiring import build_policy
-from enrollgate.database import Database, Tables, queries
+from enrollgate.database import Database, Tables, queries, steering
 from enrollgate.database.configured import build_tables
+from enrollgate.database.migrate import current
 from enrollgate.database.preflight import check_task_table
 from enrollgate.domain.check import Severity
 from enrollgate.domain.planner import Launch, Record, plan
@@ -44,7 +45,8 @@ class Refusal:
 class Preview:
     """What the operator would do. `enrolled` and `waiting` count rows, `launches` names ids.
 
-    `launches` and `refusals` are about the first enrolled rows, `looked_at` of them.
+    `launches` and `refusals` are about the first enrolled rows, `looked_at` of them. `open_holds`
+    counts holds and pauses: their tasks wait before they are launched.
     """
 
     tasks: queries.StatusCounts
@@ -55,6 +57,7 @@ class Preview:
     waiting: int
     first_waiting: list[int]
     overdue: int
+    open_holds: int
 
 
 def print_plan(*, as_json: bool) -> None:
@@ -102,6 +105,10 @@ def load_preview(database: Database, tables: Tables, policy: Policy, installatio
     ]
     actions = plan(claimed, {}, policy, here)
     waiting = queries.first_open_rows(database, tables, *tables.statuses.waiting, limit=_IDS)
+    is_first_start = current(database) is None
+    holds = (
+        [] if is_first_start else steering.read_holds(database, tables, installation=installation)
+    )
     return Preview(
         tasks=counts,
         enrolled=count(tables.statuses.enrolled),
@@ -115,6 +122,7 @@ def load_preview(database: Database, tables: Tables, policy: Policy, installatio
         waiting=count(*tables.statuses.waiting),
         first_waiting=[row.task_id for row in waiting],
         overdue=queries.count_overdue(database, tables, policy.enrollment_timeout),
+        open_holds=len(holds),
     )
 
 
@@ -148,6 +156,9 @@ def render(preview: Preview, tables: Tables, policy: Policy) -> RenderableType:
     for refusal in preview.refusals[:_IDS]:
         line = f"task {refusal.task_id}: {refusal.reason}: {refusal.message}"
         shown.append(Text(printable(line), style="yellow"))
+    if preview.open_holds:
+        line = f"On hold or paused: {preview.open_holds}. Tasks wait for it (`enrollgate holds`)."
+        shown.append(Text(line, style="yellow"))
     hint = "Nothing was written. "
     if preview.waiting or preview.launches:
         hint += (

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from enrollgate.commands.console import settings_or_fail
+from enrollgate.commands.console import fail, settings_or_fail
 from enrollgate.commands.database import database_or_fail
 from enrollgate.commands.explain import parse_task
 from enrollgate.commands.hold_text import describe_cause, describe_end, name_scope
@@ -25,6 +25,7 @@ from enrollgate.common.redaction import redact
 from enrollgate.database import Database, DatabaseUnavailable, Tables, queries, steering
 from enrollgate.database.configured import build_tables
 from enrollgate.database.steering import HoldView
+from enrollgate.database.task_details import load_task_details
 from enrollgate.domain.account import mask_account
 from enrollgate.domain.reasons import Reason, explain
 from enrollgate.domain.task import TaskState
@@ -47,13 +48,15 @@ _MEANINGS = {
 class Overview:
     """What `status` shows, at one moment.
 
-    `accounts` has the e-mail address of each task that is named, as far as its row exists.
+    `accounts` has the e-mail address of each task that is named, as far as its row exists. `live`
+    counts the unfinished runs, of which `runs` has the first ones.
     """
 
     now: datetime
     operators: list[queries.OperatorView]
     tasks: queries.StatusCounts
     set_aside: list[queries.SetAsideTask]
+    live: int
     runs: list[queries.RunView]
     completed: list[queries.RunView]
     incomplete: list[queries.RunView]
@@ -65,12 +68,21 @@ class Overview:
 def print_status(*, as_json: bool, watch: bool, failed: bool, task: str | None) -> None:
     """Print the overview once, or with `watch` until Ctrl-C.
 
-    With `failed`, print failures only; with `task`, the runs of that task only.
+    With `failed`, print failures only; with `task`, the runs of that task only. Ends with 1 if
+    there is no such task, and with 2 if options do not go together.
     """
+    if as_json and watch:
+        fail("--watch shows text again and again: leave it out, or --json")
+    if failed and task is not None:
+        fail("--failed is about all tasks: leave it out, or --task")
     settings = settings_or_fail()
     tables, mine = build_tables(settings), settings.installation
     task_id = None if task is None else parse_task(task, settings)
     with database_or_fail(settings) as database:
+        if task_id is not None:
+            details = load_task_details(database, tables, task_id, installation=mine)
+            if not details.is_known:
+                fail(f"there is no task {task_id}: {tables.columns.table} has no such row", 1)
 
         def show() -> list[str]:
             if task_id is not None:
@@ -107,11 +119,13 @@ def load_overview(
     """
     if task_id is None:
         live = queries.unfinished_runs(database)
+        count = queries.count_unfinished(database)
         completed = queries.latest_completed(database)
         failures = queries.latest_failures(database, _ALL_FAILURES if failed else _FAILURES)
     else:
         mine = queries.runs_of_task(database, task_id, 20)
         live = [run for run in mine if run.outcome is None]
+        count = len(live)
         completed = [run for run in mine if run.outcome == "succeeded"]
         failures = [run for run in mine if run.outcome not in (None, "succeeded")]
     named = {run.task_id for run in [*live, *completed, *failures]}
@@ -120,6 +134,7 @@ def load_overview(
         operators=queries.read_operators(database),
         tasks=queries.count_by_status(database, tables),
         set_aside=queries.tasks_set_aside(database),
+        live=count,
         runs=live,
         completed=completed,
         incomplete=[] if task_id else queries.latest_incomplete(database),
@@ -156,6 +171,7 @@ def to_json(overview: Overview) -> dict[str, Any]:
         "tasks_of_other_statuses": overview.tasks.tasks_of_others,
         "holds": [plain(hold) for hold in overview.holds],
         "set_aside": [plain(task) for task in overview.set_aside],
+        "unfinished_runs": overview.live,
         "runs": [plain(run) for run in overview.runs],
         "completed": [plain(run) for run in overview.completed],
         "completed_with_items_left_out": [plain(run) for run in overview.incomplete],
@@ -179,7 +195,8 @@ def render(overview: Overview, tables: Tables) -> Iterator[str]:
         for task in overview.set_aside:
             again = f"try {task.refusals + 1} at {instant(task.retry_at)}: {task.message}"
             yield from paragraph(f"task {task.task_id}", again, outside=True)
-    yield from ("", f"Unfinished runs: {len(overview.runs) or 'none'}")
+    more = f", the oldest {len(overview.runs)}:" if overview.live > len(overview.runs) else ""
+    yield from ("", f"Unfinished runs: {overview.live or 'none'}{more}")
     for run in overview.runs:
         yield from run_lines(overview, run)
     if overview.incomplete:
@@ -229,7 +246,7 @@ def task_lines(counts: queries.StatusCounts, tables: Tables) -> Iterator[str]:
         rows.append((f"{counts.others} other statuses", counts.tasks_of_others, unknown))
     width = max([12, *(len(status) for status, *_ in rows)])
     for status, tasks, meaning in rows:
-        yield f"  {status:{width}} {tasks:9}  {meaning}"
+        yield from paragraph(f"{status:{width}} {tasks:9} ", meaning, label_width=width + 12)
     if not rows:
         yield "  none"
 

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 import typer
 
-from enrollgate.commands.console import fail, find_actor, settings_or_fail
+from enrollgate.commands.console import fail, find_actor, say, settings_or_fail
 from enrollgate.commands.database import database_or_fail
 from enrollgate.commands.explain import parse_task
 from enrollgate.commands.holds import parse_seconds
@@ -56,16 +56,16 @@ def retry(
             ids = steering.find_failed(database, tables, wanted)
         if dry_run:
             ids = steering.keep_failed(database, tables, ids)
-            typer.echo(f"{_count(ids)} would be set from {failed} to {enrolled}{_list(ids)}")
+            say(f"{_count(ids)} would be set from {failed} to {enrolled}{_list(ids)}")
             return
         detail = f"{reason} within {since}" if reason else ""
         done = steering.retry(by, ids, detail)
-    typer.echo(f"{_count(done.enrolled)} set from {failed} to {enrolled}{_list(done.enrolled)}")
+    say(f"{_count(done.enrolled)} set from {failed} to {enrolled}{_list(done.enrolled)}")
     if done.not_failed:
-        left = f"{_count(done.not_failed)} left alone, since the status is not {failed}"
-        typer.echo(f"{left}{_list(done.not_failed)}")
+        left = f"{_count(done.not_failed)} left alone, since no row has this id and is {failed}"
+        say(f"{left}{_list(done.not_failed)}")
     for task_id, problem in list(done.refused.items())[:_NAMED]:
-        typer.echo(f"task {task_id}: {printable(problem)}", err=True)
+        say(f"task {task_id}: {printable(problem)}", err=True)
     if done.refused or (tasks and not done.enrolled):
         raise typer.Exit(1)
 
@@ -93,11 +93,11 @@ def cancel(tasks: list[str], *, actor: str | None) -> None:
             try:
                 result = steering.cancel(by, task_id)
             except (RowHeld, RowRefused) as error:
-                typer.echo(f"task {task_id}: not cancelled: {printable(str(error))}", err=True)
+                say(f"task {task_id}: not cancelled: {printable(str(error))}", err=True)
                 is_all = False
                 continue
             is_all &= result in (Cancelled.STOPPING, Cancelled.FAILED)
-            typer.echo(f"task {task_id}: {said[result]}")
+            say(f"task {task_id}: {said[result]}")
     if not is_all:
         raise typer.Exit(1)
 

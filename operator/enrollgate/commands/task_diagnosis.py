@@ -47,10 +47,15 @@ class Diagnosis:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits that hold a task back: the operator's own, else those of the settings here."""
+    """The limits that hold a task back: the operator's own, else those of the settings here.
+
+    The last two are 0 if there is no such limit.
+    """
 
     enrollment_timeout: float
     max_concurrent_runs: int
+    max_runs_per_account: int = 0
+    max_runs_per_host: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +274,19 @@ def _diagnose_queued(case: _Case) -> Diagnosis:
             "Nothing: it is launched when a run ends. To run more at the same time, raise "
             "ENROLLGATE_MAX_CONCURRENT_RUNS.",
         )
+    for most, live, what in (
+        (case.limits.max_runs_per_account, task.of_account, "account"),
+        (case.limits.max_runs_per_host, task.of_host, "host"),
+    ):
+        if 0 < most <= live:
+            setting = f"ENROLLGATE_MAX_RUNS_PER_{what.upper()}"
+            return Diagnosis(
+                f"queued behind its {what}",
+                f"The task is enrolled, and slots are free. But {live} of {most} runs of its "
+                f"{what} are unfinished ({setting}).",
+                f"Nothing: it is launched when one of them ends. To run more of one {what} at the "
+                f"same time, raise {setting}.",
+            )
     return Diagnosis(
         f"queued, position {more}{task.ahead + 1}",
         f"The task is enrolled, and {task.unfinished} of {limit} slots are taken; {ahead}. The "

@@ -229,6 +229,13 @@ def unfinished_runs(database: Database, limit: int = 50) -> list[RunView]:
         return [RunView(*row) for row in connection.execute(statement)]
 
 
+def count_unfinished(database: Database) -> int:
+    """Count the unfinished runs of all installations."""
+    statement = select(func.count()).where(runs.c.active == 1)
+    with database.read_transaction() as connection:
+        return connection.execute(statement).scalar_one()
+
+
 def is_possible_id(database: Database, task_id: int) -> bool:
     """Return whether a task may have this id. SQLite refuses any other as a parameter."""
     largest = _LARGEST_SQLITE_ID if database.is_sqlite else _LARGEST_ID

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from enrollgate.database.engine import Database
+from enrollgate.database.holds import read_live_runs
 from enrollgate.database.queries import (
     RUN_COLUMNS,
     OperatorView,
@@ -25,6 +26,7 @@ from enrollgate.database.steering import (
     find_hold_of_task,
 )
 from enrollgate.database.tables import Tables, runs, tracked_tasks
+from enrollgate.domain.queue import RunLimits
 
 # Runs of a task that are shown, at most.
 _MAX_RUNS = 20
@@ -68,7 +70,8 @@ class TaskDetails:
     `runs` has its newest runs first, `total_runs` is how many there were. `result` is the report of
     the newest run, as its worker gave it. `unfinished` counts the runs of the installation that
     take a slot, `ahead` the enrolled tasks that are launched before this one, both up to
-    QUEUE_LIMIT. `operator` is None if no operator has ever made a pass. `hold` is the open hold
+    QUEUE_LIMIT. `of_account` and `of_host` count those runs of the task's account, and of its
+    course's host. `operator` is None if no operator has ever made a pass. `hold` is the open hold
     that the task waits for, `actions` are what people did about it, the newest first.
     """
 
@@ -82,6 +85,8 @@ class TaskDetails:
     unfinished: int
     ahead: int
     operator: OperatorView | None
+    of_account: int = 0
+    of_host: int = 0
     hold: HoldView | None = None
     actions: tuple[ActionView, ...] = ()
 
@@ -100,10 +105,14 @@ def load_task_details(
     now = database.now()
     status, is_mine = tables.status, runs.c.task_id == task_id
     select_row = (
-        select(status, tables.configured_status(status), tables.email, tables.course_url)
+        select(
+            *(status, tables.configured_status(status), tables.email, tables.course_url),
+            *(tables.account(), tables.course_host()),
+        )
         .where(tables.id == task_id)
         .limit(2)
     )
+    live = read_live_runs(database, RunLimits(per_account=1, per_host=1), installation)
     select_tracked = select(
         tracked_tasks.c.first_seen_at,
         tracked_tasks.c.last_seen_status,
@@ -124,7 +133,7 @@ def load_task_details(
         return TaskDetails(
             task_id=task_id,
             now=now,
-            row=TaskRow(*rows[0], rows=len(rows)) if rows else None,
+            row=TaskRow(*rows[0][:4], rows=len(rows)) if rows else None,
             tracked=TrackedTask(*tracked) if tracked else None,
             runs=found,
             total_runs=total,
@@ -132,6 +141,8 @@ def load_task_details(
             unfinished=_count_unfinished(connection, installation),
             ahead=_count_ahead(connection, tables, task_id),
             operator=find_operator(connection, installation),
+            of_account=live.accounts[rows[0][4]] if rows else 0,
+            of_host=live.hosts[rows[0][5]] if rows else 0,
             hold=find_hold_of_task(connection, tables, task_id),
             actions=tuple(actions_of_task(connection, task_id)),
         )

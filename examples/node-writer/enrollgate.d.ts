@@ -1,12 +1,16 @@
-// What Enrollgate shows of your tasks: the view `enrollgate_task_status` and the reasons.
+// What Enrollgate shows of your tasks: the view `enrollgate_task_status`, the holds and the reasons.
 // docs/node.md explains each column. New columns, states and reasons may be added.
 
 /** What a task is doing. `held`: it waits for a hold or pause, or is set aside and tried again. */
 export type TaskState = 'waiting' | 'queued' | 'held' | 'running' | 'completed' | 'failed'
 
+/** What a hold or pause is about. */
+export type HoldScope = 'account' | 'host' | 'destination' | 'installation'
+
 /** One row of `enrollgate_task_status`, read by mysql2 with `timezone: 'Z'`: all times are UTC. */
 export interface TaskStatus {
-  task_id: number
+  /** Text, if it is above Number.MAX_SAFE_INTEGER: set `supportBigNumbers: true` then. */
+  task_id: number | string
   state: TaskState
   /** The status column of your table, as it is. */
   status: string | null
@@ -46,12 +50,35 @@ export interface TaskStatus {
   progress_at: Date | null
   /** While a hold or pause keeps it from being launched: docs/holds.md. */
   hold_id: number | null
-  /** What the hold is about: 'account', 'host', 'destination' or 'installation'. */
-  hold_scope: string | null
+  /** What the hold is about. */
+  hold_scope: HoldScope | null
   /** When the next probe run is due. */
   hold_probe_at: Date | null
   /** When the hold ends: then its tasks fail. After a pause they go on. */
   hold_ends_at: Date | null
+}
+
+/** One row of `enrollgate_holds`: docs/holds.md has the SQL that pauses, resumes and releases. */
+export interface Hold {
+  id: number
+  installation: string
+  kind: 'hold' | 'pause'
+  scope: HoldScope
+  /** Of an account: the SHA-256 of its e-mail address, in hexadecimal. Of a host: its name. Else empty. */
+  subject: string
+  /** One of docs/reasons.json, or 'Paused'. */
+  reason: string
+  message: string | null
+  remedy: string | null
+  opened_at: Date
+  opened_by: string
+  /** When the next probe run is due. */
+  probe_at: Date | null
+  /** When its tasks fail; after a pause, they go on. null: after ENROLLGATE_HOLD_LIMIT. */
+  ends_at: Date | null
+  /** null: it is open. */
+  closed_at: Date | null
+  closed_by: string | null
 }
 
 /** One entry of docs/reasons.json, and of `enrollgate reasons --json`. */

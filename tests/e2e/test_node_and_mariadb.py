@@ -4,7 +4,6 @@ proof."""
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ from pathlib import Path
 import pytest
 from examples.demo.site import CourseSite
 from sqlalchemy import make_url
-from tests.conftest import absent
 from tests.drive_emulator import DriveEmulator
 from tests.e2e.operator_process import OperatorProcess, course_site, wait_until
 
@@ -21,25 +19,6 @@ from enrollgate.database.task_status import task_status
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLE = REPOSITORY / "examples" / "node-writer"
-
-
-@pytest.fixture(scope="session")
-def node_writer() -> Path:
-    """The example with its one dependency, in a copy that is kept between test runs."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        absent("node", "install Node.js 18 or newer with npm")
-    copy = REPOSITORY / ".cache" / "node-writer"
-    shutil.copytree(
-        EXAMPLE, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules")
-    )
-    lock = (copy / "package-lock.json").read_bytes()
-    installed = copy / "node_modules" / ".of-lock"
-    if not installed.exists() or installed.read_bytes() != lock:
-        subprocess.run(
-            ["npm", "ci", "--no-audit", "--no-fund"], cwd=copy, check=True, capture_output=True
-        )
-        installed.write_bytes(lock)
-    return copy / "writer.mjs"
 
 
 @pytest.fixture
@@ -203,6 +182,46 @@ def test_node_says_why_a_task_waits_and_why_it_failed(
         operator.stop_all()
 
 
+def test_node_pauses_and_resumes_an_account_a_host_and_everything(
+    node_writer: Path, server_database_url: str, tmp_path: Path, site: CourseSite
+) -> None:
+    url = server_database_url
+    operator = OperatorProcess(tmp_path, url, site, INSTALLATION="shop")
+    mine = ("--installation", "shop")
+    account, host = "account1@example.com", site.host.partition(":")[0]
+    try:
+        assert node(node_writer, url, "create-table").returncode == 0
+        operator.start()
+        wait_until(lambda: "operator started" in operator.log, lambda: operator.log)
+        for scope in (("--email", f" {account.upper()} "), ("--host", host.upper()), ()):
+            paused = node(node_writer, url, "pause", *scope, *mine, "--minutes", "90")
+            assert paused.returncode == 0 and "is paused" in paused.stdout, paused
+            again = node(node_writer, url, "pause", *scope, *mine)
+            assert again.returncode == 1 and "is paused already" in again.stderr, again
+        operator.add(1, "bread")
+        held = "SELECT hold_scope FROM enrollgate_task_status WHERE state = 'held'"
+        wait_until(lambda: operator.sql(held) != [], lambda: operator.log)
+        listed = node(node_writer, url, "holds", *mine).stdout.splitlines()
+        assert [line.split()[:4] for line in listed] == [
+            ["pause", "1", "of", "account"],
+            ["pause", "2", "of", "host"],
+            ["pause", "3", "of", "installation,"],
+        ], listed
+        assert all("by writer.mjs, until 20" in line for line in listed), listed
+        assert account not in "".join(listed)
+        for scope in ((), ("--host", host)):
+            assert node(node_writer, url, "resume", *scope, *mine).returncode == 0
+        assert operator.runs() == [], "its account is paused still"
+        over = node(node_writer, url, "resume", "--email", account, *mine)
+        assert over.returncode == 0 and over.stdout == "the pause of this account is over\n", over
+        operator.wait_for_status(1, "completed")
+        none = node(node_writer, url, "resume", "--email", account, *mine)
+        assert none.returncode == 1 and "there is no pause of this account" in none.stderr
+        assert node(node_writer, url, "holds", *mine).stdout == ""
+    finally:
+        operator.stop_all()
+
+
 def test_node_example_agrees_with_its_types(node_writer: Path) -> None:
     done = subprocess.run(
         ["npm", "run", "types"], cwd=node_writer.parent, capture_output=True, text=True, check=False
@@ -226,6 +245,8 @@ def test_types_of_the_example_are_the_columns_of_the_view() -> None:
         (("set", "99", "paid"), 1, "task 99 does not exist"),
         (("add", "--email", "a@example.com"), 2, "--course-url is missing"),
         (("add", "--nonsense"), 2, "usage:"),
+        (("pause", "--email", "a@example.com", "--host", "b"), 2, "not both"),
+        (("pause", "--minutes", "soon"), 2, "--minutes soon is not valid"),
     ],
 )
 def test_node_example_with_wrong_arguments_says_what_is_wrong(

@@ -4,6 +4,7 @@
 supervisors and workers, the database server, the disk, the site and the Drive.
 """
 
+import errno
 import signal
 import subprocess
 from collections import Counter
@@ -16,6 +17,7 @@ import psutil
 from tests.chaos.course_site import WatchfulSite, find_clients
 from tests.databases.pair import ReplicatedPair
 from tests.drive_emulator import DriveEmulator, Fault
+from tests.drive_emulator.faults import RANDOM
 from tests.e2e.operator_process import OperatorProcess
 
 # Steps that a frozen process stays frozen, at most.
@@ -25,6 +27,21 @@ _RESTART_PAUSE = 4
 _FILLER = "filler"
 # The share of the Drive's answers that fail while it is disturbed.
 _DISTURBANCE = 0.4
+# What happens to the chunks of an upload that the Drive has lost.
+_LOST = (Fault("dropped"), Fault("corrupt"))
+# The Drive's faults, as `Faults.happened` names them after the operation.
+DRIVE_FAULTS = tuple(
+    f"status {each.status}" if each.kind == "status" else each.kind for each in (*RANDOM, *_LOST)
+)
+# What is counted beside the faults themselves.
+DETAILS = (
+    "supervisor killed",
+    "worker killed",
+    "supervisor frozen",
+    "worker frozen",
+    "worker killed at the end of an upload",
+    "unfinished upload expired",
+)
 # What no worker writes.
 _NONSENSE = (
     b"",
@@ -36,6 +53,35 @@ _NONSENSE = (
     b'{"reason": "\\ud800", "message": "\\u0000"}',
     b'{"reason": "SiteError", "message": "' + b"x" * 2**20 + b'"}',
 )
+
+
+def find_runs(folder: Path) -> list[psutil.Process]:
+    """Return the supervisors and workers below this folder, and whatever they started."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            scratch = process.environ().get("ENROLLGATE_SCRATCH_DIR", "")
+            if scratch.startswith(str(folder)) or _is_supervisor(process, folder):
+                found.append(process)
+    return found
+
+
+def _is_supervisor(process: psutil.Process, folder: Path) -> bool:
+    """Return whether its last argument is a run's directory below this folder."""
+    directory = Path([*process.cmdline(), ""][-1])
+    return directory.parent.name == "runs" and directory.is_relative_to(folder)
+
+
+def kill_runs(folder: Path) -> None:
+    """Kill the runs below this folder, and wait until they are gone.
+
+    A supervisor may start a worker meanwhile, so they are looked for again.
+    """
+    while runs := find_runs(folder):
+        for process in runs:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(runs, timeout=60)
 
 
 class Machine:
@@ -102,19 +148,10 @@ class Machine:
 
     def runs(self) -> list[psutil.Process]:
         """Return the supervisors and workers, and whatever they started."""
-        found = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                scratch = process.environ().get("ENROLLGATE_SCRATCH_DIR", "")
-                if scratch.startswith(str(self.disk)) or self._kind(process) == "supervisor":
-                    found.append(process)
-        return found
+        return find_runs(self.disk)
 
     def _kind(self, process: psutil.Process) -> str:
-        """Return what a process is. A supervisor's last argument is the run's directory."""
-        directory = Path([*process.cmdline(), ""][-1])
-        is_supervisor = directory.parent.name == "runs" and directory.is_relative_to(self.disk)
-        return "supervisor" if is_supervisor else "worker"
+        return "supervisor" if _is_supervisor(process, self.disk) else "worker"
 
     def leave_alone(self, operator: OperatorProcess) -> None:
         """Stop all operators, and start only this one again."""
@@ -130,16 +167,31 @@ class Machine:
         """Leave no process behind, whatever has failed."""
         self.calm()
         self.stop()
-        runs = self.runs()
-        for process in runs:
-            process.kill()
-        psutil.wait_procs(runs, timeout=60)
+        kill_runs(self.disk)
 
     def leftovers(self) -> list[Path]:
         """Return what must not be there once all runs have ended."""
         return [*self.disk.glob("*/runs/*"), *self.disk.glob("*/finished/*/scratch")]
 
-    # The faults
+    @property
+    def faults(self) -> list[Callable[[Random], str]]:
+        """Return the faults. Processes of runs die twice as often as others."""
+        return [
+            self.kill_an_operator,
+            self.freeze_an_operator,
+            self.kill_a_process_of_a_run,
+            self.kill_a_process_of_a_run,
+            self.freeze_a_process_of_a_run,
+            self.refuse_requests,
+            self.kill_the_database,
+            self.freeze_the_database,
+            self.switch_to_the_replica,
+            self.fill_the_disk,
+            self.spoil_the_report_of_a_run,
+            self.disturb_the_drive,
+            self.lose_uploads,
+            self.kill_at_the_end_of_an_upload,
+        ]
 
     def kill_an_operator(self, random: Random) -> str:
         process = random.choice(self._alive())
@@ -158,11 +210,14 @@ class Machine:
         process = random.choice(self.runs())
         kind = self._kind(process)
         process.kill()
+        self.done[f"{kind} killed"] += 1
         return f"{kind} {process.pid}"
 
     def freeze_a_process_of_a_run(self, random: Random) -> str:
         process = random.choice(self.runs())
-        return f"{self._kind(process)} {self._freeze(process.pid, random)}"
+        kind, what = self._kind(process), self._freeze(process.pid, random)
+        self.done[f"{kind} frozen"] += 1
+        return f"{kind} {what}"
 
     def _freeze(self, pid: int, random: Random) -> str:
         process, steps = psutil.Process(pid), random.randint(1, _LONGEST_FREEZE)
@@ -192,10 +247,14 @@ class Machine:
     def fill_the_disk(self, random: Random) -> str:
         steps = random.randint(1, _LONGEST_FREEZE)
         self._full_until = self._step + steps
-        with suppress(OSError), (self.disk / _FILLER).open("ab") as filler:
-            while True:
-                filler.write(bytes(4096))
-                filler.flush()
+        try:
+            with (self.disk / _FILLER).open("ab") as filler:
+                while True:
+                    filler.write(bytes(4096))
+                    filler.flush()
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
         return f"for {steps} steps"
 
     def spoil_the_report_of_a_run(self, random: Random) -> str:
@@ -224,7 +283,8 @@ class Machine:
         uploads = [each for each in self.drive.store.uploads.values() if each.file is None]
         for upload in uploads:
             upload.expired = True
-        self.drive.faults.script("chunk", Fault("dropped"), Fault("corrupt"))
+        self.done["unfinished upload expired"] += len(uploads)
+        self.drive.faults.script("chunk", *_LOST)
         return f"{len(uploads)} unfinished uploads"
 
     def kill_at_the_end_of_an_upload(self, random: Random) -> str:
@@ -235,7 +295,7 @@ class Machine:
             for worker in self._uploaders():
                 with suppress(psutil.NoSuchProcess):
                     worker.kill()
-            self.done["killed_at_the_end_of_an_upload"] += 1
+                    self.done["worker killed at the end of an upload"] += 1
 
         self.drive.before_final_response = kill
         return "the next one"

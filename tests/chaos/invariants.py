@@ -125,3 +125,10 @@ def check_requests(completed: Sequence[Wanted], log: Sequence[Request]) -> Itera
     for wanted in completed:
         if (wanted.course.name, wanted.account.partition("@")[0]) not in readers:
             yield f"{wanted.course.title}: completed, and never read by {wanted.account}"
+
+
+def check_faults(times: Mapping[str, int]) -> Iterator[str]:
+    """Check that each fault has happened: a promise that nothing has tested proves nothing."""
+    for fault, count in times.items():
+        if count == 0:
+            yield f"the fault never happened: {fault}"

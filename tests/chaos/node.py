@@ -6,8 +6,9 @@ with the privileges that the README names, and no more.
 """
 
 import re
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,12 @@ ODD = "archived"
 # The note of rows that the database lets no operator update.
 REFUSED = "refused"
 OPERATOR, PASSWORD = "operator", "only-for-tests"
+# What the database says to an operator that writes to such a row.
+REFUSAL = "this row is locked by the accountants"
+# What Node.js does seldom.
+UNUSUAL = ("flip", "replace", "correct", "delete", "refuse")
+# Seconds without any change after which nothing is expected any more.
+QUIET_TIME = 300.0
 _COLUMNS = ("status", "email", "course_url", "note")
 
 
@@ -66,9 +73,9 @@ class Node:
 
     def __init__(self, url: str, site: WatchfulSite, cookies: Path) -> None:
         self._url = make_url(url)
-        self._site = site
+        self.site = site
         self._cookies = cookies
-        # How often Node.js did what is unusual.
+        # How often Node.js did what is UNUSUAL.
         self.done = Counter[str]()
         # What the row of each task asked for last.
         self.wanted: dict[int, Wanted] = {}
@@ -104,7 +111,7 @@ class Node:
             ),
             "CREATE TRIGGER refusal BEFORE UPDATE ON download_tasks FOR EACH ROW "
             f"IF OLD.note = '{REFUSED}' AND USER() LIKE '{OPERATOR}@%' THEN "
-            "SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'this row is locked by the accountants'; "
+            f"SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = '{REFUSAL}'; "
             "END IF",
             "INSERT INTO download_tasks (id, status, email, course_url) VALUES "
             "(900001, 'completed', 'old@example.com', 'https://courses.example.com/old'), "
@@ -163,17 +170,16 @@ class Node:
 
     def replace(self, task_id: int, status: str, random: Random) -> None:
         """Put another row in a task's place, perhaps under its live run."""
-        self.done["replace"] += 1
         version = self.wanted[task_id].course.version + 1
         if random.random() < 0.5:
             self.execute(self._insert("REPLACE", task_id, version, status))
         else:
-            self.delete(task_id)
+            self.execute(f"DELETE FROM download_tasks WHERE id = {task_id}")
             self.execute(self._insert("INSERT", task_id, version, status))
+        self.done["replace"] += 1
 
     def correct(self, task_id: int, random: Random) -> None:
         """Give a task another course or another account, perhaps under its live run."""
-        self.done["correct"] += 1
         before = self.wanted[task_id]
         version = before.course.version + 1
         if random.random() < 0.5:
@@ -183,25 +189,26 @@ class Node:
         wanted = self._prepare(task_id, "enrolled")
         self.execute(
             f"UPDATE download_tasks SET status = 'enrolled', email = '{wanted.account}', "
-            f"course_url = '{self._site.course_url(wanted.course.name)}' "
+            f"course_url = '{self.site.course_url(wanted.course.name)}' "
             f"WHERE id = {task_id} AND status <> 'completed'"
         )
+        self.done["correct"] += 1
 
     def _insert(self, verb: str, task_id: int, version: int, status: str) -> str:
         self.wanted[task_id] = Wanted(Course(task_id, version), _account(task_id, version))
         wanted = self._prepare(task_id, status)
         return (
             f"{verb} INTO download_tasks (id, status, email, course_url) VALUES ({task_id}, "
-            f"'{status}', '{wanted.account}', '{self._site.course_url(wanted.course.name)}')"
+            f"'{status}', '{wanted.account}', '{self.site.course_url(wanted.course.name)}')"
         )
 
     def _prepare(self, task_id: int, status: str) -> Wanted:
         """Do what comes before the write: cookies and, if it is due, the enrollment."""
         wanted = self.wanted[task_id]
         path = self._cookies / cookies_name(wanted.account)
-        path.write_text(self._site.cookies_file(wanted.account))
+        path.write_text(self.site.cookies_file(wanted.account))
         if status == "enrolled":
-            self._site.enroll(wanted.account, wanted.course.name)
+            self.site.enroll(wanted.account, wanted.course.name)
         return wanted
 
     def write_status(self, task_id: int, status: str) -> None:
@@ -216,16 +223,17 @@ class Node:
         """Set a task to any status that an application writes."""
         statuses = [*WAITING, *["enrolled"] * 4, "failed", ODD]
         self.write_status(task_id, random.choice(statuses))
+        self.done["flip"] += 1
 
     def delete(self, task_id: int) -> None:
         """Delete a task's row."""
-        self.done["delete"] += 1
         self.execute(f"DELETE FROM download_tasks WHERE id = {task_id}")
+        self.done["delete"] += 1
 
     def refuse(self, task_id: int) -> None:
         """Let the database refuse what operators write to this row."""
-        self.done["refuse"] += 1
         self.execute(f"UPDATE download_tasks SET note = '{REFUSED}' WHERE id = {task_id}")
+        self.done["refuse"] += 1
 
     def accept_all(self) -> None:
         """Let the database accept everything again."""
@@ -268,14 +276,31 @@ class Node:
             for version in range(1, wanted.course.version + 1)
         ]
 
-    def is_quiet(self) -> bool:
-        """Return whether no task is open and no run unfinished."""
+    def count_open(self) -> int:
+        """Return how many tasks are open, and how many runs unfinished."""
         statuses = ", ".join(f"'{status}'" for status in OPEN)
         [(count,)] = self.query(
             f"SELECT (SELECT COUNT(*) FROM download_tasks WHERE status IN ({statuses})) "
             "+ (SELECT COUNT(*) FROM enrollgate_runs WHERE active = 1)"
         )
-        return count == 0
+        return int(str(count))
+
+    def wait_until_quiet(self, watch: Callable[[], object]) -> None:
+        """Wait until no task is open and no run unfinished, however slow the machine is.
+
+        `watch` is called again and again. It returns what changes while runs make progress. Raises
+        AssertionError if neither that nor a row has changed for QUIET_TIME.
+        """
+        seen, changed_at = None, time.monotonic()
+        while self.count_open():
+            now = watch(), self.query("SELECT COUNT(*) FROM history")
+            if now != seen:
+                seen, changed_at = now, time.monotonic()
+            if time.monotonic() - changed_at > QUIET_TIME:
+                rows = self.query("SELECT id, status FROM download_tasks WHERE id < 900000")
+                runs = self.query("SELECT name, state FROM enrollgate_runs WHERE active = 1")
+                raise AssertionError(f"nothing moves: rows {rows}; unfinished runs {runs}")
+            time.sleep(0.3)
 
 
 def _row(images: list[object]) -> Row:

@@ -14,6 +14,7 @@ from tests.chaos.invariants import (
     check_all_files,
     check_delivered,
     check_ends,
+    check_faults,
     check_requests,
     check_writes,
 )
@@ -54,6 +55,10 @@ def test_ends_that_nothing_explains_are_noticed() -> None:
     assert list(check_ends([to("failed")], {})), "no reason"
     assert list(check_ends([to("failed")], {1: ["AccessDenied"]})), "too early"
     assert not list(check_ends([to("failed")], {1: ["Lost", None]}))
+
+
+def test_fault_that_never_happened_is_noticed() -> None:
+    assert list(check_faults({"kill": 1, "freeze": 0})) == ["the fault never happened: freeze"]
 
 
 class Destination:

@@ -49,6 +49,20 @@ class Site(Protocol):
     def cookies_file(self, account: str) -> str: ...
 
 
+class NoSite:
+    """A site whose runs fail at once: its courses are on a host that may not be contacted."""
+
+    host = "courses.example.com"
+
+    def course_url(self, course: str) -> str:
+        return f"https://refused.example.org/{course}"
+
+    def enroll(self, account: str, course: str) -> None: ...
+
+    def cookies_file(self, account: str) -> str:
+        return f"# {account}"
+
+
 class OperatorProcess:
     """Settings, a database and a folder; `start` and kill it as often as a test likes."""
 

@@ -7,25 +7,11 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 from tests.databases.server import free_port
-from tests.e2e.operator_process import OperatorProcess, wait_until
+from tests.e2e.operator_process import NoSite, OperatorProcess, wait_until
 
 from enrollgate.database import migrate, open_database
 
 ROWS = 60_000
-
-
-class NoSite:
-    """The runs of this test fail at once: no such host may be contacted."""
-
-    host = "courses.example.com"
-
-    def course_url(self, course: str) -> str:
-        return f"https://refused.example.org/{course}"
-
-    def enroll(self, account: str, course: str) -> None: ...
-
-    def cookies_file(self, account: str) -> str:
-        return f"# {account}"
 
 
 def test_flood_of_timeouts_keeps_the_operator_ready_and_obedient(

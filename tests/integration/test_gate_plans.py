@@ -62,6 +62,7 @@ def run(database: Database, statement: str) -> None:
     """Run a statement that may take longer than one of the operator's."""
     with database.engine.begin() as connection:
         connection.connection.driver_connection._read_timeout = 300  # type: ignore[union-attr]
+        connection.execute(text("SET SESSION /*M!100101 max_statement_time=300, */ timestamp=0"))
         connection.execute(text(statement))
 
 

@@ -1,15 +1,16 @@
 """Rows, sites and other programs that cause trouble for one task, and for no other."""
 
+import re
 from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from tests.databases.server import fresh_database
 from tests.world import COURSE, WITHOUT_HOLDS, World
 
 from enrollgate.control.confinement import SET_ASIDE
-from enrollgate.database import DatabaseUnavailable
+from enrollgate.database import DatabaseUnavailable, engine
 from enrollgate.domain.account import cookies_name
 from enrollgate.domain.observation import Observation, Phase
 from enrollgate.domain.reasons import Reason
@@ -117,6 +118,40 @@ def test_locked_table_is_waited_for_for_seconds_and_launches_continue(
             connection.execute(text("UNLOCK TABLES"))
         world.reconcile()
         assert world.status(late) == "failed" and world.launcher.live == [f"test-{enrolled}-1"]
+
+
+def test_view_that_never_answers_ends_the_pass_and_its_own_statement(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each pass would leave one more statement at work on the server."""
+    monkeypatch.setattr(engine, "STATEMENT_TIMEOUT", 2)
+    session = re.sub(r"(max_\w+_time)=24(000)?", r"\1=1\2", engine._SESSION)
+    monkeypatch.setattr(engine, "_SESSION", session)
+    with closing(World(database_url)) as world:
+        task = world.add("enrolled")
+        world.sql("ALTER TABLE download_tasks RENAME TO task_rows")
+        never, count = "SLEEP(1000) = 0", "SELECT 0"
+        if world.database.is_sqlite:
+            world.sql(
+                "CREATE VIEW numbers AS WITH RECURSIVE n(x) AS "
+                "(SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n"
+            )
+            never = "(SELECT COUNT(*) FROM numbers) > id"
+        else:
+            count = (
+                "SELECT COUNT(*) FROM information_schema.processlist "
+                f"WHERE db = '{make_url(database_url).database}' AND info LIKE '%last_seen%' "
+                "AND id <> CONNECTION_ID()"
+            )
+        world.sql(f"CREATE VIEW download_tasks AS SELECT * FROM task_rows WHERE {never}")
+        for _ in range(2):
+            with pytest.raises(DatabaseUnavailable, match="name the table behind it"):
+                world.reconcile()
+            assert world.scalar(count) == 0
+        world.sql("DROP VIEW download_tasks")
+        world.sql("ALTER TABLE task_rows RENAME TO download_tasks")
+        world.reconcile()
+        assert world.launcher.live == [f"test-{task}-1"]
 
 
 @pytest.mark.parametrize("server", ["mariadb", "mysql"])

@@ -87,6 +87,8 @@ CONNECT_TIMEOUT = 5
 # Seconds that one statement may take; the slowest, tracking new tasks without an index, takes a
 # few. With CONNECT_TIMEOUT it is what a connection that dies silently costs: 30 seconds.
 STATEMENT_TIMEOUT = 25
+# Seconds after which the server gives up such a statement, before we do: so the error has a name.
+SERVER_TIMEOUT = STATEMENT_TIMEOUT - 1
 # Seconds after which the server ends a session that sends nothing. So the rows that a frozen
 # operator holds are free again before Node.js gives up: by default, it waits 50 seconds for a row.
 IDLE_TIMEOUT = 30
@@ -109,7 +111,12 @@ _SESSION = (
     # Whatever the server's defaults are: they are meant for people who type statements.
     "SESSION sql_safe_updates=0, SESSION sql_big_selects=1, "
     "SESSION sql_select_limit=18446744073709551615, "
-    f"SESSION wait_timeout={IDLE_TIMEOUT}"
+    f"SESSION wait_timeout={IDLE_TIMEOUT} "
+    # The server itself ends a statement that we stop waiting for: else a slow view would let one
+    # more of them work there after each pass. MariaDB's variable, and MySQL's, which is for SELECT
+    # (https://mariadb.com/kb/en/comment-syntax/: each server skips the other's comment).
+    f"/*M!100101 , SESSION max_statement_time={SERVER_TIMEOUT} */"
+    f"/*!50708 , SESSION max_execution_time={SERVER_TIMEOUT * 1000} */"
 )
 
 
@@ -521,12 +528,11 @@ def _limited(connection: Connection) -> Iterator[int]:
     """
     driver = connection.connection.driver_connection
     if isinstance(driver, sqlite3.Connection):
-        until = time.monotonic() + ROW_TIMEOUT
-        driver.set_progress_handler(lambda: time.monotonic() > until, _SQLITE_STEPS)
+        connection.info["timeout"] = ROW_TIMEOUT
         try:
             yield 0
         finally:
-            driver.set_progress_handler(None, 0)
+            del connection.info["timeout"]
     else:
         mysql = cast(pymysql.Connection, driver)
         mysql._read_timeout = ROW_TIMEOUT  # a private name, read before each answer
@@ -580,6 +586,13 @@ def _open_sqlite(url: URL, *, creates_file: bool) -> Engine:
         driver.create_function("sha2", 2, _sha2, deterministic=True)
         driver.create_function("enrollgate_account", 1, _account, deterministic=True)
         driver.create_function("enrollgate_host", 1, _course_host, deterministic=True)
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def limit(connection: Connection, *_: object) -> None:
+        """Let SQLite interrupt its own work: nobody else would, as for a view that never ends."""
+        until = time.monotonic() + connection.info.get("timeout", STATEMENT_TIMEOUT)
+        driver = cast(sqlite3.Connection, connection.connection.driver_connection)
+        driver.set_progress_handler(lambda: time.monotonic() > until, _SQLITE_STEPS)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

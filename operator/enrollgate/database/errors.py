@@ -325,7 +325,16 @@ KNOWN = (
         (ER.LOCK_WAIT_TIMEOUT,),
         "",
         RowHeld,
-        "another transaction holds a row, or the table: end it soon",
+        "another transaction holds a row, or the table (LOCK TABLES, ALTER TABLE): end it soon; "
+        "SHOW PROCESSLIST says whose it is",
+    ),
+    # 1969: ER_STATEMENT_TIMEOUT of MariaDB, 3024: ER_QUERY_TIMEOUT of MySQL
+    Known(
+        (1969, 3024, SQLITE),
+        "max_statement_time|maximum statement execution time|^interrupted$",
+        _AWAY,
+        "a statement took too long: add an index on the status column; if ENROLLGATE_TASK_TABLE "
+        "is a view, name the table behind it, or make the view fast",
     ),
     # SQLite
     Known((SQLITE,), "readonly database", _WRONG, "make the file and its folder writable"),
@@ -345,7 +354,7 @@ ABOUT_ROW = frozenset({1526, 1644, 3819, 4025})
 # errors (from 2000) and ProxySQL's (from 9000).
 ABOUT_SERVER = frozenset(
     {
-        *(code for known in KNOWN if known.error is _AWAY for code in known.codes),
+        *(code for known in KNOWN if known.error is _AWAY for code in known.codes if code),
         ER.DISK_FULL,
         ER.ERROR_ON_READ,
         ER.ERROR_ON_WRITE,

@@ -68,7 +68,7 @@ def find_runs(folder: Path) -> list[psutil.Process]:
 
 def _is_supervisor(process: psutil.Process, folder: Path) -> bool:
     """Return whether its last argument is a run's directory below this folder."""
-    directory = Path([*process.cmdline(), ""][-1])
+    directory = Path(["", *process.cmdline()][-1])
     return directory.parent.name == "runs" and directory.is_relative_to(folder)
 
 

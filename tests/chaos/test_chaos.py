@@ -100,9 +100,9 @@ class Chaos:
             self.node.replace(task, status, random)
         elif change < 0.18:
             self.node.correct(task, random)
-        elif change < 0.24:
+        elif change < 0.26:
             self.node.refuse(task)
-        elif change < 0.28:
+        elif change < 0.275:
             self.node.accept_all()
         elif change < 0.45:
             self.node.flip(task, random)

@@ -29,6 +29,8 @@ _FILLER = "filler"
 _DISTURBANCE = 0.4
 # What happens to the chunks of an upload that the Drive has lost.
 _LOST = (Fault("dropped"), Fault("corrupt"))
+# What happens to the next chunks when it is disturbed.
+_KEPT_IN_PART = (Fault("partial"), Fault("nothing_kept"))
 # The Drive's faults, as `Faults.happened` names them after the operation.
 DRIVE_FAULTS = tuple(
     f"status {each.status}" if each.kind == "status" else each.kind for each in (*RANDOM, *_LOST)
@@ -276,6 +278,7 @@ class Machine:
         steps = random.randint(1, 3 * _LONGEST_FREEZE)
         self._disturbed_until = self._step + steps
         self.drive.faults.share = _DISTURBANCE
+        self.drive.faults.script("chunk", *_KEPT_IN_PART)
         return f"for {steps} steps"
 
     def lose_uploads(self, random: Random) -> str:

@@ -339,8 +339,9 @@ class Promises(RuleBasedStateMachine):
         """More than the limits allow at once, perhaps while a hold of them is about to open."""
         if reason is None:
             self.live_runs_succeed()
-        for name in self.world.launcher.live if reason else ():
-            self.world.launcher.fail(name, reason)
+        else:
+            for name in self.world.launcher.live:
+                self.world.launcher.fail(name, reason)
         crowd = [self.a_new_task("enrolled", account, COURSE) for _ in range(3)]
         self.a_pass()
         self.no_limit_is_exceeded()

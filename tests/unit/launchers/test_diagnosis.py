@@ -288,6 +288,24 @@ LATE = BEGIN + timedelta(minutes=16)
             Reason.CREATE_CONTAINER_CONFIG_ERROR,
             "secret 'cookies' does not exist",
         ),
+        (
+            [pod(phase="Pending", containerStatuses=waiting("ContainerCreating", ""))],
+            [warning("Failed", 'Failed to pull image "a/b:c": not found')],
+            Reason.IMAGE_PULL_BACK_OFF,
+            'Failed to pull image "a/b:c": not found',
+        ),
+        (
+            [pod(phase="Pending", containerStatuses=waiting("ContainerCreating", ""))],
+            [warning("Failed", "Error: ImagePullBackOff")],
+            Reason.IMAGE_PULL_BACK_OFF,
+            "ImagePullBackOff",
+        ),
+        (
+            [pod(phase="Pending", containerStatuses=waiting("ContainerCreating", ""))],
+            [warning("Failed", "Error: couldn't find key token in Secret courses/database")],
+            Reason.CREATE_CONTAINER_CONFIG_ERROR,
+            "couldn't find key token",
+        ),
         ([pod(phase="Pending")], [], Reason.NEVER_STARTED, "pod p1 is Pending"),
         (
             [pod(phase="Pending")],

@@ -77,6 +77,9 @@ _FAILURES = frozenset(
     }
 )
 _QUOTA = re.compile(r"exceeded quota|forbidden: .*quota", re.IGNORECASE)
+# The kubelet's Events may be ahead of the pod's status, which then still says ContainerCreating.
+_IMAGE_EVENT = re.compile(r"^Failed: (Failed to pull image|Error: (ErrImagePull|ImagePullBackOff))")
+_KEY_EVENT = re.compile(r"^Failed: Error: couldn't find key ")
 _MISSING_OBJECT = re.compile(
     r"(secret|configmap|persistentvolumeclaim) \"([^\"]+)\" not found", re.IGNORECASE
 )
@@ -224,13 +227,16 @@ def _explain_waiting_pod(pod: PodView, late: str, events: Sequence[EventView]) -
     if pod.waiting_reason in _CONTAINER_ERRORS:
         return Report(Reason.CREATE_CONTAINER_CONFIG_ERROR, f"{late}: {pod.waiting_message}")
     warning = _last_warning(events)
+    reason, why = Reason.CREATE_CONTAINER_CONFIG_ERROR, warning
     if missing := _MISSING_OBJECT.search(warning):
-        what = f"{missing[1]} {missing[2]!r} does not exist in the Job's namespace"
-        return Report(Reason.CREATE_CONTAINER_CONFIG_ERROR, f"{late}: {what}")
-    return Report(
-        Reason.NEVER_STARTED,
-        f"{late}: pod {pod.name} is {pod.waiting_reason or pod.phase}; {warning or 'Events: none'}",
-    )
+        why = f"{missing[1]} {missing[2]!r} does not exist in the Job's namespace"
+    elif _IMAGE_EVENT.match(warning):
+        reason = Reason.IMAGE_PULL_BACK_OFF
+    elif not _KEY_EVENT.match(warning):
+        reason = Reason.NEVER_STARTED
+        state = pod.waiting_reason or pod.phase
+        why = f"pod {pod.name} is {state}; {warning or 'Events: none'}"
+    return Report(reason, f"{late}: {why}")
 
 
 def _decode(termination: Termination) -> Report | None:

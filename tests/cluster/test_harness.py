@@ -6,8 +6,10 @@ import pytest
 from tests.cluster.control_plane import Cluster
 from tests.cluster.job_watch import JobWatch
 from tests.cluster.jobs import UP, delete, ended, list_logs, list_pods, make_job, wait_until_gone
+from tests.cluster.pod_runner.runner import changes_of_pods
 
 from enrollgate.launchers.kubernetes import ApiError
+from enrollgate.launchers.kubernetes.job_client import parse_pod
 
 pytestmark = pytest.mark.usefixtures("nodes")
 
@@ -133,6 +135,32 @@ def test_a_pod_waits_for_its_secret(
     cluster.secret(namespace, "gone", word="here")
     result = ended(cluster, job).result
     assert result is not None and result.succeeded
+
+
+def test_a_deleted_pod_that_never_started_fails_before_it_is_gone(
+    cluster: Cluster, namespace: str, image: str
+) -> None:
+    from_secret = {"name": "WORD", "valueFrom": {"secretKeyRef": {"name": "gone", "key": "word"}}}
+    worker = {"name": "worker", "env": [from_secret]}
+    template = {"spec": {"template": {"spec": {"containers": [worker]}}}}
+    job = make_job(cluster, namespace, "true", image, template=template)
+    cluster.wait_for(
+        lambda: (
+            [pod.waiting_reason for pod in list_pods(cluster, namespace)]
+            == ["CreateContainerConfigError"]
+        )
+    )
+    pods = cluster.api.request("GET", f"/api/v1/namespaces/{namespace}/pods")
+    delete(cluster, job)
+    last = None
+    for kind, pod in changes_of_pods(cluster, pods["metadata"]["resourceVersion"]):
+        if pod["metadata"]["namespace"] == namespace:
+            last = parse_pod(pod)
+            if kind == "DELETED":
+                break
+    assert last is not None and last.phase == "Failed" and last.termination is not None
+    state = (last.termination.exit_code, last.termination.reason)
+    assert state == (137, "ContainerStatusUnknown") and last.started_at is None
 
 
 def test_an_account_without_a_role_is_refused(cluster: Cluster, namespace: str) -> None:

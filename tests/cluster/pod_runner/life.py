@@ -172,9 +172,11 @@ class Life:
             f'Back-off pulling image "{image}": ErrImagePull: {image}: not found',
         )
         self.line.event("Failed", f'Failed to pull image "{image}": {image}: not found')
+        self.line.event("Failed", "Error: ErrImagePull")
         self.line.event("BackOff", f'Back-off pulling image "{image}"', kind="Normal")
+        self.line.event("Failed", "Error: ImagePullBackOff")
         self._wait_for_deletion()
-        self.line.remove()
+        self._remove_unstarted(self.spec["containers"][0])
 
     def _run_init(self, container: Json) -> bool:
         while (started := self._start(container)) is not None:
@@ -242,7 +244,10 @@ class Life:
                 self.deleted.wait(0.5)
             else:
                 return self.container
-        self.line.remove()
+        if reported and container is self.spec["containers"][0]:
+            self._remove_unstarted(container)
+        else:
+            self.line.remove()
         return None
 
     def _sandbox(self, container: Json) -> sandbox.Container:
@@ -412,6 +417,19 @@ class Life:
         )
         self.line.event("Failed", f"Error: {message}")
         self._report_end(end, sandbox.START_ERROR_CODE)
+
+    def _remove_unstarted(self, container: Json) -> None:
+        """Remove a deleted pod whose container was never there, as a real kubelet does.
+
+        The pod has failed before it is gone: `TerminatePod` in pkg/kubelet/status, seen by
+        tests/node.
+        """
+        why = "The container could not be located when the pod was terminated"
+        end = statuses.terminated(
+            container, None, code=137, reason="ContainerStatusUnknown", message=why
+        )
+        self._report_end(end, 137)
+        self.line.remove()
 
     def _pending(self, reason: str, message: str, phase: str = "Pending") -> None:
         container = self.spec["containers"][0]

@@ -44,15 +44,16 @@ def running(
 
 
 def terminated(
-    container: Json, since: str, *, code: int, reason: str, message: str, restarts: int = 0
+    container: Json, since: str | None, *, code: int, reason: str, message: str, restarts: int = 0
 ) -> Json:
+    """`since` is None if the container was never there: then nobody knows when it ended, either."""
     state = {
         "terminated": {
             "exitCode": code,
             "reason": reason,
             "message": message,
             "startedAt": since,
-            "finishedAt": now(),
+            "finishedAt": since and now(),
         }
     }
     return _container(container, state, restarts=restarts)

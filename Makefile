@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Most tests wait for servers, clocks and processes most of the time: three run at once on two cores.
 PYTEST := $(BIN)/pytest -n 3 --dist loadfile
 # These wait for kubelet, scheduler and timeouts. The last ones need the node alone, and wait for all others.
-NODE_TESTS := $(BIN)/pytest -n 4 --dist load --maxschedchunk 1 --timeout 1800 tests/node tests/cluster/test_harness.py
+NODE_TESTS := $(BIN)/pytest -n 4 --dist load --maxschedchunk 1 --timeout 1800 tests/cluster/test_harness.py tests/node
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16

@@ -174,7 +174,7 @@ def installed(
             "allowedHosts": [host],
             "checkInterval": 1,
             "maxAttempts": 1,
-            "startTimeout": "20s",
+            "startTimeout": "5m",
             "worker": {"resources": {"requests": {"cpu": "10m", "memory": "64Mi"}}},
             "operator": {
                 "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}},

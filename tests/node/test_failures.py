@@ -82,7 +82,7 @@ def variable_from_secret(name: str, key: str) -> dict[str, Any]:
 def test_a_worker_that_cannot_run_is_explained(
     install: Install, site: FaultySite, values: dict[str, Any], reason: str, words: str
 ) -> None:
-    installation = install(startTimeout="10s", **values)
+    installation = install(startTimeout="15s", **values)
     installation.enroll(f"{site.url}/feed")
 
     found, message = installation.failed_run()

@@ -27,9 +27,9 @@ HEAVY = {
 # Runs a command in this process, then prints the modules that it has imported.
 PROBE = """
 import sys
-from enrollgate.commands.cli import app
+from enrollgate.commands.cli import main
 try:
-    app(sys.argv[1:])
+    main()
 except SystemExit:
     pass
 print("MODULES", *sorted({name.partition(".")[0] for name in sys.modules}))
@@ -95,6 +95,29 @@ def test_every_command_explains_itself(option: str, capsys: pytest.CaptureFixtur
     for path in [*([name] for name in names), ["drive"], ["drive", "login"], []]:
         assert app([*path, option], standalone_mode=False) in (0, None)
         assert "Usage:" in capsys.readouterr().out, path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "exit_code"),
+    [
+        (["drive", "login", "-h"], "--client-secrets", 0),
+        (["mark-lost", "-h"], "mark-lost [OPTIONS]", 0),
+        (["statis"], "No such command 'statis'", 2),
+        (["status", "--fail"], "No such option: --fail", 2),
+        ([], "mark-lost", 2),
+    ],
+)
+def test_command_line_is_read_as_if_all_commands_were_prepared(
+    arguments: list[str], text: str, exit_code: int
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "enrollgate", *arguments],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert text in done.stdout + done.stderr and done.returncode == exit_code
 
 
 def test_shell_completion_names_the_commands() -> None:

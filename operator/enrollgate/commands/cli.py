@@ -36,6 +36,15 @@ Actor = Annotated[
 
 def main() -> None:
     """Run the command that the arguments name."""
+    # Typer prepares every option of each command that it has: one command is enough.
+    groups = [each for each in app.registered_groups if [each.name] == sys.argv[1:2]]
+    commands = [
+        each
+        for each in app.registered_commands
+        if [each.name or getattr(each.callback, "__name__", "")] == sys.argv[1:2]
+    ]
+    if groups or commands:
+        app.registered_groups, app.registered_commands = groups, commands
     app()
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class DatabaseSettings(BaseModel):
     """The parts of a MySQL or MariaDB address, for a password that is in a Secret of its own."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     host: Line | None = Field(
         None, min_length=1, description="Host of the MySQL or MariaDB server.", examples=["mysql"]

@@ -19,7 +19,7 @@ def _check_image(value: str) -> str:
 class KubernetesSettings(BaseModel):
     """Only read with ENROLLGATE_LAUNCHER=kubernetes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, defer_build=True)
 
     namespace: ObjectName | None = Field(
         None,

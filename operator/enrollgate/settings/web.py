@@ -14,7 +14,7 @@ _LEAST_TOKEN = 16
 class WebSettings(BaseModel):
     """Only read by `enrollgate web`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     address: ListenAddress = Field(
         "127.0.0.1",

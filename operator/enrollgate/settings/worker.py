@@ -42,6 +42,7 @@ class WorkerSettings(BaseSettings):
         extra="ignore",
         frozen=True,
         validate_default=True,
+        defer_build=True,  # the operator's model includes this one: a process uses only one of them
     )
 
     downloader: Literal["yt-dlp", "command"] = Field(

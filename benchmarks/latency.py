@@ -77,7 +77,10 @@ def _measure(name: str, url: str, tasks: int, rows: int, waiting: int) -> dict[s
         reconciler = Reconciler(database, TABLES, launcher, policy, installation="bench")
         while reconciler.reconcile().more:  # every row is known
             pass
-        thread = threading.Thread(target=loop.run, args=(reconciler.reconcile, reconciler.look))
+        thread = threading.Thread(
+            target=loop.run,
+            args=(reconciler.reconcile, reconciler.look, reconciler.begin_full_pass),
+        )
         thread.start()
         committed = _enroll_one_by_one(url, tasks, rows // waiting)
         deadline = time.monotonic() + 60

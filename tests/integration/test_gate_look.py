@@ -78,6 +78,27 @@ def test_look_counts_how_long_the_enrollment_took(world: World) -> None:
     assert (REGISTRY.get_sample_value(f"{name}_count") or 0) - before["count"] == 1
 
 
+def test_full_pass_goes_on_after_looks_as_if_there_were_none(world: World) -> None:
+    waiting, ended = world.add("processing"), world.add("enrolled")
+    world.reconcile()
+    world.clock.advance(60)
+    rest = world.operator.begin_full_pass()
+    new = world.add("enrolled")
+    world.set(waiting, "enrolled")
+    assert world.look().launched == 2
+    world.launcher.succeed(f"test-{ended}-1")
+    assert world.operator.reconcile([f"test-{ended}-1"]).finished == 1
+    summary = rest()
+    assert (summary.launched, summary.finished, summary.unfinished) == (0, 0, 2)
+    assert world.status(ended) == "completed"
+    world.reconcile()
+    for task in (waiting, new):
+        assert [run.run_number for run in world.runs(task)] == [1]
+        assert tracked(world, task)[0] == "enrolled"
+    assert sorted(world.launcher.live) == sorted(f"test-{task}-1" for task in (waiting, new))
+    assert tracked(world, waiting)[1:] == (str(EPOCH), "2026-01-01 12:01:00")
+
+
 def test_look_launches_no_more_than_the_free_slots(world: World) -> None:
     rows = [world.add("enrolled") for _ in range(5)]
     summary = world.look()

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from random import Random
 
@@ -77,14 +77,18 @@ class Work:
 
     def build_reconciler(self) -> Reconciler:
         reconciler = self.world.new_operator()
-        reconcile = reconciler.reconcile
+        begin = reconciler.begin_full_pass
 
-        def count(changed: Collection[str] | None = None) -> PassSummary:
-            summary = reconcile(changed)
-            self.passes += 1
-            return summary
+        def count() -> Callable[[], PassSummary]:
+            rest = begin()
 
-        reconciler.reconcile = count  # type: ignore[method-assign]  # the hook of this test
+            def counted() -> PassSummary:
+                self.passes += 1
+                return rest()
+
+            return counted
+
+        reconciler.begin_full_pass = count  # type: ignore[method-assign]  # the hook of this test
         return reconciler
 
     def run(self) -> None:
@@ -144,12 +148,14 @@ def test_replica_without_the_lease_reports_no_task_metrics(
     world: World,
 ) -> None:
     world.add("processing")
-    elector = ScriptedElector(True, True, True, False)
+    elector = ScriptedElector(True)
     work = Work(world, elector)
+    while work.passes == 0:
+        work.thread.join(0.01)
+    elector.answers = [False]
     assert elector.refused.wait(TIMEOUT)
     work.runner.stop()
     work.join()
-    assert work.passes > 0, "it reported them before"
     assert metrics.REGISTRY.get_sample_value("enrollgate_tasks", {"state": "waiting"}) is None
     assert metrics.REGISTRY.get_sample_value("enrollgate_leading") == 0
 

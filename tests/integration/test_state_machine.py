@@ -158,6 +158,8 @@ class Promises(RuleBasedStateMachine):
                     path.unlink()
 
     def restart(self) -> None:
+        # What is left of a full pass that has begun.
+        self.rest: Callable[[], object] | None = None
         self.operator, self.second = (
             interrupted_operator(
                 self.world,
@@ -416,6 +418,15 @@ class Promises(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_focused_pass(self, data: st.DataObject) -> None:
         self.operator.reconcile(self.some_runs(data))
+
+    @rule()
+    def a_full_pass_begins_or_goes_on(self) -> None:
+        """It reads what it begins with in another thread: anything may happen meanwhile."""
+        rest, self.rest = self.rest, None
+        if rest is None:
+            self.rest = self.operator.begin_full_pass()
+        else:
+            rest()
 
     @rule(data=st.data(), points=POINTS)
     def a_pass_that_crashes(self, data: st.DataObject, points: int) -> None:

@@ -66,11 +66,13 @@ class Gate:
         """Forget what the last pass has seen."""
         self.is_limited = False
 
-    def follow_clock(self, seen: Backlog, before: float) -> None:
-        """Move the waits with the database's clock, if it was set since the last full pass."""
+    def follow_clock(self, seen: Backlog, before: float, after: float) -> None:
+        """Move the waits with the database's clock, if it was set since the last full pass.
+
+        `before` and `after` are seconds of `monotonic`, before and after the backlog was read.
+        """
         last = self._clock
         corrected = max(seen.clock_steps, last.corrected if last else 0)
-        after = self._monotonic() if self._monotonic else 0.0
         reading = ClockReading(seen.now, before, after, corrected)
         if self._monotonic and last and (step := reading.step_since(last)):
             moved = tasks.move_waits(self._database, step, clock_steps=last.corrected)

@@ -17,13 +17,16 @@ class LookInterval:
         self._interval = interval
         self._share = share
         self._costs = deque[float](maxlen=_LOOKS)
+        self._has_asked = False
 
     def record(self, cost: float) -> None:
-        """Note the seconds that a look took in the database."""
-        if cost > 0:
+        """Note the seconds that a look took in the database; 0 if it had nothing to ask."""
+        self._has_asked = cost > 0
+        if self._has_asked:
             self._costs.append(cost)
 
     @property
     def pause(self) -> float:
         """Return the seconds until the next look."""
-        return max(self._interval, min(self._costs, default=0.0) / self._share)
+        cost = min(self._costs) if self._has_asked else 0.0
+        return max(self._interval, cost / self._share)

@@ -2,11 +2,12 @@
 
 Only `stop` ends it, and `reset` lets it work again.
 
-A full pass is made at every interval, and at once when asked for without a name. Named runs that
-have changed get a focused pass at once; for many at a time, one full pass is cheaper. Between them,
-while a slot is free, the gate is looked at, as often as its pace allows. A pass that fails is
-aborted, logged once for each new cause, and tried again, in full, after a growing pause; nothing is
-decided from what could not be read.
+A full pass is made at every interval, and at once when asked for without a name. What it begins
+with is read in another thread, since that takes long on a large table: everything else goes on
+meanwhile. Named runs that have changed get a focused pass at once; for many at a time, one full
+pass is cheaper. Between them, while a slot is free, the gate is looked at, as often as its pace
+allows. A pass that fails is aborted, logged once for each new cause, and tried again, in full,
+after a growing pause; nothing is decided from what could not be read.
 
 The reconciler confines the errors of single tasks. What still reaches the loop unforeseen aborts a
 pass, too. Only if that happens in several passes in a row, the loop ends (`LoopFailed`).
@@ -16,6 +17,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection
+from concurrent.futures import Future, ThreadPoolExecutor
 from random import Random
 
 import structlog
@@ -73,6 +75,8 @@ class Loop:
         self._changed = set[str]()
         self._ending = frozenset[str]()
         self._full_pass_due = monotonic()
+        # The full pass that has begun: it gives the rest of it, once it has read what it needs.
+        self._begun: Future[Callable[[], PassSummary]] | None = None
         # When to observe the ending runs again, and when to look at the gate; not before a pass.
         self._ending_due = self._look_due = math.inf
         self._look_interval = look_interval or LookInterval(interval=interval, share=1.0)
@@ -115,38 +119,51 @@ class Loop:
         self,
         reconcile: Callable[[Collection[str] | None], PassSummary],
         look: Callable[[], PassSummary] | None = None,
+        begin_full_pass: Callable[[], Callable[[], PassSummary]] | None = None,
     ) -> None:
         """Repeat `reconcile` and `look` until stopped.
 
         The argument of `reconcile` is the names of the changed runs, or None for a full pass.
-        Raises LoopFailed.
+        `begin_full_pass` is called in a thread of its own, and returns the rest of a full pass.
+        Without it, all of a full pass is made in this thread. Raises LoopFailed.
         """
-        while not self._stopped.is_set():
-            self._woken.clear()
-            is_look = look is not None and self._is_look_next()
-            changed = frozenset[str]() if is_look else self._take_changed()
-            try:
-                if look is not None and is_look:
-                    summary = look()
-                elif changed is None or changed:
-                    summary = reconcile(changed)
-                else:
-                    self._sleep(looks=look is not None)
+        self._begun = None
+        with ThreadPoolExecutor(1, thread_name_prefix="full-pass") as pool:
+            while not self._stopped.is_set():
+                self._woken.clear()
+                is_look = look is not None and self._is_look_next()
+                changed: frozenset[str] | None = frozenset()
+                if not is_look:
+                    changed = self._take_changed(begins=begin_full_pass is not None)
+                try:
+                    if look is not None and is_look:
+                        summary = look()
+                    elif changed is None and self._begun is not None:
+                        begun, self._begun = self._begun, None
+                        summary = begun.result()()
+                    elif changed is None and begin_full_pass is not None:
+                        self._begun = pool.submit(begin_full_pass)
+                        self._begun.add_done_callback(lambda _: self._woken.set())
+                        continue
+                    elif changed is None or changed:
+                        summary = reconcile(changed)
+                    else:
+                        self._sleep(looks=look is not None)
+                        continue
+                    if not is_look or summary.launched or summary.finished:
+                        self._after_pass(summary)
+                except _EXPECTED as error:
+                    self._unforeseen = 0
+                    self._stopped.wait(self._record_failure(error))
                     continue
-                if not is_look or summary.launched or summary.finished:
-                    self._after_pass(summary)
-            except _EXPECTED as error:
-                self._unforeseen = 0
-                self._stopped.wait(self._record_failure(error))
-                continue
-            except Exception as error:  # noqa: BLE001 -- one such error must not stop all tasks
-                self._record_unforeseen(error)
-                self._stopped.wait(self._record_failure(error))
-                continue
-            if self._failures:
-                _LOG.info("passes succeed again", failed_passes=self._failures)
-            self._failures, self._unforeseen, self._last_error = 0, 0, ""
-            self._schedule(summary, is_look=is_look)
+                except Exception as error:  # noqa: BLE001 -- one such error must not stop all tasks
+                    self._record_unforeseen(error)
+                    self._stopped.wait(self._record_failure(error))
+                    continue
+                if self._failures:
+                    _LOG.info("passes succeed again", failed_passes=self._failures)
+                self._failures, self._unforeseen, self._last_error = 0, 0, ""
+                self._schedule(summary, is_look=is_look)
 
     def _schedule(self, summary: PassSummary, *, is_look: bool) -> None:
         """Decide when the next passes and looks are due, after one with this summary."""
@@ -174,32 +191,47 @@ class Loop:
         """Return whether to look at the gate now: it takes turns with the passes that are due."""
         with self._lock:
             now = self._monotonic()
-            is_pass_due = self._changed or now >= min(self._full_pass_due, self._ending_due)
+            is_pass_due = self._changed or now >= min(self._pass_due, self._ending_due)
             return now >= self._look_due and not (is_pass_due and self._has_looked)
 
     def _sleep(self, *, looks: bool) -> None:
         """Sleep until something is due, or until woken."""
         with self._lock:
-            due = min(self._full_pass_due, self._ending_due)
+            due = min(self._pass_due, self._ending_due)
             if looks:
                 due = min(due, self._look_due)
             pause = due - self._monotonic()
         if not self._stopped.is_set() and pause > 0:
-            self._woken.wait(pause)
+            self._woken.wait(None if pause == math.inf else pause)
 
-    def _take_changed(self) -> frozenset[str] | None:
-        """Return the runs that the next pass is about; None for a full pass, none for no pass."""
+    @property
+    def _pass_due(self) -> float:
+        """Return when to begin a full pass; or when to go on with it: as soon as it has read."""
+        if self._begun is None:
+            return self._full_pass_due
+        return -math.inf if self._begun.done() else math.inf
+
+    def _take_changed(self, *, begins: bool) -> frozenset[str] | None:
+        """Return the runs that the next pass is about, none for no pass; None for a full pass: to
+        begin it, if that takes a step of its own, or to go on with it.
+        """
         with self._lock:
             now = self._monotonic()
             changed = frozenset(self._changed)
-            if changed or now >= min(self._ending_due, self._full_pass_due):
+            is_full = now >= self._pass_due
+            if self._begun is None and (is_full or len(changed) > FOCUS_LIMIT):
+                self._full_pass_due = now + self._interval
+                if begins:  # what has changed need not wait until that is read
+                    return None
+                is_full = True
+            if changed or is_full or now >= self._ending_due:
                 changed |= self._ending
                 self._ending, self._ending_due = frozenset(), math.inf
             self._changed.clear()
-            if len(changed) <= FOCUS_LIMIT and now < self._full_pass_due:
-                return changed
-            self._full_pass_due = now + self._interval
-            return None
+            if is_full:
+                return None
+            # The full pass that has begun observes all runs, once it goes on.
+            return changed if len(changed) <= FOCUS_LIMIT else frozenset()
 
     def _record_unforeseen(self, error: Exception) -> None:
         """Log and count an unforeseen error, now being handled. Raises LoopFailed in the end."""
@@ -239,6 +271,7 @@ class Loop:
         )
         self._last_error = cause
         self._after_pass(None)
+        self._begun = None  # what it has read may be old after the pause
         with self._lock:
             self._full_pass_due, self._look_due = self._monotonic(), math.inf
         return pause

@@ -5,9 +5,10 @@
     launches  as below
     failures  fail the tasks whose enrollment timed out or whose status became unknown
 
-That is a *full* pass. When the launcher names the runs that have changed, a *focused* pass looks at
-those alone: its cost follows the change, however many runs there are. Between passes, a *look* asks
-only what the gate is open for, by one statement, and launches that:
+That is a *full* pass. Reading the backlog changes nothing and takes the longest; it may be done in
+another thread. When the launcher names the runs that have changed, a *focused* pass looks at those
+alone: its cost follows the change, however many runs there are. Between passes, a *look* asks only
+what the gate is open for, by one statement, and launches that:
 
     launches  look -> claim runs for the free slots -> read them -> plan -> launch
 
@@ -21,11 +22,13 @@ task and run number, so creating it again creates nothing new. Between passes on
 which unknown statuses, errors and other places were warned about, and whose rows were held.
 """
 
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from itertools import chain, islice
 
 import structlog
@@ -36,15 +39,8 @@ from enrollgate.control.gate import Gate
 from enrollgate.control.holding import Holding
 from enrollgate.control.launching import UNFORESEEN, RunLauncher
 from enrollgate.control.task_log import TaskLog
-from enrollgate.database import (
-    Database,
-    RowRefused,
-    Tables,
-    backlog,
-    runs,
-    set_aside,
-    tasks,
-)
+from enrollgate.database import Database, RowRefused, Tables, runs, set_aside, tasks
+from enrollgate.database.backlog import Backlog, load_backlog, queued_since
 from enrollgate.database.runs import Recorded
 from enrollgate.domain.observation import Observation, Phase
 from enrollgate.domain.planner import (
@@ -82,8 +78,8 @@ class PassSummary:
     `unfinished` is the number of unfinished runs at the end, `statements` the number of SQL
     statements sent. `refused` runs were claimed in this pass and given up without being launched:
     their slots are free again. `free` slots are left for further runs. `cost` is the seconds that
-    a look at the gate took in the database. `is_limited` says that a part of the pass reached its
-    limit.
+    a look at the gate took in the database, `seconds` those that a pass took. `is_limited` says
+    that a part of the pass reached its limit.
     `ending` names the runs to observe again soon, because no event announces their end.
     """
 
@@ -97,6 +93,7 @@ class PassSummary:
     refused: int = 0
     free: int = 0
     cost: float = 0.0
+    seconds: float = 0.0
     is_limited: bool = False
     ending: frozenset[str] = frozenset()
 
@@ -201,19 +198,42 @@ class Reconciler:
         Raises DatabaseUnavailable, DatabaseMisconfigured or LauncherUnavailable: then the pass is
         aborted, and the next one does what it did not get to.
         """
-        self._is_limited = False
-        with metrics.timed_pass("full" if changed is None else "focused"), self._log.one_pass():
-            summary = self._full_pass() if changed is None else self._focused_pass(changed)
-            self._discard_left()
-            return summary
+        if changed is None:
+            return self.begin_full_pass()()
+        return self._timed("focused", partial(self._focused_pass, changed))
 
-    def _full_pass(self) -> PassSummary:
-        sent_before = self._database.statements
-        self._gate.begin_pass()
+    def begin_full_pass(self) -> Callable[[], PassSummary]:
+        """Read the backlog, in any thread. Return the rest of a full pass, to be made once.
+
+        Both raise as `reconcile` does.
+        """
+        begin = time.monotonic()
         before = self._monotonic() if self._monotonic else 0.0
-        seen = backlog.load_backlog(self._database, self._tables, installation=self._installation)
+        seen = load_backlog(self._database, self._tables, installation=self._installation)
+        after = self._monotonic() if self._monotonic else 0.0
+        rest = partial(self._full_pass, seen, before, after)
+        return partial(self._timed, "full", rest, time.monotonic() - begin)
+
+    def _timed(
+        self, kind: str, make_pass: Callable[[], PassSummary], seconds: float = 0.0
+    ) -> PassSummary:
+        """Make a pass that has taken so long already, and measure it. An aborted one does not
+        count: it mostly waited.
+        """
+        begin = time.monotonic()
+        self._is_limited = False
+        with self._log.one_pass():
+            summary = make_pass()
+            self._discard_left()
+        seconds += time.monotonic() - begin
+        metrics.RECONCILE_DURATION.labels(kind).observe(seconds)
+        return replace(summary, seconds=seconds)
+
+    def _full_pass(self, seen: Backlog, before: float, after: float) -> PassSummary:
+        sent_before = self._database.statements - 1  # by which the backlog was read
+        self._gate.begin_pass()
         now = seen.now
-        self._gate.follow_clock(seen, before)
+        self._gate.follow_clock(seen, before, after)
         rejected = self._gate.tend(seen)
         self._is_limited |= self._holding.tend(seen, now)
         self._claimer.drop_shortlist()
@@ -237,7 +257,7 @@ class Reconciler:
         self._gate.reject(rejected, now)
         claimed = (self._claimer.unfinished or 0) + filled.finished - remaining
         queued = max(0, self._gate.enrolled - with_run - claimed - seen.held)
-        since = backlog.queued_since(self._database, self._tables) if queued else None
+        since = queued_since(self._database, self._tables) if queued else None
         metrics.QUEUED.set(queued)
         metrics.HELD.set(seen.held)
         metrics.OLDEST_QUEUED.set(max(0.0, (now - since).total_seconds()) if since else 0.0)

@@ -9,7 +9,7 @@ It runs in one thread and is called from others. Without leader election it work
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from random import Random
@@ -138,16 +138,8 @@ class OperatorRunner:
         metrics.LEADING.set(1)
         try:
             reconciler = self._build_reconciler()
-
-            def timed_pass(changed: Collection[str] | None) -> PassSummary:
-                start = time.monotonic()
-                try:
-                    return reconciler.reconcile(changed)
-                finally:
-                    self._pass_seconds = time.monotonic() - start
-
             with self._progress.followed(self._launcher()):
-                self.loop.run(timed_pass, reconciler.look)
+                self.loop.run(reconciler.reconcile, reconciler.look, reconciler.begin_full_pass)
         finally:
             metrics.LEADING.set(0)
             metrics.TASKS.clear()  # the next leader reports them, and they must not count twice
@@ -166,6 +158,7 @@ class OperatorRunner:
             metrics.TASKS.labels("enrolled").set(summary.enrolled)
             metrics.RUNS_UNFINISHED.set(summary.unfinished)
             self._progress.set_live(summary.unfinished)
+            self._pass_seconds = summary.seconds or self._pass_seconds  # a look is no pass
             self._housekeeping.after_pass(self._pass_seconds)
 
     def _wait_for_lease(self, elector: LeaderElector) -> bool:

@@ -237,7 +237,7 @@ def build_random() -> Random:
     return Random()  # noqa: S311 -- spreads retries; nothing secret depends on it
 
 
-def build_local_launcher(settings: Settings, on_change: Callable[[], None]) -> LocalLauncher:
+def build_local_launcher(settings: Settings, on_change: Callable[[str], None]) -> LocalLauncher:
     """Build the launcher that runs child processes on this machine. Raises LauncherRefused."""
     return LocalLauncher(
         settings.work_dir,

@@ -7,9 +7,7 @@ all metrics, and a test compares the list with the registry.
 """
 
 import collections
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 from prometheus_client import (
     CollectorRegistry,
@@ -243,11 +241,3 @@ for _change in ("acquired", "lost"):
     LEADER_CHANGES.labels(_change)
 # What only the replica that works reports; the next one reports it then.
 OF_THE_LEADER = (RUNS_UNFINISHED, OLDEST_WAITING, OLDEST_QUEUED, QUEUED, HELD, TASKS_SET_ASIDE)
-
-
-@contextmanager
-def timed_pass(kind: str) -> Iterator[None]:
-    """Measure how long the pass takes. An aborted pass does not count: it mostly waited."""
-    begin = time.monotonic()
-    yield
-    RECONCILE_DURATION.labels(kind).observe(time.monotonic() - begin)

@@ -56,7 +56,9 @@ class LocalLauncherHarness:
         self.work_dir = folder / "work"
         self.notes = folder / "notes"
         self.notes.mkdir(parents=True)
+        # Set whenever a run has ended; the names of those that have.
         self.changed = threading.Event()
+        self.ended = list[str]()
         self.now = time.time()
         self._launchers = list[LocalLauncher]()
 
@@ -71,12 +73,16 @@ class LocalLauncherHarness:
             "stop_grace": 30.0,
             "backoff": Backoff(base=0, cap=0),
             "run_ttl": 3600.0,
-            "on_change": self.changed.set,
+            "on_change": self._note_end,
             "clock": lambda: self.now,
         }
         launcher = LocalLauncher(self.work_dir, **(arguments | changes))
         self._launchers.append(launcher)
         return launcher
+
+    def _note_end(self, name: str) -> None:
+        self.ended.append(name)
+        self.changed.set()
 
     def run(self, name: str) -> RunDirectory:
         return RunDirectory(self.work_dir / "runs" / name)

@@ -32,7 +32,7 @@ report(None, "went on")
 def test_restarted_operator_adopts_a_live_run_and_sees_its_end(
     harness: LocalLauncherHarness,
 ) -> None:
-    first = harness.launcher(GATED, on_change=lambda: None)
+    first = harness.launcher(GATED, on_change=lambda _name: None)
     name = start(first)
     wait_for(lambda: "ready" in harness.note_names())
     first.close()
@@ -42,6 +42,7 @@ def test_restarted_operator_adopts_a_live_run_and_sees_its_end(
     assert not harness.changed.is_set()
     (harness.notes / "go").touch()
     assert harness.changed.wait(60)
+    assert harness.ended == [name]
     assert second.observe()[name].phase is Phase.SUCCEEDED
 
 
@@ -237,13 +238,16 @@ def test_finished_supervisors_leave_no_zombies(harness: LocalLauncherHarness) ->
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in supervisors))
 
 
-def test_every_run_that_ends_calls_on_change(harness: LocalLauncherHarness) -> None:
+def test_every_run_that_ends_calls_on_change_with_its_name(
+    harness: LocalLauncherHarness,
+) -> None:
     launcher = harness.launcher("report(None)")
     for task_id in (1, 2, 3):
         harness.changed.clear()
         name = start(launcher, task_id)
         assert harness.changed.wait(60)
-        assert launcher.observe()[name].phase is Phase.SUCCEEDED
+        assert harness.ended[-1] == name
+        assert launcher.observe([name], only=True)[name].phase is Phase.SUCCEEDED
 
 
 def test_close_leaves_live_runs_alone(harness: LocalLauncherHarness) -> None:

@@ -29,5 +29,10 @@ def test_looks_that_become_cheap_again_come_often_again() -> None:
     assert paced(*[0.5] * 20, *[0.0001] * 5) == 0.05
 
 
+def test_look_that_asked_nothing_is_followed_after_the_interval() -> None:
+    assert paced(0.08, 0.08, 0.0) == 0.05
+    assert paced(0.08, 0.0, 0.08) == pytest.approx(8.0)
+
+
 def test_larger_share_shortens_the_pause() -> None:
     assert paced(0.08, share=0.1) == pytest.approx(0.8)

@@ -214,6 +214,108 @@ def test_stopped_loop_works_again_after_a_reset() -> None:
     assert passes_made == [None, None]
 
 
+class ReadingLoop:
+    """A loop whose full passes read until they may go on, and what it did, in order."""
+
+    def __init__(self) -> None:
+        self.loop = Loop(
+            interval=3600,
+            backoff=NO_PAUSE,
+            random=Random(1),
+            look_interval=LookInterval(interval=0.001, share=1.0),
+        )
+        self.done = list[str]()
+        self.may_read = threading.Event()
+        self.may_read.set()
+        self.on_look: Callable[[], None] = lambda: None
+
+    def begin(self) -> Callable[[], PassSummary]:
+        assert self.may_read.wait(60)
+        return lambda: self._note("full")
+
+    def run(self) -> list[str]:
+        self.loop.run(
+            lambda changed: self._note(",".join(sorted(changed or ()))), self._look, self.begin
+        )
+        return self.done
+
+    def _look(self) -> PassSummary:
+        self.on_look()
+        return self._note("look")
+
+    def _note(self, what: str) -> PassSummary:
+        self.done.append(what)
+        if what == "full" and self.done.count("full") == 1:  # the second one reads for long
+            self.may_read.clear()
+            self.loop.wake()
+        elif what == "full":
+            self.loop.stop()
+        return replace(SUMMARY, free=1)
+
+
+def test_looks_and_changed_runs_do_not_wait_for_what_a_full_pass_reads() -> None:
+    driven = ReadingLoop()
+
+    def look() -> None:
+        if driven.done.count("look") == 3:
+            driven.loop.wake("run-1")
+        if "run-1" in driven.done:
+            driven.may_read.set()
+
+    driven.on_look = look
+    done = driven.run()
+    assert done[0] == done[-1] == "full" and done.count("full") == 2
+    assert done.count("run-1") == 1 and done.index("run-1") < done[1:].index("full")
+
+
+def test_wake_while_a_full_pass_reads_makes_another_one() -> None:
+    loop = make_loop(interval=3600)
+    passes = list[str]()
+
+    def begin() -> Callable[[], PassSummary]:
+        if not passes:
+            loop.wake()  # what it says may have happened after the read
+        return rest
+
+    def rest() -> PassSummary:
+        passes.append("full")
+        if len(passes) == 2:
+            loop.stop()
+        return SUMMARY
+
+    loop.run(lambda _changed: SUMMARY, None, begin)
+    assert passes == ["full", "full"]
+
+
+def test_too_many_changes_wait_for_the_full_pass_that_has_begun() -> None:
+    driven = ReadingLoop()
+
+    def look() -> None:
+        if driven.done.count("look") == 1:
+            for number in range(FOCUS_LIMIT + 1):
+                driven.loop.wake(f"run-{number}")
+        if driven.done.count("look") == 3:
+            driven.may_read.set()
+
+    driven.on_look = look
+    assert set(driven.run()) == {"full", "look"}
+
+
+def test_full_pass_that_could_not_read_is_aborted_and_tried_again() -> None:
+    loop = make_loop(interval=0.001)
+    errors = [DatabaseUnavailable("gone"), DatabaseUnavailable("slow")]
+
+    def begin() -> Callable[[], PassSummary]:
+        if errors:
+            raise errors.pop(0)
+        loop.stop()
+        return lambda: SUMMARY
+
+    with capture_logs() as logs:
+        loop.run(lambda _changed: SUMMARY, None, begin)
+    assert [entry["error"][-4:] for entry in logs if "error" in entry] == ["gone", "slow"]
+
+
 def test_unforeseen_error_aborts_the_pass_and_the_next_one_goes_on() -> None:
     loop = make_loop(interval=0.001)
     raised = [KeyError("a"), DatabaseUnavailable("gone"), *[KeyError("b")] * (UNFORESEEN_LIMIT - 1)]

@@ -26,10 +26,10 @@ def few_open_files() -> Iterator[None]:
 
 @pytest.mark.usefixtures("few_open_files")
 def test_watcher_leaves_open_files_to_others_and_sees_each_exit() -> None:
-    ended, exits = threading.Event(), list[int]()
+    ended, exits = threading.Event(), list[str]()
 
-    def note() -> None:
-        exits.append(1)
+    def note(name: str) -> None:
+        exits.append(name)
         ended.set()
 
     with closing(Watcher(note)) as watcher, ExitStack() as stack:
@@ -37,7 +37,7 @@ def test_watcher_leaves_open_files_to_others_and_sees_each_exit() -> None:
         for each in sleepers:
             stack.callback(each.wait)
             stack.callback(each.kill)
-            assert watcher.watch(each.pid)
+            assert watcher.watch(f"run-{each.pid}", each.pid)
         spare = [os.open("/dev/null", os.O_RDONLY) for _ in range(25)]
         for descriptor in spare:
             os.close(descriptor)
@@ -45,3 +45,4 @@ def test_watcher_leaves_open_files_to_others_and_sees_each_exit() -> None:
             ended.clear()
             each.kill()
             assert ended.wait(30)
+            assert exits[-1] == f"run-{each.pid}"

@@ -1,13 +1,15 @@
 """Start a supervisor outside the operator's process tree.
 
-    python detach.py RUN_DIRECTORY
+    python -S detach.py RUN_DIRECTORY
 
 pm2 and others that stop a program kill its descendants, which they find by parent process ids. So
 this process forks the supervisor, prints its pid and ends: init becomes the supervisor's parent.
 The supervisor leads a session of its own. Its output goes where the standard error goes.
 
-The launcher starts this by its path. So the fork happens before anything else is imported: it is
-quick, and there is only one thread.
+The launcher waits for the pid, and starts this by its path, without `site`. So the fork happens
+before anything else is imported: it is quick, and there is only one thread. The supervisor then
+runs `site`, which finds the installed packages, as each start of Python does:
+https://docs.python.org/3/library/site.html#site.main
 """
 
 import os
@@ -27,6 +29,9 @@ if __name__ == "__main__":
         os._exit(0)
     os.setsid()
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    import site
+
+    site.main()
     from enrollgate.launchers.local.supervisor import main
 
     sys.exit(main(sys.argv[1:]))

@@ -123,7 +123,8 @@ class LocalLauncher:
             `run_timeout` covers all attempts together.
         memory_limit: bytes that a worker and its processes may take together; 0: no limit.
         run_ttl: how long the log and the report of a discarded run are kept.
-        on_change: called from another thread soon after a launched or observed run has ended.
+        on_change: called with a run's name soon after it has ended, if it was launched or observed
+            here; from another thread.
         clock: the time of day, as files have it.
 
     Raises LauncherRefused if this is not Linux, or if the directories cannot be made.
@@ -142,7 +143,7 @@ class LocalLauncher:
         backoff: Backoff,
         run_ttl: float,
         memory_limit: int = 0,
-        on_change: Callable[[], None] = lambda: None,
+        on_change: Callable[[str], None] = lambda _name: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if not is_supported():
@@ -353,7 +354,7 @@ class LocalLauncher:
             if run.is_live():
                 supervisor = run.read_supervisor()
                 if supervisor is not None and not self._watcher.watches(*supervisor):
-                    self._watcher.watch(*supervisor)
+                    self._watcher.watch(run.name, *supervisor)
                 return live
             with contextlib.suppress(FileNotFoundError):  # another operator has discarded it
                 if not self._kill_leftovers(run):
@@ -452,7 +453,7 @@ class LocalLauncher:
         log = os.open(run.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             started = subprocess.run(
-                [sys.executable, "-P", _DETACH, str(run.path)],
+                [sys.executable, "-P", "-S", _DETACH, str(run.path)],
                 env=self._environment,
                 cwd=run.path,
                 stdin=lock,
@@ -464,8 +465,8 @@ class LocalLauncher:
             os.close(log)
         if started.returncode == detach.EXIT_MACHINE_IS_FULL:
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(run.path))
-        if not started.stdout or not self._watcher.watch(int(started.stdout)):
-            self._on_change()  # it was not started, or has ended already
+        if not started.stdout or not self._watcher.watch(run.name, int(started.stdout)):
+            self._on_change(run.name)  # it was not started, or has ended already
 
     def _discard(self, run: RunDirectory) -> None:
         """Move a run that is not live to finished/."""

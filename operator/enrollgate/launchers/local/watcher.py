@@ -1,9 +1,9 @@
 """Notice at once that a process has ended, whether this operator or an earlier one started it.
 
-In come pids, out goes a call of `on_exit` from a thread. Each process is watched through a pidfd;
-without one it is looked at every second, as when descriptors run short. A supervisor's parent is
-init. In a container that is this operator itself: then it reaps the process, so that no zombie
-stays.
+In come pids of runs, out goes a call of `on_exit` with the run's name, from a thread. Each process
+is watched through a pidfd; without one it is looked at every second, as when descriptors run short.
+A supervisor's parent is init. In a container that is this operator itself: then it reaps the
+process, so that no zombie stays.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import resource
 import selectors
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from enrollgate.common.processes import Process, find, is_alive, open_pidfd
 
@@ -21,22 +22,31 @@ _POLL_INTERVAL = 1.0
 _RESERVE = 32
 
 
-class Watcher:
-    """Calls `on_exit` from its own thread after watched processes have ended. Thread-safe."""
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """The name of a process's run, and its pidfd; None if the process has to be polled."""
 
-    def __init__(self, on_exit: Callable[[], None]) -> None:
+    name: str
+    pidfd: int | None
+
+
+class Watcher:
+    """Calls `on_exit` from its own thread after a watched process has ended, with the name of its
+    run. Thread-safe.
+    """
+
+    def __init__(self, on_exit: Callable[[str], None]) -> None:
         self._on_exit = on_exit
         self._guard = threading.Lock()
-        # The value is the process's pidfd, or None if it has to be polled.
-        self._watched = dict[Process, int | None]()
+        self._watched = dict[Process, _Watched]()
         self._thread: threading.Thread | None = None
         self._closed = False
         self._wake_read, self._wake_write = os.pipe()
         for end in (self._wake_read, self._wake_write):
             os.set_blocking(end, False)
 
-    def watch(self, pid: int, started: str | None = None) -> bool:
-        """Watch the process with this pid and start time. Returns False if it has ended.
+    def watch(self, name: str, pid: int, started: str | None = None) -> bool:
+        """Watch this run's process with this pid and start time. Returns False if it has ended.
 
         Omit `started` only for a process that has just been started: nothing else has its pid yet.
         """
@@ -52,7 +62,7 @@ class Watcher:
             if descriptor is not None and is_short:  # the lowest free number was given
                 os.close(descriptor)
                 descriptor = None
-            self._watched[process] = descriptor
+            self._watched[process] = _Watched(name, descriptor)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="run-watcher", daemon=True)
                 self._thread.start()
@@ -73,9 +83,9 @@ class Watcher:
         if thread is not None:
             thread.join()
         with self._guard:
-            for descriptor in self._watched.values():
-                if descriptor is not None:
-                    os.close(descriptor)
+            for each in self._watched.values():
+                if each.pidfd is not None:
+                    os.close(each.pidfd)
             self._watched.clear()
             for end in (self._wake_read, self._wake_write):
                 with contextlib.suppress(OSError):
@@ -90,21 +100,20 @@ class Watcher:
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake_read, selectors.EVENT_READ)
             while not self._closed:
-                ended = self._wait_for_exits(selector)
-                for process in ended:
+                for process in self._wait_for_exits(selector):
                     _reap(process.pid)
                     with self._guard:
-                        descriptor = self._watched.pop(process)
-                    if descriptor is not None:
-                        selector.unregister(descriptor)
-                        os.close(descriptor)
-                if ended and not self._closed:
-                    self._on_exit()
+                        ended = self._watched.pop(process)
+                    if ended.pidfd is not None:
+                        selector.unregister(ended.pidfd)
+                        os.close(ended.pidfd)
+                    if not self._closed:
+                        self._on_exit(ended.name)
 
     def _wait_for_exits(self, selector: selectors.BaseSelector) -> list[Process]:
         """Wait for exits, a wake-up or the poll interval. Returns the processes that have ended."""
         with self._guard:
-            watched = dict(self._watched)
+            watched = {process: each.pidfd for process, each in self._watched.items()}
         for descriptor in watched.values():
             if descriptor is not None and descriptor not in selector.get_map():
                 selector.register(descriptor, selectors.EVENT_READ)

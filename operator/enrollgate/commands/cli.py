@@ -5,6 +5,7 @@ codes: 0 success; 1 an error, or a failed check; 2 the command line, a setting o
 wrong. `work` has its own exit codes, in docs/reasons.md.
 """
 
+import os
 import sys
 from io import TextIOWrapper
 from pathlib import Path
@@ -36,6 +37,8 @@ Actor = Annotated[
 
 def main() -> None:
     """Run the command that the arguments name."""
+    # Else pydantic reads the metadata of every installed package, to look for plug-ins.
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
     # Typer prepares every option of each command that it has: one command is enough.
     groups = [each for each in app.registered_groups if [each.name] == sys.argv[1:2]]
     commands = [

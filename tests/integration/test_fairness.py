@@ -9,6 +9,7 @@ from sqlalchemy import text
 from tests.world import World
 
 from enrollgate.database.tables import Tables
+from enrollgate.database.task_details import load_task_details
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.task import TaskColumns
 
@@ -105,6 +106,34 @@ def test_priority_comes_before_turns_and_null_last(database_url: str) -> None:
             order.append(task)
             complete(world, task)
         assert order == [tasks[index] for index in (5, 2, 1, 4, 3, 0)]
+
+
+@pytest.mark.parametrize("has_priorities", [False, True])
+def test_shown_places_are_the_order_of_the_launches(
+    database_url: str, has_priorities: bool
+) -> None:
+    with closing(World(database_url, replace(POLICY, max_concurrent_runs=2))) as world:
+        world.sql("ALTER TABLE download_tasks ADD COLUMN urgency INTEGER")
+        if has_priorities:
+            world.tables = Tables.named(TaskColumns(priority="urgency"), world.statuses)
+            world.restart()
+        live = [world.add("enrolled", f"{name}@example.com") for name in ("ada", "zoe")]
+        world.reconcile()
+        names = ("ada", "bob", "ada", "eve", " ADA", "bob")
+        tasks = [world.add("enrolled", f"{name}@example.com") for name in names]
+        world.sql(f"UPDATE download_tasks SET urgency = 7 WHERE id = {tasks[4]}")
+        world.reconcile()
+        ahead = {
+            task: load_task_details(world.database, world.tables, task, installation="test").ahead
+            for task in (*live, *tasks)
+        }
+        assert [ahead[task] for task in live] == [None, None]
+        order = list[int]()
+        for _ in tasks:
+            complete(world, live[1])
+            (live[1],) = (task for task in live_tasks(world) if task != live[0])
+            order.append(live[1])
+        assert [ahead[task] for task in order] == list(range(len(tasks)))
 
 
 def test_two_operators_keep_to_the_limits_together(database_url: str) -> None:

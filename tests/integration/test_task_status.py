@@ -127,6 +127,26 @@ def test_queued_tasks_have_their_position_in_the_order_of_ids(world: World) -> N
     assert states == [("running", None)] * 10 + [("queued", place) for place in (1, 2, 3)]
 
 
+def test_queue_of_several_accounts_or_with_priorities_has_no_positions(world: World) -> None:
+    for _ in range(10):
+        world.add("enrolled")
+    world.operator.reconcile()
+    mine, other = world.add("enrolled"), world.add("enrolled", "bob@example.com")
+    again, null = world.add("enrolled", " Ada@Example.com"), world.add("enrolled", None)
+    world.operator.reconcile()
+    queued = ("queued", None)
+    for task in (mine, other, again):
+        assert seen(world, task, "state", "queue_position") == queued, "accounts take turns"
+    for left in (other, null):
+        world.set(left, "failed")
+    world.operator.reconcile()
+    assert seen(world, again, "state", "queue_position") == ("queued", 2)
+    world.sql("ALTER TABLE download_tasks ADD COLUMN urgency INTEGER")
+    world.tables = Tables.named(TaskColumns(priority="urgency"), world.statuses)
+    assert ensure_view(world.database, world.tables, "test") is None
+    assert seen(world, again, "state", "queue_position") == queued
+
+
 def hold_account(world: World) -> int:
     """Open a hold of everybody's account, as the operator does, and return its number."""
     hold = Hold(
@@ -154,7 +174,8 @@ def test_task_on_hold_says_why_and_until_when(world: World) -> None:
     columns = ("state", "since", "reason", "message", "remedy", "queue_position")
     assert seen(world, held, *columns) == (
         *("held", EPOCH, "CookiesExpired", "the site asked for a login"),
-        *("Export new cookies.", None),
+        "Export new cookies. A new cookies file closes the hold, if the operator can read it.",
+        None,
     )
     numbers = ("hold_id", "hold_scope", "hold_probe_at", "hold_ends_at")
     probe, ends = EPOCH + timedelta(minutes=5), EPOCH + timedelta(days=7)

@@ -18,22 +18,13 @@ from enrollgate.common.units import duration, size
 from enrollgate.database.queries import OperatorView, RunView
 from enrollgate.database.task_details import QUEUE_LIMIT, TaskDetails, TaskRow, TrackedTask
 from enrollgate.domain.account import cookies_name
-from enrollgate.domain.reasons import Reason, explain
+from enrollgate.domain.reasons import ABOUT_COOKIES, Reason, explain
 from enrollgate.domain.run import Outcome, RunState
 from enrollgate.domain.task import Statuses, TaskState
 
 _NOTHING = "Nothing."
 # States in which nothing more happens, with or without an operator.
 _FINISHED = frozenset({"completed", "failed", "deleted", "left alone"})
-# Reasons whose remedy is about the account's cookies file.
-_ABOUT_COOKIES = frozenset(
-    {
-        Reason.ACCESS_DENIED.value,
-        Reason.COOKIES_EXPIRED.value,
-        Reason.COOKIES_MISSING.value,
-        Reason.COOKIES_UNREADABLE.value,
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,11 +255,13 @@ def _diagnose_queued(case: _Case) -> Diagnosis:
             f"The task is enrolled, and {name_scope_of_task(hold)} is {cause}. {end}",
             find_remedy(hold),
         )
-    more = "at least " if task.ahead >= QUEUE_LIMIT else ""
-    ahead = f"{more}{task.ahead} {'task is' if task.ahead == 1 else 'tasks are'} before it"
+    position, ahead = "", f"more than {QUEUE_LIMIT:,} tasks are enrolled, so its place is not shown"
+    if task.ahead is not None:
+        position = f", position {task.ahead + 1}"
+        ahead = f"{task.ahead} {'task is' if task.ahead == 1 else 'tasks are'} before it"
     if task.unfinished >= limit:
         return Diagnosis(
-            f"queued, position {more}{task.ahead + 1}",
+            f"queued{position}",
             f"The task is enrolled. {task.unfinished} of {limit} runs are unfinished, so no slot "
             f"is free (ENROLLGATE_MAX_CONCURRENT_RUNS); {ahead}.",
             "Nothing: it is launched when a run ends. To run more at the same time, raise "
@@ -288,7 +281,7 @@ def _diagnose_queued(case: _Case) -> Diagnosis:
                 f"same time, raise {setting}.",
             )
     return Diagnosis(
-        f"queued, position {more}{task.ahead + 1}",
+        f"queued{position}",
         f"The task is enrolled, and {task.unfinished} of {limit} slots are taken; {ahead}. The "
         "next pass launches it.",
         _NOTHING,
@@ -342,7 +335,7 @@ def _remedy(task: TaskDetails, run: RunView) -> str:
     remedy = run.remedy or ""
     if not remedy and run.reason in set(Reason):
         remedy = explain(Reason(run.reason)).remedy
-    if run.reason in _ABOUT_COOKIES and task.row is not None and task.row.email:
+    if run.reason in ABOUT_COOKIES and task.row is not None and task.row.email:
         remedy += f" The account's file is {cookies_name(task.row.email)}."
     return remedy or "Read the run's log: `enrollgate logs`."
 

@@ -41,6 +41,7 @@ from enrollgate.database.holds import HoldsVersion, is_open_hold, is_task_held
 from enrollgate.database.runs import read_unfinished, select_unfinished, select_unfinished_count
 from enrollgate.database.set_aside import SetAside, mark_enrolled_set_aside
 from enrollgate.database.tables import (
+    INSTANT,
     MESSAGE_LIMIT,
     Tables,
     is_not_set_aside,
@@ -151,8 +152,37 @@ def rank(
     By priority; then the accounts take turns, those with fewer unfinished runs first; within an
     account, lowest id first. The statement reads all enrolled tasks.
     """
-    now, priority = database.clock_expression(), tables.priority()
-    source, is_free = _free(tables, now, blocked, installation)
+    source, is_free = _free(tables, database.clock_expression(), blocked, installation)
+    first = _select_places(tables, source, is_free, installation).limit(limit).subquery("first")
+    # The rest is read for these alone.
+    statement = (
+        select(*_open_task(tables))
+        .select_from(_gate(tables).join(first, first.c.id == tables.id))
+        .order_by(first.c.place)
+    )
+    with database.autocommit() as connection:
+        rows = connection.execute(statement).all()
+    return list({row[0]: OpenTask(*row) for row in rows}.values())
+
+
+def find_place(
+    connection: Connection, tables: Tables, task_id: int, *, now: datetime, installation: str
+) -> int | None:
+    """Return the place of a task in the order of `rank`, from 1 on; None if it is not queued.
+
+    The other tasks that wait for a hold are left out. The statement reads all enrolled tasks.
+    """
+    source, is_free = _free(tables, literal(now, INSTANT), NOTHING_BLOCKED, installation)
+    is_free.append(tracked_tasks.c.hold_id.is_(None) | (tables.id == task_id))
+    places = _select_places(tables, source, is_free, installation).subquery("places")
+    return connection.execute(select(places.c.place).where(places.c.id == task_id)).scalar()
+
+
+def _select_places(
+    tables: Tables, source: Join, is_free: list[ColumnElement[bool]], installation: str
+) -> Select[tuple[int, int]]:
+    """Build the statement that gives each free task its place in the order of launches."""
+    priority = tables.priority()
     # A NULL is the lowest value, so it comes last.
     by_priority = [] if priority is None else [priority.desc()]
     priorities = [] if priority is None else [priority.label("priority")]
@@ -175,22 +205,11 @@ def rank(
     order = [queued.c.turn + func.coalesce(live.c.runs, 0), queued.c.id]
     if priority is not None:
         order.insert(0, queued.c.priority.desc())
-    first = (
+    return (
         select(queued.c.id, func.row_number().over(order_by=order).label("place"))
         .select_from(queued.outerjoin(live, live.c.account == queued.c.account))
         .order_by(*order)
-        .limit(limit)
-        .subquery("first")
     )
-    # The rest is read for these alone.
-    statement = (
-        select(*_open_task(tables))
-        .select_from(_gate(tables).join(first, first.c.id == tables.id))
-        .order_by(first.c.place)
-    )
-    with database.autocommit() as connection:
-        rows = connection.execute(statement).all()
-    return list({row[0]: OpenTask(*row) for row in rows}.values())
 
 
 _OPEN_TASK = ("id", "was", "since", "refusals", "account", "host")

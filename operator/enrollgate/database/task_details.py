@@ -1,7 +1,7 @@
 """Everything that the database knows of one task: its row, its wait, its runs, what is before it.
 
 Reads only, for `enrollgate explain` and the page. Every statement reads a few rows by a key or an
-index, so it costs little at a million rows.
+index, so it costs little at a million rows. Only the place in the queue takes all enrolled rows.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
+from enrollgate.database import claims
 from enrollgate.database.engine import Database
 from enrollgate.database.holds import read_live_runs
 from enrollgate.database.queries import (
@@ -27,6 +28,7 @@ from enrollgate.database.steering import (
 )
 from enrollgate.database.tables import Tables, runs, tracked_tasks
 from enrollgate.domain.queue import RunLimits
+from enrollgate.domain.run import RunState
 
 # Runs of a task that are shown, at most.
 _MAX_RUNS = 20
@@ -69,10 +71,11 @@ class TaskDetails:
 
     `runs` has its newest runs first, `total_runs` is how many there were. `result` is the report of
     the newest run, as its worker gave it. `unfinished` counts the runs of the installation that
-    take a slot, `ahead` the enrolled tasks that are launched before this one, both up to
-    QUEUE_LIMIT. `of_account` and `of_host` count those runs of the task's account, and of its
-    course's host. `operator` is None if no operator has ever made a pass. `hold` is the open hold
-    that the task waits for, `actions` are what people did about it, the newest first.
+    take a slot, up to QUEUE_LIMIT. `ahead` counts the tasks that are launched before this one: None
+    if it is not queued, or if more than QUEUE_LIMIT are enrolled. `of_account` and `of_host` count
+    those runs of the task's account, and of its course's host. `operator` is None if no operator
+    has ever made a pass. `hold` is the open hold that the task waits for, `actions` are what people
+    did about it, the newest first.
     """
 
     task_id: int
@@ -83,7 +86,7 @@ class TaskDetails:
     total_runs: int
     result: dict[str, Any] | None
     unfinished: int
-    ahead: int
+    ahead: int | None
     operator: OperatorView | None
     of_account: int = 0
     of_host: int = 0
@@ -101,7 +104,7 @@ def load_task_details(
 ) -> TaskDetails:
     """Load a task. Raises DatabaseUnavailable or DatabaseMisconfigured."""
     if not is_possible_id(database, task_id):
-        return TaskDetails(task_id, database.now(), None, None, [], 0, None, 0, 0, None)
+        return TaskDetails(task_id, database.now(), None, None, [], 0, None, 0, None, None)
     now = database.now()
     status, is_mine = tables.status, runs.c.task_id == task_id
     select_row = (
@@ -130,6 +133,8 @@ def load_task_details(
         result = connection.execute(
             select(runs.c.result).where(is_mine).order_by(runs.c.run_number.desc()).limit(1)
         ).scalar()
+        is_enrolled = bool(rows) and rows[0][1] == tables.statuses.enrolled
+        is_queued = is_enrolled and not (found and found[0].state != RunState.FINISHED)
         return TaskDetails(
             task_id=task_id,
             now=now,
@@ -139,7 +144,9 @@ def load_task_details(
             total_runs=total,
             result=result if isinstance(result, dict) else None,
             unfinished=_count_unfinished(connection, installation),
-            ahead=_count_ahead(connection, tables, task_id),
+            ahead=_count_ahead(connection, tables, task_id, now, installation)
+            if is_queued
+            else None,
             operator=find_operator(connection, installation),
             of_account=live.accounts[rows[0][4]] if rows else 0,
             of_host=live.hosts[rows[0][5]] if rows else 0,
@@ -158,18 +165,13 @@ def _count_unfinished(connection: Connection, installation: str) -> int:
     return connection.execute(select(func.count()).select_from(takes_slot.subquery())).scalar_one()
 
 
-def _count_ahead(connection: Connection, tables: Tables, task_id: int) -> int:
-    """Count the tracked enrolled tasks with a lower id, which are launched before this one."""
-    has_run = select(runs.c.id).where(runs.c.task_id == tracked_tasks.c.task_id, runs.c.active == 1)
-    before = (
-        select(tracked_tasks.c.task_id)
-        .where(
-            tracked_tasks.c.last_seen_status == tables.statuses.enrolled,
-            tracked_tasks.c.task_id < task_id,
-            tracked_tasks.c.retry_at.is_(None),
-            tracked_tasks.c.hold_id.is_(None),
-            ~has_run.exists(),
-        )
-        .limit(QUEUE_LIMIT)
-    )
-    return connection.execute(select(func.count()).select_from(before.subquery())).scalar_one()
+def _count_ahead(
+    connection: Connection, tables: Tables, task_id: int, now: datetime, installation: str
+) -> int | None:
+    """Count the tasks that are launched before this one; None if too many are enrolled."""
+    enrolled = tables.statuses.enrolled
+    queued = select(tracked_tasks.c.task_id).where(tracked_tasks.c.last_seen_status == enrolled)
+    if connection.execute(queued.limit(1).offset(QUEUE_LIMIT)).first():
+        return None
+    place = claims.find_place(connection, tables, task_id, now=now, installation=installation)
+    return None if place is None else place - 1

@@ -27,6 +27,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    null,
     or_,
     select,
     text,
@@ -48,13 +49,16 @@ from enrollgate.database.tables import (
     tracked_tasks,
 )
 from enrollgate.domain.holds import HoldKind
+from enrollgate.domain.reasons import ABOUT_COOKIES
 from enrollgate.domain.run import Outcome, RunState
 
 VIEW = "enrollgate_task_status"
-# A task with this many tasks ahead of it, or more, has no position: to count them would be slow.
+# While this many tasks are enrolled, or more, none has a position: to count them would be slow.
 POSITION_LIMIT = 10_000
 # What to do about a pause.
 _PAUSE_REMEDY = "Nothing: it goes on when the pause ends, or when a person ends it."
+# What is added to the remedy of a hold about cookies.
+_NEW_COOKIES = " A new cookies file closes the hold, if the operator can read it."
 
 # The view as the queries for people read it.
 task_status = Table(
@@ -130,10 +134,11 @@ def find_view_problem(database: Database, tables: Tables, installation: str) -> 
 
     Raises DatabaseUnavailable.
     """
-    columns = f"{tables.columns.id}, {tables.columns.status}"
+    names = tables.columns
+    columns = f"{names.id}, {names.status}, {names.email}"
     remedy = (
         f"grant the user SELECT, CREATE, CREATE VIEW, DROP on {VIEW} and SELECT ({columns}) on "
-        f"{tables.columns.table} (docs/operations.md has all GRANTs), then run `enrollgate migrate`"
+        f"{names.table} (docs/operations.md has all GRANTs), then run `enrollgate migrate`"
     )
     if database.is_sqlite:
         remedy = "run `enrollgate migrate`"
@@ -233,6 +238,7 @@ def _states(tables: Tables, run: FromClause, hold: FromClause) -> dict[str, Colu
         "message": case((is_held, refusal), (is_on_hold, hold.c.message), else_=run.c.message),
         "remedy": case(
             (is_on_hold & (hold.c.kind == HoldKind.PAUSE.value), literal(_PAUSE_REMEDY)),
+            (is_on_hold & hold.c.reason.in_(sorted(ABOUT_COOKIES)), hold.c.remedy + _NEW_COOKIES),
             (is_on_hold, hold.c.remedy),
             else_=run.c.remedy,
         ),
@@ -275,20 +281,39 @@ def _seconds_since(instant: ColumnElement[Any], is_sqlite: bool) -> ColumnElemen
 
 
 def _queue_position(tables: Tables) -> ColumnElement[Any]:
-    """Build the place in the queue, from 1 on, by the order of the ids; held tasks are left out.
+    """Build the place in the queue, from 1 on, while it follows from the ids; else NULL.
 
-    Only our own table is asked, which has an index on the status. NULL beyond POSITION_LIMIT.
+    It does as long as all queued tasks are of one account, and no column gives priorities: accounts
+    take turns. The order of several takes a sort of the whole queue, for each row of the view
+    (`claims.find_place`). NULL also while POSITION_LIMIT tasks are enrolled.
     """
-    ahead, live = tracked_tasks.alias("ahead"), runs.alias("live")
-    is_ahead = (
-        ahead.c.last_seen_status == tables.statuses.enrolled,
-        ahead.c.task_id < tables.id,
-        ahead.c.retry_at.is_(None),
-        ahead.c.hold_id.is_(None),
-        ~exists().where(live.c.task_id == ahead.c.task_id, live.c.active == 1).correlate(ahead),
+    if tables.priority() is not None:
+        return null()
+    other, row, live = (
+        tracked_tasks.alias("other"),
+        tables.tasks.alias("other_row"),
+        runs.alias("live"),
     )
-    too_many = (select(ahead.c.task_id).where(*is_ahead).correlate(tables.tasks).limit(1)).offset(
-        POSITION_LIMIT - 1
+    is_queued = (
+        other.c.last_seen_status == tables.statuses.enrolled,
+        other.c.retry_at.is_(None),
+        other.c.hold_id.is_(None),
+        ~exists().where(live.c.task_id == other.c.task_id, live.c.active == 1).correlate(other),
     )
-    count = select(func.count() + 1).where(*is_ahead).correlate(tables.tasks)
-    return case((too_many.scalar_subquery().is_(None), count.scalar_subquery()))
+    too_many = select(other.c.task_id).where(is_queued[0]).limit(1).offset(POSITION_LIMIT - 1)
+    theirs, mine = (
+        func.coalesce(func.lower(func.trim(each.c[tables.columns.email])), "")
+        for each in (row, tables.tasks)
+    )
+    of_others = (
+        select(other.c.task_id)
+        .select_from(other.join(row, row.c[tables.columns.id] == other.c.task_id))
+        .where(*is_queued, theirs != mine)
+        .correlate(tables.tasks)
+        .limit(1)
+    )
+    count = select(func.count() + 1).where(*is_queued, other.c.task_id < tables.id)
+    by_id = case(
+        (of_others.scalar_subquery().is_(None), count.correlate(tables.tasks).scalar_subquery())
+    )
+    return case((too_many.scalar_subquery().is_(None), by_id))

@@ -25,7 +25,7 @@ from enrollgate.database import (
     migrate,
     open_database,
 )
-from enrollgate.database.engine import translated
+from enrollgate.database.errors import translated
 from enrollgate.database.migrate import current, head
 from enrollgate.database.preflight import check_database, require_usable
 from enrollgate.database.tables import runs

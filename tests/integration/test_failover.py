@@ -33,7 +33,8 @@ from enrollgate.control.look_interval import LookInterval
 from enrollgate.control.progress import ProgressReader
 from enrollgate.control.runner import OperatorRunner
 from enrollgate.database import Database, DatabaseUnavailable, engine, migrate, open_database
-from enrollgate.database.engine import CONNECT_TIMEOUT, STATEMENT_TIMEOUT, translated
+from enrollgate.database.engine import CONNECT_TIMEOUT, STATEMENT_TIMEOUT
+from enrollgate.database.errors import translated
 from enrollgate.database.preflight import check_database, require_usable
 from enrollgate.domain.check import Severity
 from enrollgate.telemetry import metrics

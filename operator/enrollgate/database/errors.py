@@ -1,12 +1,25 @@
 """The errors of this package, and what those of the servers mean: one table, with the remedies.
 
-`engine.translated` looks errors up in it.
+`translated` looks errors up in it.
 """
 
+import re
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from pymysql.constants import CR, ER
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
+
+from enrollgate.common.redaction import redact
 
 
 class DatabaseError(Exception):
@@ -421,3 +434,104 @@ ABOUT_FILE = frozenset(
         sqlite3.SQLITE_NOTADB,
     }
 )
+
+
+def error_code(error: DBAPIError) -> int | None:
+    """Return MySQL's error number, if the error has one."""
+    arguments = error.orig.args if error.orig is not None else ()
+    return arguments[0] if arguments and isinstance(arguments[0], int) else None
+
+
+def is_timeout(error: DBAPIError) -> bool:
+    """Return whether a statement was given up because it took too long."""
+    if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_INTERRUPT:
+        return True
+    is_lost = error_code(error) == CR.CR_SERVER_LOST and error.connection_invalidated
+    return is_lost and "timed out" in str(error.orig)
+
+
+def is_dubious(error: BaseException) -> bool:
+    """Return whether an error of the server or the connection may be one that a trigger raises.
+
+    The connection still answers. A held row has an error of its own.
+    """
+    if not isinstance(error, DBAPIError) or error.connection_invalidated or _is_refusal(error):
+        return False
+    code = error_code(error) or 0
+    return (code in ABOUT_SERVER or code >= 2000) and code != ER.LOCK_WAIT_TIMEOUT
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Return whether another transaction was in the way, so that a retry may succeed."""
+    if (getattr(getattr(error, "orig", None), "sqlstate", None) or "").startswith("45"):
+        return False
+    if isinstance(error, IntegrityError):
+        # For example, another operator inserted a run with the same number at the same moment. A
+        # row of Node.js's table is refused for good.
+        is_ours = (error.statement or "").startswith("INSERT INTO enrollgate_")
+        return is_ours and error_code(error) in (ER.DUP_ENTRY, None)
+    return isinstance(error, OperationalError) and (
+        # ER_TRANSACTION_ROLLBACK_DURING_COMMIT: another member of a replication group was first.
+        error_code(error) in (ER.LOCK_DEADLOCK, 3101) or "database is locked" in str(error.orig)
+    )
+
+
+def _is_refusal(error: DBAPIError, *, of_one_row: bool = False) -> bool:
+    """Return whether the statement was refused for what it writes into a row.
+
+    A trigger may refuse a row with any number and any text, so in a transaction of one row every
+    error is a refusal that does not concern the server. States of class 45 are for triggers only:
+    https://dev.mysql.com/doc/refman/8.4/en/signal.html
+    """
+    if (getattr(error.orig, "sqlstate", None) or "").startswith("45"):
+        return True
+    if error.connection_invalidated or error.statement is None:
+        return False
+    code = error_code(error)
+    if not (of_one_row or isinstance(error, IntegrityError | DataError) or code in ABOUT_ROW):
+        return False
+    if code is None:
+        result = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_INTERNAL)
+        return result & 0xFF not in ABOUT_FILE
+    is_about_connection = code == 0 or 2000 <= code < 2100 or 9000 <= code < 9100
+    return not is_about_connection and code not in ABOUT_SERVER
+
+
+@contextmanager
+def translated(*, of_one_row: bool = False) -> Iterator[None]:
+    """Turn SQLAlchemy's errors into ours, without secrets or row contents.
+
+    This is the one place that sorts them: away (DatabaseUnavailable), held or refused for one row
+    (RowHeld, RowRefused; see `run_in_transaction`), or misconfigured (DatabaseMisconfigured).
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        code = error_code(error)
+        detail = error.orig.args[-1] if error.orig is not None and error.orig.args else error
+        detail = redact(str(detail), 300)
+        problem = detail if code is None else f"{detail} (MySQL error {code})"
+        is_refused = _is_refusal(error, of_one_row=of_one_row)
+        if is_refused and re.search(r"no such|doesn't exist|Unknown column", detail):
+            # Each pass reads the task table, so the table and its columns do exist.
+            remedy = "a trigger of the task table needs it: create it, or drop the trigger"
+            raise RowRefused(problem, remedy) from error
+        for known in KNOWN:
+            if (code or SQLITE) in known.codes and (match := re.search(known.words, detail)):
+                kind = RowRefused if is_refused else known.error
+                raise kind(problem, match.expand(known.remedy)) from error
+        if is_refused:
+            raise RowRefused(problem) from error
+        if code is not None and isinstance(error, ProgrammingError):
+            raise DatabaseMisconfigured(problem, "see the server's error reference") from error
+        raise DatabaseUnavailable(problem) from error
+    except SQLAlchemyError as error:
+        raise DatabaseUnavailable(
+            f"the database did not answer: {redact(str(error), 300)}"
+        ) from error
+    except RuntimeError as error:
+        # PyMySQL raises a bare RuntimeError when a server's password plug-in needs the
+        # `cryptography` package.
+        if "cryptography" not in str(error):
+            raise
+        raise DatabaseMisconfigured(f"{error}; install PyMySQL[rsa]") from error

@@ -12,8 +12,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random
 
-from enrollgate.database.engine import Database, error_code
-from enrollgate.database.errors import DatabaseMisconfigured, DatabaseUnavailable
+from enrollgate.database.engine import Database
+from enrollgate.database.errors import DatabaseMisconfigured, DatabaseUnavailable, error_code
 
 if TYPE_CHECKING:
     from alembic.config import Config

@@ -227,12 +227,19 @@ def is_not_set_aside(now: datetime | ColumnElement[datetime]) -> ColumnElement[b
     return tracked_tasks.c.retry_at.is_(None) | (tracked_tasks.c.retry_at <= now)
 
 
-class _AnyText(TypeDecorator[str]):
-    """Text, whatever the type of Node.js's column.
+def decode_text(value: object) -> str | None:
+    """Return a value of Node.js's column as text, whatever the column's type; None for NULL.
 
     MySQL gives bytes for a VARBINARY and numbers for a TINYINT; SQLite gives a BLOB or a number in
     any column.
     """
+    if value is None:
+        return None
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+class _AnyText(TypeDecorator[str]):
+    """Text, whatever the type of Node.js's column."""
 
     impl = String
     cache_ok = True
@@ -243,9 +250,7 @@ class _AnyText(TypeDecorator[str]):
         dialect: Dialect,  # noqa: ARG002 -- TypeDecorator's signature
     ) -> str | None:
         """Return the value of a row as text."""
-        if value is None:
-            return None
-        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+        return decode_text(value)
 
 
 class _HasKey(FunctionElement[bool]):

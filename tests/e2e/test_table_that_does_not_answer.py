@@ -114,6 +114,7 @@ def test_table_that_does_not_answer_is_named_and_waited_for(
     try:
         operator.add(1, "course")
         operator.wait_for_status(1, "failed")
+        operator.add(2, "course", "processing")  # a row that each pass reads
         with away(url):
             wait_until(lambda: answers("readyz") == 503, lambda: operator.log)
             wait_until(lambda: says in operator.log, lambda: operator.log)
@@ -122,8 +123,8 @@ def test_table_that_does_not_answer_is_named_and_waited_for(
             process = operator.start()
             wait_until(lambda: "waiting for the database" in operator.log, lambda: operator.log)
             assert answers("livez") == 200
-        operator.add(2, "course")
-        operator.wait_for_status(2, "failed")
+        operator.add(3, "course")
+        operator.wait_for_status(3, "failed")
         wait_until(lambda: answers("readyz") == 200)
         end()
     finally:

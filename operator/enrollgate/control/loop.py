@@ -128,7 +128,8 @@ class Loop:
         Without it, all of a full pass is made in this thread. Raises LoopFailed.
         """
         self._begun = None
-        with ThreadPoolExecutor(1, thread_name_prefix="full-pass") as pool:
+        pool = ThreadPoolExecutor(1, thread_name_prefix="full-pass")
+        try:
             while not self._stopped.is_set():
                 self._woken.clear()
                 is_look = look is not None and self._is_look_next()
@@ -164,6 +165,8 @@ class Loop:
                     _LOG.info("passes succeed again", failed_passes=self._failures)
                 self._failures, self._unforeseen, self._last_error = 0, 0, ""
                 self._schedule(summary, is_look=is_look)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _schedule(self, summary: PassSummary, *, is_look: bool) -> None:
         """Decide when the next passes and looks are due, after one with this summary."""

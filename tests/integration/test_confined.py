@@ -165,6 +165,36 @@ SERVER = {
         "Incorrect string value",
         refuses_all=True,
     ),
+    "trigger that ends the connection": Refusal(
+        (
+            "CREATE TRIGGER guard BEFORE UPDATE ON download_tasks FOR EACH ROW BEGIN "
+            f"IF {_GUARD} THEN KILL CONNECTION_ID(); END IF; END",
+        ),
+        ("DROP TRIGGER guard",),
+        "onnection",
+    ),
+    "trigger that ends the statement": Refusal(
+        (
+            "CREATE TRIGGER guard BEFORE UPDATE ON download_tasks FOR EACH ROW BEGIN "
+            f"IF {_GUARD} THEN KILL QUERY CONNECTION_ID(); END IF; END",
+        ),
+        ("DROP TRIGGER guard",),
+        "interrupted",
+    ),
+    "signal that nothing was found": _signal("'02000' SET MESSAGE_TEXT = 'the guard says no'"),
+    "signal of a query that was interrupted": _signal(
+        "'70100' SET MESSAGE_TEXT = 'the guard says no'"
+    ),
+    "view with a check option": Refusal(
+        (
+            "RENAME TABLE download_tasks TO all_tasks",
+            f"CREATE VIEW download_tasks AS SELECT * FROM all_tasks WHERE status NOT IN {_ENDS} "
+            "OR note IS NULL WITH CHECK OPTION",
+        ),
+        ("UPDATE all_tasks SET note = NULL",),
+        "CHECK OPTION",
+        refuses_all=True,
+    ),
     "trigger that keeps the status": _replace("OLD.status"),
     "trigger that writes another status": _replace("'archived'"),
     "trigger that writes no status": _replace("NULL"),
@@ -204,6 +234,11 @@ SQLITE = {
         f"raise {how}": Refusal((_RAISE % how,), ("DROP TRIGGER guard",), "the guard says no")
         for how in ("ABORT", "FAIL", "ROLLBACK")
     },
+    "trigger that skips the row": Refusal(
+        (_RAISE.replace("(%s, 'the guard says no')", "(IGNORE)"),),
+        ("DROP TRIGGER guard",),
+        "a trigger of the task table",
+    ),
     "unique": Refusal(
         (
             "CREATE UNIQUE INDEX guard ON download_tasks (email, status)",

@@ -1,6 +1,7 @@
 """Rows, sites and other programs that cause trouble for one task, and for no other."""
 
 import re
+import tracemalloc
 from contextlib import closing
 from dataclasses import replace
 
@@ -10,9 +11,11 @@ from tests.databases.server import fresh_database
 from tests.world import COURSE, WITHOUT_HOLDS, World
 
 from enrollgate.control.confinement import SET_ASIDE
-from enrollgate.database import DatabaseUnavailable, engine
+from enrollgate.database import DatabaseMisconfigured, DatabaseUnavailable, engine, queries
+from enrollgate.database.preflight import require_usable
 from enrollgate.domain.account import cookies_name
 from enrollgate.domain.observation import Observation, Phase
+from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.report import FailedItem, LeftOutItem, Report
 
@@ -233,3 +236,79 @@ def test_odd_reports_are_recorded_and_stop_no_other_task(database_url: str) -> N
         for task in odd:
             (run,) = world.runs(task)
             assert str(run.message).isprintable() and len(str(run.message)) <= 1000
+
+
+@pytest.mark.parametrize("column", ["email", "course_url"])
+def test_bytes_that_are_no_text_keep_no_other_task_back(database_url: str, column: str) -> None:
+    with closing(
+        World(database_url, Policy(max_concurrent_runs=10, max_runs_per_account=9))
+    ) as world:
+        if not world.database.is_sqlite:
+            world.sql("ALTER TABLE download_tasks MODIFY email BLOB, MODIFY course_url BLOB")
+        bad, good = world.add("enrolled"), world.add("enrolled")
+        world.sql(f"UPDATE download_tasks SET {column} = X'68FF80C3' WHERE id = {bad}")
+        for _ in range(2):
+            world.reconcile()
+        late = world.add("enrolled")
+        world.look()
+        assert {f"test-{good}-1", f"test-{late}-1"} <= set(world.launcher.live)
+        world.launcher.succeed(f"test-{good}-1")
+        world.reconcile()
+        assert world.status(good) == "completed"
+        if column == "course_url":
+            assert world.status(bad) == "failed" or queries.tasks_set_aside(world.database)
+
+
+@pytest.mark.parametrize("column", ["email", "course_url", "status"])
+def test_enormous_value_keeps_no_other_task_back(database_url: str, column: str) -> None:
+    with closing(World(database_url)) as world:
+        task = world.add("pending")
+        if not world.database.is_sqlite:
+            world.sql(
+                "ALTER TABLE download_tasks MODIFY email LONGTEXT, MODIFY course_url LONGTEXT, "
+                "DROP INDEX ix_status, MODIFY status LONGTEXT"
+            )
+        world.reconcile()
+        world.sql(
+            f"UPDATE download_tasks SET {column} = :value WHERE id = {task}",
+            value="https://courses.example.com/" + "x" * 9_000_000,
+        )
+        if column != "status":
+            world.set(task, "enrolled")
+        good = world.add("enrolled")
+        tracemalloc.start()
+        try:
+            world.reconcile()
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert world.launcher.live[-1] == f"test-{good}-1"
+        if column != "email":
+            assert world.status(task) == "failed"
+            (run,) = world.runs(task)
+            assert len(str(run.message)) <= 1000
+        assert peak < 60_000_000
+
+
+@pytest.mark.parametrize("outcome", ["completed", "failed"])
+def test_view_with_a_trigger_in_sqlite_works(sqlite_url: str, outcome: str) -> None:
+    """SQLite does not count the rows that an INSTEAD OF trigger writes."""
+    with closing(World(sqlite_url)) as world:
+        done, late = world.add("enrolled"), world.add("pending")
+        world.sql("ALTER TABLE download_tasks RENAME TO all_tasks")
+        world.sql("CREATE VIEW download_tasks AS SELECT * FROM all_tasks")
+        with pytest.raises(DatabaseMisconfigured, match="INSTEAD OF UPDATE trigger"):
+            require_usable(world.database, world.tables)
+        world.sql(
+            "CREATE TRIGGER write INSTEAD OF UPDATE ON download_tasks "
+            "BEGIN UPDATE all_tasks SET status = NEW.status WHERE id = OLD.id; END"
+        )
+        require_usable(world.database, world.tables)
+        world.reconcile()
+        end = world.launcher.succeed if outcome == "completed" else world.launcher.fail
+        end(f"test-{done}-1")
+        world.clock.advance(300)
+        world.reconcile()
+        assert (world.status(done), world.status(late)) == (outcome, "failed")
+        assert [run.reason for run in world.runs(late)] == [Reason.ENROLLMENT_TIMEOUT]
+        assert len(world.runs(done)) == 1

@@ -218,9 +218,9 @@ class Database:
 
         With `of_one_row`, `change` writes one task. Whatever a statement of it is refused for is
         then about that task alone: `RowRefused`, unless the server or the connection is at fault.
-        A trigger may raise any number, also that of a lost connection. So an error of the server
-        counts only if the server answers no ping, or takes no writes. Each statement is limited to
-        ROW_TIMEOUT (RowTimedOut).
+        A trigger may raise any number, and end the connection. So an error of the server, or a
+        lost connection, counts only if the server does not answer then, or takes no writes. Each
+        statement is limited to ROW_TIMEOUT (RowTimedOut).
 
         Raises DatabaseUnavailable (RowHeld, if a row was held for too long; RowRefused) or
         DatabaseMisconfigured. If the connection breaks during the commit, nobody knows whether it
@@ -264,7 +264,8 @@ class Database:
                     raise RowRefused(
                         detail,
                         "the server does answer and take writes: a trigger of the task table "
-                        "raises this error, or another transaction is always in the way",
+                        "raises this error or ends the connection, or another transaction is "
+                        "always in the way",
                     ) from error
                 raise
 

@@ -357,12 +357,20 @@ KNOWN = (
         _WRONG,
         "check that the file's folder exists (`enrollgate migrate` creates it) and is writable",
     ),
+    Known(
+        (SQLITE,),
+        "because it is a view",
+        _WRONG,
+        f"{_VIEW}give it an INSTEAD OF UPDATE trigger that writes the status",
+    ),
+    Known((SQLITE,), "image is malformed", _WRONG, "the file is damaged: restore a back-up of it"),
     Known((SQLITE,), "not a database", _WRONG, "point ENROLLGATE_DATABASE_URL at a SQLite file"),
     Known((SQLITE,), "is full", _WRONG, "free some disk space"),
 )
-# Errors of a row that PyMySQL does not know as IntegrityError or DataError: a missing
-# partition (1526), a SIGNAL (1644), a CHECK of MySQL (3819) or MariaDB (4025).
-ABOUT_ROW = frozenset({1526, 1644, 3819, 4025})
+# Errors of a row that PyMySQL does not know as IntegrityError or DataError: bytes that are no text
+# of the character set (1300, 3854), a value that is too large (1301), a missing partition (1526), a
+# SIGNAL (1644), a CHECK of MySQL (3819) or MariaDB (4025).
+ABOUT_ROW = frozenset({1300, 1301, 1526, 1644, 3819, 3854, 4025})
 # Errors of the server itself, or of the session: no row has a part in them. So are the client's own
 # errors (from 2000) and ProxySQL's (from 9000).
 ABOUT_SERVER = frozenset(
@@ -453,12 +461,15 @@ def is_timeout(error: DBAPIError) -> bool:
 def is_dubious(error: BaseException) -> bool:
     """Return whether an error of the server or the connection may be one that a trigger raises.
 
-    The connection still answers. A held row has an error of its own.
+    Or the connection was lost, which a trigger can do, too. A held row has an error of its own.
     """
-    if not isinstance(error, DBAPIError) or error.connection_invalidated or _is_refusal(error):
+    if not isinstance(error, DBAPIError) or is_timeout(error) or _is_refusal(error):
         return False
-    code = error_code(error) or 0
-    return (code in ABOUT_SERVER or code >= 2000) and code != ER.LOCK_WAIT_TIMEOUT
+    code = error_code(error)
+    if code is None or error.connection_invalidated:
+        return error.connection_invalidated
+    is_about_server = code in ABOUT_SERVER or code == 0 or code >= 2000
+    return is_about_server and code != ER.LOCK_WAIT_TIMEOUT
 
 
 def is_conflict(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ out is listed at the end of the run.
 """
 
 import os
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import NoReturn
 
 import pytest
 import structlog
+from examples.demo.media import FfmpegAbsent, find_ffmpeg
 from hypothesis import HealthCheck, settings
 from tests.databases import Server, ServerAbsent, start_mariadb, start_mysql
 from tests.databases.server import fresh_database
@@ -183,6 +185,20 @@ def own_mariadb() -> Iterator[Server]:
     """A MariaDB for this test alone, to stop and start."""
     with server_in_a_folder("ENROLLGATE_TEST_MARIADB_URL", start_mariadb) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def webservers() -> None:
+    """nginx, Apache httpd, a mount namespace for the hosts file, and ffmpeg for the lectures."""
+    for program in ("nginx", "apache2"):
+        if shutil.which(program) is None:
+            absent(program, f"run scripts/webservers as root on Debian, or install {program}")
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        absent("a hosts file for the worker", "run the tests as root on Linux")
+    try:
+        find_ffmpeg()
+    except FfmpegAbsent as error:
+        absent("ffmpeg", str(error))
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,8 @@ from tests.cluster.control_plane import Cluster
 from tests.cluster.pod_runner import FakeKubelet
 from tests.cluster.world import ClusterWorld
 
-from benchmarks.cluster.cluster_env import JobWatch, cluster_env, cpu_seconds, pinned_cpus
+from benchmarks.cluster.cluster_env import JobWatch, cluster_env, pinned_cpus
+from benchmarks.cpu import cpu_seconds
 from enrollgate.domain.report import Report
 from enrollgate.launchers.kubernetes.views import RECORDED
 

@@ -22,8 +22,6 @@ from tests.cluster.world import ClusterWorld
 
 from enrollgate.launchers import LauncherUnavailable
 
-TICKS = os.sysconf("SC_CLK_TCK")
-
 
 @contextmanager
 def control_plane() -> Iterator[Cluster]:
@@ -114,14 +112,6 @@ def _cleared(cluster: Cluster) -> Iterator[str]:
             1200,
             f"the Jobs of {name} are gone",
         )
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the processor time of a process in seconds, all its threads together (proc(5),
-    stat).
-    """
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 class JobWatch:

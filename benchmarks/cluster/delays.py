@@ -5,7 +5,6 @@ import threading
 import time
 from random import Random
 
-import psutil
 from sqlalchemy import text
 from tests.cluster.control_plane import Cluster
 from tests.cluster.pod_runner import FakeKubelet
@@ -13,7 +12,8 @@ from tests.cluster.world import ClusterWorld
 
 from benchmarks.backlog import create_backlog
 from benchmarks.cluster.burst import REPORT, enroll
-from benchmarks.cluster.cluster_env import JobWatch, cluster_env, cpu_seconds
+from benchmarks.cluster.cluster_env import JobWatch, cluster_env
+from benchmarks.cpu import database_cpu_seconds
 from enrollgate.settings.operator import Settings
 
 # Seconds in which nothing happens but looks and passes.
@@ -67,9 +67,9 @@ def _to_job(
         process = world.start_operator()
         world.wait_for(lambda: _count_known(world) >= waiting, "the operator has seen the rows")
         time.sleep(IDLE)
-        before = _database_cpu()
+        before = database_cpu_seconds()
         time.sleep(IDLE)
-        cost = (_database_cpu() - before) / IDLE
+        cost = (database_cpu_seconds() - before) / IDLE
         committed = {}
         for task in ids:
             time.sleep(random.uniform(0, 1))
@@ -84,15 +84,6 @@ def _to_job(
 def _count_known(world: ClusterWorld) -> int:
     with world.database.read_transaction() as connection:
         return int(connection.execute(text("SELECT COUNT(*) FROM enrollgate_tasks")).scalar_one())
-
-
-def _database_cpu() -> float:
-    """Return the processor seconds of all MariaDB servers of this machine; benchmarks run alone."""
-    return sum(
-        cpu_seconds(process.pid)
-        for process in psutil.process_iter(["name"])
-        if process.info["name"] in ("mariadbd", "mysqld")
-    )
 
 
 def _to_row(cluster: Cluster, url: str, tasks: int) -> list[float]:

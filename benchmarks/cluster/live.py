@@ -12,7 +12,8 @@ from tests.cluster.world import ClusterWorld
 from tests.databases.server import free_port
 
 from benchmarks.cluster.burst import DEFAULT_INTERVAL, REPORT, enroll
-from benchmarks.cluster.cluster_env import JobWatch, cluster_env, cpu_seconds
+from benchmarks.cluster.cluster_env import JobWatch, cluster_env
+from benchmarks.cpu import cpu_seconds
 from benchmarks.memory import peak
 
 EVENTS = 1_000

@@ -21,7 +21,8 @@ from tests.cluster.world import ClusterWorld
 from tests.databases import Server
 
 from benchmarks.cluster.burst import REPORT
-from benchmarks.cluster.cluster_env import JobWatch, cluster_env, cpu_seconds
+from benchmarks.cluster.cluster_env import JobWatch, cluster_env
+from benchmarks.cpu import cpu_seconds
 from benchmarks.memory import peak
 from benchmarks.peers.load import Load, enroll_at_once, insert
 from benchmarks.peers.system import Running, System

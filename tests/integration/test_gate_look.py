@@ -111,6 +111,21 @@ def test_look_launches_no_more_than_the_free_slots(world: World) -> None:
     assert f"test-{rows[3]}-1" in world.launcher.live
 
 
+@pytest.mark.parametrize("scope", ["installation", "destination"])
+def test_look_asks_nothing_while_all_launches_are_on_hold(world: World, scope: str) -> None:
+    world.sql(
+        "INSERT INTO enrollgate_holds (installation, kind, scope, reason, opened_by) "
+        f"VALUES ('test', 'hold', '{scope}', 'DestinationQuota', 'a test')"
+    )
+    world.add("enrolled")
+    summary = world.look()  # it sees the row, and so the hold
+    assert (summary.launched, summary.free) == (0, 0)
+    assert world.look().statements == 0
+    world.sql("UPDATE enrollgate_holds SET closed_at = opened_at")
+    world.reconcile()
+    assert len(world.launcher.live) == 1
+
+
 @pytest.mark.parametrize("status", ["processing", "failed", "completed", "refunded", None])
 def test_look_leaves_every_other_status_alone(world: World, status: str | None) -> None:
     task = world.add(status)

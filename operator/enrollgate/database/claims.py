@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    Compiled,
     CompoundSelect,
     Connection,
     Insert,
@@ -98,10 +99,14 @@ def look(
     reads no more rows than it finds, and those enrolled before them. Raises DatabaseUnavailable or
     DatabaseMisconfigured.
     """
-    statement = _build_look(database, tables, installation, blocked)
     started = time.perf_counter()
-    with database.autocommit() as connection:
-        *rows, last = connection.execute(statement, {"most": limit}).all()
+    if database.is_sqlite:
+        statement = _build_look(database, tables, installation, blocked)
+        with database.autocommit() as connection:
+            *rows, last = connection.execute(statement, {"most": limit}).all()
+    else:
+        compiled = _compile_look(database, tables, installation, blocked)
+        *rows, last = database.query_often(compiled, {"most": limit})
     seconds = time.perf_counter() - started
     return Look(
         now=last[3],
@@ -110,6 +115,14 @@ def look(
         cost=last[0] / 1e6 or seconds,
         holds=HoldsVersion(int(last[4]), int(last[6])),
     )
+
+
+@lru_cache(maxsize=_KEPT)
+def _compile_look(
+    database: Database, tables: Tables, installation: str, blocked: Blocked
+) -> Compiled:
+    statement = _build_look(database, tables, installation, blocked)
+    return statement.compile(database.engine, compile_kwargs={"render_postcompile": True})
 
 
 @lru_cache(maxsize=_KEPT)
@@ -229,9 +242,13 @@ def _open_task(tables: Tables) -> list[ColumnElement[Any]]:
 
 
 def _gate(tables: Tables) -> Join:
-    """Join the task table with what is known of each task, and with its unfinished run."""
-    with_tracked = tables.tasks.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id)
-    return with_tracked.outerjoin(runs, (runs.c.task_id == tables.id) & (runs.c.active == 1))
+    """Join the task table with each task's unfinished run, and with what is known of the task.
+
+    In this order: what is known is read only of those without a run.
+    """
+    is_live = (runs.c.task_id == tables.id) & (runs.c.active == 1)
+    with_run = tables.tasks.outerjoin(runs, is_live)
+    return with_run.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id)
 
 
 def _free(

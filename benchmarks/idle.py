@@ -13,6 +13,7 @@ import sqlite3
 import statistics
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -85,14 +86,14 @@ def _measure(database: Database, url: str, waiting: int) -> dict[str, object]:
         pass
     passes, old, looks = _Meter(), _Meter(), _Meter()
 
-    def look() -> None:
+    def look() -> claims.Look:
         # SQLite is looked at only after a commit: this is the look itself, of a full pass.
-        claims.look(database, TABLES, installation="bench", limit=10)
+        return claims.look(database, TABLES, installation="bench", limit=10)
 
     # Many at once: a reading of the processor's time costs more than a look.
     look()
     look_wall = statistics.median(measure_ms(look) for _ in range(LOOKS))
-    looks.measure(lambda: [look() for _ in range(LOOKS)])
+    looks.measure(lambda: deque((look() for _ in range(LOOKS)), maxlen=0))
     look_cpu = looks.cpu / LOOKS
     statements = set[int]()
     for number in range(PASSES):  # in turns, so that a noisy moment affects both

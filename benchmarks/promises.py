@@ -73,9 +73,16 @@ PROMISES = (
         "An idle pass with 100,000 waiting rows: times faster than one SELECT for each of them",
         "idle",
         "times_faster",
-        # The bound was 100 while most passes only compared checksums of the backlog. They are
-        # removed: every pass runs the exact query, which reads more (docs/decisions/0002).
+        # By the clock, Python's time included. The database's own time has a promise below.
         at_least=50,
+        where={"database": "mariadb", "rows": 1_000_000, "index": True, "waiting": 100_000},
+    ),
+    Promise(
+        "All passes and looks with 100,000 waiting rows: times less of the database's processor "
+        "time than one SELECT for each of them every 10 s",
+        "idle",
+        "times_less_database_time",
+        at_least=150,
         where={"database": "mariadb", "rows": 1_000_000, "index": True, "waiting": 100_000},
     ),
     Promise(

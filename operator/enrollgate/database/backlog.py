@@ -213,9 +213,7 @@ def load_backlog(database: Database, tables: Tables, *, installation: str) -> Ba
         .where(is_open, tables.lacks_key())
         .group_by(tables.status),
         select(*unknown.c),
-        part("tracked", func.count(), also=[func.max(tracked_tasks.c.clock_steps)]).select_from(
-            tracked_tasks
-        ),
+        part("tracked", func.count(), also=[func.max(tracked_tasks.c.clock_steps)]),
         *(part("set aside", func.count()).where(each) for each in _SET_ASIDE),
         part("held", func.count()).where(tracked_tasks.c.hold_id.is_not(None)),
         *(part(kind, number).where(*is_open_hold(installation)) for kind, number in versions),

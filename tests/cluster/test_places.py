@@ -83,7 +83,7 @@ def test_without_the_permission_nothing_is_launched_until_it_is_granted(
     cluster.api.request("PATCH", role, body={"rules": older})
     (task,) = world.add()
     world.start_operator()
-    wait_for_log(world, 'cannot get resource "namespaces"')
+    wait_for_log(world, "cannot get resource")
     wait_for_log(world, "grant the operator what the Role in the chart grants")
     assert "may not: get namespaces" in enrollgate(world, "doctor")
     assert world.jobs() == {} and world.runs() == []

@@ -222,19 +222,6 @@ def test_server_gets_two_commands_for_an_idle_pass_and_one_for_a_look(served: Wo
     served.reconcile()
     assert counted(served.database, served.reconcile) == 2
     assert counted(served.database, served.look) == 1
-    for _ in range(4):  # the server prepares it, on each connection
-        served.look()
-    assert counted(served.database, served.look) == 1
-
-
-def test_look_works_when_the_server_has_lost_its_prepared_statement(served: World) -> None:
-    for _ in range(4):
-        served.look()
-    # As behind a proxy that passes the next command to another server.
-    with served.database.autocommit() as connection:
-        connection.exec_driver_sql("DEALLOCATE PREPARE enrollgate_query")
-    served.add("enrolled")
-    assert served.look().launched == 1
 
 
 def test_server_gets_six_commands_for_a_new_enrolled_row(served: World) -> None:

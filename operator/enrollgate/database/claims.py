@@ -10,7 +10,6 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
-    Compiled,
     CompoundSelect,
     Connection,
     Insert,
@@ -99,14 +98,10 @@ def look(
     reads no more rows than it finds, and those enrolled before them. Raises DatabaseUnavailable or
     DatabaseMisconfigured.
     """
+    statement = _build_look(database, tables, installation, blocked)
     started = time.perf_counter()
-    if database.is_sqlite:
-        statement = _build_look(database, tables, installation, blocked)
-        with database.autocommit() as connection:
-            *rows, last = connection.execute(statement, {"most": limit}).all()
-    else:
-        compiled = _compile_look(database, tables, installation, blocked)
-        *rows, last = database.query_often(compiled, {"most": limit})
+    with database.autocommit() as connection:
+        *rows, last = connection.execute(statement, {"most": limit}).all()
     seconds = time.perf_counter() - started
     return Look(
         now=last[3],
@@ -115,14 +110,6 @@ def look(
         cost=last[0] / 1e6 or seconds,
         holds=HoldsVersion(int(last[4]), int(last[6])),
     )
-
-
-@lru_cache(maxsize=_KEPT)
-def _compile_look(
-    database: Database, tables: Tables, installation: str, blocked: Blocked
-) -> Compiled:
-    statement = _build_look(database, tables, installation, blocked)
-    return statement.compile(database.engine, compile_kwargs={"render_postcompile": True})
 
 
 @lru_cache(maxsize=_KEPT)

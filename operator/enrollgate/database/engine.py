@@ -13,12 +13,12 @@ import os
 import sqlite3
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
 import pymysql
@@ -26,13 +26,11 @@ from pymysql.constants import ER
 from sqlalchemy import (
     URL,
     ColumnElement,
-    Compiled,
     Connection,
     Engine,
     ExceptionContext,
     Executable,
     Integer,
-    Row,
     bindparam,
     create_engine,
     event,
@@ -99,14 +97,6 @@ _SQLITE_STEPS = 100_000
 _SQLITE_LOCK_TIMEOUT = 10
 # Seconds after which an unused connection is checked before it is used.
 _CHECK_AFTER = 1.0
-# The name of the statement that each connection to a server may have prepared. What a server says
-# that cannot, or that has lost it: https://dev.mysql.com/doc/refman/8.4/en/prepare.html
-_PREPARED = "enrollgate_query"
-_CANNOT_PREPARE = (
-    ER.UNKNOWN_STMT_HANDLER,
-    ER.UNSUPPORTED_PS,
-    ER.MAX_PREPARED_STMT_COUNT_REACHED,
-)
 _RETRY_WAIT = wait_exponential_jitter(multiplier=0.02, max=0.5, jitter=0.5)
 
 _SESSION = (
@@ -171,7 +161,6 @@ class Database:
         self.clock = clock
         self.statements = 0
         self._watcher: Connection | None = None
-        self._prepares = True
         # SQLite's engines share their pool, and their events.
         for each in (engine,) if self.is_sqlite else (engine, autocommit_engine):
             event.listen(each, "before_cursor_execute", self._count)
@@ -198,35 +187,6 @@ class Database:
         """
         with self._translated(), self.autocommit_engine.connect() as connection:
             yield connection
-
-    def query_often(
-        self, compiled: Compiled, parameters: Mapping[str, object]
-    ) -> Sequence[Row[Any]]:
-        """Return the rows of a query that is sent to a server again and again.
-
-        From the second time on, the server keeps it prepared: to parse it costs more than to
-        execute it. Behind a proxy that changes servers, or where too many statements are prepared,
-        it is sent as it is. Raises DatabaseUnavailable or DatabaseMisconfigured.
-        """
-        with self.autocommit() as connection:
-            driver = cast(pymysql.Connection, connection.connection.driver_connection)
-            values = compiled.construct_params(dict(parameters))
-            statement = driver.cursor().mogrify(str(compiled), values)
-            connection.execution_options(no_parameters=True)
-            last = connection.info.get("query")
-            connection.info["query"] = statement
-            if last == statement and self._prepares:
-                try:
-                    if connection.info.get("prepared") != statement:
-                        quoted = driver.escape(statement)
-                        connection.exec_driver_sql(f"PREPARE {_PREPARED} FROM {quoted}")
-                        connection.info["prepared"] = statement
-                    return connection.exec_driver_sql(f"EXECUTE {_PREPARED}").all()
-                except DBAPIError as error:
-                    if error_code(error) not in _CANNOT_PREPARE:
-                        raise
-                    self._prepares = False
-            return connection.exec_driver_sql(statement).all()
 
     def data_version(self) -> int | None:
         """Return a number that changes with each commit of any connection; None on a server.

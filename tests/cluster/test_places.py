@@ -32,6 +32,15 @@ def read_uid(cluster: Cluster, namespace: str) -> str:
 
 def create_again(cluster: Cluster, world: ClusterWorld) -> None:
     """Delete the namespace, and create another one of its name, with the chart's permissions."""
+    # Jobs first: in a namespace that is being deleted, pods keep the finalizers of Jobs for
+    # minutes.
+    options = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+    jobs = f"/apis/batch/v1/namespaces/{world.namespace}/jobs"
+    cluster.api.request("DELETE", jobs, body=options)
+    cluster.wait_for(
+        lambda: not cluster.jobs(world.namespace) and not cluster.pods(world.namespace),
+        what="the Jobs are gone",
+    )
     path = f"/api/v1/namespaces/{world.namespace}"
     cluster.api.request("DELETE", path)
     cluster.wait_for(lambda: cluster.find(path) is None, what="the namespace is gone")

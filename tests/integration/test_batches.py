@@ -68,7 +68,8 @@ def test_many_finished_runs_cost_statements_per_batch(world: World) -> None:
         assert outcomes(world, tasks) == DONE
     assert sent[0] == sent[1]
     one = finished(world, 1)
-    assert world.reconcile().statements <= sent[0]
+    # SQLite does not count what an INSTEAD OF trigger writes, so the row is read before, too.
+    assert world.reconcile().statements <= sent[0] + world.database.is_sqlite
     assert outcomes(world, one) == DONE
 
 

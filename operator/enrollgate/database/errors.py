@@ -368,9 +368,9 @@ KNOWN = (
     Known((SQLITE,), "is full", _WRONG, "free some disk space"),
 )
 # Errors of a row that PyMySQL does not know as IntegrityError or DataError: bytes that are no text
-# of the character set (1300, 3854), a value that is too large (1301), a missing partition (1526), a
+# of the character set (1300), a value that is too large (1301), a missing partition (1526), a
 # SIGNAL (1644), a CHECK of MySQL (3819) or MariaDB (4025).
-ABOUT_ROW = frozenset({1300, 1301, 1526, 1644, 3819, 3854, 4025})
+ABOUT_ROW = frozenset({1300, 1301, 1526, 1644, 3819, 4025})
 # Errors of the server itself, or of the session: no row has a part in them. So are the client's own
 # errors (from 2000) and ProxySQL's (from 9000).
 ABOUT_SERVER = frozenset(

@@ -548,7 +548,7 @@ class Promises(RuleBasedStateMachine):
             where = f" AND {subject} = '{hold.subject}'" if subject else ""
             live = self.world.scalar(
                 "SELECT COUNT(*) FROM enrollgate_runs WHERE active = 1 AND state <> 'ended' "
-                f"AND claimed_at > '{hold.opened_at}'{where}"
+                f"AND claimed_at > '{hold.opened_at:%Y-%m-%d %H:%M:%S.%f}'{where}"
             )
             # What was allowed when they were claimed: a failure allows none from then on.
             assert live <= max(1, 2 * hold.allowed, 0 if hold.allowed else 3 * hold.probes), hold

@@ -270,6 +270,24 @@ class Promises(RuleBasedStateMachine):
         else:
             self.world.launcher.broken.add(task)
 
+    @rule(target=tasks, by_launcher=st.booleans())
+    def a_new_task_is_refused(self, by_launcher: bool) -> int:
+        """Its launch, or its end by the timeout. Neither a limit nor a hold keeps it from that."""
+        self.a_person_resumes_everything()
+        self.live_runs_succeed()
+        self.a_pass()
+        self.versions += 1
+        name, status = f"fay{self.versions}", "enrolled" if by_launcher else "processing"
+        task = self.a_new_task(status, f"{name}@example.com", f"https://{name}.example.com")
+        if by_launcher:
+            self.the_launcher_refuses_a_task(task, is_known=True)
+        else:
+            self.the_database_refuses_a_row(task)
+            self.a_pass()
+            self.world.clock.advance(self.world.policy.enrollment_timeout + 1)
+        self.a_pass()
+        return task
+
     @rule()
     def the_launcher_accepts_all_tasks(self) -> None:
         self.world.launcher.refused.clear()

@@ -309,7 +309,12 @@ _HOST = (
     f"IF(LEFT({_HOST}, 1) = '[', SUBSTRING_INDEX(SUBSTRING({_HOST}, 2), ']', 1), "
     f"SUBSTRING_INDEX({_HOST}, ':', 1))"
 )
-_compile(_CourseHost, f"COALESCE(LEFT(LOWER(TRIM(TRAILING '.' FROM TRIM({_HOST}))), 255), '')")
+# To the collations of most columns, `kürs` is `kurs`; to a name server it is not.
+_compile(
+    _CourseHost,
+    f"CONVERT(COALESCE(LEFT(LOWER(TRIM(TRAILING '.' FROM TRIM({_HOST}))), 255), '') USING utf8mb4) "
+    "COLLATE utf8mb4_bin",
+)
 _compile(_CourseHost, "enrollgate_host({0})", "sqlite")
 
 

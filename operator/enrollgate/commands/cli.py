@@ -48,7 +48,16 @@ def main() -> None:
     ]
     if groups or commands:
         app.registered_groups, app.registered_commands = groups, commands
-    app()
+    try:
+        app()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:
+                # The terminal is gone. Python would flush again at its end, and exit with 120:
+                # https://docs.python.org/3/library/signal.html#note-on-sigpipe
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @app.callback(invoke_without_command=True)

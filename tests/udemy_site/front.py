@@ -13,8 +13,7 @@ from pathlib import Path
 from tests.cluster.control_plane.certificates import Authority
 from tests.udemy_site.course import write_files
 from tests.udemy_site.server import SECRET, UdemyServer
-from tests.webservers.nginx import NGINX_HEAD
-from tests.webservers.process import running
+from tests.webservers.nginx import NGINX_HEAD, run_nginx
 
 _FILE_HOSTS = ("mp4-c", "hls-c", "vtt-c", "att-c", "img-c")
 NAMES = ("www.udemy.com", *(f"{host}.udemycdn.com" for host in _FILE_HOSTS))
@@ -105,19 +104,15 @@ def start_udemy(folder: Path) -> Iterator[UdemySite]:
     files = write_files(root)
     address = f"127.{random.randrange(16, 250)}.{random.randrange(250)}.{random.randrange(1, 250)}"
     with UdemyServer() as server:
-        config = folder / "nginx.conf"
-        config.write_text(
-            _CONFIG.format(
-                folder=folder,
-                root=root,
-                address=address,
-                port=server.port,
-                secret=SECRET,
-                file_hosts=" ".join(NAMES[1:]),
-                certificate=pair.certificate,
-                key=pair.key,
-            )
-        )
-        command = ["nginx", "-p", str(folder), "-c", str(config), "-e", str(folder / "error.log")]
-        with running(command, folder):
+        with run_nginx(
+            folder,
+            _CONFIG,
+            root=root,
+            address=address,
+            port=server.port,
+            secret=SECRET,
+            file_hosts=" ".join(NAMES[1:]),
+            certificate=pair.certificate,
+            key=pair.key,
+        ):
             yield UdemySite(folder, address, authority.certificate, server, files)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from tests.cluster.control_plane.certificates import Authority
 from tests.databases.server import free_port
-from tests.webservers.nginx import NGINX_HEAD
-from tests.webservers.process import running
+from tests.webservers.nginx import NGINX_HEAD, run_nginx
 from tests.webservers.site import CourseFiles, WebServer
 
 NAME = "members.example.test"
@@ -80,17 +79,13 @@ def start_members_site(folder: Path) -> Iterator[MembersSite]:
     files.write_feed("feed.xml", lambda number: f"{files.url}/media/{number}.mp4")
     files.write()
     (folder / "users").write_text("")
-    config = folder / "nginx.conf"
-    config.write_text(
-        _CONFIG.format(
-            folder=folder,
-            root=root,
-            port=port,
-            name=NAME,
-            certificate=pair.certificate,
-            key=pair.key,
-        )
-    )
-    command = ["nginx", "-p", str(folder), "-c", str(config), "-e", str(folder / "error.log")]
-    with running(command, folder):
+    with run_nginx(
+        folder,
+        _CONFIG,
+        root=root,
+        port=port,
+        name=NAME,
+        certificate=pair.certificate,
+        key=pair.key,
+    ):
         yield MembersSite(WebServer(folder / "access.log", port, authority.certificate, files))

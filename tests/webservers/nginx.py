@@ -152,6 +152,17 @@ _CONFIG = (
 
 
 @contextmanager
+def run_nginx(folder: Path, config: str, **values: object) -> Iterator[None]:
+    """Run nginx with this configuration for this block. `folder` and `values` fill it in."""
+    path = folder / "nginx.conf"
+    path.write_text(config.format(folder=folder, **values))
+    with running(
+        ["nginx", "-p", str(folder), "-c", str(path), "-e", f"{folder}/error.log"], folder
+    ):
+        yield
+
+
+@contextmanager
 def start_nginx(
     folder: Path, *, http2: bool = False, authority: Authority | None = None
 ) -> Iterator[WebServer]:
@@ -164,20 +175,16 @@ def start_nginx(
     root = folder / "root"
     files = CourseFiles(root, f"https://{NAME}:{port}")
     root.mkdir()
-    config = folder / "nginx.conf"
-    config.write_text(
-        _CONFIG.format(
-            folder=folder,
-            root=root,
-            port=port,
-            origin=origin,
-            name=NAME,
-            secret=SECRET,
-            certificate=pair.certificate,
-            key=pair.key,
-            http2=" http2" if http2 else "",
-        )
-    )
-    command = ["nginx", "-p", str(folder), "-c", str(config), "-e", str(folder / "error.log")]
-    with running(command, folder):
+    with run_nginx(
+        folder,
+        _CONFIG,
+        root=root,
+        port=port,
+        origin=origin,
+        name=NAME,
+        secret=SECRET,
+        certificate=pair.certificate,
+        key=pair.key,
+        http2=" http2" if http2 else "",
+    ):
         yield WebServer(folder / "access.log", port, authority.certificate, files)

@@ -1,10 +1,11 @@
 """What kopf sees of the Jobs: the names of those that need a pass, and nothing else.
 
 A Job has eight events in its life, of 8 KB each, and a pass is needed after one of them. kopf would
-parse each, and keep a task and a memory for each Job. So its HTTP session is ours: the lines of the
-watch are sorted as bytes, and all that kopf gets of one chunk is one small event with the names of
-the runs that have changed. Bookmarks and errors pass as they are: connecting, resuming and starting
-over (HTTP 410) are kopf's.
+parse each, and keep a task and a memory for each Job. So its HTTP session is ours. It asks for what
+`kubectl get jobs --watch` prints, 300 bytes, and all that kopf gets of one chunk is one small event
+with the names of the runs that have changed. A server before Kubernetes 1.31 prints no status of a
+Job: its watch is opened again for the Jobs themselves. Bookmarks and errors pass as they are:
+connecting, resuming and starting over (HTTP 410) are kopf's.
 
 kopf also lists the Jobs before it watches them. It needs the list's resourceVersion only, since a
 pass lists them itself. So that list is empty, and a full pass follows it: it finds what ended
@@ -18,7 +19,7 @@ from typing import Any
 import orjson
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, StreamReader
 
-from enrollgate.launchers.kubernetes import changed_run, is_unfinished
+from enrollgate.launchers.kubernetes import TABLE, changed_run, prints_status
 
 _JOBS = "/apis/batch/v1/"
 # No object can have this name, and the server looks for one object only.
@@ -36,6 +37,7 @@ class JobWatchMiddleware:
 
     def __init__(self, listed: Callable[[], None]) -> None:
         self._listed = listed
+        self._prints_status = True
 
     async def __call__(self, request: ClientRequest, send: ClientHandlerType) -> ClientResponse:
         """Send a request and return its answer. See aiohttp's client middleware."""
@@ -43,30 +45,46 @@ class JobWatchMiddleware:
         is_watch = "watch" in request.url.query
         if is_about_jobs and not is_watch:
             request.url = request.url.update_query(fieldSelector=_NO_JOB)
+        elif is_about_jobs and self._prints_status:
+            request.headers["Accept"] = TABLE
+            request.url = request.url.update_query(includeObject="None")
         answer = await send(request)
         if is_about_jobs and answer.status == HTTPStatus.OK:
             if is_watch:
                 # kopf reads the lines of a watch by `iter_chunked` alone.
-                answer.content = _Digests(answer.content)  # type: ignore[assignment]  # see above
+                answer.content = _Digests(answer.content, self._ask_for_jobs)  # type: ignore[assignment]  # see above
             else:
                 self._listed()
         return answer
 
+    def _ask_for_jobs(self) -> None:
+        self._prints_status = False
+
 
 class _Digests:
-    """The content of a watch's answer, whose lines are digested. The rest is aiohttp's."""
+    """The content of a watch's answer, whose lines are digested. The rest is aiohttp's.
 
-    def __init__(self, content: StreamReader) -> None:
+    `unreadable` is called if the lines do not say how the Jobs are. Then nothing is read of them,
+    and the watch ends: kopf opens it again where it was.
+    """
+
+    def __init__(self, content: StreamReader, unreadable: Callable[[], None]) -> None:
         self._content = content
+        self._unreadable = unreadable
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._content, name)
 
     async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
         """Yield the digest of each chunk of `size` bytes at most."""
-        rest = b""
+        rest, is_first = b"", True
         async for chunk in self._content.iter_chunked(size):
             *lines, rest = (rest + chunk).split(b"\n")
+            if lines and is_first:
+                is_first = False
+                if not prints_status(_parse(lines[0])):
+                    self._unreadable()
+                    return
             if digest := digest_lines(lines):
                 yield digest
         if rest:
@@ -81,22 +99,28 @@ def digest_lines(lines: Iterable[bytes]) -> bytes:
     """
     names, version, others = list[str](), "", list[bytes]()
     for line in lines:
-        if is_unfinished(line):
-            continue
-        try:
-            event = orjson.loads(line)
-        except ValueError:
-            event = None
-        if not isinstance(event, dict) or event.get("type") not in _KINDS:
+        event = _parse(line)
+        if event.get("type") not in _KINDS:
             others.append(line)
         elif name := changed_run(event):
             names.append(name)
-            version = str(event["object"]["metadata"].get("resourceVersion", version))
+            match event:
+                case {"object": {"metadata": {"resourceVersion": str(newest)}}}:
+                    version = newest
     if names:
         metadata = {**_DIGEST_OF, "resourceVersion": version}
         job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata}
         others.insert(0, orjson.dumps({"type": "MODIFIED", "object": {**job, "changed": names}}))
     return b"".join(other + b"\n" for other in others)
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """Parse an event of a watch; empty if it is none."""
+    try:
+        event = orjson.loads(line)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}
 
 
 def changed_runs(event: Mapping[str, Any]) -> list[str]:

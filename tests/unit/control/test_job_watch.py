@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import aiohttp
@@ -27,6 +27,22 @@ def line(kind: str, name: str, conditions: list[dict[str, str]] | None = None) -
     return json.dumps({"type": kind, "object": job}, separators=(",", ":")).encode()
 
 
+COLUMNS = ["Name", "Status", "Completions", "Duration", "Age", "Containers", "Images", "Selector"]
+
+
+def row(kind: str, name: str, status: str, columns: Sequence[str] | None = None) -> bytes:
+    """Return the line of a watch of tables, as the API server 1.37 writes it."""
+    cells = [name, status, "0/1", "", "0s", "worker", "enrollgate:0.1.0", f"uid={name}"]
+    table = {
+        "kind": "Table",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": {"resourceVersion": f"9{name[-1:]}"},
+        "columnDefinitions": [{"name": each, "type": "string"} for each in columns or ()] or None,
+        "rows": [{"cells": cells[: len(columns or cells)], "object": None}],
+    }
+    return json.dumps({"type": kind, "object": table}, separators=(",", ":")).encode()
+
+
 BOOKMARK = b'{"type":"BOOKMARK","object":{"kind":"Job","metadata":{"resourceVersion":"99"}}}'
 GONE = b'{"type":"ERROR","object":{"kind":"Status","code":410}}'
 
@@ -48,6 +64,17 @@ def names(digest: bytes) -> list[str]:
         (line("DELETED", "a-1"), True),
         # It got our label: it is recorded.
         (line("DELETED", "a-1", COMPLETE), False),
+        (row("ADDED", "a-1", "Running"), False),
+        (row("MODIFIED", "a-1", "Suspended"), False),
+        (row("MODIFIED", "a-1", "FailureTarget"), False),
+        (row("MODIFIED", "a-1", "SuccessCriteriaMet"), False),
+        (row("MODIFIED", "a-1", "Terminating"), False),
+        (row("MODIFIED", "a-1", "Complete"), True),
+        (row("MODIFIED", "a-1", "Failed"), True),
+        (row("ADDED", "a-1", "Complete"), True),
+        (row("DELETED", "a-1", "Running"), True),
+        (row("DELETED", "a-1", "Terminating"), True),
+        (row("DELETED", "a-1", "Failed"), False),
         # Another server may write spaces.
         (json.dumps(json.loads(line("MODIFIED", "a-1", COMPLETE))).encode(), True),
         (json.dumps(json.loads(line("MODIFIED", "a-1")), indent=None).encode(), False),
@@ -82,10 +109,12 @@ class Server:
 
     def __init__(self, chunks: list[bytes]) -> None:
         self.queries: list[dict[str, str]] = []
+        self.accepted: list[str] = []
         self._chunks = chunks
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.queries.append(dict(request.query))
+        self.accepted.append(request.headers["Accept"])
         if "watch" not in request.query:
             return web.json_response({"metadata": {"resourceVersion": "5"}, "items": []})
         answer = web.StreamResponse()
@@ -96,8 +125,8 @@ class Server:
         return answer
 
 
-async def ask(server: Server, path: str) -> tuple[list[bytes], int]:
-    """Return what kopf reads of an answer, and how often a list was reported."""
+async def ask(server: Server, *paths: str) -> tuple[list[bytes], int]:
+    """Return what kopf reads of these answers, and how often a list was reported."""
     listed = list[None]()
     app = web.Application()
     app.router.add_get("/{path:.*}", server.answer)
@@ -108,12 +137,13 @@ async def ask(server: Server, path: str) -> tuple[list[bytes], int]:
     port = runner.addresses[0][1]
     middleware = JobWatchMiddleware(lambda: listed.append(None))
     try:
-        async with (
-            aiohttp.ClientSession(middlewares=(middleware,)) as session,
-            session.get(f"http://127.0.0.1:{port}{path}") as answer,
-        ):
-            stream: AsyncIterator[Any] = answer.content.iter_chunked(1 << 20)
-            return [chunk async for chunk in stream], len(listed)
+        chunks = list[bytes]()
+        async with aiohttp.ClientSession(middlewares=(middleware,)) as session:
+            for path in paths:
+                async with session.get(f"http://127.0.0.1:{port}{path}") as answer:
+                    stream: AsyncIterator[Any] = answer.content.iter_chunked(1 << 20)
+                    chunks += [chunk async for chunk in stream]
+        return chunks, len(listed)
     finally:
         await runner.cleanup()
 
@@ -136,7 +166,24 @@ def test_a_watch_yields_digests_wherever_the_chunks_end() -> None:
             "a-6",
         ]
         assert lines[-1] == BOOKMARK and listed == 0
-        assert server.queries == [{"watch": "true", "labelSelector": "x"}]
+        assert server.queries == [{"watch": "true", "labelSelector": "x", "includeObject": "None"}]
+
+
+def test_watch_of_a_server_that_prints_no_status_is_opened_for_jobs() -> None:
+    """A server before Kubernetes 1.31 has no column `Status`."""
+    columns = ["Name", "Completions", *COLUMNS[3:]]
+    server = Server([row("ADDED", "a-1", "1/1", columns) + b"\n", BOOKMARK])
+    watch = f"{JOBS}?watch=true&labelSelector=x"
+    asyncio.run(ask(server, watch, watch))
+    first, second = server.queries
+    assert first == {**second, "includeObject": "None"}
+    assert "as=Table" in server.accepted[0] and "as=Table" not in server.accepted[1]
+
+
+def test_watch_of_tables_is_read_from_its_first_event_on() -> None:
+    lines = [row("ADDED", "a-1", "Complete", COLUMNS), row("MODIFIED", "a-2", "Failed"), b""]
+    chunks, _ = asyncio.run(ask(Server([b"\n".join(lines)]), f"{JOBS}?watch=true"))
+    assert names(b"".join(chunks)) == ["a-1", "a-2"]
 
 
 def test_a_list_is_empty_and_reported() -> None:

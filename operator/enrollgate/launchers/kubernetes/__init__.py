@@ -18,18 +18,20 @@ Only `control` and `commands` may import this package. It never imports kopf.
 
 from enrollgate.launchers.kubernetes.access import check_access, permissions
 from enrollgate.launchers.kubernetes.api import (
+    TABLE,
     Api,
     ApiError,
     ClusterNotConfigured,
     ConnectionDetails,
     connect,
 )
-from enrollgate.launchers.kubernetes.job_client import changed_run, is_unfinished
+from enrollgate.launchers.kubernetes.job_client import changed_run, prints_status
 from enrollgate.launchers.kubernetes.launcher import KubernetesLauncher
 from enrollgate.launchers.kubernetes.manifest import JobSettings, read_template
 from enrollgate.launchers.kubernetes.views import job_selector
 
 __all__ = [
+    "TABLE",
     "Api",
     "ApiError",
     "ClusterNotConfigured",
@@ -39,8 +41,8 @@ __all__ = [
     "changed_run",
     "check_access",
     "connect",
-    "is_unfinished",
     "job_selector",
     "permissions",
+    "prints_status",
     "read_template",
 ]

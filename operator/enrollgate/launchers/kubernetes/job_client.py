@@ -52,6 +52,10 @@ JOBS_PER_LISTING = 50
 ROWS_PER_PAGE = 5_000
 # What `kubectl get jobs` prints of a Job that goes on as it is, or has not begun.
 _LIVE = ("Running", "Suspended")
+# What it prints of a finished one.
+_FINISHED = ("Complete", "Failed")
+# The columns of such a table that are read. A server before Kubernetes 1.31 prints no status.
+_COLUMNS = ["Name", "Status"]
 # Named Jobs from which on they are listed, not read one by one.
 LIST_FROM = 8
 # The label by which the Job controller marks a Job's pods.
@@ -63,11 +67,6 @@ _DENIED = re.compile(r"denied (the )?request")
 # https://kubernetes.io/docs/tasks/administer-cluster/namespaces/#deleting-a-namespace
 _FORBIDDEN_TO_ALL = re.compile(r'User ".*" cannot |because it is being terminated')
 
-
-# How an event of a watch begins that neither deletes nor reports an error, and what all conditions
-# of a finished Job have: is_unfinished.
-_LIVES_ON = (b'{"type":"ADDED","object":{', b'{"type":"MODIFIED","object":{')
-_ENDED = re.compile(rb'"type":\s*"(?:Complete|Failed)"')
 
 # Statuses that, without those words, are about one object.
 _ABOUT_OBJECT = frozenset(
@@ -141,8 +140,7 @@ class JobClient:
     def list_names(self, installation: str) -> Mapping[str, bool] | None:
         """List the names of those Jobs, and whether each surely lives. None: not known here.
 
-        The API server sends what `kubectl get jobs` prints, a twentieth of the Jobs themselves. A
-        server before Kubernetes 1.31 does not print the status.
+        The API server sends what `kubectl get jobs` prints, a twentieth of the Jobs themselves.
         """
         query = {"labelSelector": job_selector(installation), "includeObject": "None"}
         found, columns = dict[str, bool](), list[object]()
@@ -153,10 +151,8 @@ class JobClient:
             for page in pages:
                 self._progress()
                 # Only the first page of a table has them.
-                columns = [
-                    each.get("name") for each in _objects(page, "columnDefinitions")
-                ] or columns
-                if columns[:2] != ["Name", "Status"]:
+                columns = _columns(page) or columns
+                if columns != _COLUMNS:
                     return None
                 for row in page["rows"] or ():
                     name, status, *_ = row["cells"]
@@ -466,25 +462,36 @@ def parse_event(raw: Json) -> EventView:
     )
 
 
-def is_unfinished(event: bytes) -> bool:
-    """Return whether the line of a watch surely tells of a Job that lives on, without parsing it.
+def prints_status(first: Json) -> bool:
+    """Return whether a watch that begins with this event says how the Jobs are.
 
-    Lines are as the API server writes them. Others are not recognized.
+    The first event of a watch of tables has their columns, the others have not.
     """
-    return event.startswith(_LIVES_ON) and _ENDED.search(event) is None
+    seen = _object(first, "object")
+    return seen.get("kind") != "Table" or _columns(seen) == _COLUMNS
 
 
 def changed_run(event: Json) -> str | None:
     """Return the run whose Job has finished, or was deleted before; else None.
 
-    `event` is a watch event of Jobs. A finished Job that leaves the watch is recorded, or was
-    noticed when it finished.
+    `event` is a watch event of Jobs, with the Job or with its row of a table (`prints_status`). A
+    finished Job that leaves the watch is recorded, or was noticed when it finished.
     """
     job = _object(event, "object")
-    is_finished = _parse_job_result(_object(job, "status")) is not None
-    if is_finished == (event.get("type") == "DELETED"):
+    if rows := _objects(job, "rows"):
+        name, status, *_ = (*_list(rows[0], "cells"), None, None)
+        is_finished = status in _FINISHED
+    else:
+        name = _object(job, "metadata").get("name")
+        is_finished = _parse_job_result(_object(job, "status")) is not None
+    if is_finished == (event.get("type") == "DELETED") or not isinstance(name, str):
         return None
-    return _text(_object(job, "metadata"), "name") or None
+    return name or None
+
+
+def _columns(table: Json) -> list[object]:
+    """Return the names of a table's first columns, as many as are read."""
+    return [each.get("name") for each in _objects(table, "columnDefinitions")][: len(_COLUMNS)]
 
 
 def _object(raw: Mapping[str, Any], field: str) -> Json:

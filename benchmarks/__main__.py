@@ -29,6 +29,7 @@ from benchmarks.latency import measure_latency
 from benchmarks.overlap import MEGABYTE, measure_memory, measure_overlap
 from benchmarks.page import RESULTS, build_heading
 from benchmarks.peers.suite import FINDERS as PEERS
+from benchmarks.peers.suite import FULL as PEERS_PLAN
 from benchmarks.peers.suite import measure_peers
 from benchmarks.promises import evaluate
 from benchmarks.queue import measure_limits, measure_queue
@@ -43,6 +44,8 @@ QUICK_RESULTS = Path("build/benchmarks.json")
 # Numbers of waiting rows, and the number of all rows.
 FULL = ((1_000, 10_000, 100_000), 1_000_000)
 QUICK = ((100, 1_000), 10_000)
+# Jobs of a burst: twice as many as those of the peers.
+BURST = 2_000
 
 
 @contextmanager
@@ -128,7 +131,7 @@ def measure_burst_of_jobs(quick: bool) -> Results:
     """Measure bursts of Jobs, if there is a control plane."""
     return _on_a_cluster(
         lambda cluster, url: {
-            "cluster_burst": measure_cluster_burst(cluster, url, 100 if quick else 5_000)
+            "cluster_burst": measure_cluster_burst(cluster, url, 100 if quick else BURST)
         }
     )
 
@@ -159,13 +162,13 @@ def _on_a_cluster(measure: Callable[[Cluster, str], Results]) -> Results:
         return {}
 
 
-def measure_side_by_side(quick: bool, kinds: Sequence[str]) -> Results:
+def measure_side_by_side(quick: bool, kinds: Sequence[str], rounds: int) -> Results:
     """Measure Enrollgate and its peers, if there are a control plane and MariaDB.
 
     `kinds` names the systems; the stored results of the others are kept.
     """
     try:
-        return dict(measure_peers(quick, kinds))
+        return dict(measure_peers(quick, kinds, rounds))
     except (ControlPlaneAbsent, ServerAbsent) as error:
         Console(stderr=True).print(f"[red]No peer is measured: {error}[/]")
         return {}
@@ -212,11 +215,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=tuple(PEERS),
         help="which systems the suite peers measures (default: all)",
     )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=PEERS_PLAN.rounds,
+        help="how often the suite peers measures what it compares "
+        f"(default: {PEERS_PLAN.rounds}; with --quick: 1)",
+    )
     options = parser.parse_args(arguments)
     minutes = options.minutes or (1 if options.quick else 30)
     suites = SUITES | {
         "soak": lambda _quick: {"soak": measure_soak(minutes)},
-        "peers": lambda quick: measure_side_by_side(quick, options.systems),
+        "peers": lambda quick: measure_side_by_side(quick, options.systems, options.rounds),
     }
     unknown = set(options.suites) - set(suites)
     if unknown:

@@ -4,7 +4,7 @@ import json
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from subprocess import SubprocessError
@@ -61,12 +61,14 @@ FULL = Plan(
 QUICK = Plan((Load(10, gap=0.5), Load(50)), 1, 1_000, 5.0, 30, every_configuration=False)
 
 
-def measure_peers(quick: bool, kinds: Collection[str]) -> Tables:
+def measure_peers(quick: bool, kinds: Collection[str], rounds: int) -> Tables:
     """Measure the systems of these kinds, one at a time. A system that fails is left out.
+
+    `rounds` is that of `Plan`; a quick run makes one.
 
     Raises ControlPlaneAbsent and ServerAbsent.
     """
-    plan = QUICK if quick else FULL
+    plan = QUICK if quick else replace(FULL, rounds=rounds)
     systems, absent = find_systems(kinds, plan.every_configuration)
     failed = dict[str, str]()
     tables: Tables = {

@@ -52,7 +52,8 @@ class JobWatchMiddleware:
         if is_about_jobs and answer.status == HTTPStatus.OK:
             if is_watch:
                 # kopf reads the lines of a watch by `iter_chunked` alone.
-                answer.content = _Digests(answer.content, self._ask_for_jobs)  # type: ignore[assignment]  # see above
+                digests: Any = _Digests(answer.content, self._ask_for_jobs)
+                answer.content = digests
             else:
                 self._listed()
         return answer

@@ -7,7 +7,7 @@ and run number, so creating it again creates nothing new.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, islice
 
 import structlog
 
@@ -31,6 +31,8 @@ from enrollgate.telemetry import metrics
 _LOG = structlog.get_logger(__name__)
 # Runs launched between two checks of whether their tasks are still enrolled.
 CHECK_BATCH = 50
+# Launched runs that are recorded in one statement, while others are launched.
+RECORD_BATCH = 100
 UNFORESEEN = (
     "an unexpected error of Enrollgate: report it, with the traceback in the operator's log"
 )
@@ -43,6 +45,13 @@ class Launched:
     launched: int
     given_up: int
     failed: list[tuple[UnfinishedRun, Failure]]
+
+    def __add__(self, other: "Launched") -> "Launched":
+        return Launched(
+            self.launched + other.launched,
+            self.given_up + other.given_up,
+            self.failed + other.failed,
+        )
 
 
 class RunLauncher:
@@ -69,9 +78,18 @@ class RunLauncher:
     def launch(self, launches: Iterable[Launch], now: datetime) -> Launched:
         """Launch these runs, which were claimed for tasks that are enrolled at this moment.
 
-        They are taken one by one: the next ones may be claimed while the first are launched.
+        They are taken one by one: the next ones may be claimed, and the first ones recorded, while
+        others are launched.
         """
-        results = self._ask_to_launch(launches)
+        results, done = self._ask_to_launch(launches), Launched(0, 0, [])
+        while batch := list(islice(results, RECORD_BATCH)):
+            done += self._record_results(batch, now)
+        return done
+
+    def _record_results(
+        self, results: list[tuple[Launch, LaunchResult]], now: datetime
+    ) -> Launched:
+        """Record what has become of some launches."""
         failed = [
             (
                 launch.run,
@@ -117,28 +135,32 @@ class RunLauncher:
                 given_up += self.release(run, why, now)
         return Launched(launched, given_up, failed)
 
-    def _ask_to_launch(self, launches: Iterable[Launch]) -> list[tuple[Launch, LaunchResult]]:
+    def _ask_to_launch(self, launches: Iterable[Launch]) -> Iterator[tuple[Launch, LaunchResult]]:
         """Ask the launcher for all at once; after an unforeseen error, for each alone."""
-        asked, rest = list[Launch](), iter(launches)
+        pending, rest = dict[int, Launch](), iter(launches)
 
         def note() -> Iterator[Launch]:
             for launch in rest:
-                asked.append(launch)
+                pending[launch.run.run_id] = launch
                 yield launch
 
-        results = unforeseen = list[tuple[Launch, LaunchResult]]()
+        is_foreseen, answered = False, 0
         with self._confinement.confined(None):
-            results = list(self._launcher.launch(note()))
-        if results is not unforeseen:
-            return results
-        culprit = asked[0] if len(asked) == 1 else None
-        for launch in chain(tuple(asked), note()):
+            for launch, result in self._launcher.launch(note()):
+                del pending[launch.run.run_id]
+                answered += 1
+                yield launch, result
+            is_foreseen = True
+        if is_foreseen:
+            return
+        # Of several, each is asked for alone: so the log names the one that fails.
+        culprit = next(iter(pending.values())) if len(pending) + answered == 1 else None
+        for launch in chain(tuple(pending.values()), note()):
             alone = [(launch, LaunchResult(LaunchOutcome.REFUSED, refusal=UNFORESEEN))]
             if launch is not culprit:
                 with self._confinement.confined(launch.run.task_id):
                     alone = list(self._launcher.launch(self.still_enrolled([launch])))
-            results += alone
-        return results
+            yield from alone
 
     def still_enrolled(self, launches: list[Launch]) -> Iterator[Launch]:
         """Yield the launches whose tasks are enrolled at the moment when they are asked for."""

@@ -33,7 +33,6 @@ from sqlalchemy import (
     literal,
     or_,
     select,
-    true,
     update,
 )
 
@@ -321,18 +320,17 @@ def mark_launched(database: Database, launched: Mapping[int, datetime | None]) -
     """
     of_one_row = len(launched) == 1
     claimed = _claimed(launched.keys())
+    known = {
+        run_id: literal(_utc(instant), INSTANT)
+        for run_id, instant in launched.items()
+        if instant is not None
+    }
+    instants = case(known, value=runs.c.id) if known else None
     mark = update(runs).where(*claimed)
     mark = mark.values(
         state=RunState.LAUNCHED.value,
         message=None,  # why it waited
-        launched_at=case(
-            *(
-                (runs.c.id == run_id, _bounded(database, _utc(instant)))
-                for run_id, instant in launched.items()
-                if instant is not None
-            ),
-            (true(), database.clock_expression()),
-        ),
+        launched_at=func.coalesce(_bounded(database, instants), database.clock_expression()),
     )
 
     def mark_all(connection: Connection) -> None:

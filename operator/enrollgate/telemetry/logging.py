@@ -8,6 +8,7 @@ from outside. A traceback has no local variables; rich and structlog would show 
 import logging
 import sys
 import threading
+from functools import lru_cache
 from types import TracebackType
 
 import structlog
@@ -18,6 +19,8 @@ from enrollgate.common.redaction import redact, redacted_traceback
 
 # Levels of nested lists and objects that are shown; what is deeper is shown as text.
 _DEPTH = 4
+# The same names stand in every line.
+_redact_name = lru_cache(256)(redact)
 
 
 def configure_logging(log_format: str, level: str, *, installation: str = "") -> None:
@@ -28,9 +31,9 @@ def configure_logging(log_format: str, level: str, *, installation: str = "") ->
     Errors that end the process or a thread, and warnings of Python, become log lines, too.
     """
     shared: list[Processor] = [
+        _redact_event,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _redact_event,
     ]
     renderers = _build_renderers(log_format, installation)
     handler = logging.StreamHandler(sys.stderr)
@@ -111,7 +114,9 @@ def _redact_event(_logger: object, _method: str, event: EventDict) -> EventDict:
     elif error and not isinstance(error, BaseException):  # `exc_info=True`
         error = sys.exc_info()[1]
     private = {key: value for key, value in event.items() if key.startswith("_")}
-    shown = {redact(key): _redacted(value) for key, value in event.items() if key not in private}
+    shown = {
+        _redact_name(key): _redacted(value) for key, value in event.items() if key not in private
+    }
     if isinstance(error, BaseException):
         shown["exception"] = redacted_traceback(error).rstrip()
     return shown | private

@@ -1,7 +1,9 @@
 """If the thread that writes Events crashes, the log says so and a new thread continues."""
 
 import threading
+import time
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 
 import pytest
@@ -84,3 +86,19 @@ def test_event_of_a_hold_is_attached_to_the_deployment() -> None:
         "uid": "uid-1",
     }
     assert api.written[0]["message"] == "for <e-mail>"
+
+
+def test_events_are_written_though_launches_never_end() -> None:
+    api, now = RecordingApi(), count(step=10.0)
+    recorder = EventRecorder(
+        api,  # type: ignore[arg-type]  # only `request` is used
+        "courses",
+        clock=lambda: datetime(2026, 1, 1, tzinfo=UTC),
+        monotonic=lambda: next(now),
+    )
+    recorder.pause()
+    recorder.record_event("school-1-1", "u", RunEvent(RunEventType.LAUNCHED, "launched"))
+    while not api.written:
+        time.sleep(0.01)
+    recorder.close()
+    assert [event["message"] for event in api.written] == ["launched"]

@@ -276,13 +276,13 @@ def test_a_refusal_of_one_job_lets_the_other_jobs_be_created(
         for name in NAMES[:3]
     ]
     with open_launcher(OneRefused(lambda _path: NOT_FOUND)) as launcher:
-        results = [result for _, result in launcher.launch(launches)]
-    assert [result.outcome for result in results] == [
+        results = {launch.order.name: result for launch, result in launcher.launch(launches)}
+    assert [results[name].outcome for name in NAMES[:3]] == [
         LaunchOutcome.REFUSED,
         LaunchOutcome.LAUNCHED,
         LaunchOutcome.LAUNCHED,
     ]
-    assert remedy in results[0].refusal
+    assert remedy in results[NAMES[0]].refusal
 
 
 def test_a_used_up_quota_lets_the_run_wait_and_says_so() -> None:

@@ -40,6 +40,36 @@ def test_several_requests_run_at_the_same_time_in_order(pool: RequestPool) -> No
     assert pool.map(meet, iter(range(4))) == [(each, False) for each in range(4)]
 
 
+def test_results_come_while_other_requests_are_under_way(pool: RequestPool) -> None:
+    release = threading.Event()
+
+    def call(is_slow: bool) -> bool:
+        assert not is_slow or release.wait(30)
+        return is_slow
+
+    results = pool.as_completed(call, [True, False])
+    assert next(results) is False
+    release.set()
+    assert list(results) == [True]
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_results_are_yielded_before_the_error_is_raised(pool: RequestPool, count: int) -> None:
+    asked = list[int]()
+
+    def call(argument: int) -> int:
+        asked.append(argument)
+        if argument == 0:
+            raise LauncherUnavailable("away")
+        return argument
+
+    results = list[int]()
+    with pytest.raises(LauncherUnavailable, match="away"):
+        results.extend(pool.as_completed(call, range(count)))
+    assert sorted([0, *results]) == sorted(asked)
+    assert len(asked) <= 8  # none is begun once the error is seen
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_unavailable_is_raised_before_a_refusal(pool: RequestPool, count: int) -> None:
     def call(argument: int) -> None:

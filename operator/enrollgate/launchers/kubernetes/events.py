@@ -3,8 +3,8 @@
 `kubectl describe job` shows that a run was launched, finished or stopped, and why.
 
 In: one event of a run, with the Job's name and UID. Out: one `v1` Event in the namespace. Events
-are for people, and no decision depends on them. So one background thread writes them, only while
-nothing is being launched, and a failed write is logged.
+are for people, and no decision depends on them. So one background thread writes them. Launches and
+results come first, for LONGEST_WAIT at most. A failed write is logged.
 https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/
 """
 
@@ -28,21 +28,27 @@ _LOG = structlog.get_logger(__name__)
 QUEUE_LIMIT = 20_000
 # Characters that the API server accepts as an Event's message.
 MESSAGE_LIMIT = 1024
-# Seconds without a launch before Events are written: both use the same API server.
+# Seconds without a launch or another Event before Events are written: all use the same API server.
 QUIET_PERIOD = 0.5
+# Seconds that an Event waits for that, at most.
+LONGEST_WAIT = 30.0
 # Seconds that `close` waits for the queue to empty.
 _CLOSE_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class _QueuedEvent:
-    """An Event to write. Without a `uid`, that of the Deployment is asked for."""
+    """An Event to write. Without a `uid`, that of the Deployment is asked for.
+
+    `due` is when it is written at the latest, by the monotonic clock.
+    """
 
     involved: Json
     is_warning: bool
     reason: str
     message: str
     time: datetime
+    due: float
 
     @property
     def name(self) -> str:
@@ -97,17 +103,21 @@ class EventRecorder:
     def record_event(self, job: str, uid: str, event: RunEvent) -> None:
         """Queue an Event for a Job."""
         involved = {"apiVersion": "batch/v1", "kind": "Job", "name": job, "uid": uid}
-        reason = event.kind.value
-        self._put(_QueuedEvent(involved, event.is_warning, reason, event.message, self._clock()))
+        self._put(involved, event.kind.value, event.message, is_warning=event.is_warning)
 
     def record_hold(self, deployment: str, event: HoldEvent) -> None:
         """Queue an Event for the operator's Deployment."""
         involved = {"apiVersion": "apps/v1", "kind": "Deployment", "name": deployment}
         is_warning = event.is_open and not event.is_pause
-        self._put(_QueuedEvent(involved, is_warning, event.reason, event.message, self._clock()))
+        self._put(involved, event.reason, event.message, is_warning=is_warning)
 
-    def _put(self, queued: _QueuedEvent) -> None:
+    def _put(self, involved: Json, reason: str, message: str, *, is_warning: bool) -> None:
         """Queue an Event. Restarts the writer thread if it has crashed."""
+        now = self._monotonic()
+        queued = _QueuedEvent(
+            involved, is_warning, reason, message, self._clock(), due=now + LONGEST_WAIT
+        )
+        self._write_after = max(self._write_after, now + QUIET_PERIOD)
         if not self.writer.is_alive():
             _LOG.error(
                 "the thread that writes Events has crashed and is restarted; this is a bug: "
@@ -125,7 +135,7 @@ class EventRecorder:
             )
 
     def pause(self) -> None:
-        """Write nothing until `resume`: launches come first."""
+        """Write nothing until `resume` that can wait: launches come first."""
         self._write_after = math.inf
 
     def resume(self) -> None:
@@ -145,7 +155,7 @@ class EventRecorder:
         path = f"/api/v1/namespaces/{self._namespace}/events"
         while (queued := self._queue.get()) is not None:
             while (
-                seconds := self._write_after - self._monotonic()
+                seconds := min(self._write_after, queued.due) - self._monotonic()
             ) > 0 and not self._closing.is_set():
                 self._closing.wait(min(seconds, QUIET_PERIOD))
             try:

@@ -229,12 +229,13 @@ class KubernetesLauncher:
         """See `Launcher.launch`."""
         self._recorder.pause()
         try:
-            results = self._pool.map(
+            for launch, result in self._pool.as_completed(
                 lambda launch: (launch, self._create_or_adopt(launch.order)), launches
-            )
+            ):
+                if result is not None:
+                    yield launch, result
         finally:
             self._recorder.resume()
-        yield from ((launch, result) for launch, result in results if result is not None)
 
     def _create_or_adopt(self, order: RunOrder) -> LaunchResult | None:
         """Create the Job, or adopt the existing one. None: not possible now, try again later."""

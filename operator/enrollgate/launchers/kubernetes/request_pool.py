@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import chain, islice
+from queue import SimpleQueue
 from typing import TypeVar
 
 from enrollgate.launchers.base import LauncherRefused, LauncherUnavailable
@@ -27,9 +28,9 @@ class RequestPool:
         """Call a function with each argument and return the results in order.
 
         A single call is made by the caller's own thread. An argument is taken only when a thread is
-        nearly free. When all calls have ended, the first
-        error is raised, LauncherUnavailable before all others. After a LauncherUnavailable no
-        further call starts: each would wait as long.
+        nearly free. When all calls have ended, the first error is raised, LauncherUnavailable
+        before all others. After a LauncherUnavailable no further call starts: each would wait as
+        long.
         """
         rest = iter(arguments)
         first = list(islice(rest, 2))
@@ -43,7 +44,7 @@ class RequestPool:
             try:
                 return function(argument)
             except LauncherUnavailable as error:
-                if not isinstance(error, LauncherRefused):
+                if _is_unavailable(error):
                     is_unavailable.set()
                 raise
             finally:
@@ -59,9 +60,43 @@ class RequestPool:
             wait(futures)
         for future in futures:
             error = future.exception()
-            if isinstance(error, LauncherUnavailable) and not isinstance(error, LauncherRefused):
+            if error is not None and _is_unavailable(error):
                 raise error
         return [future.result() for future in futures]
+
+    def as_completed(self, function: Callable[[_T], _R], arguments: Iterable[_T]) -> Iterator[_R]:
+        """Call a function with each argument, and yield the results as they come, in any order.
+
+        Else as `map`: the errors are raised as there, when all calls have ended.
+        """
+        rest = iter(arguments)
+        first = list(islice(rest, 2))
+        if len(first) < 2:
+            yield from map(function, first)
+            return
+        rest = chain(first, rest)
+        ended = SimpleQueue[Future[_R]]()
+        errors = list[BaseException]()
+        running = 0
+        try:
+            while True:
+                if not any(map(_is_unavailable, errors)):
+                    for argument in islice(rest, 2 * self._concurrency - running):
+                        running += 1
+                        self._executor.submit(function, argument).add_done_callback(ended.put)
+                if not running:
+                    break
+                future = ended.get()
+                running -= 1
+                if (error := future.exception()) is not None:
+                    errors.append(error)
+                else:
+                    yield future.result()
+        finally:
+            for _ in range(running):
+                ended.get()
+        for error in sorted(errors, key=_is_unavailable, reverse=True):
+            raise error
 
     def stream(self, function: Callable[[_T], _R], arguments: Iterable[_T]) -> Iterator[_R]:
         """Call a function with each argument, and yield the results as they come, in any order.
@@ -82,3 +117,7 @@ class RequestPool:
     def close(self) -> None:
         """End the threads, after their current request."""
         self._executor.shutdown(wait=True)
+
+
+def _is_unavailable(error: BaseException) -> bool:
+    return isinstance(error, LauncherUnavailable) and not isinstance(error, LauncherRefused)

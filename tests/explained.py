@@ -20,7 +20,7 @@ from enrollgate.database import steering
 from enrollgate.database.steering import Steering
 from enrollgate.database.tables import operators, runs
 from enrollgate.database.task_details import load_task_details
-from enrollgate.domain.holds import Scope
+from enrollgate.domain.hold import Scope
 from enrollgate.domain.observation import Phase
 from enrollgate.domain.policy import Policy
 from enrollgate.domain.reasons import Reason

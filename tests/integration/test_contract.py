@@ -8,8 +8,8 @@ from sqlalchemy import event, text
 from structlog.testing import capture_logs
 from tests.world import World
 
-from enrollgate.database.backlog import UNKNOWN_STATUS_LIMIT
 from enrollgate.database.engine import database_clock
+from enrollgate.database.tables import UNKNOWN_STATUS_LIMIT
 from enrollgate.database.tasks import EXPIRY_LIMIT
 from enrollgate.domain.observation import LaunchResult
 from enrollgate.domain.planner import Launch

@@ -13,11 +13,12 @@ from tests.repository import REPOSITORY
 from tests.world import EPOCH, World, at_once
 
 from enrollgate.commands.cli import app
-from enrollgate.database import DatabaseError, RowRefused, holds, steering
-from enrollgate.database.steering import Cancelled, FailedFor, HoldView, Steering
+from enrollgate.database import DatabaseError, RowRefused, hold_views, holds, steering
+from enrollgate.database.hold_views import HoldView
+from enrollgate.database.steering import Cancelled, FailedFor, Steering
 from enrollgate.database.task_details import load_task_details
 from enrollgate.domain.account import account_sha256
-from enrollgate.domain.holds import Hold, HoldKind, Scope
+from enrollgate.domain.hold import Hold, HoldKind, Scope
 from enrollgate.domain.policy import HoldPolicy, Policy
 from enrollgate.domain.reasons import Reason
 
@@ -38,7 +39,7 @@ def by(world: World, installation: str = "test") -> Steering:
 
 
 def open_holds(world: World) -> list[HoldView]:
-    return steering.read_holds(world.database, world.tables, installation="test")
+    return hold_views.read_holds(world.database, world.tables, installation="test")
 
 
 def noted(world: World) -> list[tuple[object, ...]]:

@@ -14,7 +14,7 @@ from enrollgate.database.preflight import check_view
 from enrollgate.database.task_status import VIEW, ensure_view, find_view_problem, task_status
 from enrollgate.domain.account import account_sha256
 from enrollgate.domain.check import Severity
-from enrollgate.domain.holds import Hold, HoldKind, Scope
+from enrollgate.domain.hold import Hold, HoldKind, Scope
 from enrollgate.domain.task import Statuses, TaskColumns
 
 

@@ -5,9 +5,10 @@ from datetime import datetime
 import pytest
 
 from enrollgate.commands.hold_text import find_remedy
-from enrollgate.database.steering import HoldView
+from enrollgate.database.hold_views import HoldView
 from enrollgate.domain.account import build_cookies_name
-from enrollgate.domain.holds import SCOPES, HoldKind
+from enrollgate.domain.hold import HoldKind
+from enrollgate.domain.holds import SCOPES
 from enrollgate.domain.reasons import Reason
 
 ACCOUNT = "0123456789abcdef" * 4

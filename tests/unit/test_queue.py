@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enrollgate.domain.holds import Hold, HoldKind, Scope
+from enrollgate.domain.hold import Hold, HoldKind, Scope
 from enrollgate.domain.queue import LiveRuns, OpenTask, RunLimits, choose
 
 NOW = datetime(2026, 1, 1)  # noqa: DTZ001 -- UTC, as in the database

@@ -182,7 +182,7 @@ def pause(
     actor: Actor = None,
 ) -> None:
     """Launch no further run: of an account, of a host, or at all. Live runs go on."""
-    from enrollgate.commands.holds import pause
+    from enrollgate.commands.steering import pause
 
     pause(account, host, time=time, why=why, actor=actor)
 
@@ -196,7 +196,7 @@ def resume(
     actor: Actor = None,
 ) -> None:
     """End a pause: of an account, of a host, or of everything."""
-    from enrollgate.commands.holds import resume
+    from enrollgate.commands.steering import resume
 
     resume(account, host, actor=actor)
 
@@ -218,7 +218,7 @@ def release(
     actor: Actor = None,
 ) -> None:
     """Close a hold or a pause at once, and let its tasks go on."""
-    from enrollgate.commands.holds import release
+    from enrollgate.commands.steering import release
 
     release(hold, actor=actor)
 

@@ -4,9 +4,9 @@ from datetime import datetime
 
 from enrollgate.commands.layout import instant, since
 from enrollgate.common.redaction import redact
-from enrollgate.database.steering import HoldView
+from enrollgate.database.hold_views import HoldView
 from enrollgate.domain.account import build_cookies_name
-from enrollgate.domain.holds import Scope
+from enrollgate.domain.hold import Scope
 from enrollgate.domain.reasons import ABOUT_COOKIES, Reason, explain
 
 

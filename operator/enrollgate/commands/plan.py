@@ -15,8 +15,8 @@ from enrollgate.commands.console import fail, settings_or_fail
 from enrollgate.commands.database import database_or_fail
 from enrollgate.commands.status import task_lines
 from enrollgate.common.redaction import printable
-from enrollgate.control.wiring import build_policy
-from enrollgate.database import Database, Tables, queries, steering
+from enrollgate.control.policy import build_policy
+from enrollgate.database import Database, Tables, hold_views, queries
 from enrollgate.database.configured import build_tables
 from enrollgate.database.migrate import current
 from enrollgate.database.preflight import check_task_table
@@ -107,7 +107,7 @@ def load_preview(database: Database, tables: Tables, policy: Policy, installatio
     waiting = queries.first_open_rows(database, tables, *tables.statuses.waiting, limit=_IDS)
     is_first_start = current(database) is None
     holds = (
-        [] if is_first_start else steering.read_holds(database, tables, installation=installation)
+        [] if is_first_start else hold_views.read_holds(database, tables, installation=installation)
     )
     return Preview(
         tasks=counts,

@@ -22,9 +22,9 @@ from enrollgate.commands.hold_text import describe_cause, describe_end, name_sco
 from enrollgate.commands.layout import instant, paragraph, since
 from enrollgate.commands.task_diagnosis import describe_progress, find_operator_problem
 from enrollgate.common.redaction import redact
-from enrollgate.database import Database, DatabaseUnavailable, Tables, queries, steering
+from enrollgate.database import Database, DatabaseUnavailable, Tables, hold_views, queries
 from enrollgate.database.configured import build_tables
-from enrollgate.database.steering import HoldView
+from enrollgate.database.hold_views import HoldView
 from enrollgate.database.task_details import load_task_details
 from enrollgate.domain.account import mask_account
 from enrollgate.domain.reasons import Reason, explain
@@ -140,7 +140,7 @@ def load_overview(
         incomplete=[] if task_id else queries.latest_incomplete(database),
         failures=failures,
         accounts=queries.find_accounts(database, tables, named),
-        holds=steering.read_holds(database, tables, installation=installation),
+        holds=hold_views.read_holds(database, tables, installation=installation),
     )
 
 

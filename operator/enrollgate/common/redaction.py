@@ -2,8 +2,11 @@
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from traceback import TracebackException
 
+# Compiles a pattern when it is first used: a command starts quicker, and most texts need few.
+_compiled = cache(re.compile)
 # What ends a part of an e-mail address.
 _END = r"\s<>\"'(),;:/=&?"
 # The sign itself, and its wide and small forms.
@@ -20,7 +23,7 @@ _DOMAIN = (
 _ENCODED = r"%(?:25)*+40|\\u0040|&(?:#0{0,5}64|#[xX]0{0,5}40|commat);"
 # Each pattern begins where a word or a host begins and looks at no character twice: its time is
 # linear in the text. A quoted local part may end with a quote.
-_EMAIL = re.compile(
+_EMAIL = (
     rf"(?<![^{_SIGN}{_END}])[^{_SIGN}{_END}]++[\"']?[{_SIGN}]{_DOMAIN}"
     rf"|(?:(?<![^{_SIGN}{_END}])|(?<=%40)|(?<=%2540))"
     rf"(?:[^{_SIGN}%\\{_END}]++|%(?!(?:25)*+40)|\\(?!u0040))++(?:{_ENCODED}){_DOMAIN}"
@@ -29,16 +32,16 @@ _EMAIL = re.compile(
 _EMAIL_MARKS = re.compile(rf"[{_SIGN}]|%40|%25|\\u0040|&#|&commat")
 # A URL's host with a user name, its path to the first parameter in it (as in `;token=abc` and
 # `#access_token=abc`), the rest of the path, and the query to the end of the word.
-_URL = re.compile(
+_URL = (
     r"://([^/\s?#\"'<>]*+)([^\s?\"'<>;#]*+(?:[;#][^;#=\s?\"'<>]*+(?!=))*+)([;#][^\s?\"'<>]*+)?"
     r"(\?[^\s\"'<>]*+)?"
 )
 # The query of a relative URL.
-_QUERY = re.compile(r"\?[^\s=\"'<>?]++=[^\s\"'<>]*+")
+_QUERY = r"\?[^\s=\"'<>?]++=[^\s\"'<>]*+"
 # What credentials look like that a person does not choose: they have a digit soon.
 _RANDOM = r"(?=\S{0,40}\d)"
 # In lower case: headers to the end of the line, or of the quotes that a program printed them in.
-_HEADER = re.compile(
+_HEADER = (
     r"((?:cookie2?|authorization)(?:[\"']?[ \t]{0,2}[:=]|[\"'][ \t]?,)[ \t]{0,2})"
     r"(?:\"[^\"\r\n]++\"?|'[^'\r\n]++'?|[^\s\"'][^\r\n]*+)"
     r"|\b(bearer[ \t]{1,2})[\w.~+/=-]{12,}+"
@@ -46,7 +49,7 @@ _HEADER = re.compile(
 )
 # In lower case: `name=value`, `"name": "value"` and `name: value`, where the name ends with one of
 # these words. Without quotes, what follows a colon may be a sentence.
-_SECRET = re.compile(
+_SECRET = (
     r"((?:token|passw(?:or)?d|passphrase|secret|signature|credential|upload_?id|sess(?:ion)?_?id"
     r"|(?:api|access|account|auth|private|secret|shared|signing|storage)[-_]?key"
     r"|\b(?:jwt|pwd|sid|sig))"
@@ -69,7 +72,7 @@ _SECRET_WORDS = (
     "sid",
 )
 # Credentials that need no name: a private key, a JSON Web Token, keys and tokens of Google and AWS.
-_CREDENTIAL = re.compile(
+_CREDENTIAL = (
     r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?s:.*?)(?:-----END [A-Z ]{0,30}PRIVATE KEY-----|\Z)"
     r"|\beyJ[\w-]{8,}+(?:\.[\w-]++){1,4}"
     r"|\b(?:ya29\.|1//0|AIza|GOCSPX-)[\w.~/+-]{10,}+|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"
@@ -113,22 +116,22 @@ def redact(text: str, limit: int = 1000) -> str:
         text = f"{text[: kept + 1]}..."
     text = text.encode("utf-8", "replace").decode()
     if any(mark in text for mark in _CREDENTIAL_MARKS):
-        text = _CREDENTIAL.sub("...", text)
+        text = _compiled(_CREDENTIAL).sub("...", text)
     if any(mark in text for mark in ("=", ":", "earer", "EARER", "asic ", "ASIC ")):
         for pattern, words in ((_HEADER, _HEADER_WORDS), (_SECRET, _SECRET_WORDS)):
             # A pattern that ignores case takes six times as long. U+0130 is the one letter that
             # becomes two.
             lowered = text.replace("\u0130", "i").lower()
             if any(word in lowered for word in words):
-                text = _cut_values(text, lowered, pattern)
+                text = _cut_values(text, lowered, _compiled(pattern))
     if "://" in text:
-        text = _URL.sub(_shorten_url, text)
+        text = _compiled(_URL).sub(_shorten_url, text)
     if "?" in text and "=" in text:
-        text = _QUERY.sub("?...", text)
+        text = _compiled(_QUERY).sub("?...", text)
     if _EMAIL_MARKS.search(text):
         # Most words need no look: this is the slowest pattern.
         text = "".join(
-            _EMAIL.sub("<e-mail>", word) if _EMAIL_MARKS.search(word) else word
+            _compiled(_EMAIL).sub("<e-mail>", word) if _EMAIL_MARKS.search(word) else word
             for word in _SPACE.split(text)
         )
     if not text.isprintable():

@@ -14,8 +14,9 @@ import structlog
 from enrollgate.common.redaction import redact
 from enrollgate.control.confinement import LONGEST_SET_ASIDE, Confinement
 from enrollgate.control.task_log import TaskLog
-from enrollgate.database import Database, Tables, backlog, tasks
+from enrollgate.database import Database, Tables, tasks
 from enrollgate.database.backlog import Backlog
+from enrollgate.database.tables import UNKNOWN_STATUS_LIMIT
 from enrollgate.domain.clock import SMALLEST_STEP, ClockReading
 from enrollgate.domain.gate import timeout_message
 from enrollgate.domain.policy import Policy
@@ -203,7 +204,7 @@ class Gate:
 
     def _warn_of_unknown_statuses(self, unknown: Iterable[tuple[str | None, int]]) -> None:
         for status, count in unknown:
-            if status in self._warned or len(self._warned) >= backlog.UNKNOWN_STATUS_LIMIT:
+            if status in self._warned or len(self._warned) >= UNKNOWN_STATUS_LIMIT:
                 continue
             self._warned.add(status)
             _LOG.warning(
@@ -212,5 +213,5 @@ class Gate:
                 status="NULL" if status is None else redact(status),
                 tasks=count,
             )
-            if len(self._warned) == backlog.UNKNOWN_STATUS_LIMIT:
+            if len(self._warned) == UNKNOWN_STATUS_LIMIT:
                 _LOG.warning("further unknown statuses are counted but not named")

@@ -16,13 +16,10 @@ from enrollgate.database import Database, Tables, tasks
 from enrollgate.database import holds as rows
 from enrollgate.database.backlog import Backlog
 from enrollgate.database.holds import HoldsVersion
+from enrollgate.domain.hold import Ended, Hold, HoldKind, Scope
 from enrollgate.domain.holds import (
     REPEATED,
     SCOPES,
-    Ended,
-    Hold,
-    HoldKind,
-    Scope,
     after_failure,
     after_other_failure,
     after_success,

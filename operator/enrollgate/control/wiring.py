@@ -28,13 +28,13 @@ from enrollgate.common.signals import handle_signals
 from enrollgate.control.housekeeping import Housekeeping
 from enrollgate.control.leader_election import LeaderElector
 from enrollgate.control.look_interval import LookInterval
+from enrollgate.control.policy import build_policy
 from enrollgate.control.progress import ProgressReader
 from enrollgate.control.reconciler import Reconciler
 from enrollgate.control.runner import OperatorRunner
 from enrollgate.database import Database, DatabaseError, runs
 from enrollgate.database.configured import build_database, build_tables
 from enrollgate.domain.account import DEFAULT_COOKIES_NAME, build_cookies_name
-from enrollgate.domain.policy import HoldPolicy, Policy
 from enrollgate.launchers import Launcher, LauncherRefused
 from enrollgate.launchers.kubernetes import (
     ClusterNotConfigured,
@@ -184,28 +184,6 @@ def build_runner(
 def count_database_error(error: DatabaseError) -> None:
     """Count an error of the database by its kind."""
     metrics.DATABASE_ERRORS.labels(type(error).__name__).inc()
-
-
-def build_policy(settings: Settings) -> Policy:
-    """Build the limits that decisions depend on."""
-    return Policy(
-        enrollment_timeout=settings.enrollment_timeout,
-        max_concurrent_runs=settings.max_concurrent_runs,
-        max_lost_runs=settings.max_lost_runs,
-        launch_timeout=settings.launch_timeout,
-        allowed_hosts=settings.allowed_hosts,
-        max_runs_per_account=settings.max_runs_per_account,
-        max_runs_per_host=settings.max_runs_per_host,
-        holds=HoldPolicy(
-            is_on=settings.holds,
-            threshold=settings.hold_threshold,
-            pause=settings.hold_pause,
-            longest_pause=settings.hold_longest_pause,
-            limit=settings.hold_limit,
-            keeps_opener=settings.hold_failed == "retry",
-            enough=settings.max_concurrent_runs,
-        ),
-    )
 
 
 def hash_cookies(folder: Path | None, account: str) -> str | None:

@@ -12,7 +12,8 @@ They are written with SQLAlchemy Core, for PyMySQL and SQLite.
     claims      claims runs for enrolled tasks
     runs        reads and records the claimed runs
     set_aside   sets tasks aside that are refused
-    steering    what people do to tasks and holds, and what they see of it
+    steering    what people do to tasks and holds
+    hold_views  what people see of holds, and of what was done
     queries     what `status` shows
     task_details what `explain` shows
     preflight   what `doctor` checks, and what must be right before the operator starts

@@ -27,12 +27,15 @@ from sqlalchemy import (
 
 from enrollgate.database.engine import Database
 from enrollgate.database.holds import HoldsVersion, is_open_hold
-from enrollgate.database.tables import STATUS_LENGTH, Tables, runs, tracked_tasks
+from enrollgate.database.tables import (
+    STATUS_LENGTH,
+    UNKNOWN_STATUS_LIMIT,
+    Tables,
+    runs,
+    tracked_tasks,
+)
 from enrollgate.domain.task import Statuses
 
-# How many unknown statuses one backlog names, at most: an application may write a new one for each
-# row.
-UNKNOWN_STATUS_LIMIT = 20
 # What is set aside: tracked tasks, and the tasks of runs that have ended.
 _SET_ASIDE = (
     tracked_tasks.c.retry_at.is_not(None),

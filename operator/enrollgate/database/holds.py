@@ -38,7 +38,7 @@ from enrollgate.database.tables import (
     runs,
     tracked_tasks,
 )
-from enrollgate.domain.holds import Ended, Hold, HoldKind, Scope
+from enrollgate.domain.hold import Ended, Hold, HoldKind, Scope
 from enrollgate.domain.hosts import host_spellings
 from enrollgate.domain.queue import LiveRuns, RunLimits
 from enrollgate.domain.run import Outcome, RunState

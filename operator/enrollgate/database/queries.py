@@ -11,10 +11,15 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, null, select, union_all
 
-from enrollgate.database.backlog import UNKNOWN_STATUS_LIMIT
 from enrollgate.database.engine import Database
 from enrollgate.database.migrate import current
-from enrollgate.database.tables import Tables, operators, runs, tracked_tasks
+from enrollgate.database.tables import (
+    UNKNOWN_STATUS_LIMIT,
+    Tables,
+    operators,
+    runs,
+    tracked_tasks,
+)
 from enrollgate.domain.run import RunPlace
 
 # Accounts that `doctor` compares with the cookies files.

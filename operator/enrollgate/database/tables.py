@@ -51,6 +51,8 @@ TASK_ID = KEY.with_variant(MYSQL_BIGINT(unsigned=True), "mysql", "mariadb")
 
 # Characters of a configured status, at most. Other statuses are cut to this length.
 STATUS_LENGTH = 64
+# Unknown statuses that are named, at most: an application may write a new one for each row.
+UNKNOWN_STATUS_LIMIT = 20
 # Characters of a recorded message or remedy, at most.
 MESSAGE_LIMIT = 1000
 # Characters of the title of an item, at most.

@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from enrollgate.database import claims
 from enrollgate.database.engine import Database
+from enrollgate.database.hold_views import ActionView, HoldView, actions_of_task, find_hold_of_task
 from enrollgate.database.holds import read_live_runs
 from enrollgate.database.queries import (
     RUN_COLUMNS,
@@ -19,12 +19,6 @@ from enrollgate.database.queries import (
     RunView,
     find_operator,
     is_possible_id,
-)
-from enrollgate.database.steering import (
-    ActionView,
-    HoldView,
-    actions_of_task,
-    find_hold_of_task,
 )
 from enrollgate.database.tables import Tables, runs, tracked_tasks
 from enrollgate.domain.queue import RunLimits
@@ -173,5 +167,8 @@ def _count_ahead(
     queued = select(tracked_tasks.c.task_id).where(tracked_tasks.c.last_seen_status == enrolled)
     if connection.execute(queued.limit(1).offset(QUEUE_LIMIT)).first():
         return None
-    place = claims.find_place(connection, tables, task_id, now=now, installation=installation)
+    # Most tasks are not in the queue, and this module knows all that the operator does at the gate.
+    from enrollgate.database.claims import find_place
+
+    place = find_place(connection, tables, task_id, now=now, installation=installation)
     return None if place is None else place - 1

@@ -48,7 +48,7 @@ from enrollgate.database.tables import (
     runs,
     tracked_tasks,
 )
-from enrollgate.domain.holds import HoldKind
+from enrollgate.domain.hold import HoldKind
 from enrollgate.domain.reasons import ABOUT_COOKIES
 from enrollgate.domain.run import Outcome, RunState
 

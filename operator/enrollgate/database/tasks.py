@@ -32,7 +32,7 @@ from enrollgate.database.errors import RowRefused
 from enrollgate.database.runs import compare_and_set
 from enrollgate.database.tables import INSTANT, Tables, is_not_set_aside, runs, tracked_tasks
 from enrollgate.domain.gate import unexpected_status_message
-from enrollgate.domain.holds import Hold
+from enrollgate.domain.hold import Hold
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.task import TaskState
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from enrollgate.domain.holds import Hold
+from enrollgate.domain.hold import Hold
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ from prometheus_client import (
 )
 
 from enrollgate import version
-from enrollgate.domain.holds import PAUSED, SCOPES, Hold, Scope
+from enrollgate.domain.hold import Hold, Scope
+from enrollgate.domain.holds import PAUSED, SCOPES
 from enrollgate.domain.reasons import Reason
 from enrollgate.domain.run import Outcome
 

@@ -17,7 +17,7 @@ from sqlalchemy import Row
 
 from enrollgate.common.redaction import printable
 from enrollgate.common.units import duration, size
-from enrollgate.database import Database, Tables, queries, statistics, steering
+from enrollgate.database import Database, Tables, hold_views, queries, statistics
 from enrollgate.database.task_details import TaskDetails, load_task_details
 from enrollgate.domain.reasons import Reason, explain
 from enrollgate.domain.report import MalformedReport, Report
@@ -116,7 +116,7 @@ class Pages:
                 "operators": queries.read_operators(self._database),
                 "runs": queries.unfinished_runs(self._database, _FEW_RUNS),
                 "set_aside": queries.tasks_set_aside(self._database, _FEW_RUNS),
-                "holds": steering.read_holds(
+                "holds": hold_views.read_holds(
                     self._database, self._tables, installation=self._installation
                 ),
             }

@@ -244,11 +244,11 @@ def node_away(world: World) -> tuple[int, RunDetails | None]:
     metadata = {
         "name": f"test-{task}-1-0-x7k2p",
         "creationTimestamp": begin,
-        "deletionTimestamp": f"{EPOCH + timedelta(seconds=90):%Y-%m-%dT%H:%M:%S}Z",
+        "deletionTimestamp": f"{EPOCH + timedelta(seconds=60):%Y-%m-%dT%H:%M:%S}Z",
     }
     worker = {"name": "worker", "state": {"running": {"startedAt": begin}}}
     status = {"phase": "Running", "containerStatuses": [worker]}
-    pod = parse_pod({"metadata": metadata, "status": status})
+    pod = parse_pod({"metadata": metadata, "spec": {"nodeName": "node-1"}, "status": status})
     return task, RunDetails(job=job, pods=[pod])
 
 

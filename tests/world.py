@@ -188,6 +188,11 @@ class MemoryLauncher:
         run = self.runs.get(name, Observation(name, phase))
         self.runs[name] = replace(run, phase=phase, report=report)
 
+    def lose_node(self, name: str) -> None:
+        """Let its node answer no more: nobody knows whether it still runs."""
+        report = Report(Reason.NODE_LOST, f"pod {name}-0 may still run", remedy="bring node-1 back")
+        self.end(name, Phase.LIVE, report)
+
     def lose(self, name: str) -> None:
         del self.runs[name]
 

@@ -34,7 +34,7 @@ export interface TaskStatus {
   current_item: string | null
   /** The course's folder: on Google Drive, a link to open. */
   destination_url: string | null
-  /** Why it failed or is on hold: one of docs/reasons.json, or 'Paused'. */
+  /** Why it failed, is on hold or cannot go on: one of docs/reasons.json, or 'Paused'. */
   reason: string | null
   /** What happened, in words. */
   message: string | null

@@ -22,6 +22,7 @@ SELECTOR = 'job="enrollgate"'
 # the site is at fault. EnrollgateManyRunsFailed alerts if there are many of them.
 OF_ONE_TASK = frozenset(
     {
+        Reason.NODE_LOST,  # no run ends with it
         Reason.ENROLLMENT_TIMEOUT,
         Reason.UNEXPECTED_STATUS,
         Reason.TASK_NOT_FOUND,

@@ -62,10 +62,10 @@ def test_a_pod_that_never_starts_fails_its_task_with_kubernetes_reason(
     assert world.jobs() == {}
 
 
-def test_a_run_on_a_lost_node_is_replaced_and_frees_its_slot(
+def test_a_run_on_a_lost_node_is_explained_and_waits_for_its_end(
     world: ClusterWorld, cluster: Cluster, pod_runner: PodRunner
 ) -> None:
-    """The control plane evicts its pod, which no kubelet removes. The Job would wait for ever."""
+    """The control plane evicts its pod, and no kubelet confirms that: the worker may still run."""
     (task,) = world.add()
     world.start_operator(KUBERNETES__START_TIMEOUT="3", STOP_GRACE="1")
     first = running_job(world, task)
@@ -74,17 +74,21 @@ def test_a_run_on_a_lost_node_is_replaced_and_frees_its_slot(
         cluster.api.request(
             "DELETE", f"/api/v1/namespaces/{world.namespace}/pods/{pod['metadata']['name']}"
         )
-        second = f"school-{task}-2"
-        world.wait_for(lambda: set(world.jobs()) == {second}, "another run_number")
-        assert [(run.name, run.outcome) for run in world.runs(task)] == [
-            (first, "lost"),
-            (second, None),
-        ]
+        world.wait_for(lambda: world.runs(task)[0].reason == "NodeLost", "it is explained")
+        (life,) = pod_runner.running(world.namespace)
+        assert set(world.jobs()) == {first} and len(cluster.pods(world.namespace)) == 1
+        (run,) = world.runs(task)
+        assert run.outcome is None and pod["metadata"]["name"] in run.message
+        world.wait_for(lambda: "NodeLost" in dict(world.events(first)), "an Event says so")
     world.wait_for(
-        lambda: pod_runner.running(world.namespace, second), "it works, the node being back"
+        lambda: [each for each in pod_runner.running(world.namespace) if each is not life],
+        "the node is back, and the same Job goes on",
     )
-    world.succeed(second)
+    world.succeed(first)
     world.wait_for_status(task, "completed")
+    assert [(run.name, run.outcome, run.reason) for run in world.runs(task)] == [
+        (first, "succeeded", None)
+    ]
 
 
 @pytest.mark.parametrize("setting", ["KUBERNETES__COOKIES_SECRET", "KUBERNETES__DRIVE_SECRET"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -327,3 +328,27 @@ def test_reader_of_the_view_needs_no_other_privilege(server_database_url: str) -
             reader.read_transaction() as connection,
         ):
             assert connection.execute(task_status.select()).one().task_id == task
+
+
+def test_run_of_a_lost_node_waits_and_shows_why_until_the_node_is_back(world: World) -> None:
+    task = world.add("enrolled")
+    world.reconcile()
+    name = f"test-{task}-1"
+    world.launcher.lose_node(name)
+    for _ in range(3):
+        world.clock.advance(3600)
+        world.reconcile()
+    shown = seen(world, task, "state", "run_number", "reason", "message", "remedy")
+    assert shown == ("running", 1, "NodeLost", f"pod {name}-0 may still run", "bring node-1 back")
+    kinds = [event.kind.value for _, event in world.launcher.events]
+    assert kinds == ["Launched", "NodeLost"]
+    world.launcher.runs[name] = replace(world.launcher.runs[name], report=None)
+    world.reconcile()
+    shown = seen(world, task, "state", "reason", "message", "remedy")
+    assert shown == ("running", None, None, None)
+    world.launcher.lose_node(name)
+    world.reconcile()
+    world.launcher.succeed(name)
+    world.reconcile()
+    assert seen(world, task, "state", "reason", "remedy") == ("completed", None, None)
+    assert len(world.launcher.orders) == 1

@@ -15,6 +15,7 @@ from enrollgate.domain.planner import (
     Action,
     Adopt,
     DiscardOrphan,
+    Explain,
     Launch,
     Record,
     Stop,
@@ -90,6 +91,8 @@ def short(action: Action | None) -> str:
             return "adopt"
         case Stop(_, _, reason, _, _, fail_task):
             return f"stop {reason}" + (" and fail the task" if fail_task else "")
+        case Explain(_, seen):
+            return f"explain {seen.report.reason if seen.report else 'nothing'}"
         case Record(_, _, outcome, reason):
             task_to = action.task_to
             return (
@@ -181,6 +184,35 @@ def test_lost_run_is_replaced_up_to_the_limit() -> None:
         short(decide(TaskState.ENROLLED, L, "absent", lost_before=2))
         == "record failed Lost, task to failed"
     )
+
+
+LOST_NODE = Observation(NAME, Phase.LIVE, Report(Reason.NODE_LOST, "it may still run"))
+
+
+@pytest.mark.parametrize(
+    ("task", "state", "before", "action"),
+    [
+        (TaskState.ENROLLED, L, None, "explain NodeLost"),
+        (TaskState.ENROLLED, L, Reason.NODE_LOST, "nothing"),
+        (TaskState.ENROLLED, C, None, "adopt"),
+        (TaskState.FAILED, L, Reason.NODE_LOST, "stop TaskFailed"),
+    ],
+)
+def test_run_of_a_lost_node_is_explained_once_and_never_replaced(
+    task: TaskState, state: RunState, before: Reason | None, action: str
+) -> None:
+    run = replace(make_run(task, state), stop_reason=before)
+    actions = plan([run], {NAME: LOST_NODE}, POLICY, HERE)
+    assert short(actions[0] if actions else None) == action
+    assert not is_settled(run, LOST_NODE)
+
+
+def test_run_whose_node_is_back_goes_on_without_an_explanation() -> None:
+    run = replace(make_run(TaskState.ENROLLED, L), stop_reason=Reason.NODE_LOST)
+    live = Observation(NAME, Phase.LIVE)
+    (action,) = plan([run], {NAME: live}, POLICY, HERE)
+    assert short(action) == "explain nothing"
+    assert not is_settled(run, live)
 
 
 def test_orphans_are_stopped_while_live_and_then_discarded() -> None:

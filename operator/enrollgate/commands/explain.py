@@ -71,20 +71,17 @@ def explain(text: str, *, as_json: bool) -> None:
 
 def refine(diagnosis: Diagnosis, cluster: "RunDetails", now: datetime) -> Diagnosis:
     """Say what a live run waits for, as far as its Job and its pods show it."""
-    if diagnosis.state not in ("starting", "running") or cluster.job is None:
+    if diagnosis.state not in ("starting", "running", "stopping"):
         return diagnosis
-    from enrollgate.launchers.kubernetes.diagnosis import explain_not_started
+    from enrollgate.launchers.kubernetes.diagnosis import explain_lost_node, explain_not_started
 
+    if lost := explain_lost_node(cluster.pods, now):
+        state = f"{diagnosis.state}, but its node is away".replace("starting", "running")
+        return Diagnosis(state, f"{lost.reason}: {lost.message}.", lost.remedy)
+    if diagnosis.state == "stopping" or cluster.job is None:
+        return diagnosis
     current = [pod for pod in cluster.pods if not pod.is_finished]
     started = next((pod for pod in reversed(current) if pod.has_started), None)
-    if started is not None and started.delete_by is not None and started.delete_by < now:
-        return Diagnosis(
-            "running, but its node is away",
-            f"Pod {started.name} should have ended by {instant(started.delete_by)} (UTC), and its "
-            "node has not confirmed it. So it may still run, and the Job starts no other pod.",
-            "Bring the node back: then the run goes on by itself. If you know that the pod does "
-            f"not run any more, remove it: `kubectl delete pod {started.name} --force`.",
-        )
     if started is not None:
         why = f"Its worker runs in pod {started.name}."
         is_known = diagnosis.state == "running"

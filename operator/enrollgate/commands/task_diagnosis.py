@@ -153,6 +153,9 @@ def _diagnose_claimed(task: TaskDetails, run: RunView) -> Diagnosis:
 
 
 def _diagnose_launched(task: TaskDetails, run: RunView) -> Diagnosis:
+    if run.reason is not None:
+        why = f"{run.reason}: {run.message}."
+        return Diagnosis("running, but its node is away", why, _remedy(task, run))
     if run.started_at is None and run.progress_at is None and run.launcher == "kubernetes":
         begun = since(run.launched_at or run.claimed_at, task.now)
         return Diagnosis(

@@ -47,6 +47,7 @@ from enrollgate.domain.planner import (
     Action,
     Adopt,
     DiscardOrphan,
+    Explain,
     Finish,
     Launch,
     Record,
@@ -406,7 +407,10 @@ class Reconciler:
             free=self._claimer.free,
             cost=cost,
             is_limited=self._is_limited,
-            ending=frozenset(each.name for each in observed if each.is_ending),
+            # The end of a pod whose node is lost may be far away: full passes look for it.
+            ending=frozenset(
+                each.name for each in observed if each.is_ending and each.report is None
+            ),
         )
 
     def _apply(self, actions: Collection[Action], now: datetime) -> _Applied:
@@ -433,6 +437,10 @@ class Reconciler:
             self._run_launcher.mark_launched(
                 [(each.run, each.observation.uid, each.observation.launched_at) for each in adopted]
             )
+        for action in actions:
+            if isinstance(action, Explain):
+                with self._confinement.confined(action.run.task_id):
+                    self._explain(action)
         self._clear_orphans(
             [action for action in actions if isinstance(action, StopOrphan | DiscardOrphan)]
         )
@@ -465,6 +473,19 @@ class Reconciler:
             event = RunEvent(kind, f"stopping: {stop.reason}: {stop.message}")
             self._launcher.record_event(name, uid, event)
         self._ask_to_stop(stop.observation)
+
+    def _explain(self, action: Explain) -> None:
+        """Show why a live run cannot go on now, or that it goes on again."""
+        run, report = action.run, action.observation.report
+        runs.explain_live(self._database, run.run_id, report)
+        if report is None:
+            _LOG.info("the run goes on again", run=run.name, after=run.stop_message)
+            return
+        _LOG.warning(
+            "a run cannot go on", run=run.name, detail=report.message, remedy=report.remedy
+        )
+        event = RunEvent(RunEventType.NODE_LOST, f"{report.message}. {report.remedy}")
+        self._launcher.record_event(run.name, action.observation.uid, event)
 
     def _ask_to_stop(self, observation: Observation, *, keep_name: bool = False) -> None:
         try:

@@ -51,6 +51,7 @@ from enrollgate.database.tables import (
 )
 from enrollgate.domain.planner import Finish, Record, Stop
 from enrollgate.domain.reasons import Reason, explain
+from enrollgate.domain.report import Report
 from enrollgate.domain.run import (
     Outcome,
     RunPlace,
@@ -367,6 +368,20 @@ def note_waits(database: Database, waits: Mapping[int, str]) -> None:
     database.run_in_transaction(lambda connection: connection.execute(statement))
 
 
+def explain_live(database: Database, run_id: int, report: Report | None) -> None:
+    """Write down why a launched run cannot go on now; None: it goes on again.
+
+    `record` and `mark_stopping` replace it. Raises DatabaseUnavailable or DatabaseMisconfigured.
+    """
+    values: dict[str, object] = dict.fromkeys(("reason", "message", "remedy"))
+    if report is not None and report.reason is not None:
+        values = stopping_values(report.reason, report.message, report.remedy)
+        del values["state"]
+    is_launched = (runs.c.active == 1, runs.c.state == RunState.LAUNCHED.value)
+    statement = update(runs).where(runs.c.id == run_id, *is_launched).values(values)
+    database.run_in_transaction(lambda connection: connection.execute(statement))
+
+
 def _utc(instant: datetime) -> datetime:
     return instant.astimezone(UTC).replace(tzinfo=None)
 
@@ -535,7 +550,9 @@ def _build_record(database: Database, ends: Mapping[str, object]) -> Update:
     `ends` are values for columns that end otherwise.
     """
     started, finished = bindparam("started", type_=INSTANT), bindparam("finished", type_=INSTANT)
-    remedy = func.coalesce(bindparam("own_remedy", type_=Text), runs.c.remedy)
+    # That of the reason for which it was stopped; else it was about a wait that is over.
+    old_remedy = case((bindparam("old_state") != RunState.LAUNCHED.value, runs.c.remedy))
+    remedy = func.coalesce(bindparam("own_remedy", type_=Text), old_remedy)
     values: dict[str, object] = {
         "state": RunState.FINISHED.value,
         "finished_at": func.coalesce(_bounded(database, finished), database.clock_expression()),

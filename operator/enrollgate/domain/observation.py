@@ -24,8 +24,9 @@ class Observation:
 
     `uid` is the UID of its Job; None for a local run, and for a run whose Job is gone while its pod
     still ends. A finished run that was expected has a `report`: the worker's own, or the launcher's
-    explanation. `is_ending` is true for a run that is live only until its last process ends. No
-    event announces that end: observe it again soon.
+    explanation. A live one has one only if something keeps it from going on (its node is lost).
+    `is_ending` is true for a run that is live only until its last process ends. No event announces
+    that end: observe it again soon.
 
     `claim_id` is the claim that the run was launched for; None if that cannot be read any more.
     `launched_at`, `started_at` and `finished_at` say when the run was created, its worker began and

@@ -14,6 +14,9 @@ It decides by the run's row, its task and what the launcher observed.
 "Changed" is enrolled or unknown, with another e-mail or course URL than was claimed: the row then
 gets a run of its own. "Other" is waiting, completed, failed or missing.
 
+A live run that cannot go on now, since its node is lost, is left alone. Only the cause is written
+down, and removed once it goes on.
+
 A live run that is *stuck* (it did not start in time) is stopped, and its task fails, if the task is
 enrolled.
 
@@ -114,6 +117,14 @@ class Finish:
 
 
 @dataclass(frozen=True, slots=True)
+class Explain:
+    """Write down why a live run cannot go on now; or, without a report, that it goes on again."""
+
+    run: UnfinishedRun
+    observation: Observation
+
+
+@dataclass(frozen=True, slots=True)
 class StopOrphan:
     """Stop a live run that has no unfinished row, or another claim than its row."""
 
@@ -127,7 +138,7 @@ class DiscardOrphan:
     observation: Observation
 
 
-Action = Launch | Adopt | Stop | Record | Finish | StopOrphan | DiscardOrphan
+Action = Launch | Adopt | Stop | Record | Finish | Explain | StopOrphan | DiscardOrphan
 
 _WITHDRAWN: dict[TaskState, tuple[Reason, str]] = {
     TaskState.WAITING: (Reason.ENROLLMENT_WITHDRAWN, "the task went back to a waiting status"),
@@ -178,7 +189,9 @@ def is_settled(run: UnfinishedRun, seen: Observation | None) -> bool:
     return (
         seen is not None
         and seen.phase is Phase.LIVE
+        and seen.report is None
         and run.state is RunState.LAUNCHED
+        and run.stop_reason is None
         and run.task is TaskState.ENROLLED
         and not run.is_changed
         and seen.claim_id in (None, run.claim_id)
@@ -223,7 +236,7 @@ def _decide(  # noqa: PLR0911 -- one return for each cell of the matrix
     return _record_result(run, seen, move_task=False)
 
 
-def _decide_enrolled(
+def _decide_enrolled(  # noqa: PLR0911 -- one return for each cell of the matrix
     run: UnfinishedRun, seen: Observation | None, policy: Policy, here: RunPlace
 ) -> Action | None:
     if seen is None:
@@ -243,8 +256,10 @@ def _decide_enrolled(
             return Record(run, None, Outcome.FAILED, reason, message, move_task=True)
         return Record(run, None, Outcome.LOST, reason, f"{message}; a new run follows")
     if seen.phase is Phase.LIVE:
-        is_new = run.state is RunState.CLAIMED and not seen.is_ending
-        return Adopt(run, seen) if is_new else None
+        why = seen.report.reason if seen.report else None
+        if run.state is RunState.LAUNCHED:
+            return Explain(run, seen) if why is not run.stop_reason else None
+        return None if seen.is_ending else Adopt(run, seen)
     if seen.phase is Phase.STUCK:
         reason = (seen.report.reason if seen.report else None) or Reason.NEVER_STARTED
         message = seen.report.message if seen.report else explain(reason).means

@@ -77,6 +77,7 @@ class Reason(StrEnum):
     UNSCHEDULABLE = "Unschedulable"
     QUOTA_EXCEEDED = "QuotaExceeded"
     NEVER_STARTED = "NeverStarted"
+    NODE_LOST = "NodeLost"
     OOM_KILLED = "OOMKilled"
     EVICTED = "Evicted"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
@@ -354,6 +355,13 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "The worker's pod did not start in time.",
         "Read the Events in the message. If the cluster is only slow, raise "
         "ENROLLGATE_KUBERNETES__START_TIMEOUT. Then set `enrolled` again.",
+        False,
+    ),
+    Reason.NODE_LOST: Explanation(
+        "The run waits: its pod was deleted, and its node does not confirm that the pod has ended. "
+        "The pod may still run, so no second one is started.",
+        "Bring the node back: the run then goes on by itself. If the node is off, delete it or "
+        "taint it as out-of-service (docs/operations.md).",
         False,
     ),
     Reason.OOM_KILLED: Explanation(

@@ -106,7 +106,7 @@ class UnfinishedRun:
     claimed; `is_changed` says that they differ from it. `claim_id` is of this claim alone, also
     where a restored database gives its name again. `lost_before` is how many runs of this task were
     lost in a row before this one. `stop_reason` and `stop_message` say why it is being stopped,
-    or why a claimed run waits.
+    or why it waits.
     `since` is when its task was first seen at the gate (UTC), None once the task has left it.
     `is_ambiguous` says that several rows have the task's id. `place` is where the run is carried
     out. `outcome` is known if the run has `ENDED`. `refusals` is how often the database refused to

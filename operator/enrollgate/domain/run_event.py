@@ -14,6 +14,7 @@ class RunEventType(StrEnum):
     FAILED = "Failed"
     REVOKED = "Revoked"
     LOST = "Lost"
+    NODE_LOST = "NodeLost"
 
     @classmethod
     def of(cls, outcome: Outcome) -> "RunEventType":

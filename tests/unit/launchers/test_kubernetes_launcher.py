@@ -406,6 +406,7 @@ class OneJobApi(ScriptedApi):
             living["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": CREATED}}
             if self.due is not None:
                 living["metadata"]["deletionTimestamp"] = self.due.isoformat()
+            living["spec"] = {"nodeName": "node-7"}
             return listing([living] if self.is_there else [])
         if path.endswith("/events"):
             return listing([])
@@ -417,18 +418,38 @@ class OneJobApi(ScriptedApi):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "is_live"), [(None, True), (-5, True), (59, True), (61, False)]
+    ("seconds", "is_explained"),
+    [(None, False), (-5, False), (59, False), (61, True), (100_000, True)],
 )
-def test_a_job_whose_pod_is_a_minute_late_to_end_counts_as_gone(
-    seconds: float | None, is_live: bool
+def test_a_job_whose_pod_does_not_end_in_time_lives_and_is_explained(
+    seconds: float | None, is_explained: bool
 ) -> None:
-    """Its node is lost: neither the pod nor the Job would ever end."""
+    """Its node is lost, and the worker may still run there."""
     now = datetime.fromisoformat(CREATED) + timedelta(hours=1)
     api = OneJobApi(None if seconds is None else now - timedelta(seconds=seconds))
     with open_launcher(api, clock=lambda: now) as launcher:
         seen = launcher.observe([NAMES[0]])
-    assert (NAMES[0] in seen) == is_live
-    assert not is_live or seen[NAMES[0]].phase is Phase.LIVE
+    assert seen[NAMES[0]].phase is Phase.LIVE
+    report = seen[NAMES[0]].report
+    assert (report is not None) == is_explained
+    if report is not None:
+        assert report.reason is Reason.NODE_LOST and "node-7" in report.message + report.remedy
+
+
+def test_a_failed_job_whose_pod_still_runs_lives_until_that_has_ended() -> None:
+    """Before Kubernetes 1.31, a Job fails at its deadline, whatever its pod does."""
+    phase = "Running"
+
+    def answer(path: str) -> Answer:
+        items = [pod(NAMES[0], phase)] if path.endswith("/pods") else [job(NAMES[0])]
+        return 200, {}, json.dumps({"items": items}).encode()
+
+    with open_launcher(ScriptedApi(answer)) as launcher:
+        for _ in range(2):
+            seen = launcher.observe(NAMES[:1])[NAMES[0]]
+            assert seen.phase is Phase.LIVE and seen.is_ending
+        phase = "Failed"
+        assert launcher.observe(NAMES[:1])[NAMES[0]].phase is Phase.FAILED
 
 
 @pytest.mark.parametrize("only", [True, False])

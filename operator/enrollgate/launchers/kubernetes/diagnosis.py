@@ -10,7 +10,7 @@ somebody who has never seen the pod.
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from enrollgate.common.redaction import redact
 from enrollgate.domain.reasons import (
@@ -34,6 +34,8 @@ _SIGKILL_EXIT_CODE = 137
 # Seconds after which the Job controller replaces a failed pod, at the latest:
 # https://kubernetes.io/docs/concepts/workloads/controllers/job/#pod-backoff-failure-policy
 _MAX_POD_BACKOFF = 360.0
+# A pod that should have ended this long ago has a node that does not answer.
+_NODE_LOST_AFTER = timedelta(seconds=60)
 # For this long after its start, the status of a Job that gets no pod may still change.
 _SETTLE_TIME = timedelta(seconds=10)
 _IMAGE_ERRORS = frozenset(
@@ -181,6 +183,28 @@ def explain_not_started(
     warning = _last_warning(events)
     reason = Reason.QUOTA_EXCEEDED if _QUOTA.search(warning) else Reason.NEVER_STARTED
     return Report(reason, f"{late}: none could be created: {warning or 'Events: none'}")
+
+
+def explain_lost_node(pods: Sequence[PodView], now: datetime) -> Report | None:
+    """Explain why a deleted pod still counts as live: its node does not confirm that it has ended.
+
+    None if there is no such pod. The control plane cannot know whether its worker still runs, nor
+    can we. So it counts until it is gone, or its node is declared to be off:
+    https://kubernetes.io/docs/concepts/cluster-administration/node-shutdown/
+    """
+    for pod in pods:
+        if pod.is_finished or pod.delete_by is None or now - pod.delete_by <= _NODE_LOST_AFTER:
+            continue
+        due = pod.delete_by.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        return Report(
+            Reason.NODE_LOST,
+            f"pod {pod.name} should have ended by {due} (UTC), and its node {pod.node} has not "
+            "confirmed it: it may still run, so no other pod is started",
+            remedy="Bring the node back: the run then goes on by itself. Only if the node is off: "
+            f"`kubectl taint nodes {pod.node} node.kubernetes.io/out-of-service=nodeshutdown:"
+            f"NoExecute`, or `kubectl delete node {pod.node}` if it is off for good.",
+        )
+    return None
 
 
 def is_overdue(job: JobView, now: datetime, start_timeout: float) -> bool:

@@ -435,6 +435,7 @@ def parse_pod(raw: Json) -> PodView:
         # A container that could not be started says 1970.
         started_at=started if started and started > _EPOCH else None,
         claim_id=_text(labels, CLAIM),
+        node=_text(_object(raw, "spec"), "nodeName"),
     )
 
 

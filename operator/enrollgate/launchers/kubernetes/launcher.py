@@ -12,7 +12,8 @@
     removes it
 
 The pod of a deleted Job may still be ending (background deletion, `kubectl delete job`). Its run
-counts as live until that pod is gone, so that a second worker never runs beside the first.
+counts as live until that pod is gone, so that a second worker never runs beside the first. So does
+the run of a lost node, which confirms no end: that may last, and its observation says why.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +30,12 @@ from enrollgate.domain.run import RunPlace
 from enrollgate.domain.run_event import HoldEvent, RunEvent
 from enrollgate.launchers.base import LauncherRefused
 from enrollgate.launchers.kubernetes.api import Api, ConnectionDetails
-from enrollgate.launchers.kubernetes.diagnosis import build_report, explain_not_started, is_overdue
+from enrollgate.launchers.kubernetes.diagnosis import (
+    build_report,
+    explain_lost_node,
+    explain_not_started,
+    is_overdue,
+)
 from enrollgate.launchers.kubernetes.events import EventRecorder
 from enrollgate.launchers.kubernetes.job_client import (
     JOBS_PER_LISTING,
@@ -39,7 +45,7 @@ from enrollgate.launchers.kubernetes.job_client import (
 )
 from enrollgate.launchers.kubernetes.manifest import JobSettings, JobTemplate
 from enrollgate.launchers.kubernetes.request_pool import RequestPool
-from enrollgate.launchers.kubernetes.views import NEVER, JobResult, JobView, PodView
+from enrollgate.launchers.kubernetes.views import NEVER, JobResult, JobView
 
 _LOG = structlog.get_logger(__name__)
 # Live Jobs from which on a full observation asks for their names and statuses alone, and the time
@@ -48,9 +54,6 @@ NAMES_FROM = 500
 FULL_LISTING_INTERVAL = timedelta(minutes=2)
 # Logs that are read at the same time: so many pods whose node does not answer delay no other pod.
 LOGS_AT_ONCE = 8
-# A pod that should have been gone for this long counts as gone, even if its node never confirmed
-# it.
-_NODE_LOST_AFTER = timedelta(seconds=60)
 
 
 class KubernetesLauncher:
@@ -94,6 +97,8 @@ class KubernetesLauncher:
         # The finished runs of the last full observation, by name: a finished Job does not change.
         # Where thousands end at once, they are recorded in several passes, and read once.
         self._ended = dict[str, Observation]()
+        # The live runs that it explained why they wait: they are always read.
+        self._explained = frozenset[str]()
         self._recorder = EventRecorder(api, settings.namespace, clock=clock)
 
     def connection_details(self) -> ConnectionDetails:
@@ -121,6 +126,7 @@ class KubernetesLauncher:
             jobs = self._jobs.list_unrecorded(self._settings.installation)
         else:
             live = wanted & {name for name, lives_on in names.items() if lives_on}
+            live -= self._explained
             # A name that lives is a new Job's.
             known = {name: seen for name, seen in self._ended.items() if not names.get(name, True)}
             doubtful = (wanted | names.keys()) - live - known.keys()
@@ -135,20 +141,22 @@ class KubernetesLauncher:
         ended = self._observe_finished(expected_jobs)
         observed |= ended
         if not only:
-            self._ended = known | ended
-        for name, observation in zip(
-            overdue, self._pool.map(self._observe_overdue, overdue), strict=True
-        ):
-            if observation is None:
-                del observed[name]
-            else:
-                observed[name] = observation
+            self._ended = known | {name: seen for name, seen in ended.items() if not seen.is_live}
+        observed |= {seen.name: seen for seen in self._pool.map(self._observe_overdue, overdue)}
         for name, pods in self._jobs.pods_by_job(dict.fromkeys(missing)).items():
-            running = [pod for pod in pods if self._may_run(pod)]
+            running = [pod for pod in pods if not pod.is_finished]
             if running:
                 observed[name] = Observation(
-                    name, Phase.LIVE, is_ending=True, claim_id=running[0].claim_id
+                    name,
+                    Phase.LIVE,
+                    explain_lost_node(running, now),
+                    is_ending=True,
+                    claim_id=running[0].claim_id,
                 )
+        if not only:
+            self._explained = frozenset(
+                name for name, seen in observed.items() if seen.is_live and seen.report
+            )
         if not wanted <= observed.keys():
             # Are they lost, or is this another namespace now? Read its UID again, after the Jobs.
             self._place = None
@@ -173,13 +181,18 @@ class KubernetesLauncher:
     def _observe_finished(self, jobs: Iterable[JobView]) -> dict[str, Observation]:
         """Observe the finished ones of these Jobs, with reports.
 
-        Events are read only where no pod is left.
+        Events are read only where no pod is left. Before Kubernetes 1.31, a Job fails while its pod
+        still ends: that one lives on.
         """
         finished = [(job, job.result) for job in jobs if job.result is not None]
         pods = self._jobs.pods_by_job({job.name: job.uid for job, _ in finished})
 
         def observe(pair: tuple[JobView, JobResult]) -> Observation:
             job, result = pair
+            running = [pod for pod in pods[job.name] if not pod.is_finished]
+            if running:
+                lost = explain_lost_node(running, self._clock())
+                return replace(_observe(job), phase=Phase.LIVE, report=lost, is_ending=True)
             events = () if pods[job.name] else self._jobs.events(job.name)
             report = build_report(result, pods[job.name], events)
             starts = [pod.started_at for pod in pods[job.name] if pod.started_at]
@@ -193,12 +206,8 @@ class KubernetesLauncher:
 
         return {seen.name: seen for seen in self._pool.map(observe, finished)}
 
-    def _observe_overdue(self, name: str) -> Observation | None:
-        """Read an overdue Job again and say whether it is stuck.
-
-        None: its node is lost, and the run with it. Such a Job would wait for its pod's end
-        forever.
-        """
+    def _observe_overdue(self, name: str) -> Observation:
+        """Read an overdue Job again and say whether it is stuck, or waits for a lost node."""
         job = self._jobs.find(name)
         if job is None or job.result is not None:
             # It changed between the two reads: the next pass sees how.
@@ -207,8 +216,8 @@ class KubernetesLauncher:
             )
         pods = self._jobs.pods_by_job({name: job.uid})[name]
         current = [pod for pod in pods if not pod.is_finished]
-        if current and not any(map(self._may_run, current)):
-            return None
+        if lost := explain_lost_node(current, self._clock()):
+            return replace(_observe(job), report=lost)
         events = [
             event
             for subject in (name, *(pod.name for pod in current))
@@ -217,10 +226,6 @@ class KubernetesLauncher:
         report = explain_not_started(job, pods, events, self._clock(), self._start_timeout)
         phase = Phase.STUCK if report else Phase.LIVE
         return replace(_observe(job), phase=phase, report=report)
-
-    def _may_run(self, pod: PodView) -> bool:
-        is_lost = pod.delete_by is not None and self._clock() - pod.delete_by > _NODE_LOST_AFTER
-        return not pod.is_finished and not is_lost
 
     def _is_ours(self, job: JobView) -> bool:
         return job.installation == self._settings.installation

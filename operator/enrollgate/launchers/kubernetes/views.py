@@ -91,7 +91,8 @@ class PodView:
     worker runs or has run. `waiting_reason` is the kubelet's word for why it does not run yet.
     `unscheduled` is the scheduler's message, empty once the pod has a node. `disruption` says why
     the pod was removed (drain, eviction, preemption), empty if it was not. `termination` is how the
-    worker ended. `started_at` is when the worker began.
+    worker ended. `started_at` is when the worker began. `node` is the name of its node, empty until
+    it has one.
     """
 
     name: str
@@ -110,6 +111,7 @@ class PodView:
     termination: Termination | None
     started_at: datetime | None = None
     claim_id: str = ""
+    node: str = ""
 
     @property
     def is_finished(self) -> bool:

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, make_url, text
 from tests.chart.rendering import merged
 from tests.cluster.chart import CHART, helm, kubectl
 from tests.cluster.control_plane import Cluster
+from tests.cluster.job_watch import JobWatch
 from tests.databases.schema import create_tasks_table
 from tests.databases.server import execute, fresh_database
 from tests.node.images import IMAGE
@@ -163,7 +164,7 @@ def installed(
         values_file = folder / "values.yaml"
         installation = Installation(cluster, namespace, url, database, courses, values_file)
         installation.sql(create_tasks_table(is_sqlite=False))
-        cluster.secret(namespace, "database", url=_account(url))
+        cluster.secret(namespace, "database", url=create_account(url))
         _create_volume(cluster, namespace, courses)
         prepare(namespace)
         required = {
@@ -188,7 +189,15 @@ def installed(
         yield installation
 
 
-def _account(url: str) -> str:
+@contextmanager
+def every_task_has_one_job(installation: Installation) -> Iterator[None]:
+    """Check that each task has had one Job, whatever happens in the block."""
+    with closing(JobWatch(installation.cluster, installation.namespace)) as watch:
+        yield
+        assert watch.tasks == [(task, 1) for task in installation.statuses()]
+
+
+def create_account(url: str) -> str:
     """Create a database user for pods, and return the URL that it logs in with."""
     parsed = make_url(url)
     user = f"enrollgate_{uuid.uuid4().hex[:8]}"

@@ -117,7 +117,7 @@ def test_a_full_volume_is_named_and_keeps_what_is_delivered(
 
     reason, message = installation.failed_run()
 
-    assert reason == "DiskFull" and "No space left on device" in message, message
+    assert reason == "DestinationQuota" and "No space left on device" in message, message
     assert "at the destination" in message, message
     (report,) = reports(installation)
     files = list(installation.courses.rglob("*.mp4"))

@@ -1,26 +1,17 @@
 """Operators come and go on a real node: live Jobs go on, and each task keeps its one Job."""
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 
+import pytest
 from tests.cluster.chart import CHART
 from tests.cluster.control_plane import Cluster
-from tests.cluster.job_watch import JobWatch
 from tests.faulty_site import FaultySite, Lecture
 from tests.media import lecture
 from tests.node.faults import kill_container
-from tests.node.installation import RELEASE, Installation
+from tests.node.installation import RELEASE, Installation, every_task_has_one_job
 
 Install = Callable[..., Installation]
 TASKS = 4
-
-
-@contextmanager
-def every_task_has_one_job(node: Cluster, installation: Installation) -> Iterator[None]:
-    """Check that each task has had one Job, whatever happens in the block."""
-    with closing(JobWatch(node, installation.namespace)) as watch:
-        yield
-        assert watch.tasks == [(task, 1) for task in installation.statuses()]
 
 
 def test_another_replica_takes_over_when_the_leaders_pod_dies(
@@ -36,7 +27,7 @@ def test_another_replica_takes_over_when_the_leaders_pod_dies(
     installation.wait_for(find_leader, "a replica leads")
     leader = find_leader()
     pod = node.api.request("GET", f"/api/v1/namespaces/{installation.namespace}/pods/{leader}")
-    with every_task_has_one_job(node, installation):
+    with every_task_has_one_job(installation):
         for _ in range(TASKS):
             installation.enroll(f"{site.url}/feed")
         kill_container(pod)
@@ -50,13 +41,14 @@ def test_another_replica_takes_over_when_the_leaders_pod_dies(
     assert leader not in shown, "the Deployment has replaced its pod"
 
 
+@pytest.mark.slow_node
 def test_upgrade_rollback_and_uninstall_leave_live_jobs_alone(
     install: Install, site: FaultySite, node: Cluster
 ) -> None:
     site.lectures, site.rate = [Lecture("Long", lecture(20_000_000, 1))], 60_000
     installation = install()
     values = ("-f", str(installation.values), "--wait", "--timeout", "5m")
-    with every_task_has_one_job(node, installation):
+    with every_task_has_one_job(installation):
         installation.enroll(f"{site.url}/feed")
         first = installation.wait_for_running_worker()["metadata"]["uid"]
         installation.helm("upgrade", RELEASE, str(CHART), *values, "--set", "maxConcurrentRuns=7")

@@ -275,7 +275,7 @@ class Life:
             log=self.log,
             message=self.folder / "termination-log",
             message_path=container.get("terminationMessagePath", "/dev/termination-log"),
-            host_name=self.pod["metadata"]["name"],
+            host_name=self.spec.get("hostname") or self.pod["metadata"]["name"],
             directory=container.get("workingDir") or "/tmp",
         )
 

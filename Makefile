@@ -1,9 +1,9 @@
 # Start with `make demo` and `make test`. Each target installs what it needs.
-.PHONY: help demo test test-quick test-cluster chaos control-plane bench bench-peers lint format types imports docs site release-check lock clean setup databases node pm2 systemd webservers chromium prometheus packager yt-dlp-tests tools manifests image test-node
+.PHONY: help demo test test-quick test-cluster chaos control-plane bench bench-peers lint format types imports docs site release-check lock clean setup databases node pm2 systemd webservers chromium prometheus packager yt-dlp-tests tools manifests image test-node test-node-quick
 BIN := .venv/bin
 # Most tests wait for servers, clocks and processes most of the time: three run at once on two cores.
 PYTEST := $(BIN)/pytest -n 3 --dist loadfile
-# These wait for kubelet, scheduler and timeouts. The last ones need the node alone, and wait for all others.
+# These wait for kubelet, scheduler and timeouts. The longest come first; the last ones need the node alone.
 NODE_TESTS := $(BIN)/pytest -n 4 --dist load --maxschedchunk 1 --timeout 1800 tests/cluster/test_harness.py tests/node
 
 help: ## List the targets
@@ -36,6 +36,9 @@ test-cluster: setup databases control-plane ## Run the tests on a real Kubernete
 
 test-node: setup databases webservers tools ## Run the tests on a real node: kubelet, containerd and our own image (as root; builds Kubernetes once)
 	@scripts/real-node $(NODE_TESTS)
+
+test-node-quick: setup databases webservers tools ## Run the tests on a real node, without those that take minutes each
+	@scripts/real-node $(NODE_TESTS) -m "not slow_node"
 
 chaos: setup databases ## Run 200 tasks while everything is killed, frozen and refused at random
 	@ENROLLGATE_CHAOS_TASKS=$${ENROLLGATE_CHAOS_TASKS:-200} \

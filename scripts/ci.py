@@ -19,19 +19,39 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-TASKS = {"make test": ("make", "test"), "make test-cluster": ("make", "test-cluster")}
 PYTEST = (".venv/bin/pytest",)
-BUILD = ("nice", "-n", "19", "make", "control-plane")
+# First what `make test-cluster` waits for. The node's programs share most packages with it.
+BUILD = ("nice", "-n", "19", "sh", "-c", "scripts/control-plane && scripts/control-plane --node")
 MOST_FLAKY = 2
 # If more tests have failed, something is broken: none is run again.
 MOST_RERUNS = 20
 _LAST_LINES = 15
 _LONGEST_ERROR = 300
+
+
+@dataclass(frozen=True)
+class Task:
+    """One command that runs tests. `pytest` is how one of them is run again, alone."""
+
+    command: Sequence[str]
+    pytest: Sequence[str] = PYTEST
+
+    @property
+    def title(self) -> str:
+        """The command as people type it."""
+        return " ".join(self.command)
+
+
+TASKS = (
+    Task(("make", "test")),
+    Task(("make", "test-cluster")),
+    Task(("make", "test-node-quick"), ("scripts/real-node", *PYTEST)),
+)
 
 
 @dataclass(frozen=True)
@@ -41,9 +61,11 @@ class Failure:
     name: str
     error: str
     is_test: bool = True
+    # Starts pytest where this test can run.
+    pytest: Sequence[str] = PYTEST
 
 
-def read_failures(report: Path) -> list[Failure]:
+def read_failures(report: Path, pytest: Sequence[str] = PYTEST) -> list[Failure]:
     """Return the failed tests of a JUnit report of pytest (family xunit1), under their node ids."""
     failures = dict[str, Failure]()
     for case in ElementTree.parse(report).iter("testcase"):
@@ -58,11 +80,11 @@ def read_failures(report: Path) -> list[Failure]:
         node_id = "::".join([path, *classes, name]) if path else f"{owner} {name}".strip()
         lines = (problem.get("message") or problem.text or "").strip().splitlines()
         error = lines[0][:_LONGEST_ERROR] if lines else "no message"
-        failures.setdefault(node_id, Failure(node_id, error, is_test=bool(path)))
+        failures.setdefault(node_id, Failure(node_id, error, bool(path), pytest))
     return list(failures.values())
 
 
-def run_task(title: str, command: Sequence[str], report: Path) -> list[Failure]:
+def run_task(task: Task, report: Path) -> list[Failure]:
     """Run one command, print its output as it comes, and return what failed in it."""
     options = f"--junitxml={report} -o junit_family=xunit1"
     environment = os.environ | {
@@ -70,7 +92,7 @@ def run_task(title: str, command: Sequence[str], report: Path) -> list[Failure]:
     }
     last_lines = deque[str](maxlen=_LAST_LINES)
     with subprocess.Popen(
-        command,
+        task.command,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -81,25 +103,21 @@ def run_task(title: str, command: Sequence[str], report: Path) -> list[Failure]:
             sys.stdout.write(line)
             sys.stdout.flush()
             last_lines.append(line.rstrip())
-    failures = read_failures(report) if report.exists() else []
+    failures = read_failures(report, task.pytest) if report.exists() else []
     if process.returncode != 0 and not failures:
         error = "\n    ".join([f"exit code {process.returncode}, outside its tests:", *last_lines])
-        return [Failure(title, error, is_test=False)]
+        return [Failure(task.title, error, is_test=False)]
     return failures
 
 
-def passes_alone(failure: Failure, pytest: Sequence[str]) -> bool:
+def passes_alone(failure: Failure) -> bool:
     """Run one failed test again, with nothing else. Returns whether it passes."""
     print(f"once more, alone: {failure.name}", flush=True)
-    command = [*pytest, "-q", "-p", "no:cacheprovider", failure.name]
+    command = [*failure.pytest, "-q", "-p", "no:cacheprovider", failure.name]
     return subprocess.run(command, check=False).returncode == 0
 
 
-def main(
-    tasks: Mapping[str, Sequence[str]] = TASKS,
-    pytest: Sequence[str] = PYTEST,
-    build: Sequence[str] = BUILD,
-) -> int:
+def main(tasks: Sequence[Task] = TASKS, build: Sequence[str] = BUILD) -> int:
     """Run all commands, with `build` beside the first ones, and print what failed.
 
     Returns the exit code. If `build` fails, the command that needs it builds again, and says why.
@@ -110,11 +128,11 @@ def main(
         (Path(folder) / "build.log").open("wb") as log,
         subprocess.Popen(build, stdout=log, stderr=log),
     ):
-        for number, (title, command) in enumerate(tasks.items()):
-            failures += run_task(title, command, Path(folder) / f"{number}.xml")
+        for number, task in enumerate(tasks):
+            failures += run_task(task, Path(folder) / f"{number}.xml")
     flaky = list[Failure]()
     if len(failures) <= MOST_RERUNS:
-        flaky = [each for each in failures if each.is_test and passes_alone(each, pytest)]
+        flaky = [each for each in failures if each.is_test and passes_alone(each)]
     failed = [each for each in failures if each not in flaky]
     print("=" * 80)
     for heading, listed in (("FAILED", failed), ("FLAKY", flaky)):

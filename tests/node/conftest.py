@@ -15,6 +15,15 @@ from tests.node.installation import Installation, installed
 from tests.node.node import ADDRESS, find_parts
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, and end with what needs the node alone."""
+
+    def is_marked(item: pytest.Item, mark: str) -> bool:
+        return item.get_closest_marker(mark) is not None
+
+    items.sort(key=lambda item: (is_marked(item, "whole_node"), not is_marked(item, "slow_node")))
+
+
 @pytest.fixture(scope="session")
 def node() -> Cluster:
     """The node that `scripts/real-node` has started. All test processes share it."""

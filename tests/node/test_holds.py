@@ -3,12 +3,14 @@
 import uuid
 from collections.abc import Callable
 
+import pytest
 from tests.faulty_site import FaultySite
 from tests.node.faults import add_image
 from tests.node.images import IMAGE
 from tests.node.installation import RELEASE, Installation, job_template
 
 
+@pytest.mark.slow_node
 def test_tasks_wait_for_an_image_that_cannot_be_pulled_until_it_exists(
     install: Callable[..., Installation], site: FaultySite
 ) -> None:

@@ -32,7 +32,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(project: Path, source: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """Run CI on one test module; return the exit code and the lines after the last rule."""
     (project / "test_it.py").write_text(PASSING + source)
-    code = ci.main({"the tests": PYTEST}, PYTEST, ("true",))
+    code = ci.main([ci.Task(PYTEST, PYTEST)], ("true",))
     return code, capfd.readouterr().out.rpartition("=" * 80)[2]
 
 
@@ -87,9 +87,10 @@ def test_ci_when_a_command_fails_outside_its_tests_shows_its_last_lines(
     project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     command = (sys.executable, "-c", "import sys; print('a lint error'); sys.exit(3)")
-    assert ci.main({"make lint": command}, PYTEST, ("true",)) == 1
+    assert ci.main([ci.Task(command)], ("true",)) == 1
     summary = capfd.readouterr().out.rpartition("=" * 80)[2]
-    assert "FAILED make lint\n    exit code 3, outside its tests:\n    a lint error" in summary
+    assert f"FAILED {' '.join(command)}\n    exit code 3, outside its tests:" in summary
+    assert "\n    a lint error\n" in summary
 
 
 @pytest.mark.parametrize(
@@ -113,8 +114,8 @@ def test_ci_fails_by_failed_tests_or_more_than_two_flaky_ones(
     failures = [ci.Failure(f"failed {number}", "error") for number in range(failed)]
     failures += [ci.Failure(f"flaky {number}", "error") for number in range(flaky)]
     monkeypatch.setattr(ci, "run_task", lambda *_: failures)
-    monkeypatch.setattr(ci, "passes_alone", lambda each, _: each.name.startswith("flaky"))
-    assert ci.main({"make test": ()}, build=("true",)) == code
+    monkeypatch.setattr(ci, "passes_alone", lambda each: each.name.startswith("flaky"))
+    assert ci.main([ci.Task(())], build=("true",)) == code
     assert capsys.readouterr().out.splitlines()[-1] == last_line
 
 
@@ -125,6 +126,31 @@ def test_ci_builds_beside_the_tests_and_waits_for_the_end(
     meet = "until [ -e {theirs} ]; do sleep 0.01; done".format
     build = ("sh", "-c", f"touch build; {meet(theirs='tests-run')}; touch built")
     tests = ("sh", "-c", f"touch tests-run; {meet(theirs='build')}")
-    assert ci.main({"the tests": tests}, PYTEST, build) == 0
+    assert ci.main([ci.Task(tests)], build) == 0
     assert Path("built").exists()
     assert "CI succeeded" in capfd.readouterr().out
+
+
+def test_ci_runs_a_failed_test_again_as_its_own_task_does(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One of the node's tests needs the node."""
+    (project / "test_it.py").write_text(PASSING + FLAKY.format(number=1))
+    (project / "test_other.py").write_text(PASSING + FLAKY.format(number=2))
+    tasks = [
+        ci.Task((*PYTEST, "tests/test_it.py"), ("env", "TASK=first", *PYTEST, "-s")),
+        ci.Task((*PYTEST, "tests/test_other.py"), ("sh", "-c", 'echo "on a node: $4"', "sh")),
+    ]
+    assert ci.main(tasks, ("true",)) == 0
+    output = capfd.readouterr().out
+    assert "on a node: tests/test_other.py::test_flaky_2\n" in output
+    assert output.endswith("CI succeeded: 0 failed, 2 flaky\n")
+
+
+def test_ci_commands_are_targets_that_contributing_names() -> None:
+    root = Path(__file__).parents[2]
+    makefile, page = (root / name for name in ("Makefile", "CONTRIBUTING.md"))
+    for task in ci.TASKS:
+        assert f"\n{task.command[1]}: " in makefile.read_text(), task
+        assert f"| `{task.title}` |" in page.read_text(), task
+    assert {task.pytest[0] for task in ci.TASKS} == {".venv/bin/pytest", "scripts/real-node"}

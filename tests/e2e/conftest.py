@@ -21,14 +21,22 @@ def site() -> Iterator[CourseSite]:
 
 @pytest.fixture(scope="session")
 def node_writer() -> Path:
-    """The example with its one dependency, in a copy that is kept between test runs."""
+    """The example with its one dependency."""
+    return _with_packages(REPOSITORY / "examples" / "node-writer") / "writer.mjs"
+
+
+@pytest.fixture(scope="session")
+def orm_packages() -> Path:
+    """The folder `orms` with the packages that its lock file names."""
+    return _with_packages(Path(__file__).parent / "orms")
+
+
+def _with_packages(folder: Path) -> Path:
+    """Copy a folder, and install its packages there. The copy is kept between test runs."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         absent("node", "install Node.js 18 or newer with npm")
-    copy = REPOSITORY / ".cache" / "node-writer"
-    example = REPOSITORY / "examples" / "node-writer"
-    shutil.copytree(
-        example, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules")
-    )
+    copy = REPOSITORY / ".cache" / folder.name
+    shutil.copytree(folder, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules"))
     lock = (copy / "package-lock.json").read_bytes()
     installed = copy / "node_modules" / ".of-lock"
     if not installed.exists() or installed.read_bytes() != lock:
@@ -36,4 +44,4 @@ def node_writer() -> Path:
             ["npm", "ci", "--no-audit", "--no-fund"], cwd=copy, check=True, capture_output=True
         )
         installed.write_bytes(lock)
-    return copy / "writer.mjs"
+    return copy

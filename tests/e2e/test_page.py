@@ -15,18 +15,23 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Error, Page, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Error, Page, ViewportSize, expect, sync_playwright
 from sqlalchemy import make_url
 from tests.conftest import absent
 from tests.e2e.operator_process import OperatorProcess, course_site, wait_until
 from tests.repository import REPOSITORY
 from tests.tcp_proxy import TcpProxy
-from tests.world import World
+from tests.world import COURSE, WITHOUT_HOLDS, World
 
+from enrollgate.database.engine import database_clock
 from enrollgate.database.task_status import ensure_view
+from enrollgate.domain.account import account_sha256
+from enrollgate.domain.observation import Phase
+from enrollgate.domain.reasons import Reason
+from enrollgate.domain.report import FailedItem, LeftOutItem, Report
 
 # Milliseconds to wait for what must appear; generous, since machines are slow at times.
 PATIENT = 60_000
@@ -270,6 +275,97 @@ def test_a_task_that_is_inserted_while_its_page_is_open_appears(site: Site) -> N
         expect(page.locator("dl")).to_contain_text("a***@example.com")
         expect(page.get_by_role("status")).to_have_text("Up to date")
     site.problems.clear()  # Chromium writes each HTTP 404 to its console
+
+
+# What a row, a site or a person may write: markup, marks that turn the direction of text, control
+# characters, one endless word, and emoji of several characters.
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "\"'><img src=x onerror=alert(1)>",
+    "</pre></title></table><svg onload=alert(1)>",
+    "{{ 7 * 7 }}{% include 'base.html' %}",
+    "javascript:alert(1)//",
+    "https://courses.example.com/\u202ecod.exe\u2066x",
+    "a\x00b\x1b[31mc\u2028d",
+    "w" * 2000,
+    "\U0001f9d1\u200d\U0001f680" * 100,
+)
+
+
+@pytest.fixture
+def hostile(sqlite_url: str) -> Iterator[World]:
+    """Have hostile text in every column that others write: SQLite takes any."""
+    # Every failure fails its task: a hold would keep the others enrolled.
+    policy = replace(WITHOUT_HOLDS, max_concurrent_runs=100)
+    with closing(World(sqlite_url, policy, database_clock=database_clock)) as world:
+        ensure_view(world.database, world.tables, "test")
+        for text in HOSTILE:
+            world.add(text, email=text, url=text)
+            world.add("enrolled", email=text, url=text)
+            world.add("enrolled", email=f"{text}@{text}", url=f"{COURSE}?{quote(text)}")
+            world.add("enrolled", email=f"ada@{text}")
+        world.reconcile()
+        for number, name in enumerate(world.launcher.live):
+            text = HOSTILE[number % len(HOSTILE)]
+            item = FailedItem(text, Reason.NETWORK_ERROR, text)
+            report = Report(
+                Reason.NETWORK_ERROR,
+                text,
+                destination_url=text,
+                failed_items=(item,),
+                left_out_items=(LeftOutItem(text, text),),
+                remedy=text,
+            )
+            if number % 2:
+                world.launcher.end(name, Phase.FAILED, report)
+        world.reconcile()
+        for text in HOSTILE:
+            world.sql(
+                "UPDATE enrollgate_runs SET percent = 1, current_item = :text, message = :text, "
+                "remedy = :text, destination_url = :text WHERE id % :count = :number",
+                text=text,
+                count=len(HOSTILE),
+                number=HOSTILE.index(text),
+            )
+            world.sql(
+                "INSERT INTO enrollgate_holds (installation, kind, scope, subject, reason, "
+                "message, remedy, opened_at, opened_by) VALUES ('test', 'hold', 'account', "
+                ":account, :text, :text, :text, '2026-01-01 00:00:00.000000', :text)",
+                account=account_sha256(f"ada@{text}"),
+                text=text,
+            )
+        yield world
+
+
+def test_hostile_text_is_only_text_in_a_browser_and_fits_a_phone(
+    site: Site, hostile: World, tmp_path: Path
+) -> None:
+    settings = {"ENROLLGATE_DATABASE_URL": hostile.url, "ENROLLGATE_INSTALLATION": "test"}
+    tasks = [f"/tasks/{number}" for number in range(1, 4 * len(HOSTILE) + 1)]
+    searches = [f"/search?q={quote(text)}" for text in HOSTILE]
+    reasons = [f"/failures?reason={quote(text)}" for text in HOSTILE]
+    pages = ["/", "/runs", "/failures", *tasks, *searches, *reasons, f"/{quote(HOSTILE[0])}"]
+    dialogs: list[str] = []
+
+    def note(dialog: Dialog) -> None:
+        dialogs.append(dialog.message)
+        dialog.dismiss()
+
+    with page_process(site.operator.environment | settings, tmp_path / "web.log") as address:
+        opened = replace(site, url=address, problems=[])
+        with opened.open("/", phone=True) as page:
+            page.on("dialog", note)
+            for path in pages:
+                page.goto(address + path)
+                text = page.locator("body").inner_text()
+                assert "Enrollgate" in text and "does not answer" not in text, path
+                assert not set(text) & set("\0\x1b\u202e\u2066\u2028"), path
+                width = page.evaluate("document.documentElement.scrollWidth")
+                assert width <= page.evaluate("window.innerWidth"), (path, width)
+                assert page.locator("img").count() == 1, path
+                assert page.locator("a[href^=javascript]").count() == 0, path
+        assert dialogs == []
+        assert [each for each in opened.problems if "404" not in each] == []
 
 
 def test_an_injected_script_does_not_run(site: Site) -> None:

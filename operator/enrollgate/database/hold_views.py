@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, select
 
+from enrollgate.common.redaction import printable
 from enrollgate.database.engine import Database
 from enrollgate.database.queries import is_possible_id
 from enrollgate.database.tables import Tables, actions, holds, runs, tracked_tasks
@@ -126,5 +127,5 @@ def _views(connection: Connection, tables: Tables, statement: Select[Any]) -> li
     if tasks:
         select_emails = select(tables.email).where(tables.id.in_([*tasks.values()]))
         addresses = [email for email in connection.scalars(select_emails) if email]
-        emails = {account_sha256(email): mask_account(email) for email in addresses}
+        emails = {account_sha256(each): printable(mask_account(each))[:200] for each in addresses}
     return [replace(view, account=emails.get(view.subject)) for view, _ in found]

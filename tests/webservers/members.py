@@ -1,4 +1,7 @@
-"""nginx with a course for members: `auth_basic` asks for a login without a good session."""
+"""nginx with a course for members: `auth_basic` asks for a login without a good session.
+
+While `limit` is on, it also limits the requests of all together (`limit_req`): two a minute.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,13 +27,18 @@ _CONFIG = (
         '"encoding":"$sent_http_content_encoding","protocol":"$server_protocol"}}';
     access_log {folder}/access.log requests;
     map $cookie_session $realm {{ default off; old "Members"; }}
+    limit_req_zone $limited zone=few:1m rate=1r/m;  # an empty key is not limited
+    limit_req_status {limit_status};
     ssl_certificate {certificate};
     ssl_certificate_key {key};
     root {root};
     server {{
         listen 127.0.0.1:{port} ssl;
         server_name {name};
+        set $limited "";
+        if (-f {folder}/limited) {{ set $limited 1; }}
         location / {{
+            limit_req zone=few burst=1 nodelay;
             auth_basic $realm;
             auth_basic_user_file {folder}/users;
         }}
@@ -55,6 +63,14 @@ class MembersSite:
         """The line of a hosts file that leads the name to this server."""
         return f"127.0.0.1 {NAME}\n"
 
+    def limit(self, *, is_on: bool) -> None:
+        """Limit the requests from now on, or no longer."""
+        file = self.server.log.with_name("limited")
+        if is_on:
+            file.touch()
+        else:
+            file.unlink()
+
     def course_url(self, _course: str) -> str:
         return f"{self.server.files.url}/feed.xml"
 
@@ -69,8 +85,11 @@ class MembersSite:
 
 
 @contextmanager
-def start_members_site(folder: Path) -> Iterator[MembersSite]:
-    """Run nginx for this block. The session `old` is asked for a login."""
+def start_members_site(folder: Path, limit_status: int = 429) -> Iterator[MembersSite]:
+    """Run nginx for this block. The session `old` is asked for a login.
+
+    `limit_status` is what it answers to one request too many.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     authority, port = Authority(folder), free_port()
     pair = authority.server(names=(NAME,))
@@ -87,5 +106,6 @@ def start_members_site(folder: Path) -> Iterator[MembersSite]:
         name=NAME,
         certificate=pair.certificate,
         key=pair.key,
+        limit_status=limit_status,
     ):
         yield MembersSite(WebServer(folder / "access.log", port, authority.certificate, files))

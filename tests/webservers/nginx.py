@@ -6,6 +6,7 @@
 /limited/    a few requests at once, then 429 (limit_req)
 /busy/       the same with 503, nginx's default
 /patient/    the same, and a `Retry-After` that fits the limit
+/single/     one request at a time, at 100 kB/s; then 503 (limit_conn)
 /account/    without a session: a redirect to the login page (error_page)
 /wall/       a bot wall's challenge
 /members/    only with the session cookie of an account (auth_request)
@@ -56,6 +57,7 @@ _CONFIG = (
     proxy_cache_path {folder}/cache keys_zone=slices:1m;
     limit_req_zone $server_name zone=few:1m rate=1r/m;
     limit_req_zone $server_name zone=patient:1m rate=12r/m;
+    limit_conn_zone $server_name zone=single:1m;
     server {{
         listen 127.0.0.1:{port} ssl{http2};
         server_name {name};
@@ -84,6 +86,11 @@ _CONFIG = (
             limit_req zone=patient burst=1 nodelay;
             limit_req_status 429;
             add_header Retry-After 6 always;
+            alias {root}/media/;
+        }}
+        location /single/ {{
+            limit_conn single 1;
+            limit_rate 100k;
             alias {root}/media/;
         }}
         location /account/ {{

@@ -120,6 +120,18 @@ def test_a_limit_that_says_how_long_is_waited_for_in_the_attempt(
     assert 429 in {each.status for each in nginx.requests}
 
 
+def test_a_limit_of_connections_is_passed_by_the_next_attempts(
+    nginx: WebServer, lectures: list[bytes], tmp_path: Path
+) -> None:
+    url, reports = feed(nginx, "single"), list[Report]()
+    while not reports or (reports[-1].reason and len(reports) < 3):
+        reports.append(run(nginx, tmp_path, url, DOWNLOADS="3", ATTEMPT=str(len(reports) + 1)))
+    assert [report.reason for report in reports[:-1]] == [Reason.SITE_ERROR] * (len(reports) - 1)
+    assert reports[-1].reason is None and len(reports) > 1, reports
+    assert delivered_files(tmp_path) == lectures
+    assert 503 in {each.status for each in nginx.requests if "single" in each.path}
+
+
 def test_an_expired_session_behind_a_login_page_is_expired_cookies(
     nginx: WebServer, lectures: list[bytes], tmp_path: Path
 ) -> None:

@@ -224,9 +224,10 @@ def test_server_gets_two_commands_for_an_idle_pass_and_one_for_a_look(served: Wo
     assert counted(served.database, served.look) == 1
 
 
-def test_server_gets_six_commands_for_a_new_enrolled_row(served: World) -> None:
+def test_server_gets_seven_commands_for_a_new_enrolled_row(served: World) -> None:
+    """Six until its Job exists, and one that records it."""
     served.add("enrolled")
-    assert counted(served.database, served.look) == 6
+    assert counted(served.database, served.look) == 7
     assert len(served.launcher.orders) == 4
 
 

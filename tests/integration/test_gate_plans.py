@@ -83,6 +83,14 @@ def test_look_reads_no_more_than_the_running_and_the_found(full: Database, limit
     assert [task.task_id for task in found] == [2 + 100 * (LIVE + n) for n in range(limit)]
 
 
+def test_question_before_a_look_reads_no_more_than_the_running(full: Database) -> None:
+    claims.is_any_free(full, TABLES)
+    before = rows_read(full)
+    is_any, seconds = claims.is_any_free(full, TABLES)
+    assert is_any and seconds > 0
+    assert rows_read(full) - before <= 2 * (LIVE + 1) + 50
+
+
 def test_look_reads_the_index_in_order_and_makes_no_temporary_table(full: Database) -> None:
     sent = list[tuple[str, object]]()
 

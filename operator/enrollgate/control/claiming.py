@@ -103,12 +103,18 @@ class Claimer:
         """Rank the tasks again before the next one is claimed from a queue."""
         self._shortlist.clear()
 
-    def claim(self) -> Iterator[Claimed]:
+    def claim(self, *, is_likely: bool = True) -> Iterator[Claimed]:
         """Claim runs for the free slots, LAUNCH_BATCH at most, and yield them batch by batch.
 
         Each batch is claimed when it is asked for, so that the one before is launched meanwhile.
+        If it is not likely that there is one, the database is first asked for less than a look.
         """
+        is_likely |= self.is_limited or self.has_shortlist
         self.cost, self.is_limited = 0.0, False
+        if not is_likely and self.free > 0:
+            is_any, self.cost = claims.is_any_free(self._database, self._tables)
+            if not is_any:
+                return
         slots = min(self.free, LAUNCH_BATCH)
         choice = self._choose(slots) if slots > 0 else None
         if choice is None:
@@ -148,7 +154,7 @@ class Claimer:
             limit=slots + 1,
             blocked=blocked,
         )
-        self.cost = seen.cost
+        self.cost += seen.cost
         if self._holding.load_if_changed(seen.holds):
             return self._choose(slots)
         has_queue, is_short = len(seen.found) > slots, slots == self.free

@@ -295,17 +295,17 @@ class Reconciler:
         if version is not None and version == self._looked_at and not self._claimer.has_shortlist:
             return self._summarize(sent_before)
         with self._log.one_pass():
-            filled = self._fill_slots()
+            filled = self._fill_slots(is_likely=False)
         metrics.LOOK_DURATION.observe(self._claimer.cost)
         self._looked_at = version
         return self._summarize(sent_before, filled=filled, cost=self._claimer.cost)
 
-    def _fill_slots(self) -> _Applied:
+    def _fill_slots(self, *, is_likely: bool = True) -> _Applied:
         """Claim and launch runs for the free slots, LAUNCH_BATCH at most.
 
         The first ones are launched while the next ones are claimed.
         """
-        batches = self._claimer.claim()
+        batches = self._claimer.claim(is_likely=is_likely)
         first = next(batches, None)
         if first is None:
             return _NOTHING

@@ -100,7 +100,7 @@ class Settings(WorkerSettings):
         10, description="Seconds between two full passes (formerly `check_interval`)."
     )
     gate_interval: float = Field(
-        0.05,
+        0.025,
         ge=0.01,
         le=60,
         description="Seconds between two looks at the gate, while a slot is free. A look finds the "

@@ -180,6 +180,30 @@ class Api:
                 attempt_timeout = max(0.001, min(sum(TIMEOUT), timeout / 2, left))
             return self._send_once(method, path, query, body, accept, attempt_timeout)
 
+        try:
+            try:
+                return send_once()  # tenacity takes as long as a fourth of this
+            except RetryableError as error:
+                return self._retry(send_once, error, deadline)
+        except RetryableError as error:
+            kind = LauncherRefused if error.is_server_well else LauncherUnavailable
+            raise kind(
+                f"the Kubernetes API server at {self.configuration.host} "
+                f"did not serve {method} {path}: {error}",
+                retry_after=error.retry_after,
+            ) from error
+
+    def _retry(
+        self, send_once: Callable[[], Json], first: RetryableError, deadline: float | None
+    ) -> Json:
+        """Send a request again whose first attempt failed. Raises the error of the last attempt."""
+        failed = [first]
+
+        def send_again() -> Json:
+            if failed:
+                raise failed.pop()
+            return send_once()
+
         def next_wait(state: tenacity.RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
             return getattr(error, "retry_after", 0.0) or delay(
@@ -195,16 +219,6 @@ class Api:
             if self._sleep(state.upcoming_sleep) and state.outcome is not None:
                 state.outcome.result()  # raises the error of the last attempt
 
-        try:
-            return send_once()  # tenacity takes as long as a fourth of this
-        except RetryableError as error:
-            failed: list[RetryableError] = [error]
-
-        def send_again() -> Json:
-            if failed:
-                raise failed.pop()
-            return send_once()
-
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(RetryableError),
             wait=next_wait,
@@ -213,15 +227,7 @@ class Api:
             sleep=lambda _seconds: None,  # sleep_or_raise has waited
             reraise=True,
         )
-        try:
-            return retrying(send_again)
-        except RetryableError as error:
-            kind = LauncherRefused if error.is_server_well else LauncherUnavailable
-            raise kind(
-                f"the Kubernetes API server at {self.configuration.host} "
-                f"did not serve {method} {path}: {error}",
-                retry_after=error.retry_after,
-            ) from error
+        return retrying(send_again)
 
     def read_text(self, path: str, *, query: Mapping[str, str]) -> str:
         """Send a GET request once, and return the text that the server answers.

@@ -46,21 +46,26 @@ class Orm:
         (folder / "tasks.mjs").write_text(module)
         (folder / "call.mjs").write_text((packages / "call.mjs").read_text())
         (folder / "node_modules").symlink_to(packages / "node_modules")
-        url = make_url(database_url).set(drivername="mysql").render_as_string(hide_password=False)
         self._folder = folder
-        self._environment = os.environ | {"DATABASE_URL": url, "TZ": "America/New_York"}
+        self._database_url = database_url
 
     def call(self, function: str, *values: object) -> Any:
-        done = subprocess.run(
-            ["node", "call.mjs", function, *map(str, values)],
-            cwd=self._folder,
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return run_node(self._folder, self._database_url, "call.mjs", function, *map(str, values))
+
+
+def run_node(folder: Path, database_url: str, *arguments: str) -> Any:
+    """Run Node.js in this folder and in a time zone that is not UTC. Returns the JSON it prints."""
+    url = make_url(database_url).set(drivername="mysql").render_as_string(hide_password=False)
+    done = subprocess.run(
+        ["node", *arguments],
+        cwd=folder,
+        env=os.environ | {"DATABASE_URL": url, "TZ": "America/New_York"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("name", ORMS)
@@ -132,14 +137,5 @@ def test_result_of_a_run_is_an_object_in_javascript(
         console.log(JSON.stringify(run.result))
         await database.end()
     """
-    url = make_url(server_database_url).set(drivername="mysql")
-    done = subprocess.run(
-        ["node", "--input-type=module", "--eval", script],
-        cwd=orm_packages,
-        env=os.environ | {"DATABASE_URL": url.render_as_string(hide_password=False)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"items": 3}
+    result = run_node(orm_packages, server_database_url, "--input-type=module", "--eval", script)
+    assert result == {"items": 3}

@@ -76,8 +76,10 @@ def refine(diagnosis: Diagnosis, cluster: "RunDetails", now: datetime) -> Diagno
     from enrollgate.launchers.kubernetes.diagnosis import explain_lost_node, explain_not_started
 
     if lost := explain_lost_node(cluster.pods, now):
-        state = f"{diagnosis.state}, but its node is away".replace("starting", "running")
-        return Diagnosis(state, f"{lost.reason}: {lost.message}.", lost.remedy)
+        state = "stopping" if diagnosis.state == "stopping" else "running"
+        return Diagnosis(
+            f"{state}, but its node is away", f"{lost.reason}: {lost.message}.", lost.remedy
+        )
     if diagnosis.state == "stopping" or cluster.job is None:
         return diagnosis
     current = [pod for pod in cluster.pods if not pod.is_finished]

@@ -111,12 +111,14 @@ class Claimer:
         """
         is_likely |= self.is_limited or self.has_shortlist
         self.cost, self.is_limited = 0.0, False
-        if not is_likely and self.free > 0:
+        slots = min(self.free, LAUNCH_BATCH)
+        if slots <= 0:
+            return
+        if not is_likely:
             is_any, self.cost = claims.is_any_free(self._database, self._tables)
             if not is_any:
                 return
-        slots = min(self.free, LAUNCH_BATCH)
-        choice = self._choose(slots) if slots > 0 else None
+        choice = self._choose(slots)
         if choice is None:
             return
         claimed = 0

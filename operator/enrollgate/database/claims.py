@@ -98,10 +98,9 @@ def is_any_free(database: Database, tables: Tables) -> tuple[bool, float]:
 
 @lru_cache(maxsize=_KEPT)
 def _build_is_any_free(database: Database, tables: Tables) -> Select[bool, int]:
-    is_live = (runs.c.task_id == tables.id) & (runs.c.active == 1)
     free = (
         select(literal(1))
-        .select_from(tables.tasks.outerjoin(runs, is_live))
+        .select_from(_with_run(tables))
         .where(tables.is_enrolled(), runs.c.id.is_(None))
     )
     # Read from left to right: so the server's own time covers the search.
@@ -252,14 +251,19 @@ def _open_task(tables: Tables) -> list[ColumnElement[Any]]:
     return [value.label(name) for name, value in zip(_OPEN_TASK, values, strict=True)]
 
 
+def _with_run(tables: Tables) -> Join:
+    """Join the task table with each task's unfinished run."""
+    is_live = (runs.c.task_id == tables.id) & (runs.c.active == 1)
+    return tables.tasks.outerjoin(runs, is_live)
+
+
 def _gate(tables: Tables) -> Join:
     """Join the task table with each task's unfinished run, and with what is known of the task.
 
     In this order: what is known is read only of those without a run.
     """
-    is_live = (runs.c.task_id == tables.id) & (runs.c.active == 1)
-    with_run = tables.tasks.outerjoin(runs, is_live)
-    return with_run.outerjoin(tracked_tasks, tracked_tasks.c.task_id == tables.id)
+    is_known = tracked_tasks.c.task_id == tables.id
+    return _with_run(tables).outerjoin(tracked_tasks, is_known)
 
 
 def _free(

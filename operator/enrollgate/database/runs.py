@@ -375,8 +375,7 @@ def explain_live(database: Database, run_id: int, report: Report | None) -> None
     """
     values: dict[str, object] = dict.fromkeys(("reason", "message", "remedy"))
     if report is not None and report.reason is not None:
-        values = stopping_values(report.reason, report.message, report.remedy)
-        del values["state"]
+        values = _cause_values(report.reason, report.message, report.remedy)
     is_launched = (runs.c.active == 1, runs.c.state == RunState.LAUNCHED.value)
     statement = update(runs).where(runs.c.id == run_id, *is_launched).values(values)
     database.run_in_transaction(lambda connection: connection.execute(statement))
@@ -428,8 +427,12 @@ class Recorded(StrEnum):
 
 def stopping_values(reason: Reason, message: str, remedy: str) -> dict[str, object]:
     """Return the values of a run that is to be stopped; the next pass stops it."""
+    return {"state": RunState.STOPPING.value, **_cause_values(reason, message, remedy)}
+
+
+def _cause_values(reason: Reason, message: str, remedy: str) -> dict[str, object]:
+    """Return the values that say why a run is stopped, or why it waits."""
     return {
-        "state": RunState.STOPPING.value,
         "reason": reason.value,
         "message": redact(message, MESSAGE_LIMIT),
         "remedy": redact(remedy, MESSAGE_LIMIT) or None,

@@ -181,10 +181,7 @@ class Api:
             return self._send_once(method, path, query, body, accept, attempt_timeout)
 
         try:
-            try:
-                return send_once()  # tenacity takes as long as a fourth of this
-            except RetryableError as error:
-                return self._retry(send_once, error, deadline)
+            return self._send_with_retries(send_once, deadline)
         except RetryableError as error:
             kind = LauncherRefused if error.is_server_well else LauncherUnavailable
             raise kind(
@@ -193,11 +190,12 @@ class Api:
                 retry_after=error.retry_after,
             ) from error
 
-    def _retry(
-        self, send_once: Callable[[], Json], first: RetryableError, deadline: float | None
-    ) -> Json:
-        """Send a request again whose first attempt failed. Raises the error of the last attempt."""
-        failed = [first]
+    def _send_with_retries(self, send_once: Callable[[], Json], deadline: float | None) -> Json:
+        """Send a request until it is served. Raises the error of the last attempt."""
+        try:
+            return send_once()  # tenacity takes as long as a fourth of this
+        except RetryableError as error:
+            failed = [error]
 
         def send_again() -> Json:
             if failed:

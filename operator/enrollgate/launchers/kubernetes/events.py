@@ -135,7 +135,7 @@ class EventRecorder:
             )
 
     def pause(self) -> None:
-        """Write nothing until `resume` that can wait: launches come first."""
+        """Write only what is due until `resume`: launches come first."""
         self._write_after = math.inf
 
     def resume(self) -> None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import chain, islice
+from operator import itemgetter
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -32,37 +33,10 @@ class RequestPool:
         before all others. After a LauncherUnavailable no further call starts: each would wait as
         long.
         """
-        rest = iter(arguments)
-        first = list(islice(rest, 2))
-        if len(first) < 2:
-            return [function(argument) for argument in first]
-        futures = list[Future[_R]]()
-        is_unavailable = threading.Event()
-        slots = threading.Semaphore(2 * self._concurrency)
-
-        def call(argument: _T) -> _R:
-            try:
-                return function(argument)
-            except LauncherUnavailable as error:
-                if _is_unavailable(error):
-                    is_unavailable.set()
-                raise
-            finally:
-                slots.release()
-
-        try:
-            for argument in chain(first, rest):
-                slots.acquire()
-                if is_unavailable.is_set():
-                    break
-                futures.append(self._executor.submit(call, argument))
-        finally:
-            wait(futures)
-        for future in futures:
-            error = future.exception()
-            if error is not None and _is_unavailable(error):
-                raise error
-        return [future.result() for future in futures]
+        numbered = self.as_completed(
+            lambda argument: (argument[0], function(argument[1])), enumerate(arguments)
+        )
+        return [result for _, result in sorted(numbered, key=itemgetter(0))]
 
     def as_completed(self, function: Callable[[_T], _R], arguments: Iterable[_T]) -> Iterator[_R]:
         """Call a function with each argument, and yield the results as they come, in any order.
@@ -75,26 +49,31 @@ class RequestPool:
             yield from map(function, first)
             return
         rest = chain(first, rest)
-        ended = SimpleQueue[Future[_R]]()
-        errors = list[BaseException]()
-        running = 0
+        ended, futures, running = SimpleQueue[Future[_R]](), list[Future[_R]](), 0
+        is_unavailable = threading.Event()
+
+        def note_end(future: Future[_R]) -> None:
+            if _is_unavailable(future.exception()):
+                is_unavailable.set()
+            ended.put(future)
+
         try:
             while True:
-                if not any(map(_is_unavailable, errors)):
+                if not is_unavailable.is_set():
                     for argument in islice(rest, 2 * self._concurrency - running):
+                        futures.append(self._executor.submit(function, argument))
+                        futures[-1].add_done_callback(note_end)
                         running += 1
-                        self._executor.submit(function, argument).add_done_callback(ended.put)
                 if not running:
                     break
                 future = ended.get()
                 running -= 1
-                if (error := future.exception()) is not None:
-                    errors.append(error)
-                else:
+                if future.exception() is None:
                     yield future.result()
         finally:
             for _ in range(running):
                 ended.get()
+        errors = [error for future in futures if (error := future.exception()) is not None]
         for error in sorted(errors, key=_is_unavailable, reverse=True):
             raise error
 
@@ -119,5 +98,5 @@ class RequestPool:
         self._executor.shutdown(wait=True)
 
 
-def _is_unavailable(error: BaseException) -> bool:
+def _is_unavailable(error: BaseException | None) -> bool:
     return isinstance(error, LauncherUnavailable) and not isinstance(error, LauncherRefused)
